@@ -1,0 +1,1 @@
+"""HTTP, queue, files and metadata: nothing here knows tensors."""
