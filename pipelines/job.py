@@ -1,0 +1,63 @@
+"""What is to be drawn, decided once and never changed: nothing here is optional or unresolved."""
+
+from dataclasses import dataclass
+from math import inf
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Dynamic thresholding: the share of pixels kept unclipped, and the scale whose range is imitated."""
+
+    percentile: float = 0.999
+    mimic_scale: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """How the predictions with and without the prompt combine (see guidance.py)."""
+
+    scale: float = 5.0
+    rescale: float = 0.0
+    uncond_scale: float = 1.0
+    threshold: Threshold | None = None
+    skip_above: float = inf
+    skip_below: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The two texts as the user wrote them, and the grammar they are written in."""
+
+    positive: str
+    negative: str = ""
+    syntax: str = "nai"
+    drop_seams: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request: `len(seeds)` pictures that differ in their seed alone.
+
+    `width` and `height` are pixels; `sampler` is a key of SAMPLERS, `schedule` of SCHEDULES;
+    `sigma_start` is where karras and its kin begin after the step at infinite noise;
+    `brownian` draws the noise of ancestral steps from a Brownian tree instead of afresh;
+    `smea` is "off", "smea" or "dyn".
+    """
+
+    model: str
+    prompts: Prompts
+    width: int
+    height: int
+    steps: int
+    sampler: str
+    schedule: str
+    guidance: Guidance
+    seeds: tuple[int, ...]
+    sigma_start: float = 56.0
+    brownian: bool = False
+    smea: str = "off"
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latents, an eighth of the picture's."""
+        return self.height // 8, self.width // 8
