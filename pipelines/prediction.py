@@ -52,6 +52,11 @@ def to_velocity(x0: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
     return (x / (sigma**2 + 1) - x0) * (sqrt(sigma**2 + 1) / sigma)
 
 
+def from_velocity(velocity: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
+    """The estimate that this velocity stands for."""
+    return v_to_x0(velocity, x, sigma)
+
+
 def input_scale(sigma: float) -> float:
     """c_in: what brings `x` to the network's unit variance."""
     return 1.0 if isinf(sigma) else 1.0 / sqrt(sigma**2 + 1)

@@ -1,0 +1,100 @@
+"""Between sampler and network: turns each estimate a sampler asks for into rows, and their outputs into x0.
+
+`denoise` is a coroutine like the samplers, one layer down: it yields the rows it wants evaluated and is sent
+the network's raw outputs. It knows prediction, guidance and the exact step from infinite noise, and neither
+the network nor who else is asking.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from math import inf, isinf, sqrt
+
+from torch import Tensor
+
+from pipelines.conditioning import Conditioning, Texts
+from pipelines.dpm_solver import Sampling
+from pipelines.guidance import combine
+from pipelines.noise import ImageNoise
+from pipelines.plan import Plan
+from pipelines.prediction import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All the network needs to know for one forward pass of one image.
+
+    `x` is (4, h, w), the unit noise itself where sigma is infinite; `context` is (tokens, width); `pooled` and
+    `ids`, the six size ids, are None for networks without them; `extra_channels` go beside the latents as they
+    are, unscaled.
+    """
+
+    x: Tensor
+    sigma: float
+    context: Tensor
+    pooled: Tensor | None = None
+    ids: tuple[float, ...] | None = None
+    extra_channels: Tensor | None = None
+    adapters: tuple[str, ...] = ()
+
+
+Rows = tuple[Row, ...]
+Denoising = Generator[Rows, Sequence[Tensor], Tensor]
+Estimating = Generator[Rows, Sequence[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """Answers a sampler's question about one image."""
+
+    plan: Plan
+    texts: Texts
+    ids: tuple[float, ...] | None
+    to_x0: Prediction
+
+    def estimate(self, x: Tensor, sigma: float) -> Estimating:
+        """Ask for the rows this sigma needs and fold what comes back into x0."""
+        wanted = self.conditionings(sigma)
+        outputs = yield tuple(Row(x, sigma, text.context, text.pooled, self.ids) for text in wanted)
+        estimates = (self.to_x0(output, x, sigma) for output in outputs)
+        return combine(self.plan.guides, x, sigma, *estimates)
+
+    def conditionings(self, sigma: float) -> tuple[Conditioning, ...]:
+        """The prompt, then the negative and the empty prompt where they are used."""
+        if not self.plan.guided(sigma):
+            return (self.texts.positive,)
+        negative = self.texts.empty if self.plan.negative_is_empty else self.texts.negative
+        if self.plan.asks_empty:
+            return self.texts.positive, negative, self.texts.empty
+        return self.texts.positive, negative
+
+
+def denoise(estimator: Estimator, x: Tensor, noise: ImageNoise) -> Denoising:
+    """Draw one image: from its start to clean latents.
+
+    Args:
+        x: the start at the ladder's first sigma; unit noise where that is infinite.
+    """
+    plan, sigmas = estimator.plan, estimator.plan.sigmas
+    if isinf(sigmas[0]):
+        x0 = yield from estimator.estimate(x, inf)
+        if not sigmas[1]:
+            return x0
+        x = x0 + sigmas[1] * _renewed(x, noise.renewal, plan.sampler.eta)
+        sigmas = sigmas[1:]
+    return (yield from _answer(plan.sampler(x, sigmas, noise.step), estimator))
+
+
+def _renewed(unit: Tensor, fresh: Tensor | None, eta: float) -> Tensor:
+    """The unit noise of the second rung: the first's own, or as much of it as eta leaves."""
+    return unit if fresh is None else sqrt(1 - eta**2) * unit + eta * fresh
+
+
+def _answer(sampling: Sampling, estimator: Estimator) -> Denoising:
+    """Run a sampler, answering every question it asks."""
+    try:
+        x, sigma = next(sampling)
+        while True:
+            x0 = yield from estimator.estimate(x, sigma)
+            x, sigma = sampling.send(x0)
+    except StopIteration as finished:
+        return finished.value

@@ -1,0 +1,118 @@
+"""One loaded model on one device: the whole way from a job to its pictures, as a story.
+
+Usable alone as a library; the server's engine calls nothing else of the torch half.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import isinf
+
+import torch
+from torch import Tensor
+
+from pipelines.conditioning import TextEncoding, Texts
+from pipelines.conductor import Batching, Conductor
+from pipelines.darkroom import Darkroom, Pixels
+from pipelines.denoise import Denoising, Estimator, denoise
+from pipelines.job import Job
+from pipelines.noise import image_noise
+from pipelines.plan import Plan, make_plan
+from pipelines.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
+from pipelines.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Image `image` of a job is about to be evaluated at `sigma`, in step `step` (from 1) of `steps`."""
+
+    image: int
+    step: int
+    steps: int
+    sigma: float
+
+
+Watch = Callable[[Progress], None]
+
+
+class Pipeline:
+    """Draws jobs.
+
+    Args:
+        weights: the loaded networks; what they predict was read from their file.
+        sigma_max: a finite stand-in for infinite noise, or None for the exact step.
+        batching: see conductor.py.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        sigma_max: float | None = None,
+        batching: Batching = "exact",
+    ) -> None:
+        self.weights = weights
+        self.table = noise_table(weights.identity.prediction, weights.identity.zsnr, sigma_max)
+        self._device, self._to_x0 = weights.device, PREDICTIONS[weights.identity.prediction]
+        self._text = TextEncoding(weights.towers, weights.device)
+        self._conductor = Conductor(weights.unet, self.table, weights.device, weights.dtype, batching)
+        self._darkroom = Darkroom(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
+        self._noise_ahead = ThreadPoolExecutor(1, thread_name_prefix="noise")
+
+    @torch.inference_mode()
+    def run(self, job: Job, watch: Watch | None = None) -> list[Pixels]:
+        """Draw a job's pictures, RGB uint8 (height, width, 3), in the order of its seeds.
+
+        Args:
+            watch: told before each evaluation; whatever it raises (Cancelled) ends the run.
+
+        Raises:
+            PipelineError: the job cannot be drawn, or what was drawn is not finite.
+        """
+        return [self._darkroom.develop(latents) for latents in self.latents(job, watch)]
+
+    @torch.inference_mode()
+    def latents(self, job: Job, watch: Watch | None = None) -> list[Tensor]:
+        """The first half of `run`: clean latents (4, height / 8, width / 8) for each seed."""
+        plan = make_plan(job, self.table)
+        texts = self._text.texts(job.prompts)
+        trajectories = [self._trajectory(job, plan, texts, seed) for seed in job.seeds]
+        return self._conductor.run(trajectories, _reporter(plan, watch))
+
+    def _trajectory(self, job: Job, plan: Plan, texts: Texts, seed: int) -> Denoising:
+        noise = image_noise(
+            seed,
+            (4, *job.latent_size),
+            plan.sampler,
+            plan.sigmas,
+            self.table,
+            plan.brownian,
+            self._noise_ahead,
+            self._device,
+        )
+        estimator = Estimator(plan, texts, self._size_ids(job), self._to_x0)
+        first = plan.sigmas[0]
+        return denoise(estimator, noise.initial if isinf(first) else noise.initial * first, noise)
+
+    def _size_ids(self, job: Job) -> tuple[float, ...] | None:
+        """SDXL is told the original size, the crop and the target size: whole pictures, never upscaled."""
+        if self.weights.architecture.family != "sdxl":
+            return None
+        return (job.height, job.width, 0, 0, job.height, job.width)
+
+
+def noise_table(prediction: str, zsnr: bool, sigma_max: float | None = None) -> NoiseTable:
+    """The noise table of a kind of network; `sigma_max` moves where its ladders start."""
+    table = edm() if prediction == "edm_v" else scaled_linear(zsnr)
+    return table if sigma_max is None or isinf(sigma_max) else table.starting_at(sigma_max)
+
+
+def _reporter(plan: Plan, watch: Watch | None) -> Callable[[int, float], None]:
+    """Translate sigmas into steps: the rungs at or above the one being evaluated have been reached."""
+
+    def report(image: int, sigma: float) -> None:
+        if watch is not None:
+            rungs = plan.sigmas[:-1]
+            step = max(1, sum(rung >= sigma for rung in rungs))
+            watch(Progress(image, step, len(rungs), sigma))
+
+    return report
