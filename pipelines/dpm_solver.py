@@ -52,15 +52,18 @@ def dpm_adaptive(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
     """
     t, end = -log(sigmas[0]), -log(sigmas[-2])
     width, spent, before = FIRST_STEP, 0, x
+    slope: Tensor | None = None
     while t < end - 1e-5:
-        last_chance = spent + 4 > MOST_ESTIMATES
+        if slope is None:
+            slope = yield from _slope(x, t)
+            spent += 1
+        last_chance = spent > MOST_ESTIMATES - 6  # this step, the next one's slope and step, and the end
         step = end - t if last_chance else min(end - t, width)
-        slope = yield from _slope(x, t)
         low, high = yield from third_order(x, slope, t, step)
-        spent += 3
+        spent += 2
         factor = _growth(_error(low, high, before))
         if factor >= SAFETY or last_chance:
-            x, before, t = high, low, t + step
+            x, before, slope, t = high, low, None, t + step
         width = step * factor
     return (yield x, sigmas[-2])
 

@@ -17,27 +17,25 @@ Ladder = tuple[float, ...]
 
 def linspace(first: float, last: float, count: int) -> list[float]:
     """`count` evenly spaced numbers, both ends included; the first alone when there is but one."""
-    if count == 1:
-        return [first]
+    if count < 2:
+        return [first] * count
     return [*(first + (last - first) * k / (count - 1) for k in range(count - 1)), last]
 
 
 def native(steps: int, table: NoiseTable) -> list[float]:
     """Uniform in t, both ends included: what NAI's own lists of sigmas equal (arXiv 2409.15997)."""
-    return _head(table, [table.sigma(t) for t in linspace(table.position(table.highest), 0.0, steps)])
+    return [table.sigma(t) for t in linspace(table.position(table.highest), 0.0, steps)]
 
 
 def sgm_uniform(steps: int, table: NoiseTable) -> list[float]:
     """Uniform in t with the lowest rung left out."""
-    return _head(
-        table, [table.sigma(t) for t in linspace(table.position(table.highest), 0.0, steps + 1)[:-1]]
-    )
+    return [table.sigma(t) for t in linspace(table.position(table.highest), 0.0, steps + 1)[:-1]]
 
 
 def simple(steps: int, table: NoiseTable) -> list[float]:
     """Every (n / steps)-th entry of the table, from the top."""
     top = round(table.position(table.highest))
-    return _head(table, [table.sigmas[top - floor(k * (top + 1) / steps)] for k in range(steps)])
+    return [table.sigmas[top - floor(k * (top + 1) / steps)] for k in range(steps)]
 
 
 def beta(steps: int, table: NoiseTable, alpha: float = 0.6) -> list[float]:
@@ -47,7 +45,7 @@ def beta(steps: int, table: NoiseTable, alpha: float = 0.6) -> list[float]:
     top = round(table.position(table.highest))
     quantiles = (float(betaincinv(alpha, alpha, 1 - k / steps)) for k in range(steps))
     entries = dict.fromkeys(round(quantile * top) for quantile in quantiles)
-    return _head(table, [table.sigmas[t] for t in entries])
+    return [table.sigmas[t] for t in entries]
 
 
 def karras(steps: int, highest: float, lowest: float, rho: float = 7.0) -> list[float]:
@@ -93,16 +91,17 @@ def ladder(schedule: str, steps: int, table: NoiseTable, start: float = 56.0) ->
     Raises:
         UnknownName: there is no such schedule.
     """
-    if schedule in TABLED:
-        return (*TABLED[schedule](steps, table), 0.0)
-    if schedule not in RANGED:
+    if schedule not in SCHEDULES:
         raise UnknownName("noise schedule", schedule, SCHEDULES)
-    if not table.zsnr or table.highest < table.sigmas[-2]:
-        return (*RANGED[schedule](steps, table.highest, table.lowest), 0.0)
-    if steps == 1:
-        return (table.highest, 0.0)
-    start = min(max(start, table.lowest), table.sigmas[-2])
-    return (table.highest, *RANGED[schedule](steps - 1, start, table.lowest), 0.0)
+    if schedule in TABLED:
+        rungs = TABLED[schedule](steps, table)
+    elif not table.zsnr or table.highest < table.sigmas[-2]:
+        rungs = RANGED[schedule](steps, table.highest, table.lowest)
+    else:
+        start = min(max(start, table.lowest), table.sigmas[-2])
+        rungs = [table.highest, *RANGED[schedule](steps - 1, start, table.lowest)]
+    # the start is the table's to the last digit, not a rounded trip through t or a root and back
+    return (table.highest, *rungs[1:], 0.0)
 
 
 def quantised(sigmas: Ladder, table: NoiseTable) -> Ladder:
@@ -121,8 +120,3 @@ def last_part(sigmas: Ladder, strength: float, table: NoiseTable) -> Ladder:
     if strength < 1 and isinf(part[0]):
         return (table.sigmas[floor(999 * strength)], *part[1:])
     return part
-
-
-def _head(table: NoiseTable, sigmas: list[float]) -> list[float]:
-    """A ladder starts at the table's start to the last digit, not at a rounded trip through t and back."""
-    return [table.highest, *sigmas[1:]]
