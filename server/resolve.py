@@ -42,7 +42,9 @@ def resolve(request: GenerateRequest, profile: Profile, pick_seed: Callable[[], 
     """
     asked, defaults = request.parameters, profile.defaults
     if request.action != "generate" or asked.image:
-        raise Rejected("action", f"{request.action!r} with an image is not offered yet; this version draws from text")
+        raise Rejected(
+            "action", f"{request.action!r} with an image is not offered yet; this version draws from text"
+        )
     width, height = _size(asked.width or defaults.width, asked.height or defaults.height)
     sampler, smea = _sampler(asked, defaults.sampler)
     prompts = Prompts(

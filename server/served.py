@@ -1,12 +1,10 @@
 """The model a server answers with, known from its file alone: what it is, and the profile that fits it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipelines.checkpoint import fingerprint
-from pipelines.sniff import Identity, identify
+from pipelines.sniff import Identity
 from server.catalog import Entry
-from server.profiles import Profile, match
+from server.profiles import Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,12 @@ import torch
 
 from pipelines.errors import PipelineError
 from pipelines.prediction import (
-    PREDICTIONS, edm, from_velocity, input_scale, scaled_linear, to_velocity,
+    PREDICTIONS,
+    edm,
+    from_velocity,
+    input_scale,
+    scaled_linear,
+    to_velocity,
 )  # fmt: skip
 
 EPS, ZSNR = scaled_linear(), scaled_linear(zsnr=True)
@@ -54,7 +59,9 @@ def test_only_the_last_entry_is_infinite_under_zero_terminal_snr():
     assert ZSNR.sigmas[0] == pytest.approx(EPS.sigmas[0], rel=1e-12)
 
 
-@pytest.mark.parametrize(("sigma", "t"), [(14.61, 880), (19, 903), (29, 932), (56.18, 962), (447, 994), (math.inf, 999)])
+@pytest.mark.parametrize(
+    ("sigma", "t"), [(14.61, 880), (19, 903), (29, 932), (56.18, 962), (447, 994), (math.inf, 999)]
+)
 def test_sigma_finds_the_nearest_entry(sigma, t):
     assert ZSNR.index(sigma) == t
     assert ZSNR.time(sigma) == float(t)

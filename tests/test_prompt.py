@@ -9,7 +9,8 @@ from pipelines.prompt import parse
 def test_prompts_parse_exactly_as_the_goldens(golden):
     for case in golden("prompts")["cases"]:
         found = [
-            {"mix": segment.mix, "runs": [list(run) for run in segment.runs]} for segment in parse(case["prompt"])
+            {"mix": segment.mix, "runs": [list(run) for run in segment.runs]}
+            for segment in parse(case["prompt"])
         ]
         assert found == case["segments"], case["prompt"]
 

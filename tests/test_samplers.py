@@ -50,7 +50,9 @@ def test_a_point_mass_is_reached_exactly(name, steps):
     def draw(sigma, target):
         return torch.randn(7, generator=noise, dtype=torch.float64)
 
-    result, _ = drive(SAMPLERS[name](x, ladder("native", steps, TABLE), draw), lambda x, sigma: torch.full_like(x, 0.5))
+    result, _ = drive(
+        SAMPLERS[name](x, ladder("native", steps, TABLE), draw), lambda x, sigma: torch.full_like(x, 0.5)
+    )
     # the last step of every sampler trusts the estimate; the rest is rounding of |x| <= 20
     torch.testing.assert_close(result, torch.full_like(x, 0.5), rtol=0, atol=1e-12)
 

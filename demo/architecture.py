@@ -1,0 +1,35 @@
+"""The shape of the demo model: SDXL's wiring in miniature, over the real vocabulary."""
+
+from pipelines.architecture import Architecture, Tower, sdxl, tower_config
+
+NARROW, WIDE = 48, 64
+
+
+def demo_architecture(channels: int = 4) -> Architecture:
+    """A 4-channel demo model, or the 9-channel inpainting one.
+
+    Block types, the two encoders and the size ids are SDXL's own; widths and depths are small enough for a
+    laptop. The heads are 16 wide.
+    """
+    full = sdxl(channels)
+    unet = dict(full.unet) | {
+        "sample_size": 64,
+        "block_out_channels": [32, 64, 128],
+        "layers_per_block": 1,
+        "attention_head_dim": [2, 4, 8],
+        "transformer_layers_per_block": [1, 1, 2],
+        "norm_num_groups": 16,
+        "cross_attention_dim": NARROW + WIDE,
+        "addition_time_embed_dim": 32,
+        "projection_class_embeddings_input_dim": WIDE + 6 * 32,
+    }
+    vae = dict(full.vae) | {
+        "block_out_channels": [16, 32, 48, 64],
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+    }
+    towers = (
+        Tower(tower_config(NARROW, 3, 3, "quick_gelu"), "clip", full.towers[0].pad, False, False),
+        Tower(tower_config(WIDE, 3, 4, "gelu"), "openclip", 0, True, False),
+    )
+    return Architecture("sdxl", unet, vae, towers, full.latent_scale)

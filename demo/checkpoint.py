@@ -1,0 +1,67 @@
+"""The demo model as a file: SDXL's single-file layout, so that it goes through the loader of any user's file.
+
+Until it is trained its weights are random, the same for everybody, and it draws noise.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from demo.architecture import demo_architecture
+from pipelines.architecture import METADATA_KEY, Architecture
+from pipelines.conversion import exported
+from pipelines.networks import build
+from pipelines.weights import parts_of
+
+SEED = 20231115
+
+
+def build_demo(path: Path, channels: int = 4) -> Path:
+    """Write an untrained demo model; the same bytes every time."""
+    architecture = demo_architecture(channels)
+    unet, vae, towers = build(architecture)
+    modules = [unet.module, vae.module, *(tower.module for tower in towers)]
+    write(path, architecture, [random_weights(module, SEED + k) for k, module in enumerate(modules)])
+    return path
+
+
+def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Weights that keep activations near unit size: norms at one, the rest shrunk by its fan-in."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = {name for name, part in module.named_modules() if isinstance(part, nn.LayerNorm | nn.GroupNorm)}
+    weights: dict[str, Tensor] = {}
+    for name, empty in module.state_dict().items():
+        owner, _, leaf = name.rpartition(".")
+        if owner in norms:
+            weights[name] = torch.full(empty.shape, 1.0 if leaf == "weight" else 0.0)
+        elif empty.ndim < 2:
+            weights[name] = torch.zeros(empty.shape)
+        else:
+            spread = 0.5 if "embedding." in name else empty[0].numel() ** -0.5
+            weights[name] = torch.randn(empty.shape, generator=generator) * spread
+    return weights
+
+
+def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Tensor]]) -> None:
+    """Save a model's weights (UNet, VAE, then the text encoders) with its markers and metadata.
+
+    Args:
+        weights: state dicts of the networks in that order.
+    """
+    unet, vae, towers = build(architecture)
+    parts = parts_of(architecture, unet.module, vae.module, [tower.module for tower in towers])
+    stored = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    for part, tensors in zip(parts, weights, strict=True):
+        for key, tensor in exported(part.sources, tensors).items():
+            stored[key] = tensor.half().contiguous()
+    metadata = {
+        "modelspec.architecture": "stable-diffusion-xl-v1-base",
+        "modelspec.prediction_type": "v",
+        "modelspec.title": "naiad demo",
+        METADATA_KEY: architecture.to_json(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(sorted(stored.items())), path, metadata)
