@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from math import isinf, sqrt
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -73,12 +74,13 @@ def brownian_noise(
     seed: int, shape: tuple[int, ...], low: float, high: float, device: torch.device | None = None
 ) -> Noise:
     """Increments of one Brownian path over sigma, scaled to unit variance."""
-    from torchsde import BrownianTree
+    from torchsde import BrownianTree  # pyright: ignore[reportMissingTypeStubs]
 
     tree = BrownianTree(t0=low, w0=torch.zeros(shape), t1=high, entropy=seed % 2**32)
 
     def noise(sigma: float, target: float) -> Tensor:
-        return (tree(target, sigma) / -sqrt(sigma - target)).to(device)
+        increment = cast("Tensor", tree(target, sigma))
+        return (increment / -sqrt(sigma - target)).to(device)
 
     return noise
 

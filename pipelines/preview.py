@@ -5,6 +5,7 @@ constants to go stale when a model brings another decoder.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ def fit(decode: Callable[[Tensor], Tensor]) -> Matrix:
     coarse = torch.randn(1, 4, SIDE // PATCH, SIDE // PATCH, generator=generator)
     latents = interpolate(coarse, scale_factor=PATCH, mode="bilinear")[0]
     colours = avg_pool2d(decode(latents).float().cpu(), 8)
-    return torch.linalg.lstsq(_pixels(latents), colours.flatten(1).T).solution
+    inverse = cast("Tensor", torch.linalg.pinv(_pixels(latents)))  # pyright: ignore[reportUnknownMemberType]
+    return inverse @ colours.flatten(1).T
 
 
 def preview(latents: Tensor, matrix: Matrix) -> Pixels:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -214,8 +215,8 @@ def _read(origin: Checkpoint, part: Part, found: Mapping[str, tuple[str, Source]
     wanted = {name: tensor.shape for name, tensor in part.module.state_dict().items()}
     tensors: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        opened = {
-            file: stack.enter_context(safe_open(file, framework="pt"))
+        opened: dict[Path, Any] = {
+            file: stack.enter_context(cast("Any", safe_open)(file, framework="pt"))
             for file in dict.fromkeys(origin.tensors[key].file for key, _ in found.values())
         }
         for name, (key, source) in found.items():

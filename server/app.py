@@ -1,7 +1,7 @@
 """The HTTP application: `create_app` and its routes; nothing happens at import."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, cast
 
@@ -29,7 +29,7 @@ def create_app(served: Served, engine: Engine, token: str | None = None) -> Fast
     """
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         engine.start()
         yield
         await asyncio.to_thread(engine.stop)

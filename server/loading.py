@@ -1,9 +1,13 @@
-"""The one module of the server that reaches the torch half of pipelines; imported on the device thread, late."""
+"""The one module of the server that reaches the torch half of pipelines; imported late, on the device thread."""
+
+import torch
 
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 from server.served import Served
-from server.settings import Settings
+from server.settings import ConfigError, Settings
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load_pipeline(served: Served, settings: Settings) -> Pipeline:
@@ -11,16 +15,31 @@ def load_pipeline(served: Served, settings: Settings) -> Pipeline:
 
     Raises:
         WeightsError: the file cannot serve.
+        ConfigError: the device is not there.
     """
-    entry = served.entry
+    entry, identity = served.entry, served.identity
     weights = load(
         entry.path,
-        device=settings.device,
-        dtype=entry.dtype or settings.dtype,
-        prediction=served.identity.prediction,
-        zsnr=served.identity.zsnr,
+        device=device(settings.device),
+        dtype=DTYPES.get(settings.dtype),
+        prediction=identity.prediction,
+        zsnr=identity.zsnr,
         vae=entry.vae,
         text_encoders=entry.text_encoders,
         attention=settings.attention,
     )
-    return Pipeline(weights, sigma_max=served.profile.sigma_max, batching=settings.engine.batching)
+    sigma_max = served.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
+    return Pipeline(weights, sigma_max, settings.engine.batching)
+
+
+def device(name: str) -> str:
+    """The device a setting means: with "auto" the GPU there is, else the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device = {name!r} is not there; cpu always is") from None
+    return name

@@ -1,10 +1,12 @@
 """The model a server answers with, known from its file alone: what it is, and the profile that fits it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipelines.sniff import Identity
+from pipelines.checkpoint import fingerprint
+from pipelines.sniff import Identity, identify
 from server.catalog import Entry
-from server.profiles import Profile
+from server.profiles import Profile, load_profiles, matching, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +32,25 @@ class Served:
             "profile": self.profile.name,
             "profile_reason": self.reason,
         }
+
+
+def recognise(entry: Entry) -> Served:
+    """Look at a checkpoint without loading it.
+
+    Raises:
+        WeightsError: it cannot serve.
+        ConfigError: its profile does not exist.
+    """
+    identity = identify(entry.path, entry.prediction, entry.zsnr)
+    profiles = load_profiles(configs() / "profiles")
+    if entry.profile is not None:
+        profile, reason = named(profiles, entry.profile), "the catalogue says so"
+    else:
+        profile, reason = matching(profiles, entry.path.name, identity)
+    return Served(entry, identity, profile, reason, fingerprint(entry.path))
+
+
+def configs() -> Path:
+    """The folder of profiles and presets: in the checkout, or inside the package of a built wheel."""
+    here = Path(__file__).parent
+    return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"

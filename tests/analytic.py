@@ -40,6 +40,6 @@ def mixture(x: Tensor, sigma: float) -> Tensor:
     return (torch.softmax(logits, -1) * estimates).sum(-1)
 
 
-def silence(sigma: float, target: float) -> float:
+def silence(sigma: float, target: float) -> Tensor:
     """Noise that is not there."""
-    return 0.0
+    return torch.zeros((), dtype=torch.float64)

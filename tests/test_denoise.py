@@ -67,6 +67,7 @@ def test_two_steps_from_infinite_noise_equal_the_closed_form(name, schedule):
     latents, noise, asked = run(replace(JOB, sampler=name, schedule=schedule))
     sigma = make_plan(replace(JOB, sampler=name, schedule=schedule), ZSNR).sigmas[1]
     unit = noise.renewal if SAMPLERS[name].eta else noise.initial
+    assert unit is not None
     x = MEAN + sigma * unit.double()
     torch.testing.assert_close(asked[1][0].x, x)
     torch.testing.assert_close(latents, ideal(x, sigma))
@@ -85,7 +86,7 @@ def test_many_steps_from_infinite_noise_end_inside_the_data(name):
 def test_after_the_first_step_the_samplers_history_is_empty(name):
     """What the network says at infinite noise reaches the run through the start at the second rung alone."""
     job = replace(JOB, sampler=name, steps=6)
-    latents, noise, asked = run(job)
+    latents, noise, _ = run(job)
     sigmas = make_plan(job, ZSNR).sigmas[1:]
     x = MEAN + sigmas[0] * noise.initial.double()
     sampling = SAMPLERS[name](x, sigmas, noise.step)

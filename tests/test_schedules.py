@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_ladders_equal_the_goldens(golden):
 def test_every_ladder_falls_strictly_to_zero(schedule, table):
     for steps in range(1, 51):
         sigmas = ladder(schedule, steps, table)
-        assert all(high > low for high, low in zip(sigmas, sigmas[1:], strict=False))
+        assert all(high > low for high, low in pairwise(sigmas))
         assert sigmas[0] == table.highest
         assert sigmas[-1] == 0.0
         assert len(sigmas) == steps + 1
@@ -66,4 +67,4 @@ def test_strength_keeps_its_share_of_intervals_and_never_starts_at_infinity_belo
     part = last_part(ladder("native", steps, ZSNR), strength, ZSNR)
     assert len(part) - 1 == max(1, math.ceil(steps * strength - 1e-9))
     assert math.isinf(part[0]) == (strength == 1)
-    assert all(high > low for high, low in zip(part, part[1:], strict=False))
+    assert all(high > low for high, low in pairwise(part))

@@ -1,0 +1,6 @@
+"""`python -m server`, for places without the console script."""
+
+from server.cli import main
+
+if __name__ == "__main__":
+    main()
