@@ -34,8 +34,8 @@ def fit(decode: Callable[[Tensor], Tensor]) -> Matrix:
 
 def preview(latents: Tensor, matrix: Matrix) -> Pixels:
     """Latents (4, h, w) to RGB bytes (h, w, 3), an eighth of the picture's size."""
-    colours = _pixels(latents.float().cpu()) @ matrix
-    return to_pixels(colours.T.unflatten(1, latents.shape[-2:]))
+    colours: Tensor = (_pixels(latents.float().cpu()) @ matrix).T
+    return to_pixels(colours.reshape(3, *latents.shape[-2:]))
 
 
 def _pixels(latents: Tensor) -> Tensor:

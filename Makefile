@@ -1,0 +1,41 @@
+# `make serve` shows a picture's address, `make test` checks everything. PYTHON names the interpreter to start from.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e
+
+.PHONY: check test serve install lint types format clean
+
+check: test
+
+serve: .venv/installed
+	$(BIN)/naiad serve $(if $(CHECKPOINT),"$(CHECKPOINT)",--demo) $(ARGS)
+
+install: .venv/installed
+
+test: .venv/tested lint types
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/tested
+	$(BIN)/basedpyright
+
+format: .venv/tested
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) .
+	touch $@
+
+.venv/tested: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[dev]'
+	touch .venv/installed $@
