@@ -3,6 +3,7 @@
 Until it is trained its weights are random, the same for everybody, and it draws noise.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,3 +66,14 @@ def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Ten
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(dict(sorted(stored.items())), path, metadata)
+    _settle(path)
+
+
+def _settle(path: Path) -> None:
+    """Put the metadata in order: safetensors writes it in a different one every time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":")).encode().ljust(length))

@@ -1,0 +1,42 @@
+# naiad without weights. Mount checkpoints on /models and name one as the argument:
+#   docker build -t naiad .
+#   docker run --gpus all -p 127.0.0.1:4242:4242 -v ~/models:/models:ro naiad /models/model.safetensors
+# For machines without a GPU: --build-arg TARGET=cpu, and --build-arg TORCH_INDEX=... to name PyTorch's index of CPU
+# wheels; without it the CUDA build is installed and left unused.
+FROM debian:12-slim
+
+ARG TARGET=cuda
+ARG TORCH_INDEX=""
+
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+ && rm -rf /var/lib/apt/lists/* \
+ && case "$TARGET" in cuda|cpu) ;; *) echo "TARGET is cuda or cpu, not $TARGET" >&2; exit 1 ;; esac
+
+WORKDIR /opt/naiad
+COPY constraints.txt ./
+# torch alone first: the largest layer changes least
+RUN python3 -m venv venv \
+ && venv/bin/pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY configs configs
+COPY demo demo
+COPY pipelines pipelines
+COPY server server
+RUN venv/bin/pip install --no-cache-dir -c constraints.txt -e . \
+ && useradd --system --uid 10001 --home-dir /opt/naiad naiad \
+ && mkdir -p /models \
+ && if [ "$TARGET" = cpu ]; then device=cpu; else device=auto; fi \
+ && printf '#!/bin/sh\nNAIAD_DEVICE="${NAIAD_DEVICE:-%s}" exec /opt/naiad/venv/bin/naiad serve "$@"\n' "$device" > serve \
+ && chmod 755 serve
+
+# inside a container loopback reaches nobody: a token is needed, and one is made and printed when none is set
+ENV PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 NAIAD_HOST=0.0.0.0
+USER naiad
+VOLUME /models
+EXPOSE 4242
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s \
+  CMD ["/opt/naiad/venv/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:4242/live', timeout=4)"]
+ENTRYPOINT ["/opt/naiad/serve"]
+CMD ["--demo"]

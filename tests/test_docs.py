@@ -1,0 +1,41 @@
+"""Whatever can be asked for, set or run is named in the documentation."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.samplers import ALIASES, SAMPLERS
+from pipelines.schedules import SCHEDULES
+from server.app import create_app
+from server.settings import Settings, names
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
+
+
+def paths():
+    nothing: Any = None
+    return sorted({str(getattr(route, "path", "")) for route in create_app(nothing, nothing).routes} - {""})
+
+
+def targets():
+    return sorted(set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)))
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES, *SCHEDULES, *names(Settings), *paths()])
+def test_it_is_named_in_the_documentation(name):
+    assert f"`{name}`" in TEXT or f"`GET {name}`" in TEXT or f"`POST {name}`" in TEXT
+
+
+@pytest.mark.parametrize("target", targets())
+def test_a_make_target_is_named_in_the_documentation(target):
+    assert f"`make {target}`" in TEXT
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_documentation_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target

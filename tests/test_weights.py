@@ -1,0 +1,188 @@
+import json
+
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from demo.architecture import demo_architecture
+from demo.checkpoint import build_demo
+from pipelines.architecture import METADATA_KEY, sd15, sdxl
+from pipelines.checkpoint import read_header
+from pipelines.conversion import text_sources, unet_sources, vae_sources
+from pipelines.errors import PipelineError, WeightsError
+from pipelines.networks import build, set_attention
+from pipelines.weights import load
+
+
+@pytest.fixture(scope="module")
+def stored(demo_file):
+    return load_file(demo_file)
+
+
+def saved(path, tensors, demo_file, **metadata):
+    save_file(tensors, path, dict(read_header(demo_file).metadata) | metadata)
+    return path
+
+
+def equal(ours, theirs):
+    assert set(ours) == set(theirs)
+    for key, tensor in ours.items():
+        assert torch.equal(tensor, theirs[key].to(tensor.dtype)), key
+
+
+def test_our_tables_agree_with_diffusers_own_conversion(stored, demo):
+    architecture = demo_architecture()
+    unet = convert_ldm_unet_checkpoint(dict(stored), dict(architecture.unet) | {"class_embed_type": None})
+    equal(demo.weights.unet.module.state_dict(), unet)
+    vae = convert_ldm_vae_checkpoint(dict(stored), dict(architecture.vae))
+    equal(demo.weights.vae.module.state_dict(), vae)
+    tower = CLIPTextModelWithProjection(CLIPTextConfig(**architecture.towers[1].config))
+    text = convert_open_clip_checkpoint(tower, dict(stored), prefix="conditioner.embedders.1.model.")
+    equal(demo.weights.towers[1].module.state_dict(), text)
+
+
+@pytest.mark.parametrize(("architecture", "counts"), [(sdxl(), (1680, 248, 196, 389)), (sd15(), (686, 248, 196))])
+def test_full_size_tables_name_every_tensor_of_a_real_file_once(architecture, counts):
+    unet, vae, towers = build(architecture)
+    sources = [
+        unet_sources(unet.module.state_dict(), architecture.unet),
+        vae_sources(vae.module.state_dict(), architecture.vae),
+        *(text_sources(tower.module.state_dict(), architecture, k) for k, tower in enumerate(towers)),
+    ]
+    for part, count in zip(sources, counts, strict=True):
+        assert len({source.key for source in part.values()}) == count
+        assert not any(word in source.key for source in part.values() for word in ("resnets", "attentions", "blocks.0.0.0"))
+
+
+def test_junk_is_tolerated_and_anything_else_is_not(tmp_path, stored, demo_file):
+    junk = {"model_ema.decay": torch.zeros(1), "conditioner.embedders.1.model.logit_scale": torch.zeros(1)}
+    assert load(saved(tmp_path / "a.safetensors", stored | junk, demo_file)).identity.prediction == "v"
+    extra = {"model.diffusion_model.surprise": torch.zeros(1)}
+    with pytest.raises(WeightsError, match=r"1 unexpected \(model.diffusion_model.surprise\)"):
+        load(saved(tmp_path / "b.safetensors", stored | extra, demo_file))
+
+
+def test_missing_weights_are_counted_and_named(tmp_path, stored, demo_file):
+    gone = [key for key in stored if "middle_block.0." in key]
+    part = {key: tensor for key, tensor in stored.items() if key not in gone}
+    with pytest.raises(WeightsError, match=rf"{len(gone)} missing \(model.diffusion_model.middle_block.0"):
+        load(saved(tmp_path / "a.safetensors", part, demo_file))
+
+
+def test_a_wrong_shape_is_named(tmp_path, stored, demo_file):
+    wrong = {"first_stage_model.decoder.conv_out.bias": torch.zeros(5)}
+    with pytest.raises(WeightsError, match=r"decoder.conv_out.bias has the shape \(5,\), not \(3,\)"):
+        load(saved(tmp_path / "a.safetensors", stored | wrong, demo_file))
+
+
+def test_a_checkpoint_without_vae_or_text_encoder_needs_a_replacement(tmp_path, stored, demo_file):
+    bare = {key: tensor for key, tensor in stored.items() if not key.startswith("first_stage_model.")}
+    path = saved(tmp_path / "bare.safetensors", bare, demo_file)
+    with pytest.raises(WeightsError, match="it holds no vae"):
+        load(path)
+    vae = {key.removeprefix("first_stage_model."): tensor for key, tensor in stored.items() if "first_stage" in key}
+    save_file(vae, tmp_path / "vae.safetensors")
+    weights = load(path, vae=tmp_path / "vae.safetensors")
+    equal(weights.vae.module.state_dict(), load(demo_file).vae.module.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_dtype_and_a_mixture_of_them_loads_into_one(tmp_path, stored, demo_file, dtype):
+    mixed = {key: tensor.to(dtype) if "unet" in key or "embedders.1" in key else tensor for key, tensor in stored.items()}
+    weights = load(saved(tmp_path / "a.safetensors", mixed, demo_file), dtype=torch.float32)
+    assert {tensor.dtype for tensor in weights.unet.module.state_dict().values()} == {torch.float32}
+    assert {tensor.dtype for tensor in weights.towers[1].module.state_dict().values()} == {torch.float32}
+
+
+def test_nothing_is_left_without_memory_or_in_need_of_gradients(demo):
+    for module in (demo.weights.unet.module, demo.weights.vae.module, *(t.module for t in demo.weights.towers)):
+        assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+        assert not module.training
+
+
+def folder_of(path, demo, fp16=False):
+    """The demo model as a diffusers folder."""
+    tag = ".fp16" if fp16 else ""
+    modules = {
+        "unet/diffusion_pytorch_model": demo.weights.unet.module,
+        "vae/diffusion_pytorch_model": demo.weights.vae.module,
+        "text_encoder/model": demo.weights.towers[0].module,
+        "text_encoder_2/model": demo.weights.towers[1].module,
+    }
+    for name, module in modules.items():
+        (path / name).parent.mkdir(parents=True)
+        tensors = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
+        save_file(tensors, path / f"{name}{tag}.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_a_diffusers_folder_is_found_to_be_what_its_scheduler_says(tmp_path, demo, fp16):
+    from pipelines.sniff import identify
+
+    path = folder_of(tmp_path / "model", demo, fp16)
+    (path / "scheduler").mkdir()
+    told = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(told))
+    with pytest.raises(WeightsError, match="neither SDXL's"):
+        identify(path)  # the demo's shapes are its own: only a single file can say so
+
+
+def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo):
+    from pipelines.checkpoint import open_checkpoint
+    from pipelines.weights import fill_all, parts_of
+
+    path = folder_of(tmp_path / "model", demo)
+    unet, vae, towers = build(demo_architecture())
+    parts = parts_of(demo_architecture(), unet.module, vae.module, [tower.module for tower in towers])
+    fill_all(open_checkpoint(path), parts, {})
+    equal(unet.module.state_dict(), demo.weights.unet.module.state_dict())
+    equal(towers[1].module.state_dict(), demo.weights.towers[1].module.state_dict())
+
+
+def test_the_leaked_spelling_of_the_text_encoder_is_understood(tmp_path):
+    from pipelines.checkpoint import open_checkpoint
+    from pipelines.conversion import SD1_TEXT
+    from pipelines.networks import TextTower
+    from pipelines.weights import Part, fill_all
+
+    architecture = sd15()
+    tower = demo_architecture().towers[0]
+    donor = {name: torch.zeros(t.shape) for name, t in TextTower(tower).module.state_dict().items()}
+    leaked = {"cond_stage_model.transformer." + name.removeprefix("text_model."): t for name, t in donor.items()}
+    save_file(leaked, tmp_path / "a.safetensors")
+    module = TextTower(tower).module
+    part = Part("text_encoder", module, SD1_TEXT, text_sources(module.state_dict(), architecture, 0))
+    fill_all(open_checkpoint(tmp_path / "a.safetensors"), [part], {})
+    assert not any(tensor.is_meta for tensor in module.state_dict().values())
+
+
+def test_the_demo_is_the_same_file_every_time_and_small(tmp_path, demo_file):
+    again = build_demo(tmp_path / "again.safetensors")
+    assert again.read_bytes() == demo_file.read_bytes()
+    assert demo_file.stat().st_size <= 40e6
+    header = read_header(demo_file)
+    assert header.metadata[METADATA_KEY]
+    assert header.tensors["v_pred"].shape == header.tensors["ztsnr"].shape == (0,)
+
+
+def test_an_architecture_survives_its_json():
+    from pipelines.architecture import Architecture
+
+    for architecture in (sdxl(9), sd15(), demo_architecture()):
+        assert Architecture.from_json(architecture.to_json()).to_json() == architecture.to_json()
+
+
+def test_attention_that_is_not_installed_is_named(demo):
+    try:
+        import xformers  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        with pytest.raises(PipelineError, match="xformers"):
+            set_attention(demo.weights.unet, "xformers")
