@@ -96,7 +96,11 @@ def test_zero_terminal_snr_with_noise_prediction_is_refused(tmp_path):
 
 def test_missing_components_are_listed(tmp_path):
     bare = without(without(SDXL, "first_stage"), "conditioner")
-    assert identify(hollow(tmp_path / "a.safetensors", bare)).missing == ("vae", "text_encoder", "text_encoder_2")
+    assert identify(hollow(tmp_path / "a.safetensors", bare)).missing == (
+        "vae",
+        "text_encoder",
+        "text_encoder_2",
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,8 @@ def test_missing_components_are_listed(tmp_path):
         ("a", without(SDXL, "middle_block"), "SSD-1B"),
         (
             "a",
-            SD1 | {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)},
+            SD1
+            | {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)},
             "Stable Diffusion 2",
         ),
         ("a", {"first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)}, "a VAE alone"),

@@ -73,7 +73,9 @@ def test_latents_equal_a_loop_around_diffusers_own_unet(demo, plain_unet, kind):
     ids = (SIZE, SIZE, 0, 0, SIZE, SIZE)
     start = noise if kind == "v" else noise * plan.sigmas[0]
     quiet = ImageNoise(noise, None, lambda sigma, target: noise)
-    (ours,) = conductor.run([denoise(Estimator(plan, texts, ids, PREDICTIONS[kind]), start, quiet)], lambda *_: None)
+    (ours,) = conductor.run(
+        [denoise(Estimator(plan, texts, ids, PREDICTIONS[kind]), start, quiet)], lambda *_: None
+    )
     theirs = reference(plain_unet, texts, plan.sigmas, table, kind, noise, 5.0)
     # float32 networks on the same rows in another order: rounding only, ten steps of it
     assert float((ours - theirs).abs().max() / theirs.abs().max()) <= 1e-5
@@ -84,7 +86,9 @@ def transformers_tokenizer():
     import gzip
     from importlib.resources import files
 
-    merges = gzip.decompress(files("pipelines").joinpath("clip/merges.txt.gz").read_bytes()).decode().split("\n")
+    merges = (
+        gzip.decompress(files("pipelines").joinpath("clip/merges.txt.gz").read_bytes()).decode().split("\n")
+    )
     pairs = [tuple(line.split()) for line in merges]
 
     def tokenizer(pad):

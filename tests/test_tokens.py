@@ -7,7 +7,28 @@ from transformers import CLIPTokenizer
 
 from pipelines.tokens import BOS, EMPTY, EOS, chunks, token_ids, vocabulary, weighted
 
-ODD = ["a", "b", " ", "  ", "\n", ",", "1", "2", "é", "É", "ß", "日本", "😀", "{", "_", "@", "'s", "ﬁ", "\u0301", "girl"]
+ODD = [
+    "a",
+    "b",
+    " ",
+    "  ",
+    "\n",
+    ",",
+    "1",
+    "2",
+    "é",
+    "É",
+    "ß",
+    "日本",
+    "😀",
+    "{",
+    "_",
+    "@",
+    "'s",
+    "ﬁ",
+    "\u0301",
+    "girl",
+]
 
 
 def test_the_vocabulary_is_clips():
@@ -16,7 +37,9 @@ def test_the_vocabulary_is_clips():
 
 
 def test_every_text_is_cut_as_transformers_cuts_it():
-    merges = gzip.decompress(files("pipelines").joinpath("clip/merges.txt.gz").read_bytes()).decode().split("\n")
+    merges = (
+        gzip.decompress(files("pipelines").joinpath("clip/merges.txt.gz").read_bytes()).decode().split("\n")
+    )
     theirs = CLIPTokenizer(vocab=vocabulary().get_vocab(), merges=[tuple(line.split()) for line in merges])
     pick = random.Random(0)
     for _ in range(500):

@@ -47,7 +47,9 @@ def test_our_tables_agree_with_diffusers_own_conversion(stored, demo):
     equal(demo.weights.towers[1].module.state_dict(), text)
 
 
-@pytest.mark.parametrize(("architecture", "counts"), [(sdxl(), (1680, 248, 196, 389)), (sd15(), (686, 248, 196))])
+@pytest.mark.parametrize(
+    ("architecture", "counts"), [(sdxl(), (1680, 248, 196, 389)), (sd15(), (686, 248, 196))]
+)
 def test_full_size_tables_name_every_tensor_of_a_real_file_once(architecture, counts):
     unet, vae, towers = build(architecture)
     sources = [
@@ -57,7 +59,11 @@ def test_full_size_tables_name_every_tensor_of_a_real_file_once(architecture, co
     ]
     for part, count in zip(sources, counts, strict=True):
         assert len({source.key for source in part.values()}) == count
-        assert not any(word in source.key for source in part.values() for word in ("resnets", "attentions", "blocks.0.0.0"))
+        assert not any(
+            word in source.key
+            for source in part.values()
+            for word in ("resnets", "attentions", "blocks.0.0.0")
+        )
 
 
 def test_junk_is_tolerated_and_anything_else_is_not(tmp_path, stored, demo_file):
@@ -86,7 +92,11 @@ def test_a_checkpoint_without_vae_or_text_encoder_needs_a_replacement(tmp_path, 
     path = saved(tmp_path / "bare.safetensors", bare, demo_file)
     with pytest.raises(WeightsError, match="it holds no vae"):
         load(path)
-    vae = {key.removeprefix("first_stage_model."): tensor for key, tensor in stored.items() if "first_stage" in key}
+    vae = {
+        key.removeprefix("first_stage_model."): tensor
+        for key, tensor in stored.items()
+        if "first_stage" in key
+    }
     save_file(vae, tmp_path / "vae.safetensors")
     weights = load(path, vae=tmp_path / "vae.safetensors")
     equal(weights.vae.module.state_dict(), load(demo_file).vae.module.state_dict())
@@ -94,14 +104,21 @@ def test_a_checkpoint_without_vae_or_text_encoder_needs_a_replacement(tmp_path, 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_dtype_and_a_mixture_of_them_loads_into_one(tmp_path, stored, demo_file, dtype):
-    mixed = {key: tensor.to(dtype) if "unet" in key or "embedders.1" in key else tensor for key, tensor in stored.items()}
+    mixed = {
+        key: tensor.to(dtype) if "unet" in key or "embedders.1" in key else tensor
+        for key, tensor in stored.items()
+    }
     weights = load(saved(tmp_path / "a.safetensors", mixed, demo_file), dtype=torch.float32)
     assert {tensor.dtype for tensor in weights.unet.module.state_dict().values()} == {torch.float32}
     assert {tensor.dtype for tensor in weights.towers[1].module.state_dict().values()} == {torch.float32}
 
 
 def test_nothing_is_left_without_memory_or_in_need_of_gradients(demo):
-    for module in (demo.weights.unet.module, demo.weights.vae.module, *(t.module for t in demo.weights.towers)):
+    for module in (
+        demo.weights.unet.module,
+        demo.weights.vae.module,
+        *(t.module for t in demo.weights.towers),
+    ):
         assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
         assert not any(parameter.requires_grad for parameter in module.parameters())
         assert not module.training
@@ -156,7 +173,9 @@ def test_the_leaked_spelling_of_the_text_encoder_is_understood(tmp_path):
     architecture = sd15()
     tower = demo_architecture().towers[0]
     donor = {name: torch.zeros(t.shape) for name, t in TextTower(tower).module.state_dict().items()}
-    leaked = {"cond_stage_model.transformer." + name.removeprefix("text_model."): t for name, t in donor.items()}
+    leaked = {
+        "cond_stage_model.transformer." + name.removeprefix("text_model."): t for name, t in donor.items()
+    }
     save_file(leaked, tmp_path / "a.safetensors")
     module = TextTower(tower).module
     part = Part("text_encoder", module, SD1_TEXT, text_sources(module.state_dict(), architecture, 0))
