@@ -156,7 +156,7 @@ def _parse(path: Path, file: BinaryIO) -> Header:
         raise WeightsError(path, f"truncated: its header alone is {length} bytes, the file {size}")
     file.seek(8)
     fields = _json(path, file.read(length))
-    metadata = cast("dict[str, str]", fields.pop("__metadata__", {}))
+    metadata = _texts(fields.pop("__metadata__", {}))
     tensors = {key: _entry(path, key, value, 8 + length) for key, value in fields.items()}
     end = max((entry.end for entry in tensors.values()), default=8 + length)
     if end > size:
@@ -179,6 +179,12 @@ def _json(path: Path, text: bytes) -> dict[str, object]:
     if not isinstance(fields, dict):
         raise WeightsError(path, "not a safetensors file (its header is not an object)")
     return cast("dict[str, object]", fields)
+
+
+def _texts(value: object) -> dict[str, str]:
+    """The metadata, less whatever is not the text that the format asks for."""
+    pairs = cast("dict[str, object]", value).items() if isinstance(value, dict) else ()
+    return {key: text for key, text in pairs if isinstance(text, str)}
 
 
 def _entry(path: Path, key: str, value: object, offset: int) -> Entry:

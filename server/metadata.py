@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from math import isfinite
+from typing import cast
 
 from PIL import Image
 
@@ -71,9 +72,11 @@ def text_fields(comment: Mapping[str, object], source_hash: str, seconds: float)
     """The text chunks in NAI's order.
 
     Raises:
-        ValueError: the hash is one of NAI's own, which no picture of ours may carry.
+        ValueError: no hash, or one of NAI's own, which no picture of ours may carry.
     """
-    if source_hash.upper() in NAI_HASHES:
+    if not re.fullmatch("[0-9A-F]{8}", source_hash):
+        raise ValueError(f"{source_hash!r} is not 8 upper-case hex digits")
+    if source_hash in NAI_HASHES:
         raise ValueError(f"{source_hash} names a model of NovelAI's")
     return {
         "Title": "AI generated image",
@@ -102,5 +105,19 @@ def read(picture: Image.Image) -> tuple[dict[str, str], dict[str, str] | None]:
     chunks = {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
     if picture.mode != "RGBA":
         return chunks, None
-    hidden = extract(np.asarray(picture))
-    return chunks, None if hidden is None else json.loads(hidden)
+    return chunks, _fields(extract(np.asarray(picture)))
+
+
+def _fields(text: str | None) -> dict[str, str] | None:
+    """The fields in a text that a stranger may have written; None unless it is an object of strings."""
+    try:
+        found: object = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {
+        str(key): value
+        for key, value in cast("dict[object, object]", found).items()
+        if isinstance(value, str)
+    }

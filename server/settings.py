@@ -50,10 +50,23 @@ def load_settings(file: Path | None, environment: Mapping[str, str], flags: Mapp
     Raises:
         ConfigError: an unknown key or a value that is not allowed.
     """
-    merged: dict[str, Any] = {} if file is None else read_toml(file)
-    merged = _with(merged, _from_environment(environment))
-    merged = _with(merged, {key: value for key, value in flags.items() if value is not None})
-    return checked(Settings, merged, str(file) if file else "settings")
+    sources = {
+        str(file): {} if file is None else _beside(file, read_toml(file)),
+        "environment": _from_environment(environment),
+        "flags": {key: value for key, value in flags.items() if value is not None},
+    }
+    merged: dict[str, Any] = {}
+    for origin, values in sources.items():
+        checked(Settings, values, origin)  # so that what is wrong is said of the source that says it
+        merged = _with(merged, values)
+    return Settings.model_validate(merged)
+
+
+def _beside(file: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Take a relative catalogue from beside the file that names it."""
+    if isinstance(values.get("weights"), str):
+        return values | {"weights": file.parent / values["weights"]}
+    return values
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -62,6 +75,8 @@ def read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from None
 
@@ -75,8 +90,10 @@ def checked(model: type[Model], values: Mapping[str, Any], origin: str) -> Model
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{origin}: {key!r} is not a key here{_near(key, model)}") from None
-        said = first["msg"].removeprefix("Input ")
-        raise ConfigError(f"{origin}: {key} = {first['input']!r}: {said}") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{origin}: {key} is required") from None
+        given = "..." if key == "token" else repr(first["input"])
+        raise ConfigError(f"{origin}: {key} = {given}: {first['msg'].removeprefix('Input ')}") from None
 
 
 def _near(key: str, model: type[BaseModel]) -> str:

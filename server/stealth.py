@@ -5,6 +5,7 @@ stream is a 15-byte mark, the payload's length in bits (uint32, big endian), and
 """
 
 import gzip
+import zlib
 
 import numpy as np
 
@@ -13,6 +14,8 @@ Rgba = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
 MARK = b"stealth_pngcomp"
 HEADER = len(MARK) + 4
+LONGEST = 1 << 22
+"""More text than any picture's honest metadata; what unpacks to more is somebody's joke."""
 SPARE = 32
 """Bits left at 1 behind the payload: readers take the 32 bits there for the length of a block we do not write."""
 
@@ -47,10 +50,14 @@ def opaque(rgb: Rgb) -> Rgba:
 def extract(rgba: Rgba) -> str | None:
     """The text in a picture's alpha, or None when there is no readable one."""
     packed = extract_packed(rgba)
-    try:
-        return None if packed is None else gzip.decompress(packed).decode()
-    except (OSError, EOFError, UnicodeDecodeError):
+    if packed is None:
         return None
+    unpacking = zlib.decompressobj(wbits=31)  # a gzip member
+    try:
+        text = unpacking.decompress(packed, LONGEST).decode()
+    except (zlib.error, UnicodeDecodeError):
+        return None
+    return text if unpacking.eof else None
 
 
 def extract_packed(rgba: Rgba) -> bytes | None:

@@ -28,7 +28,9 @@ def conductor(net, batching="exact", most_rows=8):
 
 
 def row(value=1.0, sigma=3.0, side=4, **more):
-    return Row(torch.full((4, side, side), value, dtype=torch.float64), sigma, torch.full((77, 2), value), **more)
+    return Row(
+        torch.full((4, side, side), value, dtype=torch.float64), sigma, torch.full((77, 2), value), **more
+    )
 
 
 def test_rows_of_equal_shape_share_a_pass_and_come_back_in_order():
@@ -85,7 +87,10 @@ def test_images_run_alone_under_exact_and_together_under_shared(batching, widths
     net = Net()
     results = conductor(net, batching).run([trajectory(1, 1.0), trajectory(2, 2.0)], lambda *_: None)
     assert [len(sample) for sample, *_ in net.passes] == widths
-    alone = [conductor(Net()).run([trajectory(*arguments)], lambda *_: None)[0] for arguments in ((1, 1.0), (2, 2.0))]
+    alone = [
+        conductor(Net()).run([trajectory(*arguments)], lambda *_: None)[0]
+        for arguments in ((1, 1.0), (2, 2.0))
+    ]
     torch.testing.assert_close(torch.stack(results), torch.stack(alone))
 
 

@@ -3,11 +3,13 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.job import Guidance, Job, Prompts, Threshold
 from server.metadata import NAI_HASHES, alpha_text, comment, generator, read, text_fields
+from server.stealth import embed
 
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 NEWEST = SAMPLES / "v3_img2img_2024-07.png"
@@ -102,9 +104,9 @@ def test_a_picture_says_that_it_is_not_novelai_s():
 
 
 @pytest.mark.parametrize("name", sorted(NAI_HASHES))
-@pytest.mark.parametrize("spelling", [str.upper, str.lower])
+@pytest.mark.parametrize("spelling", [str, str.lower, " {} ".format])
 def test_a_model_of_novelai_s_is_never_named_as_the_source(name, spelling):
-    with pytest.raises(ValueError, match="NovelAI"):
+    with pytest.raises(ValueError, match=r"NovelAI|hex digits"):
         text_fields(comment(JOB, 0), spelling(name), 1.0)
 
 
@@ -120,3 +122,10 @@ def test_the_alpha_holds_the_text_fields_but_the_title():
 def test_a_picture_without_layers_reads_as_empty():
     assert read(Image.new("RGB", (8, 8))) == ({}, None)
     assert read(Image.new("RGBA", (8, 8))) == ({}, None)
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[1]", '"a string"', "[" * 100_000])
+def test_alpha_that_is_not_a_set_of_fields_reads_as_none(text):
+    rgba = embed(np.zeros((256, 256, 3), np.uint8), text)
+    assert rgba is not None
+    assert read(Image.fromarray(rgba)) == ({}, None)

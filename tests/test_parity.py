@@ -1,6 +1,7 @@
 """Against diffusers itself: the same checkpoint, called by hand, must give the same numbers."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def reference(unet, texts, sigmas, table, kind, noise, scale):
     context = torch.stack([texts.negative.context, texts.positive.context])
     pooled = torch.stack([texts.negative.pooled, texts.positive.pooled])
     x = noise if math.isinf(sigmas[0]) else noise * sigmas[0]
-    for sigma, target in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, target in pairwise(sigmas):
         scaled = x if math.isinf(sigma) else x / math.sqrt(sigma**2 + 1)
         t = 999 if math.isinf(sigma) else nearest(table, sigma)
         output = unet(

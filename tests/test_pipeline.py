@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.preview import fit, preview
 
-JOB = Job("m", Prompts("1girl, smile", "lowres"), 128, 192, 4, "k_euler", "native", Guidance(5.0), seeds=(11,))
+JOB = Job(
+    "m", Prompts("1girl, smile", "lowres"), 128, 192, 4, "k_euler", "native", Guidance(5.0), seeds=(11,)
+)
 
 
 def test_a_job_becomes_a_picture_of_its_size_that_follows_its_seed_and_its_words(demo):
@@ -113,7 +116,7 @@ def test_tiles_cover_a_side_and_overlap():
         places = starts(length)
         assert places[0] == 0
         assert places[-1] == length - 128
-        assert all(right - left <= 96 for left, right in zip(places, places[1:], strict=False))
+        assert all(right - left <= 96 for left, right in pairwise(places))
 
 
 def test_previews_are_fitted_to_the_decoder_at_hand():

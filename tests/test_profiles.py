@@ -29,6 +29,8 @@ KINDS = {
         ("Illustrious-XL-v0.1.safetensors", "eps", "illustrious-0"),
         ("Illustrious-XL-v1.0.safetensors", "eps", "illustrious-1"),
         ("Illustrious-XL-v1.1.safetensors", "eps", "illustrious-1"),
+        ("Illustrious-XL-v2.1.safetensors", "eps", "illustrious-2"),
+        ("waiIllustrious_v21.safetensors", "eps", "illustrious-2"),
         ("Illustrious-XL-v2.0.safetensors", "eps", "illustrious-2"),
         ("Illustrious-XL-v3.5-vpred.safetensors", "v", "illustrious-vpred"),
         ("animagine-xl-3.1.safetensors", "eps", "animagine-3"),

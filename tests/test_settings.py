@@ -84,6 +84,11 @@ def test_a_missing_file_is_refused(tmp_path):
         load_settings(tmp_path / "none.toml", {}, {})
 
 
+def test_a_folder_is_no_settings_file(tmp_path):
+    with pytest.raises(ConfigError, match="directory"):
+        load_settings(tmp_path, {}, {})
+
+
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         setattr(Settings(), "port", 1)  # noqa: B010 - an assignment is what must fail

@@ -78,7 +78,8 @@ def test_a_false_length_is_no_text(length):
 
 def test_a_cut_or_foreign_payload_is_no_text():
     whole = gzip.compress(b"a text that is long enough to be cut" * 9, 9, mtime=0)
-    for packed in (whole[:-9], b"not gzip at all", whole[:-8] + bytes(8)):
+    bad_block = whole[:10] + b"\xff" + whole[11:]
+    for packed in (whole[:-9], b"not gzip at all", whole[:-8] + bytes(8), bad_block):
         rgba = embed_packed(picture(64, 64), packed)
         assert rgba is not None
         assert extract(rgba) is None
