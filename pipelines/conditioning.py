@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.errors import InvalidPrompt
 from pipelines.job import Prompts
-from pipelines.networks import TextTower
+from pipelines.networks import TextEncoder
 from pipelines.prompt import Segment, parse
 from pipelines.tokens import EMPTY, Chunk, chunks
 
@@ -41,7 +41,7 @@ class Texts:
 class TextEncoding:
     """The text encoders of a model, side by side, and what they have encoded lately."""
 
-    def __init__(self, towers: Sequence[TextTower], device: torch.device) -> None:
+    def __init__(self, towers: Sequence[TextEncoder], device: torch.device) -> None:
         self._towers = tuple(towers)
         self._device = device
         self._known: OrderedDict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor | None]] = OrderedDict()

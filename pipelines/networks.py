@@ -46,6 +46,19 @@ class Decoder(Protocol):
         ...
 
 
+class TextEncoder(Protocol):
+    """A CLIP text encoder; `pad` is the id that fills its 77 places behind the end of the text."""
+
+    pad: int
+
+    def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """77 ids (1, 77) to the penultimate hidden states (1, 77, width) and the pooled vector (1, width).
+
+        The vector is the projected last state at the first end of text, None without a projection.
+        """
+        ...
+
+
 class DiffusersUNet:
     """A diffusers UNet that returns its output bare."""
 
@@ -90,7 +103,7 @@ class DiffusersVae:
 
 
 class TextTower:
-    """One CLIP text encoder; `pad` is the id that fills its 77 places behind the end of the text."""
+    """transformers' CLIP, seen as a TextEncoder."""
 
     def __init__(self, tower: Tower) -> None:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -107,10 +120,7 @@ class TextTower:
         return cast("nn.Module", getattr(self.module, "text_model", self.module))
 
     def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """77 ids (1, 77) to the penultimate hidden states (1, 77, width) and the pooled vector (1, width).
-
-        The vector is the projected last state at the first end of text, None without a projection.
-        """
+        """See TextEncoder."""
         output = cast("Any", self.module)(ids, output_hidden_states=True)
         hidden = cast("Tensor", output.hidden_states[-2])
         if self._final_norm:

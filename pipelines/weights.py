@@ -28,7 +28,7 @@ from pipelines.conversion import (
     vae_sources,
 )
 from pipelines.errors import WeightsError
-from pipelines.networks import Attention, Decoder, TextTower, UNet, build, fill, set_attention
+from pipelines.networks import Attention, Decoder, TextEncoder, UNet, build, fill, set_attention
 from pipelines.sniff import Identity, Predicts, identify
 
 LARGE = 1 << 30
@@ -47,7 +47,7 @@ class Weights:
     architecture: Architecture
     unet: UNet
     vae: Decoder
-    towers: tuple[TextTower, ...]
+    towers: tuple[TextEncoder, ...]
     device: torch.device
     dtype: torch.dtype
     vae_dtype: torch.dtype

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipelines.conductor import Conductor
+from pipelines.conductor import Batching, Conductor
 from pipelines.denoise import Row
 from pipelines.errors import Cancelled
 from pipelines.prediction import scaled_linear
@@ -23,7 +23,7 @@ class Net:
         return sample[:, :4] + context.mean(dim=(1, 2))[:, None, None, None]
 
 
-def conductor(net, batching="exact", most_rows=8):
+def conductor(net, batching: Batching = "exact", most_rows=8):
     return Conductor(net, TABLE, CPU, torch.float32, batching, most_rows)
 
 

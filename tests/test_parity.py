@@ -2,10 +2,12 @@
 
 import math
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from demo.architecture import demo_architecture
@@ -25,7 +27,8 @@ SIZE = 128
 @pytest.fixture(scope="module")
 def plain_unet(demo):
     """diffusers' own network, made by diffusers, with the same weights."""
-    unet = UNet2DConditionModel(**demo_architecture().unet).eval()
+    settings: dict[str, Any] = dict(demo_architecture().unet)
+    unet = UNet2DConditionModel(**settings).eval()
     unet.load_state_dict(demo.weights.unet.module.state_dict())
     return unet
 
@@ -101,12 +104,12 @@ def transformers_tokenizer():
 @torch.inference_mode()
 def test_text_embeddings_equal_diffusers_encode_prompt(demo):
     architecture, towers = demo_architecture(), demo.weights.towers
-    first = CLIPTextModel(CLIPTextConfig(**architecture.towers[0].config)).eval()
-    second = CLIPTextModelWithProjection(CLIPTextConfig(**architecture.towers[1].config)).eval()
+    first = CLIPTextModel(cast("Any", CLIPTextConfig)(**architecture.towers[0].config)).eval()
+    second = CLIPTextModelWithProjection(cast("Any", CLIPTextConfig)(**architecture.towers[1].config)).eval()
     for theirs, ours in ((first, towers[0]), (second, towers[1])):
         theirs.load_state_dict(ours.module.state_dict())
     one, two = transformers_tokenizer()
-    pipe = StableDiffusionXLPipeline(
+    pipe = cast("Any", StableDiffusionXLPipeline)(
         vae=None, text_encoder=first, text_encoder_2=second, tokenizer=one, tokenizer_2=two, unet=None, scheduler=None
     )  # fmt: skip
     context, negative, pooled, _ = pipe.encode_prompt(PROMPT, negative_prompt=NEGATIVE, device="cpu")
