@@ -20,6 +20,7 @@ Judgement = tuple[Predicts, bool, str]
 """A prediction, whether the terminal SNR is zero, and the sentence that says why."""
 
 LORA = re.compile(r"^(lora_|unet\..*lora|.*\.(lora_(up|down|A|B)|hada_w|lokr_w|dora_scale)\b)")
+EPS_NAME = re.compile(r"(?<![a-z])eps(?![a-z])|epsilon", re.IGNORECASE)
 V_NAME = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 FLOW_NAME = re.compile(r"rectified|bigasp[-_ ]?v?2[-_.]?5|(?<![a-z])(rf|fm|flow)(?![a-z])", re.IGNORECASE)
 
@@ -42,6 +43,19 @@ SD1_CROSS = (
     "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
     "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
 )
+SIZE_LABELS = (
+    "model.diffusion_model.label_emb.0.0.weight",
+    "unet.add_embedding.linear_1.weight",
+    "label_emb.0.0.weight",
+    "add_embedding.linear_1.weight",
+)
+STRANGERS = {
+    "edm_mean": "a Playground EDM model",
+    "control_model.": "a ControlNet",
+    "controlnet_cond_embedding.": "a ControlNet",
+    "double_blocks.": "a Flux model",
+    "joint_blocks.": "a Stable Diffusion 3 model",
+}
 DEEP_MIDDLE = ("middle_block.1.transformer_blocks.9.", "mid_block.attentions.0.transformer_blocks.9.")
 VAE_INPUT = (
     "first_stage_model.decoder.conv_in.weight",
@@ -71,22 +85,21 @@ def identify(path: Path, prediction: Predicts | None = None, zsnr: bool | None =
     """
     checkpoint = open_checkpoint(path)
     family, channels, shape = _network(checkpoint)
-    predicts, zero, why = _prediction(checkpoint)
+    if prediction is None:
+        predicts, zero, why = _prediction(checkpoint)
+    else:
+        predicts, zero = prediction, prediction == "v" and family == "sdxl"
+        why = f"the configuration says {prediction}"
     evidence = [shape, why]
-    if prediction is not None or zsnr is not None:
-        predicts, zero = prediction or predicts, zero if zsnr is None else zsnr
-        evidence.append(f"the configuration says {predicts}{' with zero terminal SNR' if zero else ''}")
-    if zero and predicts == "eps":
-        raise WeightsError(path, "zero terminal SNR cannot go with noise prediction; one of the two is wrong")
-    return Identity(
-        family,
-        checkpoint.layout,
-        channels,
-        predicts,
-        zero,
-        tuple(evidence),
-        tuple(_missing(checkpoint, family)),
-    )
+    if zsnr is not None:
+        zero = zsnr
+        evidence.append(f"the configuration says zero terminal SNR {zsnr}")
+    if zero and predicts != "v":
+        raise WeightsError(
+            path, f"zero terminal SNR cannot go with {predicts} prediction; one of the two is wrong"
+        )
+    missing = tuple(_missing(checkpoint, family))
+    return Identity(family, checkpoint.layout, channels, predicts, zero, tuple(evidence), missing)
 
 
 def _network(checkpoint: Checkpoint) -> tuple[Literal["sdxl", "sd15"], int, str]:
@@ -119,8 +132,9 @@ def _refuse_strangers(checkpoint: Checkpoint) -> None:
         raise WeightsError(
             checkpoint.path, "a LoRA, not a model; it changes a model that must be loaded first"
         )
-    if "edm_mean" in keys:
-        raise WeightsError(checkpoint.path, "a Playground EDM model, which is not supported")
+    for part, name in STRANGERS.items():
+        if any(part in key for key in keys):
+            raise WeightsError(checkpoint.path, f"{name}, which is not supported")
     latent = _find(checkpoint, VAE_INPUT)
     if latent is not None and len(latent.shape) == 4 and latent.shape[1] != 4:
         raise WeightsError(checkpoint.path, f"its VAE has {latent.shape[1]} latent channels; 4 can run")
@@ -148,6 +162,11 @@ def _sdxl(checkpoint: Checkpoint, channels: int) -> tuple[Literal["sdxl"], int, 
         )
     if cross is None or cross.shape[-1] != 2048:
         raise WeightsError(checkpoint.path, "neither SDXL's nor Stable Diffusion 1's UNet is in it")
+    labels = _find(checkpoint, SIZE_LABELS)
+    if labels is not None and labels.shape[-1] != 2816:
+        raise WeightsError(
+            checkpoint.path, f"like SDXL, but with size labels of width {labels.shape[-1]}, not 2816"
+        )
     if not any(part in key for key in checkpoint.tensors for part in DEEP_MIDDLE):
         raise WeightsError(checkpoint.path, "a cut-down SDXL (SSD-1B or Vega), which is not supported")
     return "sdxl", channels, f"SDXL: text of width 2048 at the second level, {channels} channels"
@@ -170,6 +189,10 @@ def _edm_marker(checkpoint: Checkpoint) -> Judgement | None:
 
 def _marker(checkpoint: Checkpoint) -> Judgement | None:
     if "v_pred" not in checkpoint.tensors:
+        if "ztsnr" in checkpoint.tensors:
+            raise WeightsError(
+                checkpoint.path, "the marker ztsnr without v_pred; name its prediction in the catalogue"
+            )
         return None
     if "ztsnr" in checkpoint.tensors:
         return "v", True, "velocity prediction, zero terminal SNR: the tensors v_pred and ztsnr are there"
@@ -210,7 +233,7 @@ def _scheduler(checkpoint: Checkpoint) -> Judgement | None:
 
 def _name(checkpoint: Checkpoint) -> Judgement | None:
     name = checkpoint.path.resolve().name
-    if V_NAME.search(name) and "eps" not in name.lower():
+    if V_NAME.search(name) and not EPS_NAME.search(name):
         return "v", True, "velocity prediction, zero terminal SNR: only the file's name says so"
     if FLOW_NAME.search(name):
         raise WeightsError(checkpoint.path, "a rectified-flow model by its name, which is not supported")

@@ -35,7 +35,7 @@ LARGE = 1 << 30
 LEAKED_TEXT = SD1_TEXT.removesuffix("text_model.")
 JUNK = re.compile(
     r"position_ids$|logit_scale$|^model_ema\.|^denoiser\.|^v_pred$|^ztsnr$|^edm_vpred\.|^betas$|^alphas|^sqrt_"
-    r"|^log_one_minus|^posterior_|^lvlb_|^conditioner\.embedders\.[2-9]"
+    r"|^(conditioner\.embedders\.0|cond_stage_model)\..*text_projection|^log_one_minus|^posterior_|^lvlb_|^conditioner\.embedders\.[2-9]"
 )
 
 
@@ -62,7 +62,7 @@ def load(
     prediction: Predicts | None = None,
     zsnr: bool | None = None,
     vae: Path | None = None,
-    text_encoders: Sequence[Path] = (),
+    text_encoders: tuple[Path, ...] = (),
     attention: Attention = "sdpa",
 ) -> Weights:
     """Load a model.
@@ -71,7 +71,7 @@ def load(
         dtype: None chooses by device and size (see `chosen_dtype`).
         prediction, zsnr: say what the file does not, or wrongly, say of itself.
         vae: a file whose VAE takes the place of the checkpoint's own.
-        text_encoders: files or folders with the text encoders, first CLIP-L, in the same way.
+        text_encoders: in the same way one file that holds them all, or a file for each, first CLIP-L.
 
     Raises:
         WeightsError: the checkpoint or a replacement cannot serve; one line with file and reason.
@@ -83,7 +83,8 @@ def load(
     unet, decoder, towers = build(architecture)
     parts = parts_of(architecture, unet.module, decoder.module, [tower.module for tower in towers])
     replacements = {} if vae is None else {"vae": vae}
-    replacements |= {part.folder: file for part, file in zip(parts[2:], text_encoders, strict=False)}
+    given = text_encoders * len(towers) if len(text_encoders) == 1 else text_encoders
+    replacements |= {part.folder: file for part, file in zip(parts[2:], given, strict=False)}
     fill_all(checkpoint, parts, replacements)
     place = torch.device(device)
     dtype = dtype or chosen_dtype(checkpoint, place)

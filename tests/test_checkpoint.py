@@ -64,6 +64,7 @@ def without(shapes, part):
         ),
         ("a", SDXL, {"ss_v2": "True"}, ("sdxl", 4, "eps", False), "nothing says otherwise"),
         ("x-vpred10", SDXL, None, ("sdxl", 4, "v", True), "only the file's name"),
+        ("animeVpred_8steps", SDXL, None, ("sdxl", 4, "v", True), "only the file's name"),
         ("x-vpred-to-eps", SDXL, None, ("sdxl", 4, "eps", False), "nothing says otherwise"),
         ("x-vpred", SDXL, {"modelspec.prediction_type": "epsilon"}, ("sdxl", 4, "eps", False), "epsilon"),
         ("a", SD1, None, ("sd15", 4, "eps", False), "Stable Diffusion 1"),
@@ -83,15 +84,28 @@ def test_a_file_says_what_it_is(tmp_path, name, shapes, metadata, expected, evid
     assert found.missing == ()
 
 
-def test_the_configuration_wins_and_is_named_as_evidence(tmp_path):
-    found = identify(hollow(tmp_path / "a.safetensors", SDXL), "v", True)
-    assert (found.prediction, found.zsnr) == ("v", True)
+@pytest.mark.parametrize(
+    ("name", "shapes", "told", "expected"),
+    [
+        ("a", SDXL, ("v", True), ("v", True)),
+        ("a", SDXL, ("v", None), ("v", True)),
+        ("a", SDXL, ("v", False), ("v", False)),
+        ("a", SD1, ("v", None), ("v", False)),
+        ("a", SDXL | MARKERS, ("eps", None), ("eps", False)),
+        ("a", SDXL | MARKERS, (None, False), ("v", False)),
+        ("noobai-rf-v3", SDXL, ("eps", None), ("eps", False)),
+    ],
+)
+def test_the_configuration_wins_and_is_named_as_evidence(tmp_path, name, shapes, told, expected):
+    found = identify(hollow(tmp_path / f"{name}.safetensors", shapes), *told)
+    assert (found.prediction, found.zsnr) == expected
     assert "configuration" in found.evidence[-1]
 
 
 def test_zero_terminal_snr_with_noise_prediction_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match="zero terminal SNR"):
-        identify(hollow(tmp_path / "a.safetensors", SDXL), "eps", True)
+    for prediction in ("eps", "edm_v"):
+        with pytest.raises(WeightsError, match="zero terminal SNR"):
+            identify(hollow(tmp_path / "a.safetensors", SDXL), prediction, True)
 
 
 def test_missing_components_are_listed(tmp_path):
@@ -109,6 +123,10 @@ def test_missing_components_are_listed(tmp_path):
         ("a", {"lora_unet_down_blocks_0.lora_down.weight": (4, 320)}, "a LoRA"),
         ("a", {"unet.down_blocks.0.to_q.lora_A.weight": (4, 320)}, "a LoRA"),
         ("a", SDXL | {"edm_mean": (4,)}, "Playground"),
+        ("a", {"control_model.input_blocks.0.0.weight": (4,)}, "a ControlNet"),
+        ("a", {"model.diffusion_model.double_blocks.0.img_attn.proj.weight": (4,)}, "a Flux model"),
+        ("a", SDXL | {"ztsnr": (0,)}, "ztsnr without v_pred"),
+        ("a", SDXL | {"model.diffusion_model.label_emb.0.0.weight": (1280, 5632)}, "width 5632"),
         ("noobai-rf-v3", SDXL, "rectified-flow"),
         ("a", SDXL | {"first_stage_model.decoder.conv_in.weight": (512, 32, 3, 3)}, "32 latent channels"),
         ("a", SDXL | {"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)}, "8 input channels"),

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from io import BytesIO
 
 import pytest
 from PIL import Image
@@ -21,7 +22,7 @@ def test_generate_draws_the_pictures_a_request_would_get(demo_file, demo, tmp_pa
     options = ("--size", "128x192", "--steps", 4, "--seed", 11, "--samples", 2, "--negative", "lowres")
     done = naiad("generate", "1girl, smile", demo_file, "-o", out, *options)
     assert done.returncode == 0, done.stderr
-    pictures = [Image.open(out), Image.open(tmp_path / "out_1.png")]
+    pictures = [Image.open(BytesIO(file.read_bytes())) for file in (out, tmp_path / "out_1.png")]
     assert [picture.size for picture in pictures] == [(128, 192)] * 2
     assert [json.loads(picture.info["Comment"])["seed"] for picture in pictures] == [11, 12]
 

@@ -93,7 +93,7 @@ def transformers_tokenizer():
     merges = (
         gzip.decompress(files("pipelines").joinpath("clip/merges.txt.gz").read_bytes()).decode().split("\n")
     )
-    pairs = [tuple(line.split()) for line in merges]
+    pairs: Any = [tuple(line.split()) for line in merges]
 
     def tokenizer(pad):
         return CLIPTokenizer(vocab=vocabulary().get_vocab(), merges=pairs, model_max_length=77, pad_token=pad)

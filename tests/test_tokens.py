@@ -1,6 +1,7 @@
 import gzip
 import random
 from importlib.resources import files
+from typing import Any
 
 import pytest
 from transformers import CLIPTokenizer
@@ -40,7 +41,8 @@ def test_every_text_is_cut_as_transformers_cuts_it():
     merges = (
         gzip.decompress(files("pipelines").joinpath("clip/merges.txt.gz").read_bytes()).decode().split("\n")
     )
-    theirs = CLIPTokenizer(vocab=vocabulary().get_vocab(), merges=[tuple(line.split()) for line in merges])
+    pairs: Any = [tuple(line.split()) for line in merges]
+    theirs = CLIPTokenizer(vocab=vocabulary().get_vocab(), merges=pairs)
     pick = random.Random(0)
     for _ in range(500):
         text = "".join(pick.choice(ODD) for _ in range(pick.randint(0, 20)))

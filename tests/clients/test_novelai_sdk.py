@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,15 @@ def comment(folder, number):
     return json.loads(json.loads((folder / f"{number}.json").read_text())["Comment"])
 
 
+def picture(folder, number):
+    return Image.open(BytesIO((folder / f"{number}.png").read_bytes()))
+
+
 def test_it_gets_a_v3_picture(server, tmp_path):
     ask(server, tmp_path, "picture")
-    picture = Image.open(tmp_path / "0.png")
-    assert picture.size == (512, 768)
-    assert len(picture.convert("L").getcolors() or ()) > 50  # a picture, not one colour
+    drawn = picture(tmp_path, 0)
+    assert drawn.size == (512, 768)
+    assert len(drawn.convert("L").getcolors() or ()) > 50  # a picture, not one colour
     said = comment(tmp_path, 0)
     assert (said["seed"], said["steps"], said["sampler"]) == (42, 6, "k_euler")
     assert "not NovelAI" in said["generator"]
@@ -42,7 +47,7 @@ def test_it_gets_a_v3_picture(server, tmp_path):
 def test_two_samples_are_two_pictures_of_neighbouring_seeds(server, tmp_path):
     ask(server, tmp_path, "two")
     assert [comment(tmp_path, number)["seed"] for number in (0, 1)] == [42, 43]
-    assert Image.open(tmp_path / "0.png").tobytes() != Image.open(tmp_path / "1.png").tobytes()
+    assert picture(tmp_path, 0).tobytes() != picture(tmp_path, 1).tobytes()
 
 
 def test_it_takes_a_refusal_for_a_bad_request(server, tmp_path):
