@@ -18,6 +18,7 @@ def load_pipeline(served: Served, settings: Settings) -> Pipeline:
         ConfigError: the device is not there.
     """
     entry, identity = served.entry, served.identity
+    torch.backends.cudnn.allow_tf32 = False  # float32 is asked for where half precision is not enough
     weights = load(
         entry.path,
         device=device(settings.device),

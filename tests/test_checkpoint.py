@@ -102,6 +102,41 @@ def test_the_configuration_wins_and_is_named_as_evidence(tmp_path, name, shapes,
     assert "configuration" in found.evidence[-1]
 
 
+FOLDER = {
+    "unet/diffusion_pytorch_model.fp16": {
+        "conv_in.weight": (320, 4, 3, 3),
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": (640, 2048),
+        "add_embedding.linear_1.weight": (1280, 2816),
+        "mid_block.attentions.0.transformer_blocks.9.norm1.weight": (1280,),
+    },
+    "vae/diffusion_pytorch_model": {"decoder.conv_in.weight": (512, 4, 3, 3)},
+    "text_encoder/model": {"text_model.final_layer_norm.weight": (768,)},
+    "text_encoder_2/model": {"text_model.final_layer_norm.weight": (1280,)},
+}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        ({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, ("v", True)),
+        ({"prediction_type": "v_prediction"}, ("v", False)),
+        ({"prediction_type": "epsilon"}, ("eps", False)),
+        (None, ("eps", False)),
+    ],
+)
+def test_a_diffusers_folder_is_what_its_scheduler_says(tmp_path, scheduler, expected):
+    for name, shapes in FOLDER.items():
+        file = tmp_path / f"{name}.safetensors"
+        file.parent.mkdir()
+        hollow(file, shapes)
+    if scheduler is not None:
+        (tmp_path / "scheduler").mkdir()
+        (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    found = identify(tmp_path)
+    assert (found.family, found.layout, found.missing) == ("sdxl", "diffusers", ())
+    assert (found.prediction, found.zsnr) == expected
+
+
 def test_zero_terminal_snr_with_noise_prediction_is_refused(tmp_path):
     for prediction in ("eps", "edm_v"):
         with pytest.raises(WeightsError, match="zero terminal SNR"):

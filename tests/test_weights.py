@@ -1,4 +1,3 @@
-import json
 from typing import Any
 
 import pytest
@@ -128,9 +127,8 @@ def test_nothing_is_left_without_memory_or_in_need_of_gradients(demo):
         assert not module.training
 
 
-def folder_of(path, demo, fp16=False):
+def folder_of(path, demo, tag=""):
     """The demo model as a diffusers folder."""
-    tag = ".fp16" if fp16 else ""
     modules = {
         "unet/diffusion_pytorch_model": demo.weights.unet.module,
         "vae/diffusion_pytorch_model": demo.weights.vae.module,
@@ -144,23 +142,12 @@ def folder_of(path, demo, fp16=False):
     return path
 
 
-@pytest.mark.parametrize("fp16", [False, True])
-def test_a_diffusers_folder_is_found_to_be_what_its_scheduler_says(tmp_path, demo, fp16):
-    from pipelines.sniff import identify
-
-    path = folder_of(tmp_path / "model", demo, fp16)
-    (path / "scheduler").mkdir()
-    told = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(told))
-    with pytest.raises(WeightsError, match="neither SDXL's"):
-        identify(path)  # the demo's shapes are its own: only a single file can say so
-
-
-def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo):
+@pytest.mark.parametrize("tag", ["", ".fp16"])
+def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag):
     from pipelines.checkpoint import open_checkpoint
     from pipelines.weights import fill_all, parts_of
 
-    path = folder_of(tmp_path / "model", demo)
+    path = folder_of(tmp_path / "model", demo, tag)
     unet, vae, towers = build(demo_architecture())
     parts = parts_of(demo_architecture(), unet.module, vae.module, [tower.module for tower in towers])
     fill_all(open_checkpoint(path), parts, {})
