@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipelines.architecture import METADATA_KEY
+from pipelines.architecture import METADATA_KEY, Architecture
 from pipelines.checkpoint import Checkpoint, Located, open_checkpoint
 from pipelines.errors import WeightsError
 
@@ -114,16 +114,31 @@ def _network(checkpoint: Checkpoint) -> tuple[Literal["sdxl", "sd15"], int, str]
             checkpoint.path,
             f"a UNet with {channels} input channels (an edit or control model); 4 or 9 can run",
         )
-    if METADATA_KEY in checkpoint.metadata:
+    own = own_architecture(checkpoint)
+    if own is not None:
         return (
-            "sdxl",
+            own.family,
             channels,
-            f"SDXL's layout in a shape of its own (metadata {METADATA_KEY}), {channels} channels",
+            f"{own.family} in its own shape (metadata {METADATA_KEY}), {channels} channels",
         )
     cross = _find(checkpoint, SD1_CROSS)
     if cross is not None:
         return _sd(checkpoint, cross.shape[-1], channels)
     return _sdxl(checkpoint, channels)
+
+
+def own_architecture(checkpoint: Checkpoint) -> Architecture | None:
+    """The architecture a file carries in its metadata, if it is not one of the known ones.
+
+    Raises:
+        WeightsError: what it carries is none.
+    """
+    try:
+        return Architecture.from_json(checkpoint.metadata[METADATA_KEY])
+    except KeyError:
+        return None
+    except ValueError as error:
+        raise WeightsError(checkpoint.path, f"metadata {METADATA_KEY} is {error}") from None
 
 
 def _refuse_strangers(checkpoint: Checkpoint) -> None:

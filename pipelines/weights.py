@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from pipelines.architecture import METADATA_KEY, Architecture, sd15, sdxl
+from pipelines.architecture import Architecture, sd15, sdxl
 from pipelines.checkpoint import Checkpoint, files, open_checkpoint, read_ahead
 from pipelines.conversion import (
     SD1_TEXT,
@@ -29,7 +29,7 @@ from pipelines.conversion import (
 )
 from pipelines.errors import WeightsError
 from pipelines.networks import Attention, Decoder, TextEncoder, UNet, build, fill, set_attention
-from pipelines.sniff import Identity, Predicts, identify
+from pipelines.sniff import Identity, Predicts, identify, own_architecture
 
 LARGE = 1 << 30
 LEAKED_TEXT = SD1_TEXT.removesuffix("text_model.")
@@ -79,7 +79,8 @@ def load(
     """
     checkpoint = open_checkpoint(Path(path))
     identity = identify(checkpoint.path, prediction, zsnr)
-    architecture = architecture_of(checkpoint, identity)
+    known = sdxl if identity.family == "sdxl" else sd15
+    architecture = own_architecture(checkpoint) or known(identity.channels)
     unet, decoder, towers = build(architecture)
     parts = parts_of(architecture, unet.module, decoder.module, [tower.module for tower in towers])
     replacements = {} if vae is None else {"vae": vae}
@@ -99,16 +100,6 @@ def load(
         nn.Module.to(part.module, place, vae_dtype if part.module is decoder.module else dtype)
     set_attention(unet, attention)
     return Weights(identity, architecture, unet, decoder, towers, place, dtype, vae_dtype)
-
-
-def architecture_of(checkpoint: Checkpoint, identity: Identity) -> Architecture:
-    """The constants of the family, or what a file of another shape says in its metadata."""
-    if METADATA_KEY in checkpoint.metadata:
-        try:
-            return Architecture.from_json(checkpoint.metadata[METADATA_KEY])
-        except ValueError as error:
-            raise WeightsError(checkpoint.path, f"metadata {METADATA_KEY} is {error}") from None
-    return (sdxl if identity.family == "sdxl" else sd15)(identity.channels)
 
 
 def chosen_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:

@@ -175,7 +175,8 @@ def _announce(served: Served, settings: Settings, token: str | None) -> None:
     defaults = served.profile.defaults
     size = f'"width":{min(defaults.width, 512)},"height":{min(defaults.height, 768)}'
     body = f'{{"input":"1girl, smile","model":"nai-diffusion-3","parameters":{{{size},"seed":1}}}}'
-    authorization = f" -H 'Authorization: Bearer {token}'" if token else ""
+    shown = "$NAIAD_TOKEN" if settings.token else token  # a token somebody set is nobody's to print
+    authorization = f' -H "Authorization: Bearer {shown}"' if token else ""
     typer.echo(f"naiad listens on {address}\nA first picture, once {address}/ready says ready:\n")
     typer.echo(
         f"  curl {address}/ai/generate-image{authorization} -H 'Content-Type: application/json' "

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from demo.architecture import demo_architecture
-from demo.checkpoint import build_demo
-from pipelines.architecture import METADATA_KEY, sd15, sdxl
+from demo.checkpoint import build_demo, random_weights
+from pipelines.architecture import METADATA_KEY, Architecture, sd15, sdxl
 from pipelines.checkpoint import read_header
-from pipelines.conversion import text_sources, unet_sources, vae_sources
+from pipelines.conversion import exported, text_sources, unet_sources, vae_sources
 from pipelines.errors import PipelineError, WeightsError
+from pipelines.job import Guidance, Job, Prompts
 from pipelines.networks import build, set_attention
+from pipelines.pipeline import Pipeline
 from pipelines.weights import load as load_weights
+from pipelines.weights import parts_of
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
 config_of: Any = CLIPTextConfig
@@ -145,7 +149,7 @@ def folder_of(path, demo, tag=""):
 @pytest.mark.parametrize("tag", ["", ".fp16"])
 def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag):
     from pipelines.checkpoint import open_checkpoint
-    from pipelines.weights import fill_all, parts_of
+    from pipelines.weights import fill_all
 
     path = folder_of(tmp_path / "model", demo, tag)
     unet, vae, towers = build(demo_architecture())
@@ -184,8 +188,6 @@ def test_the_demo_is_the_same_file_every_time_and_small(tmp_path, demo_file):
 
 
 def test_an_architecture_survives_its_json():
-    from pipelines.architecture import Architecture
-
     for architecture in (sdxl(9), sd15(), demo_architecture()):
         assert Architecture.from_json(architecture.to_json()).to_json() == architecture.to_json()
 
@@ -196,3 +198,42 @@ def test_attention_that_is_not_installed_is_named(demo):
     except ImportError:
         with pytest.raises(PipelineError, match="xformers"):
             set_attention(demo.weights.unet, "xformers")
+
+
+def small_sd15():
+    """Stable Diffusion 1 in miniature, with one text encoder and its final norm."""
+    full = sd15()
+    unet = dict(full.unet) | {
+        "block_out_channels": [32, 32, 64, 64],
+        "layers_per_block": 1,
+        "cross_attention_dim": 48,
+    }
+    unet |= {"attention_head_dim": 4, "norm_num_groups": 16}
+    return Architecture(
+        "sd15",
+        unet,
+        demo_architecture().vae,
+        (replace(demo_architecture().towers[0], final_norm=True),),
+        0.18215,
+    )
+
+
+def test_stable_diffusion_1_draws_from_the_spelling_of_2022(tmp_path):
+    architecture = small_sd15()
+    unet, vae, (tower,) = build(architecture)
+    stored = {}
+    for part in parts_of(architecture, unet.module, vae.module, [tower.module]):
+        for key, tensor in exported(part.sources, random_weights(part.module, 1)).items():
+            stored[key.replace("transformer.text_model.", "transformer.")] = tensor
+    path = tmp_path / "nai-v1.safetensors"
+    save_file(
+        {key: tensor.contiguous() for key, tensor in stored.items()},
+        path,
+        {METADATA_KEY: architecture.to_json()},
+    )
+    pipeline = Pipeline(load(path))
+    assert (pipeline.weights.identity.family, pipeline.weights.identity.prediction) == ("sd15", "eps")
+    job = Job("m", Prompts("1girl"), 64, 96, 3, "k_euler_ancestral", "karras", Guidance(7.0), seeds=(1,))
+    (picture,) = pipeline.run(job)
+    assert picture.shape == (96, 64, 3)
+    assert picture.std() > 1
