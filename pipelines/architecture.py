@@ -61,9 +61,9 @@ class Architecture:
             fields = cast("dict[str, object]", json.loads(text))
             towers = cast("list[dict[str, object]]", fields.pop("towers"))
             read = cls(towers=tuple(Tower(**tower) for tower in towers), **fields)  # pyright: ignore[reportArgumentType]
+            return _checked(read)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not an architecture: {error}") from error
-        return _checked(read)
 
 
 def _checked(read: Architecture) -> Architecture:
@@ -71,12 +71,28 @@ def _checked(read: Architecture) -> Architecture:
     if known is None or len(read.towers) != len(known.towers):
         raise ValueError("not an architecture: unknown family or number of text encoders")
     pairs = [(read.unet, known.unet), (read.vae, known.vae)]
-    pairs += [(tower.config, known.towers[0].config) for tower in read.towers]
-    for given, allowed in pairs:
-        unknown = set(given) ^ set(allowed)
-        if unknown:
-            raise ValueError(f"not an architecture: {', '.join(sorted(unknown))}")
+    for tower, allowed in zip(read.towers, known.towers, strict=True):
+        pairs += [(tower.config, allowed.config), (_wiring(tower), _wiring(allowed))]
+    odd = sorted(key for given, allowed in pairs for key in _odd(given, allowed))
+    if odd:
+        raise ValueError(f"not an architecture: {', '.join(odd)}")
     return read
+
+
+def _wiring(tower: Tower) -> Config:
+    """What of a tower is not in its config; its layout must be the known one, so it stands as a key."""
+    return {
+        tower.layout: True,
+        "pad": tower.pad,
+        "final_norm": tower.final_norm,
+        "projection": tower.projection,
+    }
+
+
+def _odd(given: Config, allowed: Config) -> set[str]:
+    """The keys that only one side has, or whose values are of another type."""
+    kinds = [{key: type(value) for key, value in config.items()} for config in (given, allowed)]
+    return {key for key in kinds[0] | kinds[1] if kinds[0].get(key) is not kinds[1].get(key)}
 
 
 def sdxl(channels: int = 4) -> Architecture:

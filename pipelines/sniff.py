@@ -19,7 +19,7 @@ Predicts = Literal["eps", "v", "edm_v"]
 Judgement = tuple[Predicts, bool, str]
 """A prediction, whether the terminal SNR is zero, and the sentence that says why."""
 
-LORA = re.compile(r"^(lora_|unet\..*lora|.*\.(lora_(up|down|A|B)|hada_w|lokr_w|dora_scale)\b)")
+LORA = re.compile(r"^(lora_|unet\..*lora|.*\.(lora_(up|down|A|B)|hada_w\d\w*|lokr_w\d\w*|dora_scale)\b)")
 EPS_NAME = re.compile(r"(?<![a-z])eps(?![a-z])|epsilon", re.IGNORECASE)
 V_NAME = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 FLOW_NAME = re.compile(r"rectified|bigasp[-_ ]?v?2[-_.]?5|(?<![a-z])(rf|fm|flow)(?![a-z])", re.IGNORECASE)
@@ -247,7 +247,8 @@ def _scheduler(checkpoint: Checkpoint) -> Judgement | None:
 
 
 def _name(checkpoint: Checkpoint) -> Judgement | None:
-    name = checkpoint.path.resolve().name
+    # a link is judged by its own name: in a hub cache it leads to a file called by its hash
+    name = checkpoint.path.name or checkpoint.path.resolve().name
     if V_NAME.search(name) and not EPS_NAME.search(name):
         return "v", True, "velocity prediction, zero terminal SNR: only the file's name says so"
     if FLOW_NAME.search(name):

@@ -85,6 +85,8 @@ def load(
     parts = parts_of(architecture, unet.module, decoder.module, [tower.module for tower in towers])
     replacements = {} if vae is None else {"vae": vae}
     given = text_encoders * len(towers) if len(text_encoders) == 1 else text_encoders
+    if given and len(given) != len(towers):
+        raise WeightsError(path, f"{len(given)} text encoders are given; it takes {len(towers)}")
     replacements |= {part.folder: file for part, file in zip(parts[2:], given, strict=False)}
     fill_all(checkpoint, parts, replacements)
     place = torch.device(device)
@@ -105,8 +107,10 @@ def load(
 def chosen_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
     """Half precision on a GPU, bfloat16 if the file is; on a CPU float32 for small files, else bfloat16."""
     stored = {located.dtype for located in checkpoint.tensors.values()}
+    if device.type == "cuda" and "BF16" in stored and "F16" not in stored:
+        return torch.bfloat16
     if device.type != "cpu":
-        return torch.bfloat16 if "BF16" in stored and "F16" not in stored else torch.float16
+        return torch.float16
     size = sum(file.stat().st_size for file in files(checkpoint))
     return torch.float32 if size < LARGE else torch.bfloat16
 

@@ -112,7 +112,7 @@ def test_a_checkpoint_without_vae_or_text_encoder_needs_a_replacement(tmp_path, 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_dtype_and_a_mixture_of_them_loads_into_one(tmp_path, stored, demo_file, dtype):
     mixed = {
-        key: tensor.to(dtype) if "unet" in key or "embedders.1" in key else tensor
+        key: tensor.to(dtype) if "diffusion_model" in key or "embedders.1" in key else tensor
         for key, tensor in stored.items()
     }
     weights = load(saved(tmp_path / "a.safetensors", mixed, demo_file), dtype=torch.float32)
