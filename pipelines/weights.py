@@ -77,31 +77,39 @@ def load(
         WeightsError: the checkpoint or a replacement cannot serve; one line with file and reason.
         PipelineError: the attention asked for is not installed.
     """
-    checkpoint = open_checkpoint(Path(path))
+    checkpoint, place = open_checkpoint(Path(path)), torch.device(device)
     identity = identify(checkpoint.path, prediction, zsnr)
     known = sdxl if identity.family == "sdxl" else sd15
     architecture = own_architecture(checkpoint) or known(identity.channels)
     unet, decoder, towers = build(architecture)
     parts = parts_of(architecture, unet.module, decoder.module, [tower.module for tower in towers])
-    replacements = {} if vae is None else {"vae": vae}
-    given = text_encoders * len(towers) if len(text_encoders) == 1 else text_encoders
-    if given and len(given) != len(towers):
-        raise WeightsError(path, f"{len(given)} text encoders are given; it takes {len(towers)}")
-    replacements |= {part.folder: file for part, file in zip(parts[2:], given, strict=False)}
-    fill_all(checkpoint, parts, replacements)
-    place = torch.device(device)
+    fill_all(checkpoint, parts, _replacements(checkpoint, parts, vae, text_encoders))
     dtype = dtype or chosen_dtype(checkpoint, place)
-    vae_dtype = vae_dtype or (
-        torch.float32 if place.type != "cuda" and dtype != torch.bfloat16 else torch.bfloat16
-    )
+    vae_dtype = vae_dtype or chosen_vae_dtype(dtype, place)
     if place.type == "cuda":
         for file in files(checkpoint):
             read_ahead(file)
     for part in parts:
         # not diffusers' own `to`, which logs advice about loaders that are not used here
-        nn.Module.to(part.module, place, vae_dtype if part.module is decoder.module else dtype)
+        nn.Module.to(part.module, place, vae_dtype if part.folder == "vae" else dtype)
     set_attention(unet, attention)
     return Weights(identity, architecture, unet, decoder, towers, place, dtype, vae_dtype)
+
+
+def _replacements(
+    checkpoint: Checkpoint, parts: Sequence["Part"], vae: Path | None, text_encoders: tuple[Path, ...]
+) -> dict[str, Path]:
+    """The files that stand in for parts of the checkpoint, by the parts' folders."""
+    folders = [part.folder for part in parts if part.folder.startswith("text_encoder")]
+    given = text_encoders * len(folders) if len(text_encoders) == 1 else text_encoders
+    if given and len(given) != len(folders):
+        raise WeightsError(checkpoint.path, f"{len(given)} text encoders are given; it takes {len(folders)}")
+    return dict(zip(folders, given, strict=False)) | ({} if vae is None else {"vae": vae})
+
+
+def chosen_vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA and beside bfloat16 networks, else float32: SDXL's VAE overflows in float16."""
+    return torch.bfloat16 if device.type == "cuda" or dtype == torch.bfloat16 else torch.float32
 
 
 def chosen_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.checkpoint import fingerprint
+from pipelines.errors import WeightsError
 from pipelines.sniff import Identity, identify
 from server.catalog import Entry
 from server.profiles import Profile, load_profiles, matching, named
@@ -42,6 +43,10 @@ def recognise(entry: Entry) -> Served:
         ConfigError: its profile does not exist.
     """
     identity = identify(entry.path, entry.prediction, entry.zsnr)
+    if identity.channels != 4:
+        raise WeightsError(
+            entry.path, "an inpainting model, which draws only into a picture; name one with 4 channels"
+        )
     profiles = load_profiles(configs() / "profiles")
     if entry.profile is not None:
         profile, reason = named(profiles, entry.profile), "the catalogue says so"
