@@ -45,6 +45,17 @@ def test_shared_passes_agree_to_rounding(demo):
         assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-3
 
 
+def test_the_network_is_told_height_before_width_and_a_whole_picture(demo):
+    told = []
+
+    def watched(sample, timestep, context, added_cond_kwargs):
+        told.append(added_cond_kwargs["time_ids"])
+        return demo.weights.unet(sample, timestep, context, added_cond_kwargs)
+
+    Pipeline(replace(demo.weights, unet=watched)).latents(replace(JOB, steps=1))
+    assert told[0].tolist() == [[192, 128, 0, 0, 192, 128]] * 2
+
+
 def test_a_run_tells_every_evaluation_and_stops_when_told_to(demo):
     seen = []
     demo.latents(JOB, seen.append)
