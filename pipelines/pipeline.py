@@ -70,6 +70,10 @@ class Pipeline:
         """
         return [self._darkroom.develop(latents) for latents in self.latents(job, watch)]
 
+    def ladder(self, job: Job) -> tuple[float, ...]:
+        """The sigmas a job goes down, the last of them 0."""
+        return tuple(make_plan(job, self.table).sigmas)
+
     @torch.inference_mode()
     def latents(self, job: Job, watch: Watch | None = None) -> list[Tensor]:
         """The first half of `run`: clean latents (4, height / 8, width / 8) for each seed."""

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from enum import Enum
 from threading import Condition, Thread
 from time import perf_counter
@@ -40,6 +41,7 @@ class Drawing(Protocol):
     """A loaded model, as the engine sees it."""
 
     def run(self, job: Job, watch: Callable[[Step], None]) -> Sequence[Pixels]: ...
+    def ladder(self, job: Job) -> Sequence[float]: ...
 
 
 class State(Enum):
@@ -53,13 +55,14 @@ class State(Enum):
     DEFUNCT = "defunct"
 
 
+@dataclass(frozen=True, slots=True)
 class Drawn:
-    """A finished job's pictures and the seconds the device spent on them."""
+    """A finished job: its pictures, the sigmas they went down, the seconds they waited and were drawn for."""
 
-    __slots__ = ("pictures", "seconds")
-
-    def __init__(self, pictures: Sequence[Pixels], seconds: float) -> None:
-        self.pictures, self.seconds = pictures, seconds
+    pictures: Sequence[Pixels]
+    ladder: tuple[float, ...]
+    waited: float
+    seconds: float
 
 
 class Ticket:
@@ -68,6 +71,7 @@ class Ticket:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.future: Future[Drawn] = Future()
+        self.queued = perf_counter()
         self.progress: Step | None = None
         self._unwanted = False
 
@@ -186,8 +190,10 @@ class Engine:
             return
         started = perf_counter()
         try:
+            ladder = tuple(model.ladder(ticket.job))
             pictures = model.run(ticket.job, ticket.watch)
         except Exception as error:  # noqa: BLE001  # the job boundary: one job's failure is that job's alone
             ticket.future.set_exception(error)
             return
-        ticket.future.set_result(Drawn(pictures, perf_counter() - started))
+        seconds = perf_counter() - started
+        ticket.future.set_result(Drawn(pictures, ladder, started - ticket.queued, seconds))

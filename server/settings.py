@@ -28,17 +28,31 @@ class EngineSettings(Strict):
     batching: Literal["exact", "shared"] = "exact"
 
 
+class ApiSettings(Strict):
+    """How requests are read, and who may send them."""
+
+    presets: Literal["auto", "client", "always"] = "auto"
+    unknown_models: Literal["map", "refuse"] = "map"
+    body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
 class Settings(Strict):
     """Every setting; `configs/server.toml` lists them with their defaults."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 4242
     token: str | None = None
+    tokens: Path | None = None
+    metadata: Literal["full", "plain", "none"] = "full"
+    signing_key: Path | None = None
     weights: Path | None = None
     device: str = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
     engine: EngineSettings = EngineSettings()
+    api: ApiSettings = ApiSettings()
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -63,10 +77,9 @@ def load_settings(file: Path | None, environment: Mapping[str, str], flags: Mapp
 
 
 def _beside(file: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Take a relative catalogue from beside the file that names it."""
-    if isinstance(values.get("weights"), str):
-        return values | {"weights": file.parent / values["weights"]}
-    return values
+    """Take relative paths from beside the file that names them."""
+    paths = (key for key in ("weights", "tokens", "signing_key") if isinstance(values.get(key), str))
+    return values | {key: file.parent / values[key] for key in paths}
 
 
 def read_toml(file: Path) -> dict[str, Any]:
