@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pipelines.errors import UnknownName
 
 EMPHASIS = {"{": 1, "]": 1, "}": -1, "[": -1}
-MIX = re.compile(r":(-?(?:\d+\.?\d*|\.\d+))\s*$")
-A1111 = re.compile(r"\\[()\[\]\\]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
+NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
+"""Written so that a long row of digits is read once, not from each of its beginnings."""
+MIX = re.compile(rf":(-?{NUMBER})\s*$")
+A1111 = re.compile(rf"\\[()\[\]\\]|:\s*([+-]?{NUMBER})\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
+LARGEST = 1e6
+"""Numbers and emphasis end here, as sums and products of larger ones could leave the floats."""
 
 Run = tuple[str, float]
 
@@ -46,7 +50,7 @@ def parse_nai(text: str) -> tuple[Segment, ...]:
 
 def _mixed(part: str) -> Segment:
     found = MIX.search(part)
-    text, mix = (part[: found.start()], float(found[1])) if found else (part, 1.0)
+    text, mix = (part[: found.start()], _number(found[1])) if found else (part, 1.0)
     return Segment(mix, _merged(_braced(text)))
 
 
@@ -56,7 +60,7 @@ def _braced(text: str) -> Iterable[Run]:
         if piece in EMPHASIS:
             level += EMPHASIS[piece]
         else:
-            yield piece, 1.05**level
+            yield piece, min(1.05 ** min(level, 1000), LARGEST)
 
 
 def parse_a1111(text: str) -> tuple[Segment, ...]:
@@ -68,7 +72,7 @@ def parse_a1111(text: str) -> tuple[Segment, ...]:
         if piece in ("(", "["):
             opened.append((piece, len(runs)))
         elif number and opened and opened[-1][0] == "(":
-            _scale(runs, opened.pop()[1], float(number))
+            _scale(runs, opened.pop()[1], _number(number))
         elif piece == ")" and opened and opened[-1][0] == "(":
             _scale(runs, opened.pop()[1], 1.1)
         elif piece == "]" and opened and opened[-1][0] == "[":
@@ -78,6 +82,10 @@ def parse_a1111(text: str) -> tuple[Segment, ...]:
     for bracket, start in reversed(opened):
         _scale(runs, start, 1.1 if bracket == "(" else 1 / 1.1)
     return (Segment(1.0, _merged(runs)),)
+
+
+def _number(text: str) -> float:
+    return min(max(float(text), -LARGEST), LARGEST)
 
 
 def _scale(runs: list[Run], start: int, factor: float) -> None:

@@ -1,3 +1,5 @@
+from math import isfinite
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,3 +57,30 @@ def test_the_a1111_grammar_accepts_anything(text):
 def test_an_unknown_syntax_is_named():
     with pytest.raises(UnknownName, match="a1111"):
         parse("x", "a111")
+
+
+@pytest.mark.parametrize("syntax", ["nai", "a1111"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 39_000 + "a",
+        "a|b:" + "9" * 400,
+        "(a:" + "9" * 400 + ")",
+        "(((a:" + "9" * 30 + ":0))",
+        "]" * 39_000 + "a|b",
+    ],
+)
+def test_no_text_leads_out_of_the_floats(text, syntax):
+    for segment in parse(text, syntax):
+        assert isfinite(segment.mix)
+        assert all(isfinite(weight) for _, weight in segment.runs)
+
+
+@pytest.mark.parametrize("syntax", ["nai", "a1111"])
+@pytest.mark.parametrize(
+    "text",
+    ["a:" + "1" * 38_000 + "a|b", "(a:" + "1" * 38_000, "(a:" + " " * 38_000, "a:1" + " " * 38_000 + "b|"],
+)
+def test_long_rows_of_digits_and_spaces_are_read(text, syntax):
+    # a pattern that tries each beginning anew would take minutes here
+    assert sum(len(run) for segment in parse(text, syntax) for run, _ in segment.runs) > 0
