@@ -1,11 +1,17 @@
-"""`weights.toml`: which model a server loads, and what to know about it that its file does not say."""
+"""Which checkpoints there are: those of `weights.toml`, one named alone, or the embedded demo model."""
 
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import gettempdir
+from typing import Literal
 
-from pydantic import Field
+from pydantic import PrivateAttr
 
-from server.settings import ConfigError, Strict, checked, read_toml
+from server.profiles import HighestSigma
+from server.settings import Settings
+from server.toml import ConfigError, Key, Strict, checked, dotted, place, read_toml
 
 
 class Entry(Strict):
@@ -15,7 +21,7 @@ class Entry(Strict):
     profile: str | None = None
     prediction: Literal["eps", "v", "edm_v"] | None = None
     zsnr: bool | None = None
-    sigma_max: Annotated[float, Field(gt=0)] | None = None
+    sigma_max: HighestSigma | None = None
     vae: Path | None = None
     text_encoders: tuple[Path, ...] = ()
 
@@ -29,31 +35,91 @@ class Entry(Strict):
             }
         )
 
+    def files(self) -> Iterator[tuple[Key, Path]]:
+        """Every file or folder it names, and the key that does."""
+        yield ("path",), self.path
+        if self.vae is not None:
+            yield ("vae",), self.vae
+        for index, path in enumerate(self.text_encoders):
+            yield ("text_encoders", index), path
+
 
 class Catalog(Strict):
     """NAI model ids and their checkpoints; `default` answers for every id that is not listed."""
 
     default: str
     models: dict[str, Entry]
+    _file: Path | None = PrivateAttr(None)
 
-    def entry(self, model: str) -> Entry:
-        """The checkpoint for a model id."""
-        return self.models.get(model, self.models[self.default])
+    def distinct(self) -> tuple[str, ...]:
+        """One model id for each checkpoint, the default's first."""
+        names = (self.default, *self.models)
+        entries = [self.models[name] for name in names]
+        return tuple(name for index, name in enumerate(names) if self.models[name] not in entries[:index])
+
+    def of(self, file: Path) -> "Catalog":
+        """The same catalogue as this file's: relative paths are taken from beside it."""
+        entries = {name: entry.beside(file.parent) for name, entry in self.models.items()}
+        catalog = self.model_copy(update={"models": entries})
+        catalog._file = file
+        return catalog
+
+    def require_files(self, model: str) -> None:
+        """Refuse a listed model with a ConfigError unless all the files it names are there."""
+        for key, path in self.models[model].files():
+            if not path.exists():
+                named = ("models", model, *key)
+                where = "" if self._file is None else f"{place(self._file, named)}: {dotted(named)}: "
+                raise ConfigError(f"{where}{path}: no such file")
 
 
 def load_catalog(file: Path) -> Catalog:
-    """Read a catalogue; its relative paths are beside it.
+    """Read a catalogue; its relative paths are beside it, and need not lead anywhere yet.
 
     Raises:
-        ConfigError: an unknown key, or a default that is not listed.
+        ConfigError: an unknown key, a value that is not allowed, or a default that is not listed.
     """
-    catalog = checked(Catalog, read_toml(file), str(file))
+    catalog = checked(Catalog, read_toml(file), file)
     if catalog.default not in catalog.models:
-        raise ConfigError(f"{file}: default = {catalog.default!r} is not one of {', '.join(catalog.models)}")
-    entries = {name: entry.beside(file.parent) for name, entry in catalog.models.items()}
-    return catalog.model_copy(update={"models": entries})
+        listed = ", ".join(catalog.models) or "the models, of which there are none"
+        raise ConfigError(f"{place(file, ['default'])}: default = {catalog.default!r} is not one of {listed}")
+    return catalog.of(file)
 
 
 def single(path: Path) -> Catalog:
     """A catalogue of one checkpoint, which answers for every model id."""
     return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": Entry(path=path)})
+
+
+def chosen(settings: Settings, checkpoint: Path | None, demo: bool, weights: Path | None) -> Catalog:
+    """The catalogue a command is about: what its arguments name, else what the settings do.
+
+    Raises:
+        ConfigError: the arguments name more than one, nothing names any, or the catalogue is wrong.
+    """
+    asked = {"a checkpoint": checkpoint is not None, "--demo": demo, "--weights": weights is not None}
+    given = [name for name, is_given in asked.items() if is_given]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} contradict each other; name one of them")
+    if demo:
+        return single(_demo_file())
+    if checkpoint is not None:
+        return single(checkpoint)
+    file = weights or settings.weights
+    if file is None:
+        raise ConfigError("no model: name a checkpoint, a catalogue with --weights, or --demo")
+    return load_catalog(file)
+
+
+def _demo_file() -> Path:
+    """The demo model's file, built where temporary files go when it is not there yet."""
+    owner = os.getuid() if hasattr(os, "getuid") else 0
+    file = Path(gettempdir()) / f"naiad-demo-{version('naiad')}-{owner}" / "naiad-demo.safetensors"
+    if not file.exists():
+        import typer
+
+        from demo.checkpoint import build_demo
+
+        typer.echo("building the demo model (it is untrained: it draws noise)", err=True)
+        build_demo(file)
+    return file

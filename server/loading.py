@@ -5,7 +5,8 @@ import torch
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 from server.served import Served
-from server.settings import ConfigError, Settings
+from server.settings import Settings
+from server.toml import ConfigError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -1,37 +1,96 @@
 """What differs between model families, as data: defaults, where ladders start, and how prompts are written."""
 
 import re
+from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from pipelines.errors import UnknownName
+from pipelines.samplers import canonical
+from pipelines.schedules import SCHEDULES
 from pipelines.sniff import Identity
-from server.settings import ConfigError, Strict, checked, read_toml
+from server.toml import ConfigError, Strict, checked, read_toml
+from server.wire import LARGEST_AREA, MOST_STEPS
+
+
+def _sampler(name: str) -> str:
+    try:
+        canonical(name)
+    except UnknownName as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+def _schedule(name: str) -> str:
+    if name not in SCHEDULES:
+        raise ValueError(str(UnknownName("noise schedule", name, SCHEDULES)))
+    return name
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return text
+
+
+def _artist(text: str) -> str:
+    if "{name}" not in text:
+        raise ValueError("should contain {name}, where the artist's name goes")
+    return text
+
+
+def _size(size: tuple[int, int]) -> tuple[int, int]:
+    width, height = size
+    if width * height > LARGEST_AREA:
+        raise ValueError(f"{width}x{height} is more than {LARGEST_AREA} pixels")
+    return size
+
+
+def _infinity(value: object) -> object:
+    return inf if value == "inf" else value
+
+
+Side = Annotated[int, Field(ge=64, multiple_of=32)]
+Size = Annotated[tuple[Side, Side], AfterValidator(_size)]
+"""Width and height in pixels."""
+Scale = Annotated[float, Field(ge=0, le=50)]
+HighestSigma = Annotated[float, BeforeValidator(_infinity), Field(gt=0)]
+"""Where a noise table ends; "inf" may be written as a text, as JSON would have it."""
 
 
 class Match(Strict):
-    """Which checkpoints a profile is for, by name; `generic` ones take what is left."""
+    """Which checkpoints a profile is for, by regular expressions for the name; `generic` ones take what is left."""
 
-    name: tuple[str, ...] = ()
+    name: tuple[Annotated[str, AfterValidator(_pattern)], ...] = ()
     generic: bool = False
 
 
 class Defaults(Strict):
     """What a request gets where it says nothing."""
 
-    sampler: str = "k_euler"
-    noise_schedule: str = "native"
-    steps: int = 28
-    scale: float = 5.0
-    cfg_rescale: float = 0.0
-    width: int = 832
-    height: int = 1216
+    sampler: Annotated[str, AfterValidator(_sampler)] = "k_euler"
+    noise_schedule: Annotated[str, AfterValidator(_schedule)] = "native"
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 28
+    scale: Scale = 5.0
+    cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    width: Side = 832
+    height: Side = 1216
+
+    @model_validator(mode="after")
+    def area(self) -> "Defaults":
+        _size((self.width, self.height))
+        return self
 
 
 class Guards(Strict):
     """Where a value is legal but unlikely to be meant; `mimic_scale` is dynamic thresholding's."""
 
-    warn_scale_above: float | None = None
-    mimic_scale: float = 5.0
+    warn_scale_above: Scale | None = None
+    mimic_scale: Scale = 5.0
 
 
 class Tags(Strict):
@@ -40,7 +99,7 @@ class Tags(Strict):
     quality: str = ""
     quality_position: Literal["prefix", "suffix"] = "suffix"
     negative: str = ""
-    artist_format: str = "artist:{name}"
+    artist_format: Annotated[str, AfterValidator(_artist)] = "artist:{name}"
 
 
 class Profile(Strict):
@@ -51,13 +110,20 @@ class Profile(Strict):
     prediction: Literal["eps", "v", "edm_v"]
     zsnr: bool = False
     match: Match = Match()
-    sigma_max: float = float("inf")
-    sigma_start: float = 56.0
+    sigma_max: HighestSigma = inf
+    sigma_start: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 56.0
     syntax: Literal["nai", "a1111"] = "nai"
-    sizes: tuple[tuple[int, int], ...] = ()
+    sizes: tuple[Size, ...] = ()
     defaults: Defaults = Defaults()
     guards: Guards = Guards()
     tags: Tags = Tags()
+
+    @field_validator("zsnr")
+    @classmethod
+    def only_velocity(cls, zsnr: bool, seen: ValidationInfo) -> bool:
+        if zsnr and seen.data.get("prediction", "v") != "v":
+            raise ValueError("zero terminal SNR goes with prediction 'v' alone")
+        return zsnr
 
 
 def load_profiles(folder: Path) -> tuple[Profile, ...]:
@@ -67,7 +133,7 @@ def load_profiles(folder: Path) -> tuple[Profile, ...]:
         ConfigError: a file that says something unknown or not allowed.
     """
     return tuple(
-        checked(Profile, {"name": file.stem, **read_toml(file)}, str(file))
+        checked(Profile, {"name": file.stem, **read_toml(file)}, file)
         for file in sorted(folder.glob("*.toml"))
     )
 

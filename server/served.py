@@ -1,19 +1,29 @@
 """The model a server answers with, known from its file alone: what it is, and the profile that fits it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from pipelines.checkpoint import fingerprint
 from pipelines.errors import WeightsError
 from pipelines.sniff import Identity, identify
-from server.catalog import Entry
+from server.catalog import Catalog, Entry
 from server.profiles import Profile, load_profiles, matching, named
+from server.toml import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A checkpoint before it is loaded; `fingerprint` is the 8 hex digits its pictures carry as Source."""
+    """A checkpoint before it is loaded.
 
+    `model` is its id in the catalogue, `ids` all that name the same checkpoint, `elsewhere` those that name another;
+    `fingerprint` is the 8 hex digits its pictures carry as Source.
+    """
+
+    model: str
+    ids: tuple[str, ...]
+    elsewhere: tuple[str, ...]
     entry: Entry
     identity: Identity
     profile: Profile
@@ -23,6 +33,7 @@ class Served:
     def card(self) -> dict[str, object]:
         """What `/models` tells: facts and how they are known, never a path."""
         return {
+            "id": self.model,
             "file": self.entry.path.name,
             "hash": self.fingerprint,
             "family": self.identity.family,
@@ -35,13 +46,16 @@ class Served:
         }
 
 
-def recognise(entry: Entry) -> Served:
-    """Look at a checkpoint without loading it.
+def recognise(catalog: Catalog, model: str | None = None) -> Served:
+    """Look at a listed checkpoint, the default unless another is named, without loading it.
 
     Raises:
         WeightsError: it cannot serve.
-        ConfigError: its profile does not exist.
+        ConfigError: a file or profile that the catalogue names does not exist.
     """
+    name = model or catalog.default
+    entry = catalog.models[name]
+    catalog.require_files(name)
     identity = identify(entry.path, entry.prediction, entry.zsnr)
     if identity.channels != 4:
         raise WeightsError(
@@ -52,7 +66,30 @@ def recognise(entry: Entry) -> Served:
         profile, reason = named(profiles, entry.profile), "the catalogue says so"
     else:
         profile, reason = matching(profiles, entry.path.name, identity)
-    return Served(entry, identity, profile, reason, fingerprint(entry.path))
+    same = tuple(other for other in catalog.models if catalog.models[other] == entry)
+    elsewhere = tuple(other for other in catalog.models if other not in same)
+    return Served(name, same, elsewhere, entry, identity, profile, reason, fingerprint(entry.path))
+
+
+def cards(catalog: Catalog) -> list[Mapping[str, object]]:
+    """A card for every checkpoint of a catalogue; one that cannot serve says why."""
+    return [_card(catalog, model) for model in catalog.distinct()]
+
+
+def _card(catalog: Catalog, model: str) -> Mapping[str, object]:
+    try:
+        return recognise(catalog, model).card()
+    except (WeightsError, ConfigError) as error:
+        return {"id": model, "problem": str(error)}
+
+
+def described(card: Mapping[str, object]) -> str:
+    """A model's card for a person to read."""
+    if "problem" in card:
+        return f"{card['id']}: {card['problem']}"
+    lines = [f"{card['id']}: {card['file']}, {card['family']}, hash {card['hash']}"]
+    lines += [f"  {fact}" for fact in cast("list[str]", card["evidence"])]
+    return "\n".join([*lines, f"  profile {card['profile']}: {card['profile_reason']}"])
 
 
 def configs() -> Path:

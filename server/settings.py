@@ -1,24 +1,50 @@
 """How the server is set up: a TOML file, overruled by the environment, overruled by flags. Never read at import."""
 
-import tomllib
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, cast, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from typer import get_app_dir
+
+from server.toml import ConfigError, Strict, checked, names, read_toml, wrong
 
 PREFIX = "NAIAD_"
+FROM_FILE = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
+"""Variables that name a file with the value of another, as containers are given their secrets."""
 
 
-class ConfigError(ValueError):
-    """A file or variable that sets something wrongly; the message says where, what, and what is allowed."""
+def _token(text: str) -> str:
+    if not re.fullmatch("[!-~]{8,}", text):
+        raise ValueError("must be at least 8 characters of printable ASCII, without spaces")
+    return text
 
 
-class Strict(BaseModel):
-    """A part of a configuration file: frozen, and no key it does not know."""
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError("should be auto, cpu, cuda, a numbered one like cuda:1, or mps")
+    return name
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+def _origin(address: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]+", address):
+        raise ValueError("should be like https://example.org, with no path and no / at its end")
+    return address
+
+
+def _host(name: str) -> str:
+    if not re.fullmatch(r"[^/\s:\[\]]+|([0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(%\w+)?", name):
+        raise ValueError(
+            "should be a name like example.org or an address, without http:// and without a port"
+        )
+    return name
+
+
+Token = Annotated[str, AfterValidator(_token)]
+"""A bearer token, as an HTTP header can carry it."""
 
 
 class EngineSettings(Strict):
@@ -34,112 +60,111 @@ class ApiSettings(Strict):
     presets: Literal["auto", "client", "always"] = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
-    hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
+    hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = ()
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
 
 
 class Settings(Strict):
     """Every setting; `configs/server.toml` lists them with their defaults."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 4242
-    token: str | None = None
+    token: Annotated[Token | None, Field(repr=False)] = None
     tokens: Path | None = None
     metadata: Literal["full", "plain", "none"] = "full"
     signing_key: Path | None = None
     weights: Path | None = None
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
     engine: EngineSettings = EngineSettings()
     api: ApiSettings = ApiSettings()
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
 def load_settings(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
     """Settings from all three sources; flags that are None were not given.
 
     Raises:
-        ConfigError: an unknown key or a value that is not allowed.
+        ConfigError: an unknown key, a value that is not allowed, or two variables that contradict each other.
     """
-    sources = {
-        str(file): {} if file is None else _beside(file, read_toml(file)),
-        "environment": _from_environment(environment),
-        "flags": {key: value for key, value in flags.items() if value is not None},
-    }
-    merged: dict[str, Any] = {}
-    for origin, values in sources.items():
-        checked(Settings, values, origin)  # so that what is wrong is said of the source that says it
-        merged = _with(merged, values)
-    return Settings.model_validate(merged)
+    sources = (
+        {} if file is None else _from_file(file),
+        *_from_environment(environment),
+        *_from_flags(flags),
+    )
+    return Settings.model_validate(reduce(_with, sources))
 
 
-def _beside(file: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Take relative paths from beside the file that names them."""
-    paths = (key for key in ("weights", "tokens", "signing_key") if isinstance(values.get(key), str))
+def signing_key(settings: Settings) -> Path:
+    """Where the key that signs pictures is kept; unless set, in the user's own configuration folder."""
+    return settings.signing_key or Path(get_app_dir("naiad")) / "signing.pem"
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    """What a file sets; its relative paths are beside it."""
+    values = read_toml(file)
+    checked(Settings, values, file)
+    paths = values.keys() & {"weights", "tokens", "signing_key"}
     return values | {key: file.parent / values[key] for key in paths}
 
 
-def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file; a ConfigError names the file when there is none or it is none."""
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from None
-
-
-def checked(model: type[Model], values: Mapping[str, Any], origin: str) -> Model:
-    """Validate what a file says; the first thing wrong is told with its dotted key."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{origin}: {key!r} is not a key here{_near(key, model)}") from None
-        if first["type"] == "missing":
-            raise ConfigError(f"{origin}: {key} is required") from None
-        given = "..." if key == "token" else repr(first["input"])
-        raise ConfigError(f"{origin}: {key} = {given}: {first['msg'].removeprefix('Input ')}") from None
-
-
-def _near(key: str, model: type[BaseModel]) -> str:
-    near = get_close_matches(key, list(names(model)), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all settings."""
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from names(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """NAIAD_ENGINE_QUEUE_LIMIT sets engine.queue_limit; a variable that sets nothing is refused."""
     known = {PREFIX + name.replace(".", "_").upper(): name for name in names(Settings)}
-    values: dict[str, Any] = {}
     for variable, value in environment.items():
         if variable.startswith(PREFIX):
-            if variable not in known:
-                near = get_close_matches(variable, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ConfigError(f"environment: {variable} is not a setting{hint}")
-            values = _with(values, _nested(known[variable].split("."), value))
+            plain = FROM_FILE.get(variable, variable)
+            if plain not in known:
+                raise ConfigError(f"environment: {variable} is not a setting{_hint(variable, known)}")
+            if plain != variable and plain in environment:
+                raise ConfigError(f"environment: {plain} and {variable} are both set; one of them is enough")
+            if not value:
+                raise ConfigError(f"environment: {variable} is empty; give it a value or unset it")
+            told = value if plain == variable else _secret(variable, Path(value))
+            yield _alone(known[plain].split("."), told, f"environment: {variable}")
+
+
+def _hint(variable: str, known: Mapping[str, str]) -> str:
+    inner = [name for name in known if name.startswith(f"{variable}_")]
+    if inner:
+        return f" but a table of them; there are {', '.join(inner)}"
+    near = get_close_matches(variable, [*known, *FROM_FILE], n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _secret(variable: str, file: Path) -> str:
+    """The content of a file that a variable names, as lines come from editors and secret stores."""
+    try:
+        return file.read_text("utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"environment: {variable} = '{file}': {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"environment: {variable} = '{file}': not a text") from None
+
+
+def _from_flags(flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    for key, value in flags.items():
+        if value is not None:
+            yield _alone([key], value, f"--{key}")
+
+
+def _alone(path: list[str], value: object, label: str) -> dict[str, Any]:
+    """One setting from a source that is text: read leniently, and what is wrong is said of the source."""
+    if isinstance(value, str) and _is_list(path):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    values = cast("dict[str, Any]", reduce(lambda inner, key: {key: inner}, reversed(path), value))
+    try:
+        Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(wrong(error.errors()[0], label)) from None
     return values
 
 
-def _nested(path: list[str], value: object) -> dict[str, Any]:
-    return {path[0]: value if len(path) == 1 else _nested(path[1:], value)}
+def _is_list(path: list[str]) -> bool:
+    table: Any = Settings
+    for key in path:
+        table = table.model_fields[key].annotation
+    return get_origin(table) is tuple
 
 
 def _with(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.sniff import Identity
 from server.profiles import load_profiles, matching, named
-from server.settings import ConfigError
+from server.toml import ConfigError
 
 PROFILES = load_profiles(Path(__file__).parent.parent / "configs" / "profiles")
 KINDS = {
