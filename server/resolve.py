@@ -1,10 +1,12 @@
 """From what a client sent to the job that will be drawn: every default decided, every doubt refused here."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import inf
 from secrets import randbelow
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pipelines.errors import UnknownName
 from pipelines.job import Guidance, Job, Prompts, Threshold
@@ -12,20 +14,48 @@ from pipelines.prompt import parse
 from pipelines.samplers import canonical
 from pipelines.schedules import SCHEDULES
 from pipelines.tokens import LIMIT, weighted
+from server.captions import flattened
 from server.errors import Rejected
+from server.presets import Mode, Presets, Texts, completed
 from server.profiles import Profile
+from server.served import Served
+from server.webp import LONGEST_SIDE
 from server.wire import LARGEST_AREA, GenerateRequest, Parameters
 
 NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
+NATIVE_ONLY = frozenset({"ddim_v3", "plms", "k_lms", "k_dpm_fast"})
+"""Samplers NAI's page sends no noise schedule with."""
+AUTO_SMEA_AREA = 2_166_785
+SAMPLES_BY_AREA = ((360_448, 8), (409_600, 6), (LARGEST_AREA, 4))
+"""The largest area, in pixels, at which so many pictures may be asked for at once (NAI's page, 2026)."""
+STRUCTURED = re.compile(r"nai-diffusion-[4-9]")
+"""The models whose prompt is `v4_prompt`; others are sent one too, but only for the record."""
+MOST_MIXED = 32
+"""Sides of `|`; each is encoded by itself."""
 SEEDS = 2**32
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """What a request is read against: the model served, NAI's presets, and the operator's choices."""
+
+    served: Served
+    presets: Presets
+    mode: Mode = "auto"
+    unknown_models: Literal["map", "refuse"] = "map"
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
-    """A job, and what the client should be told about how its request was read."""
+    """A job; how its pictures are to be written; and what the client should be told about how it was read.
+
+    `recorded` are flags that change no picture and are written down as they were sent.
+    """
 
     job: Job
+    image_format: Literal["png", "webp"]
+    recorded: Mapping[str, bool]
     warnings: tuple[str, ...]
 
 
@@ -34,49 +64,94 @@ def any_seed() -> int:
     return 1 + randbelow(SEEDS - 1)
 
 
-def resolve(request: GenerateRequest, profile: Profile, pick_seed: Callable[[], int] = any_seed) -> Resolved:
+def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], int] = any_seed) -> Resolved:
     """Decide a request.
 
     Raises:
         Rejected: a field's value cannot be used; the message names the field, the value and what is allowed.
     """
-    asked, defaults = request.parameters, profile.defaults
-    if request.action != "generate" or asked.image:
-        raise Rejected(
-            "action", f"{request.action!r} with an image is not offered yet; this version draws from text"
-        )
-    width, height = _size(asked.width or defaults.width, asked.height or defaults.height)
-    sampler, smea = _sampler(asked, defaults.sampler)
-    prompts = Prompts(
-        positive=request.input or asked.prompt or "",
-        negative=_first(asked.negative_prompt, asked.uc, ""),
-        syntax=profile.syntax,
-        drop_seams=bool(asked.legacy_v3_extend),
-    )
+    asked, profile = request.parameters, policy.served.profile
+    _require_text_to_image(request)
+    asked_model = policy.presets.canonical(request.model or policy.served.model)
+    told = _model(asked_model, policy)
+    width, height = asked.width or profile.defaults.width, asked.height or profile.defaults.height
+    samples = _samples(asked.n_samples or 1, width, height)
+    sampler, smea = _sampler(asked, profile.defaults.sampler, width * height)
+    schedule = _schedule(asked, sampler, profile)
+    bug, brownian = _ancestral_flags(asked, sampler, schedule)
+    prompts = _prompts(request, asked_model, policy)
     job = Job(
-        model=request.model,
+        model=policy.served.model,
         prompts=prompts,
         width=width,
         height=height,
-        steps=asked.steps or defaults.steps,
+        steps=asked.steps or profile.defaults.steps,
         sampler=sampler,
-        schedule=_schedule(asked.noise_schedule or defaults.noise_schedule),
+        schedule=schedule,
         guidance=_guidance(asked, profile),
-        seeds=_seeds(asked, pick_seed),
+        seeds=_seeds(asked, samples, pick_seed),
         sigma_start=profile.sigma_start,
-        brownian=bool(asked.prefer_brownian),
+        brownian=brownian,
         smea=smea,
     )
-    return Resolved(job, _warnings(prompts))
+    legacy = {} if asked.legacy is None else {"legacy": asked.legacy}
+    recorded = {**legacy, "deliberate_euler_ancestral_bug": bug, "prefer_brownian": brownian}
+    warnings = (*told, *_cut(prompts), *_replaced(asked, job), *_excess(job, profile))
+    return Resolved(job, _image_format(asked, job), recorded, warnings)
 
 
-def _size(width: int, height: int) -> tuple[int, int]:
-    if width * height > LARGEST_AREA:
-        raise Rejected("parameters.width", f"{width}x{height} is more than {LARGEST_AREA} pixels")
-    return width, height
+def _image_format(asked: Parameters, job: Job) -> Literal["png", "webp"]:
+    if asked.image_format == "webp" and max(job.width, job.height) > LONGEST_SIDE:
+        reason = (
+            f"webp cannot hold {job.width}x{job.height}; sides are at most {LONGEST_SIDE}, or ask for png"
+        )
+        raise Rejected("parameters.image_format", reason)
+    return asked.image_format or "png"
 
 
-def _sampler(asked: Parameters, default: str) -> tuple[str, str]:
+def _require_text_to_image(request: GenerateRequest) -> None:
+    """Refuse what starts from pictures; a missing action is told by the pictures there are."""
+    asked = request.parameters
+    if request.action == "infill" and not (asked.image and asked.mask):
+        raise Rejected("parameters.mask", "infill needs an image and a mask")
+    if request.action == "img2img" and not asked.image:
+        raise Rejected("parameters.image", "img2img needs an image")
+    if asked.image:
+        raise Rejected("parameters.image", "pictures to start from are not offered by this version")
+    for name, value in (
+        ("reference_image", asked.reference_image),
+        ("reference_image_multiple", asked.reference_image_multiple),
+    ):
+        if value:
+            raise Rejected(f"parameters.{name}", "vibe transfer is not offered by this version")
+
+
+def _model(name: str, policy: Policy) -> tuple[str, ...]:
+    """What is to be said of the model asked for; nothing when it is the one that is loaded."""
+    served = policy.served
+    names = {name, name.removesuffix("-inpainting")}
+    if names & set(served.ids):
+        return ()
+    if names & set(served.elsewhere):
+        raise Rejected("model", f"{name!r} is in the catalogue but not loaded; loaded is {served.model!r}")
+    if policy.unknown_models == "refuse":
+        near = get_close_matches(name, served.ids, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise Rejected("model", f"{name!r} doesn't exist here{hint}; served: {', '.join(served.ids)}")
+    return (f"model: {name!r} is answered by {served.model!r}",)
+
+
+def _samples(count: int, width: int, height: int) -> int:
+    area = width * height
+    if area > LARGEST_AREA:
+        raise Rejected("parameters.width", f"{width}x{height} is {area} pixels; at most {LARGEST_AREA}")
+    most = next(most for limit, most in SAMPLES_BY_AREA if area <= limit)
+    if count > most:
+        raise Rejected("parameters.n_samples", f"{count} pictures of {width}x{height}; at most {most}")
+    return count
+
+
+def _sampler(asked: Parameters, default: str, area: int) -> tuple[str, str]:
     """The sampler, and whether SMEA or DYN goes with it (DYN implies SMEA; some samplers exclude both)."""
     try:
         name, smea = canonical(asked.sampler or default)
@@ -86,13 +161,42 @@ def _sampler(asked: Parameters, default: str) -> tuple[str, str]:
         return name, "off"
     if asked.sm_dyn:
         return name, "dyn"
-    return name, "smea" if asked.sm and smea == "off" else smea
+    automatic = True in (asked.auto_smea, asked.auto_smea_too) and area >= AUTO_SMEA_AREA
+    return name, "smea" if (asked.sm or automatic) and smea == "off" else smea
 
 
-def _schedule(name: str) -> str:
+def _schedule(asked: Parameters, sampler: str, profile: Profile) -> str:
+    name = asked.noise_schedule or profile.defaults.noise_schedule
     if name not in SCHEDULES:
-        raise Rejected("parameters.noise_schedule", str(UnknownName("noise schedule", name, SCHEDULES)))
-    return name
+        known = UnknownName("noise schedule", name, SCHEDULES)
+        raise Rejected("parameters.noise_schedule", str(known))
+    return "native" if sampler in NATIVE_ONLY or asked.sampler in ("nai_smea", "nai_smea_dyn") else name
+
+
+def _ancestral_flags(asked: Parameters, sampler: str, schedule: str) -> tuple[bool, bool]:
+    """`deliberate_euler_ancestral_bug` and `prefer_brownian`; NAI's page sets both for Euler a off native."""
+    modern = sampler == "k_euler_ancestral" and schedule != "native"
+    return _first(asked.deliberate_euler_ancestral_bug, not modern), _first(asked.prefer_brownian, modern)
+
+
+def _prompts(request: GenerateRequest, model: str, policy: Policy) -> Prompts:
+    """The texts, from whichever of their fields holds them, with the presets they are due."""
+    asked, syntax = request.parameters, policy.served.profile.syntax
+    positive, negative = _texts(request, model)
+    texts = Texts(positive, negative, asked.quality_toggle, asked.uc_preset)
+    final = completed(texts, policy.presets, model, policy.mode, mixes=syntax == "nai")
+    return Prompts(final.positive, final.negative, syntax, drop_seams=bool(asked.legacy_v3_extend))
+
+
+def _texts(request: GenerateRequest, model: str) -> tuple[str, str]:
+    """The prompt and what is undesired, from whichever of their fields hold them."""
+    asked = request.parameters
+    positive, negative = _filled(request.input, asked.prompt), _filled(asked.negative_prompt, asked.uc)
+    if positive and not STRUCTURED.match(model):
+        return positive, negative
+    captions = flattened(asked.v4_prompt, "parameters.v4_prompt")
+    undesired = flattened(asked.v4_negative_prompt, "parameters.v4_negative_prompt")
+    return captions or positive, undesired or negative
 
 
 def _guidance(asked: Parameters, profile: Profile) -> Guidance:
@@ -106,19 +210,41 @@ def _guidance(asked: Parameters, profile: Profile) -> Guidance:
     )
 
 
-def _seeds(asked: Parameters, pick_seed: Callable[[], int]) -> tuple[int, ...]:
+def _seeds(asked: Parameters, samples: int, pick_seed: Callable[[], int]) -> tuple[int, ...]:
     """Image i has seed + i; clients count beyond 32 bits and below zero, so everything is taken modulo 2^32."""
     first = (asked.seed or 0) % SEEDS or pick_seed()
-    return tuple((first + image) % SEEDS for image in range(asked.n_samples or 1))
+    return tuple((first + image) % SEEDS for image in range(samples))
 
 
-def _warnings(prompts: Prompts) -> tuple[str, ...]:
+def _cut(prompts: Prompts) -> list[str]:
     said: list[str] = []
     for name, text in (("input", prompts.positive), ("negative_prompt", prompts.negative)):
-        longest = max(len(weighted(segment.runs)) for segment in parse(text, prompts.syntax))
+        segments = parse(text, prompts.syntax)
+        if len(segments) > MOST_MIXED:
+            raise Rejected(name, f"mixes {len(segments)} texts; at most {MOST_MIXED}")
+        longest = max(len(weighted(segment.runs)) for segment in segments)
         if longest > LIMIT:
             said.append(f"{name}: {longest} tokens, cut after {LIMIT}")
-    return tuple(said)
+    return said
+
+
+def _replaced(asked: Parameters, job: Job) -> list[str]:
+    given = asked.noise_schedule
+    if not given or given == job.schedule:
+        return []
+    return [f"noise_schedule: {given!r} does not go with {asked.sampler or job.sampler}; {job.schedule} does"]
+
+
+def _excess(job: Job, profile: Profile) -> list[str]:
+    most, scale = profile.guards.warn_scale_above, job.guidance.scale
+    return (
+        [f"scale: {scale:g} is more than this model takes well ({most:g})"] if most and scale > most else []
+    )
+
+
+def _filled(*texts: str | None) -> str:
+    """The first text that says something."""
+    return next((text for text in texts if text and text.strip()), "")
 
 
 def _first(*choices: T | None) -> T:

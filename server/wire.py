@@ -1,21 +1,46 @@
 """The request as clients send it: names, types and bounds that depend on no model, and nothing else.
 
-Tolerant where real clients differ: unknown keys are ignored, numbers and booleans may come as strings, `action`
-may be missing, and None everywhere means that the server decides.
+Tolerant where real clients differ: unknown keys are ignored, numbers and booleans may come as strings (sizes may
+not), `action` may be missing, and None everywhere means that the server decides. Fields that this kind of request
+does not use are not looked at, so their values can be anything. Each field's description is what a client is told
+to be allowed when its value is not.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 LARGEST_AREA = 3_145_728
 LONGEST_TEXT = 40_000
+LONGEST_NAME = 200
 MOST_STEPS = 50
 MOST_SAMPLES = 8
+UNWRITABLE = dict.fromkeys([0, *range(0xD800, 0xE000)])
+"""NUL ends a text chunk early, and a lone surrogate, half of a character a client has cut, is none at all."""
 
-Side = Annotated[int, Field(ge=64, multiple_of=32, le=LARGEST_AREA // 64)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+
+def cleaned(value: object) -> object:
+    """A text without what no file can hold; anything else as it is."""
+    return value.translate(UNWRITABLE) if isinstance(value, str) else value
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a boolean is no number")
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Text = Annotated[str, BeforeValidator(cleaned), Field(max_length=LONGEST_TEXT)]
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Real = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
+Flag = bool | None
+Side = Annotated[int, Field(strict=True, ge=64, multiple_of=32, le=LARGEST_AREA // 64)]
+
+A_SIDE = f"a whole number, a multiple of 32, from 64 to {LARGEST_AREA // 64}"
+A_TEXT = f"a text of at most {LONGEST_TEXT} characters"
+A_FLAG = "true or false"
+A_NAME = f"a name of at most {LONGEST_NAME} characters"
 
 
 class Wire(BaseModel):
@@ -25,36 +50,56 @@ class Wire(BaseModel):
 
 
 class Parameters(Wire):
-    """`parameters`, as far as text-to-image goes."""
+    """`parameters`, as far as text-to-image goes; the last ones are for other kinds of request, or for the record."""
 
-    width: Side | None = None
-    height: Side | None = None
-    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
-    scale: Annotated[Finite, Field(ge=0, le=50)] | None = None
-    sampler: str | None = None
-    noise_schedule: str | None = None
-    seed: int | None = None
-    n_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
-    prompt: Text | None = None
-    negative_prompt: Text | None = None
-    uc: Text | None = None
-    cfg_rescale: Annotated[Finite, Field(ge=0, le=1)] | None = None
-    uncond_scale: Annotated[Finite, Field(ge=0, le=10)] | None = None
-    dynamic_thresholding: bool | None = None
-    sm: bool | None = None
-    sm_dyn: bool | None = None
-    skip_cfg_above_sigma: Finite | None = None
-    skip_cfg_below_sigma: Finite | None = None
-    prefer_brownian: bool | None = None
-    legacy_v3_extend: bool | None = None
-    image: str | None = None
-    mask: str | None = None
+    width: Side | None = Field(None, description=A_SIDE)
+    height: Side | None = Field(None, description=A_SIDE)
+    steps: Annotated[Whole, Field(ge=1, le=MOST_STEPS)] | None = Field(
+        None, description=f"a whole number from 1 to {MOST_STEPS}"
+    )
+    scale: Annotated[Real, Field(ge=0, le=50)] | None = Field(None, description="a number from 0 to 50")
+    sampler: Name | None = Field(None, description=A_NAME)
+    noise_schedule: Name | None = Field(None, description=A_NAME)
+    seed: Whole | None = Field(None, description="a whole number, taken modulo 2^32; 0 means any")
+    n_samples: Annotated[Whole, Field(ge=1, le=MOST_SAMPLES)] | None = Field(
+        None, description=f"a whole number from 1 to {MOST_SAMPLES}, fewer for large pictures"
+    )
+    prompt: Text | None = Field(None, description=A_TEXT)
+    negative_prompt: Text | None = Field(None, description=A_TEXT)
+    uc: Text | None = Field(None, description=A_TEXT)
+    cfg_rescale: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
+    uncond_scale: Annotated[Real, Field(ge=0, le=10)] | None = Field(
+        None, description="a number from 0 to 10"
+    )
+    dynamic_thresholding: Flag = Field(None, description=A_FLAG)
+    sm: Flag = Field(None, description=A_FLAG)
+    sm_dyn: Flag = Field(None, description=A_FLAG)
+    skip_cfg_above_sigma: Real | None = Field(None, description="a number, or null")
+    skip_cfg_below_sigma: Real | None = Field(None, description="a number, or null")
+    prefer_brownian: Flag = Field(None, description=A_FLAG)
+    deliberate_euler_ancestral_bug: Flag = Field(None, description=A_FLAG)
+    legacy: Flag = Field(None, description=A_FLAG)
+    legacy_v3_extend: Flag = Field(None, description=A_FLAG)
+    image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
+
+    auto_smea: object = Field(None, alias="autoSmea")
+    auto_smea_too: object = Field(None, alias="auto_smea")
+    quality_toggle: object = Field(None, alias="qualityToggle")
+    uc_preset: object = Field(None, alias="ucPreset")
+    v4_prompt: object = None
+    v4_negative_prompt: object = None
+    image: object = None
+    mask: object = None
+    reference_image: object = None
+    reference_image_multiple: object = None
 
 
 class GenerateRequest(Wire):
     """The body of `POST /ai/generate-image`."""
 
-    input: Text = ""
-    model: Annotated[str, Field(max_length=200)] = "nai-diffusion-3"
-    action: Literal["generate", "img2img", "infill"] = "generate"
-    parameters: Parameters = Parameters()
+    input: Text | None = Field(None, description=A_TEXT)
+    model: Name | None = Field(None, description=f"a model id of at most {LONGEST_NAME} characters")
+    action: Literal["generate", "img2img", "infill"] | None = Field(
+        None, description="generate, img2img or infill"
+    )
+    parameters: Parameters = Field(description="an object")
