@@ -1,20 +1,19 @@
 """What a picture says about itself, in NAI's own keys, types and order, and that it is not NovelAI's.
 
 `Software = NovelAI` names the format: readers compare it exactly. Who made the picture is said by `generator`
-and by a Source hash of our own model's, never one of NAI's.
+and by a Source hash of our own model's, never one of NAI's. Every key and its place: reference, metadata, 1.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
-from math import isfinite
+from math import inf, isfinite
 from typing import cast
 
-from PIL import Image
-
 from pipelines.job import Job
-from server.stealth import extract
 
 NAI_HASHES = frozenset(
     {
@@ -22,18 +21,55 @@ NAI_HASHES = frozenset(
         *("4BE8C60C", "C8704949", "37C2B166", "F306816B", "9CC2F394"),
     }
 )
+RECORDED = ("legacy", "deliberate_euler_ancestral_bug", "prefer_brownian")
+"""NAI's flags that change nothing in a job but are echoed, in NAI's order; the first is a task's."""
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 """NUL ends a text chunk early and a lone surrogate is no character at all."""
 
 
+@cache  # it is looked up on disk
+def release() -> str:
+    """The version of naiad that is installed."""
+    return version("naiad")
+
+
+def program() -> str:
+    """The program and its version."""
+    return f"naiad {release()}"
+
+
 def generator() -> str:
     """Who made the picture."""
-    return f"naiad {version('naiad')} (self-hosted, not NovelAI)"
+    return f"{program()} (self-hosted, not NovelAI)"
 
 
-def comment(job: Job, index: int) -> dict[str, object]:
-    """The Comment of a job's picture `index`: NAI V3's keys in NAI's order (mid-2024), then our own."""
-    guidance = job.guidance
+def about(job: Job, ladder: Sequence[float], batching: str, source_hash: str) -> dict[str, object]:
+    """The Comment's `naiad` object: all that is needed to draw the picture again, as plain JSON values."""
+    return {
+        "version": release(),
+        "model": source_hash,
+        "batching": batching,
+        "job": _plain(asdict(job)),
+        "ladder": _plain(ladder),
+        "inputs": {},
+    }
+
+
+def comment(
+    job: Job,
+    index: int,
+    recorded: Mapping[str, bool] | None = None,
+    about: Mapping[str, object] | None = None,
+) -> dict[str, object]:
+    """The Comment of a job's picture `index`: NAI V3's keys in NAI's order (mid-2024), then our own.
+
+    Args:
+        job: what was drawn.
+        index: which of its pictures.
+        recorded: NAI's flags that are only echoed; any of RECORDED.
+        about: the `naiad` object, if the picture is to carry one.
+    """
+    guidance, flags = job.guidance, recorded or {}
     above = {"skip_cfg_above_sigma": float(guidance.skip_above)} if isfinite(guidance.skip_above) else {}
     return {
         "prompt": written(job.prompts.positive),
@@ -62,17 +98,28 @@ def comment(job: Job, index: int) -> dict[str, object]:
         "skip_cfg_below_sigma": float(guidance.skip_below),
         "lora_unet_weights": None,
         "lora_clip_weights": None,
+        **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},
         "uc": written(job.prompts.negative),
         "request_type": "PromptGenerateRequest",
+        **({} if about is None else {"naiad": about}),
         "generator": generator(),
     }
 
 
-def text_fields(comment: Mapping[str, object], source_hash: str, seconds: float) -> dict[str, str]:
-    """The text chunks in NAI's order.
+def text_fields(
+    comment: Mapping[str, object], source_hash: str, seconds: float, public_key: str | None = None
+) -> dict[str, str]:
+    """The text chunks in NAI's order, then our own.
+
+    Args:
+        comment: the Comment, with its signature if it has one.
+        source_hash: 8 upper-case hex digits of the model.
+        seconds: how long the drawing took.
+        public_key: whose signature the Comment carries. Without one the picture does not call itself NovelAI's
+            format, since it could then be edited until it no longer says who made it.
 
     Raises:
-        ValueError: no hash, or one of NAI's own, which no picture of ours may carry.
+        ValueError: no hash, one of NAI's own, which no picture of ours may carry, or a number JSON has not.
     """
     if not re.fullmatch("[0-9A-F]{8}", source_hash):
         raise ValueError(f"{source_hash!r} is not 8 upper-case hex digits")
@@ -81,10 +128,12 @@ def text_fields(comment: Mapping[str, object], source_hash: str, seconds: float)
     return {
         "Title": "AI generated image",
         "Description": str(comment["prompt"]),
-        "Software": "NovelAI",
+        "Software": program() if public_key is None else "NovelAI",
         "Source": f"Stable Diffusion XL {source_hash}",
         "Generation time": str(seconds),
-        "Comment": json.dumps(comment),
+        "Comment": json.dumps(comment, allow_nan=False),
+        "Generator": generator(),
+        **({} if public_key is None else {"Signature key": public_key}),
     }
 
 
@@ -98,26 +147,12 @@ def written(text: str) -> str:
     return UNWRITABLE.sub("", text)
 
 
-def read(picture: Image.Image) -> tuple[dict[str, str], dict[str, str] | None]:
-    """Both layers of a picture: its text chunks, and the fields in its alpha if there are any."""
-    import numpy as np
-
-    chunks = {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
-    if picture.mode != "RGBA":
-        return chunks, None
-    return chunks, _fields(extract(np.asarray(picture)))
-
-
-def _fields(text: str | None) -> dict[str, str] | None:
-    """The fields in a text that a stranger may have written; None unless it is an object of strings."""
-    try:
-        found: object = json.loads(text or "null")
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict):
-        return None
-    return {
-        str(key): value
-        for key, value in cast("dict[object, object]", found).items()
-        if isinstance(value, str)
-    }
+def _plain(value: object) -> object:
+    """A value as JSON has it: lists for tuples, "inf" for what is without end."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in cast("dict[str, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in cast("Sequence[object]", value)]
+    if isinstance(value, str):
+        return written(value)
+    return "inf" if value == inf else value

@@ -1,16 +1,73 @@
-"""From what the device drew to what a client gets: PNG files with NAI's metadata in both layers."""
+"""From what the device drew to what a client gets: files that say in NAI's layout what they are and who made them."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from pipelines.job import Job
+from server import png, webp
 from server.engine import Drawn
-from server.metadata import comment, text_fields
-from server.png import encode
+from server.metadata import about, alpha_text, comment, text_fields
+from server.signature import SigningKey, signed
+from server.stealth import Pixels, Rgb, embed, opaque
+
+log = logging.getLogger("naiad")
+ImageFormat = Literal["png", "webp"]
+ENCODERS = {"png": png.encode, "webp": webp.encode}
 
 
-def encoded(job: Job, drawn: Drawn, source_hash: str) -> Sequence[bytes]:
-    """One PNG for each picture of a job, its own seed in its Comment."""
-    return [
-        encode(pixels, text_fields(comment(job, index), source_hash, drawn.seconds))
-        for index, pixels in enumerate(drawn.pictures)
-    ]
+@dataclass(frozen=True, slots=True)
+class Imprint:
+    """What a server puts into every picture.
+
+    Attributes:
+        source_hash: 8 upper-case hex digits of the model.
+        key: signs the pictures; needed for "full" alone.
+        level: "full" signs and writes all fields, in the alpha too; "plain" writes text under our own name and
+            neither key nor signature: nothing in it is the operator's own but the model; "none" writes nothing.
+        batching: how jobs shared the device, for the canonical job.
+    """
+
+    source_hash: str
+    key: SigningKey | None
+    level: Literal["full", "plain", "none"]
+    batching: str
+
+    def __post_init__(self) -> None:
+        if self.level == "full" and self.key is None:
+            raise ValueError("full metadata is signed: a key is needed")
+
+
+def encoded(
+    imprint: Imprint,
+    job: Job,
+    drawn: Drawn,
+    index: int,
+    recorded: Mapping[str, bool],
+    image_format: ImageFormat,
+) -> bytes:
+    """The file of a job's picture `index`.
+
+    Raises:
+        Rejected: the format cannot hold a picture of this size.
+    """
+    encode, rgb = ENCODERS[image_format], drawn.pictures[index]
+    if imprint.level == "none":
+        return encode(rgb, {})
+    if imprint.key is None or imprint.level == "plain":
+        told = comment(job, index, recorded)
+        return encode(rgb, text_fields(told, imprint.source_hash, drawn.seconds))
+    ours = about(job, drawn.ladder, imprint.batching, imprint.source_hash)
+    told = signed(rgb, comment(job, index, recorded, ours), imprint.key)
+    fields = text_fields(told, imprint.source_hash, drawn.seconds, imprint.key.public)
+    return encode(_layered(rgb, fields), fields)
+
+
+def _layered(rgb: Rgb, fields: Mapping[str, str]) -> Pixels:
+    """The picture with its fields in the alpha, if they fit."""
+    rgba = embed(rgb, alpha_text(fields))
+    if rgba is None:
+        log.warning("a %dx%d picture is too small for its metadata in alpha", rgb.shape[1], rgb.shape[0])
+        return opaque(rgb)
+    return rgba

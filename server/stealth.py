@@ -9,8 +9,9 @@ import zlib
 
 import numpy as np
 
-Rgb = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
-Rgba = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+Rgb = Pixels
+Rgba = Pixels
 
 MARK = b"stealth_pngcomp"
 HEADER = len(MARK) + 4
@@ -41,9 +42,12 @@ def embed_packed(rgb: Rgb, packed: bytes) -> Rgba | None:
 
 def opaque(rgb: Rgb) -> Rgba:
     """The picture with a full alpha."""
-    height, width = rgb.shape[:2]
-    rgba = np.full((height, width, 4), 255, np.uint8)
-    rgba[..., :3] = rgb
+    packed, count = np.ascontiguousarray(rgb), rgb.shape[0] * rgb.shape[1]
+    # read as words that overlap, a pixel and one byte more; channel by channel takes half as long again
+    words = np.ndarray(count - 1, "<u4", packed, strides=(3,))  # the last pixel has no byte more
+    rgba = np.empty((*rgb.shape[:2], 4), np.uint8)
+    np.bitwise_or(words, 255 << 24, out=rgba.reshape(-1).view("<u4")[:-1])
+    rgba[-1, -1] = (*rgb[-1, -1], 255)
     return rgba
 
 

@@ -3,13 +3,13 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.job import Guidance, Job, Prompts, Threshold
-from server.metadata import NAI_HASHES, alpha_text, comment, generator, read, text_fields
-from server.stealth import embed
+from server.inspection import inspect
+from server.metadata import NAI_HASHES, about, alpha_text, comment, generator, program, release, text_fields
 
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 NEWEST = SAMPLES / "v3_img2img_2024-07.png"
@@ -27,11 +27,8 @@ JOB = Job(
 )
 
 
-def opened(path):
-    """The picture at a path; nothing is left open."""
-    with Image.open(path) as found:
-        found.load()
-        return found
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+FLAGS = {"prefer_brownian": True, "legacy": False, "deliberate_euler_ancestral_bug": False}
 
 
 needs_samples = pytest.mark.skipif(not NEWEST.exists(), reason="the genuine pictures are not here")
@@ -39,7 +36,7 @@ needs_samples = pytest.mark.skipif(not NEWEST.exists(), reason="the genuine pict
 
 @needs_samples
 def test_keys_stand_in_the_order_of_a_genuine_picture_with_its_types():
-    theirs = json.loads(opened(NEWEST).info["Comment"])
+    theirs = json.loads(inspect(NEWEST.read_bytes()).text["Comment"])
     expected = [key for key in theirs if key not in {*ONLY_IMG2IMG, "signed_hash"}]
     ours = comment(JOB, 0)
     assert list(ours) == [*expected, "generator"]
@@ -49,10 +46,17 @@ def test_keys_stand_in_the_order_of_a_genuine_picture_with_its_types():
 @needs_samples
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.png")), ids=lambda path: path.stem)
 def test_both_layers_of_a_genuine_picture_agree(path):
-    text, alpha = read(opened(path))
-    assert alpha is not None
-    assert alpha_text(text) == json.dumps(alpha)
-    assert list(text) == list(text_fields({"prompt": ""}, "00000000", 0.0))
+    found = inspect(path.read_bytes())
+    assert alpha_text(found.text) == json.dumps(found.alpha)
+    ours = list(text_fields({"prompt": ""}, "00000000", 0.0, "a key"))
+    assert ours == [*found.text, "Generator", "Signature key"]
+
+
+@needs_samples
+@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.png")), ids=lambda path: path.stem)
+def test_a_genuine_comment_is_written_as_ours_is(path):
+    text = inspect(path.read_bytes()).text["Comment"]
+    assert text_fields(json.loads(text), "00000000", 0.0)["Comment"] == text
 
 
 def test_every_picture_of_a_request_tells_its_own_seed():
@@ -119,13 +123,81 @@ def test_the_alpha_holds_the_text_fields_but_the_title():
     assert alpha_text(fields).isascii()
 
 
-def test_a_picture_without_layers_reads_as_empty():
-    assert read(Image.new("RGB", (8, 8))) == ({}, None)
-    assert read(Image.new("RGBA", (8, 8))) == ({}, None)
+@given(ANY_TEXT, ANY_TEXT, st.floats(0, 100), st.integers(0, 2**32 - 1))
+def test_a_comment_survives_its_text(positive, negative, scale, seed):
+    job = replace(JOB, prompts=Prompts(positive, negative), guidance=Guidance(scale), seeds=(seed,))
+    told = comment(job, 0, FLAGS, about(job, (inf, 1.0, 0.0), "exact", "00C0FFEE"))
+    fields = text_fields(told, "00C0FFEE", 4.25)
+    assert json.loads(fields["Comment"]) == told
+    assert json.dumps(json.loads(fields["Comment"])) == fields["Comment"]
+    assert fields["Comment"].isascii()
+    assert "\0" not in fields["Description"]
+    fields["Description"].encode()  # raises if there is a lone surrogate in it
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[1]", '"a string"', "[" * 100_000])
-def test_alpha_that_is_not_a_set_of_fields_reads_as_none(text):
-    rgba = embed(np.zeros((256, 256, 3), np.uint8), text)
-    assert rgba is not None
-    assert read(Image.fromarray(rgba)) == ({}, None)
+def test_flags_that_change_nothing_are_echoed_before_uc_in_nai_s_order():
+    keys = list(comment(JOB, 0, FLAGS))
+    at = keys.index("lora_clip_weights")
+    assert keys[at + 1 : at + 5] == ["legacy", "deliberate_euler_ancestral_bug", "prefer_brownian", "uc"]
+    assert comment(JOB, 0, FLAGS)["prefer_brownian"] is True
+
+
+def test_the_naiad_object_tells_the_whole_job_in_plain_json():
+    told = about(JOB, (inf, 1.5, 0.0), "exact", "00C0FFEE")
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told == {
+        "version": release(),
+        "model": "00C0FFEE",
+        "batching": "exact",
+        "job": {
+            "model": "nai-diffusion-3",
+            "prompts": {
+                "positive": "1girl, caf\u00e9", "negative": "lowres", "syntax": "nai", "drop_seams": False,
+            },
+            "width": 832,
+            "height": 1216,
+            "steps": 28,
+            "sampler": "k_euler",
+            "schedule": "native",
+            "guidance": {
+                "scale": 5, "rescale": 0.0, "uncond_scale": 1.0, "threshold": None, "skip_above": "inf",
+                "skip_below": 0.0,
+            },
+            "seeds": [7, 8],
+            "sigma_start": 56.0,
+            "brownian": False,
+            "smea": "off",
+        },
+        "ladder": ["inf", 1.5, 0.0],
+        "inputs": {},
+    }  # fmt: skip
+
+
+def test_every_key_is_explained_in_the_documentation():
+    told = comment(
+        replace(JOB, guidance=Guidance(skip_above=19)), 0, FLAGS, about(JOB, (), "exact", "00C0FFEE")
+    )
+    naiad = told["naiad"]
+    assert isinstance(naiad, dict)
+    page = (Path(__file__).parents[1] / "docs" / "metadata.md").read_text("utf-8")
+    fields = text_fields(told, "00C0FFEE", 1.0, "a key")
+    assert [key for key in (*told, *naiad, *fields, "signed_hash") if f"`{key}`" not in page] == []
+
+
+def test_our_own_keys_stand_last():
+    told = comment(JOB, 0, {}, about(JOB, (), "exact", "00C0FFEE"))
+    assert list(told)[-3:] == ["request_type", "naiad", "generator"]
+
+
+def test_only_a_signed_picture_is_called_novelai_s_format():
+    signed, unsigned = (text_fields(comment(JOB, 0), "00C0FFEE", 1.0, key) for key in ("a key", None))
+    assert (signed["Software"], signed["Signature key"]) == ("NovelAI", "a key")
+    assert unsigned["Software"] == program()
+    assert "Signature key" not in unsigned
+    assert signed["Generator"] == unsigned["Generator"] == generator()
+
+
+@pytest.mark.parametrize("number", [inf, -inf, float("nan")])
+def test_a_number_that_json_has_not_is_never_written(number):
+    with pytest.raises(ValueError, match="JSON"):
+        text_fields(comment(JOB, 0) | {"scale": number}, "00C0FFEE", 1.0)

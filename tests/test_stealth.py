@@ -3,9 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from server.stealth import MARK, SPARE, embed, embed_packed, extract, extract_packed
+from server.stealth import LONGEST, MARK, SPARE, embed, embed_packed, extract, extract_packed, opaque
 
 SAMPLES = sorted((Path(__file__).parents[2] / "shared" / "samples").glob("*.png"))
 
@@ -31,6 +33,30 @@ def test_what_is_embedded_is_extracted(size):
     assert rgba is not None
     assert extract(rgba) == text
     assert np.array_equal(rgba[..., :3], picture(*size))
+
+
+@given(st.text(), st.integers(1, 90), st.integers(1, 90))
+def test_a_text_comes_back_or_is_too_long_for_its_picture(text, height, width):
+    rgba = embed(picture(height, width), text)
+    room = height * width - 8 * (len(MARK) + 4) - SPARE
+    assert (rgba is None) is (8 * len(gzip.compress(text.encode(), 9, mtime=0)) > room)
+    assert rgba is None or extract(rgba) == text
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (5, 7)])
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_full_alpha_leaves_the_colours_as_they_are(size, step):
+    rgb = picture(size[0], size[1] * step)[:, ::step]
+    rgba = opaque(rgb)
+    assert np.array_equal(rgba[..., :3], rgb)
+    assert set(rgba[..., 3].flat) == {255}
+
+
+def test_what_unpacks_to_more_than_any_metadata_is_no_text():
+    for length, read in ((LONGEST, True), (LONGEST + 1, False)):
+        rgba = embed(picture(256, 256), "a" * length)
+        assert rgba is not None
+        assert (extract(rgba) is not None) is read
 
 
 def test_the_layer_is_laid_out_as_the_format_says():
