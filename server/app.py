@@ -3,62 +3,89 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
 from typing import Annotated, cast
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+from starlette.middleware import Middleware
 
 from server import errors
-from server.archive import zipped
-from server.door import guard
+from server.accounts import PAGES, Accounts, token_for
+from server.answers import answer, chosen
+from server.body import received
+from server.door import Door, guarded, new_token
 from server.engine import Drawn, Engine, State, Ticket
-from server.pictures import encoded
-from server.resolve import resolve
-from server.served import Served
+from server.pictures import Imprint, encoded
+from server.resolve import Policy, Resolved, resolve
+from server.tracing import traced
 from server.wire import GenerateRequest
 
-ZIP_HEADERS = {"Content-Disposition": 'attachment; filename="images.zip"'}
 
+@dataclass(frozen=True, slots=True)
+class House:
+    """Everything a request meets: how it is read, drawn, written, and who may send it.
 
-def create_app(served: Served, engine: Engine, token: str | None = None) -> FastAPI:
-    """An application around an engine that it starts and stops.
-
-    Args:
-        served: the model the engine will load.
-        token: the bearer token that guarded paths need; None lets everybody in.
+    `body_limit` is in MiB; `patience` is the seconds within which a whole body must have arrived.
     """
+
+    engine: Engine
+    policy: Policy
+    imprint: Imprint
+    door: Door = field(default_factory=Door)
+    accounts: Accounts = field(default_factory=Accounts)
+    body_limit: int = 64
+    patience: float = 60.0
+
+
+class AccountResponse(JSONResponse):
+    """JSON with its charset named: an old client takes bare `application/json` for an error."""
+
+    media_type = "application/json; charset=utf-8"
+
+
+def create_app(house: House) -> FastAPI:
+    """An application around an engine that it starts and stops."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        engine.start()
+        house.engine.start()
         yield
-        await asyncio.to_thread(engine.stop)
+        await asyncio.to_thread(house.engine.stop)
 
-    app = FastAPI(title="naiad", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.served, app.state.engine = served, engine
+    app = FastAPI(
+        title="naiad",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(traced), Middleware(guarded, door=house.door)],
+    )
+    app.state.house = house
     errors.install(app)
-    if token is not None:
-        app.middleware("http")(guard(token))
     app.get("/")(hello)
     app.get("/live")(live)
     app.get("/ready")(ready)
     app.get("/models")(models)
+    app.get("/key")(key)
+    for page in PAGES:
+        app.get(f"/user/{page}")(partial(account_page, page))
+    app.post("/user/login")(login)
+    app.post("/user/create-persistent-token")(create_persistent_token)
     app.post("/ai/generate-image")(generate_image)
     return app
 
 
-def the_engine(request: Request) -> Engine:
-    """The engine of the application a request came to."""
-    return cast("Engine", request.app.state.engine)
+def the_house(request: Request) -> House:
+    """What the application was made around."""
+    return cast("House", request.app.state.house)
 
 
-def the_model(request: Request) -> Served:
-    """The model of the application a request came to."""
-    return cast("Served", request.app.state.served)
-
-
-EngineHere = Annotated[Engine, Depends(the_engine)]
-ModelHere = Annotated[Served, Depends(the_model)]
+Here = Annotated[House, Depends(the_house)]
 
 
 async def hello() -> dict[str, str]:
@@ -71,31 +98,76 @@ async def live() -> dict[str, str]:
     return {"status": "alive"}
 
 
-async def ready(engine: EngineHere) -> JSONResponse:
+async def ready(house: Here) -> JSONResponse:
     """Whether a picture can be asked for now: 200 or 503."""
-    told: dict[str, object] = {"state": engine.state.value, "waiting": engine.waiting}
-    if engine.failure is not None:
-        told["message"] = engine.failure
-    return JSONResponse(told, 200 if engine.state is State.READY else 503)
+    engine = house.engine
+    if engine.state is State.READY:
+        return JSONResponse({"state": engine.state.value, "waiting": engine.waiting})
+    return errors.envelope(503, engine.failure or f"the engine is {engine.state.value}")
 
 
-async def models(served: ModelHere) -> dict[str, object]:
+async def models(house: Here) -> dict[str, object]:
     """What is served, and how its nature is known."""
-    return {"models": [served.card()]}
+    return {"models": [house.policy.served.card()]}
 
 
-async def generate_image(
-    body: GenerateRequest, request: Request, engine: EngineHere, served: ModelHere
-) -> Response:
-    """Draw pictures: NAI's ZIP, or with exactly `Accept: image/png` the first picture bare."""
-    resolved = resolve(body, served.profile)
-    ticket = engine.submit(resolved.job)
-    drawn = await answered(ticket, request)
-    pictures = await asyncio.to_thread(encoded, ticket.job, drawn, served.fingerprint)
-    headers = {"X-Naiad-Warning": "; ".join(resolved.warnings)} if resolved.warnings else {}
-    if request.headers.get("accept") == "image/png":
-        return Response(pictures[0], media_type="image/png", headers=headers)
-    return Response(zipped(pictures), media_type="binary/octet-stream", headers=headers | ZIP_HEADERS)
+async def key(house: Here) -> JSONResponse:
+    """The public key that this server's pictures are signed with."""
+    if house.imprint.key is None:
+        return errors.envelope(404, "pictures of this server are not signed (setting metadata)")
+    return JSONResponse({"algorithm": "Ed25519", "key": house.imprint.key.public})
+
+
+async def account_page(page: str) -> Response:
+    """What NAI's clients read of an account before they draw."""
+    return AccountResponse(PAGES[page])
+
+
+async def login(request: Request, house: Here) -> Response:
+    """A token for an access key that is listed; where everybody may come in, one that opens nothing."""
+    sent = await received(request, house.body_limit, house.patience)
+    token = token_for(sent.get("key"), house.accounts, is_open=not house.door.tokens)
+    return AccountResponse({"accessToken": token}, 201)
+
+
+async def create_persistent_token(request: Request, house: Here) -> Response:
+    """The token that the request itself was let in with, as it does not expire."""
+    own = house.door.token_of(request.headers.get("authorization", ""))
+    return AccountResponse({"token": own or new_token()}, 201)
+
+
+async def generate_image(request: Request, house: Here) -> Response:
+    """Draw pictures and answer in the form that `Accept` asks for, NAI's ZIP unless it asks for another."""
+    sent = await received(request, house.body_limit, house.patience)
+    try:
+        resolved = resolve(GenerateRequest.model_validate(sent), house.policy)
+    except ValidationError as error:
+        raise errors.rejected(error, GenerateRequest) from None
+    kind = chosen(request.headers.get("accept"), resolved.image_format)
+    drawn = await answered(house.engine.submit(resolved.job), request)
+    started = perf_counter()
+    pictures = await written(house.imprint, resolved, drawn)
+    response = await asyncio.to_thread(answer, kind, pictures, resolved.job.seeds, resolved.image_format)
+    encoding = perf_counter() - started
+    response.headers["Server-Timing"] = ", ".join(
+        f"{name};dur={1000 * seconds:.1f}"
+        for name, seconds in (("queue", drawn.waited), ("draw", drawn.seconds), ("encode", encoding))
+    )
+    if resolved.warnings:
+        response.headers["X-Naiad-Warning"] = ascii("; ".join(resolved.warnings))[1:-1][:1000]
+    return response
+
+
+async def written(imprint: Imprint, resolved: Resolved, drawn: Drawn) -> list[bytes]:
+    """A job's pictures as files, each in a thread of its own."""
+    return await asyncio.gather(
+        *(
+            asyncio.to_thread(
+                encoded, imprint, resolved.job, drawn, index, resolved.recorded, resolved.image_format
+            )
+            for index in range(len(drawn.pictures))
+        )
+    )
 
 
 async def answered(ticket: Ticket, request: Request) -> Drawn:

@@ -3,25 +3,39 @@
 ApiError
 ├── Rejected        400  the request is wrong and will stay wrong
 ├── Unauthorized    401  no token, or not ours
+├── Forbidden       403  a browser page or a host name that is not let in
+├── NotFound        404  nothing is at this path
+├── TooSlow         408  the body did not arrive in time
+├── TooLarge        413  the body is larger than bodies may be
+├── Unsupported     415  a kind of body that is not read
 ├── Overloaded      429  the queue is full
+├── HeadTooLarge    431  more headers than are read
 └── Unavailable     503  not ready, or no longer
 
 Whatever else goes wrong answers in the same envelope, without a library's words in it.
 """
 
+import asyncio
 import logging
+import re
 from collections.abc import Mapping
-from http import HTTPStatus
+from difflib import get_close_matches
 from typing import cast
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from pipelines.errors import InvalidPrompt, PipelineError, UnknownName
 
 log = logging.getLogger("naiad")
+MISTAKE = "the server made a mistake; its log says which"
+CHOICES = ("literal_error", "bool_parsing")
+"""What pydantic calls a value that is none of a few words."""
+LINGER = 2.0
+"""Seconds for which the rest of a refused body is read, so that its sender gets to see the refusal."""
 
 
 class ApiError(Exception):
@@ -48,6 +62,42 @@ class Unauthorized(ApiError):
 
     status = 401
 
+    def __init__(self) -> None:
+        super().__init__("Unauthorized", {"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ApiError):
+    """A browser page or a host name that is not let in."""
+
+    status = 403
+
+
+class NotFound(ApiError):
+    """Nothing is at this path."""
+
+    status = 404
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(f"{method[:20]} {shortened(path)}: there is nothing here")
+
+
+class TooSlow(ApiError):
+    """The body did not arrive in time."""
+
+    status = 408
+
+
+class TooLarge(ApiError):
+    """The body is larger, or in more parts, than bodies may be."""
+
+    status = 413
+
+
+class Unsupported(ApiError):
+    """A kind of body that is not read."""
+
+    status = 415
+
 
 class Overloaded(ApiError):
     """As many requests wait as may wait."""
@@ -56,6 +106,15 @@ class Overloaded(ApiError):
 
     def __init__(self, waiting: int) -> None:
         super().__init__(f"{waiting} requests are waiting already; try again shortly", {"Retry-After": "5"})
+
+
+class HeadTooLarge(ApiError):
+    """More in front of the body than is read."""
+
+    status = 431
+
+    def __init__(self) -> None:
+        super().__init__("the headers are too large")
 
 
 class Unavailable(ApiError):
@@ -72,18 +131,81 @@ def envelope(status: int, message: str, headers: Mapping[str, str] | None = None
     return JSONResponse({"statusCode": status, "message": message}, status, headers)
 
 
+def answer_to(error: ApiError) -> JSONResponse:
+    """The answer to a refusal; one given before the body was read lets the sender finish, then hangs up."""
+    if isinstance(error, TooLarge | TooSlow):
+        body = {"statusCode": error.status, "message": error.message}
+        return LingeringResponse(body, error.status, error.headers | {"Connection": "close"})
+    return envelope(error.status, error.message, error.headers)
+
+
+class LingeringResponse(JSONResponse):
+    """An answer after which the rest of the request is read and dropped for a moment.
+
+    Closing a connection at once while its peer still sends makes the peer lose the answer.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, drain, and end."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        try:
+            async with asyncio.timeout(LINGER):
+                while (message := await receive()).get("more_body"):
+                    del message
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b""})
+
+
+def rejected(error: ValidationError, model: type[BaseModel]) -> Rejected:
+    """The first thing wrong with a body: its dotted field, the value given, and the field's own description."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return Rejected(field, "is required")
+    allowed = _allowed(model, [str(part) for part in first["loc"]])
+    given = first["input"]
+    hint = _hint(given, allowed) if isinstance(given, str) and first["type"] in CHOICES else ""
+    return Rejected(field or "body", f"{shortened(given)} is not {allowed}{hint}")
+
+
+def _hint(given: str, allowed: str) -> str:
+    """The word of a description that was meant; only the beginning of a text is compared, as that takes its time."""
+    near = get_close_matches(given[:40], re.findall(r"\w+", allowed), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _allowed(model: type[BaseModel], path: list[str]) -> str:
+    """A field's description, found by following a path of names through models."""
+    if not path or path[0] not in model.model_fields:
+        return "an object"
+    field = model.model_fields[path[0]]
+    inner = field.annotation
+    if isinstance(inner, type) and issubclass(inner, BaseModel) and len(path) > 1:
+        return _allowed(inner, path[1:])
+    return field.description or "what this field takes"
+
+
+def shortened(value: object) -> str:
+    """A value as JSON-like text that fits into a message."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "an array"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    text = ascii(value[:80] if isinstance(value, str) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def install(app: FastAPI) -> None:
     """Answer every failure of an app in the envelope."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(PipelineError, _pipeline_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def _api_error(_: Request, error: Exception) -> JSONResponse:
-    error = cast("ApiError", error)
-    return envelope(error.status, error.message, error.headers)
+    return answer_to(cast("ApiError", error))
 
 
 def _pipeline_error(_: Request, error: Exception) -> JSONResponse:
@@ -93,32 +215,9 @@ def _pipeline_error(_: Request, error: Exception) -> JSONResponse:
     return envelope(500, str(error))
 
 
-def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """The first thing wrong with a body, named by its dotted field."""
-    first = cast("RequestValidationError", error).errors()[0]
-    if first["type"] == "json_invalid":
-        return envelope(400, "the body is not JSON")
-    field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-    given = "" if isinstance(first.get("input"), dict | list) else f", not {_shortened(first.get('input'))}"
-    return envelope(400, f"{field}: {_said(first)}{given}")
-
-
-def _said(problem: Mapping[str, object]) -> str:
-    """A validator's own words where they are ours, otherwise pydantic's rule in lower case."""
-    words = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return "is required" if problem["type"] == "missing" else words
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _http(_: Request, error: Exception) -> JSONResponse:
+def _http(request: Request, error: Exception) -> JSONResponse:
     error = cast("HTTPException", error)
-    return envelope(error.status_code, HTTPStatus(error.status_code).phrase, error.headers)
-
-
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return envelope(500, "the server made a mistake; its log says which")
+    if error.status_code == 404:
+        return answer_to(NotFound(request.method, request.scope["path"]))
+    allowed = (error.headers or {}).get("Allow", "another method")
+    return envelope(error.status_code, f"{request.method[:20]}: this path takes {allowed}", error.headers)

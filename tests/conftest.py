@@ -39,14 +39,24 @@ def demo(demo_file):
 
 
 @pytest.fixture(scope="session")
+def signing_key(tmp_path_factory):
+    """An operator's key."""
+    from server.signature import open_key
+
+    return open_key(tmp_path_factory.mktemp("key") / "signing.pem")
+
+
+@pytest.fixture(scope="session")
 def server(demo_file, tmp_path_factory):
     """The address of a server process that has the demo model loaded."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    log = tmp_path_factory.mktemp("server") / "log"
+    folder = tmp_path_factory.mktemp("server")
+    log = folder / "log"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
+    environment["NAIAD_SIGNING_KEY"] = str(folder / "signing.pem")
     command = [sys.executable, "-P", "-m", "server", "serve", str(demo_file), "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)

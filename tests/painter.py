@@ -1,0 +1,57 @@
+"""A model that only paints, and a house around it: everything of the server but the networks."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from server.app import House
+from server.engine import Engine
+from server.pictures import Imprint
+from server.presets import load_presets
+from server.resolve import Policy
+from server.served import configs
+
+URL = "/ai/generate-image"
+HERE = "http://127.0.0.1:4242"
+
+
+class Painter:
+    """Paints noise of the size and seed asked for, or fails; remembers the jobs it was given."""
+
+    def __init__(self):
+        self.failure = None
+        self.jobs = []
+
+    def ladder(self, job):
+        return (float("inf"), 1.0, 0.0)
+
+    def run(self, job, watch):
+        self.jobs.append(job)
+        if self.failure is not None:
+            raise self.failure
+        return [
+            np.random.default_rng(seed).integers(0, 255, (job.height, job.width, 3), np.uint8)
+            for seed in job.seeds
+        ]
+
+
+def house(served, painter, key=None, **changes):
+    """A house with the default settings; `changes` are House's fields, or Policy's mode and unknown_models."""
+    presets = load_presets(configs() / "presets.toml")
+    choices = {name: changes.pop(name) for name in ("mode", "unknown_models") if name in changes}
+    imprint = Imprint(served.fingerprint, key, "plain" if key is None else "full", "exact")
+    return House(Engine(lambda: painter), Policy(served, presets, **choices), imprint, **changes)
+
+
+def pictures(answer):
+    """The pictures in a ZIP, by their names."""
+    archive = zipfile.ZipFile(io.BytesIO(answer.content))
+    return {name: Image.open(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+
+
+def comment(answer):
+    """The Comment of a ZIP's first picture."""
+    return json.loads(next(iter(pictures(answer).values())).info["Comment"])
