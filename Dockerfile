@@ -1,6 +1,6 @@
 # naiad without weights. Mount checkpoints on /models and name one as the argument:
 #   docker build -t naiad .
-#   docker run --gpus all -p 127.0.0.1:4242:4242 -v ~/models:/models:ro naiad /models/model.safetensors
+#   docker run --gpus all -p 127.0.0.1:4242:4242 -v ~/models:/models:ro -v naiad:/data naiad /models/model.safetensors
 # For machines without a GPU: --build-arg TARGET=cpu, and --build-arg TORCH_INDEX=... to name PyTorch's index of CPU
 # wheels; without it the CUDA build is installed and left unused.
 FROM debian:12-slim
@@ -25,15 +25,15 @@ COPY pipelines pipelines
 COPY server server
 RUN venv/bin/pip install --no-cache-dir -c constraints.txt -e . \
  && useradd --system --uid 10001 --home-dir /opt/naiad naiad \
- && mkdir -p /models \
+ && mkdir -p /models /data && chown naiad /data \
  && if [ "$TARGET" = cpu ]; then device=cpu; else device=auto; fi \
  && printf '#!/bin/sh\nNAIAD_DEVICE="${NAIAD_DEVICE:-%s}" exec /opt/naiad/venv/bin/naiad serve "$@"\n' "$device" > serve \
  && chmod 755 serve
 
 # inside a container loopback reaches nobody: a token is needed, and one is made and printed when none is set
-ENV PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 NAIAD_HOST=0.0.0.0
+ENV PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 NAIAD_HOST=0.0.0.0 NAIAD_SIGNING_KEY=/data/signing.pem
 USER naiad
-VOLUME /models
+VOLUME ["/models", "/data"]
 EXPOSE 4242
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s \

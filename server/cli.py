@@ -1,24 +1,18 @@
-"""The `naiad` command: `serve` answers over HTTP, `generate` draws one request without it."""
+"""The `naiad` command. Its modules are imported when they are needed, so that `--help` is there at once."""
 
-import logging
+import json
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from tempfile import gettempdir
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipelines.errors import PipelineError
-from server.catalog import load_catalog, single
-from server.door import needs_token, new_token
+from server.catalog import chosen
 from server.errors import ApiError
-from server.served import Served, recognise
-from server.settings import ConfigError, Settings, load_settings
-
-if TYPE_CHECKING:
-    from server.engine import Drawing
+from server.settings import load_settings, signing_key
+from server.toml import ConfigError
 
 app = typer.Typer(
     help="A self-hosted server for the NovelAI Diffusion V3 image API, on open SDXL weights.",
@@ -39,13 +33,18 @@ WeightsFile = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
 
 
 def main() -> None:
-    """Run the command; what goes wrong on purpose is one line and exit status 1."""
+    """Run the command; what goes wrong on purpose is one line, and status 2 when it is the setup, else 1."""
     try:
         app()
-    except (PipelineError, ConfigError, ApiError) as error:
+    except ConfigError as error:
+        typer.echo(f"naiad: {error}", err=True)
+        sys.exit(2)
+    except (PipelineError, ApiError) as error:
         typer.echo(f"naiad: {error}", err=True)
         sys.exit(1)
 
@@ -62,10 +61,13 @@ def serve(
     dtype: Dtype = None,
 ) -> None:
     """Serve a model over HTTP until interrupted."""
-    flags = {"host": host, "port": port, "weights": weights, "device": device, "dtype": dtype}
+    flags = {"host": host, "port": port, "device": device, "dtype": dtype}
     settings = load_settings(config, os.environ, flags)
-    served = chosen(settings, checkpoint, demo)
-    _run_server(served, settings)
+    catalog = chosen(settings, checkpoint, demo, weights)
+    from server.served import recognise
+    from server.serving import run
+
+    run(recognise(catalog), settings)
 
 
 @app.command()
@@ -73,8 +75,12 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw, in NAI's grammar.")],
     checkpoint: Checkpoint = None,
     demo: Demo = False,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the PNG goes.")] = Path("out.png"),
-    negative: Annotated[str, typer.Option(help="What to keep out.")] = "",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where the picture goes: .png or .webp.")
+    ] = Path("out.png"),
+    negative: Annotated[str, typer.Option(help="What to keep out; with none, the UC preset.")] = "",
+    quality: Annotated[bool, typer.Option(help="Add NAI's quality tags.")] = True,
+    uc_preset: Annotated[int, typer.Option(help="Which of the model's UC presets.")] = 0,
     size: Annotated[str | None, typer.Option(help="Like 832x1216.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(show_default=False)] = None,
     scale: Annotated[float | None, typer.Option(show_default=False)] = None,
@@ -88,10 +94,12 @@ def generate(
     dtype: Dtype = None,
 ) -> None:
     """Draw one request, on the same path as the server's."""
-    settings = load_settings(config, os.environ, {"weights": weights, "device": device, "dtype": dtype})
+    settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
     width, height = _size(size)
     parameters = {
         "negative_prompt": negative,
+        "qualityToggle": quality,
+        "ucPreset": uc_preset,
         "width": width,
         "height": height,
         "steps": steps,
@@ -100,34 +108,13 @@ def generate(
         "noise_schedule": schedule,
         "seed": seed,
         "n_samples": samples,
+        "image_format": _image_format(output),
     }
-    _draw(chosen(settings, checkpoint, demo), settings, {"input": prompt, "parameters": parameters}, output)
+    catalog = chosen(settings, checkpoint, demo, weights)
+    from server.drawing import draw
+    from server.served import recognise
 
-
-def chosen(settings: Settings, checkpoint: Path | None, demo: bool) -> Served:
-    """The model a command is about: the checkpoint named, the demo, or the catalogue's default."""
-    if demo:
-        return recognise(single(demo_checkpoint()).entry("demo"))
-    if checkpoint is not None:
-        return recognise(single(checkpoint).entry("any"))
-    if settings.weights is not None:
-        catalog = load_catalog(settings.weights)
-        return recognise(catalog.entry(catalog.default))
-    raise ConfigError("no model: name a checkpoint, a catalogue with --weights, or --demo")
-
-
-def demo_checkpoint() -> Path:
-    """The demo model's file, built where temporary files go when it is not there yet."""
-    from importlib.metadata import version
-
-    path = Path(gettempdir()) / f"naiad-demo-{version('naiad')}-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    file = path / "naiad-demo.safetensors"
-    if not file.exists():
-        from demo.checkpoint import build_demo
-
-        typer.echo("building the demo model (it is untrained: it draws noise)", err=True)
-        build_demo(file)
-    return file
+    draw(recognise(catalog), settings, {"input": prompt, "parameters": parameters}, output)
 
 
 def _size(text: str | None) -> tuple[int | None, int | None]:
@@ -140,73 +127,104 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
     return width, height
 
 
-def _run_server(served: Served, settings: Settings) -> None:
-    import uvicorn
-
-    from server.app import create_app
-    from server.engine import Engine
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    token = settings.token or (new_token() if needs_token(settings.host) else None)
-    engine = Engine(lambda: _load(served, settings), settings.engine.queue_limit)
-    _announce(served, settings, token)
-    # h11, because httptools loses the body of requests that offer to upgrade to h2c, as curl_cffi's do
-    uvicorn.run(
-        create_app(served, engine, token),
-        host=settings.host,
-        port=settings.port,
-        http="h11",
-        log_level="warning",
-    )
+def _image_format(output: Path) -> str:
+    suffix = output.suffix.lower().removeprefix(".")
+    if suffix not in ("png", "webp"):
+        raise ConfigError(f"--output {str(output)!r} does not end in .png or .webp")
+    return suffix
 
 
-def _load(served: Served, settings: Settings) -> "Drawing":
-    from server.loading import load_pipeline
+@app.command()
+def models(
+    checkpoint: Checkpoint = None,
+    demo: Demo = False,
+    config: Config = None,
+    weights: WeightsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models there are: what each file is, how that is known, and which profile it gets."""
+    settings = load_settings(config, os.environ, {})
+    catalog = chosen(settings, checkpoint, demo, weights)
+    from server.served import cards, described
 
-    return load_pipeline(served, settings)
-
-
-def _announce(served: Served, settings: Settings, token: str | None) -> None:
-    """Say what is served, where, and how to ask for a picture."""
-    for fact in served.identity.evidence:
-        typer.echo(f"  {fact}")
-    typer.echo(f"  profile {served.profile.name}: {served.reason}")
-    address = f"http://{settings.host}:{settings.port}"
-    defaults = served.profile.defaults
-    size = f'"width":{min(defaults.width, 512)},"height":{min(defaults.height, 768)}'
-    body = f'{{"input":"1girl, smile","model":"nai-diffusion-3","parameters":{{{size},"seed":1}}}}'
-    shown = "$NAIAD_TOKEN" if settings.token else token  # a token somebody set is nobody's to print
-    authorization = f' -H "Authorization: Bearer {shown}"' if token else ""
-    typer.echo(f"naiad listens on {address}\nA first picture, once {address}/ready says ready:\n")
-    typer.echo(
-        f"  curl {address}/ai/generate-image{authorization} -H 'Content-Type: application/json' "
-        f"-H 'Accept: image/png' -d '{body}' -o picture.png\n"
-    )
+    found = cards(catalog)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(described, found)))
 
 
-def _draw(served: Served, settings: Settings, body: Mapping[str, object], output: Path) -> None:
-    """Resolve, draw and save: the server's own path without HTTP."""
-    from pydantic import ValidationError
+@app.command()
+def check(
+    checkpoint: Checkpoint = None, demo: Demo = False, config: Config = None, weights: WeightsFile = None
+) -> None:
+    """Check the setup without loading a model: settings, presets, profiles, accounts, key and every checkpoint."""
+    settings = load_settings(config, os.environ, {})
+    catalog = chosen(settings, checkpoint, demo, weights)
+    from server.serving import checks
 
-    from server.engine import Engine
-    from server.pictures import encoded
-    from server.progress import shown
-    from server.resolve import resolve
-    from server.wire import GenerateRequest
+    for said in checks(catalog, settings):
+        typer.echo(said)
 
+
+@app.command()
+def inspect(picture: Picture, config: Config = None, as_json: AsJson = False) -> None:
+    """Print what a picture says about itself, and who signed it; genuine NAI pictures too."""
+    from server.inspection import as_json as plain
+    from server.inspection import inspect as read
+    from server.inspection import report, statement, verdicts
+
+    inspection = read(_content(picture))
+    found = verdicts(inspection, _own_key(config), None)
+    if as_json:
+        typer.echo(json.dumps(plain(inspection, found), indent=2))
+    else:
+        typer.echo(f"{report(inspection)}\n{statement(found)}")
+
+
+@app.command()
+def verify(
+    picture: Picture,
+    key: Annotated[
+        str | None, typer.Option(help="The public key to trust, Base64.", show_default=False)
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Say who signed a picture; status 1 unless it was this server, the key given, or NovelAI."""
+    from server.inspection import inspect as read
+    from server.inspection import statement, trusted, verdicts
+
+    found = verdicts(read(_content(picture)), _own_key(config), key)
+    typer.echo(statement(found))
+    raise typer.Exit(0 if trusted(found) else 1)
+
+
+@app.command()
+def account(name: Annotated[str, typer.Argument(help="Whose it is, for the file alone.")]) -> None:
+    """Print an account for tokens.toml, for clients that log in with an e-mail address and a password.
+
+    There are two keys to an address with capitals: some clients make them small first.
+    """
+    from server.accesskey import access_key
+    from server.door import new_token
+
+    email = typer.prompt("E-mail address", err=True)
+    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    token = new_token()
+    for key in dict.fromkeys(access_key(written, password) for written in (email, email.lower())):
+        fields = {"name": name, "key": key, "token": token}
+        typer.echo(
+            "\n".join(["[[account]]", *(f"{field} = {json.dumps(told)}" for field, told in fields.items())])
+        )
+
+
+def _content(picture: Path) -> bytes:
     try:
-        resolved = resolve(GenerateRequest.model_validate(body), served.profile)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
-    engine = Engine(lambda: _load(served, settings))
-    engine.start()
-    try:
-        engine.wait_ready()
-        drawn = shown(engine.submit(resolved.job))
-    finally:
-        engine.stop()
-    for index, picture in enumerate(encoded(resolved.job, drawn, served.fingerprint)):
-        place = output if index == 0 else output.with_stem(f"{output.stem}_{index}")
-        place.write_bytes(picture)
-        typer.echo(str(place))
+        return picture.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{picture}: {error.strerror}") from None
+
+
+def _own_key(config: Path | None) -> str | None:
+    """This server's public key, if it has made one."""
+    from server.signature import read_key
+
+    own = read_key(signing_key(load_settings(config, os.environ, {})))
+    return None if own is None else own.public

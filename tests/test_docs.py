@@ -8,8 +8,9 @@ import pytest
 
 from pipelines.samplers import ALIASES, SAMPLERS
 from pipelines.schedules import SCHEDULES
-from server.app import create_app
-from server.settings import Settings, names
+from server.app import House, create_app
+from server.settings import Settings
+from server.toml import names
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,7 +19,8 @@ TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
 
 def paths():
     nothing: Any = None
-    return sorted({str(getattr(route, "path", "")) for route in create_app(nothing, nothing).routes} - {""})
+    routes = create_app(House(nothing, nothing, nothing)).routes
+    return sorted({str(getattr(route, "path", "")) for route in routes} - {""})
 
 
 def targets():

@@ -1,0 +1,59 @@
+"""Drawing one request without HTTP, on the server's own path: `naiad generate`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+from pydantic import ValidationError
+
+from server import serving
+from server.engine import Drawn
+from server.errors import rejected
+from server.pictures import encoded
+from server.progress import shown
+from server.resolve import Resolved, resolve
+from server.served import Served
+from server.settings import Settings
+from server.wire import GenerateRequest
+
+
+def draw(served: Served, settings: Settings, body: Mapping[str, object], output: Path) -> None:
+    """Resolve, draw and save; the first picture goes to `output`, the others beside it by number.
+
+    Raises:
+        Rejected: the request cannot be drawn.
+        ConfigError: a setting, or the place of the picture, is wrong.
+    """
+    resolved = _resolved(body, served, settings)
+    imprint = serving.imprint(served, settings)
+    for name, text in (
+        ("prompt", resolved.job.prompts.positive),
+        ("negative", resolved.job.prompts.negative),
+    ):
+        typer.echo(f"{name}: {text}", err=True)
+    for warning in resolved.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    drawn = _drawn(resolved, served, settings)
+    for index in range(len(drawn.pictures)):
+        place = output if index == 0 else output.with_stem(f"{output.stem}_{index}")
+        place.write_bytes(
+            encoded(imprint, resolved.job, drawn, index, resolved.recorded, resolved.image_format)
+        )
+        typer.echo(str(place))
+
+
+def _resolved(body: Mapping[str, object], served: Served, settings: Settings) -> Resolved:
+    try:
+        return resolve(GenerateRequest.model_validate(body), serving.policy(served, settings))
+    except ValidationError as error:
+        raise rejected(error, GenerateRequest) from None
+
+
+def _drawn(resolved: Resolved, served: Served, settings: Settings) -> Drawn:
+    engine = serving.engine(served, settings)
+    engine.start()
+    try:
+        engine.wait_ready()
+        return shown(engine.submit(resolved.job))
+    finally:
+        engine.stop()
