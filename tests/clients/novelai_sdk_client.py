@@ -1,4 +1,4 @@
-"""Run by novelai-sdk's own Python: asks a server for pictures and saves what the client made of the answer."""
+"""Run by novelai-sdk's own Python: asks a server for one thing and prints what the client made of the answer."""
 
 import json
 import sys
@@ -7,30 +7,32 @@ from pathlib import Path
 from novelai import NovelAI
 from novelai.exceptions import NovelAIError
 from novelai.types import GenerateImageParams
-
-COMMON = {
-    "prompt": "1girl, smile",
-    "model": "nai-diffusion-3",
-    "size": (512, 768),
-    "steps": 6,
-    "seed": 42,
-    "sampler": "k_euler",
-    "noise_schedule": "karras",
-}
-ASKED = {"picture": {}, "two": {"n_samples": 2}, "wrong": {"prompt": "a:0|b:0", "quality": False}}
+from PIL.PngImagePlugin import PngInfo
 
 
-def main(address: str, folder: str, what: str) -> None:
-    """Ask once; an answer the client takes for a refusal is printed by its kind."""
-    with NovelAI(api_key="pst-" + "a" * 64, image_base=address) as client:
-        try:
-            images = client.image.generate(GenerateImageParams(**COMMON | ASKED[what]))
-        except NovelAIError as error:
-            print(type(error).__name__, error)
-            return
+def draw(client: NovelAI, folder: Path, request: dict) -> dict:
+    """Pictures, saved as the client opened them: Pillow leaves the texts out unless told."""
+    size = (request.pop("width"), request.pop("height"))
+    images = client.image.generate(GenerateImageParams(model="nai-diffusion-3", size=size, **request))
     for number, image in enumerate(images):
-        image.save(Path(folder) / f"{number}.png")
-        (Path(folder) / f"{number}.json").write_text(json.dumps(image.info))
+        texts = PngInfo()
+        for name, text in image.info.items():
+            texts.add_text(name, text)
+        image.save(folder / f"{number}.png", pnginfo=texts)
+    return {"pictures": len(images)}
+
+
+def main(address: str, token: str, task: str, folder: str, request: str) -> None:
+    """Ask once; a refusal is told by the client's own kind of error."""
+    with NovelAI(api_key=token, image_base=address) as client:
+        try:
+            if task == "subscription":
+                said = client.user.get_subscription().model_dump()
+            else:
+                said = draw(client, Path(folder), json.loads(request))
+        except NovelAIError as error:
+            said = {"error": type(error).__name__, "says": str(error)}
+    print(json.dumps(said))
 
 
 main(*sys.argv[1:])

@@ -1,0 +1,96 @@
+"""Real clients, unmodified but for their address, against a real server process that has the demo model."""
+
+import json
+
+import numpy as np
+import pytest
+from programs import Program, cases
+
+from server.inspection import inspect, parsed, verdicts
+
+SDK = Program("novelai-sdk", "novelai_sdk_client.py", "NAIAD_CLIENT_NOVELAI_SDK")
+NEKOAI = Program("nekoai-api", "nekoai_client.py", "NAIAD_CLIENT_NEKOAI")
+PYTHON = Program("novelai-python", "novelai_python_client.py", "NAIAD_CLIENT_NOVELAI_PYTHON")
+
+pytestmark = pytest.mark.clients
+
+PICTURE = {
+    "prompt": "1girl, smile",
+    "quality": True,
+    "width": 256,
+    "height": 384,
+    "steps": 4,
+    "seed": 42,
+    "sampler": "k_euler",
+    "n_samples": 1,
+}
+
+
+def ask(client, address, folder, task="picture", token="pst-anything-at-all", **changes):
+    """What the client made of the answer to one request."""
+    return client.run(address, token, task, folder, json.dumps(PICTURE | changes))
+
+
+def picture(folder, number=0):
+    """A picture that the client saved, and its Comment."""
+    found = inspect((folder / f"{number}.png").read_bytes())
+    return found, parsed(found.text["Comment"])
+
+
+@pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
+def test_it_gets_the_picture_it_asked_for(client, open_address, own_key, tmp_path):
+    assert ask(client, open_address, tmp_path) == {"pictures": 1}
+    drawn, said = picture(tmp_path)
+    assert drawn.size == (256, 384)
+    assert len(np.unique(drawn.rgb)) > 50  # a picture, not one colour
+    assert (said["seed"], said["steps"], said["sampler"]) == (42, 4, "k_euler")
+    assert str(said["prompt"]).count("1girl, smile") == 1
+    assert str(said["prompt"]).count("best quality") == 1  # added by the client or the server, never by both
+    assert "not NovelAI" in str(said["generator"])
+    assert [one.signer for one in verdicts(drawn, own_key, None)] == ["ours", "ours"]
+
+
+@pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
+def test_two_samples_are_two_pictures_of_neighbouring_seeds(client, open_address, tmp_path):
+    assert ask(client, open_address, tmp_path, n_samples=2) == {"pictures": 2}
+    (first, of_first), (second, of_second) = picture(tmp_path, 0), picture(tmp_path, 1)
+    assert (of_first["seed"], of_second["seed"]) == (42, 43)
+    assert not np.array_equal(first.rgb, second.rgb)
+
+
+@pytest.mark.parametrize(
+    ("client", "page", "known"),
+    cases(
+        (SDK, "subscription", {"tier": 3, "active": True}),
+        (NEKOAI, "subscription", {"tier": 3, "active": True}),
+        (NEKOAI, "data", {"settings": "{}"}),
+        (PYTHON, "subscription", {"tier": 3, "active": True}),
+        (PYTHON, "information", {"emailVerified": True}),
+    ),
+)
+def test_it_reads_the_account(client, page, known, open_address, tmp_path):
+    said = ask(client, open_address, tmp_path, page)
+    assert {key: said.get(key) for key in known} == known
+
+
+@pytest.mark.parametrize(
+    ("client", "error"), cases((SDK, "InvalidRequestError"), (NEKOAI, "APIError"), (PYTHON, "AuthError"))
+)
+def test_it_passes_on_why_a_request_is_refused(client, error, open_address, tmp_path):
+    said = ask(client, open_address, tmp_path, prompt="a:0|b:0", quality=False)
+    assert said["error"] == error
+    assert "weight 0" in str(said["says"])
+
+
+@pytest.mark.parametrize(
+    ("client", "error"), cases((SDK, "AuthenticationError"), (NEKOAI, "AuthError"), (PYTHON, "AuthError"))
+)
+def test_only_the_right_token_opens_a_closed_server(client, error, closed_address, tmp_path):
+    assert ask(client, closed_address, tmp_path, token="pst-another")["error"] == error
+    assert ask(client, closed_address, tmp_path, token="pst-the-server-s-own") == {"pictures": 1}
+
+
+@pytest.mark.parametrize(("client", "error"), cases((NEKOAI, "AuthError"), (PYTHON, "APIError")))
+def test_only_the_right_password_logs_in(client, error, closed_address, tmp_path):
+    assert ask(client, closed_address, tmp_path, "login", token="passw0rd")["error"] == error
+    assert ask(client, closed_address, tmp_path, "login", token="password")["tier"] == 3
