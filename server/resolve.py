@@ -222,6 +222,8 @@ def _cut(prompts: Prompts) -> list[str]:
         segments = parse(text, prompts.syntax)
         if len(segments) > MOST_MIXED:
             raise Rejected(name, f"mixes {len(segments)} texts; at most {MOST_MIXED}")
+        if len(segments) > 1 and not any(segment.mix for segment in segments if segment.runs):
+            raise Rejected(name, "every part of the '|' mix has weight 0; at least one must have some")
         longest = max(len(weighted(segment.runs)) for segment in segments)
         if longest > LIMIT:
             said.append(f"{name}: {longest} tokens, cut after {LIMIT}")

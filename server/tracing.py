@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import MISTAKE, envelope
 
 log = logging.getLogger("naiad.requests")
+PROBED = ("/live", "/ready")
+"""What supervisors ask every few seconds."""
 
 
 def traced(app: ASGIApp) -> ASGIApp:
@@ -41,6 +43,7 @@ def traced(app: ASGIApp) -> ASGIApp:
         finally:
             taken = 1000 * (perf_counter() - started)
             method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
-            log.info("%s %s %s %d %.0f ms", identity, method, path, status, taken)
+            level = logging.DEBUG if scope["path"] in PROBED else logging.INFO
+            log.log(level, "%s %s %s %d %.0f ms", identity, method, path, status, taken)
 
     return run

@@ -57,6 +57,7 @@ def server(demo_file, tmp_path_factory):
     log = folder / "log"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
     environment["NAIAD_SIGNING_KEY"] = str(folder / "signing.pem")
+    environment["OMP_NUM_THREADS"] = "1"  # small pictures beside busy neighbours: threads wait for each other
     command = [sys.executable, "-P", "-m", "server", "serve", str(demo_file), "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)

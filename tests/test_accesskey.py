@@ -8,7 +8,9 @@ def test_the_key_is_what_three_real_clients_sent():
     assert access_key("a@b.c", "password") == wanted
 
 
-@pytest.mark.parametrize(("email", "password"), [("A@b.c", "password"), ("a@b.c", "Password"), ("a@b.c", "passwort")])
+@pytest.mark.parametrize(
+    ("email", "password"), [("A@b.c", "password"), ("a@b.c", "Password"), ("a@b.c", "passwort")]
+)
 def test_every_letter_counts(email, password):
     assert access_key(email, password) != access_key("a@b.c", "password")
 

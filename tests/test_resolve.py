@@ -406,3 +406,8 @@ def test_a_mix_has_an_end(ask, refusal, top):
     said = refusal(**top) if "input" in top else refusal(top["parameters"])
     assert "mixes 33 texts; at most 32" in said
     assert ask(input="|".join("a" * 32)).job.prompts.positive.count("|") == 31
+
+
+def test_a_mix_of_nothing_is_told_by_the_name_of_its_field(refusal):
+    assert refusal(input="cat:0|dog:0").startswith("input: every part of the '|' mix has weight 0")
+    assert refusal({"uc": "cat:0|"}).startswith("negative_prompt: every part of the '|' mix has weight 0")

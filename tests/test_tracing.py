@@ -33,7 +33,7 @@ def client(demo_file, painter):
 @pytest.fixture
 def lines(caplog):
     """The lines of the log about requests."""
-    caplog.set_level(logging.INFO, "naiad.requests")
+    caplog.set_level(logging.DEBUG, "naiad.requests")
     return lambda: [record.getMessage() for record in caplog.records if record.name == "naiad.requests"]
 
 
@@ -132,3 +132,12 @@ def test_a_warning_is_ascii_and_not_without_end(client):
     assert warning.isprintable()
     assert len(warning) <= 1000
     assert r"\u732b" in warning
+
+
+def test_what_supervisors_ask_all_day_is_logged_for_the_curious_only(client, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
+    for path in ("/live", "/ready", "/"):
+        client.get(path)
+    assert [
+        record.getMessage().split()[2] for record in caplog.records if record.name == "naiad.requests"
+    ] == ["/"]
