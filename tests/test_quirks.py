@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 from bodies import BODIES, HEAVY, LIGHT, QUALITY, SMALL, V3
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from painter import HERE, URL, Painter, comment, house, pictures
 
 from pipelines.samplers import ALIASES, SAMPLERS
 from server.app import create_app
 from server.catalog import single
+from server.errors import Rejected
 from server.presets import load_presets
 from server.resolve import Policy, resolve
 from server.served import configs, recognise
@@ -381,7 +382,10 @@ def test_presets_are_idempotent_whatever_is_written(policy, positive, negative, 
     here = Policy(policy.served, policy.presets, mode)
     parameters = {"negative_prompt": negative, "qualityToggle": quality, "ucPreset": preset}
     body = {"input": positive, "model": model, "parameters": parameters}
-    once = final(here, body)
+    try:
+        once = final(here, body)
+    except Rejected:  # a `|` mix of nothing
+        assume(False)
     assert final(here, again(body, once)) == once
 
 
