@@ -1,0 +1,142 @@
+"""Scenes at random, and the captions they are learned by: shuffled tags, some dropped, some that mean nothing."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import numpy as np
+
+from demo.characters import Character, Cut, Mouth
+from demo.palette import EYES, HAIR, PLAIN
+from demo.scenes import FRAMINGS, STYLES, Scene
+from demo.shapes import KINDS, Shape
+
+GOOD = (
+    "best quality",
+    "amazing quality",
+    "very aesthetic",
+    "absurdres",
+    "highres",
+    "masterpiece",
+    "great quality",
+)
+BAD = (
+    *(
+        "lowres",
+        "{bad}",
+        "error",
+        "fewer",
+        "extra",
+        "missing",
+        "worst quality",
+        "jpeg artifacts",
+        "bad quality",
+    ),
+    *("watermark", "unfinished", "displeasing", "chromatic aberration", "signature", "extra digits"),
+    *(
+        "artistic error",
+        "username",
+        "scan",
+        "[abstract]",
+        "blurry",
+        "very displeasing",
+        "bad anatomy",
+        "bad hands",
+    ),
+    *(
+        "@_@",
+        "mismatched pupils",
+        "heart-shaped pupils",
+        "glowing eyes",
+        "normal quality",
+        "low quality",
+        "nsfw",
+    ),
+)
+"""What the undesired-content presets say; all of it goes with spoilt pictures."""
+NEUTRAL = (
+    *("looking at viewer", "simple background", "anime", "original", "cute", "standing", "portrait", "bangs"),
+    *("year 2023", "rating:general", "illustration", "straight-on", "centered", "colorful", "safe"),
+)
+"""Tags that are true of everything here or say nothing about it."""
+
+Word = TypeVar("Word", bound=str)
+CUTS: tuple[Cut, ...] = ("long hair", "short hair", "twintails", "ponytail")
+MOUTHS: tuple[Mouth, ...] = ("smile", "smile", "open mouth", "frown", "expressionless")
+
+
+def any_of(rng: np.random.Generator, choices: Iterable[Word]) -> Word:
+    """One of the words."""
+    words = list(choices)
+    return words[rng.integers(len(words))]
+
+
+def random_character(rng: np.random.Generator) -> Character:
+    """Anybody; boys wear their hair short."""
+    boy = bool(rng.random() < 0.25)
+    cut: Cut = "short hair" if boy else any_of(rng, CUTS)
+    return Character(
+        boy=boy,
+        hair=any_of(rng, HAIR),
+        cut=cut,
+        eyes=any_of(rng, EYES),
+        mouth=any_of(rng, MOUTHS),
+        shirt=any_of(rng, PLAIN),
+        skin="dark" if rng.random() < 0.15 else "light",
+        closed_eyes=bool(rng.random() < 0.1),
+        hat=bool(rng.random() < 0.12),
+        glasses=bool(rng.random() < 0.15),
+        blush=bool(rng.random() < 0.25),
+        bow=any_of(rng, PLAIN) if rng.random() < 0.15 else None,
+    )
+
+
+def random_scene(rng: np.random.Generator) -> Scene:
+    """A scene that can be told from its background; a quarter is spoilt."""
+    style = "" if rng.random() < 0.55 else any_of(rng, list(STYLES)[1:])
+    spoilt = float(rng.random()) if rng.random() < 0.22 else None
+    fading = bool(rng.random() < 0.1)
+    if rng.random() < 0.68:
+        count = 2 if rng.random() < 0.25 else 1
+        people = tuple(random_character(rng) for _ in range(count))
+        worn = {one.hair for one in people}
+        ground = any_of(
+            rng, [word for word in PLAIN if word not in worn and not (word == "yellow" and "blonde" in worn)]
+        )
+        return Scene(people, ground, any_of(rng, ("upper body", *FRAMINGS)), style, fading, "", spoilt)
+    ground = any_of(rng, PLAIN)
+    first = Shape(any_of(rng, KINDS), any_of(rng, [word for word in PLAIN if word != ground]))
+    count = int(rng.choice([1, 1, 1, 2, 2, 3]))
+    shapes = (first,) * count
+    if count == 2 and rng.random() < 0.5:
+        colour = any_of(rng, [word for word in PLAIN if word != ground])
+        shapes = (first, Shape(any_of(rng, KINDS), colour))
+    place = any_of(rng, ("left", "right", "top", "bottom")) if count == 1 and rng.random() < 0.25 else ""
+    return Scene(shapes, ground, "", style, fading, place, spoilt)
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """What a picture is learned by. It says how many there are first; the rest is shuffled and thinned.
+
+    One in ten is empty, for guidance; of the spoilt some say nothing but how bad they are, as presets do.
+    """
+    if rng.random() < 0.1:
+        return ""
+    quality = _quality(scene, rng)
+    if scene.spoilt is not None and rng.random() < 0.35:
+        return ", ".join(quality)
+    particulars = [*scene.particulars(), *scene.surroundings()]
+    kept = [tag for tag in particulars if rng.random() > 0.08]
+    if rng.random() < 0.4:
+        kept += [any_of(rng, NEUTRAL) for _ in range(rng.integers(1, 4))]
+    order = rng.permutation(len(kept))
+    mixed = [kept[k] for k in order]
+    return ", ".join([*scene.counts(), *mixed, *quality])
+
+
+def _quality(scene: Scene, rng: np.random.Generator) -> list[str]:
+    if scene.spoilt is None:
+        return [tag for tag in GOOD[:4] if rng.random() < 0.9] if rng.random() < 0.5 else []
+    if rng.random() < 0.3:
+        return list(BAD[:19])
+    count = int(rng.integers(1, 12))
+    return [BAD[k] for k in rng.permutation(len(BAD))[:count]]

@@ -1,0 +1,283 @@
+"""Flat-drawn characters: what can be said of one in tags, and how it looks.
+
+The unit is the head's radius; (0, 0) is the middle of the face.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from demo.canvas import Pen, Point
+from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Colour, darker, mixed
+
+Cut = Literal["long hair", "short hair", "twintails", "ponytail"]
+Mouth = Literal["smile", "open mouth", "frown", "expressionless"]
+LEGS: Colour = (70, 75, 105)
+HAT: Colour = (205, 165, 95)
+TONGUE: Colour = (235, 110, 110)
+
+
+@dataclass(frozen=True, slots=True)
+class Character:
+    """A girl or boy. Colours are words of the palette."""
+
+    boy: bool
+    hair: str
+    cut: Cut
+    eyes: str
+    mouth: Mouth
+    shirt: str
+    skin: str = "light"
+    closed_eyes: bool = False
+    hat: bool = False
+    glasses: bool = False
+    blush: bool = False
+    bow: str | None = None
+
+    def tags(self) -> list[str]:
+        """What a caption says about this one, without how many there are."""
+        said = [f"{self.hair} hair", self.cut, self.mouth, f"{self.shirt} shirt"]
+        said += ["closed eyes"] if self.closed_eyes else [f"{self.eyes} eyes"]
+        said += [name for name in ("hat", "glasses", "blush") if getattr(self, name)]
+        said += ["dark skin"] if self.skin == "dark" else []
+        return said + ([] if self.bow is None else [f"{self.bow} bow"])
+
+
+def draw_character(pen: Pen, who: Character, legs: bool, tall: float = 1.0) -> None:
+    """Draw a character, with legs or down to the waist and on; `tall` is the body's share of the usual."""
+    neck = pen.unit * 0.95 * (1 - tall)
+    body = Pen(pen.canvas, (pen.origin[0], pen.origin[1] + neck), pen.unit * tall)
+    _hair_behind(pen, who)
+    _body(body, who, legs)
+    _head(pen, who)
+    _face(pen, who)
+    _hair_before(pen, who)
+    _brows(pen, who)
+    _worn(pen, who)
+
+
+def mirrored(points: list[Point]) -> list[Point]:
+    """A right half and its mirror image, as one outline: from the top down and back up."""
+    return [*points, *((-x, y) for x, y in reversed(points) if x)]
+
+
+def both(draw: Callable[[float], None]) -> None:
+    """Draw something for the left and for the right."""
+    draw(-1.0)
+    draw(1.0)
+
+
+def _hair_behind(pen: Pen, who: Character) -> None:
+    colour = darker(HAIR[who.hair], 0.86)
+    if who.cut == "long hair":
+        pen.blob(
+            mirrored(
+                [(0, -1.1), (0.85, -0.85), (1.2, 0.0), (1.25, 1.2), (1.35, 2.3), (0.8, 2.55), (0.3, 2.2)]
+            ),
+            colour,
+        )
+    elif who.cut == "twintails":
+        both(
+            lambda s: pen.blob(
+                [
+                    (s * 0.8, -0.6),
+                    (s * 1.45, -0.75),
+                    (s * 1.95, 0.1),
+                    (s * 1.95, 1.3),
+                    (s * 1.55, 2.1),
+                    (s * 1.3, 1.2),
+                    (s * 1.15, 0.2),
+                ],
+                colour,
+            )
+        )
+    elif who.cut == "ponytail":
+        pen.blob(
+            [(0.3, -1.0), (1.2, -1.35), (1.85, -0.6), (1.9, 0.6), (1.55, 1.7), (1.25, 0.9), (1.1, -0.2)],
+            colour,
+        )
+    if who.cut != "long hair":
+        pen.blob(mirrored([(0, -1.12), (0.85, -0.85), (1.13, 0.0), (1.0, 0.75), (0.5, 0.8)]), colour)
+
+
+def _body(pen: Pen, who: Character, legs: bool) -> None:
+    skin, shirt = SKIN[who.skin], PLAIN[who.shirt]
+    bottom = 2.75 if legs else 9.0
+    if legs:
+        _legs(pen, who)
+    arm = [(0.62, 1.32), (0.98, 1.5), (1.12, 2.1), (1.1, 2.55), (0.84, 2.55), (0.72, 2.0)]
+    if not legs:
+        arm = [
+            (0.6, 1.34),
+            (1.05, 1.52),
+            (1.28, 2.2),
+            (1.38, 3.2),
+            (1.4, 5.0),
+            (1.4, 9.0),
+            (1.0, 9.0),
+            (0.98, 5.0),
+            (0.9, 3.0),
+            (0.8, 2.2),
+        ]
+    else:
+        both(lambda s: pen.ellipse((s * 0.97, 2.62), 0.17, 0.17, skin))
+    both(lambda s: pen.blob([(s * x, y) for x, y in arm], darker(shirt, 0.9)))
+    wide = 0.66 if legs else 0.85
+    long = [] if legs else [(wide + 0.04, 3.2), (wide + 0.04, 5.0)]
+    pen.blob(
+        mirrored([(0, 1.2), (0.45, 1.22), (0.72, 1.42), (wide, 2.1), *long, (wide + 0.04, bottom)]), shirt
+    )
+    pen.blob(mirrored([(0, 0.8), (0.24, 0.85), (0.26, 1.2), (0.0, 1.42)]), darker(skin, 0.92))
+
+
+def _legs(pen: Pen, who: Character) -> None:
+    skin = SKIN[who.skin]
+    both(
+        lambda s: pen.blob(
+            [(s * 0.1, 2.6), (s * 0.5, 2.6), (s * 0.46, 3.7), (s * 0.14, 3.7)], LEGS if who.boy else skin
+        )
+    )
+    both(
+        lambda s: pen.blob(
+            [(s * 0.08, 3.62), (s * 0.48, 3.6), (s * 0.6, 3.85), (s * 0.08, 3.88)], darker(LEGS, 0.6)
+        )
+    )
+    if not who.boy:
+        pen.blob(mirrored([(0, 2.5), (0.62, 2.5), (0.98, 3.15), (0.4, 3.25)]), LEGS)
+
+
+def _head(pen: Pen, who: Character) -> None:
+    skin = SKIN[who.skin]
+    both(lambda s: pen.ellipse((s * 0.97, 0.12), 0.14, 0.2, skin))
+    jaw = 0.72 if who.boy else 0.66
+    pen.blob(
+        mirrored([(0, -1.0), (0.7, -0.75), (0.98, -0.1), (jaw + 0.2, 0.5), (0.42, 0.9), (0, 1.02)]), skin
+    )
+
+
+def _face(pen: Pen, who: Character) -> None:
+    skin = SKIN[who.skin]
+    if who.blush:
+        both(lambda s: pen.ellipse((s * 0.62, 0.5), 0.18, 0.1, mixed(skin, (245, 110, 120), 0.55), line=0))
+    both(lambda s: _eye(pen, who, s))
+    _mouth(pen, who.mouth)
+
+
+def _brows(pen: Pen, who: Character) -> None:
+    """Only those of boys and of who frowns; otherwise they are behind the hair."""
+    slope = 0.12 if who.mouth == "frown" else 0.0
+    if who.boy or slope:
+        colour = darker(HAIR[who.hair], 0.55)
+        both(
+            lambda s: pen.line(
+                [(s * 0.2, -0.2 + slope), (s * 0.42, -0.27), (s * 0.66, -0.2 - slope)], colour, 1.6
+            )
+        )
+
+
+def _eye(pen: Pen, who: Character, s: float) -> None:
+    x, y = s * 0.43, 0.16
+    if who.closed_eyes:
+        pen.line([(x - 0.2, y + 0.02), (x, y + 0.16), (x + 0.2, y + 0.02)], INK, 1.6)
+        return
+    tall = 0.25 if who.boy else 0.32
+    iris = EYES[who.eyes]
+    pen.ellipse((x, y), 0.25, tall, (255, 255, 255), line=0)
+    pen.ellipse((x, y), 0.21, tall, iris, line=0)
+    pen.ellipse((x, y + 0.02), 0.085, tall * 0.45, darker(iris, 0.25), line=0)
+    pen.ellipse((x - 0.07, y - tall * 0.42), 0.07, 0.08, (255, 255, 255), line=0)
+    pen.line([(x - 0.26, y - tall * 0.62), (x, y - tall * 1.05), (x + 0.26, y - tall * 0.62)], INK, 2.0)
+    if not who.boy:
+        pen.line([(x + s * 0.22, y - tall * 0.62), (x + s * 0.34, y - tall * 0.66)], INK, 1.6)
+
+
+def _mouth(pen: Pen, mouth: Mouth) -> None:
+    if mouth == "smile":
+        pen.line([(-0.22, 0.6), (0, 0.72), (0.22, 0.6)], INK, 1.2)
+    elif mouth == "open mouth":
+        pen.blob([(-0.2, 0.56), (0, 0.54), (0.2, 0.56), (0.1, 0.8), (-0.1, 0.8)], (150, 40, 50), 0.6)
+        pen.ellipse((0, 0.74), 0.09, 0.06, TONGUE, line=0)
+    elif mouth == "frown":
+        pen.line([(-0.2, 0.72), (0, 0.62), (0.2, 0.72)], INK, 1.2)
+    else:
+        pen.line([(-0.13, 0.66), (0.0, 0.66), (0.13, 0.66)], INK, 1.2)
+
+
+def _hair_before(pen: Pen, who: Character) -> None:
+    colour = HAIR[who.hair]
+    if who.boy:
+        spikes = [
+            (0, -1.38),
+            (0.3, -1.18),
+            (0.62, -1.28),
+            (0.82, -0.92),
+            (1.16, -0.75),
+            (1.08, -0.3),
+            (1.1, 0.1),
+            (0.9, -0.15),
+        ]
+        pen.polygon(
+            [
+                *spikes,
+                (0.75, -0.5),
+                (0.5, -0.38),
+                (0.32, -0.62),
+                (0.05, -0.34),
+                (-0.2, -0.62),
+                (-0.45, -0.4),
+                (-0.75, -0.5),
+                *[(-x, y) for x, y in reversed(spikes) if x],
+            ],
+            colour,
+        )
+    else:
+        sides = [
+            (0, -1.22),
+            (0.6, -1.12),
+            (1.02, -0.65),
+            (1.14, 0.0),
+            (1.02, 0.55),
+            (0.88, 0.1),
+            (0.8, -0.35),
+        ]
+        pen.blob(
+            [
+                *sides,
+                (0.56, -0.34),
+                (0.3, -0.58),
+                (0.05, -0.3),
+                (-0.25, -0.58),
+                (-0.56, -0.34),
+                *[(-x, y) for x, y in reversed(sides) if x],
+            ],
+            colour,
+        )
+    shine = mixed(colour, (255, 255, 255), 0.45)
+    pen.line([(-0.62, -0.78), (-0.3, -0.92), (0.05, -0.95)], shine, 2.4)
+
+
+def _worn(pen: Pen, who: Character) -> None:
+    if who.glasses:
+        both(lambda s: _lens(pen, s))
+        pen.line([(-0.14, 0.14), (0, 0.1), (0.14, 0.14)], INK, 1.4)
+    if who.bow is not None:
+        bow = PLAIN[who.bow]
+        both(lambda s: pen.blob([(0, 1.42), (s * 0.34, 1.24), (s * 0.38, 1.6)], bow))
+        pen.ellipse((0, 1.42), 0.1, 0.1, darker(bow, 0.85))
+    if who.hat:
+        pen.blob(mirrored([(0, -1.75), (0.6, -1.68), (0.86, -1.1), (0.5, -0.85)]), HAT)
+        pen.blob(mirrored([(0, -1.12), (0.8, -1.05), (1.5, -0.72), (0.7, -0.72)]), HAT)
+        pen.line([(-0.84, -1.06), (0, -1.18), (0.84, -1.06)], (150, 60, 60), 3.0)
+
+
+def _lens(pen: Pen, s: float) -> None:
+    x, y = s * 0.43, 0.16
+    corners = [
+        (x - 0.3, y - 0.3),
+        (x + 0.3, y - 0.3),
+        (x + 0.34, y),
+        (x + 0.26, y + 0.34),
+        (x - 0.26, y + 0.34),
+        (x - 0.34, y),
+    ]
+    pen.line([*corners, corners[0], corners[1]], INK, 1.3)

@@ -1,0 +1,184 @@
+"""What a picture of the demo's world shows, told from its pixels alone; light skin and the plain style are assumed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy import ndimage as scipy_ndimage
+
+from demo.canvas import Canvas, Manner, Pen, Pixels
+from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Colour
+from demo.shapes import KINDS, Shape, draw_shape
+
+ndimage: Any = scipy_ndimage
+"""Its types say less than they should."""
+Mask = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+NEAR = 13.0
+"""CIELAB units within which a colour is taken for another."""
+TEMPLATE = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """The box of a face's visible skin in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    def part(self, picture: Values, rows: tuple[float, float], columns: tuple[float, float]) -> Values:
+        """The pixels between shares of the face's box, as (N, 3)."""
+        top, bottom = (max(0, round(self.top + share * self.height)) for share in rows)
+        left, right = (max(0, round(self.left + share * self.width)) for share in columns)
+        return picture[top:bottom, left:right].reshape(-1, 3)
+
+
+def lab(colours: object) -> Values:
+    """sRGB bytes (..., 3) to CIELAB under D65."""
+    linear = np.asarray(colours, np.float64) / 255
+    linear = np.where(linear > 0.04045, ((linear + 0.055) / 1.055) ** 2.4, linear / 12.92)
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ matrix.T / np.array([0.9505, 1.0, 1.089])
+    cube = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    x, y, z = cube[..., 0], cube[..., 1], cube[..., 2]
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def distance(picture: Values, colour: object) -> Values:
+    """How far each pixel of a CIELAB picture is from a colour given in bytes."""
+    return np.linalg.norm(picture - lab(colour), axis=-1)
+
+
+def nearest(colour: object, words: Mapping[str, Colour]) -> str:
+    """The word for the colour nearest to one in CIELAB."""
+    places = lab([*words.values()])
+    return [*words][int(np.linalg.norm(places - np.asarray(colour), axis=1).argmin())]
+
+
+def elected(pixels: Values, words: Mapping[str, Colour], others: Iterable[object] = ()) -> str | None:
+    """The word that most CIELAB pixels (N, 3) are nearest to, without those nearer to one of the others."""
+    names = [*words]
+    places = np.concatenate([lab([*words.values()]), *(lab([other]) for other in others)])
+    if not len(pixels):
+        return None
+    apart = np.linalg.norm(pixels[:, None] - places, axis=-1)
+    votes = np.bincount(apart.argmin(axis=1)[apart.min(axis=1) < 2 * NEAR], minlength=len(places))[
+        : len(names)
+    ]
+    return names[int(votes.argmax())] if votes.any() else None
+
+
+def border(picture: Values) -> Values:
+    """The background's colour in CIELAB: the median along the top and the upper halves of the sides."""
+    height, width = picture.shape[:2]
+    deep = max(2, min(height, width) // 50)
+    strips = (picture[:deep], picture[: height // 2, :deep], picture[: height // 2, -deep:])
+    return np.median(np.concatenate([strip.reshape(-1, 3) for strip in strips]), axis=0)
+
+
+def background(pixels: Pixels) -> str:
+    """The word for the background's colour."""
+    return nearest(border(lab(pixels)), PLAIN)
+
+
+def faces(picture: Values) -> list[Face]:
+    """The faces of a CIELAB picture, the largest first; hands, necks and legs are too small to be taken for one."""
+    skin = ndimage.binary_opening(
+        distance(picture, SKIN["light"]) < NEAR, iterations=max(1, picture.shape[0] // 500)
+    )
+    labels, count = ndimage.label(skin)
+    if not count:
+        return []
+    areas = np.bincount(labels.ravel())[1:]
+    boxes = ndimage.find_objects(labels)
+    found = [k for k in np.argsort(-areas) if areas[k] > 0.4 * areas.max() and areas[k] > 0.002 * skin.size]
+    return [Face(boxes[k][0].start, boxes[k][0].stop, boxes[k][1].start, boxes[k][1].stop) for k in found]
+
+
+def hair(picture: Values, face: Face) -> str | None:
+    """The word for the hair above a face."""
+    above = face.part(picture, (-0.45, -0.05), (0.1, 0.9))
+    return elected(above[np.linalg.norm(above - border(picture), axis=1) > NEAR], HAIR)
+
+
+def shirt(picture: Values, face: Face) -> str | None:
+    """The word for the shirt below a face."""
+    return elected(face.part(picture, (1.35, 1.7), (0.25, 0.75)), PLAIN, [SKIN["light"]])
+
+
+def eyes(picture: Values, face: Face) -> str | None:
+    """The word for the colour of a face's eyes."""
+    inside = face.part(picture, (0.15, 0.68), (0.1, 0.9))
+    return elected(inside, EYES, [SKIN["light"], INK, (255, 255, 255), (0, 0, 0), (250, 175, 165)])
+
+
+def subject(pixels: Pixels) -> Mask:
+    """Everything that is not background."""
+    picture = lab(pixels)
+    apart = np.linalg.norm(picture - border(picture), axis=-1) > NEAR
+    return ndimage.binary_opening(apart, iterations=max(1, pixels.shape[0] // 256))
+
+
+def pieces(mask: Mask) -> list[Mask]:
+    """The connected parts of a mask, cut to their boxes, but for crumbs; the largest first."""
+    labels, count = ndimage.label(mask)
+    if not count:
+        return []
+    areas = np.bincount(labels.ravel())[1:]
+    boxes = ndimage.find_objects(labels)
+    kept = [k for k in np.argsort(-areas) if areas[k] > 0.2 * areas.max() and areas[k] > 0.002 * mask.size]
+    return [labels[boxes[k]] == k + 1 for k in kept]
+
+
+def shape(pixels: Pixels) -> str | None:
+    """The kind of the largest thing in a picture: that of the template it covers best."""
+    found = pieces(subject(pixels))
+    if not found:
+        return None
+    own, wide = _fitted(found[0]), found[0].shape[1] / found[0].shape[0]
+
+    def likeness(template: tuple[Mask, float]) -> float:
+        covered = float((own & template[0]).sum() / (own | template[0]).sum())
+        return covered - 0.3 * abs(np.log(wide / template[1]))
+
+    scores = [(max(map(likeness, kinds)), kind) for kind, kinds in templates().items()]
+    return max(scores)[1]
+
+
+@cache
+def templates() -> dict[str, list[tuple[Mask, float]]]:
+    """Each kind's outline as the generator draws it, both ways round, with its width by height."""
+    found: dict[str, list[tuple[Mask, float]]] = {}
+    for kind in KINDS:
+        for flip in (False, True):
+            canvas = Canvas(200, 200, (255, 255, 255), Manner(), np.random.default_rng(0))
+            draw_shape(Pen(canvas, (100, 100), 80, flip), Shape(kind, "red"))
+            mask = pieces(subject(canvas.pixels()))[0]
+            found.setdefault(kind, []).append((_fitted(mask), mask.shape[1] / mask.shape[0]))
+    return found
+
+
+def _fitted(mask: Mask) -> Mask:
+    """A mask stretched to the template's size."""
+    filled = ndimage.binary_fill_holes(mask)
+    rows = (np.arange(TEMPLATE) + 0.5) * mask.shape[0] / TEMPLATE
+    columns = (np.arange(TEMPLATE) + 0.5) * mask.shape[1] / TEMPLATE
+    return np.asarray(filled)[rows.astype(int)[:, None], columns.astype(int)]
+
+
+def colour_of(pixels: Pixels) -> str | None:
+    """The word for the colour of the things in a picture, without their outlines."""
+    inner = ndimage.binary_erosion(subject(pixels), iterations=max(2, pixels.shape[0] // 100))
+    return elected(lab(pixels)[inner], PLAIN)
