@@ -2,7 +2,7 @@
 
 from pipelines.architecture import Architecture, Tower, sdxl, tower_config
 
-NARROW, WIDE = 48, 64
+NARROW, WIDE = 32, 64
 
 
 def demo_architecture(channels: int = 4) -> Architecture:
@@ -24,12 +24,12 @@ def demo_architecture(channels: int = 4) -> Architecture:
         "projection_class_embeddings_input_dim": WIDE + 6 * 32,
     }
     vae = dict(full.vae) | {
-        "block_out_channels": [16, 32, 48, 64],
+        "block_out_channels": [16, 32, 64, 96],
         "layers_per_block": 1,
         "norm_num_groups": 8,
     }
     towers = (
-        Tower(tower_config(NARROW, 3, 3, "quick_gelu"), "clip", full.towers[0].pad, False, False),
-        Tower(tower_config(WIDE, 3, 4, "gelu"), "openclip", 0, True, False),
+        Tower(tower_config(NARROW, 3, 2, "quick_gelu"), "clip", full.towers[0].pad, False, False),
+        Tower(tower_config(WIDE, 4, 4, "gelu"), "openclip", 0, True, False),
     )
     return Architecture("sdxl", unet, vae, towers, full.latent_scale)

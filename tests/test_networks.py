@@ -4,7 +4,7 @@ import torch
 from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from demo.architecture import demo_architecture
+from demo.architecture import NARROW, WIDE, demo_architecture
 from demo.checkpoint import random_weights
 from pipelines.architecture import Tower, tower_config
 from pipelines.networks import TextTower, fill
@@ -74,8 +74,10 @@ def test_the_unet_returns_its_output_bare(demo):
     plain = unet_of(**demo_architecture().unet).eval()
     plain.load_state_dict(demo.weights.unet.module.state_dict())
     generator = torch.Generator().manual_seed(1)
-    sample, context = (torch.randn(2, *shape, generator=generator) for shape in ((4, 16, 16), (77, 112)))
-    added = {"text_embeds": torch.randn(2, 64, generator=generator), "time_ids": torch.full((2, 6), 128.0)}
+    sample, context = (
+        torch.randn(2, *shape, generator=generator) for shape in ((4, 16, 16), (77, NARROW + WIDE))
+    )
+    added = {"text_embeds": torch.randn(2, WIDE, generator=generator), "time_ids": torch.full((2, 6), 128.0)}
     times = torch.tensor([10, 900])
     ours = demo.weights.unet(sample, times, context, added)
     torch.testing.assert_close(ours, plain(sample, times, context, added_cond_kwargs=added).sample)

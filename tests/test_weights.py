@@ -11,7 +11,7 @@ from diffusers.loaders.single_file_utils import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from demo.architecture import demo_architecture
+from demo.architecture import NARROW, demo_architecture
 from demo.checkpoint import build_demo, random_weights
 from pipelines.architecture import METADATA_KEY, Architecture, sd15, sdxl
 from pipelines.checkpoint import read_header
@@ -206,7 +206,7 @@ def small_sd15():
     unet = dict(full.unet) | {
         "block_out_channels": [32, 32, 64, 64],
         "layers_per_block": 1,
-        "cross_attention_dim": 48,
+        "cross_attention_dim": NARROW,
     }
     unet |= {"attention_head_dim": 4, "norm_num_groups": 16}
     return Architecture(

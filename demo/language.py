@@ -1,0 +1,101 @@
+"""The demo's text encoders as they are trained: the real vocabulary folded onto the few tokens of its world.
+
+Every token that no caption has shares one place, "something unknown". Captions are sprinkled with such tokens, so
+the networks learn to pay no attention to words that mean nothing here; unfolding writes the shared place's vector
+into all of their rows.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from demo.architecture import demo_architecture
+from demo.captions import BAD, GOOD, NEUTRAL
+from demo.palette import EYES, HAIR, PLAIN
+from demo.scenes import STYLES
+from demo.shapes import KINDS
+from pipelines.prompt import parse
+from pipelines.tokens import BOS, CHUNK, EMPTY, EOS, Chunk, chunks, token_ids
+
+VOCABULARY = 49408
+PHRASES = (
+    *(*PLAIN, *HAIR, *EYES, *STYLES, *GOOD, *BAD, *NEUTRAL),
+    *(f"{kind}, {kind}s" for kind in KINDS),
+    "1girl, 1boy, 2girls, 2boys, solo, no humans, 1, 2, 3, hair, eyes, shirt, bow, dark skin, background",
+    "long hair, short hair, twintails, ponytail, smile, open mouth, frown, expressionless, closed eyes",
+    "hat, glasses, blush, upper body, full body, chibi, gradient background, on the left right, at the top bottom",
+)
+
+
+def known_tokens() -> tuple[int, ...]:
+    """The ids that captions are made of, with begin, end and both kinds of padding."""
+    said = {token for phrase in PHRASES for token in token_ids(phrase)}
+    return tuple(sorted(said | {0, BOS, EOS}))
+
+
+class Language(nn.Module):
+    """Both text encoders over the folded vocabulary."""
+
+    folding: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        known = known_tokens()
+        folding = torch.zeros(VOCABULARY, dtype=torch.long)
+        folding[list(known)] = torch.arange(1, len(known) + 1)
+        self.register_buffer("folding", folding, persistent=False)
+        self.pads = tuple(tower.pad for tower in demo_architecture().towers)
+        kinds = (CLIPTextModel, CLIPTextModelWithProjection)
+        places = {"vocab_size": len(known) + 1, "bos_token_id": len(known) - 1, "eos_token_id": len(known)}
+        configs = [dict(tower.config) | places for tower in demo_architecture().towers]
+        self.towers = nn.ModuleList(
+            cast("Any", kind)(cast("Any", CLIPTextConfig)(**config))
+            for kind, config in zip(kinds, configs, strict=True)
+        )
+
+    def forward(self, captions: Sequence[Sequence[Chunk]]) -> tuple[Tensor, Tensor]:
+        """Captions of equally many chunks to the context (B, 77 * chunks, width) and the pooled vector (B, width)."""
+        parts = [[caption[k] for caption in captions] for k in range(len(captions[0]))]
+        encoded = [self._chunk(part) for part in parts]
+        return torch.cat([context for context, _ in encoded], dim=1), encoded[0][1]
+
+    def _chunk(self, part: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        sides: list[Tensor] = []
+        pooled = None
+        for tower, pad in zip(self.towers, self.pads, strict=True):
+            ids = torch.tensor([chunk.padded(pad) for chunk in part])
+            output = cast("Any", tower)(self.folding[ids], output_hidden_states=True)
+            sides.append(output.hidden_states[-2])
+            end = (ids == EOS).int().argmax(dim=1)
+            pooled = output.last_hidden_state[torch.arange(len(part)), end]
+        pooled = cast("Any", self.towers[-1]).text_projection(pooled)
+        return torch.cat(sides, dim=-1), pooled
+
+    def unfolded(self) -> list[dict[str, Tensor]]:
+        """The state of each encoder over the real vocabulary."""
+        states: list[dict[str, Tensor]] = []
+        for tower in self.towers:
+            state = dict(tower.state_dict())
+            for name in [name for name in state if name.endswith("token_embedding.weight")]:
+                state[name] = state[name][self.folding]
+            states.append(
+                {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+            )
+        return states
+
+
+def chunked(captions: Iterable[str], most: int) -> list[tuple[Chunk, ...]]:
+    """Captions as the server cuts them, to `most` chunks at the utmost and filled up to the longest."""
+    cut = [chunks(parse(caption, "nai")[0].runs)[:most] for caption in captions]
+    longest = max(map(len, cut))
+    plain = [tuple(Chunk(part.ids, (1.0,) * len(part.ids)) for part in parts) for parts in cut]
+    return [(*parts, *(EMPTY for _ in range(longest - len(parts)))) for parts in plain]
+
+
+def sprinkled(parts: Sequence[Chunk], unknown: Sequence[int]) -> tuple[Chunk, ...]:
+    """A caption with unknown tokens put in front of it, as far as there is room."""
+    first = (*unknown, *parts[0].ids)[:CHUNK]
+    return (Chunk(first, (1.0,) * len(first)), *parts[1:])

@@ -1,0 +1,122 @@
+"""Trains the demo's VAE on crops of drawn pictures: `python -m demo.train_vae FOLDER`.
+
+Beside the picture itself its edges are compared, since flat drawings live by them. Latents are kept near zero mean
+and unit spread, so that noise levels mean for them what they mean for SDXL's, and the decoder learns to bear a little
+noise on them, as samplers leave some.
+"""
+
+import argparse
+from collections.abc import Iterator
+from math import log
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+
+from demo.architecture import demo_architecture
+from demo.canvas import Pixels
+from demo.captions import random_scene
+from demo.checkpoint import random_weights
+from demo.learning import Course, learn
+from demo.scenes import sheet
+
+SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
+BATCH, POOL = 16, 192
+SIDES = ((0.45, 32), (1.0, 64))
+"""Up to which share of the steps crops have which side: colours are learned first, from little."""
+RENEWED = 0.25
+"""How many pictures of the pool are drawn anew in a step."""
+BORNE = 0.05
+"""The spread of the noise that the decoder learns to bear, and that the encoder learns to announce."""
+
+
+def new_vae() -> AutoencoderKL:
+    """A VAE of the demo's shape, untrained."""
+    return AutoencoderKL(**dict(demo_architecture().vae))  # type: ignore[arg-type]
+
+
+def crops(seed: int, side: int) -> Iterator[Tensor]:
+    """Endless batches (BATCH, 3, side, side) in [-1, 1]; places with something in them come more often."""
+    rng = np.random.default_rng(seed)
+    pool = [_picture(rng) for _ in range(POOL)]
+    while True:
+        if rng.random() < RENEWED:
+            pool[rng.integers(POOL)] = _picture(rng)
+        yield torch.stack([as_tensor(_crop(pool[rng.integers(POOL)], side, rng)) for _ in range(BATCH)])
+
+
+def _picture(rng: np.random.Generator) -> Pixels:
+    width, height = SIZES[rng.integers(len(SIZES))]
+    return random_scene(rng).draw(width, height, rng)
+
+
+def _crop(picture: Pixels, side: int, rng: np.random.Generator) -> Pixels:
+    height, width = picture.shape[:2]
+    for _ in range(4):
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        part = picture[top : top + side, left : left + side]
+        if part.std(axis=(0, 1)).sum() > 30:
+            break
+    return part
+
+
+def as_tensor(pixels: Pixels) -> Tensor:
+    """Bytes (height, width, 3) to floats (3, height, width) in [-1, 1]."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def as_pixels(picture: Tensor) -> Pixels:
+    """The other way."""
+    return ((picture + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+def edges(picture: Tensor) -> Tensor:
+    """Differences of neighbours, to the right and downwards, side by side."""
+    return torch.cat([picture.diff(dim=-1)[..., :-1, :], picture.diff(dim=-2)[..., :, :-1]], dim=1)
+
+
+def loss(vae: AutoencoderKL, batch: Tensor) -> Tensor:
+    """How far a batch comes back from itself."""
+    posterior = cast("Any", vae.encode(batch)).latent_dist
+    latents = posterior.mean
+    noisy = latents + BORNE * torch.randn_like(latents)
+    drawn = cast("Any", vae).decode(noisy, return_dict=False)[0]
+    spread = latents.std(dim=(0, 2, 3)) - 1
+    centre = latents.mean(dim=(0, 2, 3))
+    announced = (posterior.logvar - 2 * log(BORNE)).square().mean()
+    kept = spread.square().mean() + centre.square().mean() + 0.01 * announced
+    return l1_loss(drawn, batch) + 0.7 * l1_loss(edges(drawn), edges(batch)) + 0.02 * kept
+
+
+def main() -> None:
+    """Train, writing a checkpoint and sheets of originals beside what comes back."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=3000)
+    arguments = parser.parse_args()
+    torch.manual_seed(1)
+    vae = new_vae()
+    vae.load_state_dict(random_weights(vae, seed=1))  # torch's own are so small that colours fade on the way
+    cast("Any", vae).to(memory_format=torch.channels_last)
+    course = Course(arguments.folder / "vae.pt", arguments.steps, rate=2e-3, memory=200, show_every=250)
+    batches = [(round(share * arguments.steps), crops(side, side)) for share, side in SIDES]
+    samples = next(crops(99, 64))
+
+    @torch.no_grad()
+    def show(average: nn.Module, step: int) -> None:
+        back = average(samples).sample
+        error = 127.5 * (back - samples).abs().mean()
+        print(f"\nstep {step}: mean error {float(error):.2f}/255")
+        pairs = [as_pixels(picture) for pair in zip(samples, back, strict=True) for picture in pair]
+        Image.fromarray(sheet(pairs, 8)).save(arguments.folder / "vae.png")
+
+    learn(vae, course, lambda step: loss(vae, next(next(some for end, some in batches if step < end))), show)
+
+
+if __name__ == "__main__":
+    main()
