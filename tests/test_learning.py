@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -51,7 +53,7 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path)
 
 def test_it_learns(tmp_path):
     model = line()
-    average = learn(model, course(tmp_path, steps=150, memory=10), lessons(model), lambda _, step: None)
+    average: Any = learn(model, course(tmp_path, steps=150, memory=10), lessons(model), lambda _, step: None)
     assert (average.weight - 1).abs().max() < 0.1
 
 
