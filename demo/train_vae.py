@@ -26,9 +26,10 @@ from demo.learning import Course, learn
 from demo.scenes import sheet
 
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
-BATCH, POOL = 16, 192
-SIDES = ((0.45, 32), (1.0, 64))
-"""Up to which share of the steps crops have which side: colours are learned first, from little."""
+POOL = 192
+PHASES = ((1800, 32, 16), (4000, 64, 16), (5200, 192, 2))
+"""Up to which step crops have which side and batches which size. Colours are learned first, from little; the last
+phase is for what normalisation does to large areas."""
 RENEWED = 0.25
 """How many pictures of the pool are drawn anew in a step."""
 BORNE = 0.05
@@ -40,14 +41,14 @@ def new_vae() -> AutoencoderKL:
     return AutoencoderKL(**dict(demo_architecture().vae))  # type: ignore[arg-type]
 
 
-def crops(seed: int, side: int) -> Iterator[Tensor]:
-    """Endless batches (BATCH, 3, side, side) in [-1, 1]; places with something in them come more often."""
+def crops(seed: int, side: int, count: int) -> Iterator[Tensor]:
+    """Endless batches (count, 3, side, side) in [-1, 1]; places with something in them come more often."""
     rng = np.random.default_rng(seed)
     pool = [_picture(rng) for _ in range(POOL)]
     while True:
         if rng.random() < RENEWED:
             pool[rng.integers(POOL)] = _picture(rng)
-        yield torch.stack([as_tensor(_crop(pool[rng.integers(POOL)], side, rng)) for _ in range(BATCH)])
+        yield torch.stack([as_tensor(_crop(pool[rng.integers(POOL)], side, rng)) for _ in range(count)])
 
 
 def _picture(rng: np.random.Generator) -> Pixels:
@@ -97,15 +98,14 @@ def main() -> None:
     """Train, writing a checkpoint and sheets of originals beside what comes back."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
     arguments = parser.parse_args()
     torch.manual_seed(1)
     vae = new_vae()
     vae.load_state_dict(random_weights(vae, seed=1))  # torch's own are so small that colours fade on the way
     cast("Any", vae).to(memory_format=torch.channels_last)
-    course = Course(arguments.folder / "vae.pt", arguments.steps, rate=2e-3, memory=200, show_every=250)
-    batches = [(round(share * arguments.steps), crops(side, side)) for share, side in SIDES]
-    samples = next(crops(99, 64))
+    course = Course(arguments.folder / "vae.pt", PHASES[-1][0], rate=2e-3, memory=200, show_every=250)
+    batches = [(end, crops(side, side, count)) for end, side, count in PHASES]
+    samples = next(crops(99, 64, 16))
 
     @torch.no_grad()
     def show(average: nn.Module, step: int) -> None:

@@ -1,0 +1,244 @@
+"""Claim: the demo model draws what its tags say. Prompts are drawn at random from its world, with fixed seeds.
+
+k_euler, 28 steps, scale 5, NAI's quality tags and first UC preset, judged from pixels alone by demo/judging.py. What
+is told: shares of pictures that show background, hair or shape, shirt, eyes and count as asked; black and white
+backgrounds with and without the step from infinite noise; what guidance, weights, UC and quality tags do.
+Run: python -m benchmarks.demo_semantics [PARTS] [--model FILE] [--prompts 110].
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import machine
+from demo import judging
+from demo.canvas import Pixels
+from demo.captions import any_of, random_character
+from demo.palette import PLAIN
+from demo.scenes import Scene
+from demo.shapes import KINDS, Shape
+from pipelines.job import Guidance, Job, Prompts
+from pipelines.pipeline import Pipeline
+from pipelines.weights import load
+from server.presets import Texts, completed, load_presets
+from server.served import configs
+
+RESULTS = Path(__file__).parent / "results"
+Size = tuple[int, int]
+Shares = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Easel:
+    """A model and how it is asked."""
+
+    pipeline: Pipeline
+
+    def draw(
+        self,
+        prompt: str,
+        seed: int,
+        size: Size = (512, 512),
+        scale: float = 5.0,
+        rescale: float = 0.0,
+        negative: str | None = None,
+        quality: bool = True,
+    ) -> Pixels:
+        """A picture; without a negative prompt the first UC preset is added."""
+        presets = load_presets(configs() / "presets.toml")
+        texts = Texts(prompt, negative or "", quality, 0 if negative is None else None)
+        texts = completed(texts, presets, "nai-diffusion-3", "auto")
+        prompts = Prompts(texts.positive, texts.negative)
+        guidance = Guidance(scale, rescale=rescale)
+        job = Job("demo", prompts, *size, 28, "k_euler", "native", guidance, (seed,))
+        return self.pipeline.run(job)[0]
+
+
+def scenes(count: int) -> list[Scene]:
+    """Scenes whose every colour the judge can see: single characters, pairs, and shapes."""
+    rng = np.random.default_rng(2026)
+    return [_character(rng, 1 + (k % 10 in (6,))) if k % 10 < 7 else _shape(rng) for k in range(count)]
+
+
+def _character(rng: np.random.Generator, count: int) -> Scene:
+    bare = {
+        "skin": "light",
+        "hat": False,
+        "glasses": False,
+        "closed_eyes": False,
+        "bow": None,
+        "blush": False,
+    }
+    people = tuple(replace(random_character(rng), **bare) for _ in range(count))
+    taken = {word for one in people for word in (one.hair, one.shirt)} | {"yellow", "pink"}
+    ground = any_of(rng, [word for word in PLAIN if word not in taken])
+    return Scene(people, ground, any_of(rng, ("upper body", "full body", "chibi")))
+
+
+def _shape(rng: np.random.Generator) -> Scene:
+    ground = any_of(rng, PLAIN)
+    one = Shape(any_of(rng, KINDS), any_of(rng, [word for word in PLAIN if word != ground]))
+    return Scene((one,) * int(rng.integers(1, 3)), ground)
+
+
+def judged(scene: Scene, pixels: Pixels) -> dict[str, bool]:
+    """What of a scene a picture shows."""
+    said = {"background": judging.background(pixels) == scene.background}
+    if not scene.characters:
+        (shape,) = {one for one in scene.subjects if isinstance(one, Shape)}
+        found = len(judging.pieces(judging.subject(pixels)))
+        colour = judging.colour_of(pixels) == shape.colour
+        kind = judging.shape(pixels) == shape.kind
+        return said | {"shape colour": colour, "shape": kind, "count": found == len(scene.subjects)}
+    picture = judging.lab(pixels)
+    faces = judging.faces(picture)
+    said["count"] = len(faces) == len(scene.characters)
+    if len(scene.characters) == 1:
+        who = scene.characters[0]
+        for name, look in (("hair", judging.hair), ("shirt", judging.shirt), ("eyes", judging.eyes)):
+            said[name] = bool(faces) and look(picture, faces[0]) == getattr(who, name)
+    return said
+
+
+def shares(pictures: Iterable[tuple[Scene, Pixels]]) -> Shares:
+    """How often each thing is right."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for scene, pixels in pictures:
+        for name, is_right in judged(scene, pixels).items():
+            right[name].append(is_right)
+    return {name: round(sum(found) / len(found), 3) for name, found in right.items()}
+
+
+def semantics(easel: Easel, count: int, size: Size = (512, 512), scale: float = 5.0) -> Shares:
+    """Shares over random prompts."""
+    asked = scenes(count)
+    return shares(
+        (scene, easel.draw(", ".join(scene.tags()), 1000 + k, size, scale)) for k, scene in enumerate(asked)
+    )
+
+
+def levels(easel: Easel, infinite: bool, seeds: int = 32) -> Shares:
+    """The background's mean luminance when black and when white are asked for, and the mean error of both."""
+    own = easel if infinite else Easel(Pipeline(easel.pipeline.weights, sigma_max=14.6))
+    found = {
+        word: [
+            _luminance(own.draw(f"1girl, solo, red hair, {word} background", seed, (256, 256)))
+            for seed in range(seeds // 2)
+        ]
+        for word in ("black", "white")
+    }
+    error = np.mean([*found["black"], *(1 - level for level in found["white"])])
+    return {
+        **{word: round(float(np.mean(level)), 4) for word, level in found.items()},
+        "error": round(float(error), 4),
+    }
+
+
+def _luminance(pixels: Pixels) -> float:
+    deep = max(2, len(pixels) // 25)
+    strips = (pixels[:deep], pixels[: len(pixels) // 2, :deep], pixels[: len(pixels) // 2, -deep:])
+    area = np.concatenate([strip.reshape(-1, 3) for strip in strips])
+    return float((area @ np.array([0.2126, 0.7152, 0.0722])).mean() / 255)
+
+
+def share_of(pixels: Pixels, words: tuple[str, ...]) -> float:
+    """The share of a picture's pixels that are nearest to one of these plain colours."""
+    picture = judging.lab(pixels).reshape(-1, 3)
+    places = judging.lab([*PLAIN.values()])
+    nearest = np.linalg.norm(picture[:, None] - places, axis=-1).argmin(axis=1)
+    return float(np.isin(nearest, [[*PLAIN].index(word) for word in words]).mean())
+
+
+def guidance(easel: Easel, seeds: int = 12) -> dict[str, object]:
+    """What scale, UC, weights and rescale do."""
+    few = 40
+    plain = "no humans, heart, white background"
+    unwanted = [share_of(easel.draw(plain, seed, negative="red heart"), ("red",)) for seed in range(seeds)]
+    free = [share_of(easel.draw(plain, seed, negative=""), ("red",)) for seed in range(seeds)]
+    weighed = {
+        level: float(
+            np.mean(
+                [
+                    share_of(easel.draw(f"no humans, {level}, blue heart, white background", seed), ("red",))
+                    for seed in range(seeds)
+                ]
+            )
+        )
+        for level in ("[[[red heart]]]", "red heart", "{{{red heart}}}")
+    }
+    rescaled = {
+        str(share): float(
+            np.mean(
+                [
+                    _saturation(
+                        easel.draw("1girl, solo, red hair, blue background", seed, scale=9.0, rescale=share)
+                    )
+                    for seed in range(seeds)
+                ]
+            )
+        )
+        for share in (0.0, 0.5, 1.0)
+    }
+    return {
+        "scale 1": semantics(easel, few, scale=1.0),
+        "scale 5": semantics(easel, few, scale=5.0),
+        "red with red in the UC": float(np.mean(unwanted)),
+        "red without": float(np.mean(free)),
+        "red by weight": weighed,
+        "saturation by rescale": rescaled,
+    }
+
+
+def _saturation(pixels: Pixels) -> float:
+    high, low = pixels.max(axis=2).astype(float), pixels.min(axis=2).astype(float)
+    return float(((high - low) / np.maximum(high, 1)).mean())
+
+
+def sharpness(pixels: Pixels) -> float:
+    """How steep the steepest hundredth of a picture's steps is."""
+    return float(np.percentile(np.abs(np.diff(pixels.astype(float).mean(axis=2), axis=1)), 99))
+
+
+def quality(easel: Easel, pairs: int = 30) -> Shares:
+    """How often quality tags are sharper than their opposite with the same seed."""
+    won = 0
+    for seed, scene in enumerate(scenes(pairs)):
+        tags = ", ".join(scene.tags())
+        good = easel.draw(tags, seed, negative="")
+        bad = easel.draw(f"{tags}, worst quality, lowres", seed, negative="", quality=False)
+        won += sharpness(good) > sharpness(bad)
+    return {"good is sharper": won / pairs}
+
+
+PARTS: dict[str, Callable[[Easel, int], object]] = {
+    "512x512": lambda easel, count: semantics(easel, count),
+    "832x1216": lambda easel, count: semantics(easel, count, (832, 1216)),
+    "infinite noise": lambda easel, _: levels(easel, infinite=True),
+    "sigma_max 14.6": lambda easel, _: levels(easel, infinite=False),
+    "guidance": lambda easel, _: guidance(easel),
+    "quality": lambda easel, _: quality(easel),
+}
+
+
+def main() -> None:
+    """Measure the parts asked for and keep them beside what was measured before."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
+    parser.add_argument("--model", type=Path, default=Path("demo/weights/naiad-demo.safetensors"))
+    parser.add_argument("--prompts", type=int, default=110)
+    arguments = parser.parse_args()
+    easel, file = Easel(Pipeline(load(arguments.model))), RESULTS / "demo_semantics.json"
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    for part in arguments.parts:
+        kept[part] = PARTS[part](easel, arguments.prompts)
+        print(part, kept[part], flush=True)
+        file.write_text(json.dumps({**kept, "machine": machine()}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
