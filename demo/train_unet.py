@@ -24,7 +24,7 @@ from demo.language import Language, chunked, sprinkled
 from demo.latents import Shelf, Size, shelf
 from demo.learning import Course, averaged, learn
 from demo.scenes import sheet
-from demo.train_vae import new_vae
+from demo.train_vae import trained_vae
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.prediction import scaled_linear
@@ -168,7 +168,7 @@ def main() -> None:
 def train(folder: Path, name: str) -> None:
     """One stage, from where it was left or from the stage before."""
     stage, order = STAGES[name], list(STAGES)
-    vae = cast("Any", averaged(folder / "vae.pt", new_vae()))
+    vae = trained_vae(folder)
     torch.manual_seed(order.index(name))
     model = Draughtsman()
     file = folder / f"unet-{name}.pt"

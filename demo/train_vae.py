@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
@@ -22,10 +23,11 @@ from demo.architecture import demo_architecture
 from demo.canvas import Pixels
 from demo.captions import random_scene
 from demo.checkpoint import random_weights
-from demo.learning import Course, learn
+from demo.learning import Course, averaged, learn
 from demo.scenes import sheet
 
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
+KEPT = Path(__file__).parent / "weights" / "vae.safetensors"
 POOL = 192
 PHASES = ((1800, 32, 16), (4000, 64, 16), (5200, 192, 2))
 """Up to which step crops have which side and batches which size. Colours are learned first, from little; the last
@@ -39,6 +41,16 @@ BORNE = 0.05
 def new_vae() -> AutoencoderKL:
     """A VAE of the demo's shape, untrained."""
     return AutoencoderKL(**dict(demo_architecture().vae))  # type: ignore[arg-type]
+
+
+def trained_vae(folder: Path) -> AutoencoderKL:
+    """The VAE that was trained in a folder, or the one kept in the repository when none was."""
+    vae, file = new_vae(), folder / "vae.pt"
+    if file.exists():
+        averaged(file, vae)
+    else:
+        vae.load_state_dict({name: tensor.float() for name, tensor in load_file(KEPT).items()})
+    return vae
 
 
 def crops(seed: int, side: int, count: int) -> Iterator[Tensor]:
