@@ -140,10 +140,7 @@ def levels(easel: Easel, infinite: bool, seeds: int = 32) -> Shares:
 
 
 def _luminance(pixels: Pixels) -> float:
-    deep = max(2, len(pixels) // 25)
-    strips = (pixels[:deep], pixels[: len(pixels) // 2, :deep], pixels[: len(pixels) // 2, -deep:])
-    area = np.concatenate([strip.reshape(-1, 3) for strip in strips])
-    return float((area @ np.array([0.2126, 0.7152, 0.0722])).mean() / 255)
+    return float((judging.rim(pixels.astype(float)) @ np.array([0.2126, 0.7152, 0.0722])).mean() / 255)
 
 
 def share_of(pixels: Pixels, words: tuple[str, ...]) -> float:

@@ -80,12 +80,17 @@ def elected(pixels: Values, words: Mapping[str, Colour], others: Iterable[object
     return names[int(votes.argmax())] if votes.any() else None
 
 
-def border(picture: Values) -> Values:
-    """The background's colour in CIELAB: the median along the top and the upper halves of the sides."""
+def rim(picture: Values) -> Values:
+    """The pixels (N, 3) along the top and the upper halves of the sides, where nothing but background is."""
     height, width = picture.shape[:2]
     deep = max(2, min(height, width) // 50)
     strips = (picture[:deep], picture[: height // 2, :deep], picture[: height // 2, -deep:])
-    return np.median(np.concatenate([strip.reshape(-1, 3) for strip in strips]), axis=0)
+    return np.concatenate([strip.reshape(-1, 3) for strip in strips])
+
+
+def border(picture: Values) -> Values:
+    """The background's colour in CIELAB: the median of the rim."""
+    return np.median(rim(picture), axis=0)
 
 
 def background(pixels: Pixels) -> str:
@@ -98,13 +103,8 @@ def faces(picture: Values) -> list[Face]:
     skin = ndimage.binary_opening(
         distance(picture, SKIN["light"]) < NEAR, iterations=max(1, picture.shape[0] // 500)
     )
-    labels, count = ndimage.label(skin)
-    if not count:
-        return []
-    areas = np.bincount(labels.ravel())[1:]
-    boxes = ndimage.find_objects(labels)
-    found = [k for k in np.argsort(-areas) if areas[k] > 0.4 * areas.max() and areas[k] > 0.002 * skin.size]
-    return [Face(boxes[k][0].start, boxes[k][0].stop, boxes[k][1].start, boxes[k][1].stop) for k in found]
+    found = (rows_and_columns for rows_and_columns, _ in _parts(skin, least=0.4))
+    return [Face(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in found]
 
 
 def hair(picture: Values, face: Face) -> str | None:
@@ -133,13 +133,18 @@ def subject(pixels: Pixels) -> Mask:
 
 def pieces(mask: Mask) -> list[Mask]:
     """The connected parts of a mask, cut to their boxes, but for crumbs; the largest first."""
+    return [part for _, part in _parts(mask, least=0.2)]
+
+
+def _parts(mask: Mask, least: float) -> list[tuple[tuple[slice, slice], Mask]]:
+    """The connected parts with their boxes, the largest first; none has less than `least` of the largest's area."""
     labels, count = ndimage.label(mask)
     if not count:
         return []
     areas = np.bincount(labels.ravel())[1:]
     boxes = ndimage.find_objects(labels)
-    kept = [k for k in np.argsort(-areas) if areas[k] > 0.2 * areas.max() and areas[k] > 0.002 * mask.size]
-    return [labels[boxes[k]] == k + 1 for k in kept]
+    kept = [k for k in np.argsort(-areas) if areas[k] > max(least * areas.max(), 0.002 * mask.size)]
+    return [(boxes[k], labels[boxes[k]] == k + 1) for k in kept]
 
 
 def shape(pixels: Pixels) -> str | None:

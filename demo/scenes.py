@@ -22,7 +22,6 @@ STYLES: dict[str, Manner] = {
     "artist:neon": Manner(lambda colour: retoned(colour, 0.52, 2.0), line=6.0, ink=(25, 15, 60)),
 }
 FRAMINGS = ("upper body", "full body", "chibi")
-COUNTS = {1: "1", 2: "2", 3: "3"}
 
 
 @dataclass(frozen=True, slots=True)

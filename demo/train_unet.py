@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from demo.architecture import demo_architecture
-from demo.captions import caption
+from demo.captions import GOOD, caption
 from demo.checkpoint import write
 from demo.language import Language, chunked, sprinkled
 from demo.latents import Shelf, Size, shelf
@@ -35,7 +35,7 @@ PURE = 0.06
 """How many of the samples are at infinite noise."""
 COMMON_TOKENS = 40_000
 """Ids below this are words and pieces of words."""
-QUALITY = "best quality, amazing quality, very aesthetic, absurdres"
+QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
 SHOWN = (
     "1girl, solo, red hair, long hair, blue eyes, smile, white background, upper body",
@@ -110,7 +110,7 @@ class Lessons:
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         velocity = model(alpha * clean + sigma * noise, times, captions, own.size)
         error = (velocity - (alpha * noise - sigma * clean)).square().mean(dim=(1, 2, 3))
-        ratio = (self._alphas[times] / (1 - self._alphas[times].square()).sqrt()).square()
+        ratio = (alpha / sigma).square().flatten()
         weight = (ratio.clamp(max=GAMMA) / (ratio + 1)).clamp(min=FLOOR)
         return (weight * error).mean()
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipelines.errors import InvalidPrompt
 from pipelines.job import Prompts
 from pipelines.networks import TextEncoder
-from pipelines.prompt import Segment, parse
+from pipelines.prompt import Segment, parse, shares
 from pipelines.tokens import EMPTY, Chunk, chunks
 
 REMEMBERED = 128
@@ -62,15 +61,11 @@ class TextEncoding:
     def _mix(self, side: Sequence[tuple[Segment, tuple[Chunk, ...]]], length: int) -> Conditioning:
         if len(side) == 1:
             return self._encode(side[0][1], length)
-        mixes = [segment.mix if segment.runs else 0.0 for segment, _ in side]
-        total = sum(abs(mix) for mix in mixes)
-        if not total:
-            raise InvalidPrompt("every part of the '|' mix has weight 0; at least one must have some")
         return blend(
             [
-                (mix / total, self._encode(parts, length))
-                for mix, (_, parts) in zip(mixes, side, strict=True)
-                if mix
+                (share, self._encode(parts, length))
+                for share, (_, parts) in zip(shares([segment for segment, _ in side]), side, strict=True)
+                if share
             ]
         )
 

@@ -6,10 +6,10 @@ The A1111 grammar, for models whose users write it: `(text:1.2)`, `(text)` = 1.1
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipelines.errors import UnknownName
+from pipelines.errors import InvalidPrompt, UnknownName
 
 EMPHASIS = {"{": 1, "]": 1, "}": -1, "[": -1}
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
@@ -39,6 +39,21 @@ def parse(text: str, syntax: str = "nai") -> tuple[Segment, ...]:
     if syntax not in SYNTAXES:
         raise UnknownName("prompt syntax", syntax, SYNTAXES)
     return SYNTAXES[syntax](text)
+
+
+def shares(segments: Sequence[Segment]) -> tuple[float, ...]:
+    """Each segment's signed share of a mix, their sizes together 1; one that says nothing has none.
+
+    Raises:
+        InvalidPrompt: every segment of a mix has weight 0.
+    """
+    if len(segments) == 1:
+        return (1.0,)
+    mixes = [segment.mix if segment.runs else 0.0 for segment in segments]
+    total = sum(map(abs, mixes))
+    if not total:
+        raise InvalidPrompt("every part of the '|' mix has weight 0; at least one must have some")
+    return tuple(mix / total for mix in mixes)
 
 
 def parse_nai(text: str) -> tuple[Segment, ...]:

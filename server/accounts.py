@@ -13,7 +13,7 @@ from pydantic import Field
 
 from server.door import new_token
 from server.errors import Rejected, Unauthorized
-from server.settings import Strict, checked, read_toml
+from server.toml import Strict, checked, read_toml
 
 Secret = Annotated[str, Field(pattern=r"^[!-~]{8,200}$")]
 

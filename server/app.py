@@ -10,7 +10,6 @@ from typing import Annotated, cast
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
 from starlette.middleware import Middleware
 
 from server import errors
@@ -22,7 +21,7 @@ from server.engine import Drawn, Engine, State, Ticket
 from server.pictures import Imprint, encoded
 from server.resolve import Policy, Resolved, resolve
 from server.tracing import traced
-from server.wire import GenerateRequest
+from server.wire import read_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +138,7 @@ async def create_persistent_token(request: Request, house: Here) -> Response:
 async def generate_image(request: Request, house: Here) -> Response:
     """Draw pictures and answer in the form that `Accept` asks for, NAI's ZIP unless it asks for another."""
     sent = await received(request, house.body_limit, house.patience)
-    try:
-        resolved = resolve(GenerateRequest.model_validate(sent), house.policy)
-    except ValidationError as error:
-        raise errors.rejected(error, GenerateRequest) from None
+    resolved = resolve(read_request(sent), house.policy)
     kind = chosen(request.headers.get("accept"), resolved.image_format)
     drawn = await answered(house.engine.submit(resolved.job), request)
     started = perf_counter()

@@ -4,17 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import typer
-from pydantic import ValidationError
 
 from server import serving
 from server.engine import Drawn
-from server.errors import rejected
 from server.pictures import encoded
 from server.progress import shown
 from server.resolve import Resolved, resolve
 from server.served import Served
 from server.settings import Settings
-from server.wire import GenerateRequest
+from server.wire import read_request
 
 
 def draw(served: Served, settings: Settings, body: Mapping[str, object], output: Path) -> None:
@@ -24,7 +22,7 @@ def draw(served: Served, settings: Settings, body: Mapping[str, object], output:
         Rejected: the request cannot be drawn.
         ConfigError: a setting, or the place of the picture, is wrong.
     """
-    resolved = _resolved(body, served, settings)
+    resolved = resolve(read_request(body), serving.policy(served, settings))
     imprint = serving.imprint(served, settings)
     for name, text in (
         ("prompt", resolved.job.prompts.positive),
@@ -40,13 +38,6 @@ def draw(served: Served, settings: Settings, body: Mapping[str, object], output:
             encoded(imprint, resolved.job, drawn, index, resolved.recorded, resolved.image_format)
         )
         typer.echo(str(place))
-
-
-def _resolved(body: Mapping[str, object], served: Served, settings: Settings) -> Resolved:
-    try:
-        return resolve(GenerateRequest.model_validate(body), serving.policy(served, settings))
-    except ValidationError as error:
-        raise rejected(error, GenerateRequest) from None
 
 
 def _drawn(resolved: Resolved, served: Served, settings: Settings) -> Drawn:

@@ -4,7 +4,6 @@ h11, because httptools loses the body of requests that offer to upgrade to h2c, 
 """
 
 import asyncio
-import json
 import logging
 import sys
 from http import HTTPStatus
@@ -13,6 +12,8 @@ from typing import cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from server.errors import envelope
 
 log = logging.getLogger("naiad.requests")
 PATIENCE = 30.0
@@ -59,7 +60,7 @@ class Protocol(H11Protocol):
         self.transport.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        body = json.dumps({"statusCode": status, "message": message}).encode()
+        body = bytes(envelope(status, message).body)
         identity = token_hex(8)
         log.info("%s refused %d %s", identity, status, message)
         headers = [

@@ -8,9 +8,9 @@ from math import inf
 from secrets import randbelow
 from typing import Literal, TypeVar
 
-from pipelines.errors import UnknownName
+from pipelines.errors import InvalidPrompt, UnknownName
 from pipelines.job import Guidance, Job, Prompts, Threshold
-from pipelines.prompt import parse
+from pipelines.prompt import parse, shares
 from pipelines.samplers import canonical
 from pipelines.schedules import SCHEDULES
 from pipelines.tokens import LIMIT, weighted
@@ -222,8 +222,10 @@ def _cut(prompts: Prompts) -> list[str]:
         segments = parse(text, prompts.syntax)
         if len(segments) > MOST_MIXED:
             raise Rejected(name, f"mixes {len(segments)} texts; at most {MOST_MIXED}")
-        if len(segments) > 1 and not any(segment.mix for segment in segments if segment.runs):
-            raise Rejected(name, "every part of the '|' mix has weight 0; at least one must have some")
+        try:
+            shares(segments)
+        except InvalidPrompt as error:
+            raise Rejected(name, str(error)) from None
         longest = max(len(weighted(segment.runs)) for segment in segments)
         if longest > LIMIT:
             said.append(f"{name}: {longest} tokens, cut after {LIMIT}")

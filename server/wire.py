@@ -6,9 +6,12 @@ does not use are not looked at, so their values can be anything. Each field's de
 to be allowed when its value is not.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from server.errors import rejected
 
 LARGEST_AREA = 3_145_728
 LONGEST_TEXT = 40_000
@@ -103,3 +106,15 @@ class GenerateRequest(Wire):
         None, description="generate, img2img or infill"
     )
     parameters: Parameters = Field(description="an object")
+
+
+def read_request(body: Mapping[str, object]) -> GenerateRequest:
+    """A body as a request.
+
+    Raises:
+        Rejected: a field is missing or not what is allowed; the message names it.
+    """
+    try:
+        return GenerateRequest.model_validate(body)
+    except ValidationError as error:
+        raise rejected(error, GenerateRequest) from None
