@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from demo.muon import adamw
+
 
 @dataclass(frozen=True, slots=True)
 class Course:
@@ -19,10 +21,11 @@ class Course:
     Attributes:
         file: where the checkpoint is; a training that finds one goes on from it.
         steps: how many there are in all, also after going on.
-        rate: AdamW's highest learning rate; it rises over `warm_up` steps and falls to a twentieth on a cosine.
+        rate: the highest learning rate; it rises over `warm_up` steps and falls to a twentieth on a cosine.
         memory: how many steps the averaged weights look back on.
         show_every: steps between two sample sheets.
         save_every: seconds between two checkpoints.
+        optimizers: makes what moves the weights, of a model and a rate.
     """
 
     file: Path
@@ -32,6 +35,7 @@ class Course:
     memory: float = 500.0
     show_every: int = 500
     save_every: float = 120.0
+    optimizers: Callable[[nn.Module, float], list[torch.optim.Optimizer]] = adamw
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
@@ -48,35 +52,32 @@ def learn(
         loss_of: the loss of a step's batch, computed with `model`.
         show: writes a sample sheet of the averaged model.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=course.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizers = course.optimizers(model, course.rate)
     average = copy.deepcopy(model).requires_grad_(False).eval()
-    start, spent = _resumed(course.file, model, average, optimizer)
+    start, spent = _resumed(course.file, model, average, optimizers)
     began = saved = time.monotonic()
     bar = tqdm(
         range(start, course.steps), initial=start, total=course.steps, desc=course.file.stem, mininterval=10
     )
     running = 0.0
     for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = course.rate_at(step)
         loss = loss_of(step)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = course.rate_at(step)
+            optimizer.step()
         _follow(average, model, 1 / min(step + 1, course.memory))
         running += (float(loss.detach()) - running) / min(step - start + 1, 100)
         bar.set_postfix(loss=f"{running:.4f}", refresh=False)
         now, last = time.monotonic(), step + 1 == course.steps
         if last or now - saved >= course.save_every:
             saved = now
-            state = {"model": model, "average": average, "optimizer": optimizer}
-            _save(
-                course.file,
-                {name: part.state_dict() for name, part in state.items()},
-                step + 1,
-                spent + now - began,
-            )
+            states: dict[str, object] = {"model": model.state_dict(), "average": average.state_dict()}
+            states["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+            _save(course.file, states, step + 1, spent + now - began)
         if last or (step + 1) % course.show_every == 0:
             show(average, step + 1)
     return average
@@ -98,7 +99,7 @@ def _save(file: Path, states: dict[str, object], step: int, seconds: float) -> N
 
 
 def _resumed(
-    file: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+    file: Path, model: nn.Module, average: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> tuple[int, float]:
     """The step and the seconds that a checkpoint has reached; nothing without one."""
     if not file.exists():
@@ -106,7 +107,8 @@ def _resumed(
     found = torch.load(file, weights_only=True)
     model.load_state_dict(found["model"])
     average.load_state_dict(found["average"])
-    optimizer.load_state_dict(found["optimizer"])
+    for optimizer, state in zip(optimizers, found["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
     return found["step"], found["seconds"]
 
 
