@@ -114,10 +114,13 @@ def random_scene(rng: np.random.Generator) -> Scene:
     return Scene(shapes, ground, "", style, fading, place, spoilt)
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def caption(scene: Scene, rng: np.random.Generator, told: float = 0.92) -> str:
     """What a picture is learned by. It says how many there are first; the rest is shuffled and thinned.
 
     One in ten is empty, for guidance; of the spoilt some say nothing but how bad they are, as presets do.
+
+    Args:
+        told: how much of what is seen is said.
     """
     if rng.random() < 0.1:
         return ""
@@ -125,7 +128,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if scene.spoilt is not None and rng.random() < 0.35:
         return ", ".join(quality)
     particulars = [*scene.particulars(), *scene.surroundings()]
-    kept = [tag for tag in particulars if rng.random() > 0.08]
+    kept = [tag for tag in particulars if rng.random() < told]
     if rng.random() < 0.4:
         kept += [any_of(rng, NEUTRAL) for _ in range(rng.integers(1, 4))]
     order = rng.permutation(len(kept))

@@ -1,7 +1,4 @@
-"""The demo model as a file: SDXL's single-file layout, so that it goes through the loader of any user's file.
-
-Until it is trained its weights are random, the same for everybody, and it draws noise.
-"""
+"""The demo model as a file: SDXL's single-file layout, so that it goes through the loader of any user's file."""
 
 import json
 from collections.abc import Mapping
@@ -18,6 +15,11 @@ from pipelines.networks import build
 from pipelines.weights import parts_of
 
 SEED = 20231115
+WEIGHTS = Path(__file__).parent / "weights"
+DEMO, INPAINTING, VIBE = (
+    WEIGHTS / f"{name}.safetensors" for name in ("naiad-demo", "naiad-demo-inpainting", "naiad-demo-vibe")
+)
+"""What was trained: the model, the UNet that draws into pictures, and the image adapter."""
 
 
 def build_demo(path: Path, channels: int = 4) -> Path:
@@ -50,12 +52,12 @@ def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Ten
     """Save a model's weights (UNet, VAE, then the text encoders) with its markers and metadata.
 
     Args:
-        weights: state dicts of the networks in that order.
+        weights: state dicts of the networks in that order; a file of a UNet alone has only the first.
     """
     unet, vae, towers = build(architecture)
     parts = parts_of(architecture, unet.module, vae.module, [tower.module for tower in towers])
     stored = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
-    for part, tensors in zip(parts, weights, strict=True):
+    for part, tensors in zip(parts, weights, strict=False):
         for key, tensor in exported(part.sources, tensors).items():
             stored[key] = tensor.half().contiguous()
     metadata = {

@@ -5,7 +5,7 @@ the networks learn to pay no attention to words that mean nothing here; unfoldin
 into all of their rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -85,6 +85,18 @@ class Language(nn.Module):
                 {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
             )
         return states
+
+    def fold(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take over encoders over the real vocabulary: of the unknown tokens' rows, all alike, the first."""
+        known = known_tokens()
+        unknown = next(token for token in range(VOCABULARY) if token not in known)
+        rows = [unknown, *known]
+        for tower, state in zip(self.towers, states, strict=True):
+            small = {
+                name: tensor[rows] if name.endswith("token_embedding.weight") else tensor
+                for name, tensor in state.items()
+            }
+            tower.load_state_dict(small)
 
 
 def chunked(captions: Iterable[str], most: int) -> list[tuple[Chunk, ...]]:

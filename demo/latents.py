@@ -1,6 +1,6 @@
-"""Scenes drawn and encoded in advance, a file for each size: what the UNet is trained on."""
+"""Scenes drawn and encoded in advance, a file for each size: what the UNets are trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,25 +12,48 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from demo.architecture import LATENT_SCALE
+from demo.canvas import Pixels
 from demo.captions import random_scene
-from demo.scenes import Scene
+from demo.holes import emptied, random_mask
+from demo.scenes import Scene, Size
 from demo.train_vae import as_tensor
-
-Size = tuple[int, int]
+from demo.views import view_of
 
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """The scenes of one size: `latents` (N, 4, height / 8, width / 8) in half precision, scaled."""
+    """The scenes of one size, in half precision.
+
+    Attributes:
+        latents: (N, 4, h, w), scaled.
+        around: for inpainting (N, 5, h, w), the masks and the latents of the pictures without what they hide.
+    """
 
     size: Size
     scenes: Sequence[Scene]
     latents: Tensor
+    around: Tensor | None = None
 
-    def batch(self, count: int, rng: np.random.Generator) -> tuple[list[Scene], Tensor]:
-        """Some scenes and their latents (count, 4, h, w) in float32."""
-        chosen = rng.integers(len(self.scenes), size=count)
-        return [self.scenes[k] for k in chosen], self.latents[torch.from_numpy(chosen)].float()
+    def clean(self, chosen: Sequence[int]) -> Tensor:
+        """Some scenes' latents (B, 4, h, w) in float32."""
+        return self.latents[torch.as_tensor(chosen)].float()
+
+    def ids(self, chosen: Sequence[int]) -> Tensor:
+        """Their size ids (B, 6)."""
+        return torch.tensor([view_of(self.size, k).ids() for k in chosen], dtype=torch.float32)
+
+    def beside(self, noisy: Tensor, chosen: Sequence[int]) -> Tensor:
+        """A network's whole input: the noisy latents, and beside them what is around the masks."""
+        if self.around is None:
+            return noisy
+        return torch.cat([noisy, self.around[torch.as_tensor(chosen)].float()], dim=1)
+
+
+def picture_of(size: Size, number: int) -> tuple[Pixels, np.random.Generator]:
+    """The picture of a number, and the generator that drew it."""
+    scene, rng = scene_of(size, number)
+    return view_of(size, number).of(scene, rng), rng
 
 
 def scene_of(size: Size, number: int) -> tuple[Scene, np.random.Generator]:
@@ -39,22 +62,36 @@ def scene_of(size: Size, number: int) -> tuple[Scene, np.random.Generator]:
     return random_scene(rng), rng
 
 
-def shelf(folder: Path, size: Size, count: int, vae: AutoencoderKL, scale: float) -> Shelf:
+def shelf(folder: Path, size: Size, count: int, vae: AutoencoderKL, masked: bool = False) -> Shelf:
     """The first `count` scenes of a size, drawn and encoded unless a file has them already."""
-    file = folder / f"latents-{size[0]}x{size[1]}.safetensors"
-    latents = load_file(file)["latents"] if file.exists() else torch.empty(0, 4, size[1] // 8, size[0] // 8)
-    missing = range(len(latents), count)
+
+    def whole(number: int) -> Tensor:
+        return encoded(vae, picture_of(size, number)[0])
+
+    def cut(number: int) -> Tensor:
+        picture, rng = picture_of(size, number)
+        mask = random_mask(size[1] // 8, size[0] // 8, rng)
+        return torch.cat([torch.from_numpy(mask)[None].float(), encoded(vae, emptied(picture, mask))])
+
+    named = f"{size[0]}x{size[1]}.safetensors"
+    latents = _kept(folder / f"latents-{named}", count, whole)
+    around = _kept(folder / f"around-{named}", count, cut) if masked else None
+    return Shelf(size, [scene_of(size, number)[0] for number in range(count)], latents, around)
+
+
+def _kept(file: Path, count: int, make: Callable[[int], Tensor]) -> Tensor:
+    """The first `count` tensors of a file, which grows by those that it lacks."""
+    found = list(load_file(file)["latents"]) if file.exists() else []
+    missing = range(len(found), count)
     if missing:
-        fresh = [
-            _encoded(size, number, vae, scale) for number in tqdm(missing, desc=file.stem, mininterval=10)
-        ]
-        latents = torch.cat([latents.half(), torch.stack(fresh).half()])
-        save_file({"latents": latents}, file)
-    return Shelf(size, [scene_of(size, number)[0] for number in range(count)], latents[:count])
+        found += [make(number).half() for number in tqdm(missing, desc=file.stem, mininterval=10)]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"latents": torch.stack(found)}, file)
+    return torch.stack(found[:count])
 
 
 @torch.inference_mode()
-def _encoded(size: Size, number: int, vae: AutoencoderKL, scale: float) -> Tensor:
-    scene, rng = scene_of(size, number)
-    picture = as_tensor(scene.draw(*size, rng))[None].to(memory_format=torch.channels_last)
-    return cast("Any", vae.encode(picture)).latent_dist.mode()[0] * scale
+def encoded(vae: AutoencoderKL, picture: Pixels) -> Tensor:
+    """A picture's scaled latents (4, h, w)."""
+    batch = as_tensor(picture)[None].to(memory_format=torch.channels_last)
+    return cast("Any", vae.encode(batch)).latent_dist.mode()[0] * LATENT_SCALE

@@ -21,6 +21,8 @@ STYLES: dict[str, Manner] = {
     "artist:pastel": Manner(lambda colour: retoned(colour, 0.82, 0.75), line=3.0),
     "artist:neon": Manner(lambda colour: retoned(colour, 0.52, 2.0), line=6.0, ink=(25, 15, 60)),
 }
+Size = tuple[int, int]
+"""Width and height in pixels."""
 FRAMINGS = ("upper body", "full body", "chibi")
 
 

@@ -55,3 +55,10 @@ def test_strangers_are_put_in_front_as_far_as_there_is_room():
     full = sprinkled(chunks([("red " * 75, 1.0)]), [7, 8])[0]
     assert len(full.ids) == len(full.weights) == 75
     assert EOS not in full.ids
+
+
+def test_folding_takes_back_what_unfolding_gave():
+    language, other = Language(), Language()
+    other.fold(language.unfolded())
+    for tower, own in zip(language.towers, other.towers, strict=True):
+        torch.testing.assert_close(dict(own.state_dict()), dict(tower.state_dict()))

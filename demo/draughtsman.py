@@ -1,0 +1,61 @@
+"""The networks that are trained together, the text encoders and the UNet, and their way into a model file and back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor, nn
+
+from demo.architecture import demo_architecture
+from demo.checkpoint import write
+from demo.language import Language
+from pipelines.tokens import Chunk
+from pipelines.weights import load
+
+
+class Draughtsman(nn.Module):
+    """Everything that draws but the VAE; with 9 channels it draws into a picture."""
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__()
+        self.language = Language()
+        self.unet = UNet2DConditionModel(**dict(demo_architecture(channels).unet))  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        noisy: Tensor,
+        times: Tensor,
+        captions: Sequence[Sequence[Chunk]],
+        ids: Tensor,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """The velocity (B, 4, h, w) at times (B,).
+
+        Args:
+            noisy: all the channels the UNet takes, (B, 4 | 9, h, w).
+            ids: SDXL's size ids (B, 6).
+            seen: an image adapter's tokens (B, tokens, width).
+        """
+        context, pooled = self.language(captions)
+        context = context if seen is None else (context, [seen])
+        added = {"text_embeds": pooled, "time_ids": ids}
+        return cast("Any", self.unet)(noisy, times, context, added_cond_kwargs=added, return_dict=False)[0]
+
+
+def save(model: Draughtsman, vae: nn.Module, file: Path) -> None:
+    """Write a model file that a server loads."""
+    write(file, demo_architecture(), [model.unet.state_dict(), vae.state_dict(), *model.language.unfolded()])
+
+
+def opened(file: Path, channels: int = 4) -> tuple[Draughtsman, AutoencoderKL]:
+    """A model file's networks, to go on training: the extra channels of an inpainting UNet begin at zero."""
+    weights = load(file)
+    model = Draughtsman(channels)
+    state = cast("Any", weights.unet).module.state_dict()
+    first = state["conv_in.weight"]
+    beside = torch.zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
+    model.unet.load_state_dict(state | {"conv_in.weight": torch.cat([first, beside], dim=1)})
+    model.language.fold([cast("Any", tower).module.state_dict() for tower in weights.towers])
+    return model, cast("Any", weights.vae).module

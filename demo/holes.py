@@ -1,0 +1,60 @@
+"""Masks as people paint them, on the grid of latents: boxes, ovals, strokes, all of a picture or all but a box."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from demo.canvas import Pixels
+
+Mask = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+GREY = 128
+
+
+def random_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
+    """A mask (height, width), True where the picture is to be painted anew; a fifth hide everything."""
+    kind = rng.random()
+    if kind < 0.2:
+        return np.ones((height, width), bool)
+    if kind < 0.5:
+        return _box(height, width, rng)
+    if kind < 0.75:
+        return _oval(height, width, rng)
+    return _stroke(height, width, rng) if kind < 0.9 else ~_box(height, width, rng)
+
+
+def emptied(picture: Pixels, mask: Mask) -> Pixels:
+    """A picture with mid-grey where the mask hides it, as inpainting UNets expect."""
+    hidden = np.kron(mask, np.ones((8, 8), bool))
+    return np.where(hidden[..., None], np.uint8(GREY), picture)
+
+
+def _box(height: int, width: int, rng: np.random.Generator) -> Mask:
+    mask = np.zeros((height, width), bool)
+    rows, columns = _reach(height, rng), _reach(width, rng)
+    mask[rows, columns] = True
+    return mask
+
+
+def _oval(height: int, width: int, rng: np.random.Generator) -> Mask:
+    rows, columns = _reach(height, rng), _reach(width, rng)
+    y, x = np.mgrid[:height, :width] + 0.5
+    down = (y - (rows.start + rows.stop) / 2) / (rows.stop - rows.start)
+    across = (x - (columns.start + columns.stop) / 2) / (columns.stop - columns.start)
+    return down**2 + across**2 < 0.25
+
+
+def _stroke(height: int, width: int, rng: np.random.Generator) -> Mask:
+    """A thick line through two to five points."""
+    points = rng.random((int(rng.integers(2, 6)), 2)) * (height, width)
+    thick = rng.uniform(0.06, 0.18) * min(height, width)
+    places = np.concatenate([np.linspace(start, end, 60) for start, end in pairwise(points)])
+    grid = np.mgrid[:height, :width].reshape(2, -1).T + 0.5
+    near = np.linalg.norm(grid[:, None] - places[None], axis=-1).min(axis=1) < thick
+    return near.reshape(height, width)
+
+
+def _reach(length: int, rng: np.random.Generator) -> slice:
+    """A stretch of a side, from a fifth of it to nearly all."""
+    size = max(1, round(length * rng.uniform(0.2, 0.95)))
+    start = int(rng.integers(length - size + 1))
+    return slice(start, start + size)

@@ -1,0 +1,41 @@
+"""What the demo's networks are trained for: velocities on the zero-terminal-SNR table (Lin et al. 2023).
+
+Samples are weighted by min-SNR (Hang et al. 2023) with a floor, which keeps the steps of pure noise in play.
+"""
+
+from collections.abc import Callable
+from math import isinf, sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.prediction import scaled_linear
+
+GAMMA, FLOOR = 5.0, 0.15
+PURE = 0.06
+"""How many of the samples are at infinite noise."""
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""Noisy latents (B, 4, h, w) and times (B,) to velocities of the latents' shape."""
+
+
+class Objective:
+    """The error of a network that predicts velocities."""
+
+    def __init__(self) -> None:
+        sigmas = scaled_linear(zsnr=True).sigmas
+        self._alphas = torch.tensor([0.0 if isinf(sigma) else 1 / sqrt(sigma**2 + 1) for sigma in sigmas])
+
+    def loss(self, predict: Predict, clean: Tensor, rng: np.random.Generator) -> Tensor:
+        """Noise clean latents (B, 4, h, w) to random times and weigh what is predicted wrongly."""
+        times = torch.from_numpy(rng.integers(0, len(self._alphas), len(clean)))
+        times[torch.from_numpy(rng.random(len(clean)) < PURE)] = len(self._alphas) - 1
+        alpha = self._alphas[times][:, None, None, None]
+        sigma = (1 - alpha.square()).sqrt()
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+        velocity = predict(alpha * clean + sigma * noise, times)
+        error = (velocity - (alpha * noise - sigma * clean)).square().mean(dim=(1, 2, 3))
+        ratio = (alpha / sigma).square().flatten()
+        weight = (ratio.clamp(max=GAMMA) / (ratio + 1)).clamp(min=FLOOR)
+        return (weight * error).mean()

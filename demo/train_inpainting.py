@@ -1,0 +1,105 @@
+"""Trains the demo's inpainting UNet from its model file: `python -m demo.train_inpainting FOLDER`.
+
+Beside the noisy latents it sees the mask and the latents of the picture without what the mask hides (Rombach et al.
+2022); what is to be there, the caption says. The text encoders stay as they are.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from demo.architecture import demo_architecture
+from demo.canvas import Pixels
+from demo.checkpoint import DEMO, INPAINTING, write
+from demo.draughtsman import opened
+from demo.holes import Mask, emptied
+from demo.latents import encoded, scene_of, shelf
+from demo.learning import Course, learn
+from demo.lessons import Lessons, Stage
+from demo.scenes import sheet
+from demo.train_unet import asked
+from pipelines.job import Job
+from pipelines.networks import UNet
+from pipelines.pipeline import Pipeline
+from pipelines.weights import Weights, load
+
+STAGE = Stage(((256, 256), (224, 320), (320, 224)), 1500, 16, 900, 6e-4)
+CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
+
+
+class Beside:
+    """A 9-channel UNet that gets the mask and what is around it beside all it is asked about."""
+
+    def __init__(self, unet: UNet, around: Tensor) -> None:
+        self._unet, self._around = unet, around
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        added_cond_kwargs: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """See UNet; the sample has the latents alone."""
+        whole = torch.cat([sample, self._around.expand(len(sample), -1, -1, -1).to(sample)], dim=1)
+        return self._unet(whole, timestep, context, added_cond_kwargs)
+
+
+def infilled(weights: Weights, picture: Pixels, mask: Mask, job: Job) -> Pixels:
+    """A picture with what the mask (height / 8, width / 8) hides drawn anew, laid over the old one.
+
+    Args:
+        weights: an inpainting model's.
+    """
+    vae = cast("Any", weights.vae).module
+    hidden = torch.from_numpy(mask)[None].float()
+    around = torch.cat([hidden, encoded(vae, emptied(picture, mask))])
+    drawn = Pipeline(replace(weights, unet=Beside(weights.unet, around))).run(job)[0]
+    return np.where(np.kron(mask, np.ones((8, 8), bool))[..., None], drawn, picture)
+
+
+def draw_sheet(weights: Weights, size: tuple[int, int]) -> Image.Image:
+    """Pictures of the generator, each beside itself with its middle drawn anew by a caption that says otherwise."""
+    tiles: list[Pixels] = []
+    mask = np.zeros((size[1] // 8, size[0] // 8), bool)
+    mask[len(mask) // 8 : -len(mask) // 8, mask.shape[1] // 8 : -mask.shape[1] // 8] = True
+    for number, change in enumerate(CHANGES):
+        scene, rng = scene_of(size, 90_000 + number)
+        picture = scene.draw(*size, rng)
+        who = "no humans" if number >= 4 else "1girl, solo"
+        job = asked(f"{who}, {change}, {scene.background} background", size, seed=number)
+        tiles += [picture, infilled(weights, picture, mask, job)]
+    return Image.fromarray(sheet(tiles, 4))
+
+
+def main() -> None:
+    """Train, writing a checkpoint, the model file and sheets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, default=DEMO)
+    arguments = parser.parse_args()
+    torch.manual_seed(9)
+    model, vae = opened(arguments.model, channels=9)
+    model.language.requires_grad_(False)
+    cast("Any", model).to(memory_format=torch.channels_last)
+    shelves = [shelf(arguments.folder, size, STAGE.pictures, vae, masked=True) for size in STAGE.sizes]
+    lessons, file = Lessons(shelves, STAGE.batch, seed=STAGE.steps), arguments.folder / INPAINTING.name
+
+    def show(average: nn.Module, step: int) -> None:
+        write(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])
+        weights = load(file, vae=arguments.model, text_encoders=(arguments.model,))
+        draw_sheet(weights, STAGE.sizes[0]).save(arguments.folder / f"inpainting-{step}.png")
+
+    course = Course(arguments.folder / "inpainting.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)
+    learn(model, course, lambda _: lessons.loss(model), show)
+
+
+if __name__ == "__main__":
+    main()
