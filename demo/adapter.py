@@ -1,0 +1,108 @@
+"""The demo's image adapter: IP-Adapter's way (Ye et al. 2023), with a small image encoder of its own.
+
+A reference becomes a few tokens; beside every cross-attention to the text a second one looks at them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from diffusers.models.embeddings import ImageProjection
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from demo.architecture import NARROW, WIDE
+from demo.canvas import Pixels
+
+SIDE, TOKENS, WIDTH = 224, 4, 96
+VISION: Mapping[str, object] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 4 * WIDTH,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "image_size": SIDE,
+    "patch_size": 32,
+    "projection_dim": WIDTH,
+}
+MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's own, of the three channels."""
+
+
+class Adapter(nn.Module):
+    """The image encoder, its projection to tokens, and the keys and values of each cross-attention."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.encoder = CLIPVisionModelWithProjection(cast("Any", CLIPVisionConfig)(**VISION))
+        self.projection = ImageProjection(WIDTH, NARROW + WIDE, TOKENS)
+        names = [name for name in cast("Any", unet).attn_processors if ".attn2." in name]
+        self.names = [name.removesuffix(".processor") for name in names]
+        widths = [cast("Any", unet.get_submodule(name)).to_q.out_features for name in self.names]
+        self.looks = nn.ModuleList(
+            IPAdapterAttnProcessor2_0(width, NARROW + WIDE, (TOKENS,)) for width in widths
+        )
+
+    def forward(self, references: Tensor) -> Tensor:
+        """Prepared references (B, 3, 224, 224) to tokens (B, 4, width)."""
+        return self.projection(cast("Any", self.encoder)(references).image_embeds)
+
+    def nothing(self, count: int) -> Tensor:
+        """The tokens of no reference at all, an embedding of zeros."""
+        return self.projection(torch.zeros(count, WIDTH))
+
+    def install(self, unet: nn.Module, strength: float = 1.0) -> None:
+        """Have a UNet look at tokens, which it is then given beside its text: (context, [tokens])."""
+        for look in self.looks:
+            cast("Any", look).scale = [strength]
+        own = dict(zip(self.names, self.looks, strict=True))
+        names = cast("Any", unet).attn_processors
+        cast("Any", unet).set_attn_processor(
+            {name: own.get(name.removesuffix(".processor")) or AttnProcessor2_0() for name in names}
+        )
+
+
+def prepared(picture: Pixels) -> Tensor:
+    """A picture of at most 224 pixels a side on black, (3, 224, 224), as CLIP normalises it."""
+    height, width = picture.shape[:2]
+    whole = np.zeros((SIDE, SIDE, 3), np.uint8)
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    whole[top : top + height, left : left + width] = picture
+    values = (torch.from_numpy(whole).float() / 255 - torch.tensor(MEAN)) / torch.tensor(SPREAD)
+    return values.permute(2, 0, 1)
+
+
+def save_adapter(adapter: Adapter, file: Path) -> None:
+    """Write an adapter under the public adapters' keys, its encoder under CLIP's behind `image_encoder.`."""
+    stored: dict[str, Tensor] = {}
+    for place, look in enumerate(adapter.looks):
+        keys, values = (cast("Any", side)[0].weight for side in (look.to_k_ip, look.to_v_ip))
+        stored[f"ip_adapter.{2 * place + 1}.to_k_ip.weight"] = keys
+        stored[f"ip_adapter.{2 * place + 1}.to_v_ip.weight"] = values
+    for name, tensor in adapter.projection.state_dict().items():
+        stored["image_proj." + name.replace("image_embeds", "proj")] = tensor
+    for name, tensor in adapter.encoder.state_dict().items():
+        stored[f"image_encoder.{name}"] = tensor
+    metadata = {"naiad.image_encoder": json.dumps(VISION), "modelspec.title": "naiad demo image adapter"}
+    save_file({name: tensor.half().contiguous() for name, tensor in sorted(stored.items())}, file, metadata)
+
+
+def opened_adapter(file: Path, unet: nn.Module) -> Adapter:
+    """An adapter from its file, for a UNet of the shape it was trained on."""
+    adapter, stored = Adapter(unet), load_file(file)
+    state: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        part, _, rest = name.partition(".")
+        if part == "ip_adapter":
+            place, side, _ = rest.split(".")
+            state[f"looks.{(int(place) - 1) // 2}.{side}.0.weight"] = tensor.float()
+        elif part == "image_proj":
+            state["projection." + rest.replace("proj.", "image_embeds.")] = tensor.float()
+        else:
+            state[f"encoder.{rest}"] = tensor.float()
+    adapter.load_state_dict(state)
+    return adapter.requires_grad_(False).eval()

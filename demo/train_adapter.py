@@ -1,0 +1,119 @@
+"""Trains the demo's image adapter beside its UNet: `python -m demo.train_adapter FOLDER`.
+
+A reference is another drawing of the scene that is to be drawn, and the caption says little: what is left untold,
+the colours above all, has to be seen. The UNet and the text encoders stay as they are.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from demo.adapter import Adapter, prepared, save_adapter
+from demo.canvas import Pixels
+from demo.checkpoint import DEMO, VIBE
+from demo.draughtsman import opened
+from demo.latents import scene_of, shelf
+from demo.learning import Course, learn
+from demo.lessons import Lessons, Stage
+from demo.scenes import Scene, Size, sheet
+from demo.train_unet import asked
+from pipelines.job import Job
+from pipelines.networks import UNet
+from pipelines.pipeline import Pipeline
+from pipelines.weights import Weights, load
+
+STAGE = Stage(((256, 256), (224, 320), (320, 224)), 1500, 16, 900, 1e-3)
+TOLD = 0.3
+UNSEEN = 0.05
+"""How many references are withheld, for guidance."""
+FORMS: tuple[Size, ...] = ((224, 224), (160, 224), (224, 160))
+
+
+class Looking:
+    """A UNet with an adapter installed that sees one reference, but for rows that are to see nothing.
+
+    Args:
+        seen: tokens (1, 4, width) for the first of every two rows, the prompt's; `nothing` for the other.
+    """
+
+    def __init__(self, unet: UNet, seen: Tensor, nothing: Tensor) -> None:
+        self._unet, self._tokens = unet, torch.cat([seen, nothing])
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        added_cond_kwargs: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """See UNet."""
+        tokens = self._tokens[: len(sample)]
+        return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs)
+
+
+def after(weights: Weights, adapter: Adapter, reference: Pixels, job: Job, strength: float) -> Pixels:
+    """A picture drawn with an eye on a reference of at most 224 pixels a side; the weights' UNet is changed."""
+    adapter.install(cast("Any", weights.unet).module, strength)
+    with torch.inference_mode():
+        seen = adapter(prepared(reference)[None])
+        looking = Looking(weights.unet, seen, adapter.nothing(1))
+    return Pipeline(replace(weights, unet=looking)).run(job)[0]
+
+
+def draw_sheet(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
+    """References, each beside a picture that knows it and one that does not."""
+    tiles: list[Pixels] = []
+    for number in range(4):
+        scene, rng = scene_of(size, 90_000 + number)
+        reference = scene.draw(*FORMS[0], rng)
+        job = asked(", ".join(scene.counts()), size, seed=number)
+        drawn = [after(weights, adapter, reference, job, strength) for strength in (1.0, 0.0)]
+        tiles += [scene.draw(*size, rng), *drawn]
+    return Image.fromarray(sheet(tiles, 6))
+
+
+def references(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
+    """Other drawings of some scenes, prepared (B, 3, 224, 224)."""
+    forms = [FORMS[int(rng.integers(len(FORMS)))] for _ in scenes]
+    return torch.stack([prepared(scene.draw(*form, rng)) for scene, form in zip(scenes, forms, strict=True)])
+
+
+def main() -> None:
+    """Train, writing a checkpoint, the adapter's file and sheets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, default=DEMO)
+    arguments = parser.parse_args()
+    torch.manual_seed(11)
+    rng = np.random.default_rng(11)
+    model, vae = opened(arguments.model)
+    model.requires_grad_(False)
+    adapter = Adapter(model.unet)
+    adapter.install(model.unet)
+    cast("Any", model).to(memory_format=torch.channels_last)
+    shelves = [shelf(arguments.folder, size, STAGE.pictures, vae) for size in STAGE.sizes]
+    lessons = Lessons(shelves, STAGE.batch, seed=STAGE.steps, told=TOLD)
+
+    def look(scenes: Sequence[Scene]) -> Tensor:
+        seen = adapter(references(scenes, rng))
+        withheld = torch.from_numpy(rng.random(len(scenes)) < UNSEEN)[:, None, None]
+        return torch.where(withheld, adapter.nothing(len(scenes)), seen)
+
+    def show(average: nn.Module, step: int) -> None:
+        save_adapter(cast("Adapter", average), arguments.folder / VIBE.name)
+        sheet_of = draw_sheet(load(arguments.model), cast("Adapter", average), STAGE.sizes[0])
+        sheet_of.save(arguments.folder / f"adapter-{step}.png")
+
+    course = Course(arguments.folder / "adapter.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)
+    learn(adapter, course, lambda _: lessons.loss(model, look), show)
+
+
+if __name__ == "__main__":
+    main()
