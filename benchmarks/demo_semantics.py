@@ -12,13 +12,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 
 import numpy as np
 
+from benchmarks import demo_inputs
 from benchmarks.machine import machine
 from demo import judging
 from demo.canvas import Pixels
 from demo.captions import any_of, random_character
+from demo.checkpoint import DEMO
 from demo.palette import PLAIN
 from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
@@ -219,14 +223,34 @@ PARTS: dict[str, Callable[[Easel, int], object]] = {
     "sigma_max 14.6": lambda easel, _: levels(easel, infinite=False),
     "guidance": lambda easel, _: guidance(easel),
     "quality": lambda easel, _: quality(easel),
+    "infill": lambda _, __: demo_inputs.infill(alone(40)),
+    "adapter": lambda _, __: demo_inputs.adapter(alone(40)),
+    "seconds": lambda easel, _: seconds(easel),
 }
+
+
+def alone(count: int) -> list[Scene]:
+    """Scenes of one subject."""
+    return [scene for scene in scenes(3 * count) if len(scene.subjects) == 1][:count]
+
+
+def seconds(easel: Easel, times: int = 3) -> Shares:
+    """The median time of a picture on this machine, as it was."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    for seed in range(times + 1):
+        for size in ((512, 512), (832, 1216)):
+            began = perf_counter()
+            easel.draw("1girl, solo, red hair, smile, white background", seed, size)
+            if seed:
+                taken[f"{size[0]}x{size[1]}"].append(perf_counter() - began)
+    return {name: round(median(found), 2) for name, found in taken.items()}
 
 
 def main() -> None:
     """Measure the parts asked for and keep them beside what was measured before."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS))
-    parser.add_argument("--model", type=Path, default=Path("demo/weights/naiad-demo.safetensors"))
+    parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--prompts", type=int, default=110)
     arguments = parser.parse_args()
     easel, file = Easel(Pipeline(load(arguments.model))), RESULTS / "demo_semantics.json"

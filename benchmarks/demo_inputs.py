@@ -1,0 +1,100 @@
+"""What the demo's inpainting UNet and image adapter do with a picture; parts of benchmarks/demo_semantics.py."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from demo import judging
+from demo.adapter import opened_adapter
+from demo.canvas import Pixels
+from demo.captions import CUTS, any_of
+from demo.checkpoint import DEMO, INPAINTING, VIBE
+from demo.holes import Mask
+from demo.palette import HAIR, PLAIN
+from demo.scenes import Scene
+from demo.shapes import KINDS, Shape
+from demo.train_adapter import after
+from demo.train_inpainting import infilled
+from demo.train_unet import asked
+from pipelines.weights import load
+
+SIZE = (512, 512)
+
+
+def infill(scenes: list[Scene]) -> dict[str, float]:
+    """How often what the prompt says is there after drawing the subject anew, and what changed around it.
+
+    A shape is to become another one of another colour; a head is to have other hair.
+    """
+    weights = load(INPAINTING, vae=DEMO, text_encoders=(DEMO,))
+    rng = np.random.default_rng(7)
+    right: list[bool] = []
+    changed = 0
+    for seed, scene in enumerate(scenes):
+        picture = scene.draw(*SIZE, rng)
+        new, mask = _changed(scene, rng), _over(scene)
+        job = asked(", ".join(new.tags()), SIZE, seed, steps=28)
+        drawn = infilled(weights, picture, mask, job)
+        kept = ~np.kron(mask, np.ones((8, 8), bool))
+        changed = max(changed, int(np.abs(drawn[kept].astype(int) - picture[kept]).max()))
+        right.append(shows(new, drawn))
+    return {"new tag inside": float(np.mean(right)), "largest change outside": changed}
+
+
+def _changed(scene: Scene, rng: np.random.Generator) -> Scene:
+    if scene.characters:
+        (who,) = scene.characters
+        hair = any_of(rng, [word for word in HAIR if word not in (who.hair, scene.background)])
+        cut = who.cut if who.boy else any_of(rng, CUTS)
+        return replace(scene, subjects=(replace(who, hair=hair, cut=cut),))
+    old = scene.subjects[0]
+    assert isinstance(old, Shape)
+    kind = any_of(rng, [kind for kind in KINDS if kind != old.kind])
+    colour = any_of(rng, [word for word in PLAIN if word not in (old.colour, scene.background)])
+    return replace(scene, subjects=(Shape(kind, colour),))
+
+
+def _over(scene: Scene) -> Mask:
+    """A mask over a shape in the middle, or over the upper two thirds of a character."""
+    mask = np.zeros((SIZE[1] // 8, SIZE[0] // 8), bool)
+    if scene.characters:
+        mask[2:44, 4:-4] = True
+    else:
+        mask[6:-6, 6:-6] = True
+    return mask
+
+
+def shows(scene: Scene, pixels: Pixels) -> bool:
+    """Whether a character's hair, or a shape's kind and colour, are as a scene says."""
+    if not scene.characters:
+        shape = scene.subjects[0]
+        assert isinstance(shape, Shape)
+        return judging.colour_of(pixels) == shape.colour and judging.shape(pixels) == shape.kind
+    picture = judging.lab(pixels)
+    faces = judging.faces(picture)
+    return bool(faces) and judging.hair(picture, faces[0]) == scene.characters[0].hair
+
+
+def adopts(scene: Scene, pixels: Pixels) -> bool:
+    """Whether a picture has the palette of a scene: its background, and its hair or its shape's colour."""
+    if judging.background(pixels) != scene.background:
+        return False
+    if scene.characters:
+        return shows(scene, pixels)
+    shape = scene.subjects[0]
+    assert isinstance(shape, Shape)
+    return judging.colour_of(pixels) == shape.colour
+
+
+def adapter(scenes: list[Scene]) -> dict[str, float]:
+    """How often a reference's palette is adopted, by strength; the prompt says nothing but who is there."""
+    weights = load(DEMO)
+    eye = opened_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
+    rng = np.random.default_rng(8)
+    found: dict[float, list[bool]] = {1.0: [], 0.0: []}
+    for seed, scene in enumerate(scenes):
+        reference = scene.draw(224, 224, rng)
+        for strength, adopted in found.items():
+            job = asked(", ".join(scene.counts()), SIZE, seed, steps=28)
+            adopted.append(adopts(scene, after(weights, eye, reference, job, strength)))
+    return {f"palette at {strength}": float(np.mean(adopted)) for strength, adopted in found.items()}

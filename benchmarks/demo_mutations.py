@@ -1,0 +1,126 @@
+"""Claim: the few semantic tests of the demo model notice a broken pipeline.
+
+Each mutation changes one place in a copy of the sources and runs tests/test_semantics.py there; it must fail.
+Run: python -m benchmarks.demo_mutations [NAMES].
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.machine import machine
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "demo_mutations.json"
+MUTATIONS = {
+    "prediction type: velocity with the other sign": (
+        "pipelines/prediction.py",
+        '"v": v_to_x0',
+        '"v": edm_v_to_x0',
+    ),
+    "prediction type: output taken for x0": (
+        "pipelines/prediction.py",
+        "        return -output\n",
+        "        return output\n",
+    ),
+    "noise table without zero terminal SNR": (
+        "pipelines/prediction.py",
+        "    if zsnr:\n",
+        "    if not zsnr:\n",
+    ),
+    "time ids: crop and original size change places": (
+        "pipelines/pipeline.py",
+        "(job.height, job.width, 0, 0, job.height, job.width)",
+        "(0, 0, job.height, job.width, job.height, job.width)",
+    ),
+    "time ids: all zero": (
+        "pipelines/pipeline.py",
+        "(job.height, job.width, 0, 0, job.height, job.width)",
+        "(0, 0, 0, 0, 0, 0)",
+    ),
+    "pad ids: both encoders with 0": ("pipelines/networks.py", "self.pad = tower.pad", "self.pad = 0"),
+    "pad ids: both encoders with the end of text": (
+        "pipelines/networks.py",
+        "self.pad = tower.pad",
+        "self.pad = EOS",
+    ),
+    "chunk order: the pooled vector of the last chunk": (
+        "pipelines/conditioning.py",
+        "self._tower(k, parts[0])[1]",
+        "self._tower(k, parts[-1])[1]",
+    ),
+    "chunk order: only the last chunk, many times": (
+        "pipelines/conditioning.py",
+        "for chunk in padded])",
+        "for chunk in padded[-1:] * length])",
+    ),
+    "encoders' features in the other order": (
+        "pipelines/conditioning.py",
+        "torch.cat(sides, dim=-1)",
+        "torch.cat(sides[::-1], dim=-1)",
+    ),
+    "last instead of penultimate hidden states": (
+        "pipelines/networks.py",
+        "hidden_states[-2]",
+        "hidden_states[-1]",
+    ),
+    "guidance with the other sign": (
+        "pipelines/guidance.py",
+        "x0=p.uncond + scale * (p.cond - p.uncond)",
+        "x0=p.uncond - scale * (p.cond - p.uncond)",
+    ),
+    "prompt and negative prompt change places": (
+        "pipelines/denoise.py",
+        "        return self.texts.positive, negative\n",
+        "        return negative, self.texts.positive\n",
+    ),
+    "latents decoded without their scale": (
+        "pipelines/darkroom.py",
+        "(latents / self._scale)",
+        "(latents * 0.13025)",
+    ),
+}
+
+
+def failing(file: str, old: str, new: str) -> list[str]:
+    """The names of the tests that fail once `old` is `new`.
+
+    Raises:
+        SystemExit: the file does not hold `old` exactly once.
+    """
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "naiad"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__"))
+        text = (copy / file).read_text("utf-8")
+        if text.count(old) != 1:
+            raise SystemExit(f"{file} holds {old!r} {text.count(old)} times, not once")
+        (copy / file).write_text(text.replace(old, new), "utf-8")
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_semantics.py"]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=_own(copy))
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.stdout + done.stderr)
+    return re.findall(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)
+
+
+def _own(copy: Path) -> dict[str, str]:
+    """An environment whose imports come from the copy."""
+    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def main() -> None:
+    """Break one thing after another and keep what was noticed."""
+    names = sys.argv[1:] or list(MUTATIONS)
+    kept = json.loads(RESULTS.read_text("utf-8"))["mutations"] if RESULTS.exists() else {}
+    for name in names:
+        kept[name] = failing(*MUTATIONS[name])
+        print(f"{name}: {', '.join(kept[name]) or 'NOT NOTICED'}", flush=True)
+        RESULTS.write_text(json.dumps({"mutations": kept, "machine": machine()}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
