@@ -15,19 +15,18 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from demo.architecture import demo_architecture
 from demo.canvas import Pixels
 from demo.captions import random_scene
-from demo.checkpoint import random_weights
+from demo.checkpoint import DEMO, random_weights
 from demo.learning import Course, averaged, learn
 from demo.scenes import sheet
+from pipelines.weights import load
 
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
-KEPT = Path(__file__).parent / "weights" / "vae.safetensors"
 POOL = 192
 PHASES = ((1800, 32, 16), (4000, 64, 16), (5200, 192, 2))
 """Up to which step crops have which side and batches which size. Colours are learned first, from little; the last
@@ -49,7 +48,7 @@ def trained_vae(folder: Path) -> AutoencoderKL:
     if file.exists():
         averaged(file, vae)
     else:
-        vae.load_state_dict({name: tensor.float() for name, tensor in load_file(KEPT).items()})
+        vae.load_state_dict(cast("Any", load(DEMO).vae).module.state_dict())
     return vae
 
 

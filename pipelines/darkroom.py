@@ -1,15 +1,18 @@
-"""From latents to pixels: decoding, in tiles where the picture is large.
+"""From latents to pixels and back: the VAE, in tiles where the picture is large.
 
 Tiling depends on the size alone, so that the same request always takes the same path. Tiles overlap and are
 blended with straight ramps; all are of one shape. GroupNorm sees each tile for itself, which shifts colours
 slightly: the threshold is as high as memory allows.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipelines.errors import NotFinite
+from pipelines.job import Picture
 from pipelines.networks import Decoder
 
 TILE, OVERLAP = 128, 32
@@ -20,7 +23,7 @@ Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
 
 class Darkroom:
-    """Decodes one VAE's latents.
+    """Decodes one VAE's latents, and encodes pictures to them.
 
     Args:
         scale: what the VAE's latents were multiplied by (0.13025 for SDXL).
@@ -45,32 +48,64 @@ class Darkroom:
             raise NotFinite("the VAE returned a picture that is not finite, in float32 too")
         return to_pixels(picture)
 
+    def expose(self, picture: Tensor) -> Tensor:
+        """A picture (3, 8h, 8w) in [-1, 1] to its latents (4, h, w), always the same for the same picture.
+
+        Raises:
+            NotFinite: the VAE's latents are not finite, in float32 too.
+        """
+        for dtype in dict.fromkeys((self._dtype, torch.float32)):
+            latents = self._in(
+                dtype, lambda dtype=dtype: _through(self._vae.encode, picture.to(dtype), (8, 1), 4)
+            )
+            if bool(latents.isfinite().all()):
+                return latents * self._scale
+        raise NotFinite("the VAE returned latents that are not finite, in float32 too")
+
     def _decode(self, latents: Tensor, dtype: torch.dtype) -> Tensor:
         """One picture (3, 8h, 8w) in [-1, 1], the VAE computing in this dtype."""
+        return self._in(
+            dtype, lambda: _through(self._vae.decode, (latents / self._scale).to(dtype), (1, 8), 3)
+        )
+
+    def _in(self, dtype: torch.dtype, work: Callable[[], Tensor]) -> Tensor:
+        """Do something while the VAE computes in a dtype."""
         if dtype != self._dtype:
             self._vae.to(dtype)
         try:
-            scaled = (latents / self._scale)[None].to(dtype)
-            height, width = scaled.shape[-2:]
-            if height * width <= LARGEST_WHOLE:
-                return self._vae.decode(scaled)[0].float()
-            return self._tiled(scaled)
+            return work()
         finally:
             if dtype != self._dtype:
                 self._vae.to(self._dtype)
 
-    def _tiled(self, scaled: Tensor) -> Tensor:
-        height, width = scaled.shape[-2:]
-        total = torch.zeros(3, height * 8, width * 8, device=scaled.device)
-        weight = torch.zeros(1, height * 8, width * 8, device=scaled.device)
-        ramp = _ramp(min(TILE, height), min(TILE, width)).to(scaled.device)
-        for top in starts(height):
-            for left in starts(width):
-                tile = scaled[..., top : top + TILE, left : left + TILE]
-                place = np.s_[..., top * 8 : (top + TILE) * 8, left * 8 : (left + TILE) * 8]
-                total[place] += self._vae.decode(tile)[0].float() * ramp
-                weight[place] += ramp
-        return total / weight
+
+def _through(
+    code: Callable[[Tensor], Tensor], given: Tensor, scales: tuple[int, int], channels: int
+) -> Tensor:
+    """Send (C, H, W) through one half of a VAE, in tiles where it is large.
+
+    Args:
+        scales: how many places of what is given, and of what is made, a latent is wide.
+        channels: of what is made.
+    """
+    (per_given, per_made), (height, width) = scales, given.shape[-2:]
+    height, width = height // per_given, width // per_given
+    if height * width <= LARGEST_WHOLE:
+        return code(given[None])[0].float()
+    total = torch.zeros(channels, height * per_made, width * per_made, device=given.device)
+    weight = torch.zeros_like(total[:1])
+    ramp = _ramp(min(TILE, height), min(TILE, width), per_made).to(given.device)
+    for top in starts(height):
+        for left in starts(width):
+            place = (..., *_window(top, left, per_made))
+            total[place] += code(given[..., *_window(top, left, per_given)][None])[0].float() * ramp
+            weight[place] += ramp
+    return total / weight
+
+
+def _window(top: int, left: int, scale: int) -> tuple[slice, slice]:
+    """The place of the tile that begins at a latent."""
+    return slice(top * scale, (top + TILE) * scale), slice(left * scale, (left + TILE) * scale)
 
 
 def starts(length: int) -> list[int]:
@@ -81,12 +116,12 @@ def starts(length: int) -> list[int]:
     return [round(k * (length - TILE) / (count - 1)) for k in range(count)]
 
 
-def _ramp(height: int, width: int) -> Tensor:
-    """A tile's weights in pixels: rising over the overlap, flat inside, never zero."""
+def _ramp(height: int, width: int, scale: int) -> Tensor:
+    """The weights of a tile of so many latents: rising over the overlap, flat inside, never zero."""
 
     def side(length: int) -> Tensor:
-        steps = torch.arange(length * 8) + 0.5
-        return torch.minimum(steps, steps.flip(0)).clamp(max=OVERLAP * 8) / (OVERLAP * 8)
+        steps = torch.arange(length * scale) + 0.5
+        return torch.minimum(steps, steps.flip(0)).clamp(max=OVERLAP * scale) / (OVERLAP * scale)
 
     return side(height)[:, None] * side(width)
 
@@ -95,3 +130,9 @@ def to_pixels(picture: Tensor) -> Pixels:
     """[-1, 1] floats (3, height, width) to rounded bytes (height, width, 3)."""
     scaled = ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return scaled.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def from_pixels(picture: Picture) -> Tensor:
+    """RGB bytes to floats (3, height, width) in [-1, 1]."""
+    pixels = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8)
+    return pixels.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 127.5 - 1

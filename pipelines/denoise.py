@@ -14,6 +14,7 @@ from torch import Tensor
 from pipelines.conditioning import Conditioning, Texts
 from pipelines.dpm_solver import Sampling
 from pipelines.guidance import combine
+from pipelines.inpainting import Kept
 from pipelines.noise import ImageNoise
 from pipelines.plan import Plan
 from pipelines.prediction import Prediction
@@ -44,19 +45,29 @@ Estimating = Generator[Rows, Sequence[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Answers a sampler's question about one image."""
+    """Answers a sampler's question about one image.
+
+    `around` is what an inpainting network is shown beside the latents, (5, h, w); `kept` what stays of a picture
+    where the network is an ordinary one.
+    """
 
     plan: Plan
     texts: Texts
     ids: tuple[float, ...] | None
     to_x0: Prediction
+    around: Tensor | None = None
+    kept: Kept | None = None
 
     def estimate(self, x: Tensor, sigma: float) -> Estimating:
         """Ask for the rows this sigma needs and fold what comes back into x0."""
-        wanted = self.conditionings(sigma)
-        outputs = yield tuple(Row(x, sigma, text.context, text.pooled, self.ids) for text in wanted)
-        estimates = (self.to_x0(output, x, sigma) for output in outputs)
-        return combine(self.plan.guides, x, sigma, *estimates)
+        if self.kept is not None:
+            x = self.kept.before(x, sigma)
+        outputs = yield tuple(
+            Row(x, sigma, text.context, text.pooled, self.ids, self.around)
+            for text in self.conditionings(sigma)
+        )
+        x0 = combine(self.plan.guides, x, sigma, *(self.to_x0(output, x, sigma) for output in outputs))
+        return x0 if self.kept is None else self.kept.after(x0, sigma)
 
     def conditionings(self, sigma: float) -> tuple[Conditioning, ...]:
         """The prompt, then the negative and the empty prompt where they are used."""
@@ -81,7 +92,8 @@ def denoise(estimator: Estimator, x: Tensor, noise: ImageNoise) -> Denoising:
             return x0
         x = x0 + sigmas[1] * _renewed(x, noise.renewal, plan.sampler.eta)
         sigmas = sigmas[1:]
-    return (yield from _answer(plan.sampler(x, sigmas, noise.step), estimator))
+    x = yield from _answer(plan.sampler(x, sigmas, noise.step), estimator)
+    return x if estimator.kept is None else estimator.kept.finished(x)
 
 
 def _renewed(unit: Tensor, fresh: Tensor | None, eta: float) -> Tensor:

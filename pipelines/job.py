@@ -35,13 +35,40 @@ class Prompts:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """RGB bytes, row by row."""
+
+    width: int
+    height: int
+    rgb: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The picture a job starts from, of the job's own size.
+
+    `strength` is the share of the ladder that is run; `noise` is how much of the noise of `noise_seed` is added to
+    the picture's latents before (image i has the seed `noise_seed + i`). `mask` has a byte for each latent, row by
+    row: 0 keeps the picture there, 255 draws it anew, values between begin to change later. `overlay` says how the
+    picture is laid over the result where the mask keeps it: "none", "soft" or "hard".
+    """
+
+    picture: Picture
+    strength: float = 0.7
+    noise: float = 0.0
+    noise_seed: int = 0
+    mask: bytes | None = None
+    overlay: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One request: `len(seeds)` pictures that differ in their seed alone.
 
     `width` and `height` are pixels; `sampler` is a key of SAMPLERS, `schedule` of SCHEDULES;
     `sigma_start` is where karras and its kin begin after the step at infinite noise;
     `brownian` draws the noise of ancestral steps from a Brownian tree instead of afresh;
-    `smea` is "off", "smea" or "dyn".
+    `smea` is "off", "smea" or "dyn"; `source` is the picture it starts from, if any.
     """
 
     model: str
@@ -56,6 +83,7 @@ class Job:
     sigma_start: float = 56.0
     brownian: bool = False
     smea: str = "off"
+    source: Source | None = None
 
     @property
     def latent_size(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ Usable alone as a library; the server's engine calls nothing else of the torch h
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isinf
 
 import torch
@@ -17,6 +17,8 @@ from pipelines.darkroom import Darkroom, Pixels
 from pipelines.denoise import Denoising, Estimator, denoise
 from pipelines.job import Job
 from pipelines.noise import image_noise
+from pipelines.origin import Origin, make_origin
+from pipelines.overlay import overlaid
 from pipelines.plan import Plan, make_plan
 from pipelines.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.weights import Weights
@@ -55,6 +57,11 @@ class Pipeline:
         self._device, self._to_x0 = weights.device, PREDICTIONS[weights.identity.prediction]
         self._text = TextEncoding(weights.towers, weights.device)
         self._conductor = Conductor(weights.unet, self.table, weights.device, weights.dtype, batching)
+        self._inpainter = (
+            None
+            if weights.inpainting is None
+            else Conductor(weights.inpainting, self.table, weights.device, weights.dtype, batching)
+        )
         self._darkroom = Darkroom(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
         self._noise_ahead = ThreadPoolExecutor(1, thread_name_prefix="noise")
 
@@ -68,7 +75,8 @@ class Pipeline:
         Raises:
             PipelineError: the job cannot be drawn, or what was drawn is not finite.
         """
-        return [self._darkroom.develop(latents) for latents in self.latents(job, watch)]
+        pictures = [self._darkroom.develop(latents) for latents in self.latents(job, watch)]
+        return pictures if job.source is None else [overlaid(drawn, job.source) for drawn in pictures]
 
     def ladder(self, job: Job) -> tuple[float, ...]:
         """The sigmas a job goes down, the last of them 0."""
@@ -79,12 +87,21 @@ class Pipeline:
         """The first half of `run`: clean latents (4, height / 8, width / 8) for each seed."""
         plan = make_plan(job, self.table)
         texts = self._text.texts(job.prompts)
-        trajectories = [self._trajectory(job, plan, texts, seed) for seed in job.seeds]
-        return self._conductor.run(trajectories, _reporter(plan, watch))
+        origin = self._origin(job)
+        trajectories = [self._trajectory(job, plan, texts, origin, k) for k in range(len(job.seeds))]
+        shown = origin is not None and origin.shown is not None
+        conductor = self._inpainter if shown and self._inpainter else self._conductor
+        return conductor.run(trajectories, _reporter(plan, watch))
 
-    def _trajectory(self, job: Job, plan: Plan, texts: Texts, seed: int) -> Denoising:
+    def _origin(self, job: Job) -> Origin | None:
+        if job.source is None:
+            return None
+        inpaints = self._inpainter is not None and job.source.mask is not None
+        return make_origin(job.source, self._darkroom, inpaints, self._device)
+
+    def _trajectory(self, job: Job, plan: Plan, texts: Texts, origin: Origin | None, image: int) -> Denoising:
         noise = image_noise(
-            seed,
+            job.seeds[image],
             (4, *job.latent_size),
             plan.sampler,
             plan.sigmas,
@@ -95,7 +112,12 @@ class Pipeline:
         )
         estimator = Estimator(plan, texts, self._size_ids(job), self._to_x0)
         first = plan.sigmas[0]
-        return denoise(estimator, noise.initial if isinf(first) else noise.initial * first, noise)
+        x = noise.initial if isinf(first) else noise.initial * first
+        if origin is not None:
+            kept = origin.kept(noise.initial, plan.sigmas)
+            estimator = replace(estimator, around=origin.shown, kept=kept)
+            x = x if isinf(first) else origin.noised(image) + x
+        return denoise(estimator, x, noise)
 
     def _size_ids(self, job: Job) -> tuple[float, ...] | None:
         """SDXL is told the original size, the crop and the target size: whole pictures, never upscaled."""

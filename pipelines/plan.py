@@ -7,7 +7,7 @@ from pipelines.guidance import Guide, guides, needs_empty, negates_nothing
 from pipelines.job import Job
 from pipelines.prediction import NoiseTable
 from pipelines.samplers import SAMPLERS, Sampler, canonical
-from pipelines.schedules import ladder, quantised
+from pipelines.schedules import ladder, last_part, quantised
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def make_plan(job: Job, table: NoiseTable) -> Plan:
         sigmas = ladder(job.schedule, job.steps, table, job.sigma_start)
     return Plan(
         sampler=sampler,
-        sigmas=sigmas,
+        sigmas=sigmas if job.source is None else last_part(sigmas, job.source.strength, table),
         brownian=sampler.brownian or (job.brownian and sampler.eta > 0),
         guides=guides(job.guidance),
         scale=job.guidance.scale,

@@ -113,10 +113,12 @@ def last_part(sigmas: Ladder, strength: float, table: NoiseTable) -> Ladder:
     """The lower part of a ladder that a picture redrawn at `strength` in (0, 1] runs through.
 
     `max(1, ceil(n * strength))` intervals are kept. A picture cannot survive infinite noise, so below full
-    strength an infinite first rung becomes the table's sigma at that share of its entries.
+    strength an infinite first rung becomes the table's sigma at that share of its entries, or the entry above the
+    second rung where that is higher.
     """
     intervals = max(1, ceil((len(sigmas) - 1) * strength - 1e-9))
     part = sigmas[len(sigmas) - 1 - intervals :]
     if strength < 1 and isinf(part[0]):
-        return (table.sigmas[floor(999 * strength)], *part[1:])
+        entry = max(floor(999 * strength), min(floor(table.position(part[1])) + 1, 998))
+        return (table.sigmas[entry], *part[1:])
     return part

@@ -102,6 +102,22 @@ def identify(path: Path, prediction: Predicts | None = None, zsnr: bool | None =
     return Identity(family, checkpoint.layout, channels, predicts, zero, tuple(evidence), missing)
 
 
+def inpaints(path: Path, model: Identity) -> Identity:
+    """What a file's UNet is, if it can draw into a model's pictures.
+
+    Raises:
+        WeightsError: it has no 9 channels, or is of another family or prediction.
+    """
+    found = identify(path)
+    if found.channels != 9:
+        raise WeightsError(path, f"its UNet has {found.channels} input channels; one for inpainting has 9")
+    for what in ("family", "prediction", "zsnr"):
+        own, other = getattr(found, what), getattr(model, what)
+        if own != other:
+            raise WeightsError(path, f"its UNet's {what} is {own}, the model's {other}")
+    return found
+
+
 def _network(checkpoint: Checkpoint) -> tuple[Literal["sdxl", "sd15"], int, str]:
     """Family and input channels, with the sentence that says why."""
     _refuse_strangers(checkpoint)

@@ -28,8 +28,17 @@ from pipelines.conversion import (
     vae_sources,
 )
 from pipelines.errors import WeightsError
-from pipelines.networks import Attention, Decoder, TextEncoder, UNet, build, fill, set_attention
-from pipelines.sniff import Identity, Predicts, identify, own_architecture
+from pipelines.networks import (
+    Attention,
+    Decoder,
+    DiffusersUNet,
+    TextEncoder,
+    UNet,
+    build,
+    fill,
+    set_attention,
+)
+from pipelines.sniff import Identity, Predicts, identify, inpaints, own_architecture
 
 LARGE = 1 << 30
 LEAKED_TEXT = SD1_TEXT.removesuffix("text_model.")
@@ -41,7 +50,10 @@ JUNK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model's networks, ready to run; `dtype` is the UNet's and the text encoders'."""
+    """A model's networks, ready to run; `dtype` is the UNets' and the text encoders'.
+
+    `inpainting` is a second UNet, with 9 channels, that draws into pictures.
+    """
 
     identity: Identity
     architecture: Architecture
@@ -51,6 +63,7 @@ class Weights:
     device: torch.device
     dtype: torch.dtype
     vae_dtype: torch.dtype
+    inpainting: UNet | None = None
 
 
 def load(
@@ -63,6 +76,7 @@ def load(
     zsnr: bool | None = None,
     vae: Path | None = None,
     text_encoders: tuple[Path, ...] = (),
+    inpainting: Path | None = None,
     attention: Attention = "sdpa",
 ) -> Weights:
     """Load a model.
@@ -72,6 +86,7 @@ def load(
         prediction, zsnr: say what the file does not, or wrongly, say of itself.
         vae: a file whose VAE takes the place of the checkpoint's own.
         text_encoders: in the same way one file that holds them all, or a file for each, first CLIP-L.
+        inpainting: a file whose UNet, of 9 channels, draws into pictures; whatever else it holds is left alone.
 
     Raises:
         WeightsError: the checkpoint or a replacement cannot serve; one line with file and reason.
@@ -93,7 +108,21 @@ def load(
         # not diffusers' own `to`, which logs advice about loaders that are not used here
         nn.Module.to(part.module, place, vae_dtype if part.folder == "vae" else dtype)
     set_attention(unet, attention)
-    return Weights(identity, architecture, unet, decoder, towers, place, dtype, vae_dtype)
+    inpainter = None if inpainting is None else _inpainting_unet(inpainting, identity)
+    if inpainter is not None:
+        nn.Module.to(inpainter.module, place, dtype)
+        set_attention(inpainter, attention)
+    return Weights(identity, architecture, unet, decoder, towers, place, dtype, vae_dtype, inpainter)
+
+
+def _inpainting_unet(path: Path, model: Identity) -> DiffusersUNet:
+    checkpoint, found = open_checkpoint(path), inpaints(path, model)
+    known = sdxl if found.family == "sdxl" else sd15
+    architecture = own_architecture(checkpoint) or known(found.channels)
+    unet, vae, towers = build(architecture)
+    part = parts_of(architecture, unet.module, vae.module, [tower.module for tower in towers])[0]
+    fill(part.module, _read(checkpoint, part, _located(checkpoint, part)))
+    return unet
 
 
 def _replacements(

@@ -1,10 +1,7 @@
 """Which checkpoints there are: those of `weights.toml`, one named alone, or the embedded demo model."""
 
-import os
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Literal
 
 from pydantic import PrivateAttr
@@ -24,6 +21,7 @@ class Entry(Strict):
     sigma_max: HighestSigma | None = None
     vae: Path | None = None
     text_encoders: tuple[Path, ...] = ()
+    inpainting: Path | None = None
 
     def beside(self, folder: Path) -> "Entry":
         """The same entry with relative paths taken from a folder."""
@@ -31,6 +29,7 @@ class Entry(Strict):
             update={
                 "path": folder / self.path,
                 "vae": None if self.vae is None else folder / self.vae,
+                "inpainting": None if self.inpainting is None else folder / self.inpainting,
                 "text_encoders": tuple(folder / path for path in self.text_encoders),
             }
         )
@@ -42,6 +41,8 @@ class Entry(Strict):
             yield ("vae",), self.vae
         for index, path in enumerate(self.text_encoders):
             yield ("text_encoders", index), path
+        if self.inpainting is not None:
+            yield ("inpainting",), self.inpainting
 
 
 class Catalog(Strict):
@@ -102,7 +103,7 @@ def chosen(settings: Settings, checkpoint: Path | None, demo: bool, weights: Pat
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} contradict each other; name one of them")
     if demo:
-        return single(_demo_file())
+        return _demo()
     if checkpoint is not None:
         return single(checkpoint)
     file = weights or settings.weights
@@ -111,15 +112,12 @@ def chosen(settings: Settings, checkpoint: Path | None, demo: bool, weights: Pat
     return load_catalog(file)
 
 
-def _demo_file() -> Path:
-    """The demo model's file, built where temporary files go when it is not there yet."""
-    owner = os.getuid() if hasattr(os, "getuid") else 0
-    file = Path(gettempdir()) / f"naiad-demo-{version('naiad')}-{owner}" / "naiad-demo.safetensors"
-    if not file.exists():
-        import typer
-
-        from demo.checkpoint import build_demo
-
-        typer.echo("building the demo model (it is untrained: it draws noise)", err=True)
-        build_demo(file)
-    return file
+def _demo() -> Catalog:
+    """The demo model: in the checkout, or inside the package of a built wheel."""
+    here = Path(__file__).parent
+    folder = here / "weights" if (here / "weights").is_dir() else here.parent / "demo" / "weights"
+    inpainting = folder / "naiad-demo-inpainting.safetensors"
+    entry = Entry(
+        path=folder / "naiad-demo.safetensors", inpainting=inpainting if inpainting.exists() else None
+    )
+    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": entry})

@@ -28,6 +28,7 @@ def load_pipeline(served: Served, settings: Settings) -> Pipeline:
         zsnr=identity.zsnr,
         vae=entry.vae,
         text_encoders=entry.text_encoders,
+        inpainting=entry.inpainting,
         attention=settings.attention,
     )
     sigma_max = served.profile.sigma_max if entry.sigma_max is None else entry.sigma_max

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from hashlib import sha256
 from importlib.metadata import version
 from math import inf, isfinite
 from typing import cast
@@ -43,15 +44,26 @@ def generator() -> str:
     return f"{program()} (self-hosted, not NovelAI)"
 
 
-def about(job: Job, ladder: Sequence[float], batching: str, source_hash: str) -> dict[str, object]:
-    """The Comment's `naiad` object: all that is needed to draw the picture again, as plain JSON values."""
+def about(
+    job: Job, ladder: Sequence[float], batching: str, source_hash: str, inpainting: str = "blend"
+) -> dict[str, object]:
+    """The Comment's `naiad` object: all that is needed to draw the picture again, as plain JSON values.
+
+    Pictures it was drawn from are told by their hashes, and how a part of one was drawn anew by `inpainting`.
+    """
+    told, inputs = asdict(job), dict[str, str]()
+    if job.source is not None:
+        told["source"] |= {"picture": None, "mask": None}
+        inputs["picture"] = sha256(job.source.picture.rgb).hexdigest()
+        if job.source.mask is not None:
+            inputs |= {"mask": sha256(job.source.mask).hexdigest(), "inpainting": inpainting}
     return {
         "version": release(),
         "model": source_hash,
         "batching": batching,
-        "job": _plain(asdict(job)),
+        "job": _plain(told),
         "ladder": _plain(ladder),
-        "inputs": {},
+        "inputs": inputs,
     }
 
 
@@ -98,11 +110,34 @@ def comment(
         "skip_cfg_below_sigma": float(guidance.skip_below),
         "lora_unet_weights": None,
         "lora_clip_weights": None,
+        **_started(job, index),
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},
         "uc": written(job.prompts.negative),
-        "request_type": "PromptGenerateRequest",
+        "request_type": _request_type(job),
         **({} if about is None else {"naiad": about}),
         "generator": generator(),
+    }
+
+
+def _request_type(job: Job) -> str:
+    if job.source is None:
+        return "PromptGenerateRequest"
+    return "Img2ImgRequest" if job.source.mask is None else "NativeInfillingRequest"
+
+
+def _started(job: Job, index: int) -> dict[str, object]:
+    """What NAI's Comment says of the picture that was started from."""
+    source = job.source
+    if source is None:
+        return {}
+    if source.mask is not None:
+        return {"add_original_image": source.overlay != "none"}
+    seed = (source.noise_seed + index) % 2**32
+    return {
+        "strength": float(source.strength),
+        "noise": float(source.noise),
+        "extra_noise_seed": seed,
+        "legacy": False,
     }
 
 

@@ -27,12 +27,14 @@ class Imprint:
         level: "full" signs and writes all fields, in the alpha too; "plain" writes text under our own name and
             neither key nor signature: nothing in it is the operator's own but the model; "none" writes nothing.
         batching: how jobs shared the device, for the canonical job.
+        inpainting: likewise how a part of a picture is drawn anew, "network" or "blend".
     """
 
     source_hash: str
     key: SigningKey | None
     level: Literal["full", "plain", "none"]
     batching: str
+    inpainting: str = "blend"
 
     def __post_init__(self) -> None:
         if self.level == "full" and self.key is None:
@@ -58,7 +60,7 @@ def encoded(
     if imprint.key is None or imprint.level == "plain":
         told = comment(job, index, recorded)
         return encode(rgb, text_fields(told, imprint.source_hash, drawn.seconds))
-    ours = about(job, drawn.ladder, imprint.batching, imprint.source_hash)
+    ours = about(job, drawn.ladder, imprint.batching, imprint.source_hash, imprint.inpainting)
     told = signed(rgb, comment(job, index, recorded, ours), imprint.key)
     fields = text_fields(told, imprint.source_hash, drawn.seconds, imprint.key.public)
     return encode(_layered(rgb, fields), fields)

@@ -7,7 +7,7 @@ from typing import cast
 
 from pipelines.checkpoint import fingerprint
 from pipelines.errors import WeightsError
-from pipelines.sniff import Identity, identify
+from pipelines.sniff import Identity, identify, inpaints
 from server.catalog import Catalog, Entry
 from server.profiles import Profile, load_profiles, matching, named
 from server.toml import ConfigError
@@ -30,6 +30,11 @@ class Served:
     reason: str
     fingerprint: str
 
+    @property
+    def inpainting(self) -> str:
+        """What draws a part of a picture anew: a "network" made for it, or a "blend" with the picture."""
+        return "blend" if self.entry.inpainting is None else "network"
+
     def card(self) -> dict[str, object]:
         """What `/models` tells: facts and how they are known, never a path."""
         return {
@@ -40,6 +45,7 @@ class Served:
             "channels": self.identity.channels,
             "prediction": self.identity.prediction,
             "zero_terminal_snr": self.identity.zsnr,
+            "inpainting": self.inpainting,
             "evidence": list(self.identity.evidence),
             "profile": self.profile.name,
             "profile_reason": self.reason,
@@ -61,6 +67,8 @@ def recognise(catalog: Catalog, model: str | None = None) -> Served:
         raise WeightsError(
             entry.path, "an inpainting model, which draws only into a picture; name one with 4 channels"
         )
+    if entry.inpainting is not None:
+        inpaints(entry.inpainting, identity)
     profiles = load_profiles(configs() / "profiles")
     if entry.profile is not None:
         profile, reason = named(profiles, entry.profile), "the catalogue says so"

@@ -39,7 +39,7 @@ def policy(served: Served, settings: Settings) -> Policy:
 def imprint(served: Served, settings: Settings) -> Imprint:
     """What pictures carry; with full metadata the signing key is made if there is none."""
     key = open_key(signing_key(settings)) if settings.metadata == "full" else None
-    return Imprint(served.fingerprint, key, settings.metadata, settings.engine.batching)
+    return Imprint(served.fingerprint, key, settings.metadata, settings.engine.batching, served.inpainting)
 
 
 def engine(served: Served, settings: Settings) -> Engine:

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from demo.checkpoint import build_demo
+from demo.checkpoint import DEMO
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # tests/analytic.py is a plain module
@@ -24,9 +24,9 @@ def golden():
 
 
 @pytest.fixture(scope="session")
-def demo_file(tmp_path_factory):
+def demo_file():
     """The demo model's checkpoint."""
-    return build_demo(tmp_path_factory.mktemp("demo") / "naiad-demo.safetensors")
+    return DEMO
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def test_both_packages_come_from_this_checkout():
         assert Path(str(package.__file__)).resolve().is_relative_to(ROOT)
 
 
-def test_a_wheel_holds_the_two_packages_and_the_configs(tmp_path):
+def test_a_wheel_holds_the_two_packages_the_configs_and_the_demo(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -42,12 +42,13 @@ def test_a_wheel_holds_the_two_packages_and_the_configs(tmp_path):
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    configs = {
-        f"server/{path.relative_to(ROOT).as_posix()}"
-        for path in (ROOT / "configs").rglob("*")
+    beside = {
+        f"server/{folder.name}/{path.relative_to(folder).as_posix()}"
+        for folder in (ROOT / "configs", ROOT / "demo" / "weights")
+        for path in folder.rglob("*")
         if path.is_file()
     }
-    assert packed == sources | configs
+    assert packed == sources | beside
     assert {name.rpartition("/")[2] for name in names - packed} >= {"LICENSE", "NOTICE"}
 
 

@@ -27,3 +27,16 @@ def test_the_catalogue_may_name_the_profile(demo_file):
 def test_an_inpainting_model_is_not_served_for_drawing_from_text(tmp_path):
     with pytest.raises(WeightsError, match="inpainting model"):
         recognise(single(build_demo(tmp_path / "naiad-demo-inpainting.safetensors", channels=9)))
+
+
+def test_a_second_unet_for_inpainting_is_named_in_the_card(demo_file, tmp_path):
+    nine = build_demo(tmp_path / "nine.safetensors", channels=9)
+    catalog = Catalog(default="m", models={"m": Entry(path=demo_file, inpainting=nine)})
+    assert recognise(catalog).card()["inpainting"] == "network"
+    assert recognise(single(demo_file)).card()["inpainting"] == "blend"
+
+
+def test_a_second_unet_must_be_one_for_inpainting(demo_file):
+    catalog = Catalog(default="m", models={"m": Entry(path=demo_file, inpainting=demo_file)})
+    with pytest.raises(WeightsError, match="its UNet has 4 input channels; one for inpainting has 9"):
+        recognise(catalog)

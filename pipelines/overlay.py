@@ -1,0 +1,43 @@
+"""The picture laid back over what was drawn into it: nothing outside the mask changes, and no seam shows inside."""
+
+from typing import Any, cast
+
+import numpy as np
+from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
+
+from pipelines.darkroom import Pixels
+from pipelines.job import Source
+
+Inside = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+Shares = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+SEAM = 16
+"""How many pixels inside the mask's edge the new picture takes to come up."""
+
+
+def overlaid(drawn: Pixels, source: Source) -> Pixels:
+    """A drawn picture under its source, as the source asks.
+
+    Args:
+        drawn: (height, width, 3).
+        source: its overlay "soft" lets the new picture come up inside the mask, "hard" cuts at the edge, "none" and
+            a source without a mask leave everything as it was drawn.
+    """
+    if source.mask is None or source.overlay == "none":
+        return drawn
+    height, width = drawn.shape[:2]
+    places = np.frombuffer(source.mask, np.uint8).reshape(height // 8, width // 8) > 0
+    inside = np.kron(places, np.ones((8, 8), bool))
+    share = inside.astype(float) if source.overlay == "hard" else _rising(inside)
+    own = np.frombuffer(source.picture.rgb, np.uint8).reshape(drawn.shape)
+    mixed = own + share[..., None] * (drawn.astype(float) - own)
+    return mixed.round().astype(np.uint8)
+
+
+def _rising(
+    inside: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """From 0 at the mask's edge to 1 well inside, without a kink; the picture's own edge is none of the mask's."""
+    framed = np.pad(inside, SEAM, mode="edge")
+    depth = cast("Shares", cast("Any", ndimage).distance_transform_edt(framed))[SEAM:-SEAM, SEAM:-SEAM]
+    share = ((depth - 0.5) / SEAM).clip(0.0, 1.0)
+    return share * share * (3 - 2 * share)
