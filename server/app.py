@@ -138,7 +138,8 @@ async def create_persistent_token(request: Request, house: Here) -> Response:
 async def generate_image(request: Request, house: Here) -> Response:
     """Draw pictures and answer in the form that `Accept` asks for, NAI's ZIP unless it asks for another."""
     sent = await received(request, house.body_limit, house.patience)
-    resolved = resolve(read_request(sent), house.policy)
+    # in a thread, for the pictures that may come with it
+    resolved = await asyncio.to_thread(resolve, read_request(sent), house.policy)
     kind = chosen(request.headers.get("accept"), resolved.image_format)
     drawn = await answered(house.engine.submit(resolved.job), request)
     started = perf_counter()

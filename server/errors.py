@@ -178,9 +178,10 @@ def _hint(given: str, allowed: str) -> str:
 
 def _allowed(model: type[BaseModel], path: list[str]) -> str:
     """A field's description, found by following a path of names through models."""
-    if not path or path[0] not in model.model_fields:
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    if not path or path[0] not in fields:
         return "an object"
-    field = model.model_fields[path[0]]
+    field = fields[path[0]]
     inner = field.annotation
     if isinstance(inner, type) and issubclass(inner, BaseModel) and len(path) > 1:
         return _allowed(inner, path[1:])

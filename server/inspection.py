@@ -6,23 +6,19 @@ words, and text is shown so that a terminal does nothing but print it.
 
 import json
 import struct
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Literal, cast
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
+from server.decoding import opened
 from server.errors import Rejected
 from server.signature import NOVELAI_KEY, SIGNED_HASH, is_key, verifies
 from server.stealth import Rgb, extract
 from server.webp import ASCII, USER_COMMENT
 
-FORMATS = ("PNG", "WEBP", "JPEG")
-MOST_PIXELS = 2 * 16_777_216
-"""Twice what NAI's own page reads."""
 NESTED = {"Comment", "Description", "Source"}
 """What tells a user comment with all the fields from one that is a Comment itself."""
 
@@ -88,25 +84,8 @@ def inspect(data: bytes) -> Inspection:
     Raises:
         Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MOST_PIXELS.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of broken EXIF, which then reads as none
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as picture:
-                _require_small(picture.width, picture.height)
-                picture.load()
-                return _read(picture)
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-            raise Rejected("file", f"more than {MOST_PIXELS} pixels") from None
-        except UnidentifiedImageError:
-            raise Rejected("file", "not a PNG, WebP or JPEG picture") from None
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error):
-            raise Rejected("file", "a broken or unusual picture; it could not be read to its end") from None
-
-
-def _require_small(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise Rejected("file", f"{width} x {height} is more than {MOST_PIXELS} pixels")
+    with opened(data, "file") as picture:
+        return _read(picture)
 
 
 def _read(picture: Image.Image) -> Inspection:

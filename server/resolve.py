@@ -9,22 +9,24 @@ from secrets import randbelow
 from typing import Literal, TypeVar
 
 from pipelines.errors import InvalidPrompt, UnknownName
-from pipelines.job import Guidance, Job, Prompts, Threshold
+from pipelines.job import Guidance, Job, Prompts, Source, Threshold
 from pipelines.prompt import parse, shares
 from pipelines.samplers import canonical
 from pipelines.schedules import SCHEDULES
 from pipelines.tokens import LIMIT, weighted
+from server import sources
 from server.captions import flattened
 from server.errors import Rejected
 from server.presets import Mode, Presets, Texts, completed
 from server.profiles import Profile
 from server.served import Served
 from server.webp import LONGEST_SIDE
-from server.wire import LARGEST_AREA, GenerateRequest, Parameters
+from server.wire import LARGEST_AREA, GenerateRequest, Parameters, read_starting
 
 NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
 NATIVE_ONLY = frozenset({"ddim_v3", "plms", "k_lms", "k_dpm_fast"})
 """Samplers NAI's page sends no noise schedule with."""
+DDIM = ("ddim", "ddim_v3")
 AUTO_SMEA_AREA = 2_166_785
 SAMPLES_BY_AREA = ((360_448, 8), (409_600, 6), (LARGEST_AREA, 4))
 """The largest area, in pixels, at which so many pictures may be asked for at once (NAI's page, 2026)."""
@@ -34,6 +36,7 @@ MOST_MIXED = 32
 """Sides of `|`; each is encoded by itself."""
 SEEDS = 2**32
 T = TypeVar("T")
+Task = Literal["generate", "img2img", "infill"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +74,16 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         Rejected: a field's value cannot be used; the message names the field, the value and what is allowed.
     """
     asked, profile = request.parameters, policy.served.profile
-    _require_text_to_image(request)
+    task = _task(request)
     asked_model = policy.presets.canonical(request.model or policy.served.model)
     told = _model(asked_model, policy)
     width, height = asked.width or profile.defaults.width, asked.height or profile.defaults.height
     samples = _samples(asked.n_samples or 1, width, height)
-    sampler, smea = _sampler(asked, profile.defaults.sampler, width * height)
+    sampler, smea = _sampler(asked, task, profile.defaults.sampler, width * height)
     schedule = _schedule(asked, sampler, profile)
     bug, brownian = _ancestral_flags(asked, sampler, schedule)
     prompts = _prompts(request, asked_model, policy)
+    seeds = _seeds(asked, samples, pick_seed)
     job = Job(
         model=policy.served.model,
         prompts=prompts,
@@ -89,10 +93,11 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         sampler=sampler,
         schedule=schedule,
         guidance=_guidance(asked, profile),
-        seeds=_seeds(asked, samples, pick_seed),
+        seeds=seeds,
         sigma_start=profile.sigma_start,
         brownian=brownian,
         smea=smea,
+        source=_source(asked, task, (width, height), seeds[0]),
     )
     legacy = {} if asked.legacy is None else {"legacy": asked.legacy}
     recorded = {**legacy, "deliberate_euler_ancestral_bug": bug, "prefer_brownian": brownian}
@@ -109,21 +114,38 @@ def _image_format(asked: Parameters, job: Job) -> Literal["png", "webp"]:
     return asked.image_format or "png"
 
 
-def _require_text_to_image(request: GenerateRequest) -> None:
-    """Refuse what starts from pictures; a missing action is told by the pictures there are."""
+def _task(request: GenerateRequest) -> Task:
+    """What is asked for; without an action, or against it, the pictures that came tell."""
     asked = request.parameters
-    if request.action == "infill" and not (asked.image and asked.mask):
-        raise Rejected("parameters.mask", "infill needs an image and a mask")
-    if request.action == "img2img" and not asked.image:
-        raise Rejected("parameters.image", "img2img needs an image")
-    if asked.image:
-        raise Rejected("parameters.image", "pictures to start from are not offered by this version")
     for name, value in (
         ("reference_image", asked.reference_image),
         ("reference_image_multiple", asked.reference_image_multiple),
     ):
         if value:
             raise Rejected(f"parameters.{name}", "vibe transfer is not offered by this version")
+    if request.action == "infill" and not (asked.image and asked.mask):
+        raise Rejected("parameters.mask", "infill needs an image and a mask")
+    if request.action == "img2img" and not asked.image:
+        raise Rejected("parameters.image", "img2img needs an image")
+    if not asked.image:
+        return "generate"
+    if request.action == "infill" or (request.action is None and asked.mask):
+        return "infill"
+    return "img2img"
+
+
+def _source(asked: Parameters, task: Task, size: tuple[int, int], seed: int) -> Source | None:
+    """The picture to start from, at the job's size; its extra noise has the first image's seed unless told."""
+    if task == "generate":
+        return None
+    said = read_starting(asked)
+    picture = sources.picture(asked.image, "parameters.image", *size)
+    if task == "img2img":
+        seed = _first(said.extra_noise_seed, seed) % SEEDS
+        return Source(picture, _first(said.strength, 0.7), said.noise or 0.0, seed)
+    mask = sources.mask(asked.mask, "parameters.mask", *size)
+    overlay = said.overlay or ("none" if said.add_original_image is False else "soft")
+    return Source(picture, said.inpaint_strength or 1.0, mask=mask, overlay=overlay)
 
 
 def _model(name: str, policy: Policy) -> tuple[str, ...]:
@@ -151,13 +173,15 @@ def _samples(count: int, width: int, height: int) -> int:
     return count
 
 
-def _sampler(asked: Parameters, default: str, area: int) -> tuple[str, str]:
-    """The sampler, and whether SMEA or DYN goes with it (DYN implies SMEA; some samplers exclude both)."""
+def _sampler(asked: Parameters, task: Task, default: str, area: int) -> tuple[str, str]:
+    """The sampler, and whether SMEA or DYN goes with it (DYN implies SMEA; pictures and some samplers exclude both)."""
     try:
         name, smea = canonical(asked.sampler or default)
     except UnknownName as error:
         raise Rejected("parameters.sampler", str(error)) from None
-    if name in NO_SMEA:
+    if task == "infill" and name == "ddim_v3":
+        return "k_euler_ancestral", "off"
+    if name in NO_SMEA or task != "generate":
         return name, "off"
     if asked.sm_dyn:
         return name, "dyn"
@@ -233,10 +257,17 @@ def _cut(prompts: Prompts) -> list[str]:
 
 
 def _replaced(asked: Parameters, job: Job) -> list[str]:
+    said: list[str] = []
+    if job.source is not None and job.source.mask is not None and asked.sampler in DDIM:
+        said.append(f"sampler: {asked.sampler!r} does not go with infill; {job.sampler} does")
+    if asked.color_correct is True and job.source is not None:
+        said.append("color_correct: not offered by this version; colours are as they were drawn")
     given = asked.noise_schedule
-    if not given or given == job.schedule:
-        return []
-    return [f"noise_schedule: {given!r} does not go with {asked.sampler or job.sampler}; {job.schedule} does"]
+    if given and given != job.schedule:
+        said.append(
+            f"noise_schedule: {given!r} does not go with {asked.sampler or job.sampler}; {job.schedule} does"
+        )
+    return said
 
 
 def _excess(job: Job, profile: Profile) -> list[str]:

@@ -7,7 +7,7 @@ to be allowed when its value is not.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -38,6 +38,7 @@ Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Real = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Flag = bool | None
+Request = TypeVar("Request", bound=BaseModel)
 Side = Annotated[int, Field(strict=True, ge=64, multiple_of=32, le=LARGEST_AREA // 64)]
 
 A_SIDE = f"a whole number, a multiple of 32, from 64 to {LARGEST_AREA // 64}"
@@ -53,7 +54,7 @@ class Wire(BaseModel):
 
 
 class Parameters(Wire):
-    """`parameters`, as far as text-to-image goes; the last ones are for other kinds of request, or for the record."""
+    """`parameters`, as every kind of request has them; what only some look at is not looked at here."""
 
     width: Side | None = Field(None, description=A_SIDE)
     height: Side | None = Field(None, description=A_SIDE)
@@ -93,8 +94,35 @@ class Parameters(Wire):
     v4_negative_prompt: object = None
     image: object = None
     mask: object = None
+    strength: object = None
+    noise: object = None
+    extra_noise_seed: object = None
+    inpaint_strength: object = Field(None, alias="inpaintImg2ImgStrength")
+    add_original_image: object = None
+    overlay: object = None
+    color_correct: object = None
     reference_image: object = None
     reference_image_multiple: object = None
+
+
+class Starting(Wire):
+    """What `parameters` say of a picture to start from; looked at only where there is one."""
+
+    strength: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
+    noise: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
+    extra_noise_seed: Whole | None = Field(None, description="a whole number, taken modulo 2^32")
+    inpaint_strength: Annotated[Real, Field(gt=0, le=1)] | None = Field(
+        None, alias="inpaintImg2ImgStrength", description="a number above 0, at most 1"
+    )
+    add_original_image: Flag = Field(None, description=A_FLAG)
+    overlay: Literal["soft", "hard", "none"] | None = Field(None, description="soft, hard or none")
+    color_correct: Flag = Field(None, description=A_FLAG)
+
+
+class StartingRequest(Wire):
+    """A body as far as Starting goes."""
+
+    parameters: Starting = Field(description="an object")
 
 
 class GenerateRequest(Wire):
@@ -114,7 +142,21 @@ def read_request(body: Mapping[str, object]) -> GenerateRequest:
     Raises:
         Rejected: a field is missing or not what is allowed; the message names it.
     """
+    return _read(GenerateRequest, body)
+
+
+def read_starting(asked: Parameters) -> Starting:
+    """What is said of a picture to start from.
+
+    Raises:
+        Rejected: a value is not allowed; the message names it.
+    """
+    said = {field.alias or name: getattr(asked, name) for name, field in Starting.model_fields.items()}
+    return _read(StartingRequest, {"parameters": said}).parameters
+
+
+def _read(model: type[Request], body: Mapping[str, object]) -> Request:
     try:
-        return GenerateRequest.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
-        raise rejected(error, GenerateRequest) from None
+        raise rejected(error, model) from None

@@ -1,7 +1,7 @@
 """Requests that are wrong, hostile or odd, put to a real server: what each is answered, and that it serves on.
 
 The numbers are those of the list of bad inputs in the design's notes on peers, whose sizes and ranges are the
-design's own. Pictures and vibes to start from are not offered yet, so whatever asks for them is a 400 that says
+design's own. Vibes are not offered yet, so whatever asks for them is a 400 that says
 so; numbers from 34 on, about the pictures themselves, come with them. Deadlines are in test_protocol.py.
 """
 
@@ -183,14 +183,14 @@ LIST = [
     asked("26 another model", 200, {"seed": 7}, model="no-such-model"),
     asked("26 a long one", 400, "model: 'xxx", model="x" * 201),
     asked("26 a number", 400, "model: 3 is not a model id of at most 200 characters", model=3),
-    # what starts from pictures: not offered yet
+    # what starts from pictures
     asked("27 infill of nothing", 400, "parameters.mask: infill needs an image and a mask", action="infill"),
     asked("27 img2img of nothing", 400, "parameters.image: img2img needs an image", action="img2img"),
     asked("27 no action", 400, "action: 'upscale' is not generate, img2img or infill", action="upscale"),
-    given("27 an image", 400, "parameters.image: pictures to start from are not offered by this version", image="iVBORw0KGgo="),
+    given("35 no more than a beginning", 400, "parameters.image: ", image="iVBORw0KGgo="),
     given("28 strength and noise unused", 200, {"seed": 7}, strength=7, noise=-1),
     case("28 strength used", GOOD | {"action": "img2img", "parameters": SMALL | {"image": "iVBORw0KGgo=", "strength": 7}},
-         400, "not offered by this version"),
+         400, "parameters.strength: 7 is not a number from 0 to 1"),
     given("33 vibe", 400, "vibe transfer is not offered by this version", reference_image_multiple=["iVBORw0KGgo="]),
     case("33 vibe and infill", GOOD | {"action": "infill", "parameters": SMALL | {
         "image": "iVBORw0KGgo=", "mask": "iVBORw0KGgo=", "reference_image": "iVBORw0KGgo="}}, 400, "not offered by this version"),

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from server import png, webp
+from server.decoding import MOST_PIXELS
 from server.errors import Rejected
 from server.inspection import (
-    MOST_PIXELS,
     Inspection,
     Verdict,
     as_json,

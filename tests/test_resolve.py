@@ -1,9 +1,12 @@
 """What lands in a job, what is refused, and what is said beside it."""
 
 import math
+from base64 import b64encode
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
+from PIL import Image
 
 from pipelines.job import Guidance, Prompts, Threshold
 from pipelines.samplers import ALIASES, SAMPLERS
@@ -112,6 +115,66 @@ def test_what_belongs_to_other_kinds_of_request_changes_nothing(ask):
     junk = {"strength": 0.7, "noise": "x", "extra_noise_seed": 1, "mask": "AAAA", "image": "", "v4_prompt": 5}
     none = {"reference_image": None, "reference_image_multiple": [], "params_version": 3, "stream": "sse"}
     assert ask(junk | none) == ask()
+
+
+# pictures to start from
+
+
+def base64_of(colour, size=(64, 96)):
+    file = BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return b64encode(file.getvalue()).decode()
+
+
+PICTURE, WHITE = base64_of("black"), base64_of("white")
+SIZE = {"width": 64, "height": 96, "seed": 5}
+
+
+@pytest.mark.parametrize("action", ["img2img", "generate", None])
+def test_a_picture_makes_it_img2img_with_nais_defaults(ask, action):
+    source = ask(SIZE | {"image": WHITE, "mask": "junk" if action else None}, action=action).job.source
+    assert (source.strength, source.noise, source.noise_seed, source.mask, source.overlay) == (
+        0.7,
+        0.0,
+        5,
+        None,
+        "none",
+    )
+    assert (source.picture.width, source.picture.height) == (64, 96)
+    assert set(source.picture.rgb) == {255}
+
+
+def test_what_is_said_of_the_picture_counts(ask):
+    said = {"strength": "0.3", "noise": 0.1, "extra_noise_seed": -1}
+    source = ask(SIZE | {"image": WHITE} | said).job.source
+    assert (source.strength, source.noise, source.noise_seed) == (0.3, 0.1, 2**32 - 1)
+
+
+def test_extra_noise_has_the_seed_that_was_picked(ask):
+    job = ask(SIZE | {"image": WHITE, "seed": 0}).job
+    assert job.source.noise_seed == job.seeds[0]
+
+
+@pytest.mark.parametrize("action", ["infill", None])
+def test_infill_ignores_the_strength_that_every_client_sends(ask, action):
+    job = ask(SIZE | {"image": PICTURE, "mask": WHITE, "strength": 0.7, "noise": 0.2}, action=action).job
+    assert (job.source.strength, job.source.noise, job.source.overlay) == (1.0, 0.0, "soft")
+    assert job.source.mask == b"\xff" * (8 * 12)
+
+
+def test_infill_has_a_strength_and_overlays_of_its_own(ask):
+    infill = SIZE | {"image": PICTURE, "mask": WHITE}
+    assert ask(infill | {"inpaintImg2ImgStrength": 0.4}).job.source.strength == 0.4
+    assert ask(infill | {"add_original_image": False}).job.source.overlay == "none"
+    assert ask(infill | {"add_original_image": False, "overlay": "hard"}).job.source.overlay == "hard"
+
+
+def test_pictures_exclude_smea_and_infill_excludes_ddim(ask):
+    job = ask(SIZE | {"image": WHITE, "sm": True, "sm_dyn": True, "sampler": "ddim"}).job
+    assert (job.sampler, job.smea) == ("ddim_v3", "off")
+    found = ask(SIZE | {"image": PICTURE, "mask": WHITE, "sampler": "ddim"}, action="infill")
+    assert found.job.sampler == "k_euler_ancestral"
+    assert "sampler: 'ddim' does not go with infill; k_euler_ancestral does" in found.warnings
 
 
 # texts
@@ -356,11 +419,15 @@ def test_a_model_that_is_listed_but_not_loaded_is_never_answered_by_another(refu
         ({}, {"sampler": "K_EULER"}, "parameters.sampler: 'K_EULER' is not a sampler"),
         ({}, {"noise_schedule": "karas"}, "parameters.noise_schedule: 'karas' is not a noise schedule (did you mean 'karras'?); known: native, "),
         ({}, {"noise_schedule": "karas", "sampler": "ddim_v3"}, "parameters.noise_schedule: 'karas' is not a noise schedule"),
-        # pictures to start from: not yet
-        ({}, {"image": "AAAA"}, "parameters.image: pictures to start from are not offered by this version"),
-        ({"action": "generate"}, {"image": "AAAA", "mask": "AAAA"}, "parameters.image: pictures to start from are not offered"),
-        ({"action": "img2img"}, {"image": "AAAA"}, "parameters.image: pictures to start from are not offered"),
-        ({"action": "infill"}, {"image": "AAAA", "mask": "AAAA"}, "parameters.image: pictures to start from are not offered"),
+        # pictures to start from
+        ({}, {"image": "AAAA"}, "parameters.image: not a PNG, WebP or JPEG picture"),
+        ({"action": "img2img"}, {"image": "AAAA", "strength": 7}, "parameters.strength: 7 is not a number from 0 to 1"),
+        ({}, {"image": "AAAA", "noise": "much"}, "parameters.noise: 'much' is not a number from 0 to 1"),
+        ({}, {"image": "http://169.254.169.254/x"}, "parameters.image: not Base64; a picture is sent in it"),
+        ({}, {"image": {"url": "file:///etc/passwd"}}, "parameters.image: not a text"),
+        ({"action": "infill"}, {"image": PICTURE, "mask": "AAAA"}, "parameters.mask: not a PNG, WebP or JPEG picture"),
+        ({"action": "infill"}, {"image": PICTURE, "mask": PICTURE}, "parameters.mask: black everywhere"),
+        ({"action": "infill"}, {"image": PICTURE, "mask": WHITE, "inpaintImg2ImgStrength": 0}, "parameters.inpaintImg2ImgStrength: 0 is not a number above 0"),
         ({"action": "img2img"}, {"strength": 0.7}, "parameters.image: img2img needs an image"),
         ({"action": "img2img"}, {"image": ""}, "parameters.image: img2img needs an image"),
         ({"action": "infill"}, {"image": "AAAA"}, "parameters.mask: infill needs an image and a mask"),

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from server.body import parsed
 from server.errors import Rejected, rejected
-from server.wire import LONGEST_TEXT, GenerateRequest, Parameters
+from server.wire import LONGEST_TEXT, GenerateRequest, Parameters, read_starting
 
 WORD = f"a text of at most {LONGEST_TEXT} characters"
 NAME = "a name of at most 200 characters"
@@ -29,11 +29,13 @@ UNUSED = {
     "auto_smea": "auto_smea_too",
     "qualityToggle": "quality_toggle",
     "ucPreset": "uc_preset",
+    "inpaintImg2ImgStrength": "inpaint_strength",
     **{
         name: name
         for name in (
             *("v4_prompt", "v4_negative_prompt", "image", "mask"),
             *("reference_image", "reference_image_multiple"),
+            *("strength", "noise", "extra_noise_seed", "add_original_image", "overlay", "color_correct"),
         )
     },
 }
@@ -244,3 +246,27 @@ def test_a_request_does_not_change():
     found = parameters(steps=5)
     with pytest.raises(ValidationError, match="frozen"):
         found.steps = 6
+
+
+STARTING = [
+    *((name, value) for name in ("strength", "noise") for value in (-0.1, 1.1, "much", True, [])),
+    *(("inpaintImg2ImgStrength", value) for value in (0, -1, 1.5, "x")),
+    *(("extra_noise_seed", value) for value in (0.5, "x", True)),
+    *((name, value) for name in ("add_original_image", "color_correct") for value in (3, "maybe")),
+    ("overlay", "medium"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), STARTING)
+def test_what_is_said_of_a_picture_is_looked_at_only_when_there_is_one(name, value):
+    asked = parameters(**{name: value})
+    with pytest.raises(Rejected, match=rf"^parameters\.{name}: .* is not "):
+        read_starting(asked)
+
+
+def test_what_is_said_of_a_picture_may_come_as_text_or_not_at_all():
+    said = read_starting(
+        parameters(strength="0.5", noise=0, extra_noise_seed="7", add_original_image="false")
+    )
+    assert (said.strength, said.noise, said.extra_noise_seed, said.add_original_image) == (0.5, 0.0, 7, False)
+    assert set(read_starting(parameters()).model_dump().values()) == {None}

@@ -1,0 +1,44 @@
+"""A stranger's picture, opened behind limits: few formats, a size that is looked at before anything is unpacked, and
+no library's words in what is refused."""
+
+import struct
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import BytesIO
+
+from PIL import Image, UnidentifiedImageError
+
+from server.errors import Rejected
+
+FORMATS = ("PNG", "WEBP", "JPEG")
+MOST_PIXELS = 2 * 16_777_216
+"""Twice what NAI's own page reads."""
+
+
+@contextmanager
+def opened(data: bytes, field: str) -> Generator[Image.Image]:
+    """A picture's first frame, unpacked.
+
+    Args:
+        field: what the picture is called in a refusal.
+
+    Raises:
+        Rejected: it is no PNG, WebP or JPEG that can be read to its end, or has more than MOST_PIXELS.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of broken EXIF, which then reads as none
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(BytesIO(data), formats=FORMATS) as picture:
+                if picture.width * picture.height > MOST_PIXELS:
+                    size = f"{picture.width} x {picture.height}"
+                    raise Rejected(field, f"{size} is more than {MOST_PIXELS} pixels")
+                picture.load()
+                yield picture
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise Rejected(field, f"more than {MOST_PIXELS} pixels") from None
+        except UnidentifiedImageError:
+            raise Rejected(field, "not a PNG, WebP or JPEG picture") from None
+        except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error):
+            raise Rejected(field, "a broken or unusual picture; it could not be read to its end") from None

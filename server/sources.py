@@ -1,0 +1,97 @@
+"""The pictures that come with a request: Base64 to the source a job starts from.
+
+Pictures are turned as their EXIF says, laid over white where they are transparent, and stretched to the size asked for,
+as NAI's page does with its canvas. Masks come in every form that clients send: of any size, white on black, white on
+nothing, grey.
+"""
+
+import binascii
+import re
+from base64 import b64decode
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipelines.job import Picture
+from server.decoding import opened
+from server.errors import Rejected
+
+DATA_URI = re.compile(r"data:image/[\w.+-]{1,40};base64,")
+STEALTH = 254
+"""The least alpha of a picture that only hides text there."""
+WHITE_ENOUGH = 127
+"""The luma above which a mask draws anew."""
+
+
+def decoded(value: object, field: str) -> bytes:
+    """The bytes of a Base64 text; a data URI's head and white space are passed over.
+
+    Raises:
+        Rejected: it is no such text.
+    """
+    if not isinstance(value, str):
+        raise Rejected(field, "not a text; a picture is sent in Base64")
+    head = DATA_URI.match(value)
+    text = "".join(value[head.end() if head else 0 :].split())
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise Rejected(field, "not Base64; a picture is sent in it, addresses are not followed") from None
+
+
+def picture(value: object, field: str, width: int, height: int) -> Picture:
+    """A request's picture at the size of the job.
+
+    Raises:
+        Rejected: it cannot be read.
+    """
+    with opened(decoded(value, field), field) as sent:
+        upright = ImageOps.exif_transpose(sent)
+        rgb = _opaque(upright)
+    if rgb.size != (width, height):
+        rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
+    return Picture(width, height, rgb.tobytes())
+
+
+def mask(value: object, field: str, width: int, height: int) -> bytes:
+    """A request's mask on the grid of latents, a byte for each: 255 where the picture is drawn anew.
+
+    Args:
+        width, height: of the job, in pixels.
+
+    Raises:
+        Rejected: it cannot be read, or draws nothing anew.
+    """
+    with opened(decoded(value, field), field) as sent:
+        rgba = _eight_bit(sent).convert("RGBA")
+        black = Image.new("RGBA", rgba.size, "black")
+        luma = np.asarray(Image.alpha_composite(black, rgba).convert("L"))
+    rows, columns = (_nearest(old, new // 8) for old, new in zip(luma.shape, (height, width), strict=True))
+    chosen = luma[rows][:, columns] > WHITE_ENOUGH
+    if not chosen.any():
+        raise Rejected(field, "black everywhere; what is to be drawn anew must be white")
+    return (chosen * np.uint8(255)).tobytes()
+
+
+def _nearest(old: int, new: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Which of `old` places lies under the middle of each of `new` ones."""
+    return ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+
+
+def _eight_bit(sent: Image.Image) -> Image.Image:
+    """A picture of 16 bits a channel in 8; any other as it is."""
+    if not sent.mode.startswith("I"):
+        return sent
+    values = np.asarray(sent, np.float64)
+    return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
+
+
+def _opaque(sent: Image.Image) -> Image.Image:
+    """A picture's colours, over white where it can be seen through."""
+    sent = _eight_bit(sent)
+    if not sent.has_transparency_data:
+        return sent.convert("RGB")
+    rgba = sent.convert("RGBA")
+    if np.asarray(rgba.getchannel("A")).min() >= STEALTH:
+        return rgba.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -1,0 +1,89 @@
+"""Pictures that start from pictures, asked of a server process over HTTP."""
+
+import json
+from base64 import b64encode
+from io import BytesIO
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.captions import random_scene
+
+RNG = np.random.default_rng(5)
+WIDTH, HEIGHT = 128, 192
+OWN = random_scene(RNG).draw(WIDTH, HEIGHT, RNG)
+PLACES = np.zeros((HEIGHT // 8, WIDTH // 8), bool)
+PLACES[8:16, 4:12] = True
+EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
+MASK = np.kron(PLACES, np.ones((8, 8), bool))
+
+
+def base64_of(pixels):
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return b64encode(file.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def ask(server):
+    def ask(action, **parameters):
+        size = {"width": WIDTH, "height": HEIGHT, "steps": 6, "seed": 9, "image": base64_of(OWN)}
+        body = {
+            "input": "1girl",
+            "model": "nai-diffusion-3",
+            "action": action,
+            "parameters": size | parameters,
+        }
+        answer = httpx.post(
+            f"{server}/ai/generate-image", json=body, headers={"Accept": "image/png"}, timeout=120
+        )
+        assert answer.status_code == 200, answer.text
+        image = Image.open(BytesIO(answer.content))
+        return np.asarray(image.convert("RGB")), json.loads(image.info["Comment"])
+
+    return ask
+
+
+def change(pixels, where=EVERYWHERE):
+    return float(np.abs(pixels.astype(int) - OWN)[where].mean())
+
+
+def test_a_little_strength_keeps_the_picture_and_much_does_not(ask):
+    little, told = ask("img2img", strength=0.01)
+    much, _ = ask("img2img", strength=0.99)
+    assert change(little) < 25 < change(much)
+    assert told["request_type"] == "Img2ImgRequest"
+    assert (told["strength"], told["noise"], told["extra_noise_seed"], told["legacy"]) == (
+        0.01,
+        0.0,
+        9,
+        False,
+    )
+    assert set(told["naiad"]["inputs"]) == {"picture"}
+    assert told["naiad"]["job"]["source"]["picture"] is None
+    assert "image" not in told
+
+
+def test_infill_changes_the_masked_part_alone(ask):
+    mask = base64_of(MASK.astype(np.uint8) * 255)
+    drawn, told = ask("infill", model="nai-diffusion-3-inpainting", mask=mask, strength=0.7)
+    assert np.abs(drawn.astype(int) - OWN)[~MASK].max() == 0
+    assert change(drawn, MASK) > 5
+    assert (told["request_type"], told["add_original_image"]) == ("NativeInfillingRequest", True)
+    assert "strength" not in told
+    assert set(told["naiad"]["inputs"]) == {"picture", "mask", "inpainting"}
+    assert told["naiad"]["inputs"]["inpainting"] == "blend"
+
+
+def test_every_form_of_the_mask_draws_the_same_picture(ask):
+    forms = (MASK.astype(np.uint8) * 255, PLACES.astype(np.uint8) * 255)
+    whole, eighth = (ask("infill", mask=base64_of(form))[0] for form in forms)
+    assert (whole == eighth).all()
+
+
+def test_infill_of_some_strength_keeps_more_of_what_was_there(ask):
+    mask = base64_of(MASK.astype(np.uint8) * 255)
+    little, much = (ask("infill", mask=mask, inpaintImg2ImgStrength=strength)[0] for strength in (0.05, 1))
+    assert change(little, MASK) < change(much, MASK)
