@@ -16,6 +16,7 @@ from demo.shapes import KINDS, Shape
 from demo.train_adapter import after
 from demo.train_inpainting import infilled
 from demo.train_unet import asked
+from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
 SIZE = (512, 512)
@@ -26,7 +27,7 @@ def infill(scenes: list[Scene]) -> dict[str, float]:
 
     A shape is to become another one of another colour; a head is to have other hair.
     """
-    weights = load(INPAINTING, vae=DEMO, text_encoders=(DEMO,))
+    pipeline = Pipeline(load(DEMO, inpainting=INPAINTING))
     rng = np.random.default_rng(7)
     right: list[bool] = []
     changed = 0
@@ -34,7 +35,7 @@ def infill(scenes: list[Scene]) -> dict[str, float]:
         picture = scene.draw(*SIZE, rng)
         new, mask = _changed(scene, rng), _over(scene)
         job = asked(", ".join(new.tags()), SIZE, seed, steps=28)
-        drawn = infilled(weights, picture, mask, job)
+        drawn = infilled(pipeline, picture, mask, job)
         kept = ~np.kron(mask, np.ones((8, 8), bool))
         changed = max(changed, int(np.abs(drawn[kept].astype(int) - picture[kept]).max()))
         right.append(shows(new, drawn))

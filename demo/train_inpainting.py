@@ -5,7 +5,6 @@ Beside the noisy latents it sees the mask and the latents of the picture without
 """
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,59 +12,38 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from demo.architecture import demo_architecture
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, INPAINTING, write
 from demo.draughtsman import opened
-from demo.holes import Mask, emptied
-from demo.latents import encoded, scene_of, shelf
+from demo.holes import Mask
+from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
 from demo.lessons import Lessons, Stage
 from demo.scenes import sheet
 from demo.train_unet import asked
-from pipelines.job import Job
-from pipelines.networks import UNet
+from pipelines.job import Job, Picture, Source
 from pipelines.pipeline import Pipeline
-from pipelines.weights import Weights, load
+from pipelines.weights import load
 
 STAGE = Stage(((256, 256), (224, 320), (320, 224)), 1500, 16, 900, 6e-4)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 
-class Beside:
-    """A 9-channel UNet that gets the mask and what is around it beside all it is asked about."""
-
-    def __init__(self, unet: UNet, around: Tensor) -> None:
-        self._unet, self._around = unet, around
-
-    def __call__(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        added_cond_kwargs: Mapping[str, Tensor] | None,
-    ) -> Tensor:
-        """See UNet; the sample has the latents alone."""
-        whole = torch.cat([sample, self._around.expand(len(sample), -1, -1, -1).to(sample)], dim=1)
-        return self._unet(whole, timestep, context, added_cond_kwargs)
-
-
-def infilled(weights: Weights, picture: Pixels, mask: Mask, job: Job) -> Pixels:
+def infilled(pipeline: Pipeline, picture: Pixels, mask: Mask, job: Job) -> Pixels:
     """A picture with what the mask (height / 8, width / 8) hides drawn anew, laid over the old one.
 
     Args:
-        weights: an inpainting model's.
+        pipeline: of a model with an inpainting UNet beside it.
     """
-    vae = cast("Any", weights.vae).module
-    hidden = torch.from_numpy(mask)[None].float()
-    around = torch.cat([hidden, encoded(vae, emptied(picture, mask))])
-    drawn = Pipeline(replace(weights, unet=Beside(weights.unet, around))).run(job)[0]
-    return np.where(np.kron(mask, np.ones((8, 8), bool))[..., None], drawn, picture)
+    own = Picture(job.width, job.height, picture.tobytes())
+    source = Source(own, strength=1.0, mask=(mask * np.uint8(255)).tobytes(), overlay="hard")
+    return pipeline.run(replace(job, source=source))[0]
 
 
-def draw_sheet(weights: Weights, size: tuple[int, int]) -> Image.Image:
+def draw_sheet(pipeline: Pipeline, size: tuple[int, int]) -> Image.Image:
     """Pictures of the generator, each beside itself with its middle drawn anew by a caption that says otherwise."""
     tiles: list[Pixels] = []
     mask = np.zeros((size[1] // 8, size[0] // 8), bool)
@@ -75,7 +53,7 @@ def draw_sheet(weights: Weights, size: tuple[int, int]) -> Image.Image:
         picture = scene.draw(*size, rng)
         who = "no humans" if number >= 4 else "1girl, solo"
         job = asked(f"{who}, {change}, {scene.background} background", size, seed=number)
-        tiles += [picture, infilled(weights, picture, mask, job)]
+        tiles += [picture, infilled(pipeline, picture, mask, job)]
     return Image.fromarray(sheet(tiles, 4))
 
 
@@ -94,8 +72,8 @@ def main() -> None:
 
     def show(average: nn.Module, step: int) -> None:
         write(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])
-        weights = load(file, vae=arguments.model, text_encoders=(arguments.model,))
-        draw_sheet(weights, STAGE.sizes[0]).save(arguments.folder / f"inpainting-{step}.png")
+        pipeline = Pipeline(load(arguments.model, inpainting=file))
+        draw_sheet(pipeline, STAGE.sizes[0]).save(arguments.folder / f"inpainting-{step}.png")
 
     course = Course(arguments.folder / "inpainting.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)
     learn(model, course, lambda _: lessons.loss(model), show)

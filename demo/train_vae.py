@@ -24,6 +24,7 @@ from demo.captions import random_scene
 from demo.checkpoint import DEMO, random_weights
 from demo.learning import Course, averaged, learn
 from demo.scenes import sheet
+from pipelines.darkroom import to_pixels
 from pipelines.weights import load
 
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
@@ -82,11 +83,6 @@ def as_tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def as_pixels(picture: Tensor) -> Pixels:
-    """The other way."""
-    return ((picture + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-
-
 def edges(picture: Tensor) -> Tensor:
     """Differences of neighbours, to the right and downwards, side by side."""
     return torch.cat([picture.diff(dim=-1)[..., :-1, :], picture.diff(dim=-2)[..., :, :-1]], dim=1)
@@ -123,7 +119,7 @@ def main() -> None:
         back = average(samples).sample
         error = 127.5 * (back - samples).abs().mean()
         print(f"\nstep {step}: mean error {float(error):.2f}/255")
-        pairs = [as_pixels(picture) for pair in zip(samples, back, strict=True) for picture in pair]
+        pairs = [to_pixels(picture) for pair in zip(samples, back, strict=True) for picture in pair]
         Image.fromarray(sheet(pairs, 8)).save(arguments.folder / "vae.png")
 
     learn(vae, course, lambda step: loss(vae, next(next(some for end, some in batches if step < end))), show)
