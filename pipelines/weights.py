@@ -94,8 +94,7 @@ def load(
     """
     checkpoint, place = open_checkpoint(Path(path)), torch.device(device)
     identity = identify(checkpoint.path, prediction, zsnr)
-    known = sdxl if identity.family == "sdxl" else sd15
-    architecture = own_architecture(checkpoint) or known(identity.channels)
+    architecture = _architecture(checkpoint, identity)
     unet, decoder, towers = build(architecture)
     parts = parts_of(architecture, unet.module, decoder.module, [tower.module for tower in towers])
     fill_all(checkpoint, parts, _replacements(checkpoint, parts, vae, text_encoders))
@@ -115,10 +114,15 @@ def load(
     return Weights(identity, architecture, unet, decoder, towers, place, dtype, vae_dtype, inpainter)
 
 
+def _architecture(checkpoint: Checkpoint, identity: Identity) -> Architecture:
+    """The shape a file tells of itself, or that of its family."""
+    known = sdxl if identity.family == "sdxl" else sd15
+    return own_architecture(checkpoint) or known(identity.channels)
+
+
 def _inpainting_unet(path: Path, model: Identity) -> DiffusersUNet:
     checkpoint, found = open_checkpoint(path), inpaints(path, model)
-    known = sdxl if found.family == "sdxl" else sd15
-    architecture = own_architecture(checkpoint) or known(found.channels)
+    architecture = _architecture(checkpoint, found)
     unet, vae, towers = build(architecture)
     part = parts_of(architecture, unet.module, vae.module, [tower.module for tower in towers])[0]
     fill(part.module, _read(checkpoint, part, _located(checkpoint, part)))
