@@ -18,6 +18,7 @@ from pipelines.inpainting import Kept
 from pipelines.noise import ImageNoise
 from pipelines.plan import Plan
 from pipelines.prediction import Prediction
+from pipelines.smea import Look, Multipass
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Estimator:
     """Answers a sampler's question about one image.
 
     `around` is what an inpainting network is shown beside the latents, (5, h, w); `kept` what stays of a picture
-    where the network is an ordinary one.
+    where the network is an ordinary one; `multipass` takes SMEA's second look.
     """
 
     plan: Plan
@@ -57,17 +58,28 @@ class Estimator:
     to_x0: Prediction
     around: Tensor | None = None
     kept: Kept | None = None
+    multipass: Multipass | None = None
 
     def estimate(self, x: Tensor, sigma: float) -> Estimating:
         """Ask for the rows this sigma needs and fold what comes back into x0."""
         if self.kept is not None:
             x = self.kept.before(x, sigma)
-        outputs = yield tuple(
-            Row(x, sigma, text.context, text.pooled, self.ids, self.around)
-            for text in self.conditionings(sigma)
+        texts = self.conditionings(sigma)
+        looks = ((x, sigma),) if self.multipass is None else self.multipass.looks(x, sigma)
+        outputs = yield tuple(self._row(look, text) for look in looks for text in texts)
+        x0, *low = (
+            self._folded(outputs[k * len(texts) : (k + 1) * len(texts)], *look)
+            for k, look in enumerate(looks)
         )
-        x0 = combine(self.plan.guides, x, sigma, *(self.to_x0(output, x, sigma) for output in outputs))
+        if self.multipass is not None and low:
+            x0 = self.multipass.merged(x0, low[0], sigma)
         return x0 if self.kept is None else self.kept.after(x0, sigma)
+
+    def _row(self, look: Look, text: Conditioning) -> Row:
+        return Row(*look, text.context, text.pooled, self.ids, self.around)
+
+    def _folded(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
+        return combine(self.plan.guides, x, sigma, *(self.to_x0(output, x, sigma) for output in outputs))
 
     def conditionings(self, sigma: float) -> tuple[Conditioning, ...]:
         """The prompt, then the negative and the empty prompt where they are used."""

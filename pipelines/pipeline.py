@@ -21,6 +21,7 @@ from pipelines.origin import Origin, make_origin
 from pipelines.overlay import overlaid
 from pipelines.plan import Plan, make_plan
 from pipelines.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
+from pipelines.smea import multipass
 from pipelines.weights import Weights
 
 
@@ -110,7 +111,8 @@ class Pipeline:
             self._noise_ahead,
             self._device,
         )
-        estimator = Estimator(plan, texts, self._size_ids(job), self._to_x0)
+        looks = multipass(job.smea, job.latent_size, plan.sigmas, self._device)
+        estimator = Estimator(plan, texts, self._size_ids(job), self._to_x0, multipass=looks)
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first
         if origin is not None:
