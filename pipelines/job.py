@@ -50,7 +50,8 @@ class Source:
     `strength` is the share of the ladder that is run; `noise` is how much of the noise of `noise_seed` is added to
     the picture's latents before (image i has the seed `noise_seed + i`). `mask` has a byte for each latent, row by
     row: 0 keeps the picture there, 255 draws it anew, values between begin to change later. `overlay` says how the
-    picture is laid over the result where the mask keeps it: "none", "soft" or "hard".
+    picture is laid over the result where the mask keeps it: "none", "soft" or "hard"; `color_correct` gives the result
+    the picture's colours first.
     """
 
     picture: Picture
@@ -59,6 +60,7 @@ class Source:
     noise_seed: int = 0
     mask: bytes | None = None
     overlay: str = "none"
+    color_correct: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,18 +24,20 @@ def overlaid(drawn: Pixels, source: Source) -> Pixels:
     """
     if source.mask is None or source.overlay == "none":
         return drawn
-    height, width = drawn.shape[:2]
-    places = np.frombuffer(source.mask, np.uint8).reshape(height // 8, width // 8) > 0
-    inside = np.kron(places, np.ones((8, 8), bool))
+    inside = redrawn(source.mask, *drawn.shape[:2])
     share = inside.astype(float) if source.overlay == "hard" else _rising(inside)
     own = np.frombuffer(source.picture.rgb, np.uint8).reshape(drawn.shape)
     mixed = own + share[..., None] * (drawn.astype(float) - own)
     return mixed.round().astype(np.uint8)
 
 
-def _rising(
-    inside: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def redrawn(mask: bytes, height: int, width: int) -> Inside:
+    """The pixels under a source's mask, which were drawn anew."""
+    places = np.frombuffer(mask, np.uint8).reshape(height // 8, width // 8) > 0
+    return places.repeat(8, axis=0).repeat(8, axis=1)
+
+
+def _rising(inside: Inside) -> Shares:
     """From 0 at the mask's edge to 1 well inside, without a kink; the picture's own edge is none of the mask's."""
     framed = np.pad(inside, SEAM, mode="edge")
     depth = cast("Shares", cast("Any", ndimage).distance_transform_edt(framed))[SEAM:-SEAM, SEAM:-SEAM]

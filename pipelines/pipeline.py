@@ -22,6 +22,7 @@ from pipelines.overlay import overlaid
 from pipelines.plan import Plan, make_plan
 from pipelines.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.smea import multipass
+from pipelines.toning import toned
 from pipelines.weights import Weights
 
 
@@ -77,7 +78,9 @@ class Pipeline:
             PipelineError: the job cannot be drawn, or what was drawn is not finite.
         """
         pictures = [self._darkroom.develop(latents) for latents in self.latents(job, watch)]
-        return pictures if job.source is None else [overlaid(drawn, job.source) for drawn in pictures]
+        if job.source is None:
+            return pictures
+        return [overlaid(toned(drawn, job.source), job.source) for drawn in pictures]
 
     def ladder(self, job: Job) -> tuple[float, ...]:
         """The sigmas a job goes down, the last of them 0."""

@@ -142,10 +142,12 @@ def _source(asked: Parameters, task: Task, size: tuple[int, int], seed: int) -> 
     picture = sources.picture(asked.image, "parameters.image", *size)
     if task == "img2img":
         seed = _first(said.extra_noise_seed, seed) % SEEDS
-        return Source(picture, _first(said.strength, 0.7), said.noise or 0.0, seed)
+        strength, noise = _first(said.strength, 0.7), said.noise or 0.0
+        return Source(picture, strength, noise, seed, color_correct=bool(said.color_correct))
     mask = sources.mask(asked.mask, "parameters.mask", *size)
     overlay = said.overlay or ("none" if said.add_original_image is False else "soft")
-    return Source(picture, said.inpaint_strength or 1.0, mask=mask, overlay=overlay)
+    corrected = bool(said.color_correct)
+    return Source(picture, said.inpaint_strength or 1.0, mask=mask, overlay=overlay, color_correct=corrected)
 
 
 def _model(name: str, policy: Policy) -> tuple[str, ...]:
@@ -260,8 +262,6 @@ def _replaced(asked: Parameters, job: Job) -> list[str]:
     said: list[str] = []
     if job.source is not None and job.source.mask is not None and asked.sampler in DDIM:
         said.append(f"sampler: {asked.sampler!r} does not go with infill; {job.sampler} does")
-    if asked.color_correct is True and job.source is not None:
-        said.append("color_correct: not offered by this version; colours are as they were drawn")
     given = asked.noise_schedule
     if given and given != job.schedule:
         said.append(

@@ -1,0 +1,55 @@
+"""Giving a drawn picture its source's colours back."""
+
+import numpy as np
+import pytest
+
+from pipelines.job import Picture, Source
+from pipelines.toning import _lab, _rgb, toned
+
+HEIGHT, WIDTH = 64, 96
+RNG = np.random.default_rng(2)
+OWN = RNG.integers(60, 190, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+PLACES = np.zeros((HEIGHT // 8, WIDTH // 8), np.uint8)
+PLACES[:, 6:] = 255
+
+
+def source(mask=None, color_correct=True):
+    return Source(Picture(WIDTH, HEIGHT, OWN.tobytes()), mask=mask, color_correct=color_correct)
+
+
+def test_cielab_is_that_of_the_tables():
+    """Bruce Lindbloom's calculator, sRGB under D65."""
+    known = {
+        (255, 0, 0): (53.24, 80.09, 67.20),
+        (0, 255, 0): (87.73, -86.18, 83.18),
+        (0, 0, 255): (32.30, 79.19, -107.86),
+        (128, 128, 128): (53.59, 0.0, 0.0),
+        (255, 255, 255): (100.0, 0.0, 0.0),
+    }
+    np.testing.assert_allclose(_lab(np.array([list(known)], np.uint8))[0], list(known.values()), atol=0.02)
+    every = np.stack(np.meshgrid(*[np.arange(0, 256, 17)] * 3), -1).reshape(1, -1, 3).astype(np.uint8)
+    assert (_rgb(_lab(every)) == every).all()
+
+
+@pytest.mark.parametrize("mask", [None, PLACES.tobytes()], ids=["img2img", "infill"])
+def test_a_tint_is_taken_back(mask):
+    tinted = _rgb(_lab(OWN) * np.array([0.7, 0.6, 0.6]) + np.array([20, 6, -9]))
+    assert np.abs(tinted.astype(int) - OWN).mean() > 10
+    # a byte's rounding, widened by the spread that is given back
+    np.testing.assert_allclose(toned(tinted, source(mask)), OWN, atol=4)
+
+
+def test_what_was_drawn_anew_is_corrected_but_not_measured():
+    drawn = OWN.copy()
+    drawn[:, 48:] = (255, 0, 0)
+    np.testing.assert_allclose(toned(drawn, source(PLACES.tobytes())), drawn, atol=1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [source(color_correct=False), source(bytes([255]) * PLACES.size)],
+    ids=["unasked", "nothing kept"],
+)
+def test_nothing_changes_unasked_or_where_nothing_was_kept(given):
+    other = 255 - OWN
+    assert toned(other, given) is other
