@@ -43,9 +43,10 @@ def _lab(pixels: Pixels) -> Floats:
     """sRGB bytes (..., 3) to CIELAB."""
     share = pixels / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    relative = cast("Floats", linear @ TO_XYZ.T) / WHITE
-    bent = np.where(relative > EDGE**3, relative ** (1 / 3), relative / (3 * EDGE**2) + 4 / 29)
-    return cast("Floats", bent @ TO_LAB.T) - DARKEST
+    relative = _made(TO_XYZ, linear) / WHITE
+    root: Floats = np.cbrt(relative)
+    bent = np.where(relative > EDGE**3, root, relative / (3 * EDGE**2) + 4 / 29)
+    return _made(TO_LAB, bent) - DARKEST
 
 
 def _rgb(lab: Floats) -> Pixels:
@@ -57,6 +58,11 @@ def _rgb(lab: Floats) -> Pixels:
     return (share * 255).round().astype(np.uint8)
 
 
+def _made(matrix: Floats, colours: Floats) -> Floats:
+    """What a matrix makes of colours (..., 3)."""
+    return cast("Floats", colours @ matrix.T)
+
+
 def _solved(matrix: Floats, colours: Floats) -> Floats:
-    """What the matrix makes these colours (..., 3) of."""
+    """What a matrix makes these colours (..., 3) of."""
     return cast("Floats", np.linalg.solve(matrix, colours.reshape(-1, 3).T).T.reshape(colours.shape))
