@@ -1,6 +1,6 @@
 """What is to be drawn, decided once and never changed: nothing here is optional or unresolved."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 
@@ -64,13 +64,30 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Enhance:
+    """A second pass: the drawn picture enlarged to this size, and drawn on from there with the same prompts.
+
+    `strength` and `noise` are a Source's. Image i has the seeds `seed + i` and `noise_seed + i`; `network` enlarges by
+    the upscaling network that is loaded, else by Lanczos.
+    """
+
+    width: int
+    height: int
+    strength: float
+    noise: float
+    seed: int
+    noise_seed: int
+    network: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One request: `len(seeds)` pictures that differ in their seed alone.
 
     `width` and `height` are pixels; `sampler` is a key of SAMPLERS, `schedule` of SCHEDULES;
     `sigma_start` is where karras and its kin begin after the step at infinite noise;
     `brownian` draws the noise of ancestral steps from a Brownian tree instead of afresh;
-    `smea` is "off", "smea" or "dyn"; `source` is the picture it starts from, if any.
+    `smea` is "off", "smea" or "dyn"; `source` is the picture it starts from, if any; `enhance` a second pass.
     """
 
     model: str
@@ -86,8 +103,32 @@ class Job:
     brownian: bool = False
     smea: str = "off"
     source: Source | None = None
+    enhance: Enhance | None = None
 
     @property
     def latent_size(self) -> tuple[int, int]:
         """Height and width of the latents, an eighth of the picture's."""
         return self.height // 8, self.width // 8
+
+
+def second_pass(job: Job, enhance: Enhance, index: int, enlarged: Picture) -> Job:
+    """The job that finishes image `index` of another, from its picture at the new size; without SMEA, as in img2img."""
+    source = Source(enlarged, enhance.strength, enhance.noise, (enhance.noise_seed + index) % 2**32)
+    return replace(
+        job,
+        width=enhance.width,
+        height=enhance.height,
+        seeds=((enhance.seed + index) % 2**32,),
+        smea="off",
+        source=source,
+        enhance=None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Enlargement:
+    """A picture to be enlarged to another size: by the upscaling network that is loaded, else by Lanczos."""
+
+    picture: Picture
+    width: int
+    height: int

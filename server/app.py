@@ -1,6 +1,7 @@
 """The HTTP application: `create_app` and its routes; nothing happens at import."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,10 @@ from server.engine import Drawn, Engine, State, Ticket
 from server.pictures import Imprint, encoded
 from server.resolve import Policy, Resolved, resolve
 from server.tracing import traced
+from server.upscaling import enlarged, read_upscale
 from server.wire import read_request
+
+log = logging.getLogger("naiad")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ def create_app(house: House) -> FastAPI:
     app.post("/user/login")(login)
     app.post("/user/create-persistent-token")(create_persistent_token)
     app.post("/ai/generate-image")(generate_image)
+    app.post("/ai/upscale")(upscale)
     return app
 
 
@@ -152,6 +157,23 @@ async def generate_image(request: Request, house: Here) -> Response:
     )
     if resolved.warnings:
         response.headers["X-Naiad-Warning"] = ascii("; ".join(resolved.warnings))[1:-1][:1000]
+    return response
+
+
+async def upscale(request: Request, house: Here) -> Response:
+    """Enlarge a picture; answered like drawn ones."""
+    sent = await received(request, house.body_limit, house.patience)
+    asked = await asyncio.to_thread(read_upscale, sent)
+    kind = chosen(request.headers.get("accept"), asked.image_format)
+    drawn = await answered(house.engine.submit(asked.work), request)
+    network = house.policy.served.upscaler
+    file = await asyncio.to_thread(
+        enlarged, house.imprint, asked, drawn, "lanczos" if network is None else network.name
+    )
+    response = await asyncio.to_thread(answer, kind, [file], [0], asked.image_format)
+    if network is None:
+        log.warning("upscale: no network is loaded; a picture was enlarged by Lanczos")
+        response.headers["X-Naiad-Warning"] = "upscale: no network is loaded; enlarged by Lanczos"
     return response
 
 

@@ -46,10 +46,14 @@ class Entry(Strict):
 
 
 class Catalog(Strict):
-    """NAI model ids and their checkpoints; `default` answers for every id that is not listed."""
+    """NAI model ids and their checkpoints; `default` answers for every id that is not listed.
+
+    `upscaler` is the network that enlarges the pictures of all of them.
+    """
 
     default: str
     models: dict[str, Entry]
+    upscaler: Path | None = None
     _file: Path | None = PrivateAttr(None)
 
     def distinct(self) -> tuple[str, ...]:
@@ -61,17 +65,24 @@ class Catalog(Strict):
     def of(self, file: Path) -> "Catalog":
         """The same catalogue as this file's: relative paths are taken from beside it."""
         entries = {name: entry.beside(file.parent) for name, entry in self.models.items()}
-        catalog = self.model_copy(update={"models": entries})
+        upscaler = None if self.upscaler is None else file.parent / self.upscaler
+        catalog = self.model_copy(update={"models": entries, "upscaler": upscaler})
         catalog._file = file
         return catalog
 
     def require_files(self, model: str) -> None:
         """Refuse a listed model with a ConfigError unless all the files it names are there."""
-        for key, path in self.models[model].files():
+        for named, path in self._files(model):
             if not path.exists():
-                named = ("models", model, *key)
                 where = "" if self._file is None else f"{place(self._file, named)}: {dotted(named)}: "
                 raise ConfigError(f"{where}{path}: no such file")
+
+    def _files(self, model: str) -> Iterator[tuple[Key, Path]]:
+        """Every file that serving a model needs, and the key that names it."""
+        for key, path in self.models[model].files():
+            yield ("models", model, *key), path
+        if self.upscaler is not None:
+            yield ("upscaler",), self.upscaler
 
 
 def load_catalog(file: Path) -> Catalog:

@@ -9,9 +9,23 @@ from typing import Annotated
 import typer
 
 from pipelines.errors import PipelineError
+from server import gallery
 from server.catalog import chosen
 from server.errors import ApiError
-from server.settings import load_settings, signing_key
+from server.options import (
+    AsJson,
+    Checkpoint,
+    Config,
+    Demo,
+    Device,
+    Dtype,
+    Output,
+    Seed,
+    WeightsFile,
+    format_of,
+    size_of,
+)
+from server.settings import load_settings
 from server.toml import ConfigError
 
 app = typer.Typer(
@@ -20,21 +34,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Checkpoint = Annotated[
-    Path | None, typer.Argument(help="A safetensors checkpoint, or a diffusers folder.", show_default=False)
-]
-Demo = Annotated[bool, typer.Option("--demo", help="Use the small embedded model: no weights, no GPU.")]
-Config = Annotated[
-    Path | None, typer.Option(help="A TOML file like configs/server.toml.", show_default=False)
-]
-WeightsFile = Annotated[
-    Path | None, typer.Option(help="A catalogue like weights.example.toml.", show_default=False)
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
 
 
 def main() -> None:
@@ -75,9 +74,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw, in NAI's grammar.")],
     checkpoint: Checkpoint = None,
     demo: Demo = False,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Where the picture goes: .png or .webp.")
-    ] = Path("out.png"),
+    output: Output = Path("out.png"),
     negative: Annotated[str, typer.Option(help="What to keep out; with none, the UC preset.")] = "",
     quality: Annotated[bool, typer.Option(help="Add NAI's quality tags.")] = True,
     uc_preset: Annotated[int, typer.Option(help="Which of the model's UC presets.")] = 0,
@@ -86,7 +83,7 @@ def generate(
     scale: Annotated[float | None, typer.Option(show_default=False)] = None,
     sampler: Annotated[str | None, typer.Option(help="Like k_euler.", show_default=False)] = None,
     schedule: Annotated[str | None, typer.Option(help="Like native or karras.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(show_default=False)] = None,
+    seed: Seed = None,
     samples: Annotated[int | None, typer.Option(help="How many pictures.", show_default=False)] = None,
     config: Config = None,
     weights: WeightsFile = None,
@@ -95,7 +92,7 @@ def generate(
 ) -> None:
     """Draw one request, on the same path as the server's."""
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    width, height = _size(size)
+    width, height = size_of(size)
     parameters = {
         "negative_prompt": negative,
         "qualityToggle": quality,
@@ -108,30 +105,13 @@ def generate(
         "noise_schedule": schedule,
         "seed": seed,
         "n_samples": samples,
-        "image_format": _image_format(output),
+        "image_format": format_of(output),
     }
     catalog = chosen(settings, checkpoint, demo, weights)
     from server.drawing import draw
     from server.served import recognise
 
     draw(recognise(catalog), settings, {"input": prompt, "parameters": parameters}, output)
-
-
-def _size(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
-        return None, None
-    try:
-        width, height = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise ConfigError(f"--size {text!r} is not like 832x1216") from None
-    return width, height
-
-
-def _image_format(output: Path) -> str:
-    suffix = output.suffix.lower().removeprefix(".")
-    if suffix not in ("png", "webp"):
-        raise ConfigError(f"--output {str(output)!r} does not end in .png or .webp")
-    return suffix
 
 
 @app.command()
@@ -165,38 +145,6 @@ def check(
 
 
 @app.command()
-def inspect(picture: Picture, config: Config = None, as_json: AsJson = False) -> None:
-    """Print what a picture says about itself, and who signed it; genuine NAI pictures too."""
-    from server.inspection import as_json as plain
-    from server.inspection import inspect as read
-    from server.inspection import report, statement, verdicts
-
-    inspection = read(_content(picture))
-    found = verdicts(inspection, _own_key(config), None)
-    if as_json:
-        typer.echo(json.dumps(plain(inspection, found), indent=2))
-    else:
-        typer.echo(f"{report(inspection)}\n{statement(found)}")
-
-
-@app.command()
-def verify(
-    picture: Picture,
-    key: Annotated[
-        str | None, typer.Option(help="The public key to trust, Base64.", show_default=False)
-    ] = None,
-    config: Config = None,
-) -> None:
-    """Say who signed a picture; status 1 unless it was this server, the key given, or NovelAI."""
-    from server.inspection import inspect as read
-    from server.inspection import statement, trusted, verdicts
-
-    found = verdicts(read(_content(picture)), _own_key(config), key)
-    typer.echo(statement(found))
-    raise typer.Exit(0 if trusted(found) else 1)
-
-
-@app.command()
 def account(name: Annotated[str, typer.Argument(help="Whose it is, for the file alone.")]) -> None:
     """Print an account for tokens.toml, for clients that log in with an e-mail address and a password.
 
@@ -215,16 +163,5 @@ def account(name: Annotated[str, typer.Argument(help="Whose it is, for the file 
         )
 
 
-def _content(picture: Path) -> bytes:
-    try:
-        return picture.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{picture}: {error.strerror}") from None
-
-
-def _own_key(config: Path | None) -> str | None:
-    """This server's public key, if it has made one."""
-    from server.signature import read_key
-
-    own = read_key(signing_key(load_settings(config, os.environ, {})))
-    return None if own is None else own.public
+for command in (gallery.inspect, gallery.verify, gallery.enhance, gallery.variations):
+    app.command()(command)

@@ -45,6 +45,6 @@ def _drawn(resolved: Resolved, served: Served, settings: Settings) -> Drawn:
     engine.start()
     try:
         engine.wait_ready()
-        return shown(engine.submit(resolved.job))
+        return shown(engine.submit(resolved.job), len(resolved.job.seeds))
     finally:
         engine.stop()

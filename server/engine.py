@@ -17,11 +17,14 @@ from typing import Protocol
 import numpy as np
 
 from pipelines.errors import Cancelled, PipelineError
-from pipelines.job import Job
+from pipelines.job import Enlargement, Job
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
 Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+
+
+Work = Job | Enlargement
 
 
 class Step(Protocol):
@@ -40,8 +43,8 @@ class Step(Protocol):
 class Drawing(Protocol):
     """A loaded model, as the engine sees it."""
 
-    def run(self, job: Job, watch: Callable[[Step], None]) -> Sequence[Pixels]: ...
-    def ladder(self, job: Job) -> Sequence[float]: ...
+    def run(self, work: Work, watch: Callable[[Step], None], /) -> Sequence[Pixels]: ...
+    def ladder(self, work: Work, /) -> Sequence[float]: ...
 
 
 class State(Enum):
@@ -57,7 +60,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A finished job: its pictures, the sigmas they went down, the seconds they waited and were drawn for."""
+    """Finished work: its pictures, the sigmas they went down, the seconds they waited and were drawn for."""
 
     pictures: Sequence[Pixels]
     ladder: tuple[float, ...]
@@ -66,10 +69,10 @@ class Drawn:
 
 
 class Ticket:
-    """A job in the queue: its future, how far it is, and a way to call it off."""
+    """Work in the queue: its future, how far it is, and a way to call it off."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, work: Work) -> None:
+        self.work = work
         self.future: Future[Drawn] = Future()
         self.queued = perf_counter()
         self.progress: Step | None = None
@@ -124,14 +127,14 @@ class Engine:
             self._changed.wait_for(lambda: self._state is not State.LOADING)
         self._require_ready()
 
-    def submit(self, job: Job) -> Ticket:
-        """Queue a job.
+    def submit(self, work: Work) -> Ticket:
+        """Queue a job, or a picture to be enlarged.
 
         Raises:
             Unavailable: the engine is not ready.
             Overloaded: the queue is full.
         """
-        ticket = Ticket(job)
+        ticket = Ticket(work)
         with self._changed:
             self._require_ready()
             if len(self._waiting) >= self._queue_limit:
@@ -190,8 +193,8 @@ class Engine:
             return
         started = perf_counter()
         try:
-            ladder = tuple(model.ladder(ticket.job))
-            pictures = model.run(ticket.job, ticket.watch)
+            ladder = tuple(model.ladder(ticket.work))
+            pictures = model.run(ticket.work, ticket.watch)
         except Exception as error:  # noqa: BLE001  # the job boundary: one job's failure is that job's alone
             ticket.future.set_exception(error)
             return

@@ -78,13 +78,16 @@ class Verdict:
     key: str | None = None
 
 
-def inspect(data: bytes) -> Inspection:
+def inspect(data: bytes, field: str = "file") -> Inspection:
     """Read a picture from a file's bytes.
+
+    Args:
+        field: what it is called in a refusal.
 
     Raises:
         Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MOST_PIXELS.
     """
-    with opened(data, "file") as picture:
+    with opened(data, field) as picture:
         return _read(picture)
 
 

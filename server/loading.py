@@ -3,6 +3,8 @@
 import torch
 
 from pipelines.pipeline import Pipeline
+from pipelines.studio import Studio
+from pipelines.upscaler import load_upscaler
 from pipelines.weights import load
 from server.served import Served
 from server.settings import Settings
@@ -11,7 +13,7 @@ from server.toml import ConfigError
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_pipeline(served: Served, settings: Settings) -> Pipeline:
+def load_studio(served: Served, settings: Settings) -> Studio:
     """Load what is served onto the settings' device.
 
     Raises:
@@ -32,7 +34,10 @@ def load_pipeline(served: Served, settings: Settings) -> Pipeline:
         attention=settings.attention,
     )
     sigma_max = served.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
-    return Pipeline(weights, sigma_max, settings.engine.batching)
+    upscaler = (
+        None if served.upscaler is None else load_upscaler(served.upscaler, weights.device, weights.vae_dtype)
+    )
+    return Studio(Pipeline(weights, sigma_max, settings.engine.batching), upscaler)
 
 
 def device(name: str) -> str:

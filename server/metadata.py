@@ -14,7 +14,7 @@ from importlib.metadata import version
 from math import inf, isfinite
 from typing import cast
 
-from pipelines.job import Job
+from pipelines.job import Job, Picture, second_pass
 
 NAI_HASHES = frozenset(
     {
@@ -76,11 +76,12 @@ def comment(
     """The Comment of a job's picture `index`: NAI V3's keys in NAI's order (mid-2024), then our own.
 
     Args:
-        job: what was drawn.
+        job: what was drawn; with a second pass the Comment is that pass's, as after NAI's Enhance.
         index: which of its pictures.
         recorded: NAI's flags that are only echoed; any of RECORDED.
         about: the `naiad` object, if the picture is to carry one.
     """
+    job, index = last_pass(job, index)
     guidance, flags = job.guidance, recorded or {}
     above = {"skip_cfg_above_sigma": float(guidance.skip_above)} if isfinite(guidance.skip_above) else {}
     return {
@@ -117,6 +118,13 @@ def comment(
         **({} if about is None else {"naiad": about}),
         "generator": generator(),
     }
+
+
+def last_pass(job: Job, index: int) -> tuple[Job, int]:
+    """The job that finishes a picture, without the picture it starts from, and which of its pictures that is."""
+    if job.enhance is None:
+        return job, index
+    return second_pass(job, job.enhance, index, Picture(0, 0, b"")), 0
 
 
 def _request_type(job: Job) -> str:

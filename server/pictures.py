@@ -1,8 +1,9 @@
 """From what the device drew to what a client gets: files that say in NAI's layout what they are and who made them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pipelines.job import Job
@@ -54,15 +55,36 @@ def encoded(
     Raises:
         Rejected: the format cannot hold a picture of this size.
     """
-    encode, rgb = ENCODERS[image_format], drawn.pictures[index]
+    ours = about(job, drawn.ladder, imprint.batching, imprint.source_hash, imprint.inpainting)
+    tell = partial(comment, job, index, recorded)
+    return imprinted(imprint, drawn.pictures[index], tell, ours, drawn.seconds, image_format)
+
+
+def imprinted(
+    imprint: Imprint,
+    rgb: Rgb,
+    tell: Callable[[Mapping[str, object] | None], dict[str, object]],
+    about: Mapping[str, object],
+    seconds: float,
+    image_format: ImageFormat,
+) -> bytes:
+    """The file of a picture with whatever its server puts into it.
+
+    Args:
+        tell: makes the Comment, of what is given to it as the `naiad` object.
+        about: that object.
+        seconds: how long the drawing took.
+
+    Raises:
+        Rejected: the format cannot hold a picture of this size.
+    """
+    encode = ENCODERS[image_format]
     if imprint.level == "none":
         return encode(rgb, {})
     if imprint.key is None or imprint.level == "plain":
-        told = comment(job, index, recorded)
-        return encode(rgb, text_fields(told, imprint.source_hash, drawn.seconds))
-    ours = about(job, drawn.ladder, imprint.batching, imprint.source_hash, imprint.inpainting)
-    told = signed(rgb, comment(job, index, recorded, ours), imprint.key)
-    fields = text_fields(told, imprint.source_hash, drawn.seconds, imprint.key.public)
+        return encode(rgb, text_fields(tell(None), imprint.source_hash, seconds))
+    told = signed(rgb, tell(about), imprint.key)
+    fields = text_fields(told, imprint.source_hash, seconds, imprint.key.public)
     return encode(_layered(rgb, fields), fields)
 
 

@@ -7,9 +7,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from server.engine import Drawn, Ticket
 
 
-def shown(ticket: Ticket) -> Drawn:
-    """Wait for a ticket behind a progress bar; an interrupt calls the job off before its next evaluation."""
-    steps = ticket.job.steps * len(ticket.job.seeds)
+def shown(ticket: Ticket, images: int) -> Drawn:
+    """Wait for a job of so many images behind a progress bar; an interrupt calls it off before its next evaluation."""
     columns = (
         TextColumn("drawing"),
         BarColumn(),
@@ -19,17 +18,17 @@ def shown(ticket: Ticket) -> Drawn:
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
-        task = progress.add_task("", total=steps, sigma="-", pace="")
+        task = progress.add_task("", total=None, sigma="-", pace="")
         try:
             while not wait((ticket.future,), 0.1, FIRST_COMPLETED).done:
                 step = ticket.progress
                 if step is not None:
-                    done = (step.step - 1) * len(ticket.job.seeds) + step.image
+                    done, total = (step.step - 1) * images + step.image, step.steps * images
                     speed = progress.tasks[0].speed
                     pace = f"{speed:.2f} it/s" if speed else ""
-                    progress.update(task, completed=done, sigma=f"{step.sigma:.3g}", pace=pace)
+                    progress.update(task, completed=done, total=total, sigma=f"{step.sigma:.3g}", pace=pace)
         except KeyboardInterrupt:
             ticket.cancel()
             raise
-        progress.update(task, completed=steps, sigma="0")
+        progress.update(task, completed=progress.tasks[0].total, sigma="0")
     return ticket.future.result()

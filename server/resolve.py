@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
 from secrets import randbelow
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pipelines.errors import InvalidPrompt, UnknownName
-from pipelines.job import Guidance, Job, Prompts, Source, Threshold
+from pipelines.job import Guidance, Job, Prompts, Threshold
 from pipelines.prompt import parse, shares
 from pipelines.samplers import canonical
 from pipelines.schedules import SCHEDULES
 from pipelines.tokens import LIMIT, weighted
-from server import sources
 from server.captions import flattened
 from server.errors import Rejected
 from server.presets import Mode, Presets, Texts, completed
 from server.profiles import Profile
 from server.served import Served
+from server.tasks import SEEDS, Task, enhance, first, source, task
 from server.webp import LONGEST_SIDE
-from server.wire import LARGEST_AREA, GenerateRequest, Parameters, read_starting
+from server.wire import LARGEST_AREA, GenerateRequest, Parameters
 
 NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
 NATIVE_ONLY = frozenset({"ddim_v3", "plms", "k_lms", "k_dpm_fast"})
@@ -34,9 +34,6 @@ STRUCTURED = re.compile(r"nai-diffusion-[4-9]")
 """The models whose prompt is `v4_prompt`; others are sent one too, but only for the record."""
 MOST_MIXED = 32
 """Sides of `|`; each is encoded by itself."""
-SEEDS = 2**32
-T = TypeVar("T")
-Task = Literal["generate", "img2img", "infill"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +71,15 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         Rejected: a field's value cannot be used; the message names the field, the value and what is allowed.
     """
     asked, profile = request.parameters, policy.served.profile
-    task = _task(request)
+    kind = task(request)
     asked_model = policy.presets.canonical(request.model or policy.served.model)
     told = _model(asked_model, policy)
     width, height = asked.width or profile.defaults.width, asked.height or profile.defaults.height
+    second = enhance(asked, kind, (width, height), policy.served.upscales, pick_seed)
     samples = _samples(asked.n_samples or 1, width, height)
-    sampler, smea = _sampler(asked, task, profile.defaults.sampler, width * height)
+    if second is not None:
+        _samples(samples, second.width, second.height)
+    sampler, smea = _sampler(asked, kind, profile.defaults.sampler, width * height)
     schedule = _schedule(asked, sampler, profile)
     bug, brownian = _ancestral_flags(asked, sampler, schedule)
     prompts = _prompts(request, asked_model, policy)
@@ -97,7 +97,8 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         sigma_start=profile.sigma_start,
         brownian=brownian,
         smea=smea,
-        source=_source(asked, task, (width, height), seeds[0]),
+        source=source(asked, kind, (width, height), seeds[0]),
+        enhance=second,
     )
     legacy = {} if asked.legacy is None else {"legacy": asked.legacy}
     recorded = {**legacy, "deliberate_euler_ancestral_bug": bug, "prefer_brownian": brownian}
@@ -106,48 +107,13 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
 
 
 def _image_format(asked: Parameters, job: Job) -> Literal["png", "webp"]:
-    if asked.image_format == "webp" and max(job.width, job.height) > LONGEST_SIDE:
+    last = job.enhance or job
+    if asked.image_format == "webp" and max(last.width, last.height) > LONGEST_SIDE:
         reason = (
-            f"webp cannot hold {job.width}x{job.height}; sides are at most {LONGEST_SIDE}, or ask for png"
+            f"webp cannot hold {last.width}x{last.height}; sides are at most {LONGEST_SIDE}, or ask for png"
         )
         raise Rejected("parameters.image_format", reason)
     return asked.image_format or "png"
-
-
-def _task(request: GenerateRequest) -> Task:
-    """What is asked for; without an action, or against it, the pictures that came tell."""
-    asked = request.parameters
-    for name, value in (
-        ("reference_image", asked.reference_image),
-        ("reference_image_multiple", asked.reference_image_multiple),
-    ):
-        if value:
-            raise Rejected(f"parameters.{name}", "vibe transfer is not offered by this version")
-    if request.action == "infill" and not (asked.image and asked.mask):
-        raise Rejected("parameters.mask", "infill needs an image and a mask")
-    if request.action == "img2img" and not asked.image:
-        raise Rejected("parameters.image", "img2img needs an image")
-    if not asked.image:
-        return "generate"
-    if request.action == "infill" or (request.action is None and asked.mask):
-        return "infill"
-    return "img2img"
-
-
-def _source(asked: Parameters, task: Task, size: tuple[int, int], seed: int) -> Source | None:
-    """The picture to start from, at the job's size; its extra noise has the first image's seed unless told."""
-    if task == "generate":
-        return None
-    said = read_starting(asked)
-    picture = sources.picture(asked.image, "parameters.image", *size)
-    if task == "img2img":
-        seed = _first(said.extra_noise_seed, seed) % SEEDS
-        strength, noise = _first(said.strength, 0.7), said.noise or 0.0
-        return Source(picture, strength, noise, seed, color_correct=bool(said.color_correct))
-    mask = sources.mask(asked.mask, "parameters.mask", *size)
-    overlay = said.overlay or ("none" if said.add_original_image is False else "soft")
-    corrected = bool(said.color_correct)
-    return Source(picture, said.inpaint_strength or 1.0, mask=mask, overlay=overlay, color_correct=corrected)
 
 
 def _model(name: str, policy: Policy) -> tuple[str, ...]:
@@ -175,15 +141,15 @@ def _samples(count: int, width: int, height: int) -> int:
     return count
 
 
-def _sampler(asked: Parameters, task: Task, default: str, area: int) -> tuple[str, str]:
+def _sampler(asked: Parameters, kind: Task, default: str, area: int) -> tuple[str, str]:
     """The sampler, and whether SMEA or DYN goes with it (DYN implies SMEA; pictures and some samplers exclude both)."""
     try:
         name, smea = canonical(asked.sampler or default)
     except UnknownName as error:
         raise Rejected("parameters.sampler", str(error)) from None
-    if task == "infill" and name == "ddim_v3":
+    if kind == "infill" and name == "ddim_v3":
         return "k_euler_ancestral", "off"
-    if name in NO_SMEA or task != "generate":
+    if name in NO_SMEA or kind != "generate":
         return name, "off"
     if asked.sm_dyn:
         return name, "dyn"
@@ -202,7 +168,7 @@ def _schedule(asked: Parameters, sampler: str, profile: Profile) -> str:
 def _ancestral_flags(asked: Parameters, sampler: str, schedule: str) -> tuple[bool, bool]:
     """`deliberate_euler_ancestral_bug` and `prefer_brownian`; NAI's page sets both for Euler a off native."""
     modern = sampler == "k_euler_ancestral" and schedule != "native"
-    return _first(asked.deliberate_euler_ancestral_bug, not modern), _first(asked.prefer_brownian, modern)
+    return first(asked.deliberate_euler_ancestral_bug, not modern), first(asked.prefer_brownian, modern)
 
 
 def _prompts(request: GenerateRequest, model: str, policy: Policy) -> Prompts:
@@ -227,19 +193,19 @@ def _texts(request: GenerateRequest, model: str) -> tuple[str, str]:
 
 def _guidance(asked: Parameters, profile: Profile) -> Guidance:
     return Guidance(
-        scale=_first(asked.scale, profile.defaults.scale),
-        rescale=_first(asked.cfg_rescale, profile.defaults.cfg_rescale),
+        scale=first(asked.scale, profile.defaults.scale),
+        rescale=first(asked.cfg_rescale, profile.defaults.cfg_rescale),
         uncond_scale=asked.uncond_scale or 1.0,
         threshold=Threshold(mimic_scale=profile.guards.mimic_scale) if asked.dynamic_thresholding else None,
-        skip_above=_first(asked.skip_cfg_above_sigma, inf),
-        skip_below=_first(asked.skip_cfg_below_sigma, 0.0),
+        skip_above=first(asked.skip_cfg_above_sigma, inf),
+        skip_below=first(asked.skip_cfg_below_sigma, 0.0),
     )
 
 
 def _seeds(asked: Parameters, samples: int, pick_seed: Callable[[], int]) -> tuple[int, ...]:
     """Image i has seed + i; clients count beyond 32 bits and below zero, so everything is taken modulo 2^32."""
-    first = (asked.seed or 0) % SEEDS or pick_seed()
-    return tuple((first + image) % SEEDS for image in range(samples))
+    lowest = (asked.seed or 0) % SEEDS or pick_seed()
+    return tuple((lowest + image) % SEEDS for image in range(samples))
 
 
 def _cut(prompts: Prompts) -> list[str]:
@@ -280,8 +246,3 @@ def _excess(job: Job, profile: Profile) -> list[str]:
 def _filled(*texts: str | None) -> str:
     """The first text that says something."""
     return next((text for text in texts if text and text.strip()), "")
-
-
-def _first(*choices: T | None) -> T:
-    """The first value that was given at all."""
-    return next(choice for choice in choices if choice is not None)

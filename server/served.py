@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pipelines.checkpoint import fingerprint
+from pipelines.checkpoint import fingerprint, read_header
 from pipelines.errors import WeightsError
 from pipelines.sniff import Identity, identify, inpaints
 from server.catalog import Catalog, Entry
@@ -18,7 +18,7 @@ class Served:
     """A checkpoint before it is loaded.
 
     `model` is its id in the catalogue, `ids` all that name the same checkpoint, `elsewhere` those that name another;
-    `fingerprint` is the 8 hex digits its pictures carry as Source.
+    `fingerprint` is the 8 hex digits its pictures carry as Source; `upscaler` the file of what enlarges them.
     """
 
     model: str
@@ -29,6 +29,12 @@ class Served:
     profile: Profile
     reason: str
     fingerprint: str
+    upscaler: Path | None = None
+
+    @property
+    def upscales(self) -> bool:
+        """Whether there is a network that enlarges pictures."""
+        return self.upscaler is not None
 
     @property
     def inpainting(self) -> str:
@@ -46,6 +52,7 @@ class Served:
             "prediction": self.identity.prediction,
             "zero_terminal_snr": self.identity.zsnr,
             "inpainting": self.inpainting,
+            "upscaler": "lanczos" if self.upscaler is None else self.upscaler.name,
             "evidence": list(self.identity.evidence),
             "profile": self.profile.name,
             "profile_reason": self.reason,
@@ -69,6 +76,8 @@ def recognise(catalog: Catalog, model: str | None = None) -> Served:
         )
     if entry.inpainting is not None:
         inpaints(entry.inpainting, identity)
+    if catalog.upscaler is not None:
+        read_header(catalog.upscaler)
     profiles = load_profiles(configs() / "profiles")
     if entry.profile is not None:
         profile, reason = named(profiles, entry.profile), "the catalogue says so"
@@ -76,7 +85,9 @@ def recognise(catalog: Catalog, model: str | None = None) -> Served:
         profile, reason = matching(profiles, entry.path.name, identity)
     same = tuple(other for other in catalog.models if catalog.models[other] == entry)
     elsewhere = tuple(other for other in catalog.models if other not in same)
-    return Served(name, same, elsewhere, entry, identity, profile, reason, fingerprint(entry.path))
+    return Served(
+        name, same, elsewhere, entry, identity, profile, reason, fingerprint(entry.path), catalog.upscaler
+    )
 
 
 def cards(catalog: Catalog) -> list[Mapping[str, object]]:

@@ -48,9 +48,9 @@ def engine(served: Served, settings: Settings) -> Engine:
 
 
 def _load(served: Served, settings: Settings) -> "Drawing":
-    from server.loading import load_pipeline
+    from server.loading import load_studio
 
-    return load_pipeline(served, settings)
+    return load_studio(served, settings)
 
 
 def house(served: Served, settings: Settings) -> House:

@@ -16,6 +16,7 @@ from pipelines.job import Picture
 from server.decoding import opened
 from server.errors import Rejected
 
+Changes = np.ndarray[tuple[int, ...], np.dtype[np.uint8 | np.bool_]]
 DATA_URI = re.compile(r"data:image/[\w.+-]{1,40};base64,")
 STEALTH = 254
 """The least alpha of a picture that only hides text there."""
@@ -39,8 +40,8 @@ def decoded(value: object, field: str) -> bytes:
         raise Rejected(field, "not Base64; a picture is sent in it, addresses are not followed") from None
 
 
-def picture(value: object, field: str, width: int, height: int) -> Picture:
-    """A request's picture at the size of the job.
+def picture(value: object, field: str, width: int | None = None, height: int | None = None) -> Picture:
+    """A request's picture at the size of the job, or at its own.
 
     Raises:
         Rejected: it cannot be read.
@@ -48,16 +49,18 @@ def picture(value: object, field: str, width: int, height: int) -> Picture:
     with opened(decoded(value, field), field) as sent:
         upright = ImageOps.exif_transpose(sent)
         rgb = _opaque(upright)
-    if rgb.size != (width, height):
-        rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
-    return Picture(width, height, rgb.tobytes())
+    size = (width or rgb.width, height or rgb.height)
+    if rgb.size != size:
+        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
+    return Picture(*size, rgb.tobytes())
 
 
-def mask(value: object, field: str, width: int, height: int) -> bytes:
+def mask(value: object, field: str, width: int, height: int, soft: bool = False) -> bytes:
     """A request's mask on the grid of latents, a byte for each: 255 where the picture is drawn anew.
 
     Args:
         width, height: of the job, in pixels.
+        soft: keep what is between black and white.
 
     Raises:
         Rejected: it cannot be read, or draws nothing anew.
@@ -66,11 +69,19 @@ def mask(value: object, field: str, width: int, height: int) -> bytes:
         rgba = _eight_bit(sent).convert("RGBA")
         black = Image.new("RGBA", rgba.size, "black")
         luma = np.asarray(Image.alpha_composite(black, rgba).convert("L"))
+    if soft:
+        grey = Image.fromarray(luma).resize((width // 8, height // 8), Image.Resampling.BOX)
+        return _some(np.asarray(grey), field).tobytes()
     rows, columns = (_nearest(old, new // 8) for old, new in zip(luma.shape, (height, width), strict=True))
     chosen = luma[rows][:, columns] > WHITE_ENOUGH
-    if not chosen.any():
+    return (_some(chosen, field) * np.uint8(255)).tobytes()
+
+
+def _some(changes: Changes, field: str) -> Changes:
+    """What a mask says of every place, if it changes any."""
+    if not changes.any():
         raise Rejected(field, "black everywhere; what is to be drawn anew must be white")
-    return (chosen * np.uint8(255)).tobytes()
+    return changes
 
 
 def _nearest(old: int, new: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

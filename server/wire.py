@@ -101,6 +101,8 @@ class Parameters(Wire):
     add_original_image: object = None
     overlay: object = None
     color_correct: object = None
+    soft_mask: object = None
+    enhance: object = None
     reference_image: object = None
     reference_image_multiple: object = None
 
@@ -117,12 +119,38 @@ class Starting(Wire):
     add_original_image: Flag = Field(None, description=A_FLAG)
     overlay: Literal["soft", "hard", "none"] | None = Field(None, description="soft, hard or none")
     color_correct: Flag = Field(None, description=A_FLAG)
+    soft_mask: Flag = Field(None, description=A_FLAG)
 
 
 class StartingRequest(Wire):
     """A body as far as Starting goes."""
 
     parameters: Starting = Field(description="an object")
+
+
+class Enhancing(Wire):
+    """`parameters.enhance`: our own, a second pass in the same request."""
+
+    scale: Annotated[Real, Field(gt=0, le=4)] = Field(1.5, description="a number above 0, at most 4")
+    magnitude: Annotated[Whole, Field(ge=1, le=5)] | None = Field(
+        None, description="a whole number from 1 to 5"
+    )
+    strength: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
+    noise: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
+    seed: Whole | None = Field(None, description="a whole number, taken modulo 2^32; 0 means any")
+    upscaler: Literal["lanczos", "network"] = Field("lanczos", description="lanczos or network")
+
+
+class EnhancingParameters(Wire):
+    """`parameters` as far as Enhancing goes."""
+
+    enhance: Enhancing = Field(description="an object")
+
+
+class EnhancingRequest(Wire):
+    """A body as far as Enhancing goes."""
+
+    parameters: EnhancingParameters = Field(description="an object")
 
 
 class GenerateRequest(Wire):
@@ -142,7 +170,7 @@ def read_request(body: Mapping[str, object]) -> GenerateRequest:
     Raises:
         Rejected: a field is missing or not what is allowed; the message names it.
     """
-    return _read(GenerateRequest, body)
+    return validated(GenerateRequest, body)
 
 
 def read_starting(asked: Parameters) -> Starting:
@@ -152,10 +180,24 @@ def read_starting(asked: Parameters) -> Starting:
         Rejected: a value is not allowed; the message names it.
     """
     said = {field.alias or name: getattr(asked, name) for name, field in Starting.model_fields.items()}
-    return _read(StartingRequest, {"parameters": said}).parameters
+    return validated(StartingRequest, {"parameters": said}).parameters
 
 
-def _read(model: type[Request], body: Mapping[str, object]) -> Request:
+def read_enhancing(asked: Parameters) -> Enhancing:
+    """What is said of a second pass.
+
+    Raises:
+        Rejected: a value is not allowed; the message names it.
+    """
+    return validated(EnhancingRequest, {"parameters": {"enhance": asked.enhance}}).parameters.enhance
+
+
+def validated(model: type[Request], body: Mapping[str, object]) -> Request:
+    """A body as a model of what it may hold.
+
+    Raises:
+        Rejected: a field is missing or not what is allowed; the message names it.
+    """
     try:
         return model.model_validate(body)
     except ValidationError as error:

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
+from pipelines.job import Enlargement, Picture, second_pass
 from server.app import House
 from server.engine import Engine
 from server.pictures import Imprint
@@ -32,6 +33,12 @@ class Painter:
         self.jobs.append(job)
         if self.failure is not None:
             raise self.failure
+        if isinstance(job, Enlargement):
+            size = (job.width, job.height)
+            own = Image.frombytes("RGB", (job.picture.width, job.picture.height), job.picture.rgb)
+            return [np.asarray(own.resize(size, Image.Resampling.NEAREST))]
+        if job.enhance is not None:
+            job = second_pass(job, job.enhance, 0, Picture(0, 0, b""))
         return [
             np.random.default_rng(seed).integers(0, 255, (job.height, job.width, 3), np.uint8)
             for seed in job.seeds

@@ -114,7 +114,8 @@ def test_a_body_that_is_no_request_is_refused_in_words(client, body):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", URL, 405), ("POST", "/ai/upscale", 404)]
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", URL, 405), ("POST", "/ai/annotate-image", 404)],
 )
 def test_other_paths_and_methods_answer_in_the_envelope_too(client, method, path, status):
     answer = client.request(method, path)

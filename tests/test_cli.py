@@ -57,6 +57,13 @@ def test_a_picture_can_be_verified_and_inspected_where_it_was_made(naiad, demo_f
     assert (told["format"], told["width"], told["trusted"]) == ("WEBP", 128, True)
     assert told["layers"]["text"]["Comment"]["prompt"] == "1girl"
     key = told["signatures"][0]["key"]
+    larger = tmp_path / "larger.png"
+    done = naiad("enhance", out, demo_file, "-o", larger, "--magnitude", 2, "--seed", 5)
+    assert done.returncode == 0, done.stderr
+    enhanced = Image.open(BytesIO(larger.read_bytes()))
+    comment = json.loads(enhanced.info["Comment"])
+    assert (enhanced.size, comment["prompt"], comment["seed"]) == ((192, 288), "1girl", 5)
+    assert (comment["request_type"], comment["strength"], comment["steps"]) == ("Img2ImgRequest", 0.4, 1)
     (tmp_path / "signing.pem").unlink()
     assert naiad("verify", out).returncode == 1
     assert "by the given key: NOT NovelAI" in naiad("verify", out, "--key", key).stdout
@@ -117,6 +124,7 @@ def test_account_makes_a_table_that_the_server_reads(naiad, tmp_path, address, c
         (("serve", "--demo", "--config", "none.toml"), 2, "none.toml: no such file"),
         (("serve", "--demo", "--host", "nobody.invalid"), 2, "no address of this machine"),
         (("inspect", "none.png"), 2, "none.png: No such file"),
+        (("variations", "none.png", "--demo"), 2, "none.png: No such file"),
         (("verify", __file__), 1, "not a PNG, WebP or JPEG"),
     ],
 )
@@ -165,7 +173,8 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known(naiad):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "generate", "models", "check", "inspect", "verify", "account"]
+    "command",
+    ["", "serve", "generate", "models", "check", "inspect", "verify", "enhance", "variations", "account"],
 )
 def test_help_is_there_without_torch(command):
     code = (

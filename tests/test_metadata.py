@@ -168,6 +168,7 @@ def test_the_naiad_object_tells_the_whole_job_in_plain_json():
             "brownian": False,
             "smea": "off",
             "source": None,
+            "enhance": None,
         },
         "ladder": ["inf", 1.5, 0.0],
         "inputs": {},

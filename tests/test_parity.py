@@ -4,21 +4,33 @@ import math
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint import (
+    StableDiffusionXLInpaintPipeline,
+)
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from demo.architecture import demo_architecture
+from demo.captions import random_scene
+from demo.checkpoint import build_demo
 from pipelines.conditioning import TextEncoding
 from pipelines.conductor import Conductor
 from pipelines.denoise import Estimator, denoise
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance, Job, Picture, Prompts, Source
 from pipelines.noise import ImageNoise
+from pipelines.pipeline import Pipeline
 from pipelines.plan import make_plan
 from pipelines.prediction import PREDICTIONS, scaled_linear
 from pipelines.tokens import vocabulary
+from pipelines.weights import load
 
 PROMPT, NEGATIVE = "1girl, solo, long hair, smile, best quality", "lowres, bad anatomy"
 SIZE = 128
@@ -121,3 +133,67 @@ def test_text_embeddings_equal_diffusers_encode_prompt(demo):
     ):
         # the same networks at the same batch shape; only the order of kernels may differ
         assert float((ours - theirs).abs().max() / theirs.abs().max()) <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' scheduler
+@torch.inference_mode()
+def test_an_inpainting_network_is_shown_what_diffusers_shows_it(demo, demo_file, tmp_path, monkeypatch):
+    """Mask and masked latents of a picture whose mask lies on the grid, the VAE's posterior at its mode in both."""
+    rng = np.random.default_rng(6)
+    pixels = random_scene(rng).draw(128, 192, rng)
+    places = np.zeros((24, 16), np.uint8)
+    places[6:20, 3:9] = 255
+    nine = build_demo(tmp_path / "nine.safetensors", channels=9)
+    weights: Any = load(demo_file, inpainting=nine)
+
+    ours: list[torch.Tensor] = []
+    network = weights.inpainting
+    monkeypatch.setattr(weights.inpainting.module, "forward", noting(ours, network.module.forward))
+    source = Source(Picture(128, 192, pixels.tobytes()), 1.0, mask=places.tobytes())
+    job = Job("m", Prompts("a"), 128, 192, 2, "k_euler", "native", Guidance(1.0), seeds=(3,), source=source)
+    Pipeline(weights).latents(job)
+
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    theirs: list[torch.Tensor] = []
+    pipe = diffusers_inpainting(weights)
+    monkeypatch.setattr(pipe.unet, "forward", noting(theirs, pipe.unet.forward))
+    width, pooled = 96, 64
+    mask = Image.fromarray(places.repeat(8, 0).repeat(8, 1))
+    pipe(
+        prompt_embeds=torch.zeros(1, 77, width), pooled_prompt_embeds=torch.zeros(1, pooled), guidance_scale=1.0,
+        image=Image.fromarray(pixels), mask_image=mask, width=128, height=192, num_inference_steps=2,
+        strength=1.0, output_type="latent",
+    )  # fmt: skip
+    assert ours[0].shape == theirs[0].shape == (1, 9, 24, 16)
+    assert torch.equal(ours[0][:, 4], theirs[0][:, 4])
+    # the same operations in float32
+    torch.testing.assert_close(ours[0][:, 5:], theirs[0][:, 5:], atol=1e-5, rtol=0)
+
+
+def noting(samples, forward):
+    """A network's forward that also notes the samples it is given."""
+
+    def noted(sample, *rest, **more):
+        samples.append(sample)
+        return forward(sample, *rest, **more)
+
+    return noted
+
+
+def diffusers_inpainting(weights):
+    """diffusers' own inpainting pipeline around the same networks; texts come encoded."""
+    settings: dict[str, Any] = dict(weights.architecture.vae)
+    vae = AutoencoderKL(**settings).eval()
+    vae.load_state_dict(weights.vae.module.state_dict())
+    vae.register_to_config(scaling_factor=weights.architecture.latent_scale)
+    settings = dict(demo_architecture(9).unet)
+    unet = UNet2DConditionModel(**settings).eval()
+    unet.load_state_dict(weights.inpainting.module.state_dict())
+    parts: Any = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    parts["scheduler"] = EulerDiscreteScheduler(prediction_type="v_prediction")
+    pipe = StableDiffusionXLInpaintPipeline(vae=vae, unet=unet, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    encode = vae.encode
+    # a picture fresh from bytes lies channels last, where torch's GroupNorm is good to 1e-4 only
+    cast("Any", vae).encode = lambda picture: encode(picture.contiguous())
+    return pipe

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_the_smaller_copy_of_white_noise_is_white(few, many):
 
 
 def test_the_smaller_copy_of_a_picture_is_the_picture_made_smaller():
-    looks = multipass("smea", (32, 64), (1.0, 0.5, 0.0), CPU)
+    looks: Any = multipass("smea", (32, 64), (1.0, 0.5, 0.0), CPU)
     rows = torch.linspace(0, 1, 32, dtype=torch.float64)[:, None]
     picture = (torch.cos(2 * rows) + torch.linspace(0, 1, 64, dtype=torch.float64)).expand(4, 32, 64)
     (_, sigma), (copy, low_sigma) = looks.looks(picture, 1.0)
@@ -95,7 +96,7 @@ def test_low_frequencies_come_from_the_copy_and_fine_ones_from_the_picture():
         whole = row.x.shape[-1] == 64
         return fine.clone() if whole else torch.ones_like(row.x)
 
-    looks = multipass("smea", (96, 64), make_plan(JOB, ZSNR).sigmas, CPU)
+    looks: Any = multipass("smea", (96, 64), make_plan(JOB, ZSNR).sigmas, CPU)
     x = torch.zeros(4, 96, 64, dtype=torch.float64)
     (_, sigma), (copy, _) = looks.looks(x, math.inf)
     merged = looks.merged(fine, torch.ones_like(copy), sigma)

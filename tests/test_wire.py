@@ -36,6 +36,7 @@ UNUSED = {
             *("v4_prompt", "v4_negative_prompt", "image", "mask"),
             *("reference_image", "reference_image_multiple"),
             *("strength", "noise", "extra_noise_seed", "add_original_image", "overlay", "color_correct"),
+            *("soft_mask", "enhance"),
         )
     },
 }
@@ -252,7 +253,11 @@ STARTING = [
     *((name, value) for name in ("strength", "noise") for value in (-0.1, 1.1, "much", True, [])),
     *(("inpaintImg2ImgStrength", value) for value in (0, -1, 1.5, "x")),
     *(("extra_noise_seed", value) for value in (0.5, "x", True)),
-    *((name, value) for name in ("add_original_image", "color_correct") for value in (3, "maybe")),
+    *(
+        (name, value)
+        for name in ("add_original_image", "color_correct", "soft_mask")
+        for value in (3, "maybe")
+    ),
     ("overlay", "medium"),
 ]
 

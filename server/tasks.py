@@ -1,0 +1,112 @@
+"""What kind of picture is asked for, and the pictures and passes that go with it: img2img, infill, Enhance."""
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from pipelines.job import Enhance, Source
+from server import sources
+from server.errors import Rejected
+from server.wire import LARGEST_AREA, GenerateRequest, Parameters, read_enhancing, read_starting
+
+SEEDS = 2**32
+MAGNITUDES = {1: (0.2, 0.0), 2: (0.4, 0.0), 3: (0.5, 0.0), 4: (0.6, 0.0), 5: (0.7, 0.1)}
+"""Strength and noise of Enhance's magnitudes (NAI's page, 2023 to 2026)."""
+Task = Literal["generate", "img2img", "infill"]
+Size = tuple[int, int]
+"""Width and height in pixels."""
+T = TypeVar("T")
+
+
+def task(request: GenerateRequest) -> Task:
+    """What is asked for; without an action, or against it, the pictures that came tell.
+
+    Raises:
+        Rejected: a picture that is needed is missing, or one came that is not offered.
+    """
+    asked = request.parameters
+    for name, value in (
+        ("reference_image", asked.reference_image),
+        ("reference_image_multiple", asked.reference_image_multiple),
+    ):
+        if value:
+            raise Rejected(f"parameters.{name}", "vibe transfer is not offered by this version")
+    if request.action == "infill" and not (asked.image and asked.mask):
+        raise Rejected("parameters.mask", "infill needs an image and a mask")
+    if request.action == "img2img" and not asked.image:
+        raise Rejected("parameters.image", "img2img needs an image")
+    if not asked.image:
+        return "generate"
+    if request.action == "infill" or (request.action is None and asked.mask):
+        return "infill"
+    return "img2img"
+
+
+def source(asked: Parameters, kind: Task, size: Size, seed: int) -> Source | None:
+    """The picture to start from, at the job's size; its extra noise has the first image's seed unless told.
+
+    Raises:
+        Rejected: a picture cannot be read, or what is said of it is not allowed.
+    """
+    if kind == "generate":
+        return None
+    said = read_starting(asked)
+    picture, corrected = sources.picture(asked.image, "parameters.image", *size), bool(said.color_correct)
+    if kind == "img2img":
+        seed = first(said.extra_noise_seed, seed) % SEEDS
+        return Source(picture, first(said.strength, 0.7), said.noise or 0.0, seed, color_correct=corrected)
+    mask = sources.mask(asked.mask, "parameters.mask", *size, soft=bool(said.soft_mask))
+    overlay = said.overlay or ("none" if said.add_original_image is False else "soft")
+    return Source(picture, said.inpaint_strength or 1.0, mask=mask, overlay=overlay, color_correct=corrected)
+
+
+def enhance(
+    asked: Parameters, kind: Task, size: Size, can_upscale: bool, pick_seed: Callable[[], int]
+) -> Enhance | None:
+    """The second pass that is asked for.
+
+    Args:
+        size: of the first pass.
+        can_upscale: whether a network for it is loaded.
+
+    Raises:
+        Rejected: it cannot be had, or what is said of it is not allowed.
+    """
+    if not asked.enhance:
+        return None
+    if kind != "generate":
+        raise Rejected("parameters.enhance", f"goes with generate alone, not with {kind}")
+    said = read_enhancing(asked)
+    if said.magnitude is None and said.strength is None:
+        raise Rejected("parameters.enhance", "needs a magnitude, 1 to 5, or a strength")
+    if said.upscaler == "network" and not can_upscale:
+        raise Rejected(
+            "parameters.enhance.upscaler", "no network for it is loaded; 'lanczos' is always there"
+        )
+    strength, noise = MAGNITUDES[said.magnitude or 1]
+    width, height = _enlarged(size, said.scale)
+    seed = (said.seed or 0) % SEEDS or pick_seed()
+    return Enhance(
+        width,
+        height,
+        first(said.strength, strength),
+        first(said.noise, noise if said.strength is None else 0.0),
+        seed,
+        seed,
+        said.upscaler == "network",
+    )
+
+
+def _enlarged(size: Size, scale: float) -> Size:
+    """Both sides times the scale, rounded down as NAI's page does; a hair is added for scales like 1.15."""
+    width, height = (int(side * scale + 1e-6) for side in size)
+    field, made = "parameters.enhance.scale", f"{scale:g} makes {size[0]}x{size[1]} {width}x{height}"
+    if width % 32 or height % 32 or min(width, height) < 64:
+        raise Rejected(field, f"{made}; both sides must be multiples of 32, at least 64")
+    if width * height > LARGEST_AREA:
+        raise Rejected(field, f"{made}, {width * height} pixels; at most {LARGEST_AREA}")
+    return width, height
+
+
+def first(*choices: T | None) -> T:
+    """The first value that was given at all."""
+    return next(choice for choice in choices if choice is not None)
