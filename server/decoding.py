@@ -16,6 +16,10 @@ MOST_PIXELS = 2 * 16_777_216
 """Twice what NAI's own page reads."""
 
 
+MOST_TEXTS = 1000
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+
+
 @contextmanager
 def opened(data: bytes, field: str) -> Generator[Image.Image]:
     """A picture's first frame, unpacked.
@@ -24,8 +28,10 @@ def opened(data: bytes, field: str) -> Generator[Image.Image]:
         field: what the picture is called in a refusal.
 
     Raises:
-        Rejected: it is no PNG, WebP or JPEG that can be read to its end, or has more than MOST_PIXELS.
+        Rejected: it is no PNG, WebP or JPEG that can be read to its end, or has more than MOST_PIXELS or MOST_TEXTS.
     """
+    if sum(data.count(kind) for kind in TEXT_CHUNKS) > MOST_TEXTS:
+        raise Rejected(field, f"more than {MOST_TEXTS} texts")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of broken EXIF, which then reads as none
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,8 +1,7 @@
 """Requests that are wrong, hostile or odd, put to a real server: what each is answered, and that it serves on.
 
 The numbers are those of the list of bad inputs in the design's notes on peers, whose sizes and ranges are the
-design's own. Vibes are not offered yet, so whatever asks for them is a 400 that says
-so; numbers from 34 on, about the pictures themselves, come with them. Deadlines are in test_protocol.py.
+design's own. Numbers from 34 on, about pictures, are in test_bad_pictures.py, deadlines in test_protocol.py.
 """
 
 import gzip

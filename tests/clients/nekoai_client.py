@@ -6,6 +6,7 @@ import sys
 
 from nekoai import NovelAI
 from nekoai.exceptions import NovelAIError
+from nekoai.imaging import parse_image
 
 
 async def ask(client: NovelAI, task: str, folder: str, request: dict) -> dict:
@@ -15,7 +16,13 @@ async def ask(client: NovelAI, task: str, folder: str, request: dict) -> dict:
     if task == "data":
         return await client.get_user_data()
     quality = request.pop("quality")
-    images = await client.generate_image(model="nai-diffusion-3", qualityToggle=quality, **request)
+    request |= {"model": "nai-diffusion-3", "qualityToggle": quality}
+    if start := request.pop("start", None):
+        request["action"] = kind = start.pop("kind")
+        request["model"] += "-inpainting" if kind == "infill" else ""
+        pictures = {name: start.pop(name) for name in ("image", "mask") if name in start}
+        request |= start | {name: parse_image(file)[2] for name, file in pictures.items()}
+    images = await client.generate_image(**request)
     for number, image in enumerate(images):
         image.save(folder, f"{number}.png")
     return {"pictures": len(images)}

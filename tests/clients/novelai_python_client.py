@@ -19,8 +19,11 @@ async def ask(asked, address: str, token: str):
 async def draw(address: str, token: str, folder: Path, request: dict) -> dict:
     """Pictures, saved as they came."""
     own = {"sampler": Sampler(request.pop("sampler")), "qualityToggle": request.pop("quality")}
-    samples = request.pop("n_samples")
-    asked = GenerateImageInfer.build_generate(model=Model.NAI_DIFFUSION_3, **own, **request)
+    samples, start = request.pop("n_samples"), request.pop("start", {"kind": "generate"})
+    kind = start.pop("kind")
+    model = Model.NAI_DIFFUSION_3_INPAINTING if kind == "infill" else Model.NAI_DIFFUSION_3
+    own |= start | {name: Path(start[name]).read_bytes() for name in ("image", "mask") if name in start}
+    asked = getattr(GenerateImageInfer, f"build_{kind}")(model=model, **own, **request)
     asked.parameters.n_samples = samples
     answer = await ask(asked, address, token)
     for number, (_, content) in enumerate(answer.files):

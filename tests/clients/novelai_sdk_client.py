@@ -7,12 +7,16 @@ from pathlib import Path
 from novelai import NovelAI
 from novelai.exceptions import NovelAIError
 from novelai.types import GenerateImageParams
+from novelai.types.user.image import I2iParams, InpaintParams
 from PIL.PngImagePlugin import PngInfo
 
 
 def draw(client: NovelAI, folder: Path, request: dict) -> dict:
     """Pictures, saved as the client opened them: Pillow leaves the texts out unless told."""
     size = (request.pop("width"), request.pop("height"))
+    if start := request.pop("start", None):
+        kind = {"img2img": "i2i", "infill": "inpaint"}[start.pop("kind")]
+        request[kind] = {"i2i": I2iParams, "inpaint": InpaintParams}[kind](**start)
     images = client.image.generate(GenerateImageParams(model="nai-diffusion-3", size=size, **request))
     for number, image in enumerate(images):
         texts = PngInfo()

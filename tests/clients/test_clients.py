@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from programs import Program, cases
 
 from server.inspection import inspect, parsed, verdicts
@@ -56,6 +57,57 @@ def test_two_samples_are_two_pictures_of_neighbouring_seeds(client, open_address
     (first, of_first), (second, of_second) = picture(tmp_path, 0), picture(tmp_path, 1)
     assert (of_first["seed"], of_second["seed"]) == (42, 43)
     assert not np.array_equal(first.rgb, second.rgb)
+
+
+SOURCE = Image.effect_mandelbrot((256, 384), (-2, -1.5, 1, 1.5), 40).convert("RGB")
+PLACES = np.zeros((48, 32), np.uint8)
+PLACES[8:24, 8:24] = 255
+INSIDE = PLACES.repeat(8, 0).repeat(8, 1) > 0
+
+
+def files(folder, **pictures):
+    """Pictures as files, by name."""
+    for name, image in pictures.items():
+        image.save(folder / f"{name}.png")
+    return {name: str(folder / f"{name}.png") for name in pictures}
+
+
+def change(drawn):
+    """How far each pixel is from the source's."""
+    return np.abs(drawn.rgb.astype(int) - np.asarray(SOURCE)).max(axis=2)
+
+
+@pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
+def test_it_draws_on_from_a_picture(client, open_address, own_key, tmp_path):
+    start = {"kind": "img2img", **files(tmp_path, image=SOURCE), "strength": 0.5, "noise": 0.1}
+    assert ask(client, open_address, tmp_path, start=start) == {"pictures": 1}
+    drawn, said = picture(tmp_path)
+    assert drawn.size == (256, 384)
+    assert (said["request_type"], said["strength"], said["noise"]) == ("Img2ImgRequest", 0.5, 0.1)
+    assert change(drawn).mean() < change_of_noise()
+    assert [one.signer for one in verdicts(drawn, own_key, None)] == ["ours", "ours"]
+
+
+def change_of_noise():
+    """How far a picture of noise is from the source."""
+    noise = np.random.default_rng(0).integers(0, 256, (384, 256, 3))
+    return np.abs(noise - np.asarray(SOURCE)).max(axis=2).mean()
+
+
+@pytest.mark.parametrize("form", ["full", "eighth"])
+@pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
+def test_it_paints_into_a_picture(client, form, open_address, tmp_path):
+    mask = Image.fromarray(INSIDE if form == "full" else PLACES)
+    start = {"kind": "infill", **files(tmp_path, image=SOURCE, mask=mask.convert("L"))}
+    if client is not SDK:  # these two send a strength, which infill does not look at
+        start["strength"] = 0.7
+    assert ask(client, open_address, tmp_path, start=start) == {"pictures": 1}
+    drawn, said = picture(tmp_path)
+    assert said["request_type"] == "NativeInfillingRequest"
+    assert said["naiad"]["job"]["source"]["strength"] == 1.0
+    # novelai-sdk switches the overlay off, so that all of its picture has been through the VAE
+    assert said["add_original_image"] is (client is not SDK)
+    assert change(drawn)[~INSIDE].mean() < (change(drawn)[INSIDE].mean() / 2 if client is SDK else 1e-9)
 
 
 @pytest.mark.parametrize(
