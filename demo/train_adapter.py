@@ -52,10 +52,11 @@ class Looking:
         timestep: Tensor,
         context: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None,
+        shrunk: bool = False,
     ) -> Tensor:
         """See UNet."""
         tokens = self._tokens[: len(sample)]
-        return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs)
+        return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs, shrunk)
 
 
 def after(weights: Weights, adapter: Adapter, reference: Pixels, job: Job, strength: float) -> Pixels:

@@ -87,7 +87,8 @@ class Job:
     `width` and `height` are pixels; `sampler` is a key of SAMPLERS, `schedule` of SCHEDULES;
     `sigma_start` is where karras and its kin begin after the step at infinite noise;
     `brownian` draws the noise of ancestral steps from a Brownian tree instead of afresh;
-    `smea` is "off", "smea" or "dyn"; `source` is the picture it starts from, if any; `enhance` a second pass.
+    `smea` is "off", "smea" or "dyn"; `deep_shrink` helps pictures larger than the model knows; `source` is the
+    picture it starts from, if any; `enhance` a second pass.
     """
 
     model: str
@@ -102,6 +103,7 @@ class Job:
     sigma_start: float = 56.0
     brownian: bool = False
     smea: str = "off"
+    deep_shrink: bool = False
     source: Source | None = None
     enhance: Enhance | None = None
 

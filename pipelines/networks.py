@@ -4,12 +4,14 @@ What is untyped or differs between their versions is met here and nowhere else.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from pipelines.architecture import Architecture, Config, Tower
+from pipelines.deep_shrink import DeepShrink
 from pipelines.errors import PipelineError
 from pipelines.tokens import EOS
 
@@ -25,8 +27,13 @@ class UNet(Protocol):
         timestep: Tensor,
         context: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None,
+        shrunk: bool = False,
     ) -> Tensor:
-        """(B, 4 | 9, h, w), (B,), (B, tokens, width) and SDXL's pooled text and size ids to (B, 4, h, w)."""
+        """(B, 4 | 9, h, w), (B,), (B, tokens, width) and SDXL's pooled text and size ids to (B, 4, h, w).
+
+        Args:
+            shrunk: let the inner part work on half the height and width, see deep_shrink.py.
+        """
         ...
 
 
@@ -66,6 +73,7 @@ class DiffusersUNet:
         from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
         self.module = _empty(cast("Callable[..., nn.Module]", UNet2DConditionModel), config)
+        self._shrink = DeepShrink(self.module)
 
     def __call__(
         self,
@@ -73,11 +81,13 @@ class DiffusersUNet:
         timestep: Tensor,
         context: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None,
+        shrunk: bool = False,
     ) -> Tensor:
         """See UNet."""
-        output = self.module(
-            sample, timestep, context, added_cond_kwargs=added_cond_kwargs, return_dict=False
-        )
+        with self._shrink.shrunk() if shrunk else nullcontext():
+            output = self.module(
+                sample, timestep, context, added_cond_kwargs=added_cond_kwargs, return_dict=False
+            )
         return cast("Tensor", output[0])
 
 

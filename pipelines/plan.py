@@ -1,6 +1,7 @@
 """From a job to what a run needs to know: the sampler, its ladder and its guidance. No tensors yet."""
 
 from dataclasses import dataclass
+from math import inf
 
 from pipelines.dpm_solver import Ladder
 from pipelines.guidance import Guide, guides, needs_empty, negates_nothing
@@ -9,13 +10,17 @@ from pipelines.prediction import NoiseTable
 from pipelines.samplers import SAMPLERS, Sampler, canonical
 from pipelines.schedules import ladder, last_part, quantised
 
+SHRUNK_UNTIL = 650
+"""The time, of 999 for pure noise, above which deep shrink is at work: the first third of a run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One image's run.
 
     `below` and `above` bound the sigmas at which the negative prompt is asked for at all;
-    `asks_empty` adds the empty prompt as a third row, `negative_is_empty` puts it in the negative's place.
+    `asks_empty` adds the empty prompt as a third row, `negative_is_empty` puts it in the negative's place; above
+    `shrunk_above` the network's inner part is shrunk (deep_shrink.py).
     """
 
     sampler: Sampler
@@ -27,6 +32,7 @@ class Plan:
     above: float
     asks_empty: bool
     negative_is_empty: bool
+    shrunk_above: float = inf
 
     def guided(self, sigma: float) -> bool:
         """Whether the estimate at this sigma uses the negative prompt."""
@@ -54,4 +60,5 @@ def make_plan(job: Job, table: NoiseTable) -> Plan:
         above=job.guidance.skip_above,
         asks_empty=needs_empty(job.guidance),
         negative_is_empty=negates_nothing(job.guidance),
+        shrunk_above=table.sigmas[SHRUNK_UNTIL] if job.deep_shrink else inf,
     )

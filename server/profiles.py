@@ -103,7 +103,10 @@ class Tags(Strict):
 
 
 class Profile(Strict):
-    """One family's settings; `prediction` and `zsnr` narrow what a generic profile is for."""
+    """One family's settings; `prediction` and `zsnr` narrow what a generic profile is for.
+
+    Pictures of more than `deep_shrink_above` pixels are drawn with deep shrink unless a request says otherwise.
+    """
 
     name: str
     family: Literal["sdxl", "sd15"]
@@ -114,6 +117,7 @@ class Profile(Strict):
     sigma_start: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 56.0
     syntax: Literal["nai", "a1111"] = "nai"
     sizes: tuple[Size, ...] = ()
+    deep_shrink_above: Annotated[int, Field(ge=1)] | None = None
     defaults: Defaults = Defaults()
     guards: Guards = Guards()
     tags: Tags = Tags()

@@ -97,6 +97,7 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         sigma_start=profile.sigma_start,
         brownian=brownian,
         smea=smea,
+        deep_shrink=first(asked.deep_shrink, width * height > first(profile.deep_shrink_above, LARGEST_AREA)),
         source=source(asked, kind, (width, height), seeds[0]),
         enhance=second,
     )

@@ -80,6 +80,7 @@ class Parameters(Wire):
     sm_dyn: Flag = Field(None, description=A_FLAG)
     skip_cfg_above_sigma: Real | None = Field(None, description="a number, or null")
     skip_cfg_below_sigma: Real | None = Field(None, description="a number, or null")
+    deep_shrink: Flag = Field(None, description=A_FLAG)
     prefer_brownian: Flag = Field(None, description=A_FLAG)
     deliberate_euler_ancestral_bug: Flag = Field(None, description=A_FLAG)
     legacy: Flag = Field(None, description=A_FLAG)
