@@ -14,7 +14,7 @@ from pipelines.esrgan import load_rrdbnet
 from pipelines.rrdbnet import RrdbNet
 
 LARGEST_MADE = 1536
-"""The most pixels along a side that a tile becomes; at that, 64 features take 1.3 GB in float32 on a CPU."""
+"""The most pixels along a side that a tile becomes; at that, 64 features take about 1.5 GB in float32 on a CPU."""
 MARGIN = 56
 """How many cells a tile sees beyond what is kept of it.
 

@@ -18,7 +18,7 @@ from server.inspection import inspect, parsed
 from server.metadata import generator, release, written
 from server.pictures import ImageFormat, Imprint, imprinted
 from server.signature import SIGNED_HASH
-from server.wire import Real, Wire, validated
+from server.wire import LARGEST_AREA, Real, Wire, validated
 
 LONGEST_CARRIED = 50_000
 """Characters of a source's own text beyond which only its hash is kept."""
@@ -54,6 +54,10 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
         raise Rejected("image", "is required: a picture in Base64")
     said = inspect(sources.decoded(asked.image, "image"), "image")
     picture, scale = sources.picture(asked.image, "image"), asked.scale or 2.0
+    if picture.width * picture.height > LARGEST_AREA:
+        raise Rejected(
+            "image", f"{picture.width}x{picture.height}; at most {LARGEST_AREA} pixels are enlarged"
+        )
     width, height = round(picture.width * scale), round(picture.height * scale)
     if width * height > MOST_PIXELS:
         made = f"{scale:g} makes {picture.width}x{picture.height} {width}x{height}"

@@ -96,6 +96,10 @@ def test_a_network_is_named_and_nothing_is_warned_of(served, painter, signing_ke
         ({"image": base64_of(PIXELS), "scale": 1}, "scale: 1 is not a number above 1, at most 4"),
         ({"image": base64_of(PIXELS), "scale": 8}, "scale: 8 is not"),
         ({"image": base64_of(np.zeros((3000, 1000, 3), np.uint8)), "scale": 4}, "48000000 pixels; at most"),
+        (
+            {"image": base64_of(np.zeros((2000, 2000, 3), np.uint8))},
+            "image: 2000x2000; at most 3145728 pixels",
+        ),
     ],
 )
 def test_what_cannot_be_enlarged_is_refused_by_name(client, painter, sent, said):
