@@ -144,6 +144,23 @@ def check(
         typer.echo(said)
 
 
+@app.command("merge-inpaint")
+def merge_inpaint(
+    inpaint: Annotated[Path, typer.Argument(help="An SDXL inpainting model, with 9 channels.")],
+    fine_tune: Annotated[Path, typer.Argument(help="The model that is to inpaint.")],
+    base: Annotated[Path, typer.Argument(help="What both were made from: SDXL 1.0.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A safetensors file to make.")] = Path(
+        "inpainting.safetensors"
+    ),
+) -> None:
+    """Make an inpainting model for a fine-tune by add-difference: inpaint + (fine_tune - base)."""
+    from server.loading import merge
+
+    made = merge(inpaint, fine_tune, base, output)
+    typer.echo(f"{made.output}: {made.summed} tensors summed, {made.copied} copied from the fine-tune")
+    typer.echo("\n".join(f"  {fact}" for fact in made.identity.evidence))
+
+
 @app.command()
 def account(name: Annotated[str, typer.Argument(help="Whose it is, for the file alone.")]) -> None:
     """Print an account for tokens.toml, for clients that log in with an e-mail address and a password.

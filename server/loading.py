@@ -2,6 +2,7 @@
 
 import torch
 
+from pipelines.merging import merge as merge
 from pipelines.pipeline import Pipeline
 from pipelines.studio import Studio
 from pipelines.upscaler import load_upscaler

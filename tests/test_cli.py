@@ -174,7 +174,19 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known(naiad):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "serve", "generate", "models", "check", "inspect", "verify", "enhance", "variations", "account"],
+    [
+        "",
+        "serve",
+        "generate",
+        "models",
+        "check",
+        "inspect",
+        "verify",
+        "enhance",
+        "variations",
+        "merge-inpaint",
+        "account",
+    ],
 )
 def test_help_is_there_without_torch(command):
     code = (

@@ -1,0 +1,97 @@
+"""Claim: three full-size SDXL models are merged within 3 GB of memory, a small part of what is read and written.
+
+Makes an inpainting UNet, a fine-tune with all its parts and a base UNet in float16 in the real single-file layout;
+they are holes in the disk, since memory does not depend on values. Another process merges them and tells the most it
+ever held, its libraries included. The result takes 6.94 GB of disk.
+Run: python -m benchmarks.merge_memory [--folder DIR].
+"""
+
+import argparse
+import json
+import re
+import struct
+import subprocess
+import sys
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.machine import machine
+
+RESULTS = Path(__file__).parent / "results"
+CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
+LIMIT = 3000  # MB
+
+
+def hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
+    """A float16 file of the right header and size whose tensors are holes."""
+    header, start = {}, 0
+    for key, shape in shapes.items():
+        size = 2 * prod(shape)
+        header[key] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, start + size]}
+        start += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + start)
+    return path
+
+
+def make(folder: Path) -> list[Path]:
+    """The inpainting model, the fine-tune and the base."""
+    from benchmarks.fullsize import stored_shapes
+
+    whole = stored_shapes()
+    unet = {key: shape for key, shape in whole.items() if key.startswith("model.diffusion_model.")}
+    inpaint = unet | {CONV_IN: (320, 9, 3, 3)}
+    named = {"inpaint": inpaint, "fine-tune": whole, "base": unet}
+    return [hollow(folder / f"{name}.safetensors", shapes) for name, shapes in named.items()]
+
+
+def peak() -> float:
+    """The most memory this process ever held, in MB.
+
+    Not `getrusage`: a new process takes over the figure of the one that started it.
+    """
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024 / 1e6
+
+
+def merge_here(paths: list[Path]) -> dict[str, object]:
+    """Merge three models into a fourth file, in this process, and measure it."""
+    from pipelines.merging import merge
+
+    before = peak()
+    merged = merge(*paths)
+    return {
+        "summed": merged.summed,
+        "copied": merged.copied,
+        "channels": merged.identity.channels,
+        "gigabytes_read": round(sum(path.stat().st_size for path in paths[:3]) / 1e9, 2),
+        "gigabytes_written": round(merged.output.stat().st_size / 1e9, 2),
+        "megabytes_before": round(before),
+        "megabytes_at_most": round(peak()),
+    }
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where the files are made and removed again")
+    parser.add_argument("--merge", type=Path, nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.merge:
+        print(json.dumps(merge_here(given.merge)))
+        return
+    with TemporaryDirectory(dir=given.folder) as folder:
+        paths = [*make(Path(folder)), Path(folder) / "result.safetensors"]
+        command = [sys.executable, "-m", "benchmarks.merge_memory", "--merge", *map(str, paths)]
+        result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    result["within_limit"] = result["megabytes_at_most"] < LIMIT
+    result["machine"] = machine()
+    for key, value in result.items():
+        print(f"{key:40} {value}")
+    (RESULTS / "merge_memory.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
