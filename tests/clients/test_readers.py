@@ -1,6 +1,7 @@
 """Programs that read a picture's metadata, on the picture that a real server answers with."""
 
 import io
+from base64 import b64encode
 from itertools import product
 
 import httpx
@@ -24,23 +25,36 @@ NEGATIVE = 'lowres, [bad], "worst"\nñ 雨'
 READ = {"prompt": PROMPT, "negative": NEGATIVE, "seed": 4294967295, "steps": 3, "sampler": "k_dpmpp_2m"}
 
 
+PARAMETERS = {
+    "negative_prompt": NEGATIVE,
+    **{key: READ[key] for key in ("seed", "steps", "sampler")},
+    "width": 320,
+    "height": 192,
+}
+
+
 @pytest.fixture(scope="module")
-def answered(open_address):
+def draw(open_address):
+    """Ask the server for a picture."""
+
+    def draw(path="/ai/generate-image", **parameters):
+        body = {"input": PROMPT, "model": "nai-diffusion-3", "parameters": PARAMETERS | parameters}
+        answer = httpx.post(
+            open_address + path,
+            json=parameters if path == "/ai/upscale" else body,
+            headers={"Accept": "image/png"},
+            timeout=240,
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def answered(draw):
     """The file that the server answers with."""
-    parameters = {
-        "negative_prompt": NEGATIVE,
-        **{key: READ[key] for key in ("seed", "steps", "sampler")},
-        "width": 320,
-        "height": 192,
-    }
-    answer = httpx.post(
-        f"{open_address}/ai/generate-image",
-        json={"input": PROMPT, "model": "nai-diffusion-3", "parameters": parameters},
-        headers={"Accept": "image/png"},
-        timeout=240,
-    )
-    assert answer.status_code == 200, answer.text
-    return answer.content
+    return draw()
 
 
 def without_text(data):
@@ -79,6 +93,36 @@ def file(request, answered, tmp_path):
 )
 def test_it_reads_what_was_asked_for(reader, file):
     assert reader.run(reader.name.replace("-", "_"), file) == READ
+
+
+@pytest.fixture(scope="module")
+def started(draw, answered):
+    """Files of pictures that start from another, by their kind."""
+    image = b64encode(answered).decode()
+    white = Image.new("L", (320, 192))
+    white.paste(255, (0, 0, 160, 192))
+    mask = io.BytesIO()
+    white.save(mask, "PNG")
+    return {
+        "img2img": draw(image=image, strength=0.5),
+        "infill": draw(image=image, mask=b64encode(mask.getvalue()).decode()),
+        "enhance": draw(enhance={"scale": 1.5, "magnitude": 1, "seed": READ["seed"]}),
+        "upscale": draw("/ai/upscale", image=image, scale=2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("reader", "kind"),
+    cases(
+        *product(
+            (SD_PARSERS, IMGUTILS, PYTHON, SDK, PROMPT_READER, NAIPNG),
+            ("img2img", "infill", "enhance", "upscale"),
+        )
+    ),
+)
+def test_it_reads_pictures_that_start_from_another(reader, kind, started, tmp_path):
+    (tmp_path / "picture.png").write_bytes(started[kind])
+    assert reader.run(reader.name.replace("-", "_"), tmp_path / "picture.png") == READ
 
 
 @pytest.mark.parametrize(("reader", "file"), cases((PYTHON, "whole"), (PYTHON, "alpha")), indirect=["file"])
