@@ -4,10 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from demo.canvas import Pixels
-
 Mask = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
-GREY = 128
 
 
 def random_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
@@ -20,12 +17,6 @@ def random_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
     if kind < 0.75:
         return _oval(height, width, rng)
     return _stroke(height, width, rng) if kind < 0.9 else ~_box(height, width, rng)
-
-
-def emptied(picture: Pixels, mask: Mask) -> Pixels:
-    """A picture with mid-grey where the mask hides it, as inpainting UNets expect."""
-    hidden = np.kron(mask, np.ones((8, 8), bool))
-    return np.where(hidden[..., None], np.uint8(GREY), picture)
 
 
 def _box(height: int, width: int, rng: np.random.Generator) -> Mask:

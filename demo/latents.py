@@ -15,10 +15,11 @@ from tqdm import tqdm
 from demo.architecture import LATENT_SCALE
 from demo.canvas import Pixels
 from demo.captions import random_scene
-from demo.holes import emptied, random_mask
+from demo.holes import random_mask
 from demo.scenes import Scene, Size
 from demo.train_vae import as_tensor
 from demo.views import view_of
+from pipelines.inpainting import around, hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +67,17 @@ def shelf(folder: Path, size: Size, count: int, vae: AutoencoderKL, masked: bool
     """The first `count` scenes of a size, drawn and encoded unless a file has them already."""
 
     def whole(number: int) -> Tensor:
-        return encoded(vae, picture_of(size, number)[0])
+        return encoded(vae, as_tensor(picture_of(size, number)[0]))
 
     def cut(number: int) -> Tensor:
         picture, rng = picture_of(size, number)
-        mask = random_mask(size[1] // 8, size[0] // 8, rng)
-        return torch.cat([torch.from_numpy(mask)[None].float(), encoded(vae, emptied(picture, mask))])
+        change = torch.from_numpy(random_mask(size[1] // 8, size[0] // 8, rng))[None].float()
+        return around(change, encoded(vae, hidden(as_tensor(picture), change)))
 
     named = f"{size[0]}x{size[1]}.safetensors"
     latents = _kept(folder / f"latents-{named}", count, whole)
-    around = _kept(folder / f"around-{named}", count, cut) if masked else None
-    return Shelf(size, [scene_of(size, number)[0] for number in range(count)], latents, around)
+    beside = _kept(folder / f"around-{named}", count, cut) if masked else None
+    return Shelf(size, [scene_of(size, number)[0] for number in range(count)], latents, beside)
 
 
 def _kept(file: Path, count: int, make: Callable[[int], Tensor]) -> Tensor:
@@ -91,7 +92,7 @@ def _kept(file: Path, count: int, make: Callable[[int], Tensor]) -> Tensor:
 
 
 @torch.inference_mode()
-def encoded(vae: AutoencoderKL, picture: Pixels) -> Tensor:
-    """A picture's scaled latents (4, h, w)."""
-    batch = as_tensor(picture)[None].to(memory_format=torch.channels_last)
+def encoded(vae: AutoencoderKL, picture: Tensor) -> Tensor:
+    """A picture's (3, 8h, 8w) scaled latents (4, h, w)."""
+    batch = picture[None].to(memory_format=torch.channels_last)
     return cast("Any", vae.encode(batch)).latent_dist.mode()[0] * LATENT_SCALE
