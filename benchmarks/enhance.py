@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
+from scipy import ndimage
 
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
 from pipelines.darkroom import Pixels
-from pipelines.job import Guidance, Job, Picture, Prompts, Source
+from pipelines.job import Enhance, Guidance, Job, Picture, Prompts, second_pass
 from pipelines.pipeline import Pipeline
 from pipelines.upscaler import lanczos
 from pipelines.weights import load
@@ -59,11 +59,10 @@ def fineness(plane: Plane) -> float:
     return float(((plane - smooth(plane, 1.0)) ** 2).mean())
 
 
-def job(seed: int, source: Source | None = None) -> Job:
-    """The picture, or its second pass."""
-    size = SMALL if source is None else LARGE
+def job(seed: int) -> Job:
+    """The picture before it is enhanced."""
     prompts = Prompts(PROMPT, UNDESIRED)
-    return Job("demo", prompts, *size, 28, "k_euler", "native", Guidance(5.0), (seed,), source=source)
+    return Job("demo", prompts, *SMALL, 28, "k_euler", "native", Guidance(5.0), (seed,))
 
 
 def main() -> None:
@@ -73,12 +72,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
     pipeline = Pipeline(load(arguments.model))
-    drawn = pipeline.run(job(arguments.seed))[0]
+    first = job(arguments.seed)
+    drawn = pipeline.run(first)[0]
     enlarged = lanczos(drawn, *LARGE)
     shown, found = [enlarged], dict[str, dict[str, float]]()
     for magnitude, (strength, noise) in MAGNITUDES.items():
-        source = Source(Picture(*LARGE, enlarged.tobytes()), strength, noise, arguments.seed)
-        result = pipeline.run(job(arguments.seed, source))[0]
+        enhance = Enhance(*LARGE, strength, noise, seed=arguments.seed + 1, noise_seed=arguments.seed + 1)
+        picture = Picture(*LARGE, enlarged.tobytes())
+        result = pipeline.run(second_pass(first, enhance, 0, picture))[0]
         shown.append(result)
         found[str(magnitude)] = {
             "likeness": round(likeness(luma(lanczos(result, *SMALL)), luma(drawn)), 3),

@@ -67,7 +67,7 @@ class Estimator:
             x = self.kept.before(x, sigma)
         texts = self.conditionings(sigma)
         looks = ((x, sigma),) if self.multipass is None else self.multipass.looks(x, sigma)
-        outputs = yield tuple(self._row(look, text) for look in looks for text in texts)
+        outputs = yield tuple(self._row(look, text, look is looks[0]) for look in looks for text in texts)
         x0, *low = (
             self._folded(outputs[k * len(texts) : (k + 1) * len(texts)], *look)
             for k, look in enumerate(looks)
@@ -76,8 +76,8 @@ class Estimator:
             x0 = self.multipass.merged(x0, low[0], sigma)
         return x0 if self.kept is None else self.kept.after(x0, sigma)
 
-    def _row(self, look: Look, text: Conditioning) -> Row:
-        shrunk = look[1] > self.plan.shrunk_above
+    def _row(self, look: Look, text: Conditioning, is_first: bool) -> Row:
+        shrunk = is_first and look[1] > self.plan.shrunk_above
         return Row(*look, text.context, text.pooled, self.ids, self.around, shrunk)
 
     def _folded(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, replace
 from math import inf
 
+SEEDS = 2**32
+"""How many there are: all others are taken modulo this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
@@ -78,6 +81,7 @@ class Enhance:
     seed: int
     noise_seed: int
     network: bool = False
+    deep_shrink: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +119,14 @@ class Job:
 
 def second_pass(job: Job, enhance: Enhance, index: int, enlarged: Picture) -> Job:
     """The job that finishes image `index` of another, from its picture at the new size; without SMEA, as in img2img."""
-    source = Source(enlarged, enhance.strength, enhance.noise, (enhance.noise_seed + index) % 2**32)
+    source = Source(enlarged, enhance.strength, enhance.noise, (enhance.noise_seed + index) % SEEDS)
     return replace(
         job,
         width=enhance.width,
         height=enhance.height,
-        seeds=((enhance.seed + index) % 2**32,),
+        seeds=((enhance.seed + index) % SEEDS,),
         smea="off",
+        deep_shrink=enhance.deep_shrink,
         source=source,
         enhance=None,
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 from pipelines.architecture import METADATA_KEY, Architecture, sdxl
 from pipelines.checkpoint import SIZES, Checkpoint, files, open_checkpoint
 from pipelines.errors import WeightsError
-from pipelines.original import Stored, companions, read, unet
+from pipelines.layout import Stored, companions, read, unet
 from pipelines.sniff import FIRST, Identity, identify, inpaints, own_architecture
 
 CONV_IN = FIRST[0]
@@ -87,7 +87,8 @@ def merge(inpaint: Path, fine_tune: Path, base: Path, output: Path) -> Merged:
             fresh = Path(folder) / output.name
             _write(fresh, planned, _metadata(*parents))
             identity = inpaints(fresh, model.identity)
-            fresh.rename(output)
+            output.touch(exist_ok=False)  # refuses a file that has appeared meanwhile
+            fresh.replace(output)
     except OSError as error:
         raise WeightsError(output, f"cannot be written: {error.strerror}") from error
     return Merged(output, identity, len(model.unet), len(copied))

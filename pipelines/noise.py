@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipelines.dpm_solver import Ladder, Noise
+from pipelines.job import SEEDS
 from pipelines.prediction import NoiseTable
 from pipelines.samplers import Sampler
 
@@ -50,7 +51,7 @@ def image_noise(
         executor: a single worker that draws each step's noise while the device still works on the step before.
         device: where the noise is moved once it is drawn.
     """
-    generator = torch.Generator().manual_seed(seed % 2**32)
+    generator = torch.Generator().manual_seed(seed % SEEDS)
 
     def draw(*_: float) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
@@ -76,7 +77,7 @@ def brownian_noise(
     """Increments of one Brownian path over sigma, scaled to unit variance."""
     from torchsde import BrownianTree  # pyright: ignore[reportMissingTypeStubs]
 
-    tree = BrownianTree(t0=low, w0=torch.zeros(shape), t1=high, entropy=seed % 2**32)
+    tree = BrownianTree(t0=low, w0=torch.zeros(shape), t1=high, entropy=seed % SEEDS)
 
     def noise(sigma: float, target: float) -> Tensor:
         increment = cast("Tensor", tree(target, sigma))

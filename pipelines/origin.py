@@ -8,7 +8,7 @@ from torch import Tensor
 from pipelines.darkroom import Darkroom, from_pixels
 from pipelines.dpm_solver import Ladder
 from pipelines.inpainting import Kept, around, hidden
-from pipelines.job import Source
+from pipelines.job import SEEDS, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,15 @@ class Origin:
     shown: Tensor | None = None
 
     def noised(self, image: int) -> Tensor:
-        """The latents of one image with NAI's `noise` on them: absolute, and drawn from a seed of its own."""
+        """The latents of one image with NAI's `noise` on them: absolute, and drawn from a seed of its own.
+
+        That may be the image's own too, so it is the generator's second draw: the first is what the image starts with.
+        """
         if not self.source.noise:
             return self.latents
-        generator = torch.Generator().manual_seed((self.source.noise_seed + image) % 2**32)
-        extra = torch.randn(self.latents.shape, generator=generator).to(self.latents)
-        return self.latents + self.source.noise * extra
+        generator = torch.Generator().manual_seed((self.source.noise_seed + image) % SEEDS)
+        _, extra = torch.randn((2, *self.latents.shape), generator=generator)
+        return self.latents + self.source.noise * extra.to(self.latents)
 
     def kept(self, noise: Tensor, sigmas: Ladder) -> Kept | None:
         """What stays of the picture under an ordinary network."""

@@ -82,7 +82,7 @@ def multipass(
         return None
     large = latent_size[0] * latent_size[1] * 64 > LARGE
     ratio = THREE_QUARTERS if smea == "dyn" and large else HALF
-    rows, columns = (lowest(round(ratio * side), side).to(device) for side in latent_size)
+    rows, columns = (lowest(round(ratio * side), side).float().to(device) for side in latent_size)
     return Multipass(rows, columns, ENDS[smea], sigmas)
 
 

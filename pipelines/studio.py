@@ -25,13 +25,13 @@ class Studio:
         """The pictures of a job, or the one that was enlarged: RGB uint8 (height, width, 3).
 
         Args:
-            watch: told before each evaluation, and before a picture is enlarged; what it raises ends the run.
+            watch: told before each evaluation, and before each tile of an enlargement; what it raises ends the run.
 
         Raises:
             PipelineError: it cannot be drawn, or what was drawn is not finite.
         """
         if isinstance(work, Enlargement):
-            return [self._enlarged(work, self._upscaler)]
+            return [self._enlarged(work, self._upscaler, watch)]
         drawn = self._pipeline.run(work, watch)
         if work.enhance is None:
             return drawn
@@ -50,13 +50,18 @@ class Studio:
         larger = self._enlarged(
             Enlargement(_picture(first), enhance.width, enhance.height),
             self._upscaler if enhance.network else None,
+            _of(watch, index),
         )
         return self._pipeline.run(second_pass(job, enhance, index, _picture(larger)), _of(watch, index))[0]
 
-    def _enlarged(self, work: Enlargement, upscaler: Upscaler | None) -> Pixels:
+    def _enlarged(self, work: Enlargement, upscaler: Upscaler | None, watch: Watch | None) -> Pixels:
+        def before_tile(done: int, of: int) -> None:
+            if watch is not None:
+                watch(Progress(0, done + 1, of, 0.0))
+
         pixels = np.frombuffer(work.picture.rgb, np.uint8)
         shaped = pixels.reshape(work.picture.height, work.picture.width, 3)
-        return resized(shaped, work.width, work.height, upscaler)
+        return resized(shaped, work.width, work.height, upscaler, before_tile)
 
 
 def _picture(pixels: Pixels) -> Picture:

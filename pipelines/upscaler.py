@@ -1,7 +1,8 @@
 """Pictures made larger: by a network in tiles, or by Lanczos' filter alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,13 @@ of 23 blocks, on 16 pieces: 31 at 16 cells, 5.6 at 32, 1.5 at 48, 0.7 at 56, 0.4
 MOST_PASSES = 2
 
 
+BeforeTile = Callable[[int, int], None]
+
+
+def _nothing(_done: int, _of: int) -> None:
+    pass
+
+
 class Upscaler:
     """Enlarges by one network.
 
@@ -48,8 +56,11 @@ class Upscaler:
         """How many times higher and wider a picture becomes."""
         return self._network.shape.scale
 
-    def enlarge(self, pixels: Pixels) -> Pixels:
+    def enlarge(self, pixels: Pixels, before_tile: BeforeTile = _nothing) -> Pixels:
         """RGB (h, w, 3) to (scale * h, scale * w, 3).
+
+        Args:
+            before_tile: told how many tiles are done, and of how many; what it raises ends the work.
 
         Raises:
             NotFinite: what the network made is not finite.
@@ -58,10 +69,12 @@ class Upscaler:
         fold, cell = self._network.shape.fold, self._network.shape.fold * self.scale
         whole = np.pad(pixels, ((0, -height % fold), (0, -width % fold), (0, 0)), "edge")
         enlarged = np.empty((whole.shape[0] * self.scale, whole.shape[1] * self.scale, 3), np.uint8)
-        for rows in spans(whole.shape[0] // fold, self._tile, self._margin):
-            for columns in spans(whole.shape[1] // fold, self._tile, self._margin):
-                made = self._through(whole[rows.seen(fold), columns.seen(fold)])
-                enlarged[rows.kept(cell), columns.kept(cell)] = made[rows.within(cell), columns.within(cell)]
+        sides = (spans(length // fold, self._tile, self._margin) for length in whole.shape[:2])
+        tiles = list(product(*sides))
+        for done, (rows, columns) in enumerate(tiles):
+            before_tile(done, len(tiles))
+            made = self._through(whole[rows.seen(fold), columns.seen(fold)])
+            enlarged[rows.kept(cell), columns.kept(cell)] = made[rows.within(cell), columns.within(cell)]
         return np.ascontiguousarray(enlarged[: height * self.scale, : width * self.scale])
 
     def _through(self, pixels: Pixels) -> Pixels:
@@ -123,7 +136,13 @@ def spans(length: int, tile: int, margin: int) -> list[Span]:
     return [Span(start, start + size, *kept) for start, kept in zip(starts, ends, strict=True)]
 
 
-def resized(pixels: Pixels, width: int, height: int, upscaler: Upscaler | None = None) -> Pixels:
+def resized(
+    pixels: Pixels,
+    width: int,
+    height: int,
+    upscaler: Upscaler | None = None,
+    before_tile: BeforeTile = _nothing,
+) -> Pixels:
     """A picture at another size: enlarged by the upscaler until it is no smaller, then fitted by Lanczos' filter.
 
     The network passes twice at most, and not at all where it has nothing to add: without an upscaler, for a size
@@ -135,7 +154,7 @@ def resized(pixels: Pixels, width: int, height: int, upscaler: Upscaler | None =
     for _ in range(MOST_PASSES):
         if upscaler is None or upscaler.scale == 1 or _covers(pixels, width, height):
             break
-        pixels = upscaler.enlarge(pixels)
+        pixels = upscaler.enlarge(pixels, before_tile)
     return lanczos(pixels, width, height)
 
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Annotated, cast
+from typing import Annotated, ParamSpec, TypeVar, cast
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -26,6 +26,10 @@ from server.upscaling import enlarged, read_upscale
 from server.wire import read_request
 
 log = logging.getLogger("naiad")
+AT_ONCE = 2
+"""Requests whose pictures are unpacked at the same time: each may take half a gigabyte meanwhile."""
+Given = ParamSpec("Given")
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ def create_app(house: House) -> FastAPI:
         middleware=[Middleware(traced), Middleware(guarded, door=house.door)],
     )
     app.state.house = house
+    app.state.unpacking = asyncio.Semaphore(AT_ONCE)
     errors.install(app)
     app.get("/")(hello)
     app.get("/live")(live)
@@ -143,8 +148,7 @@ async def create_persistent_token(request: Request, house: Here) -> Response:
 async def generate_image(request: Request, house: Here) -> Response:
     """Draw pictures and answer in the form that `Accept` asks for, NAI's ZIP unless it asks for another."""
     sent = await received(request, house.body_limit, house.patience)
-    # in a thread, for the pictures that may come with it
-    resolved = await asyncio.to_thread(resolve, read_request(sent), house.policy)
+    resolved = await unpacked(request, resolve, read_request(sent), house.policy)
     kind = chosen(request.headers.get("accept"), resolved.image_format)
     drawn = await answered(house.engine.submit(resolved.job), request)
     started = perf_counter()
@@ -163,7 +167,7 @@ async def generate_image(request: Request, house: Here) -> Response:
 async def upscale(request: Request, house: Here) -> Response:
     """Enlarge a picture; answered like drawn ones."""
     sent = await received(request, house.body_limit, house.patience)
-    asked = await asyncio.to_thread(read_upscale, sent)
+    asked = await unpacked(request, read_upscale, sent)
     kind = chosen(request.headers.get("accept"), asked.image_format)
     drawn = await answered(house.engine.submit(asked.work), request)
     network = house.policy.served.upscaler
@@ -175,6 +179,15 @@ async def upscale(request: Request, house: Here) -> Response:
         log.warning("upscale: no network is loaded; a picture was enlarged by Lanczos")
         response.headers["X-Naiad-Warning"] = "upscale: no network is loaded; enlarged by Lanczos"
     return response
+
+
+async def unpacked(
+    request: Request, read: Callable[Given, Read], *given: Given.args, **named: Given.kwargs
+) -> Read:
+    """Read a request in a thread, for the pictures that may come with it; few at once, and none if there is no room."""
+    the_house(request).engine.admit()
+    async with cast("asyncio.Semaphore", request.app.state.unpacking):
+        return await asyncio.to_thread(read, *given, **named)
 
 
 async def written(imprint: Imprint, resolved: Resolved, drawn: Drawn) -> list[bytes]:

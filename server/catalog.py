@@ -72,15 +72,15 @@ class Catalog(Strict):
 
     def require_files(self, model: str) -> None:
         """Refuse a listed model with a ConfigError unless all the files it names are there."""
-        for named, path in self._files(model):
+        for key, path in ((("path",), self.models[model].path), *self.beside(model)):
             if not path.exists():
+                named = key if key == ("upscaler",) else ("models", model, *key)
                 where = "" if self._file is None else f"{place(self._file, named)}: {dotted(named)}: "
                 raise ConfigError(f"{where}{path}: no such file")
 
-    def _files(self, model: str) -> Iterator[tuple[Key, Path]]:
-        """Every file that serving a model needs, and the key that names it."""
-        for key, path in self.models[model].files():
-            yield ("models", model, *key), path
+    def beside(self, model: str) -> Iterator[tuple[Key, Path]]:
+        """The weights that a model is served with beside its checkpoint, and what the catalogue calls them."""
+        yield from ((key, path) for key, path in self.models[model].files() if key != ("path",))
         if self.upscaler is not None:
             yield ("upscaler",), self.upscaler
 

@@ -21,14 +21,15 @@ TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 @contextmanager
-def opened(data: bytes, field: str) -> Generator[Image.Image]:
+def opened(data: bytes, field: str, most: int = MOST_PIXELS) -> Generator[Image.Image]:
     """A picture's first frame, unpacked.
 
     Args:
         field: what the picture is called in a refusal.
+        most: pixels that it may have.
 
     Raises:
-        Rejected: it is no PNG, WebP or JPEG that can be read to its end, or has more than MOST_PIXELS or MOST_TEXTS.
+        Rejected: it is no PNG, WebP or JPEG that can be read to its end, or has more pixels or MOST_TEXTS.
     """
     if sum(data.count(kind) for kind in TEXT_CHUNKS) > MOST_TEXTS:
         raise Rejected(field, f"more than {MOST_TEXTS} texts")
@@ -37,9 +38,8 @@ def opened(data: bytes, field: str) -> Generator[Image.Image]:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(BytesIO(data), formats=FORMATS) as picture:
-                if picture.width * picture.height > MOST_PIXELS:
-                    size = f"{picture.width} x {picture.height}"
-                    raise Rejected(field, f"{size} is more than {MOST_PIXELS} pixels")
+                if picture.width * picture.height > most:
+                    raise Rejected(field, f"{picture.width} x {picture.height} is more than {most} pixels")
                 picture.load()
                 yield picture
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):

@@ -136,12 +136,16 @@ class Engine:
         """
         ticket = Ticket(work)
         with self._changed:
-            self._require_ready()
-            if len(self._waiting) >= self._queue_limit:
-                raise Overloaded(len(self._waiting))
+            self.admit()
             self._waiting.append(ticket)
             self._changed.notify_all()
         return ticket
+
+    def admit(self) -> None:
+        """Refuse now what `submit` would refuse; asked before a request's pictures are unpacked."""
+        self._require_ready()
+        if len(self._waiting) >= self._queue_limit:
+            raise Overloaded(len(self._waiting))
 
     def stop(self) -> None:
         """Take no more, finish what was taken, and end the thread."""

@@ -65,7 +65,9 @@ def enhance(
     strength: Annotated[
         float | None, typer.Option(help="In place of a magnitude.", show_default=False)
     ] = None,
-    noise: Annotated[float, typer.Option(help="With a strength.")] = 0.0,
+    noise: Annotated[
+        float | None, typer.Option(help="In place of a magnitude's.", show_default=False)
+    ] = None,
     scale: Annotated[float, typer.Option(help="Of the picture's sides.")] = 1.5,
     prompt: Again = None,
     seed: Seed = None,
@@ -77,7 +79,8 @@ def enhance(
     """Draw a picture again, larger, as NAI's Enhance does: prompt and settings are read from its metadata."""
     from server.tasks import MAGNITUDES
 
-    change = MAGNITUDES[magnitude] if strength is None else (strength, noise)
+    level = MAGNITUDES[magnitude] if strength is None else (strength, 0.0)
+    change = level[0], level[1] if noise is None else noise
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
     _restart(
         picture,

@@ -8,6 +8,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, cast
 
 import numpy as np
@@ -88,10 +89,11 @@ def inspect(data: bytes, field: str = "file") -> Inspection:
         Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MOST_PIXELS.
     """
     with opened(data, field) as picture:
-        return _read(picture)
+        return read(picture)
 
 
-def _read(picture: Image.Image) -> Inspection:
+def read(picture: Image.Image) -> Inspection:
+    """What an open picture says."""
     text = {str(key): str(value) for key, value in picture.info.items() if isinstance(value, str)}
     rgb = np.asarray(picture.convert("RGB"))
     # NAI hides text in a full alpha alone; grey or indexed pictures have been through other hands
@@ -122,10 +124,19 @@ def _fields(text: str | None) -> dict[str, str] | None:
 def parsed(text: str) -> dict[str, object]:
     """The JSON object in a text that a stranger may have written; empty when it is none."""
     try:
-        found: object = json.loads(text)
+        found: object = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
         return {}
     return cast("dict[str, object]", found) if isinstance(found, dict) else {}
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if isfinite(value) else _no_number(text)
 
 
 def verdicts(inspection: Inspection, own: str | None, given: str | None) -> tuple[Verdict, ...]:

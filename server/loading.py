@@ -1,7 +1,11 @@
 """The one module of the server that reaches the torch half of pipelines; imported late, on the device thread."""
 
+from pathlib import Path
+
 import torch
 
+from pipelines.checkpoint import read_header
+from pipelines.esrgan import recognise
 from pipelines.merging import merge as merge
 from pipelines.pipeline import Pipeline
 from pipelines.studio import Studio
@@ -23,6 +27,8 @@ def load_studio(served: Served, settings: Settings) -> Studio:
     """
     entry, identity = served.entry, served.identity
     torch.backends.cudnn.allow_tf32 = False  # float32 is asked for where half precision is not enough
+    # first, as it is quick to refuse; in float32, since half precision shows as bands in flat colours
+    upscaler = None if served.upscaler is None else load_upscaler(served.upscaler, device(settings.device))
     weights = load(
         entry.path,
         device=device(settings.device),
@@ -35,10 +41,12 @@ def load_studio(served: Served, settings: Settings) -> Studio:
         attention=settings.attention,
     )
     sigma_max = served.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
-    upscaler = (
-        None if served.upscaler is None else load_upscaler(served.upscaler, weights.device, weights.vae_dtype)
-    )
     return Studio(Pipeline(weights, sigma_max, settings.engine.batching), upscaler)
+
+
+def enlarges(upscaler: Path) -> int:
+    """How many times an upscaler's file makes pictures wider; WeightsError if it is none."""
+    return recognise(read_header(upscaler))[0].scale
 
 
 def device(name: str) -> str:

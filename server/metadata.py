@@ -14,7 +14,7 @@ from importlib.metadata import version
 from math import inf, isfinite
 from typing import cast
 
-from pipelines.job import Job, Picture, second_pass
+from pipelines.job import SEEDS, Job, Picture, second_pass
 
 NAI_HASHES = frozenset(
     {
@@ -45,11 +45,17 @@ def generator() -> str:
 
 
 def about(
-    job: Job, ladder: Sequence[float], batching: str, source_hash: str, inpainting: str = "blend"
+    job: Job,
+    ladder: Sequence[float],
+    batching: str,
+    source_hash: str,
+    inpainting: str = "blend",
+    files: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """The Comment's `naiad` object: all that is needed to draw the picture again, as plain JSON values.
 
-    Pictures it was drawn from are told by their hashes, and how a part of one was drawn anew by `inpainting`.
+    Pictures it was drawn from are told by their hashes, how a part of one was drawn anew by `inpainting`, and weights
+    from beside the model by the hashes of their `files`.
     """
     told, inputs = asdict(job), dict[str, str]()
     if job.source is not None:
@@ -60,6 +66,7 @@ def about(
     return {
         "version": release(),
         "model": source_hash,
+        "files": dict(files or {}),
         "batching": batching,
         "job": _plain(told),
         "ladder": _plain(ladder),
@@ -140,7 +147,7 @@ def _started(job: Job, index: int) -> dict[str, object]:
         return {}
     if source.mask is not None:
         return {"add_original_image": source.overlay != "none"}
-    seed = (source.noise_seed + index) % 2**32
+    seed = (source.noise_seed + index) % SEEDS
     return {
         "strength": float(source.strength),
         "noise": float(source.noise),

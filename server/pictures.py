@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -29,6 +29,7 @@ class Imprint:
             neither key nor signature: nothing in it is the operator's own but the model; "none" writes nothing.
         batching: how jobs shared the device, for the canonical job.
         inpainting: likewise how a part of a picture is drawn anew, "network" or "blend".
+        files: likewise the hashes of the weights from beside the model.
     """
 
     source_hash: str
@@ -36,6 +37,7 @@ class Imprint:
     level: Literal["full", "plain", "none"]
     batching: str
     inpainting: str = "blend"
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if self.level == "full" and self.key is None:
@@ -55,7 +57,7 @@ def encoded(
     Raises:
         Rejected: the format cannot hold a picture of this size.
     """
-    ours = about(job, drawn.ladder, imprint.batching, imprint.source_hash, imprint.inpainting)
+    ours = about(job, drawn.ladder, imprint.batching, imprint.source_hash, imprint.inpainting, imprint.files)
     tell = partial(comment, job, index, recorded)
     return imprinted(imprint, drawn.pictures[index], tell, ours, drawn.seconds, image_format)
 

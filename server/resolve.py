@@ -9,25 +9,25 @@ from secrets import randbelow
 from typing import Literal
 
 from pipelines.errors import InvalidPrompt, UnknownName
-from pipelines.job import Guidance, Job, Prompts, Threshold
+from pipelines.job import SEEDS, Guidance, Job, Prompts, Threshold
 from pipelines.prompt import parse, shares
 from pipelines.samplers import canonical
 from pipelines.schedules import SCHEDULES
 from pipelines.tokens import LIMIT, weighted
+from server import tasks
 from server.captions import flattened
 from server.errors import Rejected
 from server.presets import Mode, Presets, Texts, completed
 from server.profiles import Profile
 from server.served import Served
-from server.tasks import SEEDS, Task, enhance, first, source, task
-from server.webp import LONGEST_SIDE
+from server.tasks import Task, first
+from server.webp import refuse_too_long
 from server.wire import LARGEST_AREA, GenerateRequest, Parameters
 
 NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
 NATIVE_ONLY = frozenset({"ddim_v3", "plms", "k_lms", "k_dpm_fast"})
 """Samplers NAI's page sends no noise schedule with."""
 DDIM = ("ddim", "ddim_v3")
-AUTO_SMEA_AREA = 2_166_785
 SAMPLES_BY_AREA = ((360_448, 8), (409_600, 6), (LARGEST_AREA, 4))
 """The largest area, in pixels, at which so many pictures may be asked for at once (NAI's page, 2026)."""
 STRUCTURED = re.compile(r"nai-diffusion-[4-9]")
@@ -71,18 +71,20 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         Rejected: a field's value cannot be used; the message names the field, the value and what is allowed.
     """
     asked, profile = request.parameters, policy.served.profile
-    kind = task(request)
+    kind = tasks.task(request)
     asked_model = policy.presets.canonical(request.model or policy.served.model)
     told = _model(asked_model, policy)
     width, height = asked.width or profile.defaults.width, asked.height or profile.defaults.height
-    second = enhance(asked, kind, (width, height), policy.served.upscales, pick_seed)
+    second = tasks.enhance(asked, kind, (width, height), policy.served, pick_seed)
+    last = (width, height) if second is None else (second.width, second.height)
     samples = _samples(asked.n_samples or 1, width, height)
-    if second is not None:
-        _samples(samples, second.width, second.height)
-    sampler, smea = _sampler(asked, kind, profile.defaults.sampler, width * height)
+    _samples(samples, *last)
+    image_format = _image_format(asked, *last)
+    sampler, smea = _sampler(asked, kind, profile, width * height)
     schedule = _schedule(asked, sampler, profile)
     bug, brownian = _ancestral_flags(asked, sampler, schedule)
     prompts = _prompts(request, asked_model, policy)
+    cut = _cut(prompts)
     seeds = _seeds(asked, samples, pick_seed)
     job = Job(
         model=policy.served.model,
@@ -97,24 +99,20 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         sigma_start=profile.sigma_start,
         brownian=brownian,
         smea=smea,
-        deep_shrink=first(asked.deep_shrink, width * height > first(profile.deep_shrink_above, LARGEST_AREA)),
-        source=source(asked, kind, (width, height), seeds[0]),
+        deep_shrink=tasks.shrinks(asked, profile, (width, height)),
+        source=tasks.source(asked, kind, (width, height), seeds[0]),
         enhance=second,
     )
     legacy = {} if asked.legacy is None else {"legacy": asked.legacy}
     recorded = {**legacy, "deliberate_euler_ancestral_bug": bug, "prefer_brownian": brownian}
-    warnings = (*told, *_cut(prompts), *_replaced(asked, job), *_excess(job, profile))
-    return Resolved(job, _image_format(asked, job), recorded, warnings)
+    warnings = (*told, *cut, *_replaced(asked, job), *_excess(job, profile))
+    return Resolved(job, image_format, recorded, warnings)
 
 
-def _image_format(asked: Parameters, job: Job) -> Literal["png", "webp"]:
-    last = job.enhance or job
-    if asked.image_format == "webp" and max(last.width, last.height) > LONGEST_SIDE:
-        reason = (
-            f"webp cannot hold {last.width}x{last.height}; sides are at most {LONGEST_SIDE}, or ask for png"
-        )
-        raise Rejected("parameters.image_format", reason)
-    return asked.image_format or "png"
+def _image_format(asked: Parameters, width: int, height: int) -> Literal["png", "webp"]:
+    image_format = asked.image_format or "png"
+    refuse_too_long(image_format, width, height)
+    return image_format
 
 
 def _model(name: str, policy: Policy) -> tuple[str, ...]:
@@ -142,10 +140,10 @@ def _samples(count: int, width: int, height: int) -> int:
     return count
 
 
-def _sampler(asked: Parameters, kind: Task, default: str, area: int) -> tuple[str, str]:
+def _sampler(asked: Parameters, kind: Task, profile: Profile, area: int) -> tuple[str, str]:
     """The sampler, and whether SMEA or DYN goes with it (DYN implies SMEA; pictures and some samplers exclude both)."""
     try:
-        name, smea = canonical(asked.sampler or default)
+        name, smea = canonical(asked.sampler or profile.defaults.sampler)
     except UnknownName as error:
         raise Rejected("parameters.sampler", str(error)) from None
     if kind == "infill" and name == "ddim_v3":
@@ -154,7 +152,7 @@ def _sampler(asked: Parameters, kind: Task, default: str, area: int) -> tuple[st
         return name, "off"
     if asked.sm_dyn:
         return name, "dyn"
-    automatic = True in (asked.auto_smea, asked.auto_smea_too) and area >= AUTO_SMEA_AREA
+    automatic = True in (asked.auto_smea, asked.auto_smea_too) and area >= profile.auto_smea_from
     return name, "smea" if (asked.sm or automatic) and smea == "off" else smea
 
 

@@ -3,8 +3,11 @@
 from base64 import b64encode
 from collections.abc import Mapping
 
+from server.decoding import opened
 from server.errors import Rejected
-from server.inspection import inspect, parsed
+from server.inspection import parsed, read
+from server.sources import upright
+from server.tasks import enlarged
 
 RECALLED = (
     *("steps", "scale", "uncond_scale", "cfg_rescale", "sampler", "noise_schedule", "dynamic_thresholding"),
@@ -28,13 +31,14 @@ def restarted(
     Raises:
         Rejected: the file cannot be read, or no prompt is known.
     """
-    found = inspect(data)
+    with opened(data, "file") as picture:
+        found, size = read(picture), upright(picture).size
     told = parsed((found.text or found.alpha or {}).get("Comment", ""))
     given = {key: value for key, value in asked.items() if value is not None}
     prompt = given.pop("input", told.get("prompt"))
     if not isinstance(prompt, str):
         raise Rejected("file", "says no prompt; give one with --prompt")
-    width, height = (int(side * scale + 1e-6) for side in found.size)
+    width, height = enlarged(size, scale)
     own = {
         "negative_prompt": told.get("uc", ""),
         **{key: told[key] for key in RECALLED if key in told},

@@ -1,7 +1,7 @@
 """The model a server answers with, known from its file alone: what it is, and the profile that fits it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +18,8 @@ class Served:
     """A checkpoint before it is loaded.
 
     `model` is its id in the catalogue, `ids` all that name the same checkpoint, `elsewhere` those that name another;
-    `fingerprint` is the 8 hex digits its pictures carry as Source; `upscaler` the file of what enlarges them.
+    `fingerprint` is the 8 hex digits its pictures carry as Source; `upscaler` the file of what enlarges them;
+    `files` the hashes of all weights from beside the checkpoint, by their keys in the catalogue.
     """
 
     model: str
@@ -30,6 +31,7 @@ class Served:
     reason: str
     fingerprint: str
     upscaler: Path | None = None
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def upscales(self) -> bool:
@@ -85,8 +87,18 @@ def recognise(catalog: Catalog, model: str | None = None) -> Served:
         profile, reason = matching(profiles, entry.path.name, identity)
     same = tuple(other for other in catalog.models if catalog.models[other] == entry)
     elsewhere = tuple(other for other in catalog.models if other not in same)
+    files = {".".join(map(str, key)): fingerprint(path) for key, path in catalog.beside(name)}
     return Served(
-        name, same, elsewhere, entry, identity, profile, reason, fingerprint(entry.path), catalog.upscaler
+        name,
+        same,
+        elsewhere,
+        entry,
+        identity,
+        profile,
+        reason,
+        fingerprint(entry.path),
+        catalog.upscaler,
+        files,
     )
 
 

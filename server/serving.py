@@ -39,7 +39,8 @@ def policy(served: Served, settings: Settings) -> Policy:
 def imprint(served: Served, settings: Settings) -> Imprint:
     """What pictures carry; with full metadata the signing key is made if there is none."""
     key = open_key(signing_key(settings)) if settings.metadata == "full" else None
-    return Imprint(served.fingerprint, key, settings.metadata, settings.engine.batching, served.inpainting)
+    batching = settings.engine.batching
+    return Imprint(served.fingerprint, key, settings.metadata, batching, served.inpainting, served.files)
 
 
 def engine(served: Served, settings: Settings) -> Engine:
@@ -154,4 +155,8 @@ def checks(catalog: Catalog, settings: Settings) -> Iterator[str]:
     for model in catalog.distinct():
         served = recognise(catalog, model)
         yield f"{model}: {served.entry.path.name}, {served.identity.family}, profile {served.profile.name}"
+    if catalog.upscaler is not None:
+        from server.loading import enlarges
+
+        yield f"upscaler: {catalog.upscaler.name}, {enlarges(catalog.upscaler)} times"
     yield "all is well"

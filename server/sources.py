@@ -10,7 +10,7 @@ import re
 from base64 import b64decode
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipelines.job import Picture
 from server.decoding import opened
@@ -18,6 +18,17 @@ from server.errors import Rejected
 
 Changes = np.ndarray[tuple[int, ...], np.dtype[np.uint8 | np.bool_]]
 DATA_URI = re.compile(r"data:image/[\w.+-]{1,40};base64,")
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is set upright, by EXIF's number for how it lies."""
 STEALTH = 254
 """The least alpha of a picture that only hides text there."""
 WHITE_ENOUGH = 127
@@ -40,19 +51,27 @@ def decoded(value: object, field: str) -> bytes:
         raise Rejected(field, "not Base64; a picture is sent in it, addresses are not followed") from None
 
 
-def picture(value: object, field: str, width: int | None = None, height: int | None = None) -> Picture:
-    """A request's picture at the size of the job, or at its own.
+def picture(value: object, field: str, width: int, height: int) -> Picture:
+    """A request's picture at the size of the job.
 
     Raises:
         Rejected: it cannot be read.
     """
     with opened(decoded(value, field), field) as sent:
-        upright = ImageOps.exif_transpose(sent)
-        rgb = _opaque(upright)
-    size = (width or rgb.width, height or rgb.height)
-    if rgb.size != size:
-        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
-    return Picture(*size, rgb.tobytes())
+        rgb = upright(sent)
+    if rgb.size != (width, height):
+        rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
+    return Picture(width, height, rgb.tobytes())
+
+
+def upright(sent: Image.Image) -> Image.Image:
+    """An open picture in RGB, turned as its EXIF says and laid over white where it can be seen through."""
+    try:
+        turn = TURNS.get(sent.getexif().get(ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  # a stranger's EXIF breaks the library in ways that it doesn't name
+        turn = None
+    rgb = _opaque(sent)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def mask(value: object, field: str, width: int, height: int, soft: bool = False) -> bytes:
@@ -93,8 +112,8 @@ def _eight_bit(sent: Image.Image) -> Image.Image:
     """A picture of 16 bits a channel in 8; any other as it is."""
     if not sent.mode.startswith("I"):
         return sent
-    values = np.asarray(sent, np.float64)
-    return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
+    values = np.asarray(sent).clip(0, 65535).astype(np.uint32)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def _opaque(sent: Image.Image) -> Image.Image:

@@ -3,12 +3,21 @@
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from pipelines.job import Enhance, Source
+from pipelines.job import SEEDS, Enhance, Picture, Source
 from server import sources
 from server.errors import Rejected
-from server.wire import LARGEST_AREA, GenerateRequest, Parameters, read_enhancing, read_starting
+from server.profiles import Profile
+from server.served import Served
+from server.wire import (
+    LARGEST_AREA,
+    Enhancing,
+    GenerateRequest,
+    Parameters,
+    read_enhancing,
+    read_infilling,
+    read_starting,
+)
 
-SEEDS = 2**32
 MAGNITUDES = {1: (0.2, 0.0), 2: (0.4, 0.0), 3: (0.5, 0.0), 4: (0.6, 0.0), 5: (0.7, 0.1)}
 """Strength and noise of Enhance's magnitudes (NAI's page, 2023 to 2026)."""
 Task = Literal["generate", "img2img", "infill"]
@@ -49,56 +58,83 @@ def source(asked: Parameters, kind: Task, size: Size, seed: int) -> Source | Non
     """
     if kind == "generate":
         return None
-    said = read_starting(asked)
-    picture, corrected = sources.picture(asked.image, "parameters.image", *size), bool(said.color_correct)
     if kind == "img2img":
-        seed = first(said.extra_noise_seed, seed) % SEEDS
-        return Source(picture, first(said.strength, 0.7), said.noise or 0.0, seed, color_correct=corrected)
-    mask = sources.mask(asked.mask, "parameters.mask", *size, soft=bool(said.soft_mask))
-    overlay = said.overlay or ("none" if said.add_original_image is False else "soft")
-    return Source(picture, said.inpaint_strength or 1.0, mask=mask, overlay=overlay, color_correct=corrected)
+        said = read_starting(asked)
+        picture, seed = _picture(asked, size), first(said.extra_noise_seed, seed) % SEEDS
+        strength, corrected = first(said.strength, 0.7), bool(said.color_correct)
+        return Source(picture, strength, said.noise or 0.0, seed, color_correct=corrected)
+    infill = read_infilling(asked)
+    picture = _picture(asked, size)
+    mask = sources.mask(asked.mask, "parameters.mask", *size, soft=bool(infill.soft_mask))
+    overlay = infill.overlay or ("none" if infill.add_original_image is False else "soft")
+    strength, corrected = infill.strength or 1.0, bool(infill.color_correct)
+    return Source(picture, strength, mask=mask, overlay=overlay, color_correct=corrected)
+
+
+def _picture(asked: Parameters, size: Size) -> Picture:
+    return sources.picture(asked.image, "parameters.image", *size)
 
 
 def enhance(
-    asked: Parameters, kind: Task, size: Size, can_upscale: bool, pick_seed: Callable[[], int]
+    asked: Parameters, kind: Task, size: Size, served: Served, pick_seed: Callable[[], int]
 ) -> Enhance | None:
     """The second pass that is asked for.
 
     Args:
         size: of the first pass.
-        can_upscale: whether a network for it is loaded.
 
     Raises:
         Rejected: it cannot be had, or what is said of it is not allowed.
     """
-    if not asked.enhance:
+    if asked.enhance is None or asked.enhance is False:
         return None
     if kind != "generate":
         raise Rejected("parameters.enhance", f"goes with generate alone, not with {kind}")
     said = read_enhancing(asked)
-    if said.magnitude is None and said.strength is None:
-        raise Rejected("parameters.enhance", "needs a magnitude, 1 to 5, or a strength")
-    if said.upscaler == "network" and not can_upscale:
+    if said.upscaler == "network" and not served.upscales:
         raise Rejected(
             "parameters.enhance.upscaler", "no network for it is loaded; 'lanczos' is always there"
         )
-    strength, noise = MAGNITUDES[said.magnitude or 1]
-    width, height = _enlarged(size, said.scale)
+    width, height = _enlarged(size, first(said.scale, 1.5))
+    strength, noise = _change(said)
     seed = (said.seed or 0) % SEEDS or pick_seed()
     return Enhance(
         width,
         height,
-        first(said.strength, strength),
-        first(said.noise, noise if said.strength is None else 0.0),
+        strength,
+        noise,
         seed,
-        seed,
-        said.upscaler == "network",
+        noise_seed=seed,
+        network=said.upscaler == "network",
+        deep_shrink=shrinks(asked, served.profile, (width, height)),
     )
 
 
-def _enlarged(size: Size, scale: float) -> Size:
+def _change(said: Enhancing) -> tuple[float, float]:
+    """Strength and noise; what is said of either counts before a magnitude."""
+    if said.strength is not None:
+        return said.strength, said.noise or 0.0
+    if said.magnitude is None:
+        raise Rejected("parameters.enhance", "needs a magnitude, 1 to 5, or a strength")
+    strength, noise = MAGNITUDES[said.magnitude]
+    return strength, first(said.noise, noise)
+
+
+def shrinks(asked: Parameters, profile: Profile, size: Size) -> bool:
+    """Whether a pass of this size is drawn with deep shrink."""
+    is_large = size[0] * size[1] > first(profile.deep_shrink_above, LARGEST_AREA)
+    return first(asked.deep_shrink, is_large)
+
+
+def enlarged(size: Size, scale: float) -> Size:
     """Both sides times the scale, rounded down as NAI's page does; a hair is added for scales like 1.15."""
     width, height = (int(side * scale + 1e-6) for side in size)
+    return width, height
+
+
+def _enlarged(size: Size, scale: float) -> Size:
+    """The same, if it can be drawn."""
+    width, height = enlarged(size, scale)
     field, made = "parameters.enhance.scale", f"{scale:g} makes {size[0]}x{size[1]} {width}x{height}"
     if width % 32 or height % 32 or min(width, height) < 64:
         raise Rejected(field, f"{made}; both sides must be multiples of 32, at least 64")

@@ -5,24 +5,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
-from pipelines.job import Enlargement
+from pipelines.job import Enlargement, Picture
 from server import sources
-from server.decoding import MOST_PIXELS
+from server.decoding import MOST_PIXELS, opened
 from server.engine import Drawn
 from server.errors import Rejected
-from server.inspection import inspect, parsed
+from server.inspection import parsed, read
 from server.metadata import generator, release, written
 from server.pictures import ImageFormat, Imprint, imprinted
 from server.signature import SIGNED_HASH
+from server.webp import refuse_too_long
 from server.wire import LARGEST_AREA, Real, Wire, validated
 
 LONGEST_CARRIED = 50_000
 """Characters of a source's own text beyond which only its hash is kept."""
-OWN = ("naiad", "derived_from", "generator", SIGNED_HASH)
+OWN = ("prompt", "naiad", "derived_from", "generator", SIGNED_HASH)
 """What a Comment says of the file it is in, and of no other."""
 
 
@@ -52,19 +53,16 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
     asked = validated(UpscaleRequest, body)
     if not asked.image:
         raise Rejected("image", "is required: a picture in Base64")
-    said = inspect(sources.decoded(asked.image, "image"), "image")
-    picture, scale = sources.picture(asked.image, "image"), asked.scale or 2.0
-    if picture.width * picture.height > LARGEST_AREA:
-        raise Rejected(
-            "image", f"{picture.width}x{picture.height}; at most {LARGEST_AREA} pixels are enlarged"
-        )
+    with opened(sources.decoded(asked.image, "image"), "image", LARGEST_AREA) as sent:
+        said, rgb = read(sent), sources.upright(sent)
+    picture, scale = Picture(*rgb.size, rgb.tobytes()), asked.scale or 2.0
+    image_format = asked.image_format or "png"
     width, height = round(picture.width * scale), round(picture.height * scale)
     if width * height > MOST_PIXELS:
         made = f"{scale:g} makes {picture.width}x{picture.height} {width}x{height}"
         raise Rejected("scale", f"{made}, {width * height} pixels; at most {MOST_PIXELS}")
-    return Upscale(
-        Enlargement(picture, width, height), said.text or said.alpha or {}, asked.image_format or "png"
-    )
+    refuse_too_long(image_format, width, height, "image_format")
+    return Upscale(Enlargement(picture, width, height), said.text or said.alpha or {}, image_format)
 
 
 def enlarged(imprint: Imprint, upscale: Upscale, drawn: Drawn, way: str) -> bytes:
@@ -76,8 +74,9 @@ def enlarged(imprint: Imprint, upscale: Upscale, drawn: Drawn, way: str) -> byte
     work = upscale.work
     about = {
         "version": release(),
+        "files": dict(imprint.files),
         "upscale": {"width": work.width, "height": work.height, "by": way},
-        "inputs": {"picture": sha256(work.picture.rgb).hexdigest()},
+        "inputs": {"picture": _hash(upscale)},
     }
     tell = partial(comment, upscale)
     return imprinted(imprint, drawn.pictures[0], tell, about, drawn.seconds, upscale.image_format)
@@ -85,24 +84,37 @@ def enlarged(imprint: Imprint, upscale: Upscale, drawn: Drawn, way: str) -> byte
 
 def comment(upscale: Upscale, about: Mapping[str, object] | None = None) -> dict[str, object]:
     """The Comment of an enlarged picture: the source's own keys with the new size, and where they are from."""
-    source = parsed(upscale.fields.get("Comment", ""))
-    carried = {key: value for key, value in source.items() if key not in OWN}
-    derived = {
-        key: written(value)
-        for key, value in upscale.fields.items()
-        if key not in ("Comment", "Signature key")
-    }
-    if source:
-        derived["Comment"] = json.dumps({key: value for key, value in source.items() if key != SIGNED_HASH})
+    source, fields = parsed(upscale.fields.get("Comment", "")), upscale.fields
+    derived = {key: written(fields[key]) for key in fields if key not in ("Comment", "Signature key")}
+    derived |= _unsigned(source)
     if sum(map(len, derived.values())) > LONGEST_CARRIED:
-        carried, derived = {}, {}
-    digest = sha256(upscale.work.picture.rgb).hexdigest()
+        source, derived = {}, {}
+    prompt = source.get("prompt")
     return {
-        "prompt": "",
-        **carried,
+        "prompt": written(prompt) if isinstance(prompt, str) else "",
+        **{key: value for key, value in source.items() if key not in OWN and _is_flat(value)},
         "width": upscale.work.width,
         "height": upscale.work.height,
-        "derived_from": {**derived, "pixels": digest},
+        "derived_from": {**derived, "pixels": _hash(upscale)},
         **({} if about is None else {"naiad": about}),
         "generator": generator(),
     }
+
+
+def _hash(upscale: Upscale) -> str:
+    return sha256(upscale.work.picture.rgb).hexdigest()
+
+
+def _unsigned(comment: Mapping[str, object]) -> dict[str, str]:
+    """A Comment as a field, without its signature; none for one that is empty or nested beyond measure."""
+    kept = {key: value for key, value in comment.items() if key != SIGNED_HASH}
+    try:
+        return {"Comment": json.dumps(kept)} if kept else {}
+    except RecursionError:
+        return {}
+
+
+def _is_flat(value: object) -> bool:
+    """Whether a value holds no others, or is a list of such: NAI V3 has no more."""
+    values = cast("list[object]", value) if isinstance(value, list) else [value]
+    return not any(isinstance(one, dict | list) for one in values)

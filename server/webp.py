@@ -30,14 +30,25 @@ def encode(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
         Rejected: a side is too long for WebP.
     """
     height, width = pixels.shape[:2]
-    if max(height, width) > LONGEST_SIDE:
-        reason = f"webp cannot hold {width} x {height}; sides are at most {LONGEST_SIDE}, or ask for png"
-        raise Rejected("parameters.image_format", reason)
+    refuse_too_long("webp", width, height)
     file = BytesIO()
     exif = exif_of(fields) if fields else b""
     # quality is effort here; more of it costs five times as long and saves nothing on drawings
     Image.fromarray(pixels).save(file, "WEBP", lossless=True, exact=True, method=0, quality=0, exif=exif)
     return file.getvalue()
+
+
+def refuse_too_long(
+    image_format: str, width: int, height: int, field: str = "parameters.image_format"
+) -> None:
+    """Refuse a WebP of more than LONGEST_SIDE.
+
+    Args:
+        field: which names the format in the request.
+    """
+    if image_format == "webp" and max(height, width) > LONGEST_SIDE:
+        reason = f"webp cannot hold {width}x{height}; sides are at most {LONGEST_SIDE}, or ask for png"
+        raise Rejected(field, reason)
 
 
 def exif_of(fields: Mapping[str, str]) -> bytes:

@@ -12,19 +12,18 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from server.errors import rejected
+from server.metadata import written
 
 LARGEST_AREA = 3_145_728
 LONGEST_TEXT = 40_000
 LONGEST_NAME = 200
 MOST_STEPS = 50
 MOST_SAMPLES = 8
-UNWRITABLE = dict.fromkeys([0, *range(0xD800, 0xE000)])
-"""NUL ends a text chunk early, and a lone surrogate, half of a character a client has cut, is none at all."""
 
 
 def cleaned(value: object) -> object:
     """A text without what no file can hold; anything else as it is."""
-    return value.translate(UNWRITABLE) if isinstance(value, str) else value
+    return written(value) if isinstance(value, str) else value
 
 
 def _no_boolean(value: object) -> object:
@@ -109,18 +108,12 @@ class Parameters(Wire):
 
 
 class Starting(Wire):
-    """What `parameters` say of a picture to start from; looked at only where there is one."""
+    """What `parameters` say of a picture that img2img starts from."""
 
     strength: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     noise: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     extra_noise_seed: Whole | None = Field(None, description="a whole number, taken modulo 2^32")
-    inpaint_strength: Annotated[Real, Field(gt=0, le=1)] | None = Field(
-        None, alias="inpaintImg2ImgStrength", description="a number above 0, at most 1"
-    )
-    add_original_image: Flag = Field(None, description=A_FLAG)
-    overlay: Literal["soft", "hard", "none"] | None = Field(None, description="soft, hard or none")
     color_correct: Flag = Field(None, description=A_FLAG)
-    soft_mask: Flag = Field(None, description=A_FLAG)
 
 
 class StartingRequest(Wire):
@@ -129,17 +122,35 @@ class StartingRequest(Wire):
     parameters: Starting = Field(description="an object")
 
 
+class Infilling(Wire):
+    """What they say of one that infill draws into."""
+
+    strength: Annotated[Real, Field(gt=0, le=1)] | None = Field(
+        None, alias="inpaintImg2ImgStrength", description="a number above 0, at most 1"
+    )
+    add_original_image: Flag = Field(None, description=A_FLAG)
+    overlay: Literal["soft", "hard", "none"] | None = Field(None, description="soft, hard or none")
+    color_correct: Flag = Field(None, description=A_FLAG)
+    soft_mask: Flag = Field(None, description=A_FLAG)
+
+
+class InfillingRequest(Wire):
+    """A body as far as Infilling goes."""
+
+    parameters: Infilling = Field(description="an object")
+
+
 class Enhancing(Wire):
     """`parameters.enhance`: our own, a second pass in the same request."""
 
-    scale: Annotated[Real, Field(gt=0, le=4)] = Field(1.5, description="a number above 0, at most 4")
+    scale: Annotated[Real, Field(gt=0, le=4)] | None = Field(None, description="a number above 0, at most 4")
     magnitude: Annotated[Whole, Field(ge=1, le=5)] | None = Field(
         None, description="a whole number from 1 to 5"
     )
     strength: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     noise: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     seed: Whole | None = Field(None, description="a whole number, taken modulo 2^32; 0 means any")
-    upscaler: Literal["lanczos", "network"] = Field("lanczos", description="lanczos or network")
+    upscaler: Literal["lanczos", "network"] | None = Field(None, description="lanczos or network")
 
 
 class EnhancingParameters(Wire):
@@ -175,13 +186,21 @@ def read_request(body: Mapping[str, object]) -> GenerateRequest:
 
 
 def read_starting(asked: Parameters) -> Starting:
-    """What is said of a picture to start from.
+    """What is said of a picture that img2img starts from.
 
     Raises:
         Rejected: a value is not allowed; the message names it.
     """
-    said = {field.alias or name: getattr(asked, name) for name, field in Starting.model_fields.items()}
-    return validated(StartingRequest, {"parameters": said}).parameters
+    return validated(StartingRequest, {"parameters": asked.model_dump(by_alias=True)}).parameters
+
+
+def read_infilling(asked: Parameters) -> Infilling:
+    """What is said of one that infill draws into.
+
+    Raises:
+        Rejected: a value is not allowed; the message names it.
+    """
+    return validated(InfillingRequest, {"parameters": asked.model_dump(by_alias=True)}).parameters
 
 
 def read_enhancing(asked: Parameters) -> Enhancing:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from demo.architecture import demo_architecture
-from pipelines.architecture import Architecture
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.networks import DiffusersUNet
 from pipelines.pipeline import Pipeline
@@ -90,4 +89,6 @@ def test_only_the_first_third_of_a_run_is_shrunk(demo):
 
     Pipeline(replace(demo.weights, unet=noting)).latents(job)
     assert asked == [True] * 7 + [False] * 13
-    assert isinstance(demo.weights.architecture, Architecture)
+    asked.clear()
+    Pipeline(replace(demo.weights, unet=noting)).latents(replace(job, smea="smea"))
+    assert asked[:4] == [True, False] * 2  # SMEA's smaller copy is small enough

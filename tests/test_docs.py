@@ -8,12 +8,15 @@ import pytest
 
 from pipelines.samplers import ALIASES, SAMPLERS
 from pipelines.schedules import SCHEDULES
+from server import cli
 from server.app import House, create_app
+from server.catalog import Catalog, Entry
 from server.settings import Settings
 from server.toml import names
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS: Any = cli.app.registered_commands
 TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
 
 
@@ -30,6 +33,25 @@ def targets():
 @pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES, *SCHEDULES, *names(Settings), *paths()])
 def test_it_is_named_in_the_documentation(name):
     assert f"`{name}`" in TEXT or f"`GET {name}`" in TEXT or f"`POST {name}`" in TEXT
+
+
+@pytest.mark.parametrize(
+    "module",
+    sorted(file.stem for half in ("pipelines", "server") for file in (ROOT / half).glob("[a-z]*.py")),
+)
+def test_a_module_is_named_where_the_architecture_is_told(module):
+    assert f"`{module}`" in (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in COMMANDS])
+def test_a_command_is_named_in_the_documentation(command):
+    assert f"`naiad {command}" in TEXT
+
+
+@pytest.mark.parametrize("key", [*Catalog.model_fields, *Entry.model_fields])
+def test_a_key_of_the_catalogue_is_named_in_the_example(key):
+    example = (ROOT / "weights.example.toml").read_text("utf-8")
+    assert key == "models" or re.search(rf"^(# )?{key} = ", example, re.MULTILINE)
 
 
 @pytest.mark.parametrize("target", targets())

@@ -171,6 +171,7 @@ def test_the_naiad_object_tells_the_whole_job_in_plain_json():
             "source": None,
             "enhance": None,
         },
+        "files": {},
         "ladder": ["inf", 1.5, 0.0],
         "inputs": {},
     }  # fmt: skip

@@ -68,6 +68,13 @@ def test_a_shipped_profile_asks_for_what_there_is(profile):
     assert all(re.compile(pattern) for pattern in profile.match.name)
 
 
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_no_profile_shrinks_the_sizes_it_offers(profile):
+    offered = (*profile.sizes, (profile.defaults.width, profile.defaults.height))
+    largest = max(width * height for width, height in offered)
+    assert profile.deep_shrink_above is None or largest <= profile.deep_shrink_above
+
+
 def test_the_demo_has_nai_own_defaults():
     defaults = named(PROFILES, "demo").defaults
     assert (defaults.sampler, defaults.noise_schedule, defaults.steps) == ("k_euler", "native", 28)

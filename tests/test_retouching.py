@@ -56,6 +56,15 @@ def test_what_is_asked_for_counts_instead(file):
     assert body["parameters"]["steps"] == 5
 
 
+def test_a_picture_that_lies_on_its_side_is_measured_upright():
+    image, file = Image.fromarray(PIXELS), BytesIO()
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(file, "JPEG", exif=exif)
+    body: Any = restarted(file.getvalue(), 2.0, 0.5, 0.0, {"input": "cat"})
+    assert (body["parameters"]["width"], body["parameters"]["height"]) == (128, 192)
+
+
 def test_a_picture_without_a_prompt_needs_one():
     with pytest.raises(Rejected, match="says no prompt"):
         restarted(bare(), 1.5, 0.5, 0.0, {})

@@ -1,9 +1,17 @@
+import enlargers
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from demo.checkpoint import build_demo
+from pipelines.checkpoint import fingerprint
 from pipelines.errors import WeightsError
+from pipelines.job import Enlargement, Picture
 from server.catalog import Catalog, Entry, single
+from server.loading import load_studio
 from server.served import recognise
+from server.serving import checks
+from server.settings import Settings
 from server.toml import ConfigError
 
 
@@ -34,6 +42,22 @@ def test_a_second_unet_for_inpainting_is_named_in_the_card(demo_file, tmp_path):
     catalog = Catalog(default="m", models={"m": Entry(path=demo_file, inpainting=nine)})
     assert recognise(catalog).card()["inpainting"] == "network"
     assert recognise(single(demo_file)).card()["inpainting"] == "blend"
+
+
+def test_what_enlarges_is_named_hashed_and_checked(demo_file, tmp_path):
+    network, wrong = tmp_path / "anime.safetensors", tmp_path / "wrong.safetensors"
+    save_file(enlargers.at_random().state_dict(), network)
+    save_file({"a": torch.zeros(1)}, wrong)
+    catalog = single(demo_file).model_copy(update={"upscaler": network})
+    found = recognise(catalog)
+    assert found.card()["upscaler"] == "anime.safetensors"
+    assert found.files == {"upscaler": fingerprint(network)}
+    assert "upscaler: anime.safetensors, 4 times" in list(checks(catalog, Settings(metadata="plain")))
+    studio = load_studio(found, Settings(device="cpu"))
+    (enlarged,) = studio.run(Enlargement(Picture(8, 8, bytes(192)), 16, 16))
+    assert enlarged.shape == (16, 16, 3)
+    with pytest.raises(WeightsError, match="not an ESRGAN-family upscaler"):
+        list(checks(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))
 
 
 def test_a_second_unet_must_be_one_for_inpainting(demo_file):

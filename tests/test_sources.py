@@ -68,6 +68,21 @@ def test_it_is_turned_as_its_exif_says():
     assert (read(image, exif=exif, size=(64, 96)) == np.rot90(PIXELS, -1)).all()
 
 
+def test_broken_exif_is_no_reason_to_refuse():
+    image, rng = Image.fromarray(PIXELS), np.random.default_rng(4)
+    exif = image.getexif()
+    exif[0x0112], exif[0x010E], exif[0x8298] = 6, "a", "b"
+    file = BytesIO()
+    image.save(file, "JPEG", exif=exif, quality=95)
+    plain, start = file.getvalue(), file.getvalue().index(b"Exif")
+    for _ in range(300):
+        data = bytearray(plain)
+        for place in rng.integers(start + 6, start + 54, 3):
+            data[place] = rng.integers(256)
+        found = picture(b64encode(data).decode(), "image", 64, 96)
+        assert len(found.rgb) == 64 * 96 * 3
+
+
 def test_what_can_be_seen_through_lies_on_white_and_hidden_text_is_dropped():
     clear = Image.new("RGBA", (96, 64), (255, 0, 0, 0))
     assert (read(clear) == 255).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.errors import Cancelled
 from pipelines.job import Enhance, Enlargement, Guidance, Job, Picture, Prompts
 from pipelines.pipeline import Progress
 from pipelines.studio import Studio
@@ -40,7 +41,8 @@ class Doubling:
 
     scale = 2
 
-    def enlarge(self, pixels):
+    def enlarge(self, pixels, before_tile):
+        before_tile(0, 1)
         return (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)
 
 
@@ -83,6 +85,15 @@ def test_an_enlargement_is_made_by_what_is_loaded(pipeline, doubling, network, s
     assert (enlarged == shade).all()
     assert studio.ladder(work) == ()
     assert pipeline.jobs == []
+
+
+def test_an_enlargement_can_be_called_off(pipeline, doubling):
+    def called_off(progress):
+        raise Cancelled(f"{progress.step} of {progress.steps}")
+
+    work = Enlargement(Picture(8, 4, bytes([50]) * 96), 12, 6)
+    with pytest.raises(Cancelled, match="1 of 1"):
+        Studio(pipeline, doubling).run(work, called_off)
 
 
 def test_the_ladder_told_is_the_last_pass_s(pipeline):

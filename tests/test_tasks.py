@@ -51,6 +51,8 @@ def ask(served):
         ({"magnitude": "3", "seed": 0}, Enhance(1248, 1824, 0.5, 0.0, 99, 99)),
         ({"magnitude": 4, "scale": 1, "seed": -1}, Enhance(832, 1216, 0.6, 0.0, 2**32 - 1, 2**32 - 1)),
         ({"magnitude": 5, "seed": 7}, Enhance(1248, 1824, 0.7, 0.1, 7, 7)),
+        ({"magnitude": 3, "scale": None, "upscaler": None}, Enhance(1248, 1824, 0.5, 0.0, 99, 99)),
+        ({"magnitude": 3, "noise": 0.3}, Enhance(1248, 1824, 0.5, 0.3, 99, 99)),
         ({"strength": 0.33}, Enhance(1248, 1824, 0.33, 0.0, 99, 99)),
         ({"strength": 0.33, "noise": 0.2, "magnitude": 5}, Enhance(1248, 1824, 0.33, 0.2, 99, 99)),
     ],
@@ -61,7 +63,7 @@ def test_enhance_is_a_second_pass_with_seeds_of_its_own(ask, sent, expected):
     assert (job.width, job.height, job.seeds) == (832, 1216, (40,))
 
 
-@pytest.mark.parametrize("sent", [None, {}, False])
+@pytest.mark.parametrize("sent", [None, False])
 def test_no_enhance_is_none(ask, sent):
     assert ask(enhance=sent).enhance is None
 
@@ -70,6 +72,8 @@ def test_no_enhance_is_none(ask, sent):
     ("sent", "said"),
     [
         ({"scale": 1.5}, "parameters.enhance: needs a magnitude"),
+        ({}, "parameters.enhance: needs a magnitude"),
+        ([], "parameters.enhance: an array is not an object"),
         ({"magnitude": 6}, "parameters.enhance.magnitude: 6 is not a whole number from 1 to 5"),
         ({"magnitude": 1, "scale": 1.3}, "1.3 makes 832x1216 1081x1580; both sides must be multiples of 32"),
         ({"magnitude": 1, "scale": 2}, "1664x2432, 4046848 pixels; at most 3145728"),
@@ -96,6 +100,16 @@ def test_enhance_goes_with_generate_alone_and_counts_for_the_number_of_pictures(
     assert len(ask(width=512, height=512, n_samples=8).seeds) == 8
     with pytest.raises(Rejected, match="8 pictures of 1024x1024; at most 4"):
         ask(width=512, height=512, n_samples=8, enhance={"magnitude": 1, "scale": 2})
+
+
+def test_each_pass_is_shrunk_by_its_own_size(served, ask):
+    profile = served.profile.model_copy(update={"deep_shrink_above": 2_000_000})
+    policy = Policy(replace(served, profile=profile), PRESETS)
+    request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
+    job: Any = resolve(GenerateRequest.model_validate(request), policy).job
+    assert (job.deep_shrink, job.enhance.deep_shrink) == (False, True)
+    assert second_pass(job, job.enhance, 0, Picture(1, 1, b"")).deep_shrink
+    assert ask(deep_shrink=True).deep_shrink
 
 
 def test_the_network_is_used_where_there_is_one(ask):

@@ -40,9 +40,18 @@ def test_a_tint_is_taken_back(mask):
 
 
 def test_what_was_drawn_anew_is_corrected_but_not_measured():
-    drawn = OWN.copy()
-    drawn[:, 48:] = (255, 0, 0)
-    np.testing.assert_allclose(toned(drawn, source(PLACES.tobytes())), drawn, atol=1)
+    drawn = _rgb(_lab(OWN) + np.array([12, 0, 0], np.float32))
+    drawn[:, 48:] = (128, 128, 128)
+    corrected = toned(drawn, source(PLACES.tobytes()))
+    np.testing.assert_allclose(corrected[:, :48], OWN[:, :48], atol=3)
+    assert (corrected[:, 48:] < 110).all()  # as much darker as what was kept has become
+
+
+def test_a_grey_drawing_stays_grey():
+    grey = np.repeat(RNG.integers(0, 256, (HEIGHT, WIDTH, 1), np.int64), 3, axis=2)
+    noisy = (grey + RNG.integers(-1, 2, grey.shape)).clip(0, 255).astype(np.uint8)
+    spread = np.asarray(toned(noisy, source())).astype(int).std(axis=2).mean()
+    assert spread < 20  # its own 0.8, twice as wide, around the source's mean tint
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from painter import HERE, Painter, house, pictures
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from server.app import create_app
 from server.catalog import single
@@ -98,7 +99,7 @@ def test_a_network_is_named_and_nothing_is_warned_of(served, painter, signing_ke
         ({"image": base64_of(np.zeros((3000, 1000, 3), np.uint8)), "scale": 4}, "48000000 pixels; at most"),
         (
             {"image": base64_of(np.zeros((2000, 2000, 3), np.uint8))},
-            "image: 2000x2000; at most 3145728 pixels",
+            "image: 2000 x 2000 is more than 3145728 pixels",
         ),
     ],
 )
@@ -127,6 +128,36 @@ def test_an_enlarged_picture_is_ours_and_tells_where_it_is_from(client, signing_
     assert after.text["Description"] == source["prompt"]
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"prompt": "\\ud800a", "seed": 4}',
+        '{"prompt": "\\u0000a", "seed": 4}',
+        '{"prompt": "a", "seed": 4, "scale": NaN}',
+        '{"prompt": "a", "seed": 4, "scale": 1e999}',
+        '{"prompt": null, "seed": 4}',
+        '{"prompt": {"a": 1}, "seed": 4, "v4_prompt": {"a": [[]]}}',
+        '{"a": ' + "[" * 900 + "]" * 900 + "}",
+        "[1]",
+    ],
+)
+def test_what_a_stranger_wrote_is_carried_as_far_as_it_can_be(client, told):
+    chunks = PngInfo()
+    chunks.add_text("Comment", told)
+    sent = {"image": base64_of(PIXELS, pnginfo=chunks)}
+    found = inspect(client.post(URL, json=sent, headers={"Accept": "image/png"}).content)
+    comment = json.loads(found.text["Comment"])
+    assert comment["prompt"] in ("", "a")
+    assert found.text["Description"] == comment["prompt"]
+    assert (comment["width"], comment.get("v4_prompt")) == (128, None)
+
+
+def test_a_webp_that_would_be_too_long_is_refused_before_it_is_made(client, painter):
+    sent = {"image": base64_of(np.zeros((4, 9000, 3), np.uint8)), "image_format": "webp"}
+    assert "image_format: webp cannot hold 18000x8" in client.post(URL, json=sent).json()["message"]
+    assert painter.jobs == []
+
+
 def test_a_picture_without_a_word_gets_a_comment_of_its_size_alone(client):
     answer = client.post(URL, json={"image": base64_of(PIXELS)}, headers={"Accept": "image/png"})
     told = json.loads(inspect(answer.content).text["Comment"])
@@ -147,8 +178,6 @@ def test_nai_s_signature_is_not_carried_over(client, signing_key):
 
 
 def test_a_source_that_says_too_much_is_kept_as_a_hash(client):
-    from PIL.PngImagePlugin import PngInfo
-
     told = PngInfo()
     told.add_text("Description", "x" * 60_000)
     answer = client.post(

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from server.body import parsed
 from server.errors import Rejected, rejected
-from server.wire import LONGEST_TEXT, GenerateRequest, Parameters, read_starting
+from server.wire import LONGEST_TEXT, GenerateRequest, Parameters, read_infilling, read_starting
 
 WORD = f"a text of at most {LONGEST_TEXT} characters"
 NAME = "a name of at most 200 characters"
@@ -250,28 +250,36 @@ def test_a_request_does_not_change():
 
 
 STARTING = [
-    *((name, value) for name in ("strength", "noise") for value in (-0.1, 1.1, "much", True, [])),
-    *(("inpaintImg2ImgStrength", value) for value in (0, -1, 1.5, "x")),
-    *(("extra_noise_seed", value) for value in (0.5, "x", True)),
-    *(
-        (name, value)
-        for name in ("add_original_image", "color_correct", "soft_mask")
-        for value in (3, "maybe")
-    ),
-    ("overlay", "medium"),
-]
+    *((read_starting, name, value) for name in ("strength", "noise") for value in (-0.1, 1.1, "much", True, [])),
+    *((read_starting, "extra_noise_seed", value) for value in (0.5, "x", True)),
+    *((read_infilling, "inpaintImg2ImgStrength", value) for value in (0, -1, 1.5, "x")),
+    *((read_infilling, name, value) for name in ("add_original_image", "soft_mask") for value in (3, "maybe")),
+    *((read, "color_correct", 3) for read in (read_starting, read_infilling)),
+    (read_infilling, "overlay", "medium"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), STARTING)
-def test_what_is_said_of_a_picture_is_looked_at_only_when_there_is_one(name, value):
+@pytest.mark.parametrize(("reader", "name", "value"), STARTING)
+def test_what_is_said_of_a_picture_is_looked_at_only_when_there_is_one(reader, name, value):
     asked = parameters(**{name: value})
     with pytest.raises(Rejected, match=rf"^parameters\.{name}: .* is not "):
-        read_starting(asked)
+        reader(asked)
 
 
 def test_what_is_said_of_a_picture_may_come_as_text_or_not_at_all():
-    said = read_starting(
-        parameters(strength="0.5", noise=0, extra_noise_seed="7", add_original_image="false")
-    )
-    assert (said.strength, said.noise, said.extra_noise_seed, said.add_original_image) == (0.5, 0.0, 7, False)
-    assert set(read_starting(parameters()).model_dump().values()) == {None}
+    said = read_starting(parameters(strength="0.5", noise=0, extra_noise_seed="7", color_correct="false"))
+    assert (said.strength, said.noise, said.extra_noise_seed, said.color_correct) == (0.5, 0.0, 7, False)
+    infill = read_infilling(parameters(inpaintImg2ImgStrength="0.5", add_original_image="false"))
+    assert (infill.strength, infill.add_original_image, infill.overlay) == (0.5, False, None)
+    for nothing in (read_starting(parameters()), read_infilling(parameters())):
+        assert set(nothing.model_dump().values()) == {None}
+
+
+def test_each_task_looks_at_its_own_fields_alone():
+    wrong = parameters(strength=9, noise="x", overlay=7, inpaintImg2ImgStrength=0, soft_mask="perhaps")
+    with pytest.raises(Rejected, match=r"parameters\.strength"):
+        read_starting(wrong)
+    with pytest.raises(Rejected, match=r"parameters\.inpaintImg2ImgStrength"):
+        read_infilling(wrong)
+    assert read_starting(parameters(overlay=7, inpaintImg2ImgStrength=0)).strength is None
+    assert read_infilling(parameters(strength=9, noise="x")).strength is None

@@ -1,6 +1,7 @@
 """Real clients, unmodified but for their address, against a real server process that has the demo model."""
 
 import json
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -98,11 +99,12 @@ def change_of_noise():
 @pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
 def test_it_paints_into_a_picture(client, form, open_address, tmp_path):
     mask = Image.fromarray(INSIDE if form == "full" else PLACES)
-    start = {"kind": "infill", **files(tmp_path, image=SOURCE, mask=mask.convert("L"))}
+    start: Any = {"kind": "infill", **files(tmp_path, image=SOURCE, mask=mask.convert("L"))}
     if client is not SDK:  # these two send a strength, which infill does not look at
         start["strength"] = 0.7
     assert ask(client, open_address, tmp_path, start=start) == {"pictures": 1}
-    drawn, said = picture(tmp_path)
+    found = picture(tmp_path)
+    drawn, said = found[0], cast("Any", found[1])
     assert said["request_type"] == "NativeInfillingRequest"
     assert said["naiad"]["job"]["source"]["strength"] == 1.0
     # novelai-sdk switches the overlay off, so that all of its picture has been through the VAE

@@ -11,9 +11,9 @@ from pipelines.architecture import METADATA_KEY, sdxl
 from pipelines.checkpoint import open_checkpoint
 from pipelines.conversion import UNET
 from pipelines.errors import WeightsError
+from pipelines.layout import companions, read, unet
 from pipelines.merging import merge
 from pipelines.networks import build
-from pipelines.original import companions, read, unet
 from pipelines.sniff import identify
 from pipelines.weights import load, parts_of
 
