@@ -11,6 +11,7 @@ from scipy import ndimage as scipy_ndimage
 from demo.canvas import Canvas, Manner, Pen, Pixels
 from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Colour
 from demo.shapes import KINDS, Shape, draw_shape
+from pipelines import toning
 
 ndimage: Any = scipy_ndimage
 """Its types say less than they should."""
@@ -47,13 +48,7 @@ class Face:
 
 def lab(colours: object) -> Values:
     """sRGB bytes (..., 3) to CIELAB under D65."""
-    linear = np.asarray(colours, np.float64) / 255
-    linear = np.where(linear > 0.04045, ((linear + 0.055) / 1.055) ** 2.4, linear / 12.92)
-    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    xyz = linear @ matrix.T / np.array([0.9505, 1.0, 1.089])
-    cube = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    x, y, z = cube[..., 0], cube[..., 1], cube[..., 2]
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+    return toning.lab(np.asarray(colours, np.uint8)).astype(np.float64)
 
 
 def distance(picture: Values, colour: object) -> Values:

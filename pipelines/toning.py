@@ -44,13 +44,13 @@ def toned(drawn: Pixels, source: Source) -> Pixels:
     kept = np.ones((height, width), bool) if source.mask is None else ~redrawn(source.mask, height, width)
     if kept.sum() < FEWEST:
         return drawn
-    lab, wanted = _lab(drawn), _lab(own)[kept]
-    mean, spread = lab[kept].mean(axis=0), lab[kept].std(axis=0).clip(min=1e-3)
+    seen, wanted = lab(drawn), lab(own)[kept]
+    mean, spread = seen[kept].mean(axis=0), seen[kept].std(axis=0).clip(min=1e-3)
     gain = (wanted.std(axis=0) / spread).clip(1 / MOST_GAIN, MOST_GAIN)
-    return _rgb((lab - mean) * gain + wanted.mean(axis=0))
+    return _rgb((seen - mean) * gain + wanted.mean(axis=0))
 
 
-def _lab(pixels: Pixels) -> Floats:
+def lab(pixels: Pixels) -> Floats:
     """sRGB bytes (..., 3) to CIELAB."""
     share = np.arange(256) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
@@ -60,9 +60,9 @@ def _lab(pixels: Pixels) -> Floats:
     return _made(TO_LAB, bent) - DARKEST
 
 
-def _rgb(lab: Floats) -> Pixels:
+def _rgb(colours: Floats) -> Pixels:
     """CIELAB to sRGB bytes, clipped to what they can show."""
-    bent = _made(TO_LAB_BACK, lab + DARKEST)
+    bent = _made(TO_LAB_BACK, colours + DARKEST)
     relative = np.where(bent > EDGE, bent**3, 3 * EDGE**2 * (bent - 4 / 29))
     linear = _made(TO_XYZ_BACK, relative * WHITE).clip(0, 1)
     share = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)

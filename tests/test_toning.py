@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.job import Picture, Source
-from pipelines.toning import _lab, _rgb, toned
+from pipelines.toning import _rgb, lab, toned
 
 HEIGHT, WIDTH = 64, 96
 RNG = np.random.default_rng(2)
@@ -26,21 +26,21 @@ def test_cielab_is_that_of_the_tables():
         (128, 128, 128): (53.59, 0.0, 0.0),
         (255, 255, 255): (100.0, 0.0, 0.0),
     }
-    np.testing.assert_allclose(_lab(np.array([list(known)], np.uint8))[0], list(known.values()), atol=0.02)
+    np.testing.assert_allclose(lab(np.array([list(known)], np.uint8))[0], list(known.values()), atol=0.02)
     every = np.stack(np.meshgrid(*[np.arange(0, 256, 17)] * 3), -1).reshape(1, -1, 3).astype(np.uint8)
-    assert (_rgb(_lab(every)) == every).all()
+    assert (_rgb(lab(every)) == every).all()
 
 
 @pytest.mark.parametrize("mask", [None, PLACES.tobytes()], ids=["img2img", "infill"])
 def test_a_tint_is_taken_back(mask):
-    tinted = _rgb(_lab(OWN) * np.array([0.7, 0.6, 0.6]) + np.array([20, 6, -9]))
+    tinted = _rgb(lab(OWN) * np.array([0.7, 0.6, 0.6]) + np.array([20, 6, -9]))
     assert np.abs(tinted.astype(int) - OWN).mean() > 10
     # a byte's rounding, widened by the spread that is given back
     np.testing.assert_allclose(toned(tinted, source(mask)), OWN, atol=4)
 
 
 def test_what_was_drawn_anew_is_corrected_but_not_measured():
-    drawn = _rgb(_lab(OWN) + np.array([12, 0, 0], np.float32))
+    drawn = _rgb(lab(OWN) + np.array([12, 0, 0], np.float32))
     drawn[:, 48:] = (128, 128, 128)
     corrected = toned(drawn, source(PLACES.tobytes()))
     np.testing.assert_allclose(corrected[:, :48], OWN[:, :48], atol=3)
