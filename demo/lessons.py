@@ -1,6 +1,6 @@
 """Batches for the UNets: scenes of one size, captions, and what the network gets wrong in them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,14 +22,20 @@ Look = Callable[[Sequence[Scene]], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One size class: how many pictures of each size are drawn, how large a batch of the smallest is, how long it
-    goes and how fast."""
+    """One part of a training.
 
-    sizes: tuple[Size, ...]
-    pictures: int
+    Attributes:
+        sizes: how many pictures of each size are drawn.
+        batch: of the smallest size.
+        rate: the highest learning rate.
+        composing: whether it dwells on what is decided in much noise, shapes above all.
+    """
+
+    sizes: Mapping[Size, int]
     batch: int
     steps: int
     rate: float
+    composing: bool = False
 
 
 class Lessons:
@@ -37,12 +43,16 @@ class Lessons:
 
     Args:
         told: how much captions say of what is seen.
+        composing: see Stage; every other picture is then one of shapes, which are a third of all.
     """
 
-    def __init__(self, shelves: Sequence[Shelf], batch: int, seed: int, told: float = 0.92) -> None:
+    def __init__(
+        self, shelves: Sequence[Shelf], batch: int, seed: int, told: float = 0.92, composing: bool = False
+    ) -> None:
         self._shelves, self._batch, self._told = shelves, batch, told
         self._rng = np.random.default_rng(seed)
-        self._objective = Objective()
+        self._objective = Objective(composing)
+        self._composing = composing
 
     def loss(self, model: Draughtsman, look: Look | None = None) -> Tensor:
         """The weighted error of the velocity in the next batch.
@@ -53,7 +63,7 @@ class Lessons:
         rng = self._rng
         own = self._shelves[int(rng.integers(len(self._shelves)))]
         count = max(1, round(self._batch * self._relief(own)))
-        chosen = [int(k) for k in rng.integers(len(own.scenes), size=count)]
+        chosen = self._chosen(own, count)
         scenes = [own.scenes[k] for k in chosen]
         captions, seen = self._captions(scenes), None if look is None else look(scenes)
 
@@ -61,6 +71,13 @@ class Lessons:
             return model(own.beside(noisy, chosen), times, captions, own.ids(chosen), seen)
 
         return self._objective.loss(predict, own.clean(chosen), rng)
+
+    def _chosen(self, own: Shelf, count: int) -> list[int]:
+        """Which of a shelf's pictures make a batch."""
+        everything = range(len(own.scenes))
+        shapes = [k for k in everything if not own.scenes[k].characters]
+        halves = (shapes, everything) if self._composing and shapes else (everything,)
+        return [int(self._rng.choice(halves[k % len(halves)])) for k in range(count)]
 
     def _relief(self, own: Shelf) -> float:
         """A larger picture comes in a smaller batch: the share of the smallest size's."""

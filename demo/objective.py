@@ -15,21 +15,31 @@ from pipelines.prediction import scaled_linear
 GAMMA, FLOOR = 5.0, 0.15
 PURE = 0.06
 """How many of the samples are at infinite noise."""
+COMPOSING = 0.5
+"""The floor, and the share of samples in more noise than DECIDED, where a training dwells on composition."""
+DECIDED = 700
+"""The time below which a picture's composition can be seen through the noise."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Noisy latents (B, 4, h, w) and times (B,) to velocities of the latents' shape."""
 
 
 class Objective:
-    """The error of a network that predicts velocities."""
+    """The error of a network that predicts velocities.
 
-    def __init__(self) -> None:
+    Args:
+        composing: dwell on times of much noise.
+    """
+
+    def __init__(self, composing: bool = False) -> None:
+        self._floor, self._dwelling = (COMPOSING, COMPOSING) if composing else (FLOOR, 0.0)
         sigmas = scaled_linear(zsnr=True).sigmas
         self._alphas = torch.tensor([0.0 if isinf(sigma) else 1 / sqrt(sigma**2 + 1) for sigma in sigmas])
 
     def loss(self, predict: Predict, clean: Tensor, rng: np.random.Generator) -> Tensor:
         """Noise clean latents (B, 4, h, w) to random times and weigh what is predicted wrongly."""
-        times = torch.from_numpy(rng.integers(0, len(self._alphas), len(clean)))
+        lowest = np.where(rng.random(len(clean)) < self._dwelling, DECIDED, 0)
+        times = torch.from_numpy(rng.integers(lowest, len(self._alphas)))
         times[torch.from_numpy(rng.random(len(clean)) < PURE)] = len(self._alphas) - 1
         alpha = self._alphas[times][:, None, None, None]
         sigma = (1 - alpha.square()).sqrt()
@@ -37,5 +47,5 @@ class Objective:
         velocity = predict(alpha * clean + sigma * noise, times)
         error = (velocity - (alpha * noise - sigma * clean)).square().mean(dim=(1, 2, 3))
         ratio = (alpha / sigma).square().flatten()
-        weight = (ratio.clamp(max=GAMMA) / (ratio + 1)).clamp(min=FLOOR)
+        weight = (ratio.clamp(max=GAMMA) / (ratio + 1)).clamp(min=self._floor)
         return (weight * error).mean()

@@ -23,13 +23,13 @@ from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
 from demo.lessons import Lessons, Stage
 from demo.scenes import Scene, Size, sheet
-from demo.train_unet import asked
+from demo.train_unet import QUARTER, asked
 from pipelines.job import Job
 from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
 from pipelines.weights import Weights, load
 
-STAGE = Stage(((256, 256), (224, 320), (320, 224)), 1500, 16, 900, 1e-3)
+STAGE = Stage(QUARTER, 16, 900, 1e-3)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""
@@ -99,7 +99,7 @@ def main() -> None:
     adapter = Adapter(model.unet)
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
-    shelves = [shelf(arguments.folder, size, STAGE.pictures, vae) for size in STAGE.sizes]
+    shelves = [shelf(arguments.folder, size, count, vae) for size, count in STAGE.sizes.items()]
     lessons = Lessons(shelves, STAGE.batch, seed=STAGE.steps, told=TOLD)
 
     def look(scenes: Sequence[Scene]) -> Tensor:
@@ -109,7 +109,7 @@ def main() -> None:
 
     def show(average: nn.Module, step: int) -> None:
         save_adapter(cast("Adapter", average), arguments.folder / VIBE.name)
-        sheet_of = draw_sheet(load(arguments.model), cast("Adapter", average), STAGE.sizes[0])
+        sheet_of = draw_sheet(load(arguments.model), cast("Adapter", average), (256, 256))
         sheet_of.save(arguments.folder / f"adapter-{step}.png")
 
     course = Course(arguments.folder / "adapter.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)

@@ -23,12 +23,12 @@ from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
 from demo.lessons import Lessons, Stage
 from demo.scenes import sheet
-from demo.train_unet import asked
+from demo.train_unet import QUARTER, asked
 from pipelines.job import Job, Picture, Source
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
-STAGE = Stage(((256, 256), (224, 320), (320, 224)), 1500, 16, 900, 6e-4)
+STAGE = Stage(QUARTER, 16, 900, 6e-4)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 
@@ -67,13 +67,13 @@ def main() -> None:
     model, vae = opened(arguments.model, channels=9)
     model.language.requires_grad_(False)
     cast("Any", model).to(memory_format=torch.channels_last)
-    shelves = [shelf(arguments.folder, size, STAGE.pictures, vae, masked=True) for size in STAGE.sizes]
+    shelves = [shelf(arguments.folder, size, count, vae, masked=True) for size, count in STAGE.sizes.items()]
     lessons, file = Lessons(shelves, STAGE.batch, seed=STAGE.steps), arguments.folder / INPAINTING.name
 
     def show(average: nn.Module, step: int) -> None:
         write(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])
         pipeline = Pipeline(load(arguments.model, inpainting=file))
-        draw_sheet(pipeline, STAGE.sizes[0]).save(arguments.folder / f"inpainting-{step}.png")
+        draw_sheet(pipeline, (256, 256)).save(arguments.folder / f"inpainting-{step}.png")
 
     course = Course(arguments.folder / "inpainting.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)
     learn(model, course, lambda _: lessons.loss(model), show)

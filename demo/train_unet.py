@@ -23,11 +23,15 @@ from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
+QUARTER = dict.fromkeys(((256, 256), (224, 320), (320, 224)), 1500)
+HALF = dict.fromkeys(((512, 512), (416, 608), (608, 416), (512, 768), (768, 512)), 600)
+FULL = ((832, 1216), (1216, 832), (1024, 1024), (512, 768), (640, 640))
 STAGES = {
-    "small": Stage(((128, 128), (96, 160), (160, 96)), 6000, 32, 1600, 5e-3),
-    "quarter": Stage(((256, 256), (224, 320), (320, 224)), 1500, 16, 4000, 5e-3),
-    "half": Stage(((512, 512), (416, 608), (608, 416), (512, 768), (768, 512)), 400, 6, 1200, 3e-3),
-    "full": Stage(((832, 1216), (1216, 832), (1024, 1024), (512, 768), (640, 640)), 100, 2, 400, 1.5e-3),
+    "small": Stage(dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000), 32, 1600, 5e-3),
+    "quarter": Stage(QUARTER, 16, 4000, 5e-3),
+    "half": Stage(HALF, 6, 2000, 3e-3),
+    "both": Stage(QUARTER | HALF, 16, 5000, 4e-3, composing=True),
+    "full": Stage(dict.fromkeys(FULL, 100), 2, 400, 1.5e-3, composing=True),
 }
 QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
@@ -76,12 +80,13 @@ def train(folder: Path, name: str) -> None:
     if order.index(name) and not file.exists():
         averaged(before, model).requires_grad_(True).train()
     cast("Any", model).to(memory_format=torch.channels_last)
-    shelves = [shelf(folder, size, stage.pictures, vae) for size in stage.sizes]
-    lessons = Lessons(shelves, stage.batch, seed=stage.steps)
+    shelves = [shelf(folder, size, pictures, vae) for size, pictures in stage.sizes.items()]
+    lessons = Lessons(shelves, stage.batch, seed=stage.steps, composing=stage.composing)
+    shown = max(stage.sizes, key=lambda size: (size[0] == size[1], size))
 
     def show(average: nn.Module, step: int) -> None:
         save(cast("Draughtsman", average), vae, folder / "naiad-demo.safetensors")
-        draw_sheet(folder / "naiad-demo.safetensors", stage.sizes[0]).save(folder / f"unet-{name}-{step}.png")
+        draw_sheet(folder / "naiad-demo.safetensors", shown).save(folder / f"unet-{name}-{step}.png")
 
     course = Course(file, stage.steps, stage.rate, memory=300, show_every=400, optimizers=muon)
     learn(model, course, lambda _: lessons.loss(model), show)

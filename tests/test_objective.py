@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from demo.objective import FLOOR, Objective
+from demo.objective import DECIDED, FLOOR, Objective
 from pipelines.prediction import scaled_linear
 
 CLEAN = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
-def told(answer):
+def told(answer, composing=False):
     """The loss of a network that answers from the clean latents, and what it was asked with."""
     asked = {}
 
@@ -16,7 +16,7 @@ def told(answer):
         asked.update(noisy=noisy, times=times)
         return answer(noisy, times)
 
-    return float(Objective().loss(predict, CLEAN, np.random.default_rng(5))), asked
+    return float(Objective(composing).loss(predict, CLEAN, np.random.default_rng(5))), asked
 
 
 def oracle(noisy, times):
@@ -45,3 +45,12 @@ def test_pure_noise_comes_often_and_shows_nothing_of_the_picture():
     noise = asked["noisy"][pure]
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
     assert abs(float((noise * CLEAN[pure]).mean())) < 0.1
+
+
+def test_a_training_that_composes_dwells_on_much_noise():
+    wrong = [told(lambda noisy, times: -oracle(noisy, times), composing)[0] for composing in (False, True)]
+    shares = [
+        float((told(oracle, composing)[1]["times"] >= DECIDED).float().mean()) for composing in (False, True)
+    ]
+    assert shares[0] < 0.5 < shares[1]
+    assert wrong[0] < wrong[1]
