@@ -23,6 +23,8 @@ STYLES: dict[str, Manner] = {
 }
 Size = tuple[int, int]
 """Width and height in pixels."""
+LEEWAY = 0.02
+"""How far sizes and places vary where tags say nothing of them: what varies must be learned around."""
 FRAMINGS = ("upper body", "full body", "chibi")
 
 
@@ -116,14 +118,13 @@ class Scene:
         upper, share = self.framing == "upper body", width / count
         tall = 1.4 if self.framing == "full body" else 1.0
         whole = 2.2 + 4.3 * tall  # heads from top to toe, with some air
-        head = min(height / (4.6 if upper else whole), share * (0.27 if upper else 0.24)) * rng.uniform(
-            0.92, 1.02
-        )
-        middle = share * (index + 0.5) + rng.uniform(-0.04, 0.04) * share
+        head = min(height / (4.6 if upper else whole), share * (0.27 if upper else 0.24))
+        head *= 1 + (rng.uniform() - 1) * LEEWAY
+        middle = share * (index + 0.5 + rng.uniform(-1, 1) * LEEWAY / 2)
         if upper:
-            face = max(height * rng.uniform(0.4, 0.46), head * 1.75)
+            face = max(height * (0.43 + rng.uniform(-1, 1) * LEEWAY / 2), head * 1.75)
         else:
-            face = height / 2 - head * (whole / 2 - 1.9) + rng.uniform(-0.02, 0.02) * height
+            face = height / 2 - head * (whole / 2 - 1.9) + rng.uniform(-1, 1) * LEEWAY / 4 * height
         draw_character(Pen(canvas, (middle, face), head, bool(rng.integers(2))), one, not upper, tall)
 
     def _shape(self, canvas: Canvas, one: Shape, index: int, count: int, rng: np.random.Generator) -> None:
@@ -131,9 +132,9 @@ class Scene:
         x, y = _spread(index, count, width, height)
         cell = min(width, height) if count == 1 else max(width, height) / count
         room = min(cell, width, height) * (0.5 if self.place else 1.0)
-        unit = room * rng.uniform(0.28, 0.38)
+        unit = room * 0.34 * (1 + rng.uniform(-1, 1) * LEEWAY)
         aside = _aside(self.place)
-        jitter = rng.uniform(-0.05, 0.05, 2) * room
+        jitter = rng.uniform(-1, 1, 2) * LEEWAY / 2 * room
         place = (
             x + aside[0] * (width / 2 - 1.2 * unit) + jitter[0],
             y + aside[1] * (height / 2 - 1.2 * unit) + jitter[1],
