@@ -30,7 +30,7 @@ STAGES = {
     "small": Stage(dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000), 32, 1600, 5e-3),
     "quarter": Stage(QUARTER, 16, 4000, 5e-3),
     "half": Stage(HALF, 6, 2000, 3e-3),
-    "both": Stage(QUARTER | HALF, 16, 5000, 4e-3, composing=True),
+    "both": Stage(QUARTER | HALF, 16, 4000, 4e-3, composing=True),
     "full": Stage(dict.fromkeys(FULL, 100), 2, 400, 1.5e-3, composing=True),
 }
 QUALITY = ", ".join(GOOD[:4])

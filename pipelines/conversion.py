@@ -103,6 +103,8 @@ UNET_RESNET = {
     "conv_shortcut": "skip_connection",
 }
 VAE_RESNET = {"conv_shortcut": "nin_shortcut"}
+OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+"""How diffusers spelled a VAE's attention until 2023."""
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.architecture import Architecture
 from pipelines.checkpoint import Checkpoint, files, read_header
-from pipelines.conversion import UNET, VAE, Source, text_sources, unet_sources, vae_sources
+from pipelines.conversion import OLD_ATTENTION, UNET, VAE, Source, text_sources, unet_sources, vae_sources
 from pipelines.errors import WeightsError
 from pipelines.sniff import FIRST
 from pipelines.weights import JUNK
@@ -24,7 +24,6 @@ PLACES = ((UNET, False), ("unet.", True), ("", False), ("", True))
 COMPANIONS = re.compile(rf"{re.escape(VAE)}|conditioner\.|edm_vpred\.|(v_pred|ztsnr)$")
 TOWERS = ("text_encoder", "text_encoder_2")
 ELSEWHERE = (VAE, "conditioner.", "vae.", *(f"{tower}." for tower in TOWERS))
-OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 class Stretch(NamedTuple):
@@ -127,7 +126,8 @@ def _fill(stretch: Stretch, room: memoryview) -> None:
 
 def _source(checkpoint: Checkpoint, folder: str, name: str, architecture: Architecture) -> Source:
     if folder == "vae":
-        current = ".".join(OLD_ATTENTION.get(part, part) for part in name.split("."))
+        renewed = {then: now for now, then in OLD_ATTENTION.items()}
+        current = ".".join(renewed.get(part, part) for part in name.split("."))
         return vae_sources([current], architecture.vae)[current]
     try:
         return text_sources([name], architecture, TOWERS.index(folder))[name]

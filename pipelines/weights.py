@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pipelines.architecture import Architecture, sd15, sdxl
 from pipelines.checkpoint import Checkpoint, files, open_checkpoint, read_ahead
 from pipelines.conversion import (
+    OLD_ATTENTION,
     SD1_TEXT,
     UNET,
     VAE,
@@ -241,8 +242,7 @@ def _spellings(part: Part, name: str, source: Source) -> Iterator[tuple[str, Sou
 
 
 def _old_attention(name: str) -> str:
-    """How diffusers spelled a VAE's attention until 2023."""
-    for now, then in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+    for now, then in OLD_ATTENTION.items():
         name = name.replace(now, then)
     return name
 

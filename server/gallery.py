@@ -77,21 +77,12 @@ def enhance(
     dtype: Dtype = None,
 ) -> None:
     """Draw a picture again, larger, as NAI's Enhance does: prompt and settings are read from its metadata."""
-    from server.tasks import MAGNITUDES
+    from server.tasks import change
 
-    level = MAGNITUDES[magnitude] if strength is None else (strength, 0.0)
-    change = level[0], level[1] if noise is None else noise
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    _restart(
-        picture,
-        chosen(settings, checkpoint, demo, weights),
-        settings,
-        output,
-        scale,
-        change,
-        input=prompt,
-        seed=seed,
-    )
+    catalog = chosen(settings, checkpoint, demo, weights)
+    amount = change(magnitude, strength, noise)
+    _restart(picture, catalog, settings, output, scale, amount, input=prompt, seed=seed)
 
 
 def variations(

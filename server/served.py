@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from pipelines.checkpoint import fingerprint, read_header
+from pipelines.checkpoint import fingerprint
 from pipelines.errors import WeightsError
 from pipelines.sniff import Identity, identify, inpaints
 from server.catalog import Catalog, Entry
@@ -78,8 +78,6 @@ def recognise(catalog: Catalog, model: str | None = None) -> Served:
         )
     if entry.inpainting is not None:
         inpaints(entry.inpainting, identity)
-    if catalog.upscaler is not None:
-        read_header(catalog.upscaler)
     profiles = load_profiles(configs() / "profiles")
     if entry.profile is not None:
         profile, reason = named(profiles, entry.profile), "the catalogue says so"

@@ -10,7 +10,6 @@ from server.profiles import Profile
 from server.served import Served
 from server.wire import (
     LARGEST_AREA,
-    Enhancing,
     GenerateRequest,
     Parameters,
     read_enhancing,
@@ -96,7 +95,7 @@ def enhance(
             "parameters.enhance.upscaler", "no network for it is loaded; 'lanczos' is always there"
         )
     width, height = _enlarged(size, first(said.scale, 1.5))
-    strength, noise = _change(said)
+    strength, noise = change(said.magnitude, said.strength, said.noise)
     seed = (said.seed or 0) % SEEDS or pick_seed()
     return Enhance(
         width,
@@ -110,14 +109,13 @@ def enhance(
     )
 
 
-def _change(said: Enhancing) -> tuple[float, float]:
-    """Strength and noise; what is said of either counts before a magnitude."""
-    if said.strength is not None:
-        return said.strength, said.noise or 0.0
-    if said.magnitude is None:
+def change(magnitude: int | None, strength: float | None, noise: float | None) -> tuple[float, float]:
+    """Strength and noise of an Enhance; what is said of either counts before a magnitude."""
+    if strength is not None:
+        return strength, noise or 0.0
+    if magnitude is None:
         raise Rejected("parameters.enhance", "needs a magnitude, 1 to 5, or a strength")
-    strength, noise = MAGNITUDES[said.magnitude]
-    return strength, first(said.noise, noise)
+    return MAGNITUDES[magnitude][0], first(noise, MAGNITUDES[magnitude][1])
 
 
 def shrinks(asked: Parameters, profile: Profile, size: Size) -> bool:

@@ -37,9 +37,10 @@ class UpscaleRequest(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Upscale:
-    """A request that was read: what is to be done, and what the source said of itself (its text fields)."""
+    """A request that was read: what is to be done, the hash of the source's pixels, and its text fields."""
 
     work: Enlargement
+    digest: str
     fields: Mapping[str, str] = field(repr=False)
     image_format: ImageFormat
 
@@ -62,7 +63,8 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
         made = f"{scale:g} makes {picture.width}x{picture.height} {width}x{height}"
         raise Rejected("scale", f"{made}, {width * height} pixels; at most {MOST_PIXELS}")
     refuse_too_long(image_format, width, height, "image_format")
-    return Upscale(Enlargement(picture, width, height), said.text or said.alpha or {}, image_format)
+    digest, fields = sha256(picture.rgb).hexdigest(), said.text or said.alpha or {}
+    return Upscale(Enlargement(picture, width, height), digest, fields, image_format)
 
 
 def enlarged(imprint: Imprint, upscale: Upscale, drawn: Drawn, way: str) -> bytes:
@@ -76,7 +78,7 @@ def enlarged(imprint: Imprint, upscale: Upscale, drawn: Drawn, way: str) -> byte
         "version": release(),
         "files": dict(imprint.files),
         "upscale": {"width": work.width, "height": work.height, "by": way},
-        "inputs": {"picture": _hash(upscale)},
+        "inputs": {"picture": upscale.digest},
     }
     tell = partial(comment, upscale)
     return imprinted(imprint, drawn.pictures[0], tell, about, drawn.seconds, upscale.image_format)
@@ -95,14 +97,10 @@ def comment(upscale: Upscale, about: Mapping[str, object] | None = None) -> dict
         **{key: value for key, value in source.items() if key not in OWN and _is_flat(value)},
         "width": upscale.work.width,
         "height": upscale.work.height,
-        "derived_from": {**derived, "pixels": _hash(upscale)},
+        "derived_from": {**derived, "pixels": upscale.digest},
         **({} if about is None else {"naiad": about}),
         "generator": generator(),
     }
-
-
-def _hash(upscale: Upscale) -> str:
-    return sha256(upscale.work.picture.rgb).hexdigest()
 
 
 def _unsigned(comment: Mapping[str, object]) -> dict[str, str]:
