@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -131,7 +132,7 @@ def levels(easel: Easel, infinite: bool, seeds: int = 32) -> Shares:
     own = easel if infinite else Easel(Pipeline(easel.pipeline.weights, sigma_max=14.6))
     found = {
         word: [
-            _luminance(own.draw(f"1girl, solo, red hair, {word} background", seed, (256, 256)))
+            judging.luminance(own.draw(f"1girl, solo, red hair, {word} background", seed, (256, 256)))
             for seed in range(seeds // 2)
         ]
         for word in ("black", "white")
@@ -143,66 +144,31 @@ def levels(easel: Easel, infinite: bool, seeds: int = 32) -> Shares:
     }
 
 
-def _luminance(pixels: Pixels) -> float:
-    return float((judging.rim(pixels.astype(float)) @ np.array([0.2126, 0.7152, 0.0722])).mean() / 255)
-
-
-def share_of(pixels: Pixels, words: tuple[str, ...]) -> float:
-    """The share of a picture's pixels that are nearest to one of these plain colours."""
-    picture = judging.lab(pixels).reshape(-1, 3)
-    places = judging.lab([*PLAIN.values()])
-    nearest = np.linalg.norm(picture[:, None] - places, axis=-1).argmin(axis=1)
-    return float(np.isin(nearest, [[*PLAIN].index(word) for word in words]).mean())
-
-
 def guidance(easel: Easel, seeds: int = 12) -> dict[str, object]:
-    """What scale, UC, weights and rescale do."""
-    few = 40
-    plain = "no humans, heart, white background"
-    unwanted = [share_of(easel.draw(plain, seed, negative="red heart"), ("red",)) for seed in range(seeds)]
-    free = [share_of(easel.draw(plain, seed, negative=""), ("red",)) for seed in range(seeds)]
-    weighed = {
-        level: float(
-            np.mean(
-                [
-                    share_of(easel.draw(f"no humans, {level}, blue heart, white background", seed), ("red",))
-                    for seed in range(seeds)
-                ]
-            )
-        )
-        for level in ("[[[red heart]]]", "red heart", "{{{red heart}}}")
-    }
-    rescaled = {
-        str(share): float(
-            np.mean(
-                [
-                    _saturation(
-                        easel.draw("1girl, solo, red hair, blue background", seed, scale=9.0, rescale=share)
-                    )
-                    for seed in range(seeds)
-                ]
-            )
-        )
-        for share in (0.0, 0.5, 1.0)
-    }
+    """What scale, UC, weights and rescale do; the shares of red and the saturations are means over seeds."""
+
+    def mean(measure: Callable[[Pixels], float], draw: Callable[[int], Pixels]) -> float:
+        return round(float(np.mean([measure(draw(seed)) for seed in range(seeds)])), 4)
+
+    def red(pixels: Pixels) -> float:
+        return judging.share(pixels, "red")
+
+    heart, person = "no humans, heart, white background", "1girl, solo, red hair, blue background"
+    weights = ("[[[red heart]]]", "red heart", "{{{red heart}}}")
     return {
-        "scale 1": semantics(easel, few, scale=1.0),
-        "scale 5": semantics(easel, few, scale=5.0),
-        "red with red in the UC": float(np.mean(unwanted)),
-        "red without": float(np.mean(free)),
-        "red by weight": weighed,
-        "saturation by rescale": rescaled,
+        "scale 1": semantics(easel, 40, scale=1.0),
+        "scale 5": semantics(easel, 40, scale=5.0),
+        "red with red in the UC": mean(red, partial(easel.draw, heart, negative="red heart")),
+        "red without": mean(red, partial(easel.draw, heart, negative="")),
+        "red by weight": {
+            said: mean(red, partial(easel.draw, f"no humans, {said}, blue heart, white background"))
+            for said in weights
+        },
+        "saturation by rescale": {
+            str(share): mean(judging.saturation, partial(easel.draw, person, scale=9.0, rescale=share))
+            for share in (0.0, 0.5, 1.0)
+        },
     }
-
-
-def _saturation(pixels: Pixels) -> float:
-    high, low = pixels.max(axis=2).astype(float), pixels.min(axis=2).astype(float)
-    return float(((high - low) / np.maximum(high, 1)).mean())
-
-
-def sharpness(pixels: Pixels) -> float:
-    """How steep the steepest hundredth of a picture's steps is."""
-    return float(np.percentile(np.abs(np.diff(pixels.astype(float).mean(axis=2), axis=1)), 99))
 
 
 def quality(easel: Easel, pairs: int = 30) -> Shares:
@@ -212,7 +178,7 @@ def quality(easel: Easel, pairs: int = 30) -> Shares:
         tags = ", ".join(scene.tags())
         good = easel.draw(tags, seed, negative="")
         bad = easel.draw(f"{tags}, worst quality, lowres", seed, negative="", quality=False)
-        won += sharpness(good) > sharpness(bad)
+        won += judging.sharpness(good) > judging.sharpness(bad)
     return {"good is sharper": won / pairs}
 
 

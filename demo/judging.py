@@ -182,3 +182,26 @@ def colour_of(pixels: Pixels) -> str | None:
     """The word for the colour of the things in a picture, without their outlines."""
     inner = ndimage.binary_erosion(subject(pixels), iterations=max(2, pixels.shape[0] // 100))
     return elected(lab(pixels)[inner], PLAIN)
+
+
+def luminance(pixels: Pixels) -> float:
+    """The background's mean luminance of sRGB values, 0 for black and 1 for white."""
+    return float((rim(pixels.astype(float)) @ np.array([0.2126, 0.7152, 0.0722])).mean() / 255)
+
+
+def share(pixels: Pixels, word: str) -> float:
+    """The share of a picture's pixels that are nearer to one plain colour than to the others."""
+    picture, places = lab(pixels).reshape(-1, 3), lab([*PLAIN.values()])
+    nearest_of = np.linalg.norm(picture[:, None] - places, axis=-1).argmin(axis=1)
+    return float((nearest_of == [*PLAIN].index(word)).mean())
+
+
+def saturation(pixels: Pixels) -> float:
+    """The mean saturation of a picture, as in HSV."""
+    high, low = pixels.max(axis=2).astype(float), pixels.min(axis=2).astype(float)
+    return float(((high - low) / np.maximum(high, 1)).mean())
+
+
+def sharpness(pixels: Pixels) -> float:
+    """How steep the steepest hundredth of a picture's steps is."""
+    return float(np.percentile(np.abs(np.diff(pixels.astype(float).mean(axis=2), axis=1)), 99))

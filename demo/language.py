@@ -20,7 +20,7 @@ from demo.shapes import KINDS
 from pipelines.prompt import parse
 from pipelines.tokens import BOS, CHUNK, EMPTY, EOS, Chunk, chunks, token_ids
 
-VOCABULARY = 49408
+VOCABULARY, COMMA = 49408, 267
 PHRASES = (
     *(*PLAIN, *HAIR, *EYES, *STYLES, *GOOD, *BAD, *NEUTRAL),
     *(f"{kind}, {kind}s" for kind in KINDS),
@@ -107,7 +107,14 @@ def chunked(captions: Iterable[str], most: int) -> list[tuple[Chunk, ...]]:
     return [(*parts, *(EMPTY for _ in range(longest - len(parts)))) for parts in plain]
 
 
-def sprinkled(parts: Sequence[Chunk], unknown: Sequence[int]) -> tuple[Chunk, ...]:
-    """A caption with unknown tokens put in front of it, as far as there is room."""
-    first = (*unknown, *parts[0].ids)[:CHUNK]
+def sprinkled(parts: Sequence[Chunk], unknown: Sequence[int], where: float) -> tuple[Chunk, ...]:
+    """A caption with unknown tokens between two of its tags, as many as there is room for.
+
+    Args:
+        where: 0 puts them first, anything up to 1 behind a later tag.
+    """
+    own, room = parts[0].ids, CHUNK - len(parts[0].ids)
+    breaks = [0, *(place + 1 for place, token in enumerate(own) if token == COMMA)]
+    place = breaks[int(where * (len(breaks) - 1))]
+    first = (*own[:place], *unknown[:room], *own[place:])
     return (Chunk(first, (1.0,) * len(first)), *parts[1:])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from demo.captions import caption
 from demo.draughtsman import Draughtsman
-from demo.language import chunked, sprinkled
+from demo.language import COMMA, chunked, sprinkled
 from demo.latents import Shelf
 from demo.objective import Objective
 from demo.scenes import Scene, Size
@@ -16,6 +16,7 @@ from pipelines.tokens import Chunk
 
 COMMON_TOKENS = 40_000
 """Ids below this are words and pieces of words."""
+MOST_UNKNOWN = 60
 Look = Callable[[Sequence[Scene]], Tensor]
 """References to tokens (B, tokens, width)."""
 
@@ -90,7 +91,8 @@ class Lessons:
 
     def _sprinkled(self, parts: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
         rng = self._rng
-        if not parts[0].ids or rng.random() > 0.15:
+        if not parts[0].ids or rng.random() > 0.2:
             return parts
-        unknown = rng.integers(1000, COMMON_TOKENS, rng.integers(1, 7))
-        return sprinkled(parts, [int(token) for token in unknown])
+        unknown = rng.integers(1000, COMMON_TOKENS, int(MOST_UNKNOWN ** rng.random()))
+        unknown[rng.integers(2, 4) :: 3] = COMMA
+        return sprinkled(parts, [int(token) for token in unknown], rng.random())

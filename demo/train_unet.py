@@ -43,8 +43,11 @@ SHOWN = (
     "no humans, red heart, white background",
     "no humans, 2 stars, yellow star, black background",
     "no humans, blue cat, orange background, flat color",
-    "1girl, solo, purple hair, ponytail, purple eyes, closed eyes, sketch, grey background",
+    "1girl, solo, purple hair, ponytail, green eyes, smile, yellow shirt, hat, upper body, looking at viewer, "
+    "outdoors, city, depth of field, beautiful detailed face, jewelry, earrings, necklace, wind, floating hair, "
+    "hand on own hip, official art, dynamic angle, cinematic lighting, film grain, 8k, grey background, sketch",
 )
+"""The last is long and mostly of tags that the model never saw, as prompts for larger models are."""
 
 
 def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:

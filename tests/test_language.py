@@ -2,8 +2,8 @@ import numpy as np
 import torch
 
 from demo.captions import NEUTRAL, caption, random_scene
-from demo.language import Language, chunked, known_tokens, sprinkled
-from pipelines.tokens import EOS, chunks, token_ids
+from demo.language import COMMA, Language, chunked, known_tokens, sprinkled
+from pipelines.tokens import chunks, token_ids
 
 
 def test_every_token_of_a_caption_is_known():
@@ -49,12 +49,16 @@ def test_a_batch_is_encoded_as_its_captions_alone():
     torch.testing.assert_close(pooled[1], pooled_alone[0])
 
 
-def test_strangers_are_put_in_front_as_far_as_there_is_room():
-    parts = chunks([("red hair", 1.0)])
-    assert sprinkled(parts, [7, 8])[0].ids == (7, 8, *parts[0].ids)
-    full = sprinkled(chunks([("red " * 75, 1.0)]), [7, 8])[0]
-    assert len(full.ids) == len(full.weights) == 75
-    assert EOS not in full.ids
+def test_strangers_are_put_between_tags_as_far_as_there_is_room():
+    parts = chunks([("red hair, hat", 1.0)])
+    red, hair, comma, hat = parts[0].ids
+    assert comma == COMMA
+    assert sprinkled(parts, [7, 8], where=0.0)[0].ids == (7, 8, red, hair, comma, hat)
+    assert sprinkled(parts, [7, 8], where=1.0)[0].ids == (red, hair, comma, 7, 8, hat)
+    nearly_full = chunks([("red " * 74, 1.0)])
+    full = sprinkled(nearly_full, [7, 8], where=0.5)[0]
+    assert full.ids == (7, *nearly_full[0].ids)
+    assert len(full.weights) == 75
 
 
 def test_folding_takes_back_what_unfolding_gave():
