@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from demo.captions import caption
@@ -22,48 +23,63 @@ Look = Callable[[Sequence[Scene]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Pictures of about one area: how many are drawn of each size, and how many are learned from at a time."""
+
+    sizes: Mapping[Size, int]
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One part of a training.
 
     Attributes:
-        sizes: how many pictures of each size are drawn.
-        batch: of the smallest size.
+        parts: every step learns from one batch of each; where all are large the batches are small and the steps noisy.
         rate: the highest learning rate.
         composing: whether it dwells on what is decided in much noise, shapes above all.
     """
 
-    sizes: Mapping[Size, int]
-    batch: int
+    parts: tuple[Part, ...]
     steps: int
     rate: float
     composing: bool = False
+
+    def sizes(self) -> list[Size]:
+        """Every part's sizes."""
+        return [size for part in self.parts for size in part.sizes]
 
 
 class Lessons:
     """Batches of one stage, the same ones every time.
 
     Args:
+        opened: gives the shelf of a size with so many scenes.
         told: how much captions say of what is seen.
-        composing: see Stage; every other picture is then one of shapes, which are a third of all.
     """
 
-    def __init__(
-        self, shelves: Sequence[Shelf], batch: int, seed: int, told: float = 0.92, composing: bool = False
-    ) -> None:
-        self._shelves, self._batch, self._told = shelves, batch, told
-        self._rng = np.random.default_rng(seed)
-        self._objective = Objective(composing)
-        self._composing = composing
+    def __init__(self, stage: Stage, opened: Callable[[Size, int], Shelf], told: float = 0.92) -> None:
+        self._parts = [
+            ([opened(size, count) for size, count in part.sizes.items()], part.batch) for part in stage.parts
+        ]
+        self._told, self._composing = told, stage.composing
+        self._rng = np.random.default_rng(stage.steps)
+        self._objective = Objective(stage.composing)
 
     def loss(self, model: Draughtsman, look: Look | None = None) -> Tensor:
-        """The weighted error of the velocity in the next batch.
+        """The weighted error of the velocity in the next batches, every picture counting the same.
 
         Args:
             look: makes image tokens of the batch's scenes, for an adapter.
         """
+        losses = [count * self._batch_loss(model, look, shelves, count) for shelves, count in self._parts]
+        return torch.stack(losses).sum() / sum(count for _, count in self._parts)
+
+    def _batch_loss(
+        self, model: Draughtsman, look: Look | None, shelves: Sequence[Shelf], count: int
+    ) -> Tensor:
         rng = self._rng
-        own = self._shelves[int(rng.integers(len(self._shelves)))]
-        count = max(1, round(self._batch * self._relief(own)))
+        own = shelves[int(rng.integers(len(shelves)))]
         chosen = self._chosen(own, count)
         scenes = [own.scenes[k] for k in chosen]
         captions, seen = self._captions(scenes), None if look is None else look(scenes)
@@ -74,16 +90,11 @@ class Lessons:
         return self._objective.loss(predict, own.clean(chosen), rng)
 
     def _chosen(self, own: Shelf, count: int) -> list[int]:
-        """Which of a shelf's pictures make a batch."""
+        """Which of a shelf's pictures make a batch; to dwell on composition every other is one of shapes."""
         everything = range(len(own.scenes))
         shapes = [k for k in everything if not own.scenes[k].characters]
         halves = (shapes, everything) if self._composing and shapes else (everything,)
         return [int(self._rng.choice(halves[k % len(halves)])) for k in range(count)]
-
-    def _relief(self, own: Shelf) -> float:
-        """A larger picture comes in a smaller batch: the share of the smallest size's."""
-        areas = [other.size[0] * other.size[1] for other in self._shelves]
-        return min(areas) / (own.size[0] * own.size[1])
 
     def _captions(self, scenes: Sequence[Scene]) -> list[tuple[Chunk, ...]]:
         said = [caption(scene, self._rng, self._told) for scene in scenes]

@@ -7,6 +7,7 @@ the colours above all, has to be seen. The UNet and the text encoders stay as th
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from demo.checkpoint import DEMO, VIBE
 from demo.draughtsman import opened
 from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
-from demo.lessons import Lessons, Stage
+from demo.lessons import Lessons, Part, Stage
 from demo.scenes import Scene, Size, sheet
 from demo.train_unet import QUARTER, asked
 from pipelines.job import Job
@@ -29,7 +30,7 @@ from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
 from pipelines.weights import Weights, load
 
-STAGE = Stage(QUARTER, 16, 900, 1e-3)
+STAGE = Stage((Part(QUARTER, 16),), 900, 1e-3)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""
@@ -99,8 +100,7 @@ def main() -> None:
     adapter = Adapter(model.unet)
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
-    shelves = [shelf(arguments.folder, size, count, vae) for size, count in STAGE.sizes.items()]
-    lessons = Lessons(shelves, STAGE.batch, seed=STAGE.steps, told=TOLD)
+    lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD)
 
     def look(scenes: Sequence[Scene]) -> Tensor:
         seen = adapter(references(scenes, rng))

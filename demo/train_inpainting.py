@@ -6,6 +6,7 @@ Beside the noisy latents it sees the mask and the latents of the picture without
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,14 +22,14 @@ from demo.draughtsman import opened
 from demo.holes import Mask
 from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
-from demo.lessons import Lessons, Stage
+from demo.lessons import Lessons, Part, Stage
 from demo.scenes import sheet
 from demo.train_unet import QUARTER, asked
 from pipelines.job import Job, Picture, Source
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
-STAGE = Stage(QUARTER, 16, 900, 6e-4)
+STAGE = Stage((Part(QUARTER, 16),), 900, 6e-4)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 
@@ -67,8 +68,8 @@ def main() -> None:
     model, vae = opened(arguments.model, channels=9)
     model.language.requires_grad_(False)
     cast("Any", model).to(memory_format=torch.channels_last)
-    shelves = [shelf(arguments.folder, size, count, vae, masked=True) for size, count in STAGE.sizes.items()]
-    lessons, file = Lessons(shelves, STAGE.batch, seed=STAGE.steps), arguments.folder / INPAINTING.name
+    lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae, masked=True))
+    file = arguments.folder / INPAINTING.name
 
     def show(average: nn.Module, step: int) -> None:
         write(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])

@@ -4,6 +4,7 @@ It goes from small pictures to the sizes that are served; each stage starts from
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from demo.captions import GOOD
 from demo.draughtsman import Draughtsman, save
 from demo.latents import shelf
 from demo.learning import Course, averaged, learn
-from demo.lessons import Lessons, Stage
+from demo.lessons import Lessons, Part, Stage
 from demo.muon import muon
 from demo.scenes import Size, sheet
 from demo.train_vae import trained_vae
@@ -23,15 +24,16 @@ from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
+SMALL = dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000)
 QUARTER = dict.fromkeys(((256, 256), (224, 320), (320, 224)), 1500)
 HALF = dict.fromkeys(((512, 512), (416, 608), (608, 416), (512, 768), (768, 512)), 600)
-FULL = ((832, 1216), (1216, 832), (1024, 1024), (512, 768), (640, 640))
+FULL = dict.fromkeys(((832, 1216), (1216, 832), (1024, 1024)), 150)
 STAGES = {
-    "small": Stage(dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000), 32, 1600, 5e-3),
-    "quarter": Stage(QUARTER, 16, 4000, 5e-3),
-    "half": Stage(HALF, 6, 2000, 3e-3),
-    "both": Stage(QUARTER | HALF, 16, 4000, 4e-3, composing=True),
-    "full": Stage(dict.fromkeys(FULL, 100), 2, 400, 1.5e-3, composing=True),
+    "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
+    "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
+    "half": Stage((Part(HALF, 6),), 2000, 3e-3),
+    "both": Stage((Part(QUARTER, 12), Part(HALF, 4)), 2000, 3e-3, composing=True),
+    "full": Stage((Part(QUARTER, 8), Part(HALF, 3), Part(FULL, 1)), 600, 1.5e-3, composing=True),
 }
 QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
@@ -83,9 +85,8 @@ def train(folder: Path, name: str) -> None:
     if order.index(name) and not file.exists():
         averaged(before, model).requires_grad_(True).train()
     cast("Any", model).to(memory_format=torch.channels_last)
-    shelves = [shelf(folder, size, pictures, vae) for size, pictures in stage.sizes.items()]
-    lessons = Lessons(shelves, stage.batch, seed=stage.steps, composing=stage.composing)
-    shown = max(stage.sizes, key=lambda size: (size[0] == size[1], size))
+    lessons = Lessons(stage, partial(shelf, folder, vae=vae))
+    shown = max(stage.sizes(), key=lambda size: (size[0] == size[1], size))
 
     def show(average: nn.Module, step: int) -> None:
         save(cast("Draughtsman", average), vae, folder / "naiad-demo.safetensors")

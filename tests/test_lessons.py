@@ -1,0 +1,59 @@
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from demo.latents import Shelf, scene_of
+from demo.lessons import Lessons, Part, Stage
+
+SMALL, LARGE = (64, 64), (96, 96)
+
+
+def opened(size, count):
+    scenes = [scene_of(size, number)[0] for number in range(count)]
+    level = 0.0 if size == SMALL else 1.0
+    return Shelf(size, scenes, torch.full((count, 4, size[1] // 8, size[0] // 8), level))
+
+
+class Recorder:
+    """A model that predicts nothing and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, noisy, times, captions, ids, seen):
+        self.asked.append(SimpleNamespace(noisy=noisy, captions=captions, ids=ids, seen=seen))
+        return torch.zeros_like(noisy)
+
+
+def lessons(*parts, composing=False) -> Any:
+    return Lessons(Stage(parts, 10, 1e-3, composing), opened)
+
+
+def test_every_step_learns_from_a_batch_of_each_part():
+    model = Recorder()
+    lessons(Part({SMALL: 9}, 3), Part({LARGE: 9}, 2)).loss(model)
+    assert [tuple(one.noisy.shape) for one in model.asked] == [(3, 4, 8, 8), (2, 4, 12, 12)]
+    assert [one.ids[:, -2:].tolist() for one in model.asked] == [[[64, 64]] * 3, [[96, 96]] * 2]
+
+
+def test_every_picture_counts_the_same():
+    parts = Part({SMALL: 9}, 3), Part({LARGE: 9}, 1)
+    own = lessons(*parts)
+    losses = [own._batch_loss(Recorder(), None, shelves, count) for shelves, count in own._parts]
+    torch.testing.assert_close(lessons(*parts).loss(Recorder()), (3 * losses[0] + losses[1]) / 4)
+
+
+def test_composing_sees_a_shape_in_every_other_picture():
+    own = lessons(Part({SMALL: 60}, 8), composing=True)
+    ((shelves, count),) = own._parts
+    for _ in range(5):
+        chosen = own._chosen(shelves[0], count)
+        assert not any(shelves[0].scenes[k].characters for k in chosen[::2])
+
+
+def test_references_are_looked_at_with_their_scenes():
+    model, looked = Recorder(), []
+    lessons(Part({SMALL: 9}, 3)).loss(model, lambda scenes: looked.append(scenes) or "tokens")
+    assert len(looked[0]) == 3
+    assert model.asked[0].seen == "tokens"
