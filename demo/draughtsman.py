@@ -14,6 +14,9 @@ from demo.language import Language
 from pipelines.tokens import Chunk
 from pipelines.weights import load
 
+SPREAD = 50.0
+"""How far pooled vectors are from their mean, on average, once they are recentred."""
+
 
 class Draughtsman(nn.Module):
     """Everything that draws but the VAE; with 9 channels it draws into a picture."""
@@ -42,6 +45,23 @@ class Draughtsman(nn.Module):
         context = context if seen is None else (context, [seen])
         added = {"text_embeds": pooled, "time_ids": ids}
         return cast("Any", self.unet)(noisy, times, context, added_cond_kwargs=added, return_dict=False)[0]
+
+    @torch.no_grad()
+    def recentre(self, captions: Sequence[Sequence[Chunk]]) -> None:
+        """Centre the pooled vectors of captions and spread them, without changing what is drawn.
+
+        A step moves weights by about as much whatever they are multiplied by: the further captions are apart
+        beside what they share, the sooner the UNet tells them apart.
+        """
+        tower, first = cast("Any", self.language.towers[-1]), cast("Any", self.unet).add_embedding.linear_1
+        projection, width = tower.text_projection.weight, tower.text_projection.weight.shape[0]
+        pooled = self.language(captions)[1]
+        mean = pooled.mean(dim=0)
+        factor = SPREAD / (pooled - mean).norm(dim=1).mean()
+        tower.text_model.final_layer_norm.bias -= torch.linalg.solve(projection, mean)
+        first.bias += first.weight[:, :width] @ mean
+        projection *= factor
+        first.weight[:, :width] /= factor
 
 
 def save(model: Draughtsman, vae: nn.Module, file: Path) -> None:

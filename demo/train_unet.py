@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from demo.captions import GOOD
+from demo.captions import GOOD, caption, random_scene
 from demo.draughtsman import Draughtsman, save
+from demo.language import chunked
 from demo.latents import shelf
 from demo.learning import Course, averaged, learn
 from demo.lessons import Lessons, Part, Stage
@@ -22,6 +24,7 @@ from demo.scenes import Size, sheet
 from demo.train_vae import trained_vae
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
+from pipelines.tokens import Chunk
 from pipelines.weights import load
 
 SMALL = dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000)
@@ -64,6 +67,12 @@ def draw_sheet(file: Path, size: Size) -> Image.Image:
     return Image.fromarray(sheet([pipeline.run(asked(prompt, size))[0] for prompt in SHOWN], 4))
 
 
+def sampled(count: int) -> list[tuple[Chunk, ...]]:
+    """Captions at random."""
+    rng = np.random.default_rng(256)
+    return chunked([caption(random_scene(rng), rng) for _ in range(count)], most=1)
+
+
 def main() -> None:
     """Train one stage, or all of them in their order."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -84,6 +93,7 @@ def train(folder: Path, name: str) -> None:
     before = folder / f"unet-{order[order.index(name) - 1]}.pt"
     if order.index(name) and not file.exists():
         averaged(before, model).requires_grad_(True).train()
+        model.recentre(sampled(256))
     cast("Any", model).to(memory_format=torch.channels_last)
     lessons = Lessons(stage, partial(shelf, folder, vae=vae))
     shown = max(stage.sizes(), key=lambda size: (size[0] == size[1], size))

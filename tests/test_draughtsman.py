@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from demo.draughtsman import Draughtsman, opened, save
+from demo.draughtsman import SPREAD, Draughtsman, opened, save
 from demo.language import chunked
 from demo.train_vae import new_vae
 
@@ -42,3 +42,14 @@ def test_an_inpainting_unet_begins_without_regard_for_what_is_around(saved):
     wide, _ = opened(saved[1], channels=9)
     noisy = sample(9)
     torch.testing.assert_close(velocity(wide.eval(), noisy), velocity(model.eval(), noisy[:, :4]))
+
+
+def test_recentring_spreads_pooled_vectors_and_changes_nothing_drawn():
+    torch.manual_seed(2)
+    model = Draughtsman().eval()
+    before = velocity(model, sample(4))
+    model.recentre(CAPTIONS)
+    # float32 through factors of about a hundred
+    torch.testing.assert_close(velocity(model, sample(4)), before, atol=1e-4, rtol=0)
+    pooled = model.language(CAPTIONS)[1]
+    assert float((pooled - pooled.mean(dim=0)).norm(dim=1).mean().detach()) == pytest.approx(SPREAD, rel=1e-3)
