@@ -58,8 +58,12 @@ def distance(picture: Values, colour: object) -> Values:
 
 def nearest(colour: object, words: Mapping[str, Colour]) -> str:
     """The word for the colour nearest to one in CIELAB."""
-    places = lab([*words.values()])
-    return [*words][int(np.linalg.norm(places - np.asarray(colour), axis=1).argmin())]
+    return [*words][int(_closest(np.asarray(colour), words))]
+
+
+def _closest(colours: Values, words: Mapping[str, Colour]) -> Any:  # noqa: ANN401 - an index or an array of them
+    """Which of the words each CIELAB colour (..., 3) is nearest to."""
+    return np.linalg.norm(colours[..., None, :] - lab([*words.values()]), axis=-1).argmin(axis=-1)
 
 
 def elected(pixels: Values, words: Mapping[str, Colour], others: Iterable[object] = ()) -> str | None:
@@ -191,9 +195,7 @@ def luminance(pixels: Pixels) -> float:
 
 def share(pixels: Pixels, word: str) -> float:
     """The share of a picture's pixels that are nearer to one plain colour than to the others."""
-    picture, places = lab(pixels).reshape(-1, 3), lab([*PLAIN.values()])
-    nearest_of = np.linalg.norm(picture[:, None] - places, axis=-1).argmin(axis=1)
-    return float((nearest_of == [*PLAIN].index(word)).mean())
+    return float((_closest(lab(pixels), PLAIN) == [*PLAIN].index(word)).mean())
 
 
 def saturation(pixels: Pixels) -> float:

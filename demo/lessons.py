@@ -18,6 +18,7 @@ from pipelines.tokens import Chunk
 COMMON_TOKENS = 40_000
 """Ids below this are words and pieces of words."""
 MOST_UNKNOWN = 60
+"""How many tokens that mean nothing a caption may be sprinkled with."""
 Look = Callable[[Sequence[Scene]], Tensor]
 """References to tokens (B, tokens, width)."""
 

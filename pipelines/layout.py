@@ -24,6 +24,7 @@ PLACES = ((UNET, False), ("unet.", True), ("", False), ("", True))
 COMPANIONS = re.compile(rf"{re.escape(VAE)}|conditioner\.|edm_vpred\.|(v_pred|ztsnr)$")
 TOWERS = ("text_encoder", "text_encoder_2")
 ELSEWHERE = (VAE, "conditioner.", "vae.", *(f"{tower}." for tower in TOWERS))
+NEW_ATTENTION = {then: now for now, then in OLD_ATTENTION.items()}
 
 
 class Stretch(NamedTuple):
@@ -126,8 +127,7 @@ def _fill(stretch: Stretch, room: memoryview) -> None:
 
 def _source(checkpoint: Checkpoint, folder: str, name: str, architecture: Architecture) -> Source:
     if folder == "vae":
-        renewed = {then: now for now, then in OLD_ATTENTION.items()}
-        current = ".".join(renewed.get(part, part) for part in name.split("."))
+        current = ".".join(NEW_ATTENTION.get(part, part) for part in name.split("."))
         return vae_sources([current], architecture.vae)[current]
     try:
         return text_sources([name], architecture, TOWERS.index(folder))[name]
