@@ -38,7 +38,7 @@ class Stage:
     Attributes:
         parts: every step learns from one batch of each; where all are large the batches are small and the steps noisy.
         rate: the highest learning rate.
-        composing: whether it dwells on what is decided in much noise, shapes above all.
+        composing: whether it dwells on what is decided in much noise.
     """
 
     parts: tuple[Part, ...]
@@ -63,7 +63,7 @@ class Lessons:
         self._parts = [
             ([opened(size, count) for size, count in part.sizes.items()], part.batch) for part in stage.parts
         ]
-        self._told, self._composing = told, stage.composing
+        self._told = told
         self._rng = np.random.default_rng(stage.steps)
         self._objective = Objective(stage.composing)
 
@@ -81,7 +81,7 @@ class Lessons:
     ) -> Tensor:
         rng = self._rng
         own = shelves[int(rng.integers(len(shelves)))]
-        chosen = self._chosen(own, count)
+        chosen = [int(k) for k in rng.integers(len(own.scenes), size=count)]
         scenes = [own.scenes[k] for k in chosen]
         captions, seen = self._captions(scenes), None if look is None else look(scenes)
 
@@ -89,13 +89,6 @@ class Lessons:
             return model(own.beside(noisy, chosen), times, captions, own.ids(chosen), seen)
 
         return self._objective.loss(predict, own.clean(chosen), rng)
-
-    def _chosen(self, own: Shelf, count: int) -> list[int]:
-        """Which of a shelf's pictures make a batch; to dwell on composition every other is one of shapes."""
-        everything = range(len(own.scenes))
-        shapes = [k for k in everything if not own.scenes[k].characters]
-        halves = (shapes, everything) if self._composing and shapes else (everything,)
-        return [int(self._rng.choice(halves[k % len(halves)])) for k in range(count)]
 
     def _captions(self, scenes: Sequence[Scene]) -> list[tuple[Chunk, ...]]:
         said = [caption(scene, self._rng, self._told) for scene in scenes]

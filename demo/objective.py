@@ -15,10 +15,10 @@ from pipelines.prediction import scaled_linear
 GAMMA, FLOOR = 5.0, 0.15
 PURE = 0.06
 """How many of the samples are at infinite noise."""
-COMPOSING = 0.5
+COMPOSING, DWELLING = 0.5, 0.75
 """The floor, and the share of samples in more noise than DECIDED, where a training dwells on composition."""
-DECIDED = 700
-"""The time below which a picture's composition can be seen through the noise."""
+DECIDED = 400
+"""The time below which what is in a picture, faces too, can be seen through the noise."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Noisy latents (B, 4, h, w) and times (B,) to velocities of the latents' shape."""
@@ -32,7 +32,7 @@ class Objective:
     """
 
     def __init__(self, composing: bool = False) -> None:
-        self._floor, self._dwelling = (COMPOSING, COMPOSING) if composing else (FLOOR, 0.0)
+        self._floor, self._dwelling = (COMPOSING, DWELLING) if composing else (FLOOR, 0.0)
         sigmas = scaled_linear(zsnr=True).sigmas
         self._alphas = torch.tensor([0.0 if isinf(sigma) else 1 / sqrt(sigma**2 + 1) for sigma in sigmas])
 

@@ -35,7 +35,7 @@ STAGES = {
     "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
     "half": Stage((Part(HALF, 6),), 2000, 3e-3),
-    "both": Stage((Part(QUARTER, 12), Part(HALF, 4)), 6000, 3e-3, composing=True),
+    "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, composing=True),
     "full": Stage((Part(QUARTER, 8), Part(HALF, 3), Part(FULL, 1)), 600, 1.5e-3, composing=True),
 }
 QUALITY = ", ".join(GOOD[:4])

@@ -26,8 +26,8 @@ class Recorder:
         return torch.zeros_like(noisy)
 
 
-def lessons(*parts, composing=False) -> Any:
-    return Lessons(Stage(parts, 10, 1e-3, composing), opened)
+def lessons(*parts) -> Any:
+    return Lessons(Stage(parts, 10, 1e-3), opened)
 
 
 def test_every_step_learns_from_a_batch_of_each_part():
@@ -42,14 +42,6 @@ def test_every_picture_counts_the_same():
     own = lessons(*parts)
     losses = [own._batch_loss(Recorder(), None, shelves, count) for shelves, count in own._parts]
     torch.testing.assert_close(lessons(*parts).loss(Recorder()), (3 * losses[0] + losses[1]) / 4)
-
-
-def test_composing_sees_a_shape_in_every_other_picture():
-    own = lessons(Part({SMALL: 60}, 8), composing=True)
-    ((shelves, count),) = own._parts
-    for _ in range(5):
-        chosen = own._chosen(shelves[0], count)
-        assert not any(shelves[0].scenes[k].characters for k in chosen[::2])
 
 
 def test_references_are_looked_at_with_their_scenes():
