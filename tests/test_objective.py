@@ -52,5 +52,6 @@ def test_a_training_that_composes_dwells_on_much_noise():
     shares = [
         float((told(oracle, composing)[1]["times"] >= DECIDED).float().mean()) for composing in (False, True)
     ]
-    assert shares[0] < 0.8 < shares[1]
+    assert shares[0] < 0.7
+    assert shares[1] > 0.85
     assert wrong[0] < wrong[1]
