@@ -19,6 +19,7 @@ Mask = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 NEAR = 13.0
 """CIELAB units within which a colour is taken for another."""
+WARM = ("white", "yellow", "pink", "grey", "orange", "brown")
 TEMPLATE = 40
 
 
@@ -99,17 +100,34 @@ def background(pixels: Pixels) -> str:
 
 def faces(picture: Values) -> list[Face]:
     """The faces of a CIELAB picture, the largest first; hands, necks and legs are too small to be taken for one."""
-    skin = ndimage.binary_opening(
-        distance(picture, SKIN["light"]) < NEAR, iterations=max(1, picture.shape[0] // 500)
-    )
-    found = (rows_and_columns for rows_and_columns, _ in _parts(skin, least=0.4))
-    return [Face(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in found]
+    near = ndimage.gaussian_filter(_is_skin(picture).astype(float), picture.shape[0] / 75)
+    return [_face(box, part) for box, part in _parts(near > 0.25, least=0.4)]
+
+
+def _is_skin(picture: Values) -> Mask:
+    """Pixels nearer to light skin than to whatever else is about as light or as warm, and to ink."""
+    near = distance(picture, SKIN["light"])
+    others = [
+        *(PLAIN[word] for word in WARM),
+        *(HAIR[word] for word in ("white", "blonde", "pink", "orange")),
+        INK,
+    ]
+    return (near < 2 * NEAR) & (near < np.min([distance(picture, other) for other in others], axis=0))
+
+
+def _face(box: tuple[slice, slice], part: Mask) -> Face:
+    """A face's box from its width and its jaw, the lowest row that is wide: what is above eyes may be covered."""
+    rows, columns = box
+    spans = [np.ptp(np.flatnonzero(row)) if row.any() else 0 for row in part]
+    wide = columns.stop - columns.start
+    jaw = rows.start + max((k for k, span in enumerate(spans) if 2 * span > wide), default=len(spans))
+    return Face(max(0, round(jaw - 0.7 * wide)), round(jaw + 0.07 * wide), columns.start, columns.stop)
 
 
 def hair(picture: Values, face: Face) -> str | None:
     """The word for the hair above a face."""
-    above = face.part(picture, (-0.45, -0.05), (0.1, 0.9))
-    return elected(above[np.linalg.norm(above - border(picture), axis=1) > NEAR], HAIR)
+    above = face.part(picture, (-0.6, -0.1), (0.2, 0.8))
+    return elected(above[np.linalg.norm(above - border(picture), axis=1) > NEAR], HAIR, [SKIN["light"], INK])
 
 
 def shirt(picture: Values, face: Face) -> str | None:
