@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from demo.captions import caption
@@ -52,7 +53,7 @@ class Stage:
 
 
 class Lessons:
-    """Batches of one stage, the same ones every time.
+    """Batches of one stage: a step has the same ones every time, also when a training goes on from a checkpoint.
 
     Args:
         opened: gives the shelf of a size with so many scenes.
@@ -64,40 +65,42 @@ class Lessons:
             ([opened(size, count) for size, count in part.sizes.items()], part.batch) for part in stage.parts
         ]
         self._told = told
-        self._rng = np.random.default_rng(stage.steps)
+        self._seed = stage.steps
         self._objective = Objective(stage.composing)
 
-    def loss(self, model: Draughtsman, look: Look | None = None) -> Tensor:
-        """The weighted error of the velocity in the next batches, every picture counting the same.
+    def loss(self, model: Draughtsman, step: int, look: Look | None = None) -> Tensor:
+        """The weighted error of the velocity in a step's batches, every picture counting the same.
 
         Args:
             look: makes image tokens of the batch's scenes, for an adapter.
         """
-        losses = [count * self._batch_loss(model, look, shelves, count) for shelves, count in self._parts]
+        rng = np.random.default_rng((self._seed, step))
+        losses = [
+            count * self._batch_loss(model, rng, look, shelves, count) for shelves, count in self._parts
+        ]
         return torch.stack(losses).sum() / sum(count for _, count in self._parts)
 
     def _batch_loss(
-        self, model: Draughtsman, look: Look | None, shelves: Sequence[Shelf], count: int
+        self, model: Draughtsman, rng: Generator, look: Look | None, shelves: Sequence[Shelf], count: int
     ) -> Tensor:
-        rng = self._rng
         own = shelves[int(rng.integers(len(shelves)))]
         chosen = [int(k) for k in rng.integers(len(own.scenes), size=count)]
         scenes = [own.scenes[k] for k in chosen]
-        captions, seen = self._captions(scenes), None if look is None else look(scenes)
+        captions, seen = self._captions(scenes, rng), None if look is None else look(scenes)
 
         def predict(noisy: Tensor, times: Tensor) -> Tensor:
             return model(own.beside(noisy, chosen), times, captions, own.ids(chosen), seen)
 
         return self._objective.loss(predict, own.clean(chosen), rng)
 
-    def _captions(self, scenes: Sequence[Scene]) -> list[tuple[Chunk, ...]]:
-        said = [caption(scene, self._rng, self._told) for scene in scenes]
-        return [self._sprinkled(parts) for parts in chunked(said, most=1 if self._rng.random() < 0.5 else 2)]
+    def _captions(self, scenes: Sequence[Scene], rng: Generator) -> list[tuple[Chunk, ...]]:
+        said = [caption(scene, rng, self._told) for scene in scenes]
+        return [_sprinkled(parts, rng) for parts in chunked(said, most=1 if rng.random() < 0.5 else 2)]
 
-    def _sprinkled(self, parts: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
-        rng = self._rng
-        if not parts[0].ids or rng.random() > 0.2:
-            return parts
-        unknown = rng.integers(1000, COMMON_TOKENS, int(MOST_UNKNOWN ** rng.random()))
-        unknown[rng.integers(2, 4) :: 3] = COMMA
-        return sprinkled(parts, [int(token) for token in unknown], rng.random())
+
+def _sprinkled(parts: tuple[Chunk, ...], rng: Generator) -> tuple[Chunk, ...]:
+    if not parts[0].ids or rng.random() > 0.2:
+        return parts
+    unknown = rng.integers(1000, COMMON_TOKENS, int(MOST_UNKNOWN ** rng.random()))
+    unknown[rng.integers(2, 4) :: 3] = COMMA
+    return sprinkled(parts, [int(token) for token in unknown], rng.random())

@@ -113,7 +113,7 @@ def main() -> None:
         sheet_of.save(arguments.folder / f"adapter-{step}.png")
 
     course = Course(arguments.folder / "adapter.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)
-    learn(adapter, course, lambda _: lessons.loss(model, look), show)
+    learn(adapter, course, partial(lessons.loss, model, look=look), show)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main() -> None:
         draw_sheet(pipeline, (256, 256)).save(arguments.folder / f"inpainting-{step}.png")
 
     course = Course(arguments.folder / "inpainting.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)
-    learn(model, course, lambda _: lessons.loss(model), show)
+    learn(model, course, partial(lessons.loss, model), show)
 
 
 if __name__ == "__main__":

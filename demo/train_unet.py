@@ -102,8 +102,8 @@ def train(folder: Path, name: str) -> None:
         save(cast("Draughtsman", average), vae, folder / "naiad-demo.safetensors")
         draw_sheet(folder / "naiad-demo.safetensors", shown).save(folder / f"unet-{name}-{step}.png")
 
-    course = Course(file, stage.steps, stage.rate, memory=300, show_every=400, optimizers=muon)
-    learn(model, course, lambda _: lessons.loss(model), show)
+    course = Course(file, stage.steps, stage.rate, memory=300, show_every=800, optimizers=muon)
+    learn(model, course, partial(lessons.loss, model), show)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from demo.latents import Shelf, scene_of
@@ -32,7 +33,7 @@ def lessons(*parts) -> Any:
 
 def test_every_step_learns_from_a_batch_of_each_part():
     model = Recorder()
-    lessons(Part({SMALL: 9}, 3), Part({LARGE: 9}, 2)).loss(model)
+    lessons(Part({SMALL: 9}, 3), Part({LARGE: 9}, 2)).loss(model, 0)
     assert [tuple(one.noisy.shape) for one in model.asked] == [(3, 4, 8, 8), (2, 4, 12, 12)]
     assert [one.ids[:, -2:].tolist() for one in model.asked] == [[[64, 64]] * 3, [[96, 96]] * 2]
 
@@ -40,12 +41,19 @@ def test_every_step_learns_from_a_batch_of_each_part():
 def test_every_picture_counts_the_same():
     parts = Part({SMALL: 9}, 3), Part({LARGE: 9}, 1)
     own = lessons(*parts)
-    losses = [own._batch_loss(Recorder(), None, shelves, count) for shelves, count in own._parts]
-    torch.testing.assert_close(lessons(*parts).loss(Recorder()), (3 * losses[0] + losses[1]) / 4)
+    rng = np.random.default_rng((10, 0))
+    losses = [own._batch_loss(Recorder(), rng, None, shelves, count) for shelves, count in own._parts]
+    torch.testing.assert_close(lessons(*parts).loss(Recorder(), 0), (3 * losses[0] + losses[1]) / 4)
 
 
 def test_references_are_looked_at_with_their_scenes():
     model, looked = Recorder(), []
-    lessons(Part({SMALL: 9}, 3)).loss(model, lambda scenes: looked.append(scenes) or "tokens")
+    lessons(Part({SMALL: 9}, 3)).loss(model, 0, lambda scenes: looked.append(scenes) or "tokens")
     assert len(looked[0]) == 3
     assert model.asked[0].seen == "tokens"
+
+
+def test_a_step_has_its_batches_whatever_came_before():
+    one, other = lessons(Part({SMALL: 9}, 3)), lessons(Part({SMALL: 9}, 3))
+    first = float(one.loss(Recorder(), 0))
+    assert float(one.loss(Recorder(), 1)) == float(other.loss(Recorder(), 1)) != first
