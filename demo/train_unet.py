@@ -36,7 +36,7 @@ STAGES = {
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
     "half": Stage((Part(HALF, 6),), 2000, 3e-3),
     "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, composing=True),
-    "full": Stage((Part(QUARTER, 4), Part(HALF, 2), Part(FULL, 2)), 1450, 2e-3, composing=True),
+    "full": Stage((Part(QUARTER, 4), Part(HALF, 2), Part(FULL, 2)), 1300, 2e-3, composing=True),
 }
 QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
@@ -102,7 +102,7 @@ def train(folder: Path, name: str) -> None:
         save(cast("Draughtsman", average), vae, folder / "naiad-demo.safetensors")
         draw_sheet(folder / "naiad-demo.safetensors", shown).save(folder / f"unet-{name}-{step}.png")
 
-    course = Course(file, stage.steps, stage.rate, memory=300, show_every=800, optimizers=muon)
+    course = Course(file, stage.steps, stage.rate, memory=300, show_every=1000, optimizers=muon)
     learn(model, course, partial(lessons.loss, model), show)
 
 
