@@ -24,6 +24,7 @@ from demo import judging
 from demo.canvas import Pixels
 from demo.captions import any_of, random_character
 from demo.checkpoint import DEMO
+from demo.draughtsman import SHRUNK_ABOVE
 from demo.palette import PLAIN
 from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
@@ -60,7 +61,8 @@ class Easel:
         texts = completed(texts, presets, "nai-diffusion-3", "auto")
         prompts = Prompts(texts.positive, texts.negative)
         guidance = Guidance(scale, rescale=rescale)
-        job = Job("demo", prompts, *size, 28, "k_euler", "native", guidance, (seed,))
+        shrunk = size[0] * size[1] > SHRUNK_ABOVE
+        job = Job("demo", prompts, *size, 28, "k_euler", "native", guidance, (seed,), deep_shrink=shrunk)
         return self.pipeline.run(job)[0]
 
 

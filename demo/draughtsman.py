@@ -1,6 +1,7 @@
 """The networks that are trained together, the text encoders and the UNet, and their way into a model file and back."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +12,15 @@ from torch import Tensor, nn
 from demo.architecture import demo_architecture
 from demo.checkpoint import write
 from demo.language import Language
+from pipelines.deep_shrink import DeepShrink
+from pipelines.plan import SHRUNK_UNTIL
 from pipelines.tokens import Chunk
 from pipelines.weights import load
 
 SPREAD = 50.0
 """How far pooled vectors are from their mean, on average, once they are recentred."""
+SHRUNK_ABOVE = 589_824
+"""Pictures of more pixels are drawn with deep shrink, as configs/profiles/demo.toml says."""
 
 
 class Draughtsman(nn.Module):
@@ -25,6 +30,7 @@ class Draughtsman(nn.Module):
         super().__init__()
         self.language = Language()
         self.unet = UNet2DConditionModel(**dict(demo_architecture(channels).unet))  # type: ignore[arg-type]
+        self._shrink = DeepShrink(self.unet)
 
     def forward(
         self,
@@ -34,7 +40,7 @@ class Draughtsman(nn.Module):
         ids: Tensor,
         seen: Tensor | None = None,
     ) -> Tensor:
-        """The velocity (B, 4, h, w) at times (B,).
+        """The velocity (B, 4, h, w) at times (B,), with deep shrink where a server would use it.
 
         Args:
             noisy: all the channels the UNet takes, (B, 4 | 9, h, w).
@@ -42,9 +48,21 @@ class Draughtsman(nn.Module):
             seen: an image adapter's tokens (B, tokens, width).
         """
         context, pooled = self.language(captions)
-        context = context if seen is None else (context, [seen])
+        given = [noisy, times, context, pooled, ids, *([] if seen is None else [seen])]
+        early = (times > SHRUNK_UNTIL) & (64 * noisy.shape[-2:].numel() > SHRUNK_ABOVE)
+        velocity = torch.empty_like(noisy[:, :4])
+        for rows, pass_ in ((~early, nullcontext()), (early, self._shrink.shrunk())):
+            if rows.any():
+                with pass_:
+                    velocity[rows] = self._velocity(*(one[rows] for one in given))
+        return velocity
+
+    def _velocity(
+        self, noisy: Tensor, times: Tensor, context: Tensor, pooled: Tensor, ids: Tensor, *seen: Tensor
+    ) -> Tensor:
         added = {"text_embeds": pooled, "time_ids": ids}
-        return cast("Any", self.unet)(noisy, times, context, added_cond_kwargs=added, return_dict=False)[0]
+        states = (context, list(seen)) if seen else context
+        return cast("Any", self.unet)(noisy, times, states, added_cond_kwargs=added, return_dict=False)[0]
 
     @torch.no_grad()
     def recentre(self, captions: Sequence[Sequence[Chunk]]) -> None:

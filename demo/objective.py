@@ -3,7 +3,6 @@
 Samples are weighted by min-SNR (Hang et al. 2023) with a floor, which keeps the steps of pure noise in play.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
 from math import isinf, sqrt
 
@@ -17,9 +16,9 @@ GAMMA, FLOOR = 5.0, 0.15
 PURE = 0.06
 """How many of the samples are at infinite noise."""
 COMPOSING, DWELLING = 0.5, 0.75
-"""The floor, and the share of samples where a training that composes dwells: in noise from `decided` up."""
-SEEN = 1.25
-"""The sigma below which what is in a picture of 512x512, faces too, can be seen through the noise."""
+"""The floor, and the share of samples in more noise than DECIDED, where a training dwells on composition."""
+DECIDED = 400
+"""The time below which what is in a picture, faces too, can be seen through the noise."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Noisy latents (B, 4, h, w) and times (B,) to velocities of the latents' shape."""
@@ -34,21 +33,12 @@ class Objective:
 
     def __init__(self, composing: bool = False) -> None:
         self._floor, self._dwelling = (COMPOSING, DWELLING) if composing else (FLOOR, 0.0)
-        self._sigmas = scaled_linear(zsnr=True).sigmas
-        self._alphas = torch.tensor(
-            [0.0 if isinf(sigma) else 1 / sqrt(sigma**2 + 1) for sigma in self._sigmas]
-        )
-
-    def decided(self, height: int, width: int) -> int:
-        """The time below which what is in latents of a size can be seen.
-
-        A picture twice as wide shows the same through twice the noise (Hoogeboom et al. 2023).
-        """
-        return bisect_left(self._sigmas, SEEN * sqrt(height * width) / 64)
+        sigmas = scaled_linear(zsnr=True).sigmas
+        self._alphas = torch.tensor([0.0 if isinf(sigma) else 1 / sqrt(sigma**2 + 1) for sigma in sigmas])
 
     def loss(self, predict: Predict, clean: Tensor, rng: np.random.Generator) -> Tensor:
         """Noise clean latents (B, 4, h, w) to random times and weigh what is predicted wrongly."""
-        lowest = np.where(rng.random(len(clean)) < self._dwelling, self.decided(*clean.shape[2:]), 0)
+        lowest = np.where(rng.random(len(clean)) < self._dwelling, DECIDED, 0)
         times = torch.from_numpy(rng.integers(lowest, len(self._alphas)))
         times[torch.from_numpy(rng.random(len(clean)) < PURE)] = len(self._alphas) - 1
         alpha = self._alphas[times][:, None, None, None]

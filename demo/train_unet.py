@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from demo.captions import GOOD, caption, random_scene
-from demo.draughtsman import Draughtsman, save
+from demo.draughtsman import SHRUNK_ABOVE, Draughtsman, save
 from demo.language import chunked
 from demo.latents import shelf
 from demo.learning import Course, averaged, learn
@@ -36,7 +36,7 @@ STAGES = {
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
     "half": Stage((Part(HALF, 6),), 2000, 3e-3),
     "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, composing=True),
-    "full": Stage((Part(QUARTER, 4), Part(HALF, 2), Part(FULL, 2)), 1300, 2e-3, composing=True),
+    "full": Stage((Part(QUARTER, 4), Part(HALF, 3), Part(FULL, 2)), 1500, 2e-3, composing=True),
 }
 QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
@@ -58,7 +58,8 @@ SHOWN = (
 def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
     """A picture as users ask for it, with quality tags and undesired content."""
     prompts = Prompts(f"{prompt}, {QUALITY}", UNDESIRED)
-    return Job("demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,))
+    shrunk = size[0] * size[1] > SHRUNK_ABOVE
+    return Job("demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,), deep_shrink=shrunk)
 
 
 def draw_sheet(file: Path, size: Size) -> Image.Image:

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from demo.draughtsman import SPREAD, Draughtsman, opened, save
+from demo import draughtsman
+from demo.draughtsman import SHRUNK_ABOVE, SPREAD, Draughtsman, opened, save
 from demo.language import chunked
 from demo.train_vae import new_vae
+from server.profiles import load_profiles, named
 
 CAPTIONS = chunked(["1girl, red hair, parliament", ""], 1)
 IDS = torch.tensor([[64.0, 48, 0, 0, 64, 48]]).expand(2, -1)
@@ -53,3 +57,21 @@ def test_recentring_spreads_pooled_vectors_and_changes_nothing_drawn():
     torch.testing.assert_close(velocity(model, sample(4)), before, atol=1e-4, rtol=0)
     pooled = model.language(CAPTIONS)[1]
     assert float((pooled - pooled.mean(dim=0)).norm(dim=1).mean().detach()) == pytest.approx(SPREAD, rel=1e-3)
+
+
+def test_large_pictures_are_learned_as_they_are_drawn(saved, monkeypatch):
+    model, noisy = saved[0], torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    whole = velocity(model, noisy)
+    monkeypatch.setattr(draughtsman, "SHRUNK_ABOVE", 128 * 128 - 1)
+    early, late = velocity(model, noisy)
+    assert not torch.allclose(early, whole[0], atol=1e-3)
+    # alone in its batch, which may add in another order
+    torch.testing.assert_close(late, whole[1], atol=1e-5, rtol=0)
+    with model._shrink.shrunk():
+        monkeypatch.setattr(draughtsman, "SHRUNK_ABOVE", 128 * 128)
+        torch.testing.assert_close(velocity(model, noisy)[0], early, atol=1e-5, rtol=0)
+
+
+def test_the_profile_shrinks_from_the_same_size_on():
+    folder = Path(__file__).parent.parent / "configs" / "profiles"
+    assert named(load_profiles(folder), "demo").deep_shrink_above == SHRUNK_ABOVE
