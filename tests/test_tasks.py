@@ -30,7 +30,9 @@ def base64_of(image):
 
 @pytest.fixture(scope="module")
 def served(demo_file):
-    return recognise(single(demo_file))
+    """A model that draws large pictures without help."""
+    found = recognise(single(demo_file))
+    return replace(found, profile=found.profile.model_copy(update={"deep_shrink_above": None}))
 
 
 @pytest.fixture(scope="module")
