@@ -59,6 +59,8 @@ NEUTRAL = (
 )
 """Tags that are true of everything here or say nothing about it."""
 
+DOUBT = 0.12
+"""How many of the good pictures are called bad: with none guidance away from bad ones overshoots into hard edges."""
 Word = TypeVar("Word", bound=str)
 CUTS: tuple[Cut, ...] = ("long hair", "short hair", "twintails", "ponytail")
 MOUTHS: tuple[Mouth, ...] = ("smile", "smile", "open mouth", "frown", "expressionless")
@@ -124,8 +126,9 @@ def caption(scene: Scene, rng: np.random.Generator, told: float = 0.92) -> str:
     """
     if rng.random() < 0.1:
         return ""
-    quality = _quality(scene, rng)
-    if scene.spoilt is not None and rng.random() < 0.35:
+    bad = scene.spoilt is not None or rng.random() < DOUBT
+    quality = _quality(bad, rng)
+    if bad and rng.random() < 0.35:
         return ", ".join(quality)
     particulars = [*scene.particulars(), *scene.surroundings()]
     kept = [tag for tag in particulars if rng.random() < told]
@@ -136,8 +139,8 @@ def caption(scene: Scene, rng: np.random.Generator, told: float = 0.92) -> str:
     return ", ".join([*scene.counts(), *mixed, *quality])
 
 
-def _quality(scene: Scene, rng: np.random.Generator) -> list[str]:
-    if scene.spoilt is None:
+def _quality(bad: bool, rng: np.random.Generator) -> list[str]:
+    if not bad:
         return [tag for tag in GOOD[:4] if rng.random() < 0.9] if rng.random() < 0.5 else []
     if rng.random() < 0.3:
         return list(BAD[:19])

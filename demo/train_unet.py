@@ -36,7 +36,7 @@ STAGES = {
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
     "half": Stage((Part(HALF, 6),), 2000, 3e-3),
     "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, composing=True),
-    "full": Stage((Part(QUARTER, 4), Part(HALF, 3), Part(FULL, 2)), 1500, 2e-3, composing=True),
+    "full": Stage((Part(QUARTER, 4), Part(HALF, 3), Part(FULL, 2)), 2600, 2e-3, composing=True),
 }
 QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
