@@ -23,6 +23,11 @@ SHRUNK_ABOVE = 589_824
 """Pictures of more pixels are drawn with deep shrink, as configs/profiles/demo.toml says."""
 
 
+def is_shrunk(width: int, height: int) -> bool:
+    """Whether a picture of so many pixels is drawn with deep shrink."""
+    return width * height > SHRUNK_ABOVE
+
+
 class Draughtsman(nn.Module):
     """Everything that draws but the VAE; with 9 channels it draws into a picture."""
 
@@ -49,11 +54,11 @@ class Draughtsman(nn.Module):
         """
         context, pooled = self.language(captions)
         given = [noisy, times, context, pooled, ids, *([] if seen is None else [seen])]
-        early = (times > SHRUNK_UNTIL) & (64 * noisy.shape[-2:].numel() > SHRUNK_ABOVE)
+        early = (times > SHRUNK_UNTIL) & is_shrunk(8 * noisy.shape[3], 8 * noisy.shape[2])
         velocity = torch.empty_like(noisy[:, :4])
-        for rows, pass_ in ((~early, nullcontext()), (early, self._shrink.shrunk())):
+        for rows, inside in ((~early, nullcontext()), (early, self._shrink.shrunk())):
             if rows.any():
-                with pass_:
+                with inside:
                     velocity[rows] = self._velocity(*(one[rows] for one in given))
         return velocity
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from demo.captions import GOOD, caption, random_scene
-from demo.draughtsman import SHRUNK_ABOVE, Draughtsman, save
+from demo.draughtsman import Draughtsman, is_shrunk, save
 from demo.language import chunked
 from demo.latents import shelf
 from demo.learning import Course, averaged, learn
@@ -58,7 +58,7 @@ SHOWN = (
 def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
     """A picture as users ask for it, with quality tags and undesired content."""
     prompts = Prompts(f"{prompt}, {QUALITY}", UNDESIRED)
-    shrunk = size[0] * size[1] > SHRUNK_ABOVE
+    shrunk = is_shrunk(*size)
     return Job("demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,), deep_shrink=shrunk)
 
 
