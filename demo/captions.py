@@ -59,7 +59,7 @@ NEUTRAL = (
 )
 """Tags that are true of everything here or say nothing about it."""
 
-DOUBT = 0.12
+DOUBT = 0.25
 """How many of the good pictures are called bad: with none guidance away from bad ones overshoots into hard edges."""
 Word = TypeVar("Word", bound=str)
 CUTS: tuple[Cut, ...] = ("long hair", "short hair", "twintails", "ponytail")

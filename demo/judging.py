@@ -127,7 +127,7 @@ def _face(box: tuple[slice, slice], part: Mask) -> Face:
 def hair(picture: Values, face: Face) -> str | None:
     """The word for the hair above a face."""
     above = face.part(picture, (-0.6, -0.1), (0.2, 0.8))
-    return elected(above[np.linalg.norm(above - border(picture), axis=1) > NEAR], HAIR, [SKIN["light"], INK])
+    return elected(above[np.linalg.norm(above - border(picture), axis=1) > NEAR], HAIR, [SKIN["light"]])
 
 
 def shirt(picture: Values, face: Face) -> str | None:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from demo.muon import adamw
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def _resumed(
     return found["step"], found["seconds"]
 
 
-def averaged(file: Path, model: nn.Module) -> nn.Module:
+def averaged(file: Path, model: Model) -> Model:
     """A model with the averaged weights of a training's checkpoint, for use alone."""
     model.load_state_dict(torch.load(file, weights_only=True)["average"])
     return model.requires_grad_(False).eval()

@@ -39,13 +39,13 @@ class Stage:
     Attributes:
         parts: every step learns from one batch of each; where all are large the batches are small and the steps noisy.
         rate: the highest learning rate.
-        composing: whether it dwells on what is decided in much noise.
+        dwelling: how much it dwells on what is decided in much noise, see Objective.
     """
 
     parts: tuple[Part, ...]
     steps: int
     rate: float
-    composing: bool = False
+    dwelling: float = 0.0
 
     def sizes(self) -> list[Size]:
         """Every part's sizes."""
@@ -66,7 +66,7 @@ class Lessons:
         ]
         self._told = told
         self._seed = stage.steps
-        self._objective = Objective(stage.composing)
+        self._objective = Objective(stage.dwelling)
 
     def loss(self, model: Draughtsman, step: int, look: Look | None = None) -> Tensor:
         """The weighted error of the velocity in a step's batches, every picture counting the same.

@@ -15,8 +15,8 @@ from pipelines.prediction import scaled_linear
 GAMMA, FLOOR = 5.0, 0.15
 PURE = 0.06
 """How many of the samples are at infinite noise."""
-COMPOSING, DWELLING = 0.5, 0.75
-"""The floor, and the share of samples in more noise than DECIDED, where a training dwells on composition."""
+COMPOSING = 0.5
+"""The floor where a training dwells on composition."""
 DECIDED = 400
 """The time below which what is in a picture, faces too, can be seen through the noise."""
 
@@ -28,11 +28,11 @@ class Objective:
     """The error of a network that predicts velocities.
 
     Args:
-        composing: dwell on times of much noise.
+        dwelling: the share of samples that are only taken in more noise than DECIDED, to learn composition.
     """
 
-    def __init__(self, composing: bool = False) -> None:
-        self._floor, self._dwelling = (COMPOSING, DWELLING) if composing else (FLOOR, 0.0)
+    def __init__(self, dwelling: float = 0.0) -> None:
+        self._floor, self._dwelling = COMPOSING if dwelling else FLOOR, dwelling
         sigmas = scaled_linear(zsnr=True).sigmas
         self._alphas = torch.tensor([0.0 if isinf(sigma) else 1 / sqrt(sigma**2 + 1) for sigma in sigmas])
 

@@ -24,13 +24,13 @@ from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
 from demo.lessons import Lessons, Part, Stage
 from demo.scenes import Scene, Size, sheet
-from demo.train_unet import QUARTER, asked
+from demo.train_unet import FEWER, asked
 from pipelines.job import Job
 from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
 from pipelines.weights import Weights, load
 
-STAGE = Stage((Part(QUARTER, 16),), 900, 1e-3)
+STAGE = Stage((Part(FEWER[0], 8), Part(FEWER[1], 3)), 600, 1e-3, dwelling=0.4)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""
@@ -112,7 +112,7 @@ def main() -> None:
         sheet_of = draw_sheet(load(arguments.model), cast("Adapter", average), (256, 256))
         sheet_of.save(arguments.folder / f"adapter-{step}.png")
 
-    course = Course(arguments.folder / "adapter.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)
+    course = Course(arguments.folder / "adapter.pt", STAGE.steps, STAGE.rate, memory=200, show_every=300)
     learn(adapter, course, partial(lessons.loss, model, look=look), show)
 
 

@@ -23,13 +23,15 @@ from demo.holes import Mask
 from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
 from demo.lessons import Lessons, Part, Stage
+from demo.muon import muon
 from demo.scenes import sheet
-from demo.train_unet import QUARTER, asked
+from demo.train_unet import HALF, QUARTER, asked
 from pipelines.job import Job, Picture, Source
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
-STAGE = Stage((Part(QUARTER, 16),), 900, 6e-4)
+SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 100)
+STAGE = Stage((Part(SMALLER, 8), Part(LARGER, 3)), 600, 1.5e-3, dwelling=0.4)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 
@@ -76,7 +78,8 @@ def main() -> None:
         pipeline = Pipeline(load(arguments.model, inpainting=file))
         draw_sheet(pipeline, (256, 256)).save(arguments.folder / f"inpainting-{step}.png")
 
-    course = Course(arguments.folder / "inpainting.pt", STAGE.steps, STAGE.rate, memory=300, show_every=300)
+    checkpoint = arguments.folder / "inpainting.pt"
+    course = Course(checkpoint, STAGE.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
     learn(model, course, partial(lessons.loss, model), show)
 
 

@@ -4,6 +4,7 @@ It goes from small pictures to the sizes that are served; each stage starts from
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import nn
 
 from demo.captions import GOOD, caption, random_scene
-from demo.draughtsman import Draughtsman, is_shrunk, save
+from demo.checkpoint import DEMO
+from demo.draughtsman import Draughtsman, is_shrunk, opened, save
 from demo.language import chunked
 from demo.latents import shelf
 from demo.learning import Course, averaged, learn
@@ -31,12 +33,14 @@ SMALL = dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000)
 QUARTER = dict.fromkeys(((256, 256), (224, 320), (320, 224)), 1500)
 HALF = dict.fromkeys(((512, 512), (416, 608), (608, 416), (512, 768), (768, 512)), 600)
 FULL = dict.fromkeys(((832, 1216), (1216, 832), (1024, 1024)), 150)
+FEWER = [dict.fromkeys(sizes, count) for sizes, count in ((QUARTER, 800), (HALF, 240), (FULL, 60))]
 STAGES = {
     "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
     "half": Stage((Part(HALF, 6),), 2000, 3e-3),
-    "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, composing=True),
-    "full": Stage((Part(QUARTER, 4), Part(HALF, 3), Part(FULL, 2)), 2600, 2e-3, composing=True),
+    "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, dwelling=0.75),
+    "full": Stage((Part(QUARTER, 4), Part(HALF, 3), Part(FULL, 2)), 1327, 2e-3, dwelling=0.75),
+    "last": Stage((Part(FEWER[0], 8), Part(FEWER[1], 5), Part(FEWER[2], 1)), 750, 1.2e-3, dwelling=0.4),
 }
 QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
@@ -62,10 +66,10 @@ def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
     return Job("demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,), deep_shrink=shrunk)
 
 
-def draw_sheet(file: Path, size: Size) -> Image.Image:
-    """The shown prompts, drawn from a model file as a user would."""
+def draw_sheet(file: Path, size: Size, prompts: Sequence[str] = SHOWN) -> Image.Image:
+    """Prompts, four beside each other, drawn from a model file as a user would."""
     pipeline = Pipeline(load(file, device="cpu"))
-    return Image.fromarray(sheet([pipeline.run(asked(prompt, size))[0] for prompt in SHOWN], 4))
+    return Image.fromarray(sheet([pipeline.run(asked(prompt, size))[0] for prompt in prompts], 4))
 
 
 def sampled(count: int) -> list[tuple[Chunk, ...]]:
@@ -84,6 +88,11 @@ def main() -> None:
         train(arguments.folder, name)
 
 
+def begun(before: Path) -> Draughtsman:
+    """What the stage before came to, or the model in the repository when it was not trained here."""
+    return averaged(before, Draughtsman()) if before.exists() else opened(DEMO)[0]
+
+
 def train(folder: Path, name: str) -> None:
     """One stage, from where it was left or from the stage before."""
     stage, order = STAGES[name], list(STAGES)
@@ -93,7 +102,7 @@ def train(folder: Path, name: str) -> None:
     file = folder / f"unet-{name}.pt"
     before = folder / f"unet-{order[order.index(name) - 1]}.pt"
     if order.index(name) and not file.exists():
-        averaged(before, model).requires_grad_(True).train()
+        model = begun(before).requires_grad_(True).train()
         model.recentre(sampled(256))
     cast("Any", model).to(memory_format=torch.channels_last)
     lessons = Lessons(stage, partial(shelf, folder, vae=vae))
