@@ -30,8 +30,8 @@ from pipelines.job import Job, Picture, Source
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
-SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 100)
-STAGE = Stage((Part(SMALLER, 8), Part(LARGER, 3)), 600, 1.5e-3, dwelling=0.4)
+SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)
+STAGE = Stage((Part(SMALLER, 8), Part(LARGER, 3)), 450, 1.5e-3, dwelling=0.4)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 

@@ -1,0 +1,114 @@
+"""Renews what is drawn and counted in the model card, docs/demo-model.md: `python -m demo.card`.
+
+The sheet is drawn by the model in the repository; the figures are those that the benchmarks kept.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from demo.canvas import Pixels
+from demo.checkpoint import DEMO
+from demo.scenes import Size
+from demo.train_unet import SHOWN, draw_sheet
+
+ROOT = Path(__file__).parent.parent
+PAGE, SHEET, LARGE = (ROOT / "docs" / f"demo-model{end}" for end in (".md", ".webp", "-large.webp"))
+RESULTS = ROOT / "benchmarks" / "results"
+SIZE: Size = (512, 512)
+ACROSS = 4
+WANTED = {
+    "background": 0.97,
+    **dict.fromkeys(("hair", "shirt", "shape colour"), 0.93),
+    **dict.fromkeys(("count", "shape"), 0.85),
+    "eyes": 0.80,
+}
+"""The shares of pictures that are to be right at 512x512; at 832x1216 up to .05 less."""
+
+
+def tile(number: int) -> Pixels:
+    """One of the sheet's pictures (height, width, 3), but for what WebP lost of it."""
+    row, column = divmod(number, ACROSS)
+    with Image.open(SHEET) as whole:
+        shown = np.asarray(whole.convert("RGB"))
+    top, left = row * SIZE[1], column * SIZE[0]
+    return shown[top : top + SIZE[1], left : left + SIZE[0]]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown."""
+    names = list(head)
+    lines = [names, ["---"] * len(names), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def figures(kept: Mapping[str, Any]) -> str:
+    """The shares that are right, and whatever else was measured."""
+    small, large = (kept.get(size, {}) for size in _LISTED)
+    shares = [(name, small.get(name, "-"), large.get(name, "-"), wanted) for name, wanted in WANTED.items()]
+    others = [
+        (part, said)
+        for part, found in kept.items()
+        if part not in (*_LISTED, "machine")
+        for said in _flat(found)
+    ]
+    return "\n\n".join(
+        [
+            table(("right", "512x512", "832x1216", "wanted at 512x512"), shares),
+            table(("measured", "found"), others),
+        ]
+    )
+
+
+_LISTED = ("512x512", "832x1216")
+
+
+def _flat(found: Mapping[str, Any], before: str = "") -> list[str]:
+    """What a part found, one thing after another."""
+    said: list[str] = []
+    for name, value in found.items():
+        said += (
+            _flat(value, f"{before}{name}, ") if isinstance(value, Mapping) else [f"{before}{name}: {value}"]
+        )
+    return said
+
+
+def mutations(kept: Mapping[str, list[str]]) -> str:
+    """What was broken, and the tests that failed."""
+    rows = [(broken, ", ".join(f"`{name}`" for name in failed) or "none") for broken, failed in kept.items()]
+    return table(("broken", "tests of `tests/test_semantics.py` that fail"), rows)
+
+
+def renewed(page: str, parts: Mapping[str, str]) -> str:
+    """A page with new text between each part's two marks."""
+    for name, text in parts.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
+        page = marked.sub(lambda found, text=text: f"{found[1]}\n{text}\n{found[2]}", page)
+    return page
+
+
+def _results(name: str) -> dict[str, Any]:
+    """What a benchmark kept; nothing when it has not been run."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+
+def main() -> None:
+    """Draw the sheets and write the page."""
+    draw_sheet(DEMO, SIZE).save(SHEET, quality=90)
+    large = draw_sheet(DEMO, (832, 1216), SHOWN[:4])
+    large.resize((large.width // 2, large.height // 2), Image.Resampling.LANCZOS).save(LARGE, quality=88)
+    parts = {
+        "figures": figures(_results("demo_semantics")),
+        "mutations": mutations(_results("demo_mutations").get("mutations", {})),
+    }
+    PAGE.write_text(renewed(PAGE.read_text("utf-8"), parts), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
