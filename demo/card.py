@@ -87,8 +87,8 @@ def mutations(kept: Mapping[str, list[str]]) -> str:
 def renewed(page: str, parts: Mapping[str, str]) -> str:
     """A page with new text between each part's two marks."""
     for name, text in parts.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
-        page = marked.sub(lambda found, text=text: f"{found[1]}\n{text}\n{found[2]}", page)
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        page = marked.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page)
     return page
 
 

@@ -30,7 +30,7 @@ from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
 from pipelines.weights import Weights, load
 
-STAGE = Stage((Part(FEWER[0], 8), Part(FEWER[1], 3)), 600, 1e-3, dwelling=0.4)
+STAGE = Stage((Part(FEWER[0], 8), Part(FEWER[1], 3)), 400, 1e-3, dwelling=0.4)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""
