@@ -20,6 +20,7 @@ from demo.train_unet import SHOWN, draw_sheet
 ROOT = Path(__file__).parent.parent
 PAGE, SHEET, LARGE = (ROOT / "docs" / f"demo-model{end}" for end in (".md", ".webp", "-large.webp"))
 RESULTS = ROOT / "benchmarks" / "results"
+_LISTED = ("512x512", "832x1216")
 SIZE: Size = (512, 512)
 ACROSS = 4
 WANTED = {
@@ -63,9 +64,6 @@ def figures(kept: Mapping[str, Any]) -> str:
             table(("measured", "found"), others),
         ]
     )
-
-
-_LISTED = ("512x512", "832x1216")
 
 
 def _flat(found: Mapping[str, Any], before: str = "") -> list[str]:
