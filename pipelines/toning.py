@@ -32,6 +32,8 @@ EDGE = 6 / 29
 """Where the cube root of CIELAB gives way to a line."""
 FEWEST = 1024
 """Pixels that must have been kept for their colours to say anything."""
+FLAT = 5.0
+"""Spreads up to this are a plain area's, of the VAE's making; they say nothing of how colourful a drawing is to be."""
 MOST_GAIN = 2.0
 """How much wider or narrower a channel's spread may become: a grey drawing has none that could be widened."""
 
@@ -45,8 +47,8 @@ def toned(drawn: Pixels, source: Source) -> Pixels:
     if kept.sum() < FEWEST:
         return drawn
     seen, wanted = lab(drawn), lab(own)[kept]
-    mean, spread = seen[kept].mean(axis=0), seen[kept].std(axis=0).clip(min=1e-3)
-    gain = (wanted.std(axis=0) / spread).clip(1 / MOST_GAIN, MOST_GAIN)
+    mean, spread = seen[kept].mean(axis=0), seen[kept].std(axis=0).clip(min=FLAT)
+    gain = (wanted.std(axis=0).clip(min=FLAT) / spread).clip(1 / MOST_GAIN, MOST_GAIN)
     return _rgb((seen - mean) * gain + wanted.mean(axis=0))
 
 

@@ -4,6 +4,12 @@ The texts are as the clients send them: the first group writes quality tags and 
 second sends flags it does not mean, the third leaves flags out.
 """
 
+from base64 import b64encode
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
 QUALITY = ", best quality, amazing quality, very aesthetic, absurdres"
 HEAVY = (
     "lowres, {bad}, error, fewer, extra, missing, worst quality, jpeg artifacts, bad quality, watermark, "
@@ -123,3 +129,49 @@ BODIES = {
     "written by hand": {"input": "a cat", "parameters": {**SMALL, "qualityToggle": True, "ucPreset": 0}},
     "the least": {"input": "a cat", "parameters": SMALL},
 }  # fmt: skip
+
+
+def base64_of(pixels):
+    """Bytes (height, width) or (height, width, 3 | 4) as a PNG in base64."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return b64encode(file.getvalue()).decode()
+
+
+def infills(prompt, pixels, places):
+    """What clients send to have the places (height / 8, width / 8) of a picture drawn anew; each says a strength of .7.
+
+    Masks come in all the forms that are known.
+    """
+    height, width = pixels.shape[:2]
+    small = places * np.uint8(255)
+    full = small.repeat(8, 0).repeat(8, 1)
+    opaque = np.full_like(full, 255)
+    size = {"width": width, "height": height, "seed": 4, "steps": 28, "scale": 5, "sampler": "k_euler", "ucPreset": 0}  # fmt: skip
+    page = {
+        **size, "params_version": 1, "n_samples": 1, "qualityToggle": True, "sm": False, "sm_dyn": False,
+        "dynamic_thresholding": False, "controlnet_strength": 1, "legacy": False, "uncond_scale": 1, "cfg_rescale": 0,
+        "noise_schedule": "native", "strength": 0.7, "noise": 0, "extra_noise_seed": 4,
+        "image": base64_of(np.dstack([pixels, opaque])), "mask": base64_of(np.dstack([full] * 3 + [opaque])),
+        "negative_prompt": f"nsfw, {HEAVY}",
+    }  # fmt: skip
+    drawn = {"model": "nai-diffusion-3-inpainting", "action": "infill", "input": prompt + QUALITY}
+    raw = {**size, "image": base64_of(pixels), "negative_prompt": HEAVY, "strength": 0.7}
+    return {
+        "official page, January 2024": {**drawn, "parameters": {**page, "add_original_image": True}},
+        "official page, April 2024": {**drawn, "parameters": {**page, "add_original_image": False}},
+        "novelai-sdk": {
+            **drawn, "input": prompt, "use_new_shared_trial": True,
+            "parameters": {
+                **raw, "prompt": prompt + ", very aesthetic, masterpiece, no text", "qualityToggle": True, "noise": 0.0,
+                "img2img": {"strength": 0.7, "noise": 0.0, "color_correct": False, "extra_noise_seed": 77},
+                "inpaintImg2ImgStrength": 1, "add_original_image": False, "skip_cfg_above_sigma": 58,
+                "mask": page["mask"],
+            },
+        },
+        "LlmKira": {
+            **drawn, "parameters": {**raw, "noise": 0.0, "color_correct": True, "extra_noise_seed": 4, "mask": base64_of(full)},
+        },
+        "ComfyUI": {**drawn, "parameters": {**raw, "qualityToggle": False, "mask": base64_of(np.dstack([small] * 4))}},
+        "nkdk": {**drawn, "parameters": {**raw, "mask": base64_of(small)}},
+    }  # fmt: skip

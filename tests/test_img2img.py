@@ -1,12 +1,12 @@
 """Pictures that start from pictures, asked of a server process over HTTP."""
 
 import json
-from base64 import b64encode
 from io import BytesIO
 
 import httpx
 import numpy as np
 import pytest
+from bodies import base64_of
 from PIL import Image
 
 from demo.captions import random_scene
@@ -18,12 +18,6 @@ PLACES = np.zeros((HEIGHT // 8, WIDTH // 8), bool)
 PLACES[8:16, 4:12] = True
 EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
 MASK = np.kron(PLACES, np.ones((8, 8), bool))
-
-
-def base64_of(pixels):
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return b64encode(file.getvalue()).decode()
 
 
 @pytest.fixture(scope="module")

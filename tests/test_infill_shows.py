@@ -1,9 +1,13 @@
 """What pictures show that the demo drew from pictures: over masks, on both kinds of UNet, and over sketches."""
 
 from dataclasses import replace
+from io import BytesIO
 
+import httpx
 import numpy as np
 import pytest
+from bodies import infills
+from PIL import Image
 
 from demo import judging
 from demo.checkpoint import DEMO, INPAINTING
@@ -75,3 +79,18 @@ def test_nearly_all_strength_follows_the_prompt():
     result = drawn(Pipeline(load(DEMO)), CIRCLE, OWN, strength=0.99, masked=False)
     assert judging.colour_of(result) == "red"
     assert judging.shape(result) == "circle"
+
+
+SENT = infills(CIRCLE, OWN, PLACES)
+
+
+@pytest.mark.parametrize("body", SENT.values(), ids=SENT)
+def test_the_strength_that_clients_send_with_infill_leaves_nothing_of_what_was_there(server, body):
+    answer = httpx.post(
+        f"{server}/ai/generate-image", json=body, headers={"Accept": "image/png"}, timeout=120
+    )
+    assert answer.status_code == 200, answer.text
+    result = np.asarray(Image.open(BytesIO(answer.content)).convert("RGB"))
+    assert judging.colour_of(result) == "red"
+    assert judging.shape(result) == "circle"
+    assert judging.share(result, "blue") < 0.001

@@ -47,6 +47,14 @@ def test_what_was_drawn_anew_is_corrected_but_not_measured():
     assert (corrected[:, 48:] < 110).all()  # as much darker as what was kept has become
 
 
+def test_something_colourful_that_is_drawn_into_a_plain_area_stays_so():
+    own = np.full((HEIGHT, WIDTH, 3), 240, np.uint8)
+    drawn = (own + RNG.integers(-3, 4, own.shape)).astype(np.uint8)  # about what a VAE adds
+    drawn[:, 48:] = (220, 20, 40)
+    plain = Source(Picture(WIDTH, HEIGHT, own.tobytes()), mask=PLACES.tobytes(), color_correct=True)
+    np.testing.assert_allclose(toned(drawn, plain)[:, 48:], drawn[:, 48:], atol=2)
+
+
 def test_a_grey_drawing_stays_grey():
     grey = np.repeat(RNG.integers(0, 256, (HEIGHT, WIDTH, 1), np.int64), 3, axis=2)
     noisy = (grey + RNG.integers(-1, 2, grey.shape)).clip(0, 255).astype(np.uint8)
