@@ -104,7 +104,7 @@ def failing(file: str, old: str, new: str) -> list[str]:
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=_own(copy))
     if done.returncode not in (0, 1):
         raise SystemExit(done.stdout + done.stderr)
-    return re.findall(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)
+    return re.findall(r"^FAILED \S+?::(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
 
 
 def _own(copy: Path) -> dict[str, str]:
