@@ -33,19 +33,24 @@ MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2
 """CLIP's own, of the three channels."""
 
 
+def new_encoder() -> CLIPVisionModelWithProjection:
+    """An image encoder that has learned nothing."""
+    return CLIPVisionModelWithProjection(cast("Any", CLIPVisionConfig)(**VISION))
+
+
 class Adapter(nn.Module):
-    """The image encoder, its projection to tokens, and the keys and values of each cross-attention."""
+    """The image encoder, its projection to tokens, and the keys and values of each cross-attention.
+
+    These begin as the UNet's own for the text, as the paper has it.
+    """
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
-        self.encoder = CLIPVisionModelWithProjection(cast("Any", CLIPVisionConfig)(**VISION))
+        self.encoder = new_encoder()
         self.projection = ImageProjection(WIDTH, NARROW + WIDE, TOKENS)
         names = [name for name in cast("Any", unet).attn_processors if ".attn2." in name]
         self.names = [name.removesuffix(".processor") for name in names]
-        widths = [cast("Any", unet.get_submodule(name)).to_q.out_features for name in self.names]
-        self.looks = nn.ModuleList(
-            IPAdapterAttnProcessor2_0(width, NARROW + WIDE, (TOKENS,)) for width in widths
-        )
+        self.looks = nn.ModuleList(_look(unet.get_submodule(name)) for name in self.names)
 
     def forward(self, references: Tensor) -> Tensor:
         """Prepared references (B, 3, 224, 224) to tokens (B, 4, width)."""
@@ -64,6 +69,15 @@ class Adapter(nn.Module):
         cast("Any", unet).set_attn_processor(
             {name: own.get(name.removesuffix(".processor")) or AttnProcessor2_0() for name in names}
         )
+
+
+def _look(attention: nn.Module) -> nn.Module:
+    """A second attention beside one to the text."""
+    own = cast("Any", attention)
+    look = IPAdapterAttnProcessor2_0(own.to_q.out_features, NARROW + WIDE, (TOKENS,))
+    for mine, texts in ((look.to_k_ip, own.to_k), (look.to_v_ip, own.to_v)):
+        cast("Any", mine)[0].load_state_dict(texts.state_dict())
+    return look
 
 
 def prepared(picture: Pixels) -> Tensor:

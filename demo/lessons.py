@@ -1,7 +1,7 @@
 """Batches for the UNets: scenes of one size, captions, and what the network gets wrong in them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,16 +20,24 @@ COMMON_TOKENS = 40_000
 """Ids below this are words and pieces of words."""
 MOST_UNKNOWN = 60
 """How many tokens that mean nothing a caption may be sprinkled with."""
+Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Look = Callable[[Sequence[Scene]], Tensor]
 """References to tokens (B, tokens, width)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Pictures of about one area: how many are drawn of each size, and how many are learned from at a time."""
+    """Pictures of about one area.
+
+    Attributes:
+        sizes: how many are drawn of each size.
+        batch: how many are learned from at a time.
+        every: steps from one batch to the next; large pictures need not be in all.
+    """
 
     sizes: Mapping[Size, int]
     batch: int
+    every: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +45,30 @@ class Stage:
     """One part of a training.
 
     Attributes:
-        parts: every step learns from one batch of each; where all are large the batches are small and the steps noisy.
+        parts: a step learns from one batch of each; where all are large the batches are small and the steps noisy.
         rate: the highest learning rate.
         dwelling: how much it dwells on what is decided in much noise, see Objective.
+        oftener: words of tags, and how many times as often as others the scenes are learned from that have them.
     """
 
     parts: tuple[Part, ...]
     steps: int
     rate: float
     dwelling: float = 0.0
+    oftener: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def sizes(self) -> list[Size]:
         """Every part's sizes."""
         return [size for part in self.parts for size in part.sizes]
+
+    def chances(self, scenes: Sequence[Scene]) -> Values:
+        """How likely each of some scenes is to be learned from, in sum 1."""
+        weights = np.array([self._weight(scene) for scene in scenes])
+        return weights / weights.sum()
+
+    def _weight(self, scene: Scene) -> float:
+        words = {word for tag in scene.particulars() for word in tag.split()}
+        return max((times for word, times in self.oftener.items() if word in words), default=1.0)
 
 
 class Lessons:
@@ -61,11 +80,10 @@ class Lessons:
     """
 
     def __init__(self, stage: Stage, opened: Callable[[Size, int], Shelf], told: float = 0.92) -> None:
-        self._parts = [
-            ([opened(size, count) for size, count in part.sizes.items()], part.batch) for part in stage.parts
-        ]
+        self._stage = stage
+        self._shelves = [[opened(*sized) for sized in part.sizes.items()] for part in stage.parts]
+        self._chances = [[stage.chances(own.scenes) for own in shelves] for shelves in self._shelves]
         self._told = told
-        self._seed = stage.steps
         self._objective = Objective(stage.dwelling)
 
     def loss(self, model: Draughtsman, step: int, look: Look | None = None) -> Tensor:
@@ -74,17 +92,17 @@ class Lessons:
         Args:
             look: makes image tokens of the batch's scenes, for an adapter.
         """
-        rng = np.random.default_rng((self._seed, step))
-        losses = [
-            count * self._batch_loss(model, rng, look, shelves, count) for shelves, count in self._parts
-        ]
-        return torch.stack(losses).sum() / sum(count for _, count in self._parts)
+        rng = np.random.default_rng((self._stage.steps, step))
+        batches = {k: part.batch for k, part in enumerate(self._stage.parts) if step % part.every == 0}
+        losses = [count * self._batch_loss(model, rng, look, part, count) for part, count in batches.items()]
+        return torch.stack(losses).sum() / sum(batches.values())
 
     def _batch_loss(
-        self, model: Draughtsman, rng: Generator, look: Look | None, shelves: Sequence[Shelf], count: int
+        self, model: Draughtsman, rng: Generator, look: Look | None, part: int, count: int
     ) -> Tensor:
-        own = shelves[int(rng.integers(len(shelves)))]
-        chosen = [int(k) for k in rng.integers(len(own.scenes), size=count)]
+        size = int(rng.integers(len(self._shelves[part])))
+        own, chances = self._shelves[part][size], self._chances[part][size]
+        chosen = [int(k) for k in rng.choice(len(chances), size=count, p=chances)]
         scenes = [own.scenes[k] for k in chosen]
         captions, seen = self._captions(scenes, rng), None if look is None else look(scenes)
 

@@ -1,4 +1,4 @@
-"""Trains the demo's image adapter beside its UNet: `python -m demo.train_adapter FOLDER`.
+"""Trains the demo's image adapter beside its UNet: `python -m demo.train_adapter FOLDER`, after `demo.train_encoder`.
 
 A reference is another drawing of the scene that is to be drawn, and the caption says little: what is left untold,
 the colours above all, has to be seen. The UNet and the text encoders stay as they are.
@@ -20,21 +20,23 @@ from demo.adapter import Adapter, prepared, save_adapter
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, VIBE
 from demo.draughtsman import opened
+from demo.gallery import FORMS, Gallery
 from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
 from demo.lessons import Lessons, Part, Stage
+from demo.muon import muon
 from demo.scenes import Scene, Size, sheet
+from demo.train_encoder import trained_encoder
 from demo.train_unet import FEWER, asked
 from pipelines.job import Job
 from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
 from pipelines.weights import Weights, load
 
-STAGE = Stage((Part(FEWER[0], 8), Part(FEWER[1], 3)), 400, 1e-3, dwelling=0.4)
+STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 1100, 1.5e-3, dwelling=0.4)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""
-FORMS: tuple[Size, ...] = ((224, 224), (160, 224), (224, 160))
 
 
 class Looking:
@@ -81,12 +83,6 @@ def draw_sheet(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
     return Image.fromarray(sheet(tiles, 6))
 
 
-def references(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
-    """Other drawings of some scenes, prepared (B, 3, 224, 224)."""
-    forms = [FORMS[int(rng.integers(len(FORMS)))] for _ in scenes]
-    return torch.stack([prepared(scene.draw(*form, rng)) for scene, form in zip(scenes, forms, strict=True)])
-
-
 def main() -> None:
     """Train, writing a checkpoint, the adapter's file and sheets."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -94,16 +90,17 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     arguments = parser.parse_args()
     torch.manual_seed(11)
-    rng = np.random.default_rng(11)
+    rng, gallery = np.random.default_rng(11), Gallery(11)
     model, vae = opened(arguments.model)
     model.requires_grad_(False)
     adapter = Adapter(model.unet)
+    adapter.encoder.load_state_dict(trained_encoder(arguments.folder).state_dict())
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
     lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD)
 
     def look(scenes: Sequence[Scene]) -> Tensor:
-        seen = adapter(references(scenes, rng))
+        seen = adapter(gallery(scenes))
         withheld = torch.from_numpy(rng.random(len(scenes)) < UNSEEN)[:, None, None]
         return torch.where(withheld, adapter.nothing(len(scenes)), seen)
 
@@ -112,7 +109,8 @@ def main() -> None:
         sheet_of = draw_sheet(load(arguments.model), cast("Adapter", average), (256, 256))
         sheet_of.save(arguments.folder / f"adapter-{step}.png")
 
-    course = Course(arguments.folder / "adapter.pt", STAGE.steps, STAGE.rate, memory=200, show_every=300)
+    file = arguments.folder / "adapter.pt"
+    course = Course(file, STAGE.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
     learn(adapter, course, partial(lessons.loss, model, look=look), show)
 
 

@@ -34,6 +34,8 @@ QUARTER = dict.fromkeys(((256, 256), (224, 320), (320, 224)), 1500)
 HALF = dict.fromkeys(((512, 512), (416, 608), (608, 416), (512, 768), (768, 512)), 600)
 FULL = dict.fromkeys(((832, 1216), (1216, 832), (1024, 1024)), 150)
 FEWER = [dict.fromkeys(sizes, count) for sizes, count in ((QUARTER, 800), (HALF, 240), (FULL, 60))]
+HARD = {"apple": 6, "flower": 4, "cat": 4, "house": 4, "heart": 2, "glasses": 2.5}
+"""What is still drawn badly when the rest is right."""
 STAGES = {
     "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
@@ -41,6 +43,13 @@ STAGES = {
     "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, dwelling=0.75),
     "full": Stage((Part(QUARTER, 4), Part(HALF, 3), Part(FULL, 2)), 1327, 2e-3, dwelling=0.75),
     "last": Stage((Part(FEWER[0], 8), Part(FEWER[1], 5), Part(FEWER[2], 1)), 750, 1.2e-3, dwelling=0.4),
+    "hard": Stage(
+        (Part(FEWER[0], 16), Part(FEWER[1], 4), Part(FEWER[2], 1, every=3)),
+        1100,
+        1.8e-3,
+        dwelling=0.4,
+        oftener=HARD,
+    ),
 }
 QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"

@@ -27,8 +27,8 @@ class Recorder:
         return torch.zeros_like(noisy)
 
 
-def lessons(*parts) -> Any:
-    return Lessons(Stage(parts, 10, 1e-3), opened)
+def lessons(*parts, **stage) -> Any:
+    return Lessons(Stage(parts, 10, 1e-3, **stage), opened)
 
 
 def test_every_step_learns_from_a_batch_of_each_part():
@@ -42,7 +42,7 @@ def test_every_picture_counts_the_same():
     parts = Part({SMALL: 9}, 3), Part({LARGE: 9}, 1)
     own = lessons(*parts)
     rng = np.random.default_rng((10, 0))
-    losses = [own._batch_loss(Recorder(), rng, None, shelves, count) for shelves, count in own._parts]
+    losses = [own._batch_loss(Recorder(), rng, None, part, count) for part, count in ((0, 3), (1, 1))]
     torch.testing.assert_close(lessons(*parts).loss(Recorder(), 0), (3 * losses[0] + losses[1]) / 4)
 
 
@@ -57,3 +57,22 @@ def test_a_step_has_its_batches_whatever_came_before():
     one, other = lessons(Part({SMALL: 9}, 3)), lessons(Part({SMALL: 9}, 3))
     first = float(one.loss(Recorder(), 0))
     assert float(one.loss(Recorder(), 1)) == float(other.loss(Recorder(), 1)) != first
+
+
+def test_a_part_can_be_left_out_of_most_steps():
+    model, own = Recorder(), lessons(Part({SMALL: 9}, 3), Part({LARGE: 9}, 2, every=3))
+    for step in range(4):
+        own.loss(model, step)
+    assert [len(one.noisy) for one in model.asked] == [3, 2, 3, 3, 3, 2]
+
+
+def test_scenes_of_some_words_are_learned_from_oftener():
+    looked = []
+    own = lessons(Part({SMALL: 200}, 500), oftener={"apple": 10.0})
+    own.loss(Recorder(), 0, looked.extend)
+    scenes = opened(SMALL, 200).scenes
+    apples = [any(tag.endswith("apple") for tag in scene.particulars()) for scene in scenes]
+    share = np.mean([any(tag.endswith("apple") for tag in scene.particulars()) for scene in looked])
+    wanted = 10 * sum(apples) / (10 * sum(apples) + apples.count(False))
+    assert 0 < np.mean(apples) < 0.1
+    assert abs(share - wanted) < 0.07  # three standard deviations of 500
