@@ -162,13 +162,14 @@ def guidance(easel: Easel, seeds: int = 12) -> dict[str, object]:
     def red(pixels: Pixels) -> float:
         return judging.share(pixels, "red")
 
-    heart, person = "no humans, heart, white background", "1girl, solo, red hair, blue background"
+    person = "1girl, solo, red hair, blue background"
+    hearts = [undesired(easel, seed) for seed in range(seeds)]
     weights = ("[[[red heart]]]", "red heart", "{{{red heart}}}")
     return {
         "scale 1": semantics(easel, 40, scale=1.0),
         "scale 5": semantics(easel, 40, scale=5.0),
-        "red with red in the UC": mean(red, partial(easel.draw, heart, negative="red heart")),
-        "red without": mean(red, partial(easel.draw, heart, negative="")),
+        "a heart's colour": round(float(np.mean([before for before, _ in hearts])), 4),
+        "the same in the UC": round(float(np.mean([after for _, after in hearts])), 4),
         "red by weight": {
             said: mean(red, partial(easel.draw, f"no humans, {said}, blue heart, white background"))
             for said in weights
@@ -178,6 +179,15 @@ def guidance(easel: Easel, seeds: int = 12) -> dict[str, object]:
             for share in (0.0, 0.5, 1.0)
         },
     }
+
+
+def undesired(easel: Easel, seed: int, size: Size = (512, 512)) -> tuple[float, float]:
+    """The share of the colour that a heart of no said colour has, and what is left of it once it is in the UC."""
+    prompt = "no humans, heart, white background"
+    drawn = easel.draw(prompt, seed, size, negative="")
+    colour = judging.colour_of(drawn) or "white"
+    again = easel.draw(prompt, seed, size, negative=f"{colour} heart")
+    return judging.share(drawn, colour), judging.share(again, colour)
 
 
 def quality(easel: Easel, pairs: int = 30) -> Shares:

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
+from demo.draughtsman import is_shrunk
 from pipelines.darkroom import Pixels
 from pipelines.job import Enhance, Guidance, Job, Picture, Prompts, second_pass
 from pipelines.pipeline import Pipeline
@@ -62,7 +63,8 @@ def fineness(plane: Plane) -> float:
 def job(seed: int) -> Job:
     """The picture before it is enhanced."""
     prompts = Prompts(PROMPT, UNDESIRED)
-    return Job("demo", prompts, *SMALL, 28, "k_euler", "native", Guidance(5.0), (seed,))
+    shrunk = is_shrunk(*SMALL)
+    return Job("demo", prompts, *SMALL, 28, "k_euler", "native", Guidance(5.0), (seed,), deep_shrink=shrunk)
 
 
 def main() -> None:
@@ -77,7 +79,8 @@ def main() -> None:
     enlarged = lanczos(drawn, *LARGE)
     shown, found = [enlarged], dict[str, dict[str, float]]()
     for magnitude, (strength, noise) in MAGNITUDES.items():
-        enhance = Enhance(*LARGE, strength, noise, seed=arguments.seed + 1, noise_seed=arguments.seed + 1)
+        seeds = {"seed": arguments.seed + 1, "noise_seed": arguments.seed + 1}
+        enhance = Enhance(*LARGE, strength, noise, **seeds, deep_shrink=is_shrunk(*LARGE))
         picture = Picture(*LARGE, enlarged.tobytes())
         result = pipeline.run(second_pass(first, enhance, 0, picture))[0]
         shown.append(result)

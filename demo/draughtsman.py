@@ -19,7 +19,7 @@ from pipelines.weights import load
 
 SPREAD = 50.0
 """How far pooled vectors are from their mean, on average, once they are recentred."""
-SHRUNK_ABOVE = 589_824
+SHRUNK_ABOVE = 160_000
 """Pictures of more pixels are drawn with deep shrink, as configs/profiles/demo.toml says."""
 
 

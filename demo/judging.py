@@ -20,6 +20,8 @@ Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 NEAR = 13.0
 """CIELAB units within which a colour is taken for another."""
 WARM = ("white", "yellow", "pink", "grey", "orange", "brown")
+WALLS = 0.3
+"""What has so much of a colour beside white is not white: a house's walls are paler than its roof, and larger."""
 TEMPLATE = 40
 
 
@@ -69,15 +71,18 @@ def _closest(colours: Values, words: Mapping[str, Colour]) -> Any:  # noqa: ANN4
 
 def elected(pixels: Values, words: Mapping[str, Colour], others: Iterable[object] = ()) -> str | None:
     """The word that most CIELAB pixels (N, 3) are nearest to, without those nearer to one of the others."""
-    names = [*words]
-    places = np.concatenate([lab([*words.values()]), *(lab([other]) for other in others)])
+    votes = _votes(pixels, words, others)
+    return max(votes, key=votes.__getitem__, default=None)
+
+
+def _votes(pixels: Values, words: Mapping[str, Colour], others: Iterable[object] = ()) -> dict[str, int]:
+    """How many pixels are nearest to each of the words that have any."""
     if not len(pixels):
-        return None
+        return {}
+    places = np.concatenate([lab([*words.values()]), *(lab([other]) for other in others)])
     apart = np.linalg.norm(pixels[:, None] - places, axis=-1)
-    votes = np.bincount(apart.argmin(axis=1)[apart.min(axis=1) < 2 * NEAR], minlength=len(places))[
-        : len(names)
-    ]
-    return names[int(votes.argmax())] if votes.any() else None
+    counts = np.bincount(apart.argmin(axis=1)[apart.min(axis=1) < 2 * NEAR], minlength=len(places))
+    return {word: int(count) for word, count in zip(words, counts, strict=False) if count}
 
 
 def rim(picture: Values) -> Values:
@@ -203,7 +208,11 @@ def _fitted(mask: Mask) -> Mask:
 def colour_of(pixels: Pixels) -> str | None:
     """The word for the colour of the things in a picture, without their outlines."""
     inner = ndimage.binary_erosion(subject(pixels), iterations=max(2, pixels.shape[0] // 100))
-    return elected(lab(pixels)[inner], PLAIN)
+    votes = _votes(lab(pixels)[inner], PLAIN)
+    pale = votes.get("white", 0)
+    if any(count > WALLS * pale for word, count in votes.items() if word != "white"):
+        votes.pop("white", None)
+    return max(votes, key=votes.__getitem__, default=None)
 
 
 def luminance(pixels: Pixels) -> float:

@@ -36,6 +36,9 @@ FULL = dict.fromkeys(((832, 1216), (1216, 832), (1024, 1024)), 150)
 FEWER = [dict.fromkeys(sizes, count) for sizes, count in ((QUARTER, 800), (HALF, 240), (FULL, 60))]
 HARD = {"apple": 6, "flower": 4, "cat": 4, "house": 4, "heart": 2, "glasses": 2.5}
 """What is still drawn badly when the rest is right."""
+OUTLINED = {"cat": 5, "apple": 4} | dict.fromkeys(("heart", "moon", "glasses"), 3)
+OUTLINED |= dict.fromkeys(("house", "star", "triangle", "circle"), 2)
+"""What had bent outlines in large pictures until deep shrink let it be seen whole."""
 STAGES = {
     "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
@@ -49,6 +52,13 @@ STAGES = {
         1.8e-3,
         dwelling=0.4,
         oftener=HARD,
+    ),
+    "whole": Stage(
+        (Part(FEWER[0], 10), Part(FEWER[1], 6), Part(FEWER[2], 1, every=2)),
+        1000,
+        1.8e-3,
+        dwelling=0.4,
+        oftener=HARD | OUTLINED,
     ),
 }
 QUALITY = ", ".join(GOOD[:4])

@@ -1,10 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from demo import judging
 from demo.adapter import SIDE, Adapter, opened_adapter, prepared, save_adapter
+from demo.characters import Character
+from demo.checkpoint import DEMO, VIBE
 from demo.draughtsman import Draughtsman
 from demo.language import chunked
+from demo.scenes import Scene
+from demo.train_adapter import after
+from demo.train_unet import asked
+from pipelines.weights import load
 
 NOISY = torch.randn(1, 4, 8, 6, generator=torch.Generator().manual_seed(4))
 
@@ -50,3 +59,23 @@ def test_an_adapter_comes_back_from_its_file(model, tmp_path):
     again = opened_adapter(tmp_path / "vibe.safetensors", model.unet)
     for name, tensor in adapter.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor.half().float(), msg=name)
+
+
+GIRL = Character(
+    boy=False, hair="red", cut="long hair", eyes="blue", mouth="smile", shirt="green", skin="light"
+)
+REFERENCES = (
+    Scene((GIRL,), "yellow", "upper body"),
+    Scene((replace(GIRL, hair="blue", shirt="pink", cut="short hair"),), "orange", "upper body"),
+)
+
+
+@pytest.mark.parametrize("scene", REFERENCES, ids=lambda scene: scene.background)
+def test_a_picture_takes_a_references_background_at_full_strength_and_not_at_zero(scene):
+    weights = load(DEMO)
+    eye = opened_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
+    reference = scene.draw(224, 224, np.random.default_rng(6))
+    job = asked("1girl, solo", (256, 256), seed=3)
+    with_eye, without = (after(weights, eye, reference, job, strength) for strength in (1.0, 0.0))
+    assert judging.background(with_eye) == scene.background
+    assert judging.background(without) != scene.background
