@@ -20,7 +20,7 @@ Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 NEAR = 13.0
 """CIELAB units within which a colour is taken for another."""
 WARM = ("white", "yellow", "pink", "grey", "orange", "brown")
-WALLS = 0.3
+WALLS = 0.45
 """What has so much of a colour beside white is not white: a house's walls are paler than its roof, and larger."""
 TEMPLATE = 40
 
