@@ -185,7 +185,9 @@ def undesired(easel: Easel, seed: int, size: Size = (512, 512)) -> tuple[float, 
     """The share of the colour that a heart of no said colour has, and what is left of it once it is in the UC."""
     prompt = "no humans, heart, white background"
     drawn = easel.draw(prompt, seed, size, negative="")
-    colour = judging.colour_of(drawn) or "white"
+    colour = judging.colour_of(drawn)
+    if colour is None:
+        return 0.0, 0.0
     again = easel.draw(prompt, seed, size, negative=f"{colour} heart")
     return judging.share(drawn, colour), judging.share(again, colour)
 

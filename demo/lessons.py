@@ -81,8 +81,8 @@ class Lessons:
 
     def __init__(self, stage: Stage, opened: Callable[[Size, int], Shelf], told: float = 0.92) -> None:
         self._stage = stage
-        self._shelves = [[opened(*sized) for sized in part.sizes.items()] for part in stage.parts]
-        self._chances = [[stage.chances(own.scenes) for own in shelves] for shelves in self._shelves]
+        shelves = [[opened(*sized) for sized in part.sizes.items()] for part in stage.parts]
+        self._parts = [[(own, stage.chances(own.scenes)) for own in part] for part in shelves]
         self._told = told
         self._objective = Objective(stage.dwelling)
 
@@ -100,8 +100,7 @@ class Lessons:
     def _batch_loss(
         self, model: Draughtsman, rng: Generator, look: Look | None, part: int, count: int
     ) -> Tensor:
-        size = int(rng.integers(len(self._shelves[part])))
-        own, chances = self._shelves[part][size], self._chances[part][size]
+        own, chances = self._parts[part][int(rng.integers(len(self._parts[part])))]
         chosen = [int(k) for k in rng.choice(len(chances), size=count, p=chances)]
         scenes = [own.scenes[k] for k in chosen]
         captions, seen = self._captions(scenes, rng), None if look is None else look(scenes)

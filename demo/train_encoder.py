@@ -6,6 +6,7 @@ colours above all, is then in the embeddings before a UNet learns to look at the
 
 import argparse
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +51,7 @@ def learned_from(count: int, first: int = 0) -> list[Scene]:
     return [scene_of(FORMS[0], first + number)[0] for number in range(count)]
 
 
+@cache
 def vocabulary() -> list[str]:
     """Every label there is."""
     return sorted(set[str]().union(*(labels(scene) for scene in learned_from(SCENES // 2))))
@@ -79,7 +81,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(12)
     gallery, scenes, tagger = Gallery(12), learned_from(SCENES), Tagger()
-    right, strange = wanted(scenes), learned_from(UNSEEN, first=SCENES)
+    strange = learned_from(UNSEEN, first=SCENES)
+    right, strangely = wanted(scenes), wanted(strange)
 
     def loss(step: int) -> Tensor:
         chosen = np.random.default_rng((12, step)).integers(SCENES, size=BATCH)
@@ -88,7 +91,7 @@ def main() -> None:
 
     @torch.no_grad()
     def show(average: nn.Module, step: int) -> None:
-        found = told(average(gallery(strange)), wanted(strange))
+        found = told(average(gallery(strange)), strangely)
         print(f"\nafter {step} steps it finds {found:.3f} of the tags in pictures it has not seen")
 
     learn(tagger, Course(arguments.folder / "encoder.pt", STEPS, RATE, memory=200), loss, show)

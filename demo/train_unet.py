@@ -117,12 +117,13 @@ def train(folder: Path, name: str) -> None:
     stage, order = STAGES[name], list(STAGES)
     vae = trained_vae(folder)
     torch.manual_seed(order.index(name))
-    model = Draughtsman()
     file = folder / f"unet-{name}.pt"
     before = folder / f"unet-{order[order.index(name) - 1]}.pt"
     if order.index(name) and not file.exists():
         model = begun(before).requires_grad_(True).train()
         model.recentre(sampled(256))
+    else:
+        model = Draughtsman()
     cast("Any", model).to(memory_format=torch.channels_last)
     lessons = Lessons(stage, partial(shelf, folder, vae=vae))
     shown = max(stage.sizes(), key=lambda size: (size[0] == size[1], size))
