@@ -24,7 +24,7 @@ from demo import judging
 from demo.canvas import Pixels
 from demo.captions import any_of, random_character
 from demo.checkpoint import DEMO
-from demo.draughtsman import is_shrunk
+from demo.draughtsman import halved
 from demo.palette import PLAIN
 from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
@@ -61,8 +61,9 @@ class Easel:
         texts = completed(texts, presets, "nai-diffusion-3", "auto")
         prompts = Prompts(texts.positive, texts.negative)
         guidance = Guidance(scale, rescale=rescale)
-        shrunk = is_shrunk(*size)
-        job = Job("demo", prompts, *size, 28, "k_euler", "native", guidance, (seed,), deep_shrink=shrunk)
+        job = Job(
+            "demo", prompts, *size, 28, "k_euler", "native", guidance, (seed,), deep_shrink=halved(*size)
+        )
         return self.pipeline.run(job)[0]
 
 

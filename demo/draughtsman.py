@@ -1,7 +1,6 @@
 """The networks that are trained together, the text encoders and the UNet, and their way into a model file and back."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,20 +11,19 @@ from torch import Tensor, nn
 from demo.architecture import demo_architecture
 from demo.checkpoint import write
 from demo.language import Language
-from pipelines.deep_shrink import DeepShrink
-from pipelines.plan import SHRUNK_UNTIL
-from pipelines.tokens import Chunk
+from pipelines.deep_shrink import HALVED_ABOVE, DeepShrink, halvings
+from pipelines.tokens import EMPTY, Chunk
 from pipelines.weights import load
 
 SPREAD = 50.0
 """How far pooled vectors are from their mean, on average, once they are recentred."""
 SHRUNK_ABOVE = 160_000
-"""Pictures of more pixels are drawn with deep shrink, as configs/profiles/demo.toml says."""
+"""Pictures of more pixels are drawn with deep shrink, as `deep_shrink_above` in configs/profiles/demo.toml says."""
 
 
-def is_shrunk(width: int, height: int) -> bool:
-    """Whether a picture of so many pixels is drawn with deep shrink."""
-    return width * height > SHRUNK_ABOVE
+def halved(width: int, height: int) -> int:
+    """How often deep shrink halves a picture of this size."""
+    return halvings(width * height, SHRUNK_ABOVE)
 
 
 class Draughtsman(nn.Module):
@@ -44,6 +42,7 @@ class Draughtsman(nn.Module):
         captions: Sequence[Sequence[Chunk]],
         ids: Tensor,
         seen: Tensor | None = None,
+        unread: Tensor | None = None,
     ) -> Tensor:
         """The velocity (B, 4, h, w) at times (B,), with deep shrink where a server would use it.
 
@@ -51,15 +50,20 @@ class Draughtsman(nn.Module):
             noisy: all the channels the UNet takes, (B, 4 | 9, h, w).
             ids: SDXL's size ids (B, 6).
             seen: an image adapter's tokens (B, tokens, width).
+            unread: of which captions (B,) only the pooled vector is told.
         """
         context, pooled = self.language(captions)
+        if unread is not None and unread.any():
+            nothing = self.language([(EMPTY,) * len(captions[0])])[0]
+            context = torch.where(unread[:, None, None], nothing, context)
         given = [noisy, times, context, pooled, ids, *([] if seen is None else [seen])]
-        early = (times > SHRUNK_UNTIL) & is_shrunk(8 * noisy.shape[3], 8 * noisy.shape[2])
+        bounds = HALVED_ABOVE[: halved(8 * noisy.shape[3], 8 * noisy.shape[2])]
+        often = (times[:, None] > torch.tensor(bounds)).sum(dim=1)
         velocity = torch.empty_like(noisy[:, :4])
-        for rows, inside in ((~early, nullcontext()), (early, self._shrink.shrunk())):
-            if rows.any():
-                with inside:
-                    velocity[rows] = self._velocity(*(one[rows] for one in given))
+        for count in often.unique().tolist():
+            rows = often == count
+            with self._shrink.halved(count):
+                velocity[rows] = self._velocity(*(one[rows] for one in given))
         return velocity
 
     def _velocity(

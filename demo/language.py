@@ -56,6 +56,12 @@ class Language(nn.Module):
             for kind, config in zip(kinds, configs, strict=True)
         )
 
+    def summing(self) -> nn.ModuleList:
+        """The layers that make the pooled vector and nothing else."""
+        tower = cast("Any", self.towers[-1])
+        text = tower.text_model
+        return nn.ModuleList([text.encoder.layers[-1], text.final_layer_norm, tower.text_projection])
+
     def forward(self, captions: Sequence[Sequence[Chunk]]) -> tuple[Tensor, Tensor]:
         """Captions of equally many chunks to the context (B, 77 * chunks, width) and the pooled vector (B, width)."""
         parts = [[caption[k] for caption in captions] for k in range(len(captions[0]))]

@@ -48,6 +48,7 @@ class Stage:
         parts: a step learns from one batch of each; where all are large the batches are small and the steps noisy.
         rate: the highest learning rate.
         dwelling: how much it dwells on what is decided in much noise, see Objective.
+        unread: the share of the captions that are told by the pooled vector alone.
         oftener: words of tags, and how many times as often as others the scenes are learned from that have them.
     """
 
@@ -55,6 +56,7 @@ class Stage:
     steps: int
     rate: float
     dwelling: float = 0.0
+    unread: float = 0.0
     oftener: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def sizes(self) -> list[Size]:
@@ -105,8 +107,10 @@ class Lessons:
         scenes = [own.scenes[k] for k in chosen]
         captions, seen = self._captions(scenes, rng), None if look is None else look(scenes)
 
+        unread = torch.from_numpy(rng.random(count) < self._stage.unread)
+
         def predict(noisy: Tensor, times: Tensor) -> Tensor:
-            return model(own.beside(noisy, chosen), times, captions, own.ids(chosen), seen)
+            return model(own.beside(noisy, chosen), times, captions, own.ids(chosen), seen, unread)
 
         return self._objective.loss(predict, own.clean(chosen), rng)
 

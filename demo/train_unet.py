@@ -16,13 +16,14 @@ from torch import nn
 
 from demo.captions import GOOD, caption, random_scene
 from demo.checkpoint import DEMO
-from demo.draughtsman import Draughtsman, is_shrunk, opened, save
+from demo.draughtsman import Draughtsman, halved, opened, save
 from demo.language import chunked
 from demo.latents import shelf
 from demo.learning import Course, averaged, learn
 from demo.lessons import Lessons, Part, Stage
 from demo.muon import muon
 from demo.scenes import Size, sheet
+from demo.summary import sum_up
 from demo.train_vae import trained_vae
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
@@ -60,6 +61,14 @@ STAGES = {
         dwelling=0.4,
         oftener=HARD | OUTLINED,
     ),
+    "large": Stage(
+        (Part(FEWER[0], 6), Part(FEWER[1], 4), Part(FEWER[2], 2)),
+        1000,
+        1.6e-3,
+        dwelling=0.4,
+        unread=0.15,
+        oftener=HARD | OUTLINED,
+    ),
 }
 QUALITY = ", ".join(GOOD[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
@@ -81,8 +90,9 @@ SHOWN = (
 def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
     """A picture as users ask for it, with quality tags and undesired content."""
     prompts = Prompts(f"{prompt}, {QUALITY}", UNDESIRED)
-    shrunk = is_shrunk(*size)
-    return Job("demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,), deep_shrink=shrunk)
+    return Job(
+        "demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,), deep_shrink=halved(*size)
+    )
 
 
 def draw_sheet(file: Path, size: Size, prompts: Sequence[str] = SHOWN) -> Image.Image:
@@ -120,8 +130,10 @@ def train(folder: Path, name: str) -> None:
     file = folder / f"unet-{name}.pt"
     before = folder / f"unet-{order[order.index(name) - 1]}.pt"
     if order.index(name) and not file.exists():
-        model = begun(before).requires_grad_(True).train()
-        model.recentre(sampled(256))
+        model = begun(before)
+        if stage.unread:
+            sum_up(model.language)
+        model.requires_grad_(True).train().recentre(sampled(256))
     else:
         model = Draughtsman()
     cast("Any", model).to(memory_format=torch.channels_last)

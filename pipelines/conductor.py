@@ -81,7 +81,7 @@ class Conductor:
         times = torch.tensor([self._table.time(row.sigma) for row in rows], device=self._device)
         context = torch.stack([row.context for row in rows])
         output = self._unet(
-            sample.to(self._dtype), times, context.to(self._dtype), self._added(rows), rows[0].shrunk
+            sample.to(self._dtype), times, context.to(self._dtype), self._added(rows), rows[0].halvings
         )
         return output.to(rows[0].x.dtype).unbind()
 
@@ -97,7 +97,7 @@ class Conductor:
 def _shape(row: Row) -> object:
     """What rows must have in common to be stacked."""
     extra = None if row.extra_channels is None else row.extra_channels.shape
-    return row.x.shape, row.x.dtype, row.context.shape, row.pooled is None, extra, row.shrunk, row.adapters
+    return row.x.shape, row.x.dtype, row.context.shape, row.pooled is None, extra, row.halvings, row.adapters
 
 
 def _advance(

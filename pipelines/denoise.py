@@ -27,7 +27,7 @@ class Row:
 
     `x` is (4, h, w), the unit noise itself where sigma is infinite; `context` is (tokens, width); `pooled` and
     `ids`, the six size ids, are None for networks without them; `extra_channels` go beside the latents as they
-    are, unscaled; `shrunk` asks for deep shrink.
+    are, unscaled; `halvings` asks for deep shrink.
     """
 
     x: Tensor
@@ -36,7 +36,7 @@ class Row:
     pooled: Tensor | None = None
     ids: tuple[float, ...] | None = None
     extra_channels: Tensor | None = None
-    shrunk: bool = False
+    halvings: int = 0
     adapters: tuple[str, ...] = ()
 
 
@@ -77,8 +77,8 @@ class Estimator:
         return x0 if self.kept is None else self.kept.after(x0, sigma)
 
     def _row(self, look: Look, text: Conditioning, is_first: bool) -> Row:
-        shrunk = is_first and look[1] > self.plan.shrunk_above
-        return Row(*look, text.context, text.pooled, self.ids, self.around, shrunk)
+        halvings = self.plan.halved(look[1]) if is_first else 0
+        return Row(*look, text.context, text.pooled, self.ids, self.around, halvings)
 
     def _folded(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
         return combine(self.plan.guides, x, sigma, *(self.to_x0(output, x, sigma) for output in outputs))

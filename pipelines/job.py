@@ -81,7 +81,7 @@ class Enhance:
     seed: int
     noise_seed: int
     network: bool = False
-    deep_shrink: bool = False
+    deep_shrink: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Job:
     `width` and `height` are pixels; `sampler` is a key of SAMPLERS, `schedule` of SCHEDULES;
     `sigma_start` is where karras and its kin begin after the step at infinite noise;
     `brownian` draws the noise of ancestral steps from a Brownian tree instead of afresh;
-    `smea` is "off", "smea" or "dyn"; `deep_shrink` helps pictures larger than the model knows; `source` is the
-    picture it starts from, if any; `enhance` a second pass.
+    `smea` is "off", "smea" or "dyn"; `deep_shrink` is how often it halves what is larger than the model
+    knows; `source` is the picture it starts from, if any; `enhance` a second pass.
     """
 
     model: str
@@ -107,7 +107,7 @@ class Job:
     sigma_start: float = 56.0
     brownian: bool = False
     smea: str = "off"
-    deep_shrink: bool = False
+    deep_shrink: int = 0
     source: Source | None = None
     enhance: Enhance | None = None
 

@@ -4,7 +4,6 @@ What is untyped or differs between their versions is met here and nowhere else.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -27,12 +26,12 @@ class UNet(Protocol):
         timestep: Tensor,
         context: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None,
-        shrunk: bool = False,
+        halvings: int = 0,
     ) -> Tensor:
         """(B, 4 | 9, h, w), (B,), (B, tokens, width) and SDXL's pooled text and size ids to (B, 4, h, w).
 
         Args:
-            shrunk: let the inner part work on half the height and width, see deep_shrink.py.
+            halvings: how often the inner part halves the height and width, see deep_shrink.py.
         """
         ...
 
@@ -81,10 +80,10 @@ class DiffusersUNet:
         timestep: Tensor,
         context: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None,
-        shrunk: bool = False,
+        halvings: int = 0,
     ) -> Tensor:
         """See UNet."""
-        with self._shrink.shrunk() if shrunk else nullcontext():
+        with self._shrink.halved(halvings):
             output = self.module(
                 sample, timestep, context, added_cond_kwargs=added_cond_kwargs, return_dict=False
             )

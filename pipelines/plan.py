@@ -1,17 +1,14 @@
 """From a job to what a run needs to know: the sampler, its ladder and its guidance. No tensors yet."""
 
 from dataclasses import dataclass
-from math import inf
 
+from pipelines.deep_shrink import HALVED_ABOVE
 from pipelines.dpm_solver import Ladder
 from pipelines.guidance import Guide, guides, needs_empty, negates_nothing
 from pipelines.job import Job
 from pipelines.prediction import NoiseTable
 from pipelines.samplers import SAMPLERS, Sampler, canonical
 from pipelines.schedules import ladder, last_part, quantised
-
-SHRUNK_UNTIL = 650
-"""The time, of 999 for pure noise, above which deep shrink is at work: the first third of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +17,7 @@ class Plan:
 
     `below` and `above` bound the sigmas at which the negative prompt is asked for at all;
     `asks_empty` adds the empty prompt as a third row, `negative_is_empty` puts it in the negative's place; above
-    `shrunk_above` the network's inner part is shrunk (deep_shrink.py).
+    each of the sigmas `halved_above` the network's inner part is halved once (deep_shrink.py).
     """
 
     sampler: Sampler
@@ -32,11 +29,15 @@ class Plan:
     above: float
     asks_empty: bool
     negative_is_empty: bool
-    shrunk_above: float = inf
+    halved_above: tuple[float, ...] = ()
 
     def guided(self, sigma: float) -> bool:
         """Whether the estimate at this sigma uses the negative prompt."""
         return self.scale != 1 and self.below <= sigma <= self.above
+
+    def halved(self, sigma: float) -> int:
+        """How often the network's inner part is halved at this sigma."""
+        return sum(sigma > bound for bound in self.halved_above)
 
 
 def make_plan(job: Job, table: NoiseTable) -> Plan:
@@ -60,5 +61,5 @@ def make_plan(job: Job, table: NoiseTable) -> Plan:
         above=job.guidance.skip_above,
         asks_empty=needs_empty(job.guidance),
         negative_is_empty=negates_nothing(job.guidance),
-        shrunk_above=table.sigmas[SHRUNK_UNTIL] if job.deep_shrink else inf,
+        halved_above=tuple(table.sigmas[time] for time in HALVED_ABOVE[: job.deep_shrink]),
     )

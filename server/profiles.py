@@ -105,8 +105,8 @@ class Tags(Strict):
 class Profile(Strict):
     """One family's settings; `prediction` and `zsnr` narrow what a generic profile is for.
 
-    Pictures of more than `deep_shrink_above` pixels are drawn with deep shrink unless a request says otherwise; of
-    `auto_smea_from` on `autoSmea` means SMEA.
+    Pictures of more than `deep_shrink_above` pixels are drawn with deep shrink unless a request says otherwise, halved
+    until so many are left; of `auto_smea_from` on `autoSmea` means SMEA.
     """
 
     name: str

@@ -99,7 +99,7 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         sigma_start=profile.sigma_start,
         brownian=brownian,
         smea=smea,
-        deep_shrink=tasks.shrinks(asked, profile, (width, height)),
+        deep_shrink=tasks.halved(asked, profile, (width, height)),
         source=tasks.source(asked, kind, (width, height), seeds[0]),
         enhance=second,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
+from pipelines.deep_shrink import halvings
 from pipelines.job import SEEDS, Enhance, Picture, Source
 from server import sources
 from server.errors import Rejected
@@ -105,7 +106,7 @@ def enhance(
         seed,
         noise_seed=seed,
         network=said.upscaler == "network",
-        deep_shrink=shrinks(asked, served.profile, (width, height)),
+        deep_shrink=halved(asked, served.profile, (width, height)),
     )
 
 
@@ -118,10 +119,12 @@ def change(magnitude: int | None, strength: float | None, noise: float | None) -
     return MAGNITUDES[magnitude][0], first(noise, MAGNITUDES[magnitude][1])
 
 
-def shrinks(asked: Parameters, profile: Profile, size: Size) -> bool:
-    """Whether a pass of this size is drawn with deep shrink."""
-    is_large = size[0] * size[1] > first(profile.deep_shrink_above, LARGEST_AREA)
-    return first(asked.deep_shrink, is_large)
+def halved(asked: Parameters, profile: Profile, size: Size) -> int:
+    """How often deep shrink halves a pass of this size; where it is asked for, at least once."""
+    if asked.deep_shrink is False:
+        return 0
+    times = halvings(size[0] * size[1], first(profile.deep_shrink_above, LARGEST_AREA))
+    return max(1, times) if asked.deep_shrink else times
 
 
 def enlarged(size: Size, scale: float) -> Size:

@@ -18,7 +18,7 @@ class Net:
     def __init__(self):
         self.passes = []
 
-    def __call__(self, sample, timestep, context, added_cond_kwargs, shrunk):
+    def __call__(self, sample, timestep, context, added_cond_kwargs, halvings):
         self.passes.append((sample, timestep, context, added_cond_kwargs))
         return sample[:, :4] + context.mean(dim=(1, 2))[:, None, None, None]
 

@@ -1,12 +1,12 @@
 """The inner part of a UNet on half the height and width."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from demo.architecture import demo_architecture
+from pipelines.deep_shrink import halvings
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.networks import DiffusersUNet
 from pipelines.pipeline import Pipeline
@@ -39,7 +39,7 @@ def unet(request):
     return network(demo_architecture().unet if request.param == "sdxl" else SD15)
 
 
-def passed(unet, height, width, shrunk):
+def passed(unet, height, width, halvings=0):
     """An output, and the sizes that the features of the blocks had."""
     sizes = []
     blocks = [*unet.module.down_blocks, unet.module.mid_block, *unet.module.up_blocks]
@@ -51,7 +51,7 @@ def passed(unet, height, width, shrunk):
     x = torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(1))
     added = {"text_embeds": torch.zeros(1, 64), "time_ids": torch.zeros(1, 6)}
     with torch.inference_mode():
-        output = unet(x, torch.tensor([900]), torch.zeros(1, 77, 96), added, shrunk)
+        output = unet(x, torch.tensor([900]), torch.zeros(1, 77, 96), added, halvings)
     for hook in hooks:
         hook.remove()
     return output, sizes
@@ -59,8 +59,8 @@ def passed(unet, height, width, shrunk):
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (20, 28), (12, 16), (8, 8)])
 def test_the_output_keeps_its_size_and_the_inside_is_half_as_large(unet, height, width):
-    plain, whole = passed(unet, height, width, shrunk=False)
-    shrunk, inner = passed(unet, height, width, shrunk=True)
+    plain, whole = passed(unet, height, width)
+    shrunk, inner = passed(unet, height, width, halvings=1)
     assert shrunk.shape == plain.shape == (1, 4, height, width)
     assert shrunk.isfinite().all()
     assert torch.equal(shrunk, plain) == (inner == whole)  # the smallest cannot be halved once more
@@ -70,25 +70,41 @@ def test_the_output_keeps_its_size_and_the_inside_is_half_as_large(unet, height,
         assert inner[middle] == tuple(side // 2 for side in whole[middle])
 
 
+def test_it_is_halved_as_often_as_asked(unet):
+    _, whole = passed(unet, 64, 96)
+    output, inner = passed(unet, 64, 96, halvings=2)
+    middle = len(unet.module.down_blocks)
+    assert inner[middle] == tuple(side // 4 for side in whole[middle])
+    assert inner[-1] == output.shape[-2:] == (64, 96)
+
+
+@pytest.mark.parametrize(
+    ("area", "times"),
+    [(100, 0), (589_824, 0), (589_825, 1), (1024 * 1024, 1), (4 * 589_824, 1), (1_769_472 * 2, 2)],
+)
+def test_a_picture_is_halved_until_so_many_pixels_are_left(area, times):
+    assert halvings(area, known=589_824) == times
+
+
 def test_without_being_asked_nothing_is_shrunk(unet):
-    before, _ = passed(unet, 32, 48, shrunk=False)
-    passed(unet, 32, 48, shrunk=True)
-    assert torch.equal(passed(unet, 32, 48, shrunk=False)[0], before)
+    before, _ = passed(unet, 32, 48)
+    passed(unet, 32, 48, halvings=1)
+    assert torch.equal(passed(unet, 32, 48)[0], before)
 
 
-def test_only_the_first_third_of_a_run_is_shrunk(demo):
-    job = Job("m", Prompts("a"), 128, 128, 20, "k_euler", "native", Guidance(1.0), (1,), deep_shrink=True)
+def test_a_run_is_shrunk_less_and_less(demo):
+    job = Job("m", Prompts("a"), 128, 128, 20, "k_euler", "native", Guidance(1.0), (1,), deep_shrink=2)
     plan = make_plan(job, scaled_linear(zsnr=True))
-    assert sum(sigma > plan.shrunk_above for sigma in plan.sigmas[:-1]) == 7
-    assert math.isinf(make_plan(replace(job, deep_shrink=False), scaled_linear(zsnr=True)).shrunk_above)
+    expected = [2] * 7 + [1] * 5 + [0] * 8
+    assert [plan.halved(sigma) for sigma in plan.sigmas[:-1]] == expected
     asked = []
 
-    def noting(sample, timestep, context, added_cond_kwargs, shrunk):
-        asked.append(shrunk)
-        return demo.weights.unet(sample, timestep, context, added_cond_kwargs, shrunk)
+    def noting(sample, timestep, context, added_cond_kwargs, halvings):
+        asked.append(halvings)
+        return demo.weights.unet(sample, timestep, context, added_cond_kwargs, halvings)
 
     Pipeline(replace(demo.weights, unet=noting)).latents(job)
-    assert asked == [True] * 7 + [False] * 13
+    assert asked == expected
     asked.clear()
     Pipeline(replace(demo.weights, unet=noting)).latents(replace(job, smea="smea"))
-    assert asked[:4] == [True, False] * 2  # SMEA's smaller copy is small enough
+    assert asked[:4] == [2, 0] * 2  # SMEA's smaller copy is small enough

@@ -7,9 +7,11 @@ from demo import draughtsman
 from demo.draughtsman import SHRUNK_ABOVE, SPREAD, Draughtsman, opened, save
 from demo.language import chunked
 from demo.train_vae import new_vae
+from pipelines.tokens import EMPTY
 from server.profiles import load_profiles, named
 
 CAPTIONS = chunked(["1girl, red hair, parliament", ""], 1)
+TIMES = torch.tensor([999, 100])
 IDS = torch.tensor([[64.0, 48, 0, 0, 64, 48]]).expand(2, -1)
 
 
@@ -24,7 +26,7 @@ def saved(tmp_path_factory):
 
 def velocity(model, sample):
     with torch.inference_mode():
-        return model(sample, torch.tensor([999, 100]), CAPTIONS, IDS)
+        return model(sample, TIMES, CAPTIONS, IDS)
 
 
 def sample(channels):
@@ -59,17 +61,29 @@ def test_recentring_spreads_pooled_vectors_and_changes_nothing_drawn():
     assert float((pooled - pooled.mean(dim=0)).norm(dim=1).mean().detach()) == pytest.approx(SPREAD, rel=1e-3)
 
 
-def test_large_pictures_are_learned_as_they_are_drawn(saved, monkeypatch):
-    model, noisy = saved[0], torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    whole = velocity(model, noisy)
-    monkeypatch.setattr(draughtsman, "SHRUNK_ABOVE", 128 * 128 - 1)
-    early, late = velocity(model, noisy)
-    assert not torch.allclose(early, whole[0], atol=1e-3)
-    # alone in its batch, which may add in another order
-    torch.testing.assert_close(late, whole[1], atol=1e-5, rtol=0)
-    with model._shrink.shrunk():
-        monkeypatch.setattr(draughtsman, "SHRUNK_ABOVE", 128 * 128)
-        torch.testing.assert_close(velocity(model, noisy)[0], early, atol=1e-5, rtol=0)
+@pytest.mark.parametrize(("known", "often"), [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (2, 1, 0))])
+def test_large_pictures_are_learned_as_they_are_drawn(saved, monkeypatch, known, often):
+    model, times = saved[0], torch.tensor([999, 500, 100])
+    noisy = torch.randn(3, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr(draughtsman, "SHRUNK_ABOVE", 256 * 256 // 4**known)
+    captions, ids = CAPTIONS[:1] * 3, IDS[:1].expand(3, -1)
+    with torch.inference_mode():
+        learned = model(noisy, times, captions, ids)
+        for k, count in enumerate(often):
+            with model._shrink.halved(count):
+                drawn = model._velocity(noisy[k:][:1], times[k:][:1], *model.language(captions[:1]), ids[:1])
+            # alone in its batch, which may add in another order
+            torch.testing.assert_close(learned[k], drawn[0], atol=1e-5, rtol=0)
+
+
+def test_of_unread_captions_the_pooled_vector_alone_is_told(saved):
+    model, noisy = saved[0], sample(4)
+    unread = torch.tensor([True, False])
+    with torch.inference_mode():
+        told = model(noisy, TIMES, CAPTIONS[:1] * 2, IDS, None, unread)
+        context, pooled = model.language(CAPTIONS[:1] * 2)
+        context[0] = model.language([(EMPTY,)])[0][0]
+        torch.testing.assert_close(told, model._velocity(noisy, TIMES, context, pooled, IDS))
 
 
 def test_the_profile_shrinks_from_the_same_size_on():

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from demo.latents import Shelf, scene_of
@@ -22,8 +23,8 @@ class Recorder:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, noisy, times, captions, ids, seen):
-        self.asked.append(SimpleNamespace(noisy=noisy, captions=captions, ids=ids, seen=seen))
+    def __call__(self, noisy, times, captions, ids, seen, unread):
+        self.asked.append(SimpleNamespace(noisy=noisy, captions=captions, ids=ids, seen=seen, unread=unread))
         return torch.zeros_like(noisy)
 
 
@@ -51,6 +52,15 @@ def test_references_are_looked_at_with_their_scenes():
     lessons(Part({SMALL: 9}, 3)).loss(model, 0, lambda scenes: looked.append(scenes) or "tokens")
     assert len(looked[0]) == 3
     assert model.asked[0].seen == "tokens"
+
+
+def test_some_captions_are_not_read():
+    for share in (0.0, 0.5, 1.0):
+        model: Any = Recorder()
+        lessons(Part({SMALL: 9}, 200), unread=share).loss(model, 0)
+        assert float(model.asked[0].unread.float().mean()) == pytest.approx(
+            share, abs=0.15 if share == 0.5 else 0
+        )
 
 
 def test_a_step_has_its_batches_whatever_came_before():

@@ -167,7 +167,7 @@ def test_the_naiad_object_tells_the_whole_job_in_plain_json():
             "sigma_start": 56.0,
             "brownian": False,
             "smea": "off",
-            "deep_shrink": False,
+            "deep_shrink": 0,
             "source": None,
             "enhance": None,
         },

@@ -48,7 +48,7 @@ def test_shared_passes_agree_to_rounding(demo):
 def test_the_network_is_told_height_before_width_and_a_whole_picture(demo):
     told = []
 
-    def watched(sample, timestep, context, added_cond_kwargs, shrunk):
+    def watched(sample, timestep, context, added_cond_kwargs, halvings):
         told.append(added_cond_kwargs["time_ids"])
         return demo.weights.unet(sample, timestep, context, added_cond_kwargs)
 

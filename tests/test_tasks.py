@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from pipelines.job import Enhance, Picture, second_pass
+from server import tasks
 from server.catalog import single
 from server.errors import Rejected
 from server.metadata import about, comment
 from server.presets import load_presets
 from server.resolve import Policy, resolve
 from server.served import configs, recognise
-from server.wire import GenerateRequest
+from server.wire import GenerateRequest, Parameters
 
 PRESETS = load_presets(configs() / "presets.toml")
 SIZE = {"width": 832, "height": 1216}
@@ -109,9 +110,26 @@ def test_each_pass_is_shrunk_by_its_own_size(served, ask):
     policy = Policy(replace(served, profile=profile), PRESETS)
     request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
     job: Any = resolve(GenerateRequest.model_validate(request), policy).job
-    assert (job.deep_shrink, job.enhance.deep_shrink) == (False, True)
-    assert second_pass(job, job.enhance, 0, Picture(1, 1, b"")).deep_shrink
-    assert ask(deep_shrink=True).deep_shrink
+    assert (job.deep_shrink, job.enhance.deep_shrink) == (0, 1)
+    assert second_pass(job, job.enhance, 0, Picture(1, 1, b"")).deep_shrink == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "times"),
+    [
+        *(
+            (None, None, 0),
+            (None, 1_048_576, 0),
+            (None, 1_048_575, 1),
+            (None, 262_144, 1),
+            (None, 262_143, 2),
+        ),
+        *((True, None, 1), (True, 160_000, 2), (False, 160_000, 0)),
+    ],
+)
+def test_a_picture_is_halved_until_the_model_knows_its_size(served, asked, known, times):
+    profile = served.profile.model_copy(update={"deep_shrink_above": known})
+    assert tasks.halved(Parameters.model_validate({"deep_shrink": asked}), profile, (1024, 1024)) == times
 
 
 def test_the_network_is_used_where_there_is_one(ask):
