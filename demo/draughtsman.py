@@ -90,6 +90,24 @@ class Draughtsman(nn.Module):
         projection *= factor
         first.weight[:, :width] /= factor
 
+    @torch.no_grad()
+    def listen(self) -> None:
+        """Let half of the units that read the size ids hear recentred pooled vectors instead.
+
+        While pooled vectors said nothing, all of them went to where their activation is flat, and nothing is learned
+        there. What they add begins at zero.
+        """
+        embedding = cast("Any", self.unet).add_embedding
+        reading, adding = embedding.linear_1, embedding.linear_2
+        half, width = (
+            reading.out_features // 2,
+            cast("Any", self.language.towers[-1]).text_projection.out_features,
+        )
+        reading.weight[:half] = 0
+        nn.init.normal_(reading.weight[:half, :width], std=1 / SPREAD)
+        reading.bias[:half] = 0
+        adding.weight[:, :half] = 0
+
 
 def save(model: Draughtsman, vae: nn.Module, file: Path) -> None:
     """Write a model file that a server loads."""

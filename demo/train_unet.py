@@ -63,7 +63,7 @@ STAGES = {
     ),
     "large": Stage(
         (Part(FEWER[0], 6), Part(FEWER[1], 4), Part(FEWER[2], 2)),
-        1000,
+        1150,
         1.6e-3,
         dwelling=0.4,
         unread=0.15,
@@ -134,6 +134,8 @@ def train(folder: Path, name: str) -> None:
         if stage.unread:
             sum_up(model.language)
         model.requires_grad_(True).train().recentre(sampled(256))
+        if stage.unread:
+            model.listen()
     else:
         model = Draughtsman()
     cast("Any", model).to(memory_format=torch.channels_last)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,3 +90,18 @@ def test_of_unread_captions_the_pooled_vector_alone_is_told(saved):
 def test_the_profile_shrinks_from_the_same_size_on():
     folder = Path(__file__).parent.parent / "configs" / "profiles"
     assert named(load_profiles(folder), "demo").deep_shrink_above == SHRUNK_ABOVE
+
+
+def test_units_that_hear_pooled_vectors_are_alive_and_add_nothing_at_first():
+    torch.manual_seed(6)
+    model = Draughtsman()
+    captions = chunked([f"{colour} hair" for colour in ("red", "blue", "green", "pink", "brown")], 1)
+    model.recentre(captions)
+    model.listen()
+    pooled = model.language(captions)[1].detach()
+    embedding: Any = model.unet.add_embedding
+    half = embedding.linear_1.out_features // 2
+    heard = embedding.linear_1(torch.cat([pooled, torch.zeros(len(pooled), 192)], dim=1))[:, :half].detach()
+    assert 0.3 < float(heard.std()) < 3
+    assert float((heard > 0).float().mean()) == pytest.approx(0.5, abs=0.2)
+    assert torch.count_nonzero(embedding.linear_2.weight[:, :half]) == 0
