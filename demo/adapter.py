@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from demo.architecture import NARROW, WIDE
 from demo.canvas import Pixels
 
-SIDE, TOKENS, WIDTH = 224, 4, 96
+SIDE, TOKENS, WIDTH = 224, 8, 96
 VISION: Mapping[str, object] = {
     "hidden_size": WIDTH,
     "intermediate_size": 4 * WIDTH,
@@ -38,6 +38,11 @@ def new_encoder() -> CLIPVisionModelWithProjection:
     return CLIPVisionModelWithProjection(cast("Any", CLIPVisionConfig)(**VISION))
 
 
+def new_projection() -> ImageProjection:
+    """From an embedding (B, width) to tokens like those of a text, untrained."""
+    return ImageProjection(WIDTH, NARROW + WIDE, TOKENS)
+
+
 class Adapter(nn.Module):
     """The image encoder, its projection to tokens, and the keys and values of each cross-attention.
 
@@ -47,13 +52,13 @@ class Adapter(nn.Module):
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.encoder = new_encoder()
-        self.projection = ImageProjection(WIDTH, NARROW + WIDE, TOKENS)
+        self.projection = new_projection()
         names = [name for name in cast("Any", unet).attn_processors if ".attn2." in name]
         self.names = [name.removesuffix(".processor") for name in names]
         self.looks = nn.ModuleList(_look(unet.get_submodule(name)) for name in self.names)
 
     def forward(self, references: Tensor) -> Tensor:
-        """Prepared references (B, 3, 224, 224) to tokens (B, 4, width)."""
+        """Prepared references (B, 3, 224, 224) to tokens (B, 8, width)."""
         return self.projection(cast("Any", self.encoder)(references).image_embeds)
 
     def nothing(self, count: int) -> Tensor:

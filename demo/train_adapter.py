@@ -33,7 +33,7 @@ from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
 from pipelines.weights import Weights, load
 
-STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 1100, 1.5e-3, dwelling=0.4)
+STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 1400, 1.5e-3, dwelling=0.4)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""
@@ -43,7 +43,7 @@ class Looking:
     """A UNet with an adapter installed that sees one reference, but for rows that are to see nothing.
 
     Args:
-        seen: tokens (1, 4, width) for the first of every two rows, the prompt's; `nothing` for the other.
+        seen: tokens (1, 8, width) for the first of every two rows, the prompt's; `nothing` for the other.
     """
 
     def __init__(self, unet: UNet, seen: Tensor, nothing: Tensor) -> None:
@@ -55,11 +55,11 @@ class Looking:
         timestep: Tensor,
         context: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None,
-        shrunk: bool = False,
+        halvings: int = 0,
     ) -> Tensor:
         """See UNet."""
         tokens = self._tokens[: len(sample)]
-        return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs, shrunk)
+        return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs, halvings)
 
 
 def after(weights: Weights, adapter: Adapter, reference: Pixels, job: Job, strength: float) -> Pixels:
@@ -94,7 +94,9 @@ def main() -> None:
     model, vae = opened(arguments.model)
     model.requires_grad_(False)
     adapter = Adapter(model.unet)
-    adapter.encoder.load_state_dict(trained_encoder(arguments.folder).state_dict())
+    knowing = trained_encoder(arguments.folder)
+    adapter.encoder.load_state_dict(knowing.encoder.state_dict())
+    adapter.projection.load_state_dict(knowing.projection.state_dict())
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
     lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD)

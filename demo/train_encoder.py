@@ -1,7 +1,7 @@
 """Trains the image encoder of the demo's adapter: `python -m demo.train_encoder FOLDER`.
 
-It learns what taggers do, to tell which of the world's tags a picture shows: what the adapter has to carry over, the
-colours above all, is then in the embeddings before a UNet learns to look at them.
+It learns to tell which of the world's tags a picture shows, as taggers do, and to say the most important ones as the
+text encoders would (phrases.py): tokens that begin as words are understood by the UNet from the first step.
 """
 
 import argparse
@@ -13,31 +13,41 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import CLIPVisionModelWithProjection
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from demo.adapter import WIDTH, new_encoder
+from demo.adapter import TOKENS, WIDTH, new_encoder, new_projection
+from demo.checkpoint import DEMO
+from demo.draughtsman import opened
 from demo.gallery import FORMS, Gallery
 from demo.latents import scene_of
 from demo.learning import Course, averaged, learn
+from demo.phrases import Phrasebook
 from demo.scenes import Scene
 from demo.shapes import Shape
 
-SCENES, UNSEEN, BATCH, STEPS, RATE = 6000, 300, 48, 5000, 2e-3
+SCENES, UNSEEN, BATCH, STEPS, RATE = 12_000, 300, 48, 6000, 2e-3
 """How many scenes it learns from, and how many others it is tried on."""
+TAGGING = 10.0
+"""What the tags count for beside the tokens."""
 
 
 class Tagger(nn.Module):
-    """The image encoder, and what reads tags off its embeddings."""
+    """The image encoder, what reads tags off its embeddings, and what makes an adapter's tokens of them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = new_encoder()
         self.head = nn.Linear(WIDTH, len(vocabulary()))
+        self.projection = new_projection()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """How likely each word of the vocabulary is in pictures (B, 3, 224, 224), as logits (B, words)."""
-        return self.head(cast("Any", self.encoder)(pictures).image_embeds)
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """What is in pictures (B, 3, 224, 224).
+
+        Returns:
+            how likely each word of the vocabulary is, as logits (B, words), and the tokens (B, tokens, width).
+        """
+        seen = cast("Any", self.encoder)(pictures).image_embeds
+        return self.head(seen), self.projection(seen)
 
 
 def labels(scene: Scene) -> set[str]:
@@ -54,7 +64,7 @@ def learned_from(count: int, first: int = 0) -> list[Scene]:
 @cache
 def vocabulary() -> list[str]:
     """Every label there is."""
-    return sorted(set[str]().union(*(labels(scene) for scene in learned_from(SCENES // 2))))
+    return sorted(set[str]().union(*(labels(scene) for scene in learned_from(3000))))
 
 
 def wanted(scenes: Sequence[Scene]) -> Tensor:
@@ -64,9 +74,9 @@ def wanted(scenes: Sequence[Scene]) -> Tensor:
     return torch.tensor([[word in said for word in words] for said in own], dtype=torch.float32)
 
 
-def trained_encoder(folder: Path) -> CLIPVisionModelWithProjection:
-    """The encoder that a training came to."""
-    return averaged(folder / "encoder.pt", Tagger()).encoder
+def trained_encoder(folder: Path) -> Tagger:
+    """The encoder that a training came to, and the projection to tokens."""
+    return averaged(folder / "encoder.pt", Tagger())
 
 
 def told(said: Tensor, right: Tensor) -> float:
@@ -78,21 +88,32 @@ def main() -> None:
     """Train, writing a checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, default=DEMO)
     arguments = parser.parse_args()
     torch.manual_seed(12)
     gallery, scenes, tagger = Gallery(12), learned_from(SCENES), Tagger()
     strange = learned_from(UNSEEN, first=SCENES)
     right, strangely = wanted(scenes), wanted(strange)
+    phrasebook = Phrasebook(opened(arguments.model)[0].language)
+    nothing = phrasebook.state("").expand(TOKENS, -1)
 
     def loss(step: int) -> Tensor:
         chosen = np.random.default_rng((12, step)).integers(SCENES, size=BATCH)
-        pictures = gallery([scenes[int(k)] for k in chosen])
-        return binary_cross_entropy_with_logits(tagger(pictures), right[torch.from_numpy(chosen)])
+        seen = [scenes[int(k)] for k in chosen]
+        said, tokens = tagger(gallery(seen))
+        tagging = binary_cross_entropy_with_logits(said, right[torch.from_numpy(chosen)])
+        speaking = mse_loss(tokens, phrasebook(seen)) + mse_loss(
+            tagger.projection(torch.zeros(1, WIDTH))[0], nothing
+        )
+        return TAGGING * tagging + speaking
 
     @torch.no_grad()
     def show(average: nn.Module, step: int) -> None:
-        found = told(average(gallery(strange)), strangely)
-        print(f"\nafter {step} steps it finds {found:.3f} of the tags in pictures it has not seen")
+        said, tokens = average(gallery(strange))
+        found, error = told(said, strangely), mse_loss(tokens, phrasebook(strange))
+        print(
+            f"\nafter {step} steps, of unseen pictures: {found:.3f} of the tags, {error:.3f} beside the words"
+        )
 
     learn(tagger, Course(arguments.folder / "encoder.pt", STEPS, RATE, memory=200), loss, show)
 

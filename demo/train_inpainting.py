@@ -31,7 +31,7 @@ from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
 SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)
-STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 320, 1.5e-3, dwelling=0.4, oftener=HARD)
+STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo.adapter import Adapter, prepared
+from demo.adapter import TOKENS, WIDTH, Adapter, prepared
 from demo.characters import Character
 from demo.draughtsman import Draughtsman
 from demo.gallery import FORMS, Gallery
@@ -41,7 +41,9 @@ def test_what_it_finds_is_counted_among_what_is_there(tagger):
     right = wanted(SCENES)
     assert told(right - 0.5, right) == 1
     assert told(0.5 - right, right) == 0
-    assert tagger(Gallery(1)(SCENES)).shape == right.shape
+    said, tokens = tagger(Gallery(1)(SCENES))
+    assert said.shape == right.shape
+    assert tokens.shape == (len(SCENES), TOKENS, WIDTH)
 
 
 def test_a_scene_is_drawn_once_in_one_of_the_forms():
@@ -56,7 +58,7 @@ def test_a_scene_is_drawn_once_in_one_of_the_forms():
 
 def test_a_trained_encoder_comes_from_the_averages(tagger, tmp_path):
     torch.save({"average": tagger.state_dict()}, tmp_path / "encoder.pt")
-    found = trained_encoder(tmp_path).state_dict()
+    found = trained_encoder(tmp_path).encoder.state_dict()
     assert all(torch.equal(weight, found[name]) for name, weight in tagger.encoder.state_dict().items())
 
 

@@ -42,10 +42,16 @@ def test_a_picture_shows_what_its_tags_say(easel, scene):
     assert all(judged(scene, pixels).values()), judged(scene, pixels)
 
 
+def squares(pixels):
+    """The means of squares of 16 pixels: what WebP loses is small in them."""
+    rows, columns = (side // 16 for side in pixels.shape[:2])
+    return pixels.reshape(rows, 16, columns, 16, 3).mean(axis=(1, 3))
+
+
 def test_a_picture_of_the_sheet_comes_out_again(demo):
-    shown, drawn = tile(7).astype(int), demo.run(asked(SHOWN[7], SIZE))[0].astype(int)
-    # WebP's loss and the rounding of other processors together; the sheet's other pictures are off by 74 and more
-    assert np.abs(shown - drawn).mean() < 4
+    drawn = demo.run(asked(SHOWN[7], SIZE))[0]
+    # 4 were seen, of WebP's loss; other processors round otherwise. A wrong pooled vector changes a square by 38
+    assert np.abs(squares(tile(7)) - squares(drawn)).max() < 12
 
 
 def test_black_is_black_and_white_is_white(easel):
