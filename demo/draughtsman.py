@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from demo.architecture import demo_architecture
 from demo.checkpoint import write
 from demo.language import Language
-from pipelines.deep_shrink import HALVED_ABOVE, DeepShrink, halvings
+from pipelines.deep_shrink import DeepShrink
+from pipelines.halving import HALVED_ABOVE, halvings
 from pipelines.tokens import EMPTY, Chunk
 from pipelines.weights import load
 

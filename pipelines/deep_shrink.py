@@ -3,28 +3,15 @@
 Pictures much larger than a model has learned come out with limbs and people repeated, as its inner layers see only
 parts of them. Halving what these see while the composition is decided mends that (kohya-ss, "deep shrink", 2023). The
 features are halved behind the first downsampler, as often as it takes to come down to an area that the model knows, and
-brought back before the block that undoes it.
+brought back before the block that undoes it. How often is told in halving.py.
 """
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from math import ceil, log
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-
-HALVED_ABOVE = (650, 400, 150)
-"""The times, of 999 for pure noise, above which features are halved: once more above each.
-
-The first is the end of a run's first third, as kohya-ss has it; the others follow at even distances. So of two halvings
-one is undone at 650 and the other at 400.
-"""
-
-
-def halvings(area: int, known: int) -> int:
-    """How often both sides of a picture of so many pixels are halved until no more are left than a model knows."""
-    return max(0, ceil(log(area / known, 4)))
 
 
 class DeepShrink:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from pipelines.deep_shrink import HALVED_ABOVE
 from pipelines.dpm_solver import Ladder
 from pipelines.guidance import Guide, guides, needs_empty, negates_nothing
+from pipelines.halving import HALVED_ABOVE
 from pipelines.job import Job
 from pipelines.prediction import NoiseTable
 from pipelines.samplers import SAMPLERS, Sampler, canonical

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from pipelines.deep_shrink import halvings
+from pipelines.halving import halvings
 from pipelines.job import SEEDS, Enhance, Picture, Source
 from server import sources
 from server.errors import Rejected

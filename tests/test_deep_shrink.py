@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from demo.architecture import demo_architecture
-from pipelines.deep_shrink import halvings
+from pipelines.halving import halvings
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.networks import DiffusersUNet
 from pipelines.pipeline import Pipeline

@@ -131,8 +131,9 @@ def test_text_embeddings_equal_diffusers_encode_prompt(demo):
         (texts.negative.context, negative[0]),
         (texts.positive.pooled, pooled[0]),
     ):
-        # the same networks at the same batch shape; only the order of kernels may differ
-        assert float((ours - theirs).abs().max() / theirs.abs().max()) <= 1e-6
+        # the same networks at the same batch shape; only the order of kernels may differ. Pooled vectors are spread by
+        # a factor of about fifty once their mean is taken off, and float32's 1e-7 with them
+        assert float((ours - theirs).abs().max() / theirs.abs().max()) <= 5e-6
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' scheduler
