@@ -2,11 +2,11 @@
 
 from math import ceil, log
 
-HALVED_ABOVE = (650, 400, 150)
+HALVED_ABOVE = (650, 200, 100)
 """The times, of 999 for pure noise, above which features are halved: once more above each.
 
-The first is the end of a run's first third, as kohya-ss has it; the others follow at even distances. So of two halvings
-one is undone at 650 and the other at 400.
+The first is the end of a run's first third, as kohya-ss has it. Of two halvings one is undone there and the other at
+200: undone at 400, lines come out broken, for they are decided between 650 and 200.
 """
 
 

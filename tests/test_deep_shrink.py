@@ -95,7 +95,7 @@ def test_without_being_asked_nothing_is_shrunk(unet):
 def test_a_run_is_shrunk_less_and_less(demo):
     job = Job("m", Prompts("a"), 128, 128, 20, "k_euler", "native", Guidance(1.0), (1,), deep_shrink=2)
     plan = make_plan(job, scaled_linear(zsnr=True))
-    expected = [2] * 7 + [1] * 5 + [0] * 8
+    expected = [2] * 7 + [1] * 9 + [0] * 4
     assert [plan.halved(sigma) for sigma in plan.sigmas[:-1]] == expected
     asked = []
 
