@@ -1,5 +1,9 @@
-"""Scenes at random, and the captions they are learned by: shuffled tags, some dropped, some that mean nothing."""
+"""Scenes at random, and the captions they are learned by: shuffled tags, some dropped, some that mean nothing.
 
+Of two subjects the left one is told of first, so that a prompt says which of them has what.
+"""
+
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -134,9 +138,23 @@ def caption(scene: Scene, rng: np.random.Generator, told: float = 0.92) -> str:
     kept = [tag for tag in particulars if rng.random() < told]
     if rng.random() < 0.4:
         kept += [any_of(rng, NEUTRAL) for _ in range(rng.integers(1, 4))]
-    order = rng.permutation(len(kept))
-    mixed = [kept[k] for k in order]
-    return ", ".join([*scene.counts(), *mixed, *quality])
+    mixed = [kept[k] for k in rng.permutation(len(kept))]
+    return ", ".join([*scene.counts(), *_left_first(mixed, scene, rng), *quality])
+
+
+def _left_first(tags: list[str], scene: Scene, rng: np.random.Generator) -> list[str]:
+    """Tags with the left subject's before the right one's, all of them or only those of one kind, as of hair."""
+    place = {tag: k for k, one in reversed([*enumerate(scene.subjects)]) for tag in one.tags()}
+    whole = bool(rng.random() < 0.5)
+
+    def kind(tag: str) -> str:
+        return "" if whole else tag.split()[-1]
+
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for tag in (tag for tag in tags if tag in place):
+        kinds[kind(tag)].append(tag)
+    told = {kind: iter(sorted(own, key=place.__getitem__)) for kind, own in kinds.items()}
+    return [next(told[kind(tag)]) if tag in place else tag for tag in tags]
 
 
 def _quality(bad: bool, rng: np.random.Generator) -> list[str]:

@@ -157,3 +157,20 @@ def test_a_sheet_fills_its_last_row_with_white():
     assert found.shape == (4, 6, 3)
     assert (found[2:, 3:] == 255).all()
     assert not found[2:, :3].any()
+
+
+def test_captions_tell_of_the_left_one_first():
+    rng = np.random.default_rng(6)
+    left, right = (
+        replace(plain_character(rng), hair=hair, shirt=shirt, cut=cut)
+        for hair, shirt, cut in (("red", "blue", "twintails"), ("green", "white", "ponytail"))
+    )
+    scene = Scene((left, right), "black", "chibi")
+    orders: set[bool] = set()
+    for _ in range(100):
+        told = caption(scene, rng, told=1.0).split(", ")
+        if "red hair" in told:
+            assert told.index("red hair") < told.index("green hair")
+            assert told.index("blue shirt") < told.index("white shirt")
+            orders.add(told.index("blue shirt") < told.index("green hair"))
+    assert orders == {True, False}
