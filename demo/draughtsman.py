@@ -98,12 +98,9 @@ class Draughtsman(nn.Module):
         While pooled vectors said nothing, all of them went to where their activation is flat, and nothing is learned
         there. What they add begins at zero.
         """
-        embedding = cast("Any", self.unet).add_embedding
+        tower, embedding = cast("Any", self.language.towers[-1]), cast("Any", self.unet).add_embedding
         reading, adding = embedding.linear_1, embedding.linear_2
-        half, width = (
-            reading.out_features // 2,
-            cast("Any", self.language.towers[-1]).text_projection.out_features,
-        )
+        half, width = reading.out_features // 2, tower.text_projection.out_features
         reading.weight[:half] = 0
         nn.init.normal_(reading.weight[:half, :width], std=1 / SPREAD)
         reading.bias[:half] = 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 import torch
@@ -49,7 +50,8 @@ class Stage:
         rate: the highest learning rate.
         dwelling: how much it dwells on what is decided in much noise, see Objective.
         unread: the share of the captions that are told by the pooled vector alone.
-        oftener: words of tags, and how many times as often as others the scenes are learned from that have them.
+        oftener: words of tags, and how many times as often as others the scenes are learned from that have them;
+            for several words the product.
     """
 
     parts: tuple[Part, ...]
@@ -69,8 +71,8 @@ class Stage:
         return weights / weights.sum()
 
     def _weight(self, scene: Scene) -> float:
-        words = {word for tag in scene.particulars() for word in tag.split()}
-        return max((times for word, times in self.oftener.items() if word in words), default=1.0)
+        words = {word for tag in scene.tags() for word in tag.split()}
+        return prod(times for word, times in self.oftener.items() if word in words)
 
 
 class Lessons:

@@ -1,7 +1,8 @@
 """Trains the demo's inpainting UNet from its model file: `python -m demo.train_inpainting FOLDER`.
 
 Beside the noisy latents it sees the mask and the latents of the picture without what the mask hides (Rombach et al.
-2022); what is to be there, the caption says. The text encoders stay as they are.
+2022); what is to be there, the caption says. The text encoders stay as they are. It need not begin anew when the model
+has gone on learning: `--start` takes what `naiad merge-inpaint` makes of the former two and the new model.
 """
 
 import argparse
@@ -25,13 +26,13 @@ from demo.learning import Course, learn
 from demo.lessons import Lessons, Part, Stage
 from demo.muon import muon
 from demo.scenes import sheet
-from demo.train_unet import HALF, HARD, QUARTER, asked
+from demo.train_unet import HALF, HARD, QUARTER, RARER, asked
 from pipelines.job import Job, Picture, Source
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
 SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)
-STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD)
+STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD | RARER)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 
@@ -65,9 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument("--start", type=Path, help="a model with 4 or 9 channels to begin as; else --model")
     arguments = parser.parse_args()
     torch.manual_seed(9)
-    model, vae = opened(arguments.model, channels=9)
+    model, vae = opened(arguments.start or arguments.model, channels=9)
     model.language.requires_grad_(False)
     cast("Any", model).to(memory_format=torch.channels_last)
     lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae, masked=True))
