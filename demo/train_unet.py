@@ -41,7 +41,7 @@ OUTLINED = {"cat": 5, "apple": 4} | dict.fromkeys(("heart", "moon", "glasses"), 
 OUTLINED |= dict.fromkeys(("house", "star", "triangle", "circle"), 2)
 """What had bent outlines in large pictures until deep shrink let it be seen whole."""
 RARER = {"dark": 0.25}
-"""What guidance away from all pictures overdoes: away from dark skin, light skin came out white."""
+"""Tried against light skin coming out paler than it is; it did not help."""
 STAGES = {
     "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
@@ -85,7 +85,7 @@ STAGES = {
         1.6e-3,
         dwelling=0.4,
         unread=0.15,
-        oftener=HARD | OUTLINED | RARER | {"2girls": 3, "2boys": 3},
+        oftener=HARD | OUTLINED | {"2girls": 3, "2boys": 3},
     ),
 }
 LISTENING = "large"
