@@ -151,7 +151,7 @@ def _left_first(tags: list[str], scene: Scene, rng: np.random.Generator) -> list
         return "" if whole else tag.split()[-1]
 
     kinds: dict[str, list[str]] = defaultdict(list)
-    for tag in (tag for tag in tags if tag in place):
+    for tag in filter(place.__contains__, tags):
         kinds[kind(tag)].append(tag)
     told = {kind: iter(sorted(own, key=place.__getitem__)) for kind, own in kinds.items()}
     return [next(told[kind(tag)]) if tag in place else tag for tag in tags]

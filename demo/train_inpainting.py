@@ -2,7 +2,8 @@
 
 Beside the noisy latents it sees the mask and the latents of the picture without what the mask hides (Rombach et al.
 2022); what is to be there, the caption says. The text encoders stay as they are. It need not begin anew when the model
-has gone on learning: `--start` takes what `naiad merge-inpaint` makes of the former two and the new model.
+has gone on learning: `--start` takes what `naiad merge-inpaint` makes of the old inpainting UNet, the new model and the
+old one.
 """
 
 import argparse
