@@ -5,6 +5,7 @@ The unit is the head's radius; (0, 0) is the middle of the face.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import cos, sin, tau
 from typing import Literal
 
 from demo.canvas import Pen, Point
@@ -15,6 +16,7 @@ Mouth = Literal["smile", "open mouth", "frown", "expressionless"]
 LEGS: Colour = (70, 75, 105)
 HAT: Colour = (205, 165, 95)
 TONGUE: Colour = (235, 110, 110)
+FRAME: Colour = (150, 40, 70)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +195,14 @@ def _eye(pen: Pen, who: Character, s: float) -> None:
 
 def _mouth(pen: Pen, mouth: Mouth) -> None:
     if mouth == "smile":
-        pen.line([(-0.22, 0.6), (0, 0.72), (0.22, 0.6)], INK, 1.2)
+        pen.line([(-0.26, 0.6), (0, 0.8), (0.26, 0.6)], INK, 1.9)
     elif mouth == "open mouth":
-        pen.blob([(-0.2, 0.56), (0, 0.54), (0.2, 0.56), (0.1, 0.8), (-0.1, 0.8)], (150, 40, 50), 0.6)
+        pen.blob([(-0.24, 0.54), (0, 0.52), (0.24, 0.54), (0.13, 0.83), (-0.13, 0.83)], (150, 40, 50), 0.8)
         pen.ellipse((0, 0.74), 0.09, 0.06, TONGUE, line=0)
     elif mouth == "frown":
-        pen.line([(-0.2, 0.72), (0, 0.62), (0.2, 0.72)], INK, 1.2)
+        pen.line([(-0.26, 0.76), (0, 0.57), (0.26, 0.76)], INK, 1.9)
     else:
-        pen.line([(-0.13, 0.66), (0.0, 0.66), (0.13, 0.66)], INK, 1.2)
+        pen.line([(-0.16, 0.66), (0.0, 0.66), (0.16, 0.66)], INK, 1.9)
 
 
 def _hair_before(pen: Pen, who: Character) -> None:
@@ -259,7 +261,7 @@ def _hair_before(pen: Pen, who: Character) -> None:
 def _worn(pen: Pen, who: Character) -> None:
     if who.glasses:
         both(lambda s: _lens(pen, s))
-        pen.line([(-0.14, 0.14), (0, 0.1), (0.14, 0.14)], INK, 1.4)
+        pen.line([(-0.09, 0.12), (0, 0.08), (0.09, 0.12)], FRAME, 1.8)
     if who.bow is not None:
         bow = PLAIN[who.bow]
         both(lambda s: pen.blob([(0, 1.42), (s * 0.34, 1.24), (s * 0.38, 1.6)], bow))
@@ -271,13 +273,6 @@ def _worn(pen: Pen, who: Character) -> None:
 
 
 def _lens(pen: Pen, s: float) -> None:
-    x, y = s * 0.43, 0.16
-    corners = [
-        (x - 0.3, y - 0.3),
-        (x + 0.3, y - 0.3),
-        (x + 0.34, y),
-        (x + 0.26, y + 0.34),
-        (x - 0.26, y + 0.34),
-        (x - 0.34, y),
-    ]
-    pen.line([*corners, corners[0], corners[1]], INK, 1.3)
+    """Round and of a colour of its own: dark corners were learned as a tangle with the lashes."""
+    angles = [k * tau / 24 for k in range(25)]
+    pen.line([(s * 0.43 + 0.35 * cos(angle), 0.16 + 0.37 * sin(angle)) for angle in angles], FRAME, 1.8)

@@ -39,7 +39,7 @@ EYES: dict[str, Colour] = {
     "purple": (140, 60, 190),
     "brown": (115, 65, 35),
 }
-SKIN: dict[str, Colour] = {"light": (255, 226, 205), "dark": (165, 105, 75)}
+SKIN: dict[str, Colour] = {"light": (252, 212, 182), "dark": (165, 105, 75)}
 INK: Colour = (48, 38, 48)
 PAPER: Colour = (255, 255, 255)
 

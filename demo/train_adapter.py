@@ -27,13 +27,13 @@ from demo.lessons import Lessons, Part, Stage
 from demo.muon import muon
 from demo.scenes import Scene, Size, sheet
 from demo.train_encoder import trained_encoder
-from demo.train_unet import FEWER, RARER, asked
+from demo.train_unet import FEWER, asked
 from pipelines.job import Job
 from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
 from pipelines.weights import Weights, load
 
-STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 2000, 1.5e-3, dwelling=0.4, oftener=RARER)
+STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 2600, 1.5e-3, dwelling=0.4)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""

@@ -27,13 +27,13 @@ from demo.learning import Course, learn
 from demo.lessons import Lessons, Part, Stage
 from demo.muon import muon
 from demo.scenes import sheet
-from demo.train_unet import HALF, HARD, QUARTER, RARER, asked
+from demo.train_unet import HALF, HARD, QUARTER, asked
 from pipelines.job import Job, Picture, Source
 from pipelines.pipeline import Pipeline
 from pipelines.weights import load
 
 SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)
-STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD | RARER)
+STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 

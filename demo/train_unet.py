@@ -40,8 +40,6 @@ HARD = {"apple": 6, "flower": 4, "cat": 4, "house": 4, "heart": 2, "glasses": 2.
 OUTLINED = {"cat": 5, "apple": 4} | dict.fromkeys(("heart", "moon", "glasses"), 3)
 OUTLINED |= dict.fromkeys(("house", "star", "triangle", "circle"), 2)
 """What had bent outlines in large pictures until deep shrink let it be seen whole."""
-RARER = {"dark": 0.25}
-"""Tried against light skin coming out paler than it is; it did not help."""
 STAGES = {
     "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
     "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
@@ -77,7 +75,7 @@ STAGES = {
         1.6e-3,
         dwelling=0.4,
         unread=0.15,
-        oftener=HARD | OUTLINED | RARER | {"full": 1.5},
+        oftener=HARD | OUTLINED | {"full": 1.5, "dark": 0.25},
     ),
     "pairs": Stage(
         (Part(FEWER[0], 8), Part(FEWER[1], 4), Part(dict.fromkeys(FULL, 90), 2)),
