@@ -10,11 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from demo.checkpoint import DEMO
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # tests/analytic.py is a plain module
+settings.register_profile("naiad", deadline=None)  # a busy machine is no failure
+settings.load_profile("naiad")
 
 
 @pytest.fixture(scope="session")

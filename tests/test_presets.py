@@ -385,7 +385,7 @@ def bare(text):
 
 @given(PROMPT, LIST, st.sampled_from([True, False, None]), st.sampled_from([*range(6), None]), st.sampled_from(["auto", "always"]),
        st.sampled_from([group[0] for group in UNDESIRED]), st.booleans())  # fmt: skip
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 def test_whatever_is_written_is_kept_and_twice_is_once(positive, negative, flag, preset, mode, model, mixes):
     given = {"quality": flag, "preset": preset, "model": model, "mode": mode, "mixes": mixes}
     once = added(positive, negative, **given)
@@ -397,7 +397,7 @@ def test_whatever_is_written_is_kept_and_twice_is_once(positive, negative, flag,
 
 
 @given(st.sampled_from([group[0] for group in UNDESIRED]), st.data())
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 def test_one_quality_tag_however_it_is_written_keeps_the_others_away(model, data):
     own = data.draw(st.sampled_from(sorted(folded(PRESETS.of(model).quality))))
     text = f"cat, {data.draw(EMPHASIS).format(data.draw(CASE)(own))}, hat"

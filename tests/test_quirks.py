@@ -377,7 +377,7 @@ TAGS = st.sampled_from(
     st.sampled_from(["auto", "always"]),
     st.sampled_from(["nai-diffusion-3", "nai-diffusion-2", "safe-diffusion", "nai-diffusion-furry-3", "nai-diffusion-4-full", "x"]),
 )  # fmt: skip
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_presets_are_idempotent_whatever_is_written(policy, positive, negative, quality, preset, mode, model):
     here = Policy(policy.served, policy.presets, mode)
     parameters = {"negative_prompt": negative, "qualityToggle": quality, "ucPreset": preset}
