@@ -24,7 +24,7 @@ from demo import judging
 from demo.canvas import Pixels
 from demo.captions import any_of, random_character
 from demo.checkpoint import DEMO
-from demo.draughtsman import halved
+from demo.draughtsman import as_served
 from demo.palette import PLAIN
 from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
@@ -61,10 +61,8 @@ class Easel:
         texts = completed(texts, presets, "nai-diffusion-3", "auto")
         prompts = Prompts(texts.positive, texts.negative)
         guidance = Guidance(scale, rescale=rescale)
-        job = Job(
-            "demo", prompts, *size, 28, "k_euler", "native", guidance, (seed,), deep_shrink=halved(*size)
-        )
-        return self.pipeline.run(job)[0]
+        job = Job("demo", prompts, *size, 28, "k_euler", "native", guidance, (seed,))
+        return self.pipeline.run(as_served(job))[0]
 
 
 def scenes(count: int) -> list[Scene]:

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
-from demo.draughtsman import halved
+from demo.draughtsman import as_served
 from pipelines.darkroom import Pixels
 from pipelines.job import Enhance, Guidance, Job, Picture, Prompts, second_pass
 from pipelines.pipeline import Pipeline
@@ -63,9 +63,7 @@ def fineness(plane: Plane) -> float:
 def job(seed: int) -> Job:
     """The picture before it is enhanced."""
     prompts = Prompts(PROMPT, UNDESIRED)
-    return Job(
-        "demo", prompts, *SMALL, 28, "k_euler", "native", Guidance(5.0), (seed,), deep_shrink=halved(*SMALL)
-    )
+    return as_served(Job("demo", prompts, *SMALL, 28, "k_euler", "native", Guidance(5.0), (seed,)))
 
 
 def main() -> None:
@@ -81,9 +79,9 @@ def main() -> None:
     shown, found = [enlarged], dict[str, dict[str, float]]()
     for magnitude, (strength, noise) in MAGNITUDES.items():
         seeds = {"seed": arguments.seed + 1, "noise_seed": arguments.seed + 1}
-        enhance = Enhance(*LARGE, strength, noise, **seeds, deep_shrink=halved(*LARGE))
+        enhance = Enhance(*LARGE, strength, noise, **seeds)
         picture = Picture(*LARGE, enlarged.tobytes())
-        result = pipeline.run(second_pass(first, enhance, 0, picture))[0]
+        result = pipeline.run(as_served(second_pass(first, enhance, 0, picture)))[0]
         shown.append(result)
         found[str(magnitude)] = {
             "likeness": round(likeness(luma(lanczos(result, *SMALL)), luma(drawn)), 3),

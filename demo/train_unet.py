@@ -16,7 +16,7 @@ from torch import nn
 
 from demo.captions import GOOD, caption, random_scene
 from demo.checkpoint import DEMO
-from demo.draughtsman import Draughtsman, halved, opened, save
+from demo.draughtsman import Draughtsman, as_served, opened, save
 from demo.language import chunked
 from demo.latents import shelf
 from demo.learning import Course, averaged, learn
@@ -108,9 +108,7 @@ SHOWN = (
 def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
     """A picture as users ask for it, with quality tags and undesired content."""
     prompts = Prompts(f"{prompt}, {QUALITY}", UNDESIRED)
-    return Job(
-        "demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,), deep_shrink=halved(*size)
-    )
+    return as_served(Job("demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,)))
 
 
 def draw_sheet(file: Path, size: Size, prompts: Sequence[str] = SHOWN) -> Image.Image:

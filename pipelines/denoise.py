@@ -18,6 +18,7 @@ from pipelines.inpainting import Kept
 from pipelines.noise import ImageNoise
 from pipelines.plan import Plan
 from pipelines.prediction import Prediction
+from pipelines.pyramid import averaged, larger, smaller
 from pipelines.smea import Look, Multipass
 
 
@@ -65,6 +66,23 @@ class Estimator:
         """Ask for the rows this sigma needs and fold what comes back into x0."""
         if self.kept is not None:
             x = self.kept.before(x, sigma)
+        if times := self.plan.smaller(sigma):
+            x0 = yield from self._copied(x, sigma, times)
+        else:
+            x0 = yield from self._whole(x, sigma)
+        return x0 if self.kept is None else self.kept.after(x0, sigma)
+
+    def _copied(self, x: Tensor, sigma: float, times: int) -> Estimating:
+        """The estimate of a smaller copy, made as large as the picture."""
+        texts, look = self.conditionings(sigma), smaller(x, sigma, times)
+        ids = None if self.ids is None else tuple(side / 2**times for side in self.ids)
+        around = None if self.around is None else averaged(self.around, times)
+        halvings = self.plan.halved(look[1])
+        outputs = yield tuple(Row(*look, text.context, text.pooled, ids, around, halvings) for text in texts)
+        return larger(self._folded(outputs, *look), (x.shape[-2], x.shape[-1]))
+
+    def _whole(self, x: Tensor, sigma: float) -> Estimating:
+        """The estimate of the picture, with SMEA's second look."""
         texts = self.conditionings(sigma)
         looks = ((x, sigma),) if self.multipass is None else self.multipass.looks(x, sigma)
         outputs = yield tuple(self._row(look, text, look is looks[0]) for look in looks for text in texts)
@@ -74,7 +92,7 @@ class Estimator:
         )
         if self.multipass is not None and low:
             x0 = self.multipass.merged(x0, low[0], sigma)
-        return x0 if self.kept is None else self.kept.after(x0, sigma)
+        return x0
 
     def _row(self, look: Look, text: Conditioning, is_first: bool) -> Row:
         halvings = self.plan.halved(look[1]) if is_first else 0

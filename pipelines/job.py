@@ -82,6 +82,7 @@ class Enhance:
     noise_seed: int
     network: bool = False
     deep_shrink: int = 0
+    pyramid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,9 @@ class Job:
     `width` and `height` are pixels; `sampler` is a key of SAMPLERS, `schedule` of SCHEDULES;
     `sigma_start` is where karras and its kin begin after the step at infinite noise;
     `brownian` draws the noise of ancestral steps from a Brownian tree instead of afresh;
-    `smea` is "off", "smea" or "dyn"; `deep_shrink` is how often it halves what is larger than the model
-    knows; `source` is the picture it starts from, if any; `enhance` a second pass.
+    `smea` is "off", "smea" or "dyn"; `pyramid` is how often the smallest copy of a picture is halved that
+    it begins with, and `deep_shrink` how often the features of that; `source` is the picture it starts from, if any;
+    `enhance` a second pass.
     """
 
     model: str
@@ -108,6 +110,7 @@ class Job:
     brownian: bool = False
     smea: str = "off"
     deep_shrink: int = 0
+    pyramid: int = 0
     source: Source | None = None
     enhance: Enhance | None = None
 
@@ -127,6 +130,7 @@ def second_pass(job: Job, enhance: Enhance, index: int, enlarged: Picture) -> Jo
         seeds=((enhance.seed + index) % SEEDS,),
         smea="off",
         deep_shrink=enhance.deep_shrink,
+        pyramid=enhance.pyramid,
         source=source,
         enhance=None,
     )

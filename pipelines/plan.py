@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipelines.dpm_solver import Ladder
 from pipelines.guidance import Guide, guides, needs_empty, negates_nothing
-from pipelines.halving import HALVED_ABOVE
+from pipelines.halving import HALVED_ABOVE, smaller_above
 from pipelines.job import Job
 from pipelines.prediction import NoiseTable
 from pipelines.samplers import SAMPLERS, Sampler, canonical
@@ -17,7 +17,8 @@ class Plan:
 
     `below` and `above` bound the sigmas at which the negative prompt is asked for at all;
     `asks_empty` adds the empty prompt as a third row, `negative_is_empty` puts it in the negative's place; above
-    each of the sigmas `halved_above` the network's inner part is halved once (deep_shrink.py).
+    each of the sigmas `halved_above` the network's inner part is halved once (deep_shrink.py), above each of
+    `smaller_above` the picture itself (pyramid.py).
     """
 
     sampler: Sampler
@@ -30,6 +31,7 @@ class Plan:
     asks_empty: bool
     negative_is_empty: bool
     halved_above: tuple[float, ...] = ()
+    smaller_above: tuple[float, ...] = ()
 
     def guided(self, sigma: float) -> bool:
         """Whether the estimate at this sigma uses the negative prompt."""
@@ -38,6 +40,10 @@ class Plan:
     def halved(self, sigma: float) -> int:
         """How often the network's inner part is halved at this sigma."""
         return sum(sigma > bound for bound in self.halved_above)
+
+    def smaller(self, sigma: float) -> int:
+        """How often the copy that is asked about at this sigma is halved; 0 is the picture itself."""
+        return sum(sigma > bound for bound in self.smaller_above)
 
 
 def make_plan(job: Job, table: NoiseTable) -> Plan:
@@ -62,4 +68,5 @@ def make_plan(job: Job, table: NoiseTable) -> Plan:
         asks_empty=needs_empty(job.guidance),
         negative_is_empty=negates_nothing(job.guidance),
         halved_above=tuple(table.sigmas[time] for time in HALVED_ABOVE[: job.deep_shrink]),
+        smaller_above=smaller_above(job.width, job.height, job.pyramid),
     )

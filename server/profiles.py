@@ -106,7 +106,8 @@ class Profile(Strict):
     """One family's settings; `prediction` and `zsnr` narrow what a generic profile is for.
 
     Pictures of more than `deep_shrink_above` pixels are drawn with deep shrink unless a request says otherwise, halved
-    until so many are left; of `auto_smea_from` on `autoSmea` means SMEA.
+    until so many are left; of more than `pyramid_above` they begin as smaller copies (pipelines/pyramid.py); of
+    `auto_smea_from` on `autoSmea` means SMEA.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Profile(Strict):
     syntax: Literal["nai", "a1111"] = "nai"
     sizes: tuple[Size, ...] = ()
     deep_shrink_above: Annotated[int, Field(ge=1)] | None = None
+    pyramid_above: Annotated[int, Field(ge=1)] | None = None
     auto_smea_from: Annotated[int, Field(ge=1)] = 2_166_785
     defaults: Defaults = Defaults()
     guards: Guards = Guards()

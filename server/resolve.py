@@ -100,6 +100,7 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
         brownian=brownian,
         smea=smea,
         deep_shrink=tasks.halved(asked, profile, (width, height)),
+        pyramid=tasks.levels(profile, (width, height)),
         source=tasks.source(asked, kind, (width, height), seeds[0]),
         enhance=second,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from pipelines.halving import halvings
+from pipelines import halving
 from pipelines.job import SEEDS, Enhance, Picture, Source
 from server import sources
 from server.errors import Rejected
@@ -107,6 +107,7 @@ def enhance(
         noise_seed=seed,
         network=said.upscaler == "network",
         deep_shrink=halved(asked, served.profile, (width, height)),
+        pyramid=levels(served.profile, (width, height)),
     )
 
 
@@ -120,11 +121,17 @@ def change(magnitude: int | None, strength: float | None, noise: float | None) -
 
 
 def halved(asked: Parameters, profile: Profile, size: Size) -> int:
-    """How often deep shrink halves a pass of this size; where it is asked for, at least once."""
+    """How often deep shrink halves the smallest copy in a pass of this size; where it is asked for, at least once."""
     if asked.deep_shrink is False:
         return 0
-    times = halvings(size[0] * size[1], first(profile.deep_shrink_above, LARGEST_AREA))
+    area = size[0] * size[1] / 4 ** levels(profile, size)
+    times = halving.halvings(area, first(profile.deep_shrink_above, LARGEST_AREA))
     return max(1, times) if asked.deep_shrink else times
+
+
+def levels(profile: Profile, size: Size) -> int:
+    """How often the smallest copy is halved that a pass of this size begins with."""
+    return 0 if profile.pyramid_above is None else halving.levels(*size, profile.pyramid_above)
 
 
 def enlarged(size: Size, scale: float) -> Size:

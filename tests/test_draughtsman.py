@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from demo import draughtsman
-from demo.draughtsman import SHRUNK_ABOVE, SPREAD, Draughtsman, opened, save
+from demo.draughtsman import SPREAD, Draughtsman, as_served, opened, save
 from demo.language import chunked
 from demo.train_vae import new_vae
+from pipelines.job import Guidance, Job, Prompts
 from pipelines.tokens import EMPTY
 from server.profiles import load_profiles, named
+from server.tasks import halved, levels
+from server.wire import Parameters
 
 CAPTIONS = chunked(["1girl, red hair, parliament", ""], 1)
 TIMES = torch.tensor([999, 100])
@@ -87,9 +90,12 @@ def test_of_unread_captions_the_pooled_vector_alone_is_told(saved):
         torch.testing.assert_close(told, model._velocity(noisy, TIMES, context, pooled, IDS))
 
 
-def test_the_profile_shrinks_from_the_same_size_on():
-    folder = Path(__file__).parent.parent / "configs" / "profiles"
-    assert named(load_profiles(folder), "demo").deep_shrink_above == SHRUNK_ABOVE
+@pytest.mark.parametrize("size", [(256, 256), (512, 512), (640, 640), (672, 640), (832, 1216), (1248, 1824)])
+def test_its_jobs_are_those_of_its_profile(size: tuple[int, int]):
+    profile = named(load_profiles(Path(__file__).parent.parent / "configs" / "profiles"), "demo")
+    job = as_served(Job("m", Prompts("a"), *size, 20, "k_euler", "native", Guidance(1.0), (1,)))
+    assert job.pyramid == levels(profile, size)
+    assert job.deep_shrink == halved(Parameters.model_validate({}), profile, size)
 
 
 def test_units_that_hear_pooled_vectors_are_alive_and_add_nothing_at_first():

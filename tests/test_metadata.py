@@ -168,6 +168,7 @@ def test_the_naiad_object_tells_the_whole_job_in_plain_json():
             "brownian": False,
             "smea": "off",
             "deep_shrink": 0,
+            "pyramid": 0,
             "source": None,
             "enhance": None,
         },

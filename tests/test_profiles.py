@@ -73,6 +73,7 @@ def test_only_the_demo_shrinks_sizes_it_offers_as_it_learned_them_so(profile):
     offered = (*profile.sizes, (profile.defaults.width, profile.defaults.height))
     largest = max(width * height for width, height in offered)
     assert profile.name == "demo" or profile.deep_shrink_above is None or largest <= profile.deep_shrink_above
+    assert profile.name == "demo" or profile.pyramid_above is None
 
 
 def test_the_demo_has_nai_own_defaults():

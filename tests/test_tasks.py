@@ -33,7 +33,8 @@ def base64_of(image):
 def served(demo_file):
     """A model that draws large pictures without help."""
     found = recognise(single(demo_file))
-    return replace(found, profile=found.profile.model_copy(update={"deep_shrink_above": None}))
+    helps = {"deep_shrink_above": None, "pyramid_above": None}
+    return replace(found, profile=found.profile.model_copy(update=helps))
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,18 @@ def test_each_pass_is_shrunk_by_its_own_size(served, ask):
     job: Any = resolve(GenerateRequest.model_validate(request), policy).job
     assert (job.deep_shrink, job.enhance.deep_shrink) == (0, 1)
     assert second_pass(job, job.enhance, 0, Picture(1, 1, b"")).deep_shrink == 1
+
+
+def test_each_pass_begins_with_copies_of_its_own_size(served):
+    known = {"deep_shrink_above": 150_000, "pyramid_above": 500_000}
+    policy = Policy(replace(served, profile=served.profile.model_copy(update=known)), PRESETS)
+    request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
+    job: Any = resolve(GenerateRequest.model_validate(request), policy).job
+    # copies of 416x608 and 312x456, the first of which is to be halved again
+    assert (job.pyramid, job.deep_shrink) == (1, 1)
+    assert (job.enhance.pyramid, job.enhance.deep_shrink) == (2, 0)
+    second = second_pass(job, job.enhance, 0, Picture(1, 1, b""))
+    assert (second.pyramid, second.deep_shrink) == (2, 0)
 
 
 @pytest.mark.parametrize(
