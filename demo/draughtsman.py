@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from demo.architecture import demo_architecture
 from demo.checkpoint import write
 from demo.language import Language
-from pipelines import halving
 from pipelines.deep_shrink import DeepShrink
-from pipelines.halving import HALVED_ABOVE
+from pipelines.halving import HALVED_ABOVE, halvings, levels
 from pipelines.job import Job
 from pipelines.tokens import EMPTY, Chunk
 from pipelines.weights import load
@@ -23,20 +22,18 @@ SPREAD = 50.0
 """How far pooled vectors are from their mean, on average, once they are recentred."""
 SHRUNK_ABOVE = 160_000
 """Pictures of more pixels are drawn with deep shrink, as `deep_shrink_above` in configs/profiles/demo.toml says."""
-
-
 COPIED_ABOVE = 409_600
 """Pictures of more pixels begin as smaller copies, as `pyramid_above` says there."""
 
 
 def halved(width: int, height: int) -> int:
     """How often deep shrink halves a picture of this size in training."""
-    return halving.halvings(width * height, SHRUNK_ABOVE)
+    return halvings(width * height, SHRUNK_ABOVE)
 
 
 def as_served(job: Job) -> Job:
     """A job, made smaller at first as the demo's profile has it."""
-    times = halving.levels(job.width, job.height, COPIED_ABOVE)
+    times = levels(job.width, job.height, COPIED_ABOVE)
     return replace(job, pyramid=times, deep_shrink=halved(job.width >> times, job.height >> times))
 
 

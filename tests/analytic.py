@@ -5,6 +5,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from pipelines.prediction import to_velocity
+
 
 def drive(sampling, denoiser):
     """Run a sampler to its end; the result and how many estimates it asked for."""
@@ -16,6 +18,23 @@ def drive(sampling, denoiser):
             question = sampling.send(denoiser(*question))
     except StopIteration as finished:
         return finished.value, asked
+
+
+def conduct(trajectory, network):
+    """Run one image's `denoise` over a network of rows; its latents and every tuple of rows that was asked for."""
+    asked = []
+    try:
+        rows = next(trajectory)
+        while True:
+            asked.append(rows)
+            rows = trajectory.send([network(row) for row in rows])
+    except StopIteration as finished:
+        return finished.value, asked
+
+
+def velocity_of(estimate):
+    """The velocity network that stands for estimates of rows."""
+    return lambda row: to_velocity(estimate(row), row.x, row.sigma)
 
 
 def gaussian(spread: float):

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from analytic import conduct, velocity_of
 
 from pipelines.conditioning import Conditioning, Texts
 from pipelines.denoise import Estimator, denoise
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.noise import image_noise
 from pipelines.plan import make_plan
-from pipelines.prediction import PREDICTIONS, scaled_linear, to_velocity
+from pipelines.prediction import PREDICTIONS, scaled_linear
 from pipelines.samplers import SAMPLERS
 
 ZSNR = scaled_linear(zsnr=True)
@@ -41,17 +42,10 @@ def run(job, network=None, table=ZSNR, prediction="v"):
     plan = make_plan(job, table)
     noise = image_noise(job.seeds[0], SHAPE, plan.sampler, plan.sigmas, table, plan.brownian)
     start = noise.initial if math.isinf(plan.sigmas[0]) else noise.initial * plan.sigmas[0]
-    asked = []
     estimator = Estimator(plan, TEXTS, None, PREDICTIONS[prediction])
-    trajectory = denoise(estimator, start.double(), noise)
-    network = network or (lambda row: to_velocity(ideal(row.x, row.sigma), row.x, row.sigma))
-    try:
-        rows = next(trajectory)
-        while True:
-            asked.append(rows)
-            rows = trajectory.send([network(row) for row in rows])
-    except StopIteration as finished:
-        return finished.value, noise, asked
+    network = network or velocity_of(lambda row: ideal(row.x, row.sigma))
+    latents, asked = conduct(denoise(estimator, start.double(), noise), network)
+    return latents, noise, asked
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

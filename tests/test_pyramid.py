@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from analytic import conduct, velocity_of
 
 from pipelines.conditioning import Conditioning, Texts
 from pipelines.denoise import Estimator, denoise
@@ -13,7 +14,7 @@ from pipelines.halving import HIDDEN, levels, smaller_above
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.noise import image_noise
 from pipelines.plan import make_plan
-from pipelines.prediction import PREDICTIONS, scaled_linear, to_velocity
+from pipelines.prediction import PREDICTIONS, scaled_linear
 from pipelines.pyramid import averaged, larger, smaller
 from pipelines.smea import multipass
 
@@ -29,15 +30,8 @@ def run(job, network, **shown):
     plan = make_plan(job, ZSNR)
     noise = image_noise(job.seeds[0], (4, *job.latent_size), plan.sampler, plan.sigmas, ZSNR, plan.brownian)
     estimator = Estimator(plan, TEXTS, IDS, PREDICTIONS["v"], **shown)
-    trajectory = denoise(estimator, noise.initial.double(), noise)
-    asked = []
-    try:
-        rows = next(trajectory)
-        while True:
-            asked.extend(rows)
-            rows = trajectory.send([to_velocity(network(row), row.x, row.sigma) for row in rows])
-    except StopIteration as finished:
-        return finished.value, asked
+    latents, asked = conduct(denoise(estimator, noise.initial.double(), noise), velocity_of(network))
+    return latents, [row for rows in asked for row in rows]
 
 
 def sizes(rows):

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from analytic import conduct, velocity_of
 
 from pipelines.conditioning import Conditioning, Texts
 from pipelines.denoise import Estimator, denoise
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.noise import image_noise
 from pipelines.plan import make_plan
-from pipelines.prediction import PREDICTIONS, scaled_linear, to_velocity
+from pipelines.prediction import PREDICTIONS, scaled_linear
 from pipelines.smea import lowest, multipass
 
 ZSNR = scaled_linear(zsnr=True)
@@ -28,17 +29,8 @@ def run(job, network):
     plan = make_plan(job, ZSNR)
     noise = image_noise(job.seeds[0], (4, *job.latent_size), plan.sampler, plan.sigmas, ZSNR, plan.brownian)
     looks = multipass(job.smea, job.latent_size, plan.sigmas, CPU)
-    trajectory = denoise(
-        Estimator(plan, TEXTS, None, PREDICTIONS["v"], multipass=looks), noise.initial.double(), noise
-    )
-    asked = []
-    try:
-        rows = next(trajectory)
-        while True:
-            asked.append(rows)
-            rows = trajectory.send([to_velocity(network(row), row.x, row.sigma) for row in rows])
-    except StopIteration as finished:
-        return finished.value, asked
+    estimator = Estimator(plan, TEXTS, None, PREDICTIONS["v"], multipass=looks)
+    return conduct(denoise(estimator, noise.initial.double(), noise), velocity_of(network))
 
 
 @pytest.mark.parametrize(("few", "many"), [(32, 64), (78, 104), (114, 152), (3, 4)])
