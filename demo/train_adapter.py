@@ -33,7 +33,7 @@ from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
 from pipelines.weights import Weights, load
 
-STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 2600, 1.5e-3, dwelling=0.4)
+STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 3200, 1.5e-3, dwelling=0.4)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""
