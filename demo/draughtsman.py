@@ -74,7 +74,7 @@ class Draughtsman(nn.Module):
         for count in often.unique().tolist():
             rows = often == count
             with self._shrink.halved(count):
-                velocity[rows] = self._velocity(*(one[rows] for one in given))
+                velocity[rows] = self._velocity(*(one[rows] for one in given)).float()
         return velocity
 
     def _velocity(

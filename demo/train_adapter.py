@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from demo.adapter import Adapter, prepared, save_adapter
+from demo.adapter import Adapter, opened_adapter, prepared, save_adapter
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, VIBE
-from demo.draughtsman import opened
+from demo.draughtsman import Draughtsman, opened
 from demo.gallery import FORMS, Gallery
 from demo.latents import scene_of, shelf
 from demo.learning import Course, learn
@@ -83,20 +83,32 @@ def draw_sheet(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
     return Image.fromarray(sheet(tiles, 6))
 
 
+def begun(folder: Path, model: Draughtsman) -> Adapter:
+    """An adapter with the encoder that was trained in a folder."""
+    adapter, knowing = Adapter(model.unet), trained_encoder(folder)
+    adapter.encoder.load_state_dict(knowing.encoder.state_dict())
+    adapter.projection.load_state_dict(knowing.projection.state_dict())
+    return adapter
+
+
 def main() -> None:
     """Train, writing a checkpoint, the adapter's file and sheets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument(
+        "--start", type=Path, help="an adapter to go on from; else the encoder trained in the folder"
+    )
+    parser.add_argument("--steps", type=int, default=STAGE.steps)
     arguments = parser.parse_args()
     torch.manual_seed(11)
     rng, gallery = np.random.default_rng(11), Gallery(11)
     model, vae = opened(arguments.model)
     model.requires_grad_(False)
-    adapter = Adapter(model.unet)
-    knowing = trained_encoder(arguments.folder)
-    adapter.encoder.load_state_dict(knowing.encoder.state_dict())
-    adapter.projection.load_state_dict(knowing.projection.state_dict())
+    adapter = (
+        opened_adapter(arguments.start, model.unet) if arguments.start else begun(arguments.folder, model)
+    )
+    adapter.requires_grad_(True).train()
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
     lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD)
@@ -112,7 +124,7 @@ def main() -> None:
         sheet_of.save(arguments.folder / f"adapter-{step}.png")
 
     file = arguments.folder / "adapter.pt"
-    course = Course(file, STAGE.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
+    course = Course(file, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
     learn(adapter, course, partial(lessons.loss, model, look=look), show)
 
 

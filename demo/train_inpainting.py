@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--start", type=Path, help="a model with 4 or 9 channels to begin as; else --model")
+    parser.add_argument("--steps", type=int, default=STAGE.steps)
     arguments = parser.parse_args()
     torch.manual_seed(9)
     model, vae = opened(arguments.start or arguments.model, channels=9)
@@ -82,7 +83,7 @@ def main() -> None:
         draw_sheet(pipeline, (256, 256)).save(arguments.folder / f"inpainting-{step}.png")
 
     checkpoint = arguments.folder / "inpainting.pt"
-    course = Course(checkpoint, STAGE.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
+    course = Course(checkpoint, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
     learn(model, course, partial(lessons.loss, model), show)
 
 

@@ -128,9 +128,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
+    parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
     for name in arguments.stages:
-        train(arguments.folder, name)
+        train(arguments.folder, name, arguments.quick)
 
 
 def begun(before: Path) -> Draughtsman:
@@ -138,7 +139,7 @@ def begun(before: Path) -> Draughtsman:
     return averaged(before, Draughtsman()) if before.exists() else opened(DEMO)[0]
 
 
-def train(folder: Path, name: str) -> None:
+def train(folder: Path, name: str, quick: bool = False) -> None:
     """One stage, from where it was left or from the stage before."""
     stage, order = STAGES[name], list(STAGES)
     vae = trained_vae(folder)
@@ -155,7 +156,7 @@ def train(folder: Path, name: str) -> None:
     else:
         model = Draughtsman()
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = Lessons(stage, partial(shelf, folder, vae=vae))
+    lessons = Lessons(stage, partial(shelf, folder, vae=vae), quick=quick)
     shown = max(stage.sizes(), key=lambda size: (size[0] == size[1], size))
 
     def show(average: nn.Module, step: int) -> None:
