@@ -1,6 +1,7 @@
 """Batches for the UNets: scenes of one size, captions, and what the network gets wrong in them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
 
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from demo.captions import caption
 from demo.draughtsman import Draughtsman
@@ -75,6 +78,32 @@ class Stage:
         return prod(times for word, times in self.oftener.items() if word in words)
 
 
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Compute in bfloat16, but attention in float32: its gradients take up to eight times as long in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16), _Attention():
+        yield
+
+
+class _Attention(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        named = kwargs or {}
+        if func is not scaled_dot_product_attention:
+            return func(*args, **named)
+        with torch.autocast("cpu", enabled=False):
+            return func(*map(_widened, args), **{name: _widened(one) for name, one in named.items()})
+
+
+def _widened(given: object) -> object:
+    return given.float() if isinstance(given, Tensor) and given.is_floating_point() else given
+
+
 class Lessons:
     """Batches of one stage: a step has the same ones every time, also when a training goes on from a checkpoint.
 
@@ -115,7 +144,7 @@ class Lessons:
         unread = torch.from_numpy(rng.random(count) < self._stage.unread)
 
         def predict(noisy: Tensor, times: Tensor) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self._quick):
+            with quickly() if self._quick else nullcontext():
                 return model(own.beside(noisy, chosen), times, captions, own.ids(chosen), seen, unread)
 
         return self._objective.loss(predict, own.clean(chosen), rng)

@@ -100,6 +100,7 @@ def main() -> None:
         "--start", type=Path, help="an adapter to go on from; else the encoder trained in the folder"
     )
     parser.add_argument("--steps", type=int, default=STAGE.steps)
+    parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
     torch.manual_seed(11)
     rng, gallery = np.random.default_rng(11), Gallery(11)
@@ -111,7 +112,7 @@ def main() -> None:
     adapter.requires_grad_(True).train()
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD)
+    lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD, quick=arguments.quick)
 
     def look(scenes: Sequence[Scene]) -> Tensor:
         seen = adapter(gallery(scenes))

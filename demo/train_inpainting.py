@@ -69,12 +69,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--start", type=Path, help="a model with 4 or 9 channels to begin as; else --model")
     parser.add_argument("--steps", type=int, default=STAGE.steps)
+    parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
     torch.manual_seed(9)
     model, vae = opened(arguments.start or arguments.model, channels=9)
     model.language.requires_grad_(False)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae, masked=True))
+    lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae, masked=True), quick=arguments.quick)
     file = arguments.folder / INPAINTING.name
 
     def show(average: nn.Module, step: int) -> None:

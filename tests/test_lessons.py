@@ -4,11 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from demo import draughtsman
 from demo.checkpoint import DEMO
 from demo.latents import Shelf, scene_of
-from demo.lessons import Lessons, Part, Stage
+from demo.lessons import Lessons, Part, Stage, quickly
 
 SMALL, LARGE = (64, 64), (96, 96)
 
@@ -104,3 +105,13 @@ def test_quick_lessons_teach_nearly_the_same():
         losses.append(loss.item())
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_attention_is_in_float32_where_all_else_is_quick():
+    states = torch.randn(1, 2, 8, 16, requires_grad=True)
+    with quickly():
+        assert (states @ states.mT).dtype == torch.bfloat16
+        attended = scaled_dot_product_attention(states.bfloat16(), states.bfloat16(), states.bfloat16())
+    assert attended.dtype == torch.float32
+    rounded = states.bfloat16().float()
+    torch.testing.assert_close(attended, scaled_dot_product_attention(rounded, rounded, rounded))
