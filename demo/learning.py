@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from demo.company import rank, share_gradients
 from demo.muon import adamw
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -67,6 +68,7 @@ def learn(
         loss = loss_of(step)
         model.zero_grad(set_to_none=True)
         loss.backward()
+        share_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -76,12 +78,12 @@ def learn(
         running += (float(loss.detach()) - running) / min(step - start + 1, 100)
         bar.set_postfix(loss=f"{running:.4f}", refresh=False)
         now, last = time.monotonic(), step + 1 == course.steps
-        if last or now - saved >= course.save_every:
+        if rank() == 0 and (last or now - saved >= course.save_every):
             saved = now
             states: dict[str, object] = {"model": model.state_dict(), "average": average.state_dict()}
             states["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
             _save(course.file, states, step + 1, spent + now - began)
-        if last or (step + 1) % course.show_every == 0:
+        if rank() == 0 and (last or (step + 1) % course.show_every == 0):
             show(average, step + 1)
     return average
 

@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from demo.captions import caption
+from demo.company import rank
 from demo.draughtsman import Draughtsman
 from demo.language import COMMA, chunked, sprinkled
 from demo.latents import Shelf
@@ -35,7 +36,7 @@ class Part:
 
     Attributes:
         sizes: how many are drawn of each size.
-        batch: how many are learned from at a time.
+        batch: how many a process learns from at a time.
         every: steps from one batch to the next; large pictures need not be in all.
     """
 
@@ -53,8 +54,8 @@ class Stage:
         rate: the highest learning rate.
         dwelling: how much it dwells on what is decided in much noise, see Objective.
         unread: the share of the captions that are told by the pooled vector alone.
-        oftener: words of tags, and how many times as often as others the scenes are learned from that have them;
-            for several words the product.
+        oftener: words of tags or "spoilt", and how many times as often as others the scenes are learned from that have
+            them; for several words the product.
     """
 
     parts: tuple[Part, ...]
@@ -75,6 +76,7 @@ class Stage:
 
     def _weight(self, scene: Scene) -> float:
         words = {word for tag in scene.tags() for word in tag.split()}
+        words |= set() if scene.spoilt is None else {"spoilt"}
         return prod(times for word, times in self.oftener.items() if word in words)
 
 
@@ -110,7 +112,7 @@ class Lessons:
     Args:
         opened: gives the shelf of a size with so many scenes.
         told: how much captions say of what is seen.
-        quick: compute in bfloat16, which is faster where a processor has it and slower elsewhere.
+        quick: compute in bfloat16. Where a processor has it a step takes six tenths of the time; elsewhere longer.
     """
 
     def __init__(
@@ -130,13 +132,16 @@ class Lessons:
         """
         rng = np.random.default_rng((self._stage.steps, step))
         batches = {k: part.batch for k, part in enumerate(self._stage.parts) if step % part.every == 0}
-        losses = [count * self._batch_loss(model, rng, look, part, count) for part, count in batches.items()]
+        drawn = [(self._parts[k][int(rng.integers(len(self._parts[k])))], batches[k]) for k in batches]
+        if rank():
+            # Of the same sizes, so that no process waits for another, but of other scenes.
+            rng = np.random.default_rng((self._stage.steps, step, rank()))
+        losses = [count * self._batch_loss(model, rng, look, *shelved, count) for shelved, count in drawn]
         return torch.stack(losses).sum() / sum(batches.values())
 
     def _batch_loss(
-        self, model: Draughtsman, rng: Generator, look: Look | None, part: int, count: int
+        self, model: Draughtsman, rng: Generator, look: Look | None, own: Shelf, chances: Values, count: int
     ) -> Tensor:
-        own, chances = self._parts[part][int(rng.integers(len(self._parts[part])))]
         chosen = [int(k) for k in rng.choice(len(chances), size=count, p=chances)]
         scenes = [own.scenes[k] for k in chosen]
         captions, seen = self._captions(scenes, rng), None if look is None else look(scenes)
@@ -145,7 +150,9 @@ class Lessons:
 
         def predict(noisy: Tensor, times: Tensor) -> Tensor:
             with quickly() if self._quick else nullcontext():
-                return model(own.beside(noisy, chosen), times, captions, own.ids(chosen), seen, unread)
+                return model(
+                    own.beside(noisy, chosen), times, captions, own.ids(chosen), seen, unread
+                ).float()
 
         return self._objective.loss(predict, own.clean(chosen), rng)
 

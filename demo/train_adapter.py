@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from demo.adapter import Adapter, opened_adapter, prepared, save_adapter
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, VIBE
+from demo.company import join
 from demo.draughtsman import Draughtsman, opened
 from demo.gallery import FORMS, Gallery
 from demo.latents import scene_of, shelf
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STAGE.steps)
     parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
+    join()
     torch.manual_seed(11)
     rng, gallery = np.random.default_rng(11), Gallery(11)
     model, vae = opened(arguments.model)

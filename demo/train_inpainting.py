@@ -20,6 +20,7 @@ from torch import nn
 from demo.architecture import demo_architecture
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, INPAINTING, write
+from demo.company import join
 from demo.draughtsman import opened
 from demo.holes import Mask
 from demo.latents import scene_of, shelf
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STAGE.steps)
     parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
+    join()
     torch.manual_seed(9)
     model, vae = opened(arguments.start or arguments.model, channels=9)
     model.language.requires_grad_(False)

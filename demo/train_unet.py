@@ -16,6 +16,7 @@ from torch import nn
 
 from demo.captions import GOOD, caption, random_scene
 from demo.checkpoint import DEMO
+from demo.company import join
 from demo.draughtsman import Draughtsman, as_served, opened, save
 from demo.language import chunked
 from demo.latents import shelf
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
+    join()
     for name in arguments.stages:
         train(arguments.folder, name, arguments.quick)
 

@@ -46,7 +46,8 @@ def test_every_picture_counts_the_same():
     parts = Part({SMALL: 9}, 3), Part({LARGE: 9}, 1)
     own = lessons(*parts)
     rng = np.random.default_rng((10, 0))
-    losses = [own._batch_loss(Recorder(), rng, None, part, count) for part, count in ((0, 3), (1, 1))]
+    drawn = [(own._parts[part][int(rng.integers(1))], count) for part, count in ((0, 3), (1, 1))]
+    losses = [own._batch_loss(Recorder(), rng, None, *shelved, count) for shelved, count in drawn]
     torch.testing.assert_close(lessons(*parts).loss(Recorder(), 0), (3 * losses[0] + losses[1]) / 4)
 
 
@@ -70,6 +71,19 @@ def test_a_step_has_its_batches_whatever_came_before():
     one, other = lessons(Part({SMALL: 9}, 3)), lessons(Part({SMALL: 9}, 3))
     first = float(one.loss(Recorder(), 0))
     assert float(one.loss(Recorder(), 1)) == float(other.loss(Recorder(), 1)) != first
+
+
+def test_processes_learn_from_other_scenes_of_the_same_sizes(monkeypatch):
+    asked = []
+    for number in (0, 1):
+        monkeypatch.setattr("demo.lessons.rank", lambda number=number: number)
+        model, looked = Recorder(), []
+        own = lessons(Part({SMALL: 9, LARGE: 9}, 6))
+        for step in range(4):
+            own.loss(model, step, looked.extend)
+        asked.append(([one.noisy.shape for one in model.asked], looked))
+    assert asked[0][0] == asked[1][0]
+    assert asked[0][1] != asked[1][1]
 
 
 def test_a_part_can_be_left_out_of_most_steps():
