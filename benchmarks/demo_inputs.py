@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from demo import judging
+from demo import evaluate as judging
 from demo.adapter import opened_adapter
 from demo.canvas import Pixels
 from demo.captions import CUTS, any_of
 from demo.checkpoint import DEMO, INPAINTING, VIBE
-from demo.holes import Mask
+from demo.masks import Mask
 from demo.palette import HAIR, PLAIN
 from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
@@ -17,7 +17,7 @@ from demo.train_adapter import after
 from demo.train_inpainting import infilled
 from demo.train_unet import asked
 from pipelines.pipeline import Pipeline
-from pipelines.weights import load
+from pipelines.weights.load import load
 
 SIZE = (512, 512)
 

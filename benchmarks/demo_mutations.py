@@ -19,17 +19,17 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "demo_mutations.json"
 MUTATIONS = {
     "prediction type: velocity with the other sign": (
-        "pipelines/prediction.py",
+        "pipelines/sampling/prediction.py",
         '"v": v_to_x0',
         '"v": edm_v_to_x0',
     ),
     "prediction type: output taken for x0": (
-        "pipelines/prediction.py",
+        "pipelines/sampling/prediction.py",
         "        return -output\n",
         "        return output\n",
     ),
     "noise table without zero terminal SNR": (
-        "pipelines/prediction.py",
+        "pipelines/sampling/prediction.py",
         "    if zsnr:\n",
         "    if not zsnr:\n",
     ),
@@ -43,44 +43,48 @@ MUTATIONS = {
         "(job.height, job.width, 0, 0, job.height, job.width)",
         "(0, 0, 0, 0, 0, 0)",
     ),
-    "pad ids: both encoders with 0": ("pipelines/networks.py", "self.pad = tower.pad", "self.pad = 0"),
+    "pad ids: both encoders with 0": (
+        "pipelines/weights/networks.py",
+        "self.pad = tower.pad",
+        "self.pad = 0",
+    ),
     "pad ids: both encoders with the end of text": (
-        "pipelines/networks.py",
+        "pipelines/weights/networks.py",
         "self.pad = tower.pad",
         "self.pad = EOS",
     ),
     "chunk order: the pooled vector of the last chunk": (
-        "pipelines/conditioning.py",
+        "pipelines/text/encoding.py",
         "self._tower(k, parts[0])[1]",
         "self._tower(k, parts[-1])[1]",
     ),
     "chunk order: only the last chunk, many times": (
-        "pipelines/conditioning.py",
+        "pipelines/text/encoding.py",
         "for chunk in padded])",
         "for chunk in padded[-1:] * length])",
     ),
     "encoders' features in the other order": (
-        "pipelines/conditioning.py",
+        "pipelines/text/encoding.py",
         "torch.cat(sides, dim=-1)",
         "torch.cat(sides[::-1], dim=-1)",
     ),
     "last instead of penultimate hidden states": (
-        "pipelines/networks.py",
+        "pipelines/weights/networks.py",
         "hidden_states[-2]",
         "hidden_states[-1]",
     ),
     "guidance with the other sign": (
-        "pipelines/guidance.py",
+        "pipelines/sampling/guidance.py",
         "x0=p.uncond + scale * (p.cond - p.uncond)",
         "x0=p.uncond - scale * (p.cond - p.uncond)",
     ),
     "prompt and negative prompt change places": (
-        "pipelines/denoise.py",
+        "pipelines/sampling/denoise.py",
         "        return self.texts.positive, negative\n",
         "        return negative, self.texts.positive\n",
     ),
     "latents decoded without their scale": (
-        "pipelines/darkroom.py",
+        "pipelines/image/vae.py",
         "(latents / self._scale)",
         "(latents * 0.13025)",
     ),

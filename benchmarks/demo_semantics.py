@@ -1,6 +1,6 @@
 """Claim: the demo model draws what its tags say. Prompts are drawn at random from its world, with fixed seeds.
 
-k_euler, 28 steps, scale 5, NAI's quality tags and first UC preset, judged from pixels alone by demo/judging.py. What
+k_euler, 28 steps, scale 5, NAI's quality tags and first UC preset, judged from pixels alone by demo/evaluate.py. What
 is told: shares of pictures that show background, hair or shape, shirt, eyes and count as asked; black and white
 backgrounds with and without the step from infinite noise; what guidance, weights, UC and quality tags do.
 Run: python -m benchmarks.demo_semantics [PARTS] [--model FILE] [--prompts 110].
@@ -20,19 +20,19 @@ import numpy as np
 
 from benchmarks import demo_inputs
 from benchmarks.machine import machine
-from demo import judging
+from demo import evaluate as judging
 from demo.canvas import Pixels
 from demo.captions import any_of, random_character
 from demo.checkpoint import DEMO
-from demo.draughtsman import as_served
+from demo.model import as_served
 from demo.palette import PLAIN
 from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
-from pipelines.weights import load
-from server.presets import Texts, completed, load_presets
-from server.served import configs
+from pipelines.weights.load import load
+from server.config.resources import configs
+from server.request.presets import Texts, completed, load_presets
 
 RESULTS = Path(__file__).parent / "results"
 Size = tuple[int, int]

@@ -25,11 +25,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Prompts
-from server.archive import zipped
-from server.engine import Drawn
-from server.pictures import Imprint, encoded
-from server.signature import SigningKey
-from server.stealth import Rgb
+from server.api.archive import zipped
+from server.engine.engine import Drawn
+from server.picture.signature import SigningKey
+from server.picture.stealth import Rgb
+from server.picture.writer import Imprint, encoded
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"

@@ -17,13 +17,13 @@ from scipy import ndimage
 
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
-from demo.draughtsman import as_served
-from pipelines.darkroom import Pixels
+from demo.model import as_served
+from pipelines.image.vae import Pixels
 from pipelines.job import Enhance, Guidance, Job, Picture, Prompts, second_pass
 from pipelines.pipeline import Pipeline
-from pipelines.upscaler import lanczos
-from pipelines.weights import load
-from server.tasks import MAGNITUDES
+from pipelines.upscale.upscaler import lanczos
+from pipelines.weights.load import load
+from server.request.tasks import MAGNITUDES
 
 HERE = Path(__file__).parent
 SMALL, LARGE = (832, 1216), (1248, 1824)

@@ -22,13 +22,13 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.machine import machine
-from pipelines.architecture import sdxl
-from pipelines.conversion import Source
 from pipelines.job import Guidance, Job, Prompts
-from pipelines.networks import build
 from pipelines.pipeline import Pipeline
-from pipelines.sniff import identify
-from pipelines.weights import Weights, load, parts_of
+from pipelines.weights.architecture import sdxl
+from pipelines.weights.detect import identify
+from pipelines.weights.key_map import Source
+from pipelines.weights.load import Weights, load, parts_of
+from pipelines.weights.networks import build
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -22,13 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine
 from demo.architecture import demo_architecture
-from pipelines.architecture import Architecture, sdxl
-from pipelines.conditioning import TextEncoding
 from pipelines.job import Guidance, Job, Prompts
-from pipelines.networks import build
 from pipelines.pipeline import Pipeline
-from pipelines.sniff import Identity
-from pipelines.weights import Weights
+from pipelines.text.encoding import TextEncoding
+from pipelines.weights.architecture import Architecture, sdxl
+from pipelines.weights.detect import Identity
+from pipelines.weights.load import Weights
+from pipelines.weights.networks import build
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -58,7 +58,7 @@ def peak() -> float:
 
 def merge_here(paths: list[Path]) -> dict[str, object]:
     """Merge three models into a fourth file, in this process, and measure it."""
-    from pipelines.merging import merge
+    from pipelines.weights.merge import merge
 
     before = peak()
     merged = merge(*paths)

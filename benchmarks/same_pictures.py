@@ -1,7 +1,7 @@
 """Claim: two checkouts draw the same pictures and write the same Comments, for a change that must not alter them.
 
-`.venv/bin/python -m benchmarks.same_pictures BEFORE AFTER`, each a checkout with its own `.venv`. Both draw the demo model
-with one signing key. Statuses, RGB pixels and Comments must be equal to the byte; error texts may differ and are printed.
+Run: `python -m benchmarks.same_pictures BEFORE AFTER`, each a checkout with a `.venv`. Both serve the demo model
+with one signing key. Statuses, pixels and Comments must be equal to the byte; other texts are printed if they differ.
 """
 
 import argparse
@@ -42,7 +42,9 @@ def source():
     """A blue disc on a yellow-to-green ramp, 256x256."""
     y, x = np.mgrid[:256, :256]
     ramp = np.stack([240 - y * 0.8, 220 - y * 0.2, 40 + x * 0.1], -1).astype(np.uint8)
-    return np.where(((x - 120) ** 2 + (y - 140) ** 2 < 60**2)[..., None], np.uint8([40, 80, 220]), ramp)
+    return np.where(
+        ((x - 120) ** 2 + (y - 140) ** 2 < 60**2)[..., None], np.array([40, 80, 220], np.uint8), ramp
+    )
 
 
 def mask(side=256):

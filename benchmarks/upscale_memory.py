@@ -4,7 +4,7 @@ A network in the shape of Real-ESRGAN's anime model (64 features, 6 blocks), in 
 enlarges noise in a process of its own; told is how far its memory rose above what it held with the model loaded.
 The difference of tiles and the whole is measured on a strip long enough for two tiles, with PyTorch's initial weights
 and with three times those, the output brought to the range of pictures. Weights at random see less far than genuine
-ones: the margin was chosen by the latter (pipelines/upscaler.py), which --weights puts in the place of the former.
+ones: the margin was chosen by the latter (upscale/upscaler.py), which --weights puts in the place of the former.
 Run: python -m benchmarks.upscale_memory [--weights FILE]. Seconds are of one core of whatever CPU this was.
 """
 
@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.machine import machine
-from pipelines.darkroom import Pixels
-from pipelines.esrgan import load_rrdbnet
-from pipelines.rrdbnet import RrdbNet, Shape
-from pipelines.upscaler import MARGIN, Upscaler, load_upscaler
+from pipelines.image.vae import Pixels
+from pipelines.upscale.esrgan import load_rrdbnet
+from pipelines.upscale.rrdbnet import RrdbNet, Shape
+from pipelines.upscale.upscaler import MARGIN, Upscaler, load_upscaler
 
 RESULTS = Path(__file__).parent / "results"
 ANIME = Shape(features=64, growth=32, blocks=6, doublings=2, fold=1)

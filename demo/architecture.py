@@ -1,6 +1,6 @@
 """The shape of the demo model: SDXL's wiring in miniature, over the real vocabulary."""
 
-from pipelines.architecture import Architecture, Tower, sdxl, tower_config
+from pipelines.weights.architecture import Architecture, Tower, sdxl, tower_config
 
 NARROW, WIDE = 32, 64
 LATENT_SCALE = 0.99

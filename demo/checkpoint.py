@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from demo.architecture import demo_architecture
-from pipelines.architecture import METADATA_KEY, Architecture
-from pipelines.conversion import exported
-from pipelines.networks import build
-from pipelines.weights import parts_of
+from pipelines.weights.architecture import METADATA_KEY, Architecture
+from pipelines.weights.key_map import exported
+from pipelines.weights.load import parts_of
+from pipelines.weights.networks import build
 
 SEED = 20231115
 WEIGHTS = Path(__file__).parent / "weights"

@@ -17,8 +17,8 @@ from demo.captions import BAD, GOOD, NEUTRAL
 from demo.palette import EYES, HAIR, PLAIN
 from demo.scenes import STYLES
 from demo.shapes import KINDS
-from pipelines.prompt import parse
-from pipelines.tokens import BOS, CHUNK, EMPTY, EOS, Chunk, chunks, token_ids
+from pipelines.text.prompt import parse
+from pipelines.text.tokens import BOS, CHUNK, EMPTY, EOS, Chunk, chunks, token_ids
 
 VOCABULARY, COMMA = 49408, 267
 PHRASES = (

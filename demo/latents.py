@@ -15,11 +15,11 @@ from tqdm import tqdm
 from demo.architecture import LATENT_SCALE
 from demo.canvas import Pixels
 from demo.captions import random_scene
-from demo.holes import random_mask
+from demo.masks import random_mask
 from demo.scenes import Scene, Size
 from demo.train_vae import as_tensor
 from demo.views import view_of
-from pipelines.inpainting import around, hidden
+from pipelines.image.inpainting import around, hidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.prediction import scaled_linear
+from pipelines.sampling.prediction import scaled_linear
 
 GAMMA, FLOOR = 5.0, 0.15
 PURE = 0.06

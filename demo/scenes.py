@@ -7,7 +7,7 @@ import numpy as np
 
 from demo.canvas import Canvas, Manner, Pen, Pixels, Point
 from demo.characters import Character, draw_character
-from demo.finish import monochrome, spoiled
+from demo.degrade import monochrome, spoiled
 from demo.palette import INK, PAPER, PLAIN, Colour, darker, grey, mixed, retoned
 from demo.shapes import Shape, draw_shape
 

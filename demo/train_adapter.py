@@ -17,22 +17,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from demo.adapter import Adapter, opened_adapter, prepared, save_adapter
+from demo.batches import Lessons, Part, Stage
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, VIBE
-from demo.company import join
-from demo.draughtsman import Draughtsman, opened
-from demo.gallery import FORMS, Gallery
+from demo.distributed import join
 from demo.latents import scene_of, shelf
-from demo.learning import Course, learn
-from demo.lessons import Lessons, Part, Stage
+from demo.model import Draughtsman, opened
 from demo.muon import muon
+from demo.samples import FORMS, Gallery
 from demo.scenes import Scene, Size, sheet
 from demo.train_encoder import trained_encoder
 from demo.train_unet import FEWER, asked
+from demo.training_loop import Course, learn
 from pipelines.job import Job
-from pipelines.networks import UNet
 from pipelines.pipeline import Pipeline
-from pipelines.weights import Weights, load
+from pipelines.weights.load import Weights, load
+from pipelines.weights.networks import UNet
 
 STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 3200, 1.5e-3, dwelling=0.4)
 TOLD = 0.3

@@ -17,13 +17,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from demo.adapter import TOKENS, WIDTH, new_encoder, new_projection
 from demo.checkpoint import DEMO
-from demo.draughtsman import opened
-from demo.gallery import FORMS, Gallery
 from demo.latents import scene_of
-from demo.learning import Course, averaged, learn
+from demo.model import opened
 from demo.phrases import Phrasebook
+from demo.samples import FORMS, Gallery
 from demo.scenes import Scene
 from demo.shapes import Shape
+from demo.training_loop import Course, averaged, learn
 
 SCENES, UNSEEN, BATCH, STEPS, RATE = 12_000, 300, 48, 6000, 2e-3
 """How many scenes it learns from, and how many others it is tried on."""

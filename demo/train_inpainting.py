@@ -18,20 +18,20 @@ from PIL import Image
 from torch import nn
 
 from demo.architecture import demo_architecture
+from demo.batches import Lessons, Part, Stage
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, INPAINTING, write
-from demo.company import join
-from demo.draughtsman import opened
-from demo.holes import Mask
+from demo.distributed import join
 from demo.latents import scene_of, shelf
-from demo.learning import Course, learn
-from demo.lessons import Lessons, Part, Stage
+from demo.masks import Mask
+from demo.model import opened
 from demo.muon import muon
 from demo.scenes import sheet
 from demo.train_unet import HALF, HARD, QUARTER, asked
+from demo.training_loop import Course, learn
 from pipelines.job import Job, Picture, Source
 from pipelines.pipeline import Pipeline
-from pipelines.weights import load
+from pipelines.weights.load import load
 
 SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)
 STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD)

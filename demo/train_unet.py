@@ -14,22 +14,22 @@ import torch
 from PIL import Image
 from torch import nn
 
+from demo.batches import Lessons, Part, Stage
 from demo.captions import GOOD, caption, random_scene
 from demo.checkpoint import DEMO
-from demo.company import join
-from demo.draughtsman import Draughtsman, as_served, opened, save
+from demo.distributed import join
 from demo.language import chunked
 from demo.latents import shelf
-from demo.learning import Course, averaged, learn
-from demo.lessons import Lessons, Part, Stage
+from demo.model import Draughtsman, as_served, opened, save
 from demo.muon import muon
 from demo.scenes import Size, sheet
 from demo.summary import sum_up
 from demo.train_vae import trained_vae
+from demo.training_loop import Course, averaged, learn
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
-from pipelines.tokens import Chunk
-from pipelines.weights import load
+from pipelines.text.tokens import Chunk
+from pipelines.weights.load import load
 
 SMALL = dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000)
 QUARTER = dict.fromkeys(((256, 256), (224, 320), (320, 224)), 1500)

@@ -22,10 +22,10 @@ from demo.architecture import demo_architecture
 from demo.canvas import Pixels
 from demo.captions import random_scene
 from demo.checkpoint import DEMO, random_weights
-from demo.learning import Course, averaged, learn
 from demo.scenes import sheet
-from pipelines.darkroom import to_pixels
-from pipelines.weights import load
+from demo.training_loop import Course, averaged, learn
+from pipelines.image.vae import to_pixels
+from pipelines.weights.load import load
 
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
 POOL = 192

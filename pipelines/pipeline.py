@@ -11,19 +11,19 @@ from math import isinf
 import torch
 from torch import Tensor
 
-from pipelines.conditioning import TextEncoding, Texts
-from pipelines.conductor import Batching, Conductor
-from pipelines.darkroom import Darkroom, Pixels
-from pipelines.denoise import Denoising, Estimator, denoise
+from pipelines.image.color_match import toned
+from pipelines.image.init_image import Origin, make_origin
+from pipelines.image.overlay import overlaid
+from pipelines.image.vae import Darkroom, Pixels
 from pipelines.job import Job
-from pipelines.noise import image_noise
-from pipelines.origin import Origin, make_origin
-from pipelines.overlay import overlaid
 from pipelines.plan import Plan, make_plan
-from pipelines.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
-from pipelines.smea import multipass
-from pipelines.toning import toned
-from pipelines.weights import Weights
+from pipelines.sampling.batching import Batching, Conductor
+from pipelines.sampling.denoise import Denoising, Estimator, denoise
+from pipelines.sampling.noise import image_noise
+from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
+from pipelines.sampling.smea import multipass
+from pipelines.text.encoding import TextEncoding, Texts
+from pipelines.weights.load import Weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from pipelines.dpm_solver import Ladder
-from pipelines.guidance import Guide, guides, needs_empty, negates_nothing
-from pipelines.halving import HALVED_ABOVE, smaller_above
 from pipelines.job import Job
-from pipelines.prediction import NoiseTable
-from pipelines.samplers import SAMPLERS, Sampler, canonical
-from pipelines.schedules import ladder, last_part, quantised
+from pipelines.sampling.dpm_solver import Ladder
+from pipelines.sampling.guidance import Guide, guides, needs_empty, negates_nothing
+from pipelines.sampling.halving import HALVED_ABOVE, smaller_above
+from pipelines.sampling.prediction import NoiseTable
+from pipelines.sampling.samplers import SAMPLERS, Sampler, canonical
+from pipelines.sampling.schedules import ladder, last_part, quantised
 
 
 @dataclass(frozen=True, slots=True)

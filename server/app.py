@@ -14,16 +14,16 @@ from fastapi.responses import JSONResponse, Response
 from starlette.middleware import Middleware
 
 from server import errors
-from server.accounts import PAGES, Accounts, token_for
-from server.answers import answer, chosen
-from server.body import received
-from server.door import Door, guarded, new_token
-from server.engine import Drawn, Engine, State, Ticket
-from server.pictures import Imprint, encoded
-from server.resolve import Policy, Resolved, resolve
-from server.tracing import traced
-from server.upscaling import enlarged, read_upscale
-from server.wire import read_request
+from server.api.access import Door, guarded, new_token
+from server.api.accounts import PAGES, Accounts, token_for
+from server.api.body import received
+from server.api.middleware import traced
+from server.api.responses import answer, chosen
+from server.api.upscale import enlarged, read_upscale
+from server.engine.engine import Drawn, Engine, State, Ticket
+from server.picture.writer import Imprint, encoded
+from server.request.resolve import Policy, Resolved, resolve
+from server.request.schema import read_request
 
 log = logging.getLogger("naiad")
 AT_ONCE = 2

@@ -5,7 +5,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from pipelines.prediction import to_velocity
+from pipelines.sampling.prediction import to_velocity
 
 
 def drive(sampling, denoiser):

@@ -36,7 +36,7 @@ def demo_file():
 def demo(demo_file):
     """The demo model, loaded."""
     from pipelines.pipeline import Pipeline
-    from pipelines.weights import load
+    from pipelines.weights.load import load
 
     return Pipeline(load(demo_file))
 
@@ -44,7 +44,7 @@ def demo(demo_file):
 @pytest.fixture(scope="session")
 def signing_key(tmp_path_factory):
     """An operator's key."""
-    from server.signature import open_key
+    from server.picture.signature import open_key
 
     return open_key(tmp_path_factory.mktemp("key") / "signing.pem")
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.rrdbnet import RrdbNet, Shape
+from pipelines.upscale.rrdbnet import RrdbNet, Shape
 
 
 def shape(*, doublings=2, fold=1, blocks=2):

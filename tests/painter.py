@@ -9,11 +9,11 @@ from PIL import Image
 
 from pipelines.job import Enlargement, Picture, second_pass
 from server.app import House
-from server.engine import Engine
-from server.pictures import Imprint
-from server.presets import load_presets
-from server.resolve import Policy
-from server.served import configs
+from server.config.resources import configs
+from server.engine.engine import Engine
+from server.picture.writer import Imprint
+from server.request.presets import load_presets
+from server.request.resolve import Policy
 
 URL = "/ai/generate-image"
 HERE = "http://127.0.0.1:4242"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from programs import Program, cases
 
-from server.inspection import inspect, parsed, verdicts
+from server.picture.inspection import inspect, parsed, verdicts
 
 SDK = Program("novelai-sdk", "novelai_sdk_client.py", "NAIAD_CLIENT_NOVELAI_SDK")
 NEKOAI = Program("nekoai-api", "nekoai_client.py", "NAIAD_CLIENT_NEKOAI")

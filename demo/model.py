@@ -1,0 +1,134 @@
+"""The networks that are trained together, the text encoders and the UNet, and their way into a model file and back."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor, nn
+
+from demo.architecture import demo_architecture
+from demo.checkpoint import write
+from demo.language import Language
+from pipelines.job import Job
+from pipelines.sampling.deep_shrink import DeepShrink
+from pipelines.sampling.halving import HALVED_ABOVE, halvings, levels
+from pipelines.text.tokens import EMPTY, Chunk
+from pipelines.weights.load import load
+
+SPREAD = 50.0
+"""How far pooled vectors are from their mean, on average, once they are recentred."""
+SHRUNK_ABOVE = 160_000
+"""Pictures of more pixels are drawn with deep shrink, as `deep_shrink_above` in configs/profiles/demo.toml says."""
+COPIED_ABOVE = 409_600
+"""Pictures of more pixels begin as smaller copies, as `pyramid_above` says there."""
+
+
+def halved(width: int, height: int) -> int:
+    """How often deep shrink halves a picture of this size in training."""
+    return halvings(width * height, SHRUNK_ABOVE)
+
+
+def as_served(job: Job) -> Job:
+    """A job, made smaller at first as the demo's profile has it."""
+    times = levels(job.width, job.height, COPIED_ABOVE)
+    return replace(job, pyramid=times, deep_shrink=halved(job.width >> times, job.height >> times))
+
+
+class Draughtsman(nn.Module):
+    """Everything that draws but the VAE; with 9 channels it draws into a picture."""
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__()
+        self.language = Language()
+        self.unet = UNet2DConditionModel(**dict(demo_architecture(channels).unet))  # type: ignore[arg-type]
+        self._shrink = DeepShrink(self.unet)
+
+    def forward(
+        self,
+        noisy: Tensor,
+        times: Tensor,
+        captions: Sequence[Sequence[Chunk]],
+        ids: Tensor,
+        seen: Tensor | None = None,
+        unread: Tensor | None = None,
+    ) -> Tensor:
+        """The velocity (B, 4, h, w) at times (B,), with deep shrink where a server would use it.
+
+        Args:
+            noisy: all the channels the UNet takes, (B, 4 | 9, h, w).
+            ids: SDXL's size ids (B, 6).
+            seen: an image adapter's tokens (B, tokens, width).
+            unread: of which captions (B,) only the pooled vector is told.
+        """
+        context, pooled = self.language(captions)
+        if unread is not None and unread.any():
+            nothing = self.language([(EMPTY,) * len(captions[0])])[0]
+            context = torch.where(unread[:, None, None], nothing, context)
+        given = [noisy, times, context, pooled, ids, *([] if seen is None else [seen])]
+        bounds = HALVED_ABOVE[: halved(8 * noisy.shape[3], 8 * noisy.shape[2])]
+        often = (times[:, None] > torch.tensor(bounds)).sum(dim=1)
+        velocity = torch.empty_like(noisy[:, :4])
+        for count in often.unique().tolist():
+            rows = often == count
+            with self._shrink.halved(count):
+                velocity[rows] = self._velocity(*(one[rows] for one in given)).float()
+        return velocity
+
+    def _velocity(
+        self, noisy: Tensor, times: Tensor, context: Tensor, pooled: Tensor, ids: Tensor, *seen: Tensor
+    ) -> Tensor:
+        added = {"text_embeds": pooled, "time_ids": ids}
+        states = (context, list(seen)) if seen else context
+        return cast("Any", self.unet)(noisy, times, states, added_cond_kwargs=added, return_dict=False)[0]
+
+    @torch.no_grad()
+    def recentre(self, captions: Sequence[Sequence[Chunk]]) -> None:
+        """Centre the pooled vectors of captions and spread them, without changing what is drawn.
+
+        A step moves weights by about as much whatever they are multiplied by: the further captions are apart
+        beside what they share, the sooner the UNet tells them apart.
+        """
+        tower, first = cast("Any", self.language.towers[-1]), cast("Any", self.unet).add_embedding.linear_1
+        projection, width = tower.text_projection.weight, tower.text_projection.weight.shape[0]
+        pooled = self.language(captions)[1]
+        mean = pooled.mean(dim=0)
+        factor = SPREAD / (pooled - mean).norm(dim=1).mean()
+        tower.text_model.final_layer_norm.bias -= torch.linalg.solve(projection, mean)
+        first.bias += first.weight[:, :width] @ mean
+        projection *= factor
+        first.weight[:, :width] /= factor
+
+    @torch.no_grad()
+    def listen(self) -> None:
+        """Let half of the units that read the size ids hear recentred pooled vectors instead.
+
+        While pooled vectors said nothing, all of them went to where their activation is flat, and nothing is learned
+        there. What they add begins at zero.
+        """
+        tower, embedding = cast("Any", self.language.towers[-1]), cast("Any", self.unet).add_embedding
+        reading, adding = embedding.linear_1, embedding.linear_2
+        half, width = reading.out_features // 2, tower.text_projection.out_features
+        reading.weight[:half] = 0
+        nn.init.normal_(reading.weight[:half, :width], std=1 / SPREAD)
+        reading.bias[:half] = 0
+        adding.weight[:, :half] = 0
+
+
+def save(model: Draughtsman, vae: nn.Module, file: Path) -> None:
+    """Write a model file that a server loads."""
+    write(file, demo_architecture(), [model.unet.state_dict(), vae.state_dict(), *model.language.unfolded()])
+
+
+def opened(file: Path, channels: int = 4) -> tuple[Draughtsman, AutoencoderKL]:
+    """A model file's networks, to go on training: the extra channels of an inpainting UNet begin at zero."""
+    weights = load(file)
+    model = Draughtsman(channels)
+    state = cast("Any", weights.unet).module.state_dict()
+    first = state["conv_in.weight"]
+    beside = torch.zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
+    model.unet.load_state_dict(state | {"conv_in.weight": torch.cat([first, beside], dim=1)})
+    model.language.fold([cast("Any", tower).module.state_dict() for tower in weights.towers])
+    return model, cast("Any", weights.vae).module

@@ -1,0 +1,1 @@
+"""From noise to clean latents: samplers, schedules, guidance and the batching of network passes."""

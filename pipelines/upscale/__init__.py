@@ -1,0 +1,1 @@
+"""Making pictures larger, by a network or by Lanczos."""

@@ -1,0 +1,1 @@
+"""From a checkpoint file to networks on a device."""

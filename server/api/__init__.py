@@ -1,0 +1,1 @@
+"""HTTP: routes, access, bodies and responses."""

@@ -1,0 +1,47 @@
+"""The options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.config.toml import ConfigError
+
+Checkpoint = Annotated[
+    Path | None, typer.Argument(help="A safetensors checkpoint, or a diffusers folder.", show_default=False)
+]
+Demo = Annotated[bool, typer.Option("--demo", help="Use the small embedded model: no weights, no GPU.")]
+Config = Annotated[
+    Path | None, typer.Option(help="A TOML file like configs/server.toml.", show_default=False)
+]
+WeightsFile = Annotated[
+    Path | None, typer.Option(help="A catalogue like weights.example.toml.", show_default=False)
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where the picture goes: .png or .webp.")]
+Seed = Annotated[int | None, typer.Option(show_default=False)]
+Again = Annotated[
+    str | None, typer.Option("--prompt", help="In place of the picture's own.", show_default=False)
+]
+Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
+
+
+def size_of(text: str | None) -> tuple[int | None, int | None]:
+    """Width and height of a text like 832x1216; a ConfigError for any other."""
+    if text is None:
+        return None, None
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise ConfigError(f"--size {text!r} is not like 832x1216") from None
+    return width, height
+
+
+def format_of(output: Path) -> str:
+    """The format that a file's name asks for; a ConfigError when it is none of ours."""
+    suffix = output.suffix.lower().removeprefix(".")
+    if suffix not in ("png", "webp"):
+        raise ConfigError(f"--output {str(output)!r} does not end in .png or .webp")
+    return suffix

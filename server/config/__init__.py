@@ -1,0 +1,1 @@
+"""Configuration files: settings, the model catalogue and profiles."""

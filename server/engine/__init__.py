@@ -1,0 +1,1 @@
+"""The device thread, its queue and the model it runs."""

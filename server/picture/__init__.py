@@ -1,0 +1,1 @@
+"""Finished pictures: files, their metadata and signature, and reading them back."""

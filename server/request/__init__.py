@@ -1,0 +1,1 @@
+"""From a request's JSON to a job."""

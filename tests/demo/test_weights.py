@@ -1,0 +1,36 @@
+from typing import Any
+
+import torch
+
+from demo.checkpoint import build_demo
+from pipelines.job import Guidance, Job, Prompts
+from pipelines.weights.detect import identify
+from pipelines.weights.load import load as load_weights
+
+load: Any = load_weights  # the protocols do not promise modules
+
+
+def test_the_demo_is_recognised_by_its_markers(demo_file):
+    found = identify(demo_file)
+    assert (found.family, found.channels, found.prediction, found.zsnr) == ("sdxl", 4, "v", True)
+    assert found.missing == ()
+
+
+def test_the_inpainting_demo_takes_nine_channels(tmp_path):
+    weights = load(build_demo(tmp_path / "nine.safetensors", channels=9))
+    assert weights.identity.channels == weights.architecture.channels == 9
+    assert weights.unet.module.state_dict()["conv_in.weight"].shape[1] == 9
+
+
+def test_building_the_demo_draws_nothing_from_the_callers_generator(tmp_path):
+    before = torch.random.get_rng_state()
+    load(build_demo(tmp_path / "a.safetensors"))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_demo_draws_a_picture_that_is_neither_flat_nor_burnt(demo):
+    job = Job("m", Prompts("1girl"), 64, 64, 3, "k_euler", "native", Guidance(5.0), seeds=(1, 2))
+    one, two = demo.run(job)
+    assert 5 < one.std() < 120
+    assert 20 < one.mean() < 235
+    assert (one != two).any()

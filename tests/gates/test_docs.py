@@ -1,0 +1,64 @@
+"""Whatever can be asked for, set or run is named in the documentation."""
+
+import re
+from typing import Any
+
+import pytest
+from paths import ROOT
+
+from pipelines.sampling.samplers import ALIASES, SAMPLERS
+from pipelines.sampling.schedules import SCHEDULES
+from server.app import House, create_app
+from server.cli import main as cli
+from server.config.catalog import Catalog, Entry
+from server.config.settings import Settings
+from server.config.toml import names
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS: Any = cli.app.registered_commands
+TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
+
+
+def paths():
+    nothing: Any = None
+    routes = create_app(House(nothing, nothing, nothing)).routes
+    return sorted({str(getattr(route, "path", "")) for route in routes} - {""})
+
+
+def targets():
+    return sorted(set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)))
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES, *SCHEDULES, *names(Settings), *paths()])
+def test_it_is_named_in_the_documentation(name):
+    assert f"`{name}`" in TEXT or f"`GET {name}`" in TEXT or f"`POST {name}`" in TEXT
+
+
+@pytest.mark.parametrize(
+    "module",
+    sorted(file.stem for half in ("pipelines", "server") for file in (ROOT / half).rglob("[a-z]*.py")),
+)
+def test_a_module_is_named_where_the_architecture_is_told(module):
+    assert f"`{module}`" in (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in COMMANDS])
+def test_a_command_is_named_in_the_documentation(command):
+    assert f"`naiad {command}" in TEXT
+
+
+@pytest.mark.parametrize("key", [*Catalog.model_fields, *Entry.model_fields])
+def test_a_key_of_the_catalogue_is_named_in_the_example(key):
+    example = (ROOT / "weights.example.toml").read_text("utf-8")
+    assert key == "models" or re.search(rf"^(# )?{key} = ", example, re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", targets())
+def test_a_make_target_is_named_in_the_documentation(target):
+    assert f"`make {target}`" in TEXT
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_documentation_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target

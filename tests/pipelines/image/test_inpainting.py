@@ -1,0 +1,84 @@
+"""Drawing a part of a picture anew, with networks that are formulas."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipelines.image.inpainting import Kept, around, hidden
+from pipelines.job import Guidance, Job, Picture, Prompts, Source
+from pipelines.plan import make_plan
+from pipelines.sampling.denoise import Estimator, denoise
+from pipelines.sampling.noise import image_noise
+from pipelines.sampling.prediction import PREDICTIONS, scaled_linear, to_velocity
+from pipelines.sampling.samplers import SAMPLERS
+from pipelines.text.encoding import Conditioning, Texts
+
+ZSNR = scaled_linear(zsnr=True)
+SHAPE = (4, 8, 8)
+TARGET = 0.25
+BLANK = Picture(64, 64, bytes(64 * 64 * 3))
+JOB = Job(
+    "m", Prompts("a"), 64, 64, 12, "k_euler", "native", Guidance(scale=1.0), seeds=(5,), source=Source(BLANK, 1.0)
+)  # fmt: skip
+TEXTS = Texts(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
+LATENTS = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+HALF = torch.zeros(1, 8, 8, dtype=torch.float64)
+HALF[..., 4:] = 1
+
+
+def run(job, change=HALF):
+    """Drive one image over a network that always sees TARGET; its latents, its noise and what was asked."""
+    plan = make_plan(job, ZSNR)
+    noise = image_noise(job.seeds[0], SHAPE, plan.sampler, plan.sigmas, ZSNR, plan.brownian)
+    unit, first = noise.initial.double(), plan.sigmas[0]
+    kept = Kept(LATENTS, unit, change, plan.sigmas)
+    estimator = Estimator(plan, TEXTS, None, PREDICTIONS["v"], kept=kept)
+    trajectory = denoise(estimator, unit if math.isinf(first) else LATENTS + first * unit, noise)
+    asked = []
+    try:
+        rows = next(trajectory)
+        while True:
+            asked += rows
+            rows = trajectory.send(
+                [to_velocity(torch.full_like(row.x, TARGET), row.x, row.sigma) for row in rows]
+            )
+    except StopIteration as finished:
+        return finished.value, unit, asked
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_outside_the_picture_comes_back_exactly_and_inside_the_new_one_stands(name, strength):
+    latents, _, _ = run(replace(JOB, sampler=name, source=Source(BLANK, strength)))
+    assert torch.equal(latents[..., :4], LATENTS[..., :4])
+    # k_dpm_adaptive and the SDE samplers end at the table's lowest sigma, 0.03
+    torch.testing.assert_close(latents[..., 4:], torch.full((4, 8, 4), TARGET).double(), atol=0.1, rtol=0)
+
+
+def test_the_network_sees_the_picture_outside_under_the_same_noise_every_time():
+    _, unit, asked = run(replace(JOB, sampler="k_euler_ancestral"))
+    assert math.isinf(asked[0].sigma)
+    assert torch.equal(asked[0].x, unit)
+    for row in asked[1:]:
+        torch.testing.assert_close(row.x[..., :4], (LATENTS + row.sigma * unit)[..., :4])
+
+
+def test_a_low_mask_gives_way_late():
+    change = torch.full((1, 8, 8), 0.35, dtype=torch.float64)
+    latents, unit, asked = run(replace(JOB, steps=10), change)
+    held = [torch.allclose(row.x, LATENTS + row.sigma * unit) for row in asked[1:]]
+    assert held == [True] * 7 + [False] * 2  # may change from the eighth of ten steps on
+    torch.testing.assert_close(latents, torch.full(SHAPE, TARGET).double())
+
+
+def test_what_is_hidden_is_mid_grey_and_shown_with_a_binary_mask():
+    picture = torch.rand(3, 64, 64) * 2 - 1
+    grey = hidden(picture, HALF)
+    assert (grey[..., 32:] == 0).all()
+    assert torch.equal(grey[..., :32], picture[..., :32])
+    shown = around(HALF * 0.6, LATENTS)
+    assert shown.shape == (5, 8, 8)
+    assert torch.equal(shown[0], HALF[0])
+    assert torch.equal(shown[1:], LATENTS)

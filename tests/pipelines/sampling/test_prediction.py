@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+
+from pipelines.errors import PipelineError
+from pipelines.sampling.prediction import (
+    PREDICTIONS,
+    edm,
+    from_velocity,
+    input_scale,
+    scaled_linear,
+    to_velocity,
+)  # fmt: skip
+
+EPS, ZSNR = scaled_linear(), scaled_linear(zsnr=True)
+
+
+def exact_output(kind, x0, noise, sigma):
+    """What a perfect network of this kind returns."""
+    alpha, rest = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
+    velocity = alpha * noise - rest * x0
+    return {"eps": noise, "v": velocity, "edm_v": -velocity}[kind]
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("sigma", [1e-3, 0.03, 1.0, 14.6, 56.0, 4518.0])
+def test_a_perfect_output_gives_back_the_picture(kind, sigma):
+    x0, noise = torch.tensor([0.7, -1.1], dtype=torch.float64), torch.tensor([0.3, 2.0], dtype=torch.float64)
+    found = PREDICTIONS[kind](exact_output(kind, x0, noise, sigma), x0 + sigma * noise, sigma)
+    # eps loses sigma * 2^-53 to cancellation, v nothing: that is why zero-SNR models predict v
+    torch.testing.assert_close(found, x0, rtol=0, atol=1e-15 * max(10.0, 4 * sigma))
+
+
+def test_at_infinite_noise_v_is_minus_the_picture_and_eps_says_so():
+    output = torch.tensor([0.5, -2.0])
+    assert torch.equal(PREDICTIONS["v"](output, torch.ones(2), math.inf), -output)
+    with pytest.raises(PipelineError, match="infinite noise"):
+        PREDICTIONS["eps"](output, torch.ones(2), math.inf)
+
+
+@pytest.mark.parametrize("sigma", [0.03, 5.0, 1000.0, math.inf])
+def test_velocity_and_estimate_are_each_others_inverse(sigma):
+    x, x0 = torch.randn(9, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    back = from_velocity(to_velocity(x0, x, sigma), x, sigma)
+    torch.testing.assert_close(back, x0, rtol=0, atol=1e-12)
+
+
+def test_tables_equal_the_goldens(golden):
+    file = golden("schedules")
+    for name, table in (("table_eps", EPS), ("table_zsnr", ZSNR)):
+        for t, sigma in file[name].items():
+            assert table.sigmas[int(t)] == pytest.approx(sigma, rel=1e-12)
+
+
+def test_only_the_last_entry_is_infinite_under_zero_terminal_snr():
+    assert math.isinf(ZSNR.sigmas[-1])
+    assert all(math.isfinite(sigma) for sigma in ZSNR.sigmas[:-1])
+    assert ZSNR.sigmas[0] == pytest.approx(EPS.sigmas[0], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "t"), [(14.61, 880), (19, 903), (29, 932), (56.18, 962), (447, 994), (math.inf, 999)]
+)
+def test_sigma_finds_the_nearest_entry(sigma, t):
+    assert ZSNR.index(sigma) == t
+    assert ZSNR.time(sigma) == float(t)
+
+
+def test_position_inverts_sigma():
+    for t in (0.0, 0.25, 500.3, 998.0):
+        assert ZSNR.position(ZSNR.sigma(t)) == pytest.approx(t, abs=1e-9)
+    assert ZSNR.position(math.inf) == 999
+    assert ZSNR.index(1e6) == 998
+    assert EPS.index(1e-9) == 0
+
+
+def test_a_stand_in_for_infinity_replaces_the_last_entry_and_a_lower_start_only_moves_the_start():
+    high, low = ZSNR.starting_at(20000.0), ZSNR.starting_at(14.6)
+    assert (high.sigmas[-1], high.highest) == (20000.0, 20000.0)
+    assert (low.sigmas[-1], low.highest) == (math.inf, 14.6)
+
+
+def test_cosxl_is_told_a_quarter_of_the_logarithm():
+    table = edm()
+    assert table.sigmas[0] == pytest.approx(0.002)
+    assert table.highest == 120.0
+    assert table.time(120.0) == pytest.approx(0.25 * math.log(120))
+
+
+def test_the_input_has_unit_variance_at_every_sigma():
+    assert input_scale(math.inf) == 1.0
+    assert input_scale(3.0) == pytest.approx(1 / math.sqrt(10))

@@ -1,0 +1,86 @@
+from math import isfinite
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import UnknownName
+from pipelines.text.prompt import parse
+
+
+def test_prompts_parse_exactly_as_the_goldens(golden):
+    for case in golden("prompts")["cases"]:
+        found = [
+            {"mix": segment.mix, "runs": [list(run) for run in segment.runs]}
+            for segment in parse(case["prompt"])
+        ]
+        assert found == case["segments"], case["prompt"]
+
+
+@given(st.text())
+def test_no_text_is_refused_or_loses_anything_but_its_marks(text):
+    segments = parse(text)
+    assert segments
+    if "|" not in text:
+        kept = "".join(run for run, _ in segments[0].runs)
+        assert kept == "".join(letter for letter in text if letter not in "{}[]")
+
+
+def test_a_mix_weight_counts_only_beside_a_bar():
+    assert parse("x:2")[0].runs == (("x:2", 1.0),)
+    assert [segment.mix for segment in parse("a:.5 | b:2 |c:-1")] == [0.5, 2.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("(a:1.2) b (c) [d]", [("a", 1.2), (" b ", 1.0), ("c", 1.1), (" ", 1.0), ("d", 1 / 1.1)]),
+        ("((x)) (y", [("x", 1.1 * 1.1), (" ", 1.0), ("y", 1.1)]),
+        (r"name \(series\), \[x\]", [("name (series), [x]", 1.0)]),
+        ("10:20 (a, b:2)", [("10:20 ", 1.0), ("a, b", 2.0)]),
+        ("(a (b:2) c:0.5)", [("a ", 0.5), ("b", 1.0), (" c", 0.5)]),
+        ("stray ) ]", [("stray ) ]", 1.0)]),
+        ("{nai}", [("{nai}", 1.0)]),
+    ],
+)
+def test_the_a1111_grammar_reads_weights_escapes_and_open_brackets(text, runs):
+    (segment,) = parse(text, "a1111")
+    assert [text for text, _ in segment.runs] == [text for text, _ in runs]
+    assert [weight for _, weight in segment.runs] == pytest.approx([weight for _, weight in runs])
+
+
+@given(st.text(alphabet="ab ()[]\\:.0123,"))
+def test_the_a1111_grammar_accepts_anything(text):
+    assert len(parse(text, "a1111")) == 1
+
+
+def test_an_unknown_syntax_is_named():
+    with pytest.raises(UnknownName, match="a1111"):
+        parse("x", "a111")
+
+
+@pytest.mark.parametrize("syntax", ["nai", "a1111"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 39_000 + "a",
+        "a|b:" + "9" * 400,
+        "(a:" + "9" * 400 + ")",
+        "(((a:" + "9" * 30 + ":0))",
+        "]" * 39_000 + "a|b",
+    ],
+)
+def test_no_text_leads_out_of_the_floats(text, syntax):
+    for segment in parse(text, syntax):
+        assert isfinite(segment.mix)
+        assert all(isfinite(weight) for _, weight in segment.runs)
+
+
+@pytest.mark.parametrize("syntax", ["nai", "a1111"])
+@pytest.mark.parametrize(
+    "text",
+    ["a:" + "1" * 38_000 + "a|b", "(a:" + "1" * 38_000, "(a:" + " " * 38_000, "a:1" + " " * 38_000 + "b|"],
+)
+def test_long_rows_of_digits_and_spaces_are_read(text, syntax):
+    # a pattern that tries each beginning anew would take minutes here
+    assert sum(len(run) for segment in parse(text, syntax) for run, _ in segment.runs) > 0

@@ -1,0 +1,222 @@
+"""The files that hold upscalers: every spelling, and everything that is none."""
+
+import json
+import struct
+from typing import Any
+
+import pytest
+import torch
+from enlargers import at_random, shape
+from safetensors.torch import save_file
+
+from pipelines.errors import WeightsError
+from pipelines.upscale.esrgan import load_rrdbnet, recognise
+from pipelines.upscale.rrdbnet import RrdbNet, Shape
+from pipelines.weights.checkpoint import read_header
+
+CPU = torch.device("cpu")
+# how the layers around the blocks are spelled where the network doubles so many times
+LISTED = {
+    0: {"conv_hr": "model.2", "conv_last": "model.4"},
+    1: {"conv_up1": "model.3", "conv_hr": "model.5", "conv_last": "model.7"},
+    2: {"conv_up1": "model.3", "conv_up2": "model.6", "conv_hr": "model.8", "conv_last": "model.10"},
+    3: {
+        "conv_up1": "model.3",
+        "conv_up2": "model.6",
+        "conv_up3": "model.9",
+        "conv_hr": "model.11",
+        "conv_last": "model.13",
+    },
+}
+RELEASED = {
+    "conv_first": "conv_first",
+    "conv_body": "trunk_conv",
+    "conv_up1": "upconv1",
+    "conv_up2": "upconv2",
+    "conv_hr": "HRconv",
+    "conv_last": "conv_last",
+}
+
+
+def listed(weights, blocks=2, doublings=2):
+    around = LISTED[doublings] | {"conv_first": "model.0", "conv_body": f"model.1.sub.{blocks}"}
+    return spelled(weights, around, "model.1.sub.{}.RDB{}.conv{}.0")
+
+
+def released(weights):
+    return spelled(weights, RELEASED, "RRDB_trunk.{}.RDB{}.conv{}")
+
+
+def spelled(weights, around, inside):
+    """The weights under other keys."""
+    keys = dict(around)
+    for block in range(2):
+        for dense in (1, 2, 3):
+            for conv in (1, 2, 3, 4, 5):
+                keys[f"body.{block}.rdb{dense}.conv{conv}"] = inside.format(block, dense, conv)
+    layers = {name: name.rpartition(".") for name in weights}
+    return {f"{keys[layer]}.{kind}": weights[name] for name, (layer, _, kind) in layers.items()}
+
+
+def behind(prefix, weights):
+    return {prefix + name: weight for name, weight in weights.items()}
+
+
+def saved(path, weights):
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network():
+    return at_random()
+
+
+@pytest.fixture(scope="module")
+def weights(network):
+    return network.state_dict()
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        dict,
+        released,
+        listed,
+        lambda weights: behind("params_ema.", weights),
+        lambda weights: behind("params.", weights),
+        lambda weights: behind("params.", listed(weights)),
+        # a trainer's file: the averaged weights are those to use
+        lambda weights: (
+            behind("params_ema.", weights)
+            | behind("params.", {name: 2 * weight for name, weight in weights.items()})
+        ),
+    ],
+    ids=["ours", "released", "listed", "averaged", "last", "listed last", "both"],
+)
+def test_every_spelling_gives_the_same_picture(tmp_path, network, weights, spelling):
+    loaded: Any = load_rrdbnet(saved(tmp_path / "up.safetensors", spelling(weights)), CPU, torch.float32)
+    given = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(1))
+    loaded.to(memory_format=torch.contiguous_format)  # another order of memory would sum in another order
+    assert torch.equal(loaded(given), network(given))
+
+
+@pytest.mark.parametrize(
+    ("doublings", "fold"), [(0, 1), (1, 1), (2, 1), (3, 1), (2, 2), (2, 4)], ids=lambda number: str(number)
+)
+@pytest.mark.parametrize("old", [True, False], ids=["listed", "ours"])
+def test_the_scale_follows_from_the_keys_and_the_first_layer(tmp_path, doublings, fold, old):
+    made = shape(doublings=doublings, fold=fold)
+    weights = RrdbNet(made).state_dict()
+    weights = listed(weights, doublings=doublings) if old else weights
+    found, keys = recognise(read_header(saved(tmp_path / "up.safetensors", weights)))
+    assert found == made
+    assert set(keys.values()) == set(weights)
+
+
+def test_the_anime_models_shape_has_its_number_of_parameters(tmp_path):
+    with torch.device("meta"):
+        sizes = {
+            name: tuple(weight.shape) for name, weight in RrdbNet(Shape(64, 32, 6, 2, 1)).named_parameters()
+        }
+    found, _ = recognise(read_header(hollow(tmp_path / "anime.safetensors", sizes)))
+    assert found == Shape(features=64, growth=32, blocks=6, doublings=2, fold=1)
+    # RealESRGAN_x4plus_anime_6B's, as spandrel counts them
+    assert sum(torch.Size(size).numel() for size in sizes.values()) == 4_467_779
+
+
+def hollow(path, sizes, dtype="F16", hole=0):
+    """A file of the right header and size without its values; a hole before them is against the format."""
+    header, start = {}, hole
+    for key, size in sizes.items():
+        stop = start + 2 * torch.Size(size).numel()
+        header[key], start = {"dtype": dtype, "shape": size, "data_offsets": [start, stop]}, stop
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(start))
+    return path
+
+
+def changed(**others):
+    """The weights with some replaced, and those that are None left out; `__` stands for a dot."""
+    replaced = {name.replace("__", "."): weight for name, weight in others.items()}
+    return lambda weights: {
+        name: weight for name, weight in (weights | replaced).items() if weight is not None
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (changed(conv_first__weight=None), "not an ESRGAN-family upscaler: no conv_first.weight"),
+        (lambda weights: {"layers.0.weight": torch.zeros(1)}, "not an ESRGAN-family upscaler: no conv_first"),
+        (lambda weights: {}, "not an ESRGAN-family upscaler: no conv_first.weight"),
+        # SwinIR's files begin like ours
+        (
+            lambda weights: {"conv_first.weight": torch.zeros(8, 3, 3, 3), "layers.0.norm": torch.zeros(8)},
+            "not an ESRGAN-family upscaler: no body.0.rdb1.conv1.weight",
+        ),
+        (changed(conv_first__weight=torch.zeros(8)), r"conv_first.weight has the shape \(8,\)"),
+        (changed(conv_first__weight=torch.zeros(0, 3, 3, 3)), r"conv_first.weight has the shape \(0, 3"),
+        (changed(conv_first__weight=torch.zeros(8, 4, 3, 3)), "takes 4 channels; 3, 12 or 48 can run"),
+        (changed(conv_first__bias=None), "conv_first.bias is missing; 72 tensors"),
+        (changed(body__1__rdb2__conv3__weight=None), "body.1.rdb2.conv3.weight is missing"),
+        (changed(body__1__rdb1__conv1__weight=None), "body.1.rdb1.conv1.weight is missing"),
+        (changed(conv_up1__weight=None), "conv_up1.weight is missing"),
+        (changed(conv_last__weight=None), "conv_last.weight is missing"),
+        (
+            changed(body__1__rdb2__conv3__weight=torch.zeros(4, 15, 3, 3)),
+            r"conv3.weight has the shape \(4, 15",
+        ),
+        (changed(conv_last__weight=torch.zeros(1, 8, 3, 3)), r"\(1, 8, 3, 3\), not \(3, 8, 3, 3\)"),
+        (changed(conv_hr__weight=torch.zeros(8, 8, 1, 1)), r"conv_hr.weight has the shape \(8, 8, 1, 1\)"),
+        (changed(conv_hr__bias=torch.zeros(8, dtype=torch.int32)), "conv_hr.bias holds I32; BF16, F16, F32"),
+        (changed(body__0__rdb1__conv1x1__weight=torch.zeros(4, 8, 1, 1)), "conv1x1.weight is unexpected"),
+        (changed(conv_up9__weight=torch.zeros(8, 8, 3, 3)), "doubles 9 times; scales of 1 to 8 can run"),
+        (
+            changed(conv_first__weight=torch.zeros(8, 48, 3, 3), conv_up2__weight=None, conv_up2__bias=None),
+            "1 to 8",
+        ),
+        (lambda weights: changed(model__6__bias=None)(listed(weights)), "model.6.bias is missing"),
+        (lambda weights: changed(model__10__weight=None)(listed(weights)), "model.10.weight is missing"),
+        (lambda weights: changed(model__1__sub__2__weight=None)(listed(weights)), "sub.2.weight is missing"),
+        (
+            lambda weights: behind("params.", changed(conv_hr__bias=None)(weights)),
+            "params.conv_hr.bias is miss",
+        ),
+        (lambda weights: behind("params_ema.", weights) | {"step": torch.zeros(1)}, "step is unexpected"),
+    ],
+)
+def test_anything_else_is_refused_by_name(tmp_path, weights, change, reason):
+    path = saved(tmp_path / "up.safetensors", change(weights))
+    with pytest.raises(WeightsError, match=reason) as caught:
+        load_rrdbnet(path, CPU, torch.float32)
+    assert str(caught.value).startswith("up.safetensors: ")
+
+
+def test_pickles_are_not_opened(tmp_path, weights):
+    path = tmp_path / "RealESRGAN_x4plus.pth"
+    torch.save({"params_ema": weights}, path)
+    with pytest.raises(WeightsError, match=r"RealESRGAN_x4plus\.pth: a pickle can run code"):
+        load_rrdbnet(path, CPU, torch.float32)
+    with pytest.raises(WeightsError, match="a pickle can run code"):
+        load_rrdbnet(path.rename(tmp_path / "renamed.safetensors"), CPU, torch.float32)
+
+
+def test_a_header_against_the_format_is_refused(tmp_path, weights):
+    sizes = {name: list(weight.shape) for name, weight in weights.items()}
+    path = hollow(tmp_path / "up.safetensors", sizes, hole=2)
+    with pytest.raises(WeightsError, match=r"up\.safetensors: a damaged file"):
+        load_rrdbnet(path, CPU, torch.float32)
+
+
+def test_weights_take_the_dtype_asked_for(tmp_path, weights):
+    half = {name: weight.half() for name, weight in weights.items()}
+    path = saved(tmp_path / "up.safetensors", half)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        loaded = load_rrdbnet(path, CPU, dtype)
+        assert {weight.dtype for weight in loaded.parameters()} == {dtype}
+        torch.testing.assert_close(
+            loaded.state_dict(), {name: weight.to(dtype) for name, weight in half.items()}
+        )
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+    assert not loaded.training

@@ -1,0 +1,99 @@
+"""Where a model's weights may come from, and into which dtype they go."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_files import SD1, SDXL, hollow
+from safetensors.torch import load_file, save_file
+
+from pipelines.errors import WeightsError
+from pipelines.weights.checkpoint import open_checkpoint, read_header
+from pipelines.weights.load import chosen_dtype
+from pipelines.weights.load import load as load_weights
+
+load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
+
+
+@pytest.fixture(scope="module")
+def stored(demo_file):
+    return load_file(demo_file)
+
+
+def saved(path, tensors, demo_file):
+    save_file(tensors, path, dict(read_header(demo_file).metadata))
+    return path
+
+
+def equal(ours, theirs):
+    assert set(ours) == set(theirs)
+    for key, tensor in ours.items():
+        assert torch.equal(tensor, theirs[key].to(tensor.dtype)), key
+
+
+def test_text_encoders_may_come_from_elsewhere(tmp_path, demo, demo_file, stored):
+    bare = {key: tensor for key, tensor in stored.items() if not key.startswith("conditioner.")}
+    path = saved(tmp_path / "bare.safetensors", bare, demo_file)
+    with pytest.raises(WeightsError, match="it holds no text_encoder"):
+        load(path)
+    folder = tmp_path / "text_encoder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file(demo.weights.towers[0].module.state_dict(), folder / "model.safetensors")
+    weights = load(path, text_encoders=(folder, demo_file))
+    for ours, theirs in zip(weights.towers, demo.weights.towers, strict=True):
+        equal(ours.module.state_dict(), theirs.module.state_dict())
+    with pytest.raises(WeightsError, match="3 text encoders are given"):
+        load(path, text_encoders=(demo_file,) * 3)
+
+
+def test_a_lone_unet_needs_only_its_companions(tmp_path, stored, demo, demo_file):
+    prefix = "model.diffusion_model."
+    unet = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
+    path = saved(tmp_path / "unet.safetensors", unet, demo_file)
+    weights = load(path, vae=demo_file, text_encoders=(demo_file,))
+    assert weights.identity.missing == ("vae", "text_encoder", "text_encoder_2")
+    equal(weights.unet.module.state_dict(), demo.weights.unet.module.state_dict())
+
+
+def test_without_a_change_of_dtype_nothing_is_copied(demo_file):
+    weights = load(demo_file, dtype=torch.float16, vae_dtype=torch.float16)
+    states = [network.module.state_dict() for network in (weights.unet, weights.vae, *weights.towers)]
+    assert {tensor.dtype for state in states for tensor in state.values()} == {torch.float16}
+    query = next(t for name, t in states[3].items() if name.endswith("layers.0.self_attn.q_proj.weight"))
+    assert query.untyped_storage().nbytes() == 3 * query.numel() * query.element_size()
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(demo_file) in maps.read_text()
+
+
+@pytest.mark.parametrize(
+    ("device", "large", "stored", "expected"),
+    [
+        ("cpu", False, "F16", torch.float32),
+        ("cpu", True, "F16", torch.bfloat16),
+        ("cuda", True, "F16", torch.float16),
+        ("cuda", True, "F32", torch.float16),
+        ("cuda", True, "BF16", torch.bfloat16),
+        ("mps", True, "BF16", torch.float16),
+    ],
+)
+def test_the_dtype_follows_device_size_and_file(tmp_path, device, large, stored, expected):
+    shapes = SDXL | ({"model.diffusion_model.out.2.weight": (2**29,)} if large else {})
+    found = open_checkpoint(hollow(tmp_path / "a.safetensors", shapes))
+    told = {key: located._replace(dtype=stored) for key, located in found.tensors.items()}
+    assert chosen_dtype(replace(found, tensors=told), torch.device(device)) is expected
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_on_a_cpu_the_vae_is_exact_unless_the_network_is_bfloat16(demo_file, dtype, expected):
+    assert load(demo_file, dtype=getattr(torch, dtype)).vae_dtype is getattr(torch, expected)
+
+
+@pytest.mark.parametrize("shapes", [SD1, SDXL])
+def test_a_file_of_which_most_is_missing_is_one_line(tmp_path, shapes):
+    with pytest.raises(WeightsError, match=r"missing \(") as refused:
+        load(hollow(tmp_path / "a.safetensors", shapes))
+    assert len(str(refused.value)) < 400

@@ -1,0 +1,143 @@
+"""An id and a line for every request, and an answer even when everything fails."""
+
+import logging
+import re
+
+import pytest
+from fastapi.testclient import TestClient
+from painter import HERE, URL, Painter, house
+
+from server.api.middleware import traced
+from server.app import create_app
+from server.config.catalog import single
+from server.engine.model import recognise
+from server.errors import MISTAKE
+
+BODY = {"input": "a secret wish", "parameters": {"width": 64, "height": 64, "n_samples": 2}}
+ID = re.compile(r"[0-9a-f]{16}")
+
+
+@pytest.fixture(scope="module")
+def painter():
+    return Painter()
+
+
+@pytest.fixture(scope="module")
+def client(demo_file, painter):
+    here = house(recognise(single(demo_file)), painter)
+    with TestClient(create_app(here), base_url=HERE) as client:
+        here.engine.wait_ready()
+        yield client
+
+
+@pytest.fixture
+def lines(caplog):
+    """The lines of the log about requests."""
+    caplog.set_level(logging.DEBUG, "naiad.requests")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "naiad.requests"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/live", {}, 200),
+        ("POST", URL, {}, 200),
+        ("GET", "/nowhere", {}, 404),
+        ("GET", URL, {}, 405),
+        ("POST", URL, {"Content-Type": "text/plain"}, 415),
+        ("GET", "/live", {"Host": "evil.example"}, 403),
+        ("OPTIONS", URL, {"Access-Control-Request-Method": "POST"}, 204),
+        ("GET", "/live", {"Cookie": "c" * 20_000}, 431),
+    ],
+)
+def test_every_answer_has_an_id_and_every_request_one_line(client, lines, method, path, headers, status):
+    answer = client.request(method, path, json=BODY if method == "POST" else None, headers=headers)
+    assert answer.status_code == status
+    identity = answer.headers["x-request-id"]
+    assert ID.fullmatch(identity)
+    (line,) = lines()
+    assert re.fullmatch(rf"{identity} {method} {path} {status} \d+ ms", line)
+
+
+HOSTILE = ["", "7", "a\tb", "x" * 10_000, "../../x", "%0d%0aSet-Cookie: a=b", b"\xe9", "${jndi:ldap://x}"]
+
+
+@pytest.mark.parametrize("sent", HOSTILE, ids=lambda told: ascii(told)[:30])
+@pytest.mark.parametrize("name", ["X-Request-Id", "X-Correlation-Id", "X-Initiated-At"])
+def test_an_id_from_outside_is_neither_echoed_nor_logged(client, lines, name, sent):
+    answer = client.get("/live", headers={name: sent})
+    assert answer.status_code == 200
+    assert ID.fullmatch(answer.headers["x-request-id"])
+    assert re.fullmatch(r"[0-9a-f]{16} GET /live 200 \d+ ms", lines()[0])
+
+
+def test_ids_differ(client):
+    assert len({client.get("/live").headers["x-request-id"] for _ in range(10)}) == 10
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        ("/a%0d%0a2026-01-01%20forged", r"/a\r\n2026-01-01 forged"),
+        ("/%1b[31m", r"/\x1b[31m"),
+        ("/caf%C3%A9", r"/caf\xe9"),
+        ("/" + "x" * 5000, "/" + "x" * 199),
+        ("/nowhere?token=pst-secret", "/nowhere"),
+    ],
+)
+def test_a_path_in_the_log_is_one_short_line_of_ascii_without_its_query(client, lines, path, logged):
+    client.get(path)
+    (line,) = lines()
+    assert line.split(" ", 2)[2].startswith(f"{logged} 404 ")
+
+
+def test_a_prompt_is_not_logged(client, caplog):
+    caplog.set_level(logging.DEBUG)
+    assert client.post(URL, json=BODY).status_code == 200
+    assert client.post(URL, json=BODY | {"parameters": {"sampler": "k_eular"}}).status_code == 400
+    assert "secret wish" not in caplog.text
+
+
+def test_a_mistake_is_told_to_the_log_and_not_to_the_client(client, painter, caplog, monkeypatch):
+    monkeypatch.setattr(painter, "failure", RuntimeError("CUDA error at /home/somebody/model.safetensors"))
+    answer = client.post(URL, json=BODY)
+    assert (answer.status_code, answer.json()) == (500, {"statusCode": 500, "message": MISTAKE})
+    assert ID.fullmatch(answer.headers["x-request-id"])
+    assert "somebody" not in str(answer.headers)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert answer.headers["x-request-id"] in record.getMessage()
+    assert record.exc_info
+    assert "somebody" in str(record.exc_info[1])
+
+
+def test_a_mistake_after_the_answer_began_is_not_hidden(lines):
+    async def broken(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        TestClient(traced(broken)).get("/")
+    assert re.fullmatch(r"[0-9a-f]{16} GET / 200 \d+ ms", lines()[-1])
+
+
+def test_server_timing_is_three_durations_in_ascii_digits(client):
+    timing = client.post(URL, json=BODY).headers["server-timing"]
+    assert re.fullmatch(r"queue;dur=\d+\.\d, draw;dur=\d+\.\d, encode;dur=\d+\.\d", timing, re.ASCII)
+
+
+def test_a_warning_is_ascii_and_not_without_end(client):
+    body = BODY | {"model": "猫\r\nSet-Cookie: a=b" + "é" * 150}
+    warning = client.post(URL, json=body).headers["x-naiad-warning"]
+    assert warning.isascii()
+    assert warning.isprintable()
+    assert len(warning) <= 1000
+    assert r"\u732b" in warning
+
+
+def test_what_supervisors_ask_all_day_is_logged_for_the_curious_only(client, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
+    for path in ("/live", "/ready", "/"):
+        client.get(path)
+    assert [
+        record.getMessage().split()[2] for record in caplog.records if record.name == "naiad.requests"
+    ] == ["/"]

@@ -1,0 +1,200 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def naiad(tmp_path):
+    """Run the command in a place and with a key of its own."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
+    clean["NAIAD_SIGNING_KEY"] = str(tmp_path / "signing.pem")
+
+    def run(*arguments, environment=None, typed=""):
+        command = [sys.executable, "-P", "-m", "server", *map(str, arguments)]
+        told = clean | (environment or {})
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=told,
+            check=False,
+            input=typed,
+            cwd=tmp_path,
+        )
+
+    return run
+
+
+def test_generate_draws_the_pictures_a_request_would_get(naiad, demo_file, tmp_path):
+    out = tmp_path / "out.png"
+    options = ("--size", "128x192", "--steps", 4, "--seed", 11, "--samples", 2, "--negative", "lowres")
+    done = naiad("generate", "1girl, smile", demo_file, "-o", out, *options)
+    assert done.returncode == 0, done.stderr
+    pictures = [Image.open(BytesIO(file.read_bytes())) for file in (out, tmp_path / "out_1.png")]
+    assert [picture.size for picture in pictures] == [(128, 192)] * 2
+    comments = [json.loads(picture.info["Comment"]) for picture in pictures]
+    assert [comment["seed"] for comment in comments] == [11, 12]
+    assert (comments[0]["uc"], comments[0]["steps"]) == ("lowres", 4)
+    assert comments[0]["prompt"].startswith("1girl, smile, best quality")
+    assert f"prompt: {comments[0]['prompt']}\nnegative: lowres\n" in done.stderr
+
+
+def test_a_picture_can_be_verified_and_inspected_where_it_was_made(naiad, demo_file, tmp_path):
+    out = tmp_path / "out.webp"
+    done = naiad("generate", "1girl", demo_file, "-o", out, "--size", "128x192", "--steps", 1, "--no-quality")
+    assert done.returncode == 0, done.stderr
+    verified = naiad("verify", out)
+    assert verified.returncode == 0
+    assert "by this server: NOT NovelAI" in verified.stdout
+    told = json.loads(naiad("inspect", out, "--json").stdout)
+    assert (told["format"], told["width"], told["trusted"]) == ("WEBP", 128, True)
+    assert told["layers"]["text"]["Comment"]["prompt"] == "1girl"
+    key = told["signatures"][0]["key"]
+    larger = tmp_path / "larger.png"
+    done = naiad("enhance", out, demo_file, "-o", larger, "--magnitude", 2, "--seed", 5)
+    assert done.returncode == 0, done.stderr
+    enhanced = Image.open(BytesIO(larger.read_bytes()))
+    comment = json.loads(enhanced.info["Comment"])
+    assert (enhanced.size, comment["prompt"], comment["seed"]) == ((192, 288), "1girl", 5)
+    assert (comment["request_type"], comment["strength"], comment["steps"]) == ("Img2ImgRequest", 0.4, 1)
+    (tmp_path / "signing.pem").unlink()
+    assert naiad("verify", out).returncode == 1
+    assert "by the given key: NOT NovelAI" in naiad("verify", out, "--key", key).stdout
+    assert not (tmp_path / "signing.pem").exists()
+
+
+def test_models_tells_what_each_file_is_and_why_one_cannot_serve(naiad, demo_file, tmp_path):
+    catalogue = tmp_path / "weights.toml"
+    catalogue.write_text(
+        f'default = "nai-diffusion-3"\n[models.nai-diffusion-3]\npath = "{demo_file.as_posix()}"\n'
+        '[models.gone]\npath = "gone.safetensors"\n'
+    )
+    cards = json.loads(naiad("models", "--weights", catalogue, "--json").stdout)
+    assert (cards[0]["id"], cards[0]["profile"], cards[0]["prediction"]) == ("nai-diffusion-3", "demo", "v")
+    assert cards[1]["id"] == "gone"
+    assert "weights.toml:5" in cards[1]["problem"]
+    listed = naiad("models", "--weights", catalogue).stdout
+    assert "nai-diffusion-3: naiad-demo.safetensors" in listed
+    assert "no such file" in listed
+    checked = naiad("check", "--weights", catalogue)
+    assert checked.returncode == 2
+    assert "gone.safetensors" in checked.stderr
+
+
+def test_check_finds_a_good_setup_good_and_makes_nothing(naiad, demo_file, tmp_path):
+    done = naiad("check", demo_file)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all is well"
+    assert not (tmp_path / "signing.pem").exists()
+
+
+@pytest.mark.parametrize(("address", "count"), [("a@b.c", 1), ("A@b.c", 2)])
+def test_account_makes_a_table_that_the_server_reads(naiad, tmp_path, address, count):
+    from server.api.accounts import load_accounts
+
+    done = naiad("account", "me", typed=f"{address}\npassword\npassword\n")
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "tokens.toml"
+    file.write_text(done.stdout)
+    accounts = load_accounts(file).account
+    assert len(accounts) == count
+    account = accounts[-1]
+    assert account.name == "me"
+    assert account.key == "dH77hGoqJBPjdNLL6X2IoEefDz7fMhkVSfNhOR2RQcCwOewFMfghP6ugV9B5fOs4"
+    assert account.token.startswith("pst-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("generate", "a"), 2, "no model"),
+        (("generate", "a", "nothing.safetensors"), 2, "nothing.safetensors: no such file"),
+        (("generate", "a", "--demo", "--size", "wide"), 2, "not like 832x1216"),
+        (("generate", "a", "--demo", "-o", "a.jpg"), 2, ".png or .webp"),
+        (("generate", "a", "--demo", "--sampler", "k_eular"), 1, "did you mean 'k_euler'"),
+        (("generate", "a", "--demo", "--steps", 99), 1, "parameters.steps"),
+        (("serve", "--demo", "--weights", "weights.toml"), 2, "contradict"),
+        (("serve", "--demo", "--config", "none.toml"), 2, "none.toml: no such file"),
+        (("serve", "--demo", "--host", "nobody.invalid"), 2, "no address of this machine"),
+        (("inspect", "none.png"), 2, "none.png: No such file"),
+        (("variations", "none.png", "--demo"), 2, "none.png: No such file"),
+        (("verify", __file__), 1, "not a PNG, WebP or JPEG"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(naiad, arguments, status, said):
+    done = naiad(*arguments)
+    assert done.returncode == status, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("naiad: ")
+    assert said in line
+    assert "Traceback" not in done.stderr
+
+
+def test_a_pickle_is_refused_by_name(naiad, tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(b"x")
+    done = naiad("serve", "model.ckpt")
+    assert done.returncode == 1
+    assert "pickle" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(naiad):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = naiad("serve", "--demo", "--port", other.getsockname()[1])
+    assert done.returncode == 2
+    assert "another program listens there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prot = 1", "mine.toml:1: 'prot' is not a key here; did you mean 'port'?"),
+        ("port = true", "mine.toml:1: port = true"),
+        ('\ntokens = "tokens.toml"', "tokens.toml: no such file"),
+    ],
+)
+def test_a_wrong_setup_ends_with_status_2(naiad, tmp_path, text, said):
+    (tmp_path / "mine.toml").write_text(text)
+    done = naiad("serve", "--demo", "--config", "mine.toml")
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_known(naiad):
+    done = naiad("serve", "--demo", environment={"NAIAD_PROT": "1"})
+    assert done.returncode == 2
+    assert "NAIAD_PORT" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "serve",
+        "generate",
+        "models",
+        "check",
+        "inspect",
+        "verify",
+        "enhance",
+        "variations",
+        "merge-inpaint",
+        "account",
+    ],
+)
+def test_help_is_there_without_torch(command):
+    code = (
+        "import sys; from server.cli.main import app\n"
+        f"try: app({[*command.split(), '--help']!r})\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'diffusers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout

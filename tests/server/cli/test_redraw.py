@@ -1,0 +1,74 @@
+"""Requests made from what a picture says of itself."""
+
+import json
+from base64 import b64decode
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.job import Guidance, Job, Prompts
+from server.cli.redraw import restarted
+from server.config.catalog import single
+from server.config.resources import configs
+from server.engine.engine import Drawn
+from server.engine.model import recognise
+from server.errors import Rejected
+from server.picture.writer import Imprint, encoded
+from server.request.presets import load_presets
+from server.request.resolve import Policy, resolve
+from server.request.schema import read_request
+
+JOB = Job(
+    "nai-diffusion-3", Prompts("1girl, smile", "lowres"), 96, 64, 12, "k_dpmpp_2m", "karras",
+    Guidance(6.5, rescale=0.3), (7,), brownian=True,
+)  # fmt: skip
+PIXELS = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+
+
+@pytest.fixture(params=["png", "webp"])
+def file(request, signing_key):
+    drawn = Drawn([PIXELS], (1.0, 0.0), 0.0, 1.0)
+    return encoded(Imprint("00C0FFEE", signing_key, "full", "exact"), JOB, drawn, 0, {}, request.param)
+
+
+def bare():
+    file = BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_picture_is_drawn_on_from_as_it_was_drawn(file, demo_file):
+    body: Any = restarted(file, 2.0, 0.5, 0.1, {"seed": 3, "input": None, "image_format": "png"})
+    policy = Policy(recognise(single(demo_file)), load_presets(configs() / "presets.toml"))
+    job: Any = resolve(read_request(body), policy).job
+    assert job.prompts == JOB.prompts
+    assert (job.width, job.height, job.seeds) == (192, 128, (3,))
+    assert (job.steps, job.sampler, job.schedule, job.guidance) == (12, "k_dpmpp_2m", "karras", JOB.guidance)
+    assert (job.source.strength, job.source.noise) == (0.5, 0.1)
+    assert b64decode(body["parameters"]["image"]) == file
+
+
+def test_what_is_asked_for_counts_instead(file):
+    body: Any = restarted(file, 1.0, 0.5, 0.0, {"input": "cat", "steps": 5})
+    assert body["input"] == "cat"
+    assert body["parameters"]["steps"] == 5
+
+
+def test_a_picture_that_lies_on_its_side_is_measured_upright():
+    image, file = Image.fromarray(PIXELS), BytesIO()
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(file, "JPEG", exif=exif)
+    body: Any = restarted(file.getvalue(), 2.0, 0.5, 0.0, {"input": "cat"})
+    assert (body["parameters"]["width"], body["parameters"]["height"]) == (128, 192)
+
+
+def test_a_picture_without_a_prompt_needs_one():
+    with pytest.raises(Rejected, match="says no prompt"):
+        restarted(bare(), 1.5, 0.5, 0.0, {})
+    body: Any = restarted(bare(), 1.5, 0.5, 0.0, {"input": "cat"})
+    assert (body["input"], body["parameters"]["width"]) == ("cat", 144)
+    json.dumps(body)

@@ -1,0 +1,113 @@
+import re
+
+import pytest
+from paths import ROOT
+
+from pipelines.sampling.samplers import SAMPLERS
+from pipelines.sampling.schedules import SCHEDULES
+from pipelines.weights.detect import Identity
+from server.config.profiles import load_profiles, matching, named
+from server.config.toml import ConfigError
+
+PROFILES = load_profiles(ROOT / "configs" / "profiles")
+KINDS = {
+    "eps": Identity("sdxl", "single", 4, "eps", False, ()),
+    "v": Identity("sdxl", "single", 4, "v", True, ()),
+    "v finite": Identity("sdxl", "single", 4, "v", False, ()),
+    "edm": Identity("sdxl", "single", 4, "edm_v", False, ()),
+    "sd15": Identity("sd15", "single", 4, "eps", False, ()),
+}
+
+
+# the names the files bear where they are published
+@pytest.mark.parametrize(
+    ("file", "kind", "profile"),
+    [
+        ("NoobAI-XL-Vpred-v1.0.safetensors", "v", "noobai-vpred"),
+        ("noobaiXLNAIXL_vPred10Version.safetensors", "v", "noobai-vpred"),
+        ("NoobAI-XL-v1.1.safetensors", "eps", "noobai-eps"),
+        ("Illustrious-XL-v0.1.safetensors", "eps", "illustrious-0"),
+        ("Illustrious-XL-v1.0.safetensors", "eps", "illustrious-1"),
+        ("Illustrious-XL-v1.1.safetensors", "eps", "illustrious-1"),
+        ("Illustrious-XL-v2.1.safetensors", "eps", "illustrious-2"),
+        ("waiIllustrious_v21.safetensors", "eps", "illustrious-2"),
+        ("Illustrious-XL-v2.0.safetensors", "eps", "illustrious-2"),
+        ("Illustrious-XL-v3.5-vpred.safetensors", "v", "illustrious-vpred"),
+        ("animagine-xl-3.1.safetensors", "eps", "animagine-3"),
+        ("animagine-xl-4.0-opt.safetensors", "eps", "animagine-4"),
+        ("ponyDiffusionV6XL_v6StartWithThisOne.safetensors", "eps", "pony-v6"),
+        ("AIDXLv0.8.safetensors", "eps", "aidxl"),
+        ("sd_xl_base_1.0.safetensors", "eps", "sdxl-base"),
+        ("cosxl.safetensors", "edm", "cosxl"),
+        ("nai-anime-v1-full-fp16.safetensors", "sd15", "nai-v1"),
+        ("novelaiDiffusionV2_novelaiV2.safetensors", "sd15", "nai-v2"),
+        ("naiad-demo.safetensors", "v", "demo"),
+        ("mine.safetensors", "v", "sdxl-v"),
+        ("mine.safetensors", "v finite", "sdxl-v-finite"),
+        ("mine.safetensors", "eps", "sdxl-eps"),
+        ("mine.safetensors", "edm", "cosxl"),
+        ("mine.safetensors", "sd15", "sd15"),
+    ],
+)
+def test_a_published_file_finds_its_profile(file, kind, profile):
+    found, reason = matching(PROFILES, file, KINDS[kind])
+    assert found.name == profile
+    assert reason
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_a_shipped_profile_asks_for_what_there_is(profile):
+    defaults = profile.defaults
+    assert defaults.sampler in SAMPLERS
+    assert defaults.noise_schedule in SCHEDULES
+    assert (defaults.width, defaults.height) in profile.sizes
+    assert all(side % 64 == 0 for size in profile.sizes for side in size)
+    assert 0.2 <= defaults.scale <= 12
+    assert not (profile.zsnr and profile.prediction == "eps")
+    assert "{name}" in profile.tags.artist_format
+    assert all(re.compile(pattern) for pattern in profile.match.name)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_only_the_demo_shrinks_sizes_it_offers_as_it_learned_them_so(profile):
+    offered = (*profile.sizes, (profile.defaults.width, profile.defaults.height))
+    largest = max(width * height for width, height in offered)
+    assert profile.name == "demo" or profile.deep_shrink_above is None or largest <= profile.deep_shrink_above
+    assert profile.name == "demo" or profile.pyramid_above is None
+
+
+def test_the_demo_has_nai_own_defaults():
+    defaults = named(PROFILES, "demo").defaults
+    assert (defaults.sampler, defaults.noise_schedule, defaults.steps) == ("k_euler", "native", 28)
+    assert (defaults.scale, defaults.width, defaults.height) == (5.0, 832, 1216)
+
+
+def test_a_network_that_no_profile_is_for_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"odd\.safetensors.*v"):
+        matching(PROFILES, "odd.safetensors", Identity("sd15", "single", 4, "v", True, ()))
+
+
+def test_an_unknown_profile_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"'noobai'.*noobai-vpred"):
+        named(PROFILES, "noobai")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[defaults]\nsamplers = "k_euler"', r"defaults\.samplers"),
+        ('syntax = "comfy"', "syntax = 'comfy'.*'nai' or 'a1111'"),
+        ("sigma_max =", "mine.toml"),
+    ],
+)
+def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path, text, said):
+    (tmp_path / "mine.toml").write_text(f'family = "sdxl"\nprediction = "v"\n{text}\n')
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_profiles(tmp_path)
+    assert "mine.toml" in str(refused.value)
+
+
+def test_infinity_and_numbers_are_both_a_highest_sigma(tmp_path):
+    for name, value in (("a", '"inf"'), ("b", "4518.76")):
+        (tmp_path / f"{name}.toml").write_text(f'family = "sdxl"\nprediction = "v"\nsigma_max = {value}')
+    assert [profile.sigma_max for profile in load_profiles(tmp_path)] == [float("inf"), 4518.76]

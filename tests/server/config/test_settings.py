@@ -1,0 +1,154 @@
+import re
+import tomllib
+
+import pytest
+from paths import ROOT
+
+from server.config.settings import Settings, load_settings, signing_key
+from server.config.toml import ConfigError, names
+
+FILE = ROOT / "configs" / "server.toml"
+
+OTHER = {
+    "port": "81",
+    "token": "pst-secret",
+    "metadata": "plain",
+    "device": "cpu",
+    "dtype": "float16",
+    "attention": "xformers",
+    "engine.queue_limit": "81",
+    "engine.batching": "shared",
+    "api.presets": "client",
+    "api.unknown_models": "refuse",
+    "api.body_limit": "8",
+    "api.hosts": "pictures.example, other.example",
+    "api.origins": "https://pictures.example",
+}
+"""For each setting that does not take any text, a value that is not its default."""
+
+
+def written(folder, text):
+    file = folder / "mine.toml"
+    file.write_text(text)
+    return file
+
+
+def flat(table, prefix=""):
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def test_the_shipped_file_is_the_defaults():
+    assert load_settings(FILE, {}, {}) == Settings() == load_settings(None, {}, {})
+
+
+def test_the_shipped_file_names_every_setting_and_comments_it():
+    text = FILE.read_text("utf-8")
+    named = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
+    assert list(flat(tomllib.loads(named))) == list(names(Settings))
+    assert all(" # " in line for line in named.splitlines() if re.match(r"\w+ = ", line))
+
+
+def test_environment_overrules_the_file_and_flags_overrule_both(tmp_path):
+    file = written(tmp_path, 'host = "10.0.0.1"\nport = 1\ndevice = "cpu"\n[engine]\nqueue_limit = 2\n')
+    environment = {"NAIAD_PORT": "3", "NAIAD_DEVICE": "cuda", "NAIAD_ENGINE_QUEUE_LIMIT": "4", "HOME": "/"}
+    found = load_settings(file, environment, {"device": "mps", "port": None})
+    assert (found.host, found.port, found.device) == ("10.0.0.1", 3, "mps")
+    assert (found.engine.queue_limit, found.engine.batching) == (4, "exact")
+
+
+@pytest.mark.parametrize("name", [*names(Settings)])
+def test_every_setting_has_its_variable(name):
+    value = OTHER.get(name, "other")
+    found = load_settings(None, {"NAIAD_" + name.replace(".", "_").upper(): value}, {})
+    assert found != Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prt = 1", r":1: 'prt'.*'port'"),
+        ("[engine]\nqueue_limits = 1", r":2: 'engine\.queue_limits'.*'engine\.queue_limit'"),
+        ("\n\nport = 99999", "mine.toml:3: port = 99999: .*65535"),
+        ("queue_limit = 2", r":1: .queue_limit. is not a key here; did you mean .engine\.queue_limit"),
+        ("port = true", "port = true: .*integer"),
+        ('port = "4242"', "port = '4242': .*integer"),
+        ('[engine]\nbatching = "fast"', "batching = 'fast'.*'exact' or 'shared'"),
+        ('device = "gpu"', "device = 'gpu'.*auto, cpu, cuda"),
+        ('token = "ключ-от-двери"', "token: must be at least 8 characters of printable ASCII"),
+        ('token = "short"', "token: must be"),
+        ('[api]\nhosts = ["http://a.example"]', r"api\.hosts\.0 = 'http://a\.example'.*without http"),
+        ('[api]\norigins = ["https://a.example/"]', "origins.*no / at its end"),
+        ("port =", r"mine\.toml:1: Invalid value"),
+        ("host = 2026-01-01", "dates and times"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_line_and_the_key(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_settings(written(tmp_path, text), {}, {})
+    assert "mine.toml" in str(refused.value)
+    assert "short" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"NAIAD_PROT": "1"}, "NAIAD_PROT.*NAIAD_PORT"),
+        ({"NAIAD_PORT": "many"}, "NAIAD_PORT = 'many'"),
+        ({"NAIAD_PORT": ""}, "NAIAD_PORT is empty"),
+        ({"NAIAD_ENGINE_QUEUE_LIMIT": "0"}, "NAIAD_ENGINE_QUEUE_LIMIT = '0': .*greater than or equal to 1"),
+        ({"NAIAD_ENGINE": "4"}, "NAIAD_ENGINE is not a setting but a table.*NAIAD_ENGINE_BATCHING"),
+        (
+            {"NAIAD_TOKEN": "secret12", "NAIAD_TOKEN_FILE": "x"},
+            "NAIAD_TOKEN and NAIAD_TOKEN_FILE are both set",
+        ),
+        ({"NAIAD_TOKEN_FILE": "/nowhere/token"}, "NAIAD_TOKEN_FILE = '/nowhere/token': No such file"),
+        ({"NAIAD_TOKEN": "with space"}, "NAIAD_TOKEN: must be"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name(environment, said):
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_settings(None, environment, {})
+    assert "with space" not in str(refused.value)
+
+
+def test_a_wrong_flag_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"--port = 99999: .*65535"):
+        load_settings(None, {}, {"port": 99999})
+
+
+def test_a_token_may_come_in_a_file(tmp_path):
+    (tmp_path / "token").write_text("pst-from-a-file\n")
+    assert load_settings(None, {"NAIAD_TOKEN_FILE": str(tmp_path / "token")}, {}).token == "pst-from-a-file"
+
+
+def test_settings_do_not_show_the_token():
+    assert "pst-secret" not in repr(load_settings(None, {"NAIAD_TOKEN": "pst-secret"}, {}))
+
+
+def test_lists_in_variables_are_separated_by_commas():
+    found = load_settings(None, {"NAIAD_API_HOSTS": "a.example, b.example"}, {})
+    assert found.api.hosts == ("a.example", "b.example")
+
+
+def test_relative_paths_in_a_file_are_beside_it(tmp_path):
+    found = load_settings(written(tmp_path, 'weights = "w.toml"\nsigning_key = "key.pem"'), {}, {})
+    assert (found.weights, signing_key(found)) == (tmp_path / "w.toml", tmp_path / "key.pem")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        load_settings(tmp_path / "none.toml", {}, {})
+
+
+def test_a_folder_is_no_settings_file(tmp_path):
+    with pytest.raises(ConfigError, match="directory"):
+        load_settings(tmp_path, {}, {})
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(Settings(), "port", 1)  # noqa: B010 - an assignment is what must fail

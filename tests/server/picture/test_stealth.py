@@ -1,0 +1,124 @@
+import gzip
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paths import SAMPLES
+from PIL import Image
+
+from server.picture.stealth import LONGEST, MARK, SPARE, embed, embed_packed, extract, extract_packed, opaque
+
+GENUINE = sorted(SAMPLES.glob("*.png"))
+
+
+def picture(height, width):
+    return np.random.default_rng(7).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def bits_down_the_columns(rgba):
+    """The layer read the slow way, one pixel after another."""
+    height, width = rgba.shape[:2]
+    return [int(rgba[n % height, n // height, 3]) & 1 for n in range(height * width)]
+
+
+def as_bytes(bits):
+    return bytes(int("".join(map(str, bits[n : n + 8])), 2) for n in range(0, len(bits) // 8 * 8, 8))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (101, 77), (1, 4000), (4000, 1), (1216, 832)])
+def test_what_is_embedded_is_extracted(size):
+    text = '{"Description": "caf\u00e9 \u732b \\n"}'
+    rgba = embed(picture(*size), text)
+    assert rgba is not None
+    assert extract(rgba) == text
+    assert np.array_equal(rgba[..., :3], picture(*size))
+
+
+@given(st.text(), st.integers(1, 90), st.integers(1, 90))
+def test_a_text_comes_back_or_is_too_long_for_its_picture(text, height, width):
+    rgba = embed(picture(height, width), text)
+    room = height * width - 8 * (len(MARK) + 4) - SPARE
+    assert (rgba is None) is (8 * len(gzip.compress(text.encode(), 9, mtime=0)) > room)
+    assert rgba is None or extract(rgba) == text
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (5, 7)])
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_full_alpha_leaves_the_colours_as_they_are(size, step):
+    rgb = picture(size[0], size[1] * step)[:, ::step]
+    rgba = opaque(rgb)
+    assert np.array_equal(rgba[..., :3], rgb)
+    assert set(rgba[..., 3].flat) == {255}
+
+
+def test_what_unpacks_to_more_than_any_metadata_is_no_text():
+    for length, read in ((LONGEST, True), (LONGEST + 1, False)):
+        rgba = embed(picture(256, 256), "a" * length)
+        assert rgba is not None
+        assert (extract(rgba) is not None) is read
+
+
+def test_the_layer_is_laid_out_as_the_format_says():
+    rgba = embed(picture(67, 53), "text")
+    assert rgba is not None
+    stream = as_bytes(bits_down_the_columns(rgba))
+    packed = gzip.compress(b"text", 9, mtime=0)
+    assert stream[:15] == b"stealth_pngcomp"
+    assert int.from_bytes(stream[15:19], "big") == 8 * len(packed)
+    assert stream[19 : 19 + len(packed)] == packed
+    assert set(stream[19 + len(packed) :]) == {255}
+    assert set(np.unique(rgba[..., 3])) == {254, 255}
+
+
+def test_a_picture_needs_room_for_the_text_and_32_bits_more():
+    packed = bytes(10)
+    needed = 8 * (len(MARK) + 4 + len(packed)) + SPARE
+    assert embed_packed(picture(needed, 1), packed) is not None
+    assert embed_packed(picture(needed - 1, 1), packed) is None
+
+
+def test_columns_behind_the_text_are_never_looked_at():
+    rgba = embed(picture(256, 256), "text")
+    assert rgba is not None
+    rgba[:, 200:, 3] = 0
+    assert extract(rgba) == "text"
+
+
+@pytest.mark.parametrize("alpha", [0, 254, 255])
+@pytest.mark.parametrize("size", [(1, 1), (64, 64)])
+def test_a_picture_without_the_layer_holds_no_text(size, alpha):
+    assert extract(np.full((size[0], size[1], 4), alpha, np.uint8)) is None
+
+
+@pytest.mark.parametrize("length", [1, 8, 2**32 - 1])
+def test_a_false_length_is_no_text(length):
+    stream = MARK + length.to_bytes(4, "big")
+    rgba = np.full((64, 64, 4), 255, np.uint8)
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8))
+    columns = rgba[..., 3].T.copy()
+    columns.flat[: len(bits)] = 254 + bits
+    rgba[..., 3] = columns.T
+    assert extract(rgba) is None
+
+
+def test_a_cut_or_foreign_payload_is_no_text():
+    whole = gzip.compress(b"a text that is long enough to be cut" * 9, 9, mtime=0)
+    bad_block = whole[:10] + b"\xff" + whole[11:]
+    for packed in (whole[:-9], b"not gzip at all", whole[:-8] + bytes(8), bad_block):
+        rgba = embed_packed(picture(64, 64), packed)
+        assert rgba is not None
+        assert extract(rgba) is None
+
+
+@pytest.mark.skipif(not GENUINE, reason="the genuine pictures are not beside this checkout")
+@pytest.mark.parametrize("path", GENUINE, ids=lambda path: path.stem)
+def test_a_genuine_picture_is_read_and_written_again_bit_for_bit(path):
+    with Image.open(path) as genuine:
+        rgba = np.asarray(genuine)
+    packed = extract_packed(rgba)
+    assert packed is not None
+    assert '"Software": "NovelAI"' in (extract(rgba) or "")
+    again = embed_packed(rgba[..., :3], packed)
+    assert again is not None
+    assert np.array_equal(again, rgba)

@@ -1,0 +1,449 @@
+"""NAI's texts to the letter, as the reference transcribes them from its page, and when they are added."""
+
+import re
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.config.resources import configs
+from server.config.toml import ConfigError
+from server.request.presets import Mode, Texts, completed, folded, load_presets
+from server.request.resolve import STRUCTURED
+
+FILE = configs() / "presets.toml"
+PRESETS = load_presets(FILE)
+
+V3 = ("nai-diffusion-3", "nai-diffusion-3-inpainting", "nai-diffusion-xl")
+FURRY = ("nai-diffusion-furry-3", "nai-diffusion-furry-3-inpainting")
+V2 = ("nai-diffusion-2",)
+V1 = ("safe-diffusion", "safe-diffusion-inpainting", "nai-diffusion", "nai-diffusion-inpainting")
+V1_FURRY = ("nai-diffusion-furry", "nai-diffusion-furry2", "furry-diffusion-inpainting")
+V4_CURATED = ("nai-diffusion-4-curated-preview", "nai-diffusion-4-curated-inpainting")
+V4 = ("nai-diffusion-4-full", "nai-diffusion-4-full-inpainting")
+V45_CURATED = ("nai-diffusion-4-5-curated", "nai-diffusion-4-5-curated-inpainting")
+V45 = ("nai-diffusion-4-5-full", "nai-diffusion-4-5-full-inpainting")
+
+QUALITY = {
+    V3: "cat, best quality, amazing quality, very aesthetic, absurdres",
+    FURRY: "cat, {best quality}, {amazing quality}",
+    V2: "very aesthetic, best quality, absurdres, cat",
+    V1: "masterpiece, best quality, cat",
+    V1_FURRY: "masterpiece, best quality, cat",
+    V4: "cat, no text, best quality, very aesthetic, absurdres",
+    V4_CURATED: "cat, rating:general, best quality, very aesthetic, absurdres",
+    V45: "cat, very aesthetic, masterpiece, no text",
+    V45_CURATED: "cat, very aesthetic, masterpiece, no text, -0.8::feet::, rating:general",
+}
+
+V3_HEAVY = (
+    "lowres, {bad}, error, fewer, extra, missing, worst quality, jpeg artifacts, bad quality, watermark, unfinished, "
+    "displeasing, chromatic aberration, signature, extra digits, artistic error, username, scan, [abstract]"
+)
+V3_LIGHT = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
+V45_HEAVY = (
+    "lowres, artistic error, film grain, scan artifacts, worst quality, bad quality, jpeg artifacts, very displeasing, "
+    "chromatic aberration, dithering, halftone, screentone, multiple views, logo, too many watermarks, negative space, "
+    "blank page"
+)
+UNDESIRED = {
+    V3: (
+        ("heavy", V3_HEAVY),
+        ("light", V3_LIGHT),
+        (
+            "human focus",
+            f"{V3_HEAVY}, bad anatomy, bad hands, @_@, mismatched pupils, heart-shaped pupils, glowing eyes",
+        ),
+        ("none", "lowres"),
+    ),
+    FURRY: (
+        (
+            "heavy",
+            "{{worst quality}}, [displeasing], {unusual pupils}, guide lines, {{unfinished}}, {bad}, url, artist name, "
+            "{{tall image}}, mosaic, {sketch page}, comic panel, impact (font), [dated], {logo}, ych, {what}, "
+            "{where is your god now}, {distorted text}, repeated text, {floating head}, {1994}, {widescreen}, "
+            "absolutely everyone, sequence, {compression artifacts}, hard translated, {cropped}, {commissioner name}, "
+            "unknown text, high contrast",
+        ),
+        (
+            "light",
+            "{worst quality}, guide lines, unfinished, bad, url, tall image, widescreen, compression artifacts, "
+            "unknown text",
+        ),
+        ("none", "lowres"),
+    ),
+    V2: (
+        (
+            "heavy",
+            "lowres, bad, text, error, missing, extra, fewer, cropped, jpeg artifacts, worst quality, bad quality, "
+            "watermark, displeasing, unfinished, chromatic aberration, scan, scan artifacts",
+        ),
+        ("light", V3_LIGHT),
+        ("none", "lowres"),
+    ),
+    V1: (
+        (
+            "heavy",
+            "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, "
+            "worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry",
+        ),
+        (
+            "light",
+            "lowres, text, cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, "
+            "username, blurry",
+        ),
+        ("none", "lowres"),
+    ),
+    V1_FURRY: (
+        (
+            "light",
+            "worst quality, low quality, what has science done, what, nightmare fuel, eldritch horror, "
+            "where is your god now, why",
+        ),
+        (
+            "heavy",
+            "{worst quality}, low quality, distracting watermark, [nightmare fuel], {{unfinished}}, deformed, outline, "
+            "pattern, simple background",
+        ),
+        ("none", "low res"),
+    ),
+    V4_CURATED: (
+        (
+            "heavy",
+            "blurry, lowres, error, film grain, scan artifacts, worst quality, bad quality, jpeg artifacts, "
+            "very displeasing, chromatic aberration, logo, dated, signature, multiple views, gigantic breasts, "
+            "white blank page, blank page",
+        ),
+        (
+            "light",
+            "blurry, lowres, error, worst quality, bad quality, jpeg artifacts, very displeasing, logo, dated, "
+            "signature, white blank page, blank page",
+        ),
+        ("none", ""),
+    ),
+    V4: (
+        (
+            "heavy",
+            "blurry, lowres, error, film grain, scan artifacts, worst quality, bad quality, jpeg artifacts, "
+            "very displeasing, chromatic aberration, multiple views, logo, too many watermarks, white blank page, "
+            "blank page",
+        ),
+        (
+            "light",
+            "blurry, lowres, error, worst quality, bad quality, jpeg artifacts, very displeasing, white blank page, "
+            "blank page",
+        ),
+        ("none", ""),
+    ),
+    V45_CURATED: (
+        (
+            "heavy",
+            "blurry, lowres, upscaled, artistic error, film grain, scan artifacts, worst quality, bad quality, "
+            "jpeg artifacts, very displeasing, chromatic aberration, halftone, multiple views, logo, "
+            "too many watermarks, negative space, blank page",
+        ),
+        (
+            "light",
+            "blurry, lowres, upscaled, artistic error, scan artifacts, jpeg artifacts, logo, too many watermarks, "
+            "negative space, blank page",
+        ),
+        (
+            "human focus",
+            "blurry, lowres, upscaled, artistic error, film grain, scan artifacts, bad anatomy, bad hands, "
+            "worst quality, bad quality, jpeg artifacts, very displeasing, chromatic aberration, halftone, "
+            "multiple views, logo, too many watermarks, @_@, mismatched pupils, glowing eyes, negative space, blank page",
+        ),
+        ("none", ""),
+    ),
+    V45: (
+        ("heavy", V45_HEAVY),
+        (
+            "light",
+            "lowres, artistic error, scan artifacts, worst quality, bad quality, jpeg artifacts, multiple views, "
+            "very displeasing, too many watermarks, negative space, blank page",
+        ),
+        (
+            "furry focus",
+            "{worst quality}, distracting watermark, unfinished, bad quality, {widescreen}, upscale, {sequence}, "
+            "{{grandfathered content}}, blurred foreground, chromatic aberration, sketch, everyone, "
+            "[sketch background], simple, [flat colors], ych (character), outline, multiple scenes, "
+            "[[horror (theme)]], comic",
+        ),
+        ("human focus", f"{V45_HEAVY}, @_@, mismatched pupils, glowing eyes, bad anatomy"),
+        ("none", ""),
+    ),
+}
+IDS = [model for group in UNDESIRED for model in group]
+NEVER_NSFW = {
+    *("safe-diffusion", "safe-diffusion-inpainting", "curated-diffusion-test", "custom"),
+    *V4_CURATED,
+    *V45_CURATED,
+}
+
+
+def added(positive="", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", mixes=True):
+    final = completed(Texts(positive, negative, quality, preset), PRESETS, model, mode, mixes)
+    return final.positive, final.negative
+
+
+def quality(positive, model="nai-diffusion-3", mixes=True):
+    return added(positive, quality=True, model=model, mixes=mixes)[0]
+
+
+def undesired(preset, **given):
+    return added(preset=preset, **given)[1]
+
+
+def test_the_file_lists_the_ids_that_are_told_here_and_no_others():
+    assert sorted(name for texts in PRESETS.models for name in texts.ids) == sorted(IDS)
+    assert set(PRESETS.never_nsfw) == NEVER_NSFW
+
+
+@pytest.mark.parametrize(("model", "text"), [(model, QUALITY[group]) for group in QUALITY for model in group])
+def test_the_quality_tags_are_nais_and_in_their_place(model, text):
+    assert quality("cat", model) == text
+    assert PRESETS.of(model).quality_place == ("suffix" if text.startswith("cat") else "prefix")
+
+
+@pytest.mark.parametrize("model", IDS)
+def test_the_presets_are_nais_in_their_order(model):
+    group = next(group for group in UNDESIRED if model in group)
+    assert tuple((entry.name, entry.text) for entry in PRESETS.of(model).undesired) == UNDESIRED[group]
+
+
+@pytest.mark.parametrize("model", IDS)
+def test_a_preset_is_led_by_nsfw_unless_it_is_none_or_the_model_is_curated(model):
+    *texts, none = (text for _, text in UNDESIRED[next(group for group in UNDESIRED if model in group)])
+    for index, text in enumerate(texts):
+        led = text if model in NEVER_NSFW else f"nsfw, {text}"
+        assert undesired(index, positive="1girl", model=model) == led
+        assert undesired(index, positive="1girl, {NSFW}", model=model) == text
+    assert undesired(len(texts), positive="1girl", model=model) == none
+
+
+@pytest.mark.parametrize("model", ["custom", "curated-diffusion-test"])
+def test_an_experiment_of_nais_has_the_fallbacks_texts_but_never_nsfw(model):
+    assert undesired(0, model=model) == V3_HEAVY
+
+
+@pytest.mark.parametrize("model", ["nai-diffusion-5-full", "mine", ""])
+def test_an_id_that_is_not_listed_gets_the_texts_of_v3(model):
+    assert quality("cat", model) == QUALITY[V3]
+    assert undesired(2, model=model) == "nsfw, " + UNDESIRED[V3][2][1]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "model"),
+    [
+        ("nai-diffusion-3-furry", "nai-diffusion-furry-3"),
+        ("nai-diffusion-3-furry-inpainting", "nai-diffusion-furry-3-inpainting"),
+        ("nai-diffusion-4-curated", "nai-diffusion-4-curated-preview"),
+        ("nai-diffusion-3", "nai-diffusion-3"),
+        ("mine", "mine"),
+    ],
+)
+def test_the_wrong_ids_in_the_wild_are_known(spelling, model):
+    assert PRESETS.canonical(spelling) == model
+
+
+def test_the_sizes_are_those_of_nais_page():
+    tall = {(512, 768), (832, 1216), (1024, 1536), (1088, 1920)}
+    square = {(640, 640), (1024, 1024), (1472, 1472)}
+    assert set(PRESETS.sizes.values()) == tall | {(width, height) for height, width in tall} | square
+
+
+Q = "best quality, amazing quality, very aesthetic, absurdres"
+Q2 = "very aesthetic, best quality, absurdres"
+Q4 = "no text, best quality, very aesthetic, absurdres"
+
+
+@pytest.mark.parametrize(
+    ("model", "before", "after"),
+    [
+        (V3[0], "cat|dog", f"cat, {Q}|dog, {Q}"),
+        (V3[0], "cat|dog:0.5", f"cat, {Q}|dog, {Q}:0.5"),
+        (V3[0], "cat:-1|dog:.5 ", f"cat, {Q}:-1|dog, {Q}:.5 "),
+        (V3[0], "cat | dog :2", f"cat, {Q} | dog, {Q} :2"),
+        (V3[0], "cat:1.5", f"cat:1.5, {Q}"),  # no mix, so no weight in one
+        (V3[0], "cat||dog|:2| ", f"cat, {Q}||dog, {Q}|:2| "),
+        (V3[0], "cat|dog, {{Best  QUALITY}}", f"cat, {Q}|dog, {{{{Best  QUALITY}}}}"),
+        (V3[0], "absurdres|dog", f"absurdres|dog, {Q}"),
+        (V3[0], "", Q),
+        (V3[0], " ", Q),
+        (V3[0], "cat,", f"cat, {Q}"),
+        (V3[0], ", cat , ", f"cat, {Q} "),
+        (V3[0], "|", "|"),
+        (V2[0], "cat|dog:0.5", f"{Q2}, cat|{Q2}, dog:0.5"),
+        (V2[0], "", Q2),
+        (V4[0], "cat|dog:0.5", f"cat, {Q4}|dog:0.5"),
+        (V4[0], "cat, no text|dog", "cat, no text|dog"),
+        (V4[0], "cat|absurdres", f"cat, {Q4}|absurdres"),
+    ],
+)
+def test_each_part_of_a_mix_has_its_own_quality_tags(model, before, after):
+    assert quality(before, model) == after
+
+
+def test_where_the_grammar_has_no_mixes_a_bar_is_a_character():
+    assert quality("cat|dog:0.5", mixes=False) == f"cat|dog:0.5, {Q}"
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["Best Quality", "{best quality}", "[[best   quality]]", "(best quality:1.2)", "1.3::best quality::", " best quality:2"],
+)  # fmt: skip
+def test_a_tag_is_known_under_case_emphasis_and_spaces(tag):
+    assert quality(f"cat, {tag}, hat") == f"cat, {tag}, hat"
+
+
+def test_a_tag_that_only_looks_alike_is_another():
+    for tag in ("best quality!", "not best quality", "quality", "very"):
+        assert quality(tag) == f"{tag}, {Q}"
+
+
+HEAVY = f"nsfw, {V3_HEAVY}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "expected"),
+    [
+        # auto: only what is said outright, and only where nothing is written
+        ("auto", {}, ("cat", "")),
+        ("auto", {"quality": True}, (f"cat, {Q}", "")),
+        ("auto", {"quality": "true"}, ("cat", "")),
+        ("auto", {"quality": 1}, ("cat", "")),
+        ("auto", {"quality": False, "preset": 0}, ("cat", HEAVY)),
+        ("auto", {"preset": 0, "negative": " \n"}, ("cat", HEAVY)),
+        ("auto", {"preset": 0, "negative": "hat"}, ("cat", "hat")),
+        ("auto", {"preset": 3}, ("cat", "lowres")),
+        ("auto", {"preset": 4}, ("cat", "")),
+        ("auto", {"preset": -1}, ("cat", "")),
+        ("auto", {"preset": True}, ("cat", "")),
+        ("auto", {"preset": "0"}, ("cat", "")),
+        ("auto", {"preset": 1.0}, ("cat", "")),
+        ("auto", {"preset": [0]}, ("cat", "")),
+        # client: nothing, whatever is asked for
+        ("client", {"quality": True, "preset": 0}, ("cat", "")),
+        # always: unless it is said that not
+        ("always", {}, (f"cat, {Q}", HEAVY)),
+        ("always", {"quality": False}, ("cat", HEAVY)),
+        ("always", {"quality": "False"}, ("cat", HEAVY)),
+        ("always", {"preset": 1, "negative": "hat"}, (f"cat, {Q}", f"nsfw, {V3_LIGHT}, hat")),
+        ("always", {"preset": 3, "negative": "hat"}, (f"cat, {Q}", "hat")),
+        ("always", {"preset": 3}, (f"cat, {Q}", "lowres")),
+        ("always", {"preset": 4, "negative": "hat"}, (f"cat, {Q}", "hat")),  # Aedial's 4 is no index: none
+        ("always", {"preset": -1}, (f"cat, {Q}", "lowres")),
+        ("always", {"preset": "heavy"}, (f"cat, {Q}", HEAVY)),
+        ("always", {"preset": 1, "negative": V3_LIGHT.upper()}, (f"cat, {Q}", V3_LIGHT.upper())),
+    ],
+)
+def test_what_a_mode_adds(mode, given, expected):
+    assert added("cat", mode=mode, **given) == expected
+
+
+def test_nsfw_is_looked_for_after_the_quality_tags_are_there():
+    odd = PRESETS.model_copy(
+        update={"models": (PRESETS.of(V3[0]).model_copy(update={"quality": "not nsfw"}), *PRESETS.models[1:])}
+    )
+    assert completed(Texts("cat", "", True, 1), odd, V3[0], "auto").negative == V3_LIGHT
+    assert completed(Texts("cat", "", None, 1), odd, V3[0], "auto").negative == f"nsfw, {V3_LIGHT}"
+
+
+def test_the_flags_are_kept_as_they_were_sent():
+    final = completed(Texts("cat", "", "yes", [1]), PRESETS, V3[0], "always")
+    assert (final.quality_toggle, final.uc_preset) == ("yes", [1])
+
+
+PROMPTS = ("", "cat", "cat|dog:0.5", "nsfw, cat", "{Best Quality}, cat|", "rating:general", "a, , b,", "|||")
+NEGATIVES = ("", "hat", "lowres", "low res", f"nsfw, {V3_LIGHT}", "{Worst  Quality}", ", hat, ")
+
+
+@pytest.mark.parametrize("mode", ["auto", "always", "client"])
+@pytest.mark.parametrize("model", [*(group[0] for group in UNDESIRED), "nai-diffusion", "custom", "mine"])
+def test_twice_is_once(model, mode):
+    for positive, negative, flag, preset in product(PROMPTS, NEGATIVES, (True, False), (*range(6), -1, None)):
+        given = {"quality": flag, "preset": preset, "model": model, "mode": mode}
+        once = added(positive, negative, **given)
+        assert added(*once, **given) == once, (positive, negative, flag, preset)
+
+
+WORDS = st.sampled_from(
+    ["1girl", "best quality", "masterpiece", "no text", "nsfw", "lowres", "", "-0.8::feet::"]
+)
+EMPHASIS = st.sampled_from(["{}", "{{{}}}", "[{}]", " {}  ", "({}:1.2)", "1.5::{}::", "{}:0.5", "({}"])
+NONSENSE = st.sampled_from(["{}:", "::{}", ":{}:", "{}::1", "\n{}"])
+CASE = st.sampled_from([str.lower, str.upper, str.title, lambda word: word.replace(" ", "  ")])
+TAG = st.builds(lambda word, around, case: around.format(case(word)), WORDS, EMPHASIS | NONSENSE, CASE)
+LIST = st.lists(TAG, max_size=6).map(", ".join) | st.lists(TAG, max_size=6).map(",".join)
+PROMPT = st.lists(LIST, max_size=4).map("|".join)
+
+
+def bare(text):
+    return re.sub(r"[\s,]+", "", text)
+
+
+@given(PROMPT, LIST, st.sampled_from([True, False, None]), st.sampled_from([*range(6), None]), st.sampled_from(["auto", "always"]),
+       st.sampled_from([group[0] for group in UNDESIRED]), st.booleans())  # fmt: skip
+@settings(max_examples=300, derandomize=True)
+def test_whatever_is_written_is_kept_and_twice_is_once(positive, negative, flag, preset, mode, model, mixes):
+    given = {"quality": flag, "preset": preset, "model": model, "mode": mode, "mixes": mixes}
+    once = added(positive, negative, **given)
+    assert added(*once, **given) == once
+    assert bare(once[0].replace(PRESETS.of(model).quality, "")) == bare(positive)
+    assert bare(once[1]).endswith(bare(negative))
+    if mode == "auto" and negative.strip():
+        assert once[1] == negative
+
+
+@given(st.sampled_from([group[0] for group in UNDESIRED]), st.data())
+@settings(max_examples=100, derandomize=True)
+def test_one_quality_tag_however_it_is_written_keeps_the_others_away(model, data):
+    own = data.draw(st.sampled_from(sorted(folded(PRESETS.of(model).quality))))
+    text = f"cat, {data.draw(EMPHASIS).format(data.draw(CASE)(own))}, hat"
+    assert quality(text, model) == text
+
+
+def test_a_long_text_is_no_riddle():
+    for text in (f"cat:1{' ' * 400_000}a", f"{'1' * 400_000}::a", f"cat::{' ' * 400_000}a"):
+        assert len(folded(text)) == 1
+
+
+SHIPPED = FILE.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("quality_place", "quality_plac", "'models.0.quality_plac' is not a key here; did you mean 'models.0.quality_place'?"),
+        ('"suffix"', '"middle"', "models.0.quality_place = 'middle': should be 'prefix' or 'suffix'"),
+        ('fallback = "nai-diffusion-3"', 'fallback = "nai-diffusion-9"', "fallback = 'nai-diffusion-9' is not an id of any of the models"),
+        ("square = [1024, 1024]", "square = [1000, 1024]", "sizes.square.0 = 1000: should be a multiple of 32"),
+        ('name = "light"', "name = 1", "models.0.undesired.1.name = 1: should be a valid string"),
+        ("every_segment = false", 'every_segment = "no"', "models.5.every_segment = 'no': should be a valid boolean"),
+        ('quality = "best', 'quality "best', "Expected"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_refused_with_file_and_line(tmp_path, right, wrong, said):
+    file = tmp_path / "presets.toml"
+    file.write_text(SHIPPED.replace(right, wrong, 1), "utf-8")
+    start = SHIPPED.index(right)
+    with pytest.raises(ConfigError) as refused:
+        load_presets(file)
+    assert str(refused.value).startswith(f"{file}:{SHIPPED.count(chr(10), 0, start) + 1}: {said}")
+
+
+def test_a_model_without_presets_is_refused(tmp_path):
+    file = tmp_path / "presets.toml"
+    table = 'fallback = "a"\nnever_nsfw = []\n[aliases]\n[sizes]\n[[models]]\nids = ["a"]\nquality = ""\nquality_place = "suffix"\n'
+    file.write_text(f"{table}undesired = []\n")
+    with pytest.raises(ConfigError, match=r"presets\.toml:9: models\.0\.undesired: .*at least 1 item"):
+        load_presets(file)
+    file.write_text(table)
+    with pytest.raises(ConfigError, match=r"presets\.toml:5: models\.0\.undesired is required"):
+        load_presets(file)
+
+
+def test_only_the_models_that_read_structured_prompts_have_tags_in_their_first_part_alone():
+    first_alone = {name for texts in PRESETS.models for name in texts.ids if not texts.every_segment}
+    assert first_alone == set(filter(STRUCTURED.match, IDS))

@@ -1,0 +1,481 @@
+"""What lands in a job, what is refused, and what is said beside it."""
+
+import math
+from base64 import b64encode
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from pipelines.job import Guidance, Prompts, Threshold
+from pipelines.sampling.samplers import ALIASES, SAMPLERS
+from pipelines.sampling.schedules import SCHEDULES
+from server.config.catalog import single
+from server.config.profiles import Defaults, Guards, Profile
+from server.config.resources import configs
+from server.engine.model import recognise
+from server.errors import Rejected
+from server.request.presets import load_presets
+from server.request.resolve import Policy, any_seed, resolve
+from server.request.schema import GenerateRequest
+
+PRESETS = load_presets(configs() / "presets.toml")
+PROFILE = Profile(
+    name="test", family="sdxl", prediction="v", zsnr=True, sigma_start=41.0,
+    defaults=Defaults(sampler="k_dpmpp_2m", noise_schedule="karras", steps=23, scale=6.5, cfg_rescale=0.2, width=640, height=512),
+    guards=Guards(mimic_scale=4.0, warn_scale_above=7.0),
+)  # fmt: skip
+BIG = {"width": 1536, "height": 1536}
+
+
+@pytest.fixture(scope="module")
+def served(demo_file):
+    """A catalogue's first model, which also answers for `mine`; `nai-diffusion-furry-3` is another in it."""
+    found = recognise(single(demo_file))
+    listed = {"ids": ("nai-diffusion-3", "mine"), "elsewhere": ("nai-diffusion-furry-3",)}
+    return replace(found, model="nai-diffusion-3", profile=PROFILE, **listed)
+
+
+@pytest.fixture(scope="module")
+def ask(served):
+    def ask(parameters=None, profile=PROFILE, **top):
+        choices = {name: top.pop(name) for name in ("mode", "unknown_models") if name in top}
+        policy = Policy(replace(served, profile=profile), PRESETS, **choices)
+        request = GenerateRequest.model_validate({"input": "cat", "parameters": parameters or {}, **top})
+        return resolve(request, policy, lambda: 99)
+
+    return ask
+
+
+@pytest.fixture
+def refusal(ask):
+    def refusal(*given, **more):
+        with pytest.raises(Rejected) as refused:
+            ask(*given, **more)
+        return refused.value.message
+
+    return refusal
+
+
+def test_what_a_request_leaves_out_the_profile_decides(ask):
+    found = ask()
+    job, guidance = found.job, found.job.guidance
+    assert (job.model, job.width, job.height, job.steps) == ("nai-diffusion-3", 640, 512, 23)
+    assert (job.sampler, job.schedule, job.sigma_start) == ("k_dpmpp_2m", "karras", 41.0)
+    assert guidance == Guidance(6.5, 0.2, 1.0, threshold=None, skip_above=math.inf, skip_below=0.0)
+    assert job.prompts == Prompts("cat", "", "nai", drop_seams=False)
+    assert (job.seeds, job.smea, job.brownian) == ((99,), "off", False)
+    assert (found.image_format, found.warnings) == ("png", ())
+    assert found.recorded == {"deliberate_euler_ancestral_bug": True, "prefer_brownian": False}
+
+
+def test_null_and_an_empty_name_are_left_out_too(ask):
+    names = "width steps seed scale uc sm skip_cfg_above_sigma image_format n_samples legacy qualityToggle"
+    assert ask(dict.fromkeys(names.split()), model=None, action=None) == ask()
+    assert ask({"sampler": "", "noise_schedule": ""}, model="") == ask()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "found"),
+    [
+        ({"width": 96, "height": 1024}, lambda job: (job.width, job.height) == (96, 1024)),
+        ({"width": 128}, lambda job: (job.width, job.height) == (128, 512)),
+        ({"steps": 1}, lambda job: job.steps == 1),
+        ({"scale": 0}, lambda job: job.guidance.scale == 0.0),
+        ({"scale": 25}, lambda job: job.guidance.scale == 25.0),
+        ({"cfg_rescale": 0}, lambda job: job.guidance.rescale == 0.0),
+        ({"cfg_rescale": 0.7}, lambda job: job.guidance.rescale == 0.7),
+        ({"uncond_scale": 0}, lambda job: job.guidance.uncond_scale == 1.0),
+        ({"uncond_scale": 1e-5}, lambda job: job.guidance.uncond_scale == 1e-5),
+        ({"uncond_scale": 1.5}, lambda job: job.guidance.uncond_scale == 1.5),
+        ({"dynamic_thresholding": "true"}, lambda job: job.guidance.threshold == Threshold(0.999, 4.0)),
+        ({"dynamic_thresholding": "false"}, lambda job: job.guidance.threshold is None),
+        ({"skip_cfg_above_sigma": 19}, lambda job: job.guidance.skip_above == 19.0),
+        ({"skip_cfg_above_sigma": 0}, lambda job: job.guidance.skip_above == 0.0),
+        ({"skip_cfg_below_sigma": 0.5}, lambda job: job.guidance.skip_below == 0.5),
+        ({"legacy_v3_extend": True}, lambda job: job.prompts.drop_seams),
+        ({"noise_schedule": "native"}, lambda job: job.schedule == "native"),
+        ({"prefer_brownian": True}, lambda job: job.brownian),
+    ],
+)  # fmt: skip
+def test_what_a_request_says_wins_even_when_it_is_nothing(ask, parameters, found):
+    assert found(ask(parameters).job)
+
+
+def test_what_is_only_echoed_changes_no_job(ask):
+    found = ask({"legacy": True, "deliberate_euler_ancestral_bug": False, "image_format": "webp"})
+    told = {"legacy": True, "deliberate_euler_ancestral_bug": False, "prefer_brownian": False}
+    assert found.recorded == told
+    assert ask({"legacy": False}).recorded["legacy"] is False
+    assert found.image_format == "webp"
+    assert found.job == ask().job
+
+
+def test_what_belongs_to_other_kinds_of_request_changes_nothing(ask):
+    junk = {"strength": 0.7, "noise": "x", "extra_noise_seed": 1, "mask": "AAAA", "image": "", "v4_prompt": 5}
+    none = {"reference_image": None, "reference_image_multiple": [], "params_version": 3, "stream": "sse"}
+    assert ask(junk | none) == ask()
+
+
+# pictures to start from
+
+
+def base64_of(colour, size=(64, 96)):
+    file = BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return b64encode(file.getvalue()).decode()
+
+
+PICTURE, WHITE = base64_of("black"), base64_of("white")
+SIZE = {"width": 64, "height": 96, "seed": 5}
+
+
+@pytest.mark.parametrize("action", ["img2img", "generate", None])
+def test_a_picture_makes_it_img2img_with_nais_defaults(ask, action):
+    source = ask(SIZE | {"image": WHITE, "mask": "junk" if action else None}, action=action).job.source
+    assert (source.strength, source.noise, source.noise_seed, source.mask, source.overlay) == (
+        0.7,
+        0.0,
+        5,
+        None,
+        "none",
+    )
+    assert (source.picture.width, source.picture.height) == (64, 96)
+    assert set(source.picture.rgb) == {255}
+
+
+def test_what_is_said_of_the_picture_counts(ask):
+    said = {"strength": "0.3", "noise": 0.1, "extra_noise_seed": -1}
+    source = ask(SIZE | {"image": WHITE} | said).job.source
+    assert (source.strength, source.noise, source.noise_seed) == (0.3, 0.1, 2**32 - 1)
+
+
+def test_extra_noise_has_the_seed_that_was_picked(ask):
+    job = ask(SIZE | {"image": WHITE, "seed": 0}).job
+    assert job.source.noise_seed == job.seeds[0]
+
+
+@pytest.mark.parametrize("action", ["infill", None])
+def test_infill_ignores_the_strength_that_every_client_sends(ask, action):
+    job = ask(SIZE | {"image": PICTURE, "mask": WHITE, "strength": 0.7, "noise": 0.2}, action=action).job
+    assert (job.source.strength, job.source.noise, job.source.overlay) == (1.0, 0.0, "soft")
+    assert job.source.mask == b"\xff" * (8 * 12)
+
+
+def test_infill_has_a_strength_and_overlays_of_its_own(ask):
+    infill = SIZE | {"image": PICTURE, "mask": WHITE}
+    assert ask(infill | {"inpaintImg2ImgStrength": 0.4}).job.source.strength == 0.4
+    assert ask(infill | {"add_original_image": False}).job.source.overlay == "none"
+    assert ask(infill | {"add_original_image": False, "overlay": "hard"}).job.source.overlay == "hard"
+
+
+def test_pictures_exclude_smea_and_infill_excludes_ddim(ask):
+    job = ask(SIZE | {"image": WHITE, "sm": True, "sm_dyn": True, "sampler": "ddim"}).job
+    assert (job.sampler, job.smea) == ("ddim_v3", "off")
+    found = ask(SIZE | {"image": PICTURE, "mask": WHITE, "sampler": "ddim"}, action="infill")
+    assert found.job.sampler == "k_euler_ancestral"
+    assert "sampler: 'ddim' does not go with infill; k_euler_ancestral does" in found.warnings
+
+
+# texts
+
+
+OWL, RAT = ({"caption": {"base_caption": text}} for text in ("owl", "rat"))
+
+
+@pytest.mark.parametrize(
+    ("top", "sent", "positive", "negative"),
+    [
+        ({}, {"prompt": "dog"}, "cat", ""),
+        ({"input": " "}, {"prompt": "dog"}, "dog", ""),
+        ({"input": None}, {}, "", ""),
+        ({}, {"uc": "bad"}, "cat", "bad"),
+        ({}, {"uc": "bad", "negative_prompt": "worse"}, "cat", "worse"),
+        ({}, {"uc": "bad", "negative_prompt": " "}, "cat", "bad"),
+        ({}, {"qualityToggle": True, "ucPreset": 3}, "cat, best quality, amazing quality, very aesthetic, absurdres", "lowres"),
+        # what a V4 client means; other models are sent it for the record, and with nothing else it is all there is
+        ({"model": "nai-diffusion-4-full"}, {"v4_prompt": OWL, "v4_negative_prompt": RAT, "negative_prompt": "bad"}, "owl", "rat"),
+        ({"model": "nai-diffusion-4-full"}, {"v4_prompt": OWL, "negative_prompt": "bad"}, "owl", "bad"),
+        ({"model": "nai-diffusion-4-full"}, {"v4_negative_prompt": RAT, "negative_prompt": "bad"}, "cat", "rat"),
+        ({"model": "nai-diffusion-4-full"}, {"uc": "bad"}, "cat", "bad"),
+        ({"model": "nai-diffusion-4-curated"}, {"v4_prompt": OWL}, "owl", ""),
+        ({"model": "nai-diffusion-5-full"}, {"v4_prompt": OWL}, "owl", ""),
+        ({"model": "nai-diffusion-3"}, {"v4_prompt": OWL, "v4_negative_prompt": RAT}, "cat", ""),
+        ({"model": "nai-diffusion-3", "input": ""}, {"v4_prompt": OWL, "v4_negative_prompt": RAT}, "owl", "rat"),
+    ],
+)  # fmt: skip
+def test_the_texts_are_found_wherever_they_are(ask, top, sent, positive, negative):
+    prompts = ask(sent, **top).job.prompts
+    assert (prompts.positive, prompts.negative) == (positive, negative)
+
+
+def test_a_wrong_caption_is_refused_where_it_is_meant_and_nowhere_else(ask, refusal):
+    wrong = {"v4_prompt": {"caption": {"base_caption": 5}}, "v4_negative_prompt": []}
+    assert ask(wrong).job.prompts.positive == "cat"
+    said = "parameters.v4_prompt.caption.base_caption: 5 is not a text"
+    assert refusal(wrong, model="nai-diffusion-4-full") == said
+    assert refusal(wrong, input="") == said
+    said = "parameters.v4_negative_prompt: an array is not an object"
+    assert refusal({"v4_negative_prompt": []}, model="nai-diffusion-4-full") == said
+
+
+def test_the_grammar_is_the_profiles(ask):
+    a1111 = PROFILE.model_copy(update={"syntax": "a1111"})
+    prompts = ask({"qualityToggle": True}, profile=a1111, model="safe-diffusion", input="cat|dog").job.prompts
+    assert prompts == Prompts("masterpiece, best quality, cat|dog", "", "a1111")
+
+
+def test_the_operator_decides_about_presets(ask):
+    assert ask({"qualityToggle": True, "ucPreset": 0}, mode="client").job == ask().job
+    assert ask(mode="always").job.prompts.negative.startswith("nsfw, lowres, {bad}")
+
+
+def test_presets_are_those_of_the_model_that_was_asked_for(ask):
+    flags = {"qualityToggle": True, "ucPreset": 1}
+    assert ask(flags, model="nai-diffusion-2").job.prompts.positive.startswith("very aesthetic, best")
+    assert ask(flags, model="nai-diffusion-4-curated").job.prompts.positive.startswith("cat, rating:general")
+    assert ask(flags, model="safe-diffusion").job.prompts.negative.startswith("lowres, text")
+
+
+# sizes and numbers of pictures
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "most"),
+    [
+        (64, 64, 8),
+        (512, 704, 8),  # 360,448
+        (608, 608, 6),
+        (640, 640, 6),  # 409,600
+        (640, 672, 4),
+        (832, 1216, 4),
+        (1024, 3072, 4),  # 3,145,728
+        (49152, 64, 4),
+    ],
+)
+def test_how_many_pictures_depends_on_their_area(ask, refusal, width, height, most):
+    size = {"width": width, "height": height}
+    assert len(ask(size | {"n_samples": most}).job.seeds) == most
+    if most < 8:
+        said = f"parameters.n_samples: {most + 1} pictures of {width}x{height}; at most {most}"
+        assert refusal(size | {"n_samples": most + 1}) == said
+
+
+@pytest.mark.parametrize(("width", "height"), [(224, 14048), (1024, 3104), (49152, 96), (3072, 3072)])
+def test_an_area_has_its_limit(refusal, width, height):
+    said = f"parameters.width: {width}x{height} is {width * height} pixels; at most 3145728"
+    assert refusal({"width": width, "height": height}) == said
+
+
+@pytest.mark.parametrize(
+    ("seed", "first"),
+    [
+        *((5, 5), (0, 99), (None, 99), (-1, 4294967295), (-(2**32), 99), (2**32, 99), (2**32 - 1, 2**32 - 1)),
+        *((9999999999, 1410065407), (2**63 - 1, 4294967295), ("7", 7), (-0.0, 99), (1e10, 1410065408)),
+    ],
+)
+def test_any_number_is_a_seed(ask, seed, first):
+    assert ask({"seed": seed}).job.seeds == (first,)
+
+
+def test_samples_have_neighbouring_seeds_around_the_end_of_their_range(ask):
+    assert ask({"seed": 2**32 - 1, "n_samples": 3}).job.seeds == (2**32 - 1, 0, 1)
+    assert ask({"n_samples": 2}).job.seeds == (99, 100)
+
+
+def test_the_server_never_picks_seed_zero():
+    assert all(0 < any_seed() < 2**32 for _ in range(1000))
+
+
+# samplers and schedules
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES])
+def test_every_sampler_of_nais_is_taken(ask, name):
+    found = ask({"sampler": name})
+    assert found.job.sampler == ALIASES.get(name, (name,))[0]
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_is_taken(ask, name):
+    assert ask({"noise_schedule": name}).job.schedule == name
+
+
+NATIVE = ("ddim_v3", "ddim", "plms", "k_lms", "k_dpm_fast", "nai_smea", "nai_smea_dyn")
+
+
+@pytest.mark.parametrize("sampler", NATIVE)
+def test_a_schedule_that_a_sampler_does_not_have_is_replaced_and_that_is_told(ask, sampler):
+    for name in set(SCHEDULES) - {"native"}:
+        found = ask({"sampler": sampler, "noise_schedule": name})
+        assert found.job.schedule == "native"
+        assert found.warnings == (f"noise_schedule: {name!r} does not go with {sampler}; native does",)
+    for harmless in ({"noise_schedule": "native"}, {}):
+        found = ask({"sampler": sampler, **harmless})
+        assert (found.job.schedule, found.warnings) == ("native", ())
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in NATIVE])
+def test_the_others_have_every_schedule(ask, sampler):
+    assert ask({"sampler": sampler, "noise_schedule": "polyexponential"}).job.schedule == "polyexponential"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sampler", "smea"),
+    [
+        ({"sm": True}, "k_dpmpp_2m", "smea"),
+        ({"sm_dyn": True}, "k_dpmpp_2m", "dyn"),
+        ({"sm": False, "sm_dyn": True}, "k_dpmpp_2m", "dyn"),
+        ({"sampler": "nai_smea"}, "k_euler_ancestral", "smea"),
+        ({"sampler": "nai_smea", "sm": False}, "k_euler_ancestral", "smea"),
+        ({"sampler": "nai_smea_dyn", "sm": False, "sm_dyn": False}, "k_euler_ancestral", "dyn"),
+        ({"sampler": "nai_smea_dyn", "sm": True}, "k_euler_ancestral", "dyn"),
+        ({"sampler": "ddim", "sm": True, "sm_dyn": True}, "ddim_v3", "off"),
+        ({"sampler": "ddim_v3", "sm": "true", "sm_dyn": "true"}, "ddim_v3", "off"),
+        ({"sampler": "plms", "sm": True}, "plms", "off"),
+        ({"sampler": "k_lms", "sm": True}, "k_lms", "off"),
+        ({"sampler": "k_dpm_fast", "sm": True}, "k_dpm_fast", "smea"),
+        # by area: from 2,166,785 pixels, which 1472x1472 misses by one
+        ({"autoSmea": True, "width": 1472, "height": 1472}, "k_dpmpp_2m", "off"),
+        ({"autoSmea": True, "width": 1472, "height": 1504}, "k_dpmpp_2m", "smea"),
+        ({"auto_smea": True, **BIG}, "k_dpmpp_2m", "smea"),
+        ({"autoSmea": True, "sm": False, **BIG}, "k_dpmpp_2m", "smea"),
+        ({"autoSmea": True, "sm_dyn": True, **BIG}, "k_dpmpp_2m", "dyn"),
+        ({"autoSmea": True, "sampler": "ddim_v3", **BIG}, "ddim_v3", "off"),
+        ({"autoSmea": False, **BIG}, "k_dpmpp_2m", "off"),
+        ({"autoSmea": "yes", **BIG}, "k_dpmpp_2m", "off"),
+        (BIG, "k_dpmpp_2m", "off"),
+    ],
+)
+def test_samplers_aliases_and_smea(ask, asked, sampler, smea):
+    job = ask(asked).job
+    assert (job.sampler, job.smea) == (sampler, smea)
+
+
+@pytest.mark.parametrize(
+    ("asked", "bug", "brownian"),
+    [
+        ({"sampler": "k_euler_ancestral", "noise_schedule": "native"}, True, False),
+        ({"sampler": "k_euler_ancestral", "noise_schedule": "karras"}, False, True),
+        ({"sampler": "k_euler_ancestral"}, False, True),  # the profile's karras
+        ({"sampler": "nai_smea", "noise_schedule": "karras"}, True, False),
+        ({"sampler": "k_euler", "noise_schedule": "karras"}, True, False),
+        ({"sampler": "k_euler_ancestral", "deliberate_euler_ancestral_bug": True, "prefer_brownian": False}, True, False),
+        ({"sampler": "k_euler", "deliberate_euler_ancestral_bug": False, "prefer_brownian": True}, False, True),
+    ],
+)  # fmt: skip
+def test_the_flags_of_euler_a(ask, asked, bug, brownian):
+    found = ask(asked)
+    assert found.recorded == {"deliberate_euler_ancestral_bug": bug, "prefer_brownian": brownian}
+    assert found.job.brownian is brownian
+
+
+# models
+
+
+@pytest.mark.parametrize("setting", ["map", "refuse"])
+@pytest.mark.parametrize("model", ["nai-diffusion-3", "nai-diffusion-3-inpainting", "mine", None, ""])
+def test_the_model_that_is_loaded_answers_under_all_its_names(ask, model, setting):
+    found = ask(model=model, unknown_models=setting)
+    assert (found.job.model, found.warnings) == ("nai-diffusion-3", ())
+
+
+@pytest.mark.parametrize("model", ["nai-diffusion-2", "nai-diffusion-5-full", "stable-diffusion", "x" * 200])
+def test_an_unknown_model_is_answered_by_the_loaded_one_or_refused(ask, refusal, model):
+    found = ask(model=model)
+    assert found.job.model == "nai-diffusion-3"
+    assert found.warnings == (f"model: {model!r} is answered by 'nai-diffusion-3'",)
+    assert refusal(model=model, unknown_models="refuse").startswith(f"model: {model!r} doesn't exist here")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("nai-difusion-3", "model: 'nai-difusion-3' doesn't exist here; did you mean 'nai-diffusion-3'?; served: nai-diffusion-3, mine"),
+        ("dalle-mini", "model: 'dalle-mini' doesn't exist here; served: nai-diffusion-3, mine"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_what_there_is(refusal, model, said):
+    assert refusal(model=model, unknown_models="refuse") == said
+
+
+@pytest.mark.parametrize("setting", ["map", "refuse"])
+@pytest.mark.parametrize("kind", ["", "-inpainting"])
+@pytest.mark.parametrize("model", ["nai-diffusion-furry-3", "nai-diffusion-3-furry"])
+def test_a_model_that_is_listed_but_not_loaded_is_never_answered_by_another(refusal, model, kind, setting):
+    name = PRESETS.canonical(model + kind)
+    said = f"model: {name!r} is in the catalogue but not loaded; loaded is 'nai-diffusion-3'"
+    assert refusal(model=model + kind, unknown_models=setting) == said
+
+
+# what is refused, and what is only said
+
+
+@pytest.mark.parametrize(
+    ("top", "parameters", "said"),
+    [
+        ({}, {"sampler": "k_eular"}, "parameters.sampler: 'k_eular' is not a sampler (did you mean 'k_euler'?); known: k_euler, k_euler_ancestral, "),
+        ({}, {"sampler": "K_EULER"}, "parameters.sampler: 'K_EULER' is not a sampler"),
+        ({}, {"noise_schedule": "karas"}, "parameters.noise_schedule: 'karas' is not a noise schedule (did you mean 'karras'?); known: native, "),
+        ({}, {"noise_schedule": "karas", "sampler": "ddim_v3"}, "parameters.noise_schedule: 'karas' is not a noise schedule"),
+        # pictures to start from
+        ({}, {"image": "AAAA"}, "parameters.image: not a PNG, WebP or JPEG picture"),
+        ({"action": "img2img"}, {"image": "AAAA", "strength": 7}, "parameters.strength: 7 is not a number from 0 to 1"),
+        ({}, {"image": "AAAA", "noise": "much"}, "parameters.noise: 'much' is not a number from 0 to 1"),
+        ({}, {"image": "http://169.254.169.254/x"}, "parameters.image: not Base64; a picture is sent in it"),
+        ({}, {"image": {"url": "file:///etc/passwd"}}, "parameters.image: not a text"),
+        ({"action": "infill"}, {"image": PICTURE, "mask": "AAAA"}, "parameters.mask: not a PNG, WebP or JPEG picture"),
+        ({"action": "infill"}, {"image": PICTURE, "mask": PICTURE}, "parameters.mask: black everywhere"),
+        ({"action": "infill"}, {"image": PICTURE, "mask": WHITE, "inpaintImg2ImgStrength": 0}, "parameters.inpaintImg2ImgStrength: 0 is not a number above 0"),
+        ({"action": "img2img"}, {"strength": 0.7}, "parameters.image: img2img needs an image"),
+        ({"action": "img2img"}, {"image": ""}, "parameters.image: img2img needs an image"),
+        ({"action": "infill"}, {"image": "AAAA"}, "parameters.mask: infill needs an image and a mask"),
+        ({"action": "infill"}, {"mask": "AAAA"}, "parameters.mask: infill needs an image and a mask"),
+        ({}, {"reference_image": "AAAA"}, "parameters.reference_image: vibe transfer is not offered by this version"),
+        ({}, {"reference_image_multiple": ["AAAA"]}, "parameters.reference_image_multiple: vibe transfer is not offered"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_names_field_value_and_what_is_allowed(refusal, top, parameters, said):
+    assert refusal(parameters, **top).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("top", "parameters", "said"),
+    [
+        ({"input": "cat " * 225}, {}, ()),
+        ({"input": "cat " * 226}, {}, ("input: 226 tokens, cut after 225",)),
+        ({"input": "cat " * 225 + "|" + "cat " * 224}, {}, ()),
+        ({"input": "cat|" + "cat " * 300}, {}, ("input: 300 tokens, cut after 225",)),
+        ({}, {"negative_prompt": "cat " * 230}, ("negative_prompt: 230 tokens, cut after 225",)),
+        ({}, {"uc": "cat " * 230, "scale": 7.5}, ("negative_prompt: 230 tokens, cut after 225", "scale: 7.5 is more than this model takes well (7)")),
+        ({}, {"scale": 7}, ()),
+        ({"model": "x"}, {"sampler": "ddim_v3", "noise_schedule": "karras"},
+         ("model: 'x' is answered by 'nai-diffusion-3'", "noise_schedule: 'karras' does not go with ddim_v3; native does")),
+    ],
+)  # fmt: skip
+def test_what_is_said_beside_the_pictures(ask, top, parameters, said):
+    assert ask(parameters, **top).warnings == said
+
+
+def test_a_model_that_takes_any_scale_says_nothing(ask):
+    assert ask({"scale": 50}, profile=PROFILE.model_copy(update={"guards": Guards()})).warnings == ()
+
+
+def test_a_webp_too_long_for_the_format_is_refused_before_it_is_drawn(ask, refusal):
+    size = {"width": 64, "height": 49152}
+    assert ask({**size, "image_format": "png"}).job.height == 49152
+    assert "webp cannot hold 64x49152; sides are at most 16383" in refusal({**size, "image_format": "webp"})
+
+
+@pytest.mark.parametrize("top", [{"input": "a|" * 32}, {"parameters": {"uc": "a|" * 32}}])
+def test_a_mix_has_an_end(ask, refusal, top):
+    said = refusal(**top) if "input" in top else refusal(top["parameters"])
+    assert "mixes 33 texts; at most 32" in said
+    assert ask(input="|".join("a" * 32)).job.prompts.positive.count("|") == 31
+
+
+def test_a_mix_of_nothing_is_told_by_the_name_of_its_field(refusal):
+    assert refusal(input="cat:0|dog:0").startswith("input: every part of the '|' mix has weight 0")
+    assert refusal({"uc": "cat:0|"}).startswith("negative_prompt: every part of the '|' mix has weight 0")

@@ -1,0 +1,184 @@
+"""What a client is told when it does not get a picture, always in one envelope."""
+
+import difflib
+import json
+import re
+
+import pytest
+from fastapi.testclient import TestClient
+from painter import HERE, URL, Painter, house
+
+from pipelines.errors import InvalidPrompt, NotFinite, UnknownName, WeightsError
+from server import errors
+from server.api.access import Door
+from server.app import create_app
+from server.config.catalog import single
+from server.engine.model import recognise
+from server.errors import ApiError, Overloaded, Unavailable, shortened
+
+JSON = "application/json"
+BODY = {"input": "a", "parameters": {"width": 64, "height": 64}}
+
+
+@pytest.fixture(scope="module")
+def painter():
+    return Painter()
+
+
+@pytest.fixture(scope="module")
+def client(demo_file, painter):
+    here = house(recognise(single(demo_file)), painter, body_limit=1)
+    with pytest.MonkeyPatch.context() as patch, TestClient(create_app(here), base_url=HERE) as client:
+        patch.setattr(errors, "LINGER", 0.01)
+        here.engine.wait_ready()
+        yield client
+
+
+def told(answer, status):
+    """The message, after everything that is true of every refusal."""
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == JSON
+    assert set(answer.json()) == {"statusCode", "message"}
+    assert answer.json()["statusCode"] == status
+    assert answer.text.isascii()
+    assert len(answer.text) < 700
+    assert not re.search(r"pydantic|starlette|Traceback|\.py\b|errors\.|line \d|site-packages", answer.text)
+    return answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind", "status", "message"),
+    [
+        ("GET", "/nowhere", None, "", 404, "GET '/nowhere': there is nothing here"),
+        ("POST", "/ai/generate-image/", BODY, JSON, 404, "POST '/ai/generate-image/': there is nothing here"),
+        ("GET", "/" + "x" * 500, None, "", 404, "GET '/" + "x" * 75 + "...: there is nothing here"),
+        ("GET", "/<script>%0a%C3%A9", None, "", 404, r"GET '/<script>\n\xe9': there is nothing here"),
+        ("GET", URL, None, "", 405, "GET: this path takes POST"),
+        ("POST", "/live", BODY, JSON, 405, "POST: this path takes GET"),
+        ("BREW", "/live", None, "", 405, "BREW: this path takes GET"),
+        ("OPTIONS", "/live", None, "", 405, "OPTIONS: this path takes GET"),
+        ("POST", URL, " " * 1_048_577, JSON, 413, "the body is larger than 1 MiB"),
+        ("POST", URL, BODY, "text/plain", 415, "Content-Type: 'text/plain' is not application/json or multipart/form-data"),
+        ("POST", URL, {"input": "a"}, JSON, 400, "parameters: is required"),
+        ("POST", URL, {"parameters": None}, JSON, 400, "parameters: null is not an object"),
+        ("POST", URL, {"parameters": "steps"}, JSON, 400, "parameters: 'steps' is not an object"),
+        ("POST", URL, {"parameters": [1]}, JSON, 400, "parameters: an array is not an object"),
+    ],
+    ids=lambda part: ascii(part)[:40],
+)  # fmt: skip
+def test_every_refusal_is_in_the_envelope(client, painter, method, path, body, kind, status, message):
+    content = body if isinstance(body, str) or body is None else json.dumps(body)
+    answer = client.request(method, path, content=content, headers={"Content-Type": kind} if kind else {})
+    assert told(answer, status) == message
+    assert status != 405 or answer.headers["allow"] == message.split()[-1]
+    assert status != 413 or answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"steps": 0}, "parameters.steps: 0 is not a whole number from 1 to 50"),
+        ({"steps": 1.5}, "parameters.steps: 1.5 is not a whole number from 1 to 50"),
+        ({"steps": True}, "parameters.steps: true is not a whole number from 1 to 50"),
+        ({"steps": {}}, "parameters.steps: an object is not a whole number from 1 to 50"),
+        ({"steps": [28]}, "parameters.steps: an array is not a whole number from 1 to 50"),
+        ({"steps": 10**400}, f"parameters.steps: 1{'0' * 76}... is not a whole number from 1 to 50"),
+        ({"scale": "high"}, "parameters.scale: 'high' is not a number from 0 to 50"),
+        ({"sm": "maybe"}, "parameters.sm: 'maybe' is not true or false"),
+        ({"sm": "ture"}, "parameters.sm: 'ture' is not true or false; did you mean 'true'?"),
+        ({"image_format": "wepb"}, "parameters.image_format: 'wepb' is not png or webp; did you mean 'webp'?"),
+        ({"image_format": "jpeg"}, "parameters.image_format: 'jpeg' is not png or webp"),
+        ({"negative_prompt": 7}, "parameters.negative_prompt: 7 is not a text of at most 40000 characters"),
+        ({"uc": "x" * 50_000}, f"parameters.uc: '{'x' * 76}... is not a text of at most 40000 characters"),
+        ({"uc": "é\n" * 50_000}, "parameters.uc: '" + r"\xe9\n" * 12 + r"\xe9... is not a text"),
+        ({"sampler": "k_eular"}, "parameters.sampler: 'k_eular' is not a sampler (did you mean 'k_euler'?); known: "),
+        ({"noise_schedule": "karas"}, "(did you mean 'karras'?); known: native, "),
+        ({"sampler": "x" * 201}, "parameters.sampler: 'xxx"),
+    ],
+    ids=lambda part: ascii(part)[:50],
+)  # fmt: skip
+def test_a_wrong_value_is_told_with_its_field_itself_and_what_is_allowed(client, parameters, message):
+    answer = client.post(URL, content=json.dumps({"parameters": parameters}), headers={"Content-Type": JSON})
+    assert message in told(answer, 400)
+
+
+@pytest.mark.parametrize(
+    ("action", "hint"),
+    [("generat", "generate"), ("img2image", "img2img"), ("inpaint", None), ("", None), ("generate " * 500_000, None)],
+    ids=lambda part: ascii(part)[:30],
+)  # fmt: skip
+def test_what_was_meant_is_guessed_without_reading_a_whole_body(client, monkeypatch, action, hint):
+    compared = []
+
+    def near(word, known, n):
+        compared.append(word)
+        return difflib.get_close_matches(word, known, n)
+
+    monkeypatch.setattr(errors, "get_close_matches", near)
+    message = told(client.post(URL, json={"action": action[:900_000], "parameters": {}}), 400)
+    assert message.startswith("action: ")
+    assert "is not generate, img2img or infill" in message
+    assert message.endswith(f"did you mean {hint!r}?" if hint else "infill")
+    assert max(map(len, compared)) <= 40
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (RuntimeError("CUDA error at /home/somebody"), 500, errors.MISTAKE),
+        (MemoryError("9 GiB at 0x7f00"), 500, errors.MISTAKE),
+        (KeyError("model.safetensors"), 500, errors.MISTAKE),
+        (RecursionError("maximum recursion depth"), 500, errors.MISTAKE),
+        (NotFinite("step 3 of 28 produced NaN"), 500, "step 3 of 28 produced NaN"),
+        (WeightsError("/home/somebody/x.safetensors", "truncated"), 500, "x.safetensors: truncated"),
+        (InvalidPrompt("every part has weight 0"), 400, "every part has weight 0"),
+        (UnknownName("sampler", "x", ["k_euler"]), 400, "'x' is not a sampler; known: k_euler"),
+        (Overloaded(64), 429, "64 requests are waiting already; try again shortly"),
+        (Unavailable("the model is still loading"), 503, "the model is still loading"),
+    ],
+    ids=lambda part: type(part).__name__ if isinstance(part, Exception) else None,
+)
+def test_a_failure_while_drawing_is_told_as_what_it_is(
+    client, painter, monkeypatch, failure, status, message
+):
+    monkeypatch.setattr(painter, "failure", failure)
+    answer = client.post(URL, json=BODY)
+    assert told(answer, status) == message
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
+    assert status not in (429, 503) or int(answer.headers["retry-after"]) > 0
+    monkeypatch.undo()
+    assert client.post(URL, json=BODY).status_code == 200
+
+
+def test_a_token_that_is_missing_and_a_name_that_is_not_ours_are_in_the_envelope_too(demo_file):
+    client = TestClient(
+        create_app(house(recognise(single(demo_file)), Painter(), door=Door(("t" * 64,)))), base_url=HERE
+    )
+    assert told(client.post(URL, json=BODY), 401) == "Unauthorized"
+    assert told(client.get("/live", headers={"Host": "evil"}), 403).startswith(
+        "Host: 'evil' is not a name of this server"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"), (True, "true"), (False, "false"), (1, "1"), (1.5, "1.5"), (float("nan"), "nan"),
+        (float("inf"), "inf"), ("a", "'a'"), ("é\0\ud800", r"'\xe9\x00\ud800'"), ({"a": 1}, "an object"),
+        ([1], "an array"), ("x" * 78, "'" + "x" * 78 + "'"), ("x" * 79, "'" + "x" * 76 + "..."),
+        ("\U0001f600" * 10**6, "'" + r"\U0001f600" * 7 + r"\U0001..."), (10**100, "1" + "0" * 76 + "..."),
+    ],
+    ids=lambda part: ascii(part)[:30],
+)  # fmt: skip
+def test_a_value_in_a_message_is_short(value, text):
+    assert shortened(value) == text
+
+
+def test_every_refusal_has_its_status():
+    assert {kind.__name__: kind.status for kind in ApiError.__subclasses__()} == {
+        "Rejected": 400, "Unauthorized": 401, "Forbidden": 403, "NotFound": 404, "TooSlow": 408, "TooLarge": 413,
+        "Unsupported": 415, "Overloaded": 429, "HeadTooLarge": 431, "Unavailable": 503,
+    }  # fmt: skip
+    assert all(
+        f"{kind.__name__:<15} {kind.status}" in (errors.__doc__ or "") for kind in ApiError.__subclasses__()
+    )
