@@ -17,7 +17,7 @@ from demo.train_adapter import after
 from demo.train_inpainting import infilled
 from demo.train_unet import asked
 from pipelines.pipeline import Pipeline
-from pipelines.weights.load import load
+from pipelines.weights.load import load_weights
 
 SIZE = (512, 512)
 
@@ -27,7 +27,7 @@ def infill(scenes: list[Scene]) -> dict[str, float]:
 
     A shape is to become another one of another colour; a head is to have other hair.
     """
-    pipeline = Pipeline(load(DEMO, inpainting=INPAINTING))
+    pipeline = Pipeline(load_weights(DEMO, inpainting=INPAINTING))
     rng = np.random.default_rng(7)
     right: list[bool] = []
     changed = 0
@@ -89,7 +89,7 @@ def adopts(scene: Scene, pixels: Pixels) -> bool:
 
 def adapter(scenes: list[Scene]) -> dict[str, float]:
     """How often a reference's palette is adopted, by strength; the prompt says nothing but who is there."""
-    weights = load(DEMO)
+    weights = load_weights(DEMO)
     eye = opened_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
     rng = np.random.default_rng(8)
     found: dict[float, list[bool]] = {1.0: [], 0.0: []}

@@ -1,6 +1,6 @@
 """Claim: the few semantic tests of the demo model notice a broken pipeline.
 
-Each mutation changes one place in a copy of the sources and runs tests/test_semantics.py there; it must fail.
+Each mutation changes one place in a copy of the sources and runs tests/end_to_end/test_semantics.py there; it must fail.
 Run: python -m benchmarks.demo_mutations [NAMES].
 """
 
@@ -104,7 +104,14 @@ def failing(file: str, old: str, new: str) -> list[str]:
         if text.count(old) != 1:
             raise SystemExit(f"{file} holds {old!r} {text.count(old)} times, not once")
         (copy / file).write_text(text.replace(old, new), "utf-8")
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_semantics.py"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "tests/end_to_end/test_semantics.py",
+        ]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=_own(copy))
     if done.returncode not in (0, 1):
         raise SystemExit(done.stdout + done.stderr)

@@ -30,9 +30,9 @@ from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
-from pipelines.weights.load import load
+from pipelines.weights.load import load_weights
 from server.config.resources import configs
-from server.request.presets import Texts, completed, load_presets
+from server.request.presets import PromptTexts, apply_presets, load_presets
 
 RESULTS = Path(__file__).parent / "results"
 Size = tuple[int, int]
@@ -57,8 +57,8 @@ class Easel:
     ) -> Pixels:
         """A picture; without a negative prompt the first UC preset is added."""
         presets = load_presets(configs() / "presets.toml")
-        texts = Texts(prompt, negative or "", quality, 0 if negative is None else None)
-        texts = completed(texts, presets, "nai-diffusion-3", "auto")
+        texts = PromptTexts(prompt, negative or "", quality, 0 if negative is None else None)
+        texts = apply_presets(texts, presets, "nai-diffusion-3", "auto")
         prompts = Prompts(texts.positive, texts.negative)
         guidance = Guidance(scale, rescale=rescale)
         job = Job("demo", prompts, *size, 28, "k_euler", "native", guidance, (seed,))
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--prompts", type=int, default=110)
     arguments = parser.parse_args()
-    easel, file = Easel(Pipeline(load(arguments.model))), RESULTS / "demo_semantics.json"
+    easel, file = Easel(Pipeline(load_weights(arguments.model))), RESULTS / "demo_semantics.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
     for part in arguments.parts:
         kept[part] = PARTS[part](easel, arguments.prompts)

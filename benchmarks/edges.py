@@ -25,11 +25,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Prompts
-from server.api.archive import zipped
-from server.engine.engine import Drawn
+from server.api.archive import zip_pictures
+from server.engine.engine import Result
 from server.picture.signature import SigningKey
 from server.picture.stealth import Rgb
-from server.picture.writer import Imprint, encoded
+from server.picture.writer import MetadataPolicy, write_job_picture
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
@@ -50,7 +50,7 @@ JOB = Job(
     seeds=(7,),
 )
 LADDER = tuple(14.6 * (1 - step / 28) for step in range(29))
-IMPRINT = Imprint("00C0FFEE", SigningKey(Ed25519PrivateKey.generate()), "full", "exact")
+IMPRINT = MetadataPolicy("00C0FFEE", SigningKey(Ed25519PrivateKey.generate()), "full", "exact")
 
 
 def pictures() -> Iterator[tuple[str, Rgb]]:
@@ -82,8 +82,8 @@ def shapes() -> Rgb:
 
 def ours(rgb: Rgb) -> bytes:
     """The ZIP of a picture."""
-    drawn = Drawn([rgb], LADDER, waited=0.0, seconds=4.25)
-    return zipped([encoded(IMPRINT, JOB, drawn, 0, {}, "png")])
+    drawn = Result([rgb], LADDER, queue_seconds=0.0, run_seconds=4.25)
+    return zip_pictures([write_job_picture(IMPRINT, JOB, drawn, 0, {}, "png")])
 
 
 def within(archive: bytes) -> Image.Image:

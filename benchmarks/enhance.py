@@ -19,10 +19,10 @@ from benchmarks.machine import machine
 from demo.checkpoint import DEMO
 from demo.model import as_served
 from pipelines.image.vae import Pixels
-from pipelines.job import Enhance, Guidance, Job, Picture, Prompts, second_pass
+from pipelines.job import Enhance, Guidance, Job, Prompts, RgbImage, second_pass
 from pipelines.pipeline import Pipeline
-from pipelines.upscale.upscaler import lanczos
-from pipelines.weights.load import load
+from pipelines.upscale.upscaler import resize_lanczos
+from pipelines.weights.load import load_weights
 from server.request.tasks import MAGNITUDES
 
 HERE = Path(__file__).parent
@@ -72,25 +72,27 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
-    pipeline = Pipeline(load(arguments.model))
+    pipeline = Pipeline(load_weights(arguments.model))
     first = job(arguments.seed)
     drawn = pipeline.run(first)[0]
-    enlarged = lanczos(drawn, *LARGE)
+    enlarged = resize_lanczos(drawn, *LARGE)
     shown, found = [enlarged], dict[str, dict[str, float]]()
     for magnitude, (strength, noise) in MAGNITUDES.items():
         seeds = {"seed": arguments.seed + 1, "noise_seed": arguments.seed + 1}
         enhance = Enhance(*LARGE, strength, noise, **seeds)
-        picture = Picture(*LARGE, enlarged.tobytes())
+        picture = RgbImage(*LARGE, enlarged.tobytes())
         result = pipeline.run(as_served(second_pass(first, enhance, 0, picture)))[0]
         shown.append(result)
         found[str(magnitude)] = {
-            "likeness": round(likeness(luma(lanczos(result, *SMALL)), luma(drawn)), 3),
+            "likeness": round(likeness(luma(resize_lanczos(result, *SMALL)), luma(drawn)), 3),
             "fineness": round(fineness(luma(result)) / fineness(luma(enlarged)), 2),
         }
         print(magnitude, found[str(magnitude)], flush=True)
     told = {"sizes": [SMALL, LARGE], "magnitudes": found, "machine": machine()}
     (HERE / "results" / "enhance.json").write_text(json.dumps(told, indent=2) + "\n")
-    sheet = np.concatenate([lanczos(picture, LARGE[0] // 3, LARGE[1] // 3) for picture in shown], axis=1)
+    sheet = np.concatenate(
+        [resize_lanczos(picture, LARGE[0] // 3, LARGE[1] // 3) for picture in shown], axis=1
+    )
     Image.fromarray(sheet).save(HERE.parent / "docs" / "enhance.webp", quality=85)
 
 

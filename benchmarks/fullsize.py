@@ -25,10 +25,10 @@ from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.architecture import sdxl
-from pipelines.weights.detect import identify
-from pipelines.weights.key_map import Source
-from pipelines.weights.load import Weights, load, parts_of
-from pipelines.weights.networks import build
+from pipelines.weights.detect import detect
+from pipelines.weights.key_map import MappedKey
+from pipelines.weights.load import Weights, load_weights, model_parts
+from pipelines.weights.networks import build_networks
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,16 +36,16 @@ RESULTS = Path(__file__).parent / "results"
 def stored_shapes() -> dict[str, tuple[int, ...]]:
     """Every tensor of an SDXL single file and its shape, markers included."""
     architecture = sdxl()
-    unet, vae, towers = build(architecture)
+    unet, vae, towers = build_networks(architecture)
     shapes: dict[str, tuple[int, ...]] = {"v_pred": (0,), "ztsnr": (0,)}
-    for part in parts_of(architecture, unet.module, vae.module, [tower.module for tower in towers]):
+    for part in model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers]):
         for name, tensor in part.module.state_dict().items():
             source = part.sources[name]
             shapes[source.key] = stored_shape(source, tuple(tensor.shape))
     return shapes
 
 
-def stored_shape(source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
+def stored_shape(source: MappedKey, shape: tuple[int, ...]) -> tuple[int, ...]:
     """How the file holds a tensor of ours."""
     if source.shaping == "conv":
         return (*shape, 1, 1)
@@ -103,18 +103,18 @@ def read_whole(tensors: Iterable[torch.Tensor]) -> int:
 
 def ours(path: Path) -> Weights:
     """Our loader, no dtype changed."""
-    return load(path, dtype=torch.float16, vae_dtype=torch.float16)
+    return load_weights(path, dtype=torch.float16, vae_dtype=torch.float16)
 
 
 def parameters(weights: Weights) -> Iterator[torch.Tensor]:
     """All the weights of a loaded model."""
-    for network in (weights.unet, weights.vae, *weights.towers):
+    for network in (weights.unet, weights.vae, *weights.text_encoders):
         yield from cast("Any", network).module.parameters()
 
 
 def picture(path: Path) -> dict[str, object]:
     """One small picture on the CPU, in bfloat16."""
-    pipeline = Pipeline(load(path, dtype=torch.bfloat16))
+    pipeline = Pipeline(load_weights(path, dtype=torch.bfloat16))
     job = Job("m", Prompts("1girl"), 256, 256, 2, "k_euler", "native", Guidance(5.0), seeds=(1,))
     seconds, drawn = timed(lambda: pipeline.run(job))
     assert isinstance(drawn, list)
@@ -127,7 +127,7 @@ def picture(path: Path) -> dict[str, object]:
 
 def measure(path: Path, rounds: int) -> dict[str, object]:
     """Everything about one file; the first round of each side only warms the page cache."""
-    sniffing = [timed(lambda: identify(path))[0] for _ in range(5)]
+    sniffing = [timed(lambda: detect(path))[0] for _ in range(5)]
     loads, reads, references, growth = [], [], [], []
     for _ in range(rounds + 1):
         before = anonymous()

@@ -24,11 +24,11 @@ from benchmarks.machine import machine
 from demo.architecture import demo_architecture
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
-from pipelines.text.encoding import TextEncoding
+from pipelines.text.encoding import PromptEncoder
 from pipelines.weights.architecture import Architecture, sdxl
-from pipelines.weights.detect import Identity
+from pipelines.weights.detect import Detection
 from pipelines.weights.load import Weights
-from pipelines.weights.networks import build
+from pipelines.weights.networks import build_networks
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -51,14 +51,14 @@ SMALL = Size(demo_architecture(), 256, 384, 4, 3, 1024)
 
 def random_weights(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Weights:
     """A model of random weights made where it will run: no file, no copy."""
-    unet, vae, towers = build(architecture)
+    unet, vae, towers = build_networks(architecture)
     generator = torch.Generator(device).manual_seed(0)
     for module in (unet.module, vae.module, *(tower.module for tower in towers)):
         randomise(module.to_empty(device=device), generator)
         nn.Module.to(module, dtype=dtype)
     vae_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     nn.Module.to(vae.module, dtype=vae_dtype)
-    identity = Identity("sdxl", "single", 4, "v", True, ("random weights",))
+    identity = Detection("sdxl", "single", 4, "v", True, ("random weights",))
     return Weights(identity, architecture, unet, vae, towers, device, dtype, vae_dtype)
 
 
@@ -79,7 +79,7 @@ def inputs(
     size: Size, weights: Weights
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """One CFG pass: latents, times, text and size ids of two rows."""
-    texts = TextEncoding(weights.towers, weights.device).texts(Prompts("1girl, smile", "lowres"))
+    texts = PromptEncoder(weights.text_encoders, weights.device).encode(Prompts("1girl, smile", "lowres"))
     noise = torch.randn(2, 4, size.height // 8, size.width // 8, generator=torch.Generator().manual_seed(1))
     context = torch.stack([texts.positive.context, texts.negative.context]).to(weights.dtype)
     assert texts.positive.pooled is not None

@@ -58,10 +58,10 @@ def peak() -> float:
 
 def merge_here(paths: list[Path]) -> dict[str, object]:
     """Merge three models into a fourth file, in this process, and measure it."""
-    from pipelines.weights.merge import merge
+    from pipelines.weights.merge import merge_inpainting
 
     before = peak()
-    merged = merge(*paths)
+    merged = merge_inpainting(*paths)
     return {
         "summed": merged.summed,
         "copied": merged.copied,

@@ -25,11 +25,11 @@ from torch import nn
 from benchmarks.machine import machine
 from pipelines.image.vae import Pixels
 from pipelines.upscale.esrgan import load_rrdbnet
-from pipelines.upscale.rrdbnet import RrdbNet, Shape
+from pipelines.upscale.rrdbnet import RrdbConfig, RrdbNet
 from pipelines.upscale.upscaler import MARGIN, Upscaler, load_upscaler
 
 RESULTS = Path(__file__).parent / "results"
-ANIME = Shape(features=64, growth=32, blocks=6, doublings=2, fold=1)
+ANIME = RrdbConfig(features=64, growth=32, blocks=6, doublings=2, fold=1)
 WIDTH, HEIGHT = 832, 1216
 STRIP = (96, 480)
 """Height and width of what is enlarged both in two tiles and whole."""
@@ -65,11 +65,11 @@ def enlarging(path: Path) -> dict[str, float]:
     """Memory and time of one large picture; to be run in a fresh process."""
     torch.set_num_threads(1)
     upscaler = load_upscaler(path)
-    upscaler.enlarge(noise(16, 16))  # what torch sets up once belongs to no picture
+    upscaler.upscale(noise(16, 16))  # what torch sets up once belongs to no picture
     start = process_time()
-    upscaler.enlarge(noise(64, 64))
+    upscaler.upscale(noise(64, 64))
     little, before, start = process_time() - start, resident("VmRSS"), process_time()
-    upscaler.enlarge(noise(HEIGHT, WIDTH))
+    upscaler.upscale(noise(HEIGHT, WIDTH))
     return {
         "mib_with_the_model_loaded": round(before),
         "peak_mib_above_that": round(resident("VmHWM") - before),
@@ -81,8 +81,8 @@ def enlarging(path: Path) -> dict[str, float]:
 def differences(network: RrdbNet) -> dict[str, float]:
     """How far tiles and the whole are apart, in bytes, and how far the picture's values spread."""
     pixels = noise(*STRIP)
-    whole = Upscaler(network, max(STRIP)).enlarge(pixels).astype(int)
-    apart = np.abs(Upscaler(network).enlarge(pixels) - whole)
+    whole = Upscaler(network, max(STRIP)).upscale(pixels).astype(int)
+    apart = np.abs(Upscaler(network).upscale(pixels) - whole)
     return {
         "largest": int(apart.max()),
         "share_that_differs": round(float((apart > 0).mean()), 6),

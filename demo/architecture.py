@@ -1,6 +1,6 @@
 """The shape of the demo model: SDXL's wiring in miniature, over the real vocabulary."""
 
-from pipelines.weights.architecture import Architecture, Tower, sdxl, tower_config
+from pipelines.weights.architecture import Architecture, TextEncoderConfig, clip_config, sdxl
 
 NARROW, WIDE = 32, 64
 LATENT_SCALE = 0.99
@@ -31,7 +31,9 @@ def demo_architecture(channels: int = 4) -> Architecture:
         "norm_num_groups": 8,
     }
     towers = (
-        Tower(tower_config(NARROW, 3, 2, "quick_gelu"), "clip", full.towers[0].pad, False, False),
-        Tower(tower_config(WIDE, 4, 4, "gelu"), "openclip", 0, True, False),
+        TextEncoderConfig(
+            clip_config(NARROW, 3, 2, "quick_gelu"), "clip", full.text_encoders[0].pad, False, False
+        ),
+        TextEncoderConfig(clip_config(WIDE, 4, 4, "gelu"), "openclip", 0, True, False),
     )
     return Architecture("sdxl", unet, vae, towers, LATENT_SCALE)

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from demo.captions import caption
 from demo.distributed import rank
 from demo.language import COMMA, chunked, sprinkled
-from demo.latents import Shelf
-from demo.model import Draughtsman
+from demo.latents import LatentCache
+from demo.model import DemoModel
 from demo.objective import Objective
 from demo.scenes import Scene, Size
 from pipelines.text.tokens import Chunk
@@ -106,7 +106,7 @@ def _widened(given: object) -> object:
     return given.float() if isinstance(given, Tensor) and given.is_floating_point() else given
 
 
-class Lessons:
+class BatchLoss:
     """Batches of one stage: a step has the same ones every time, also when a training goes on from a checkpoint.
 
     Args:
@@ -116,7 +116,11 @@ class Lessons:
     """
 
     def __init__(
-        self, stage: Stage, opened: Callable[[Size, int], Shelf], told: float = 0.92, quick: bool = False
+        self,
+        stage: Stage,
+        opened: Callable[[Size, int], LatentCache],
+        told: float = 0.92,
+        quick: bool = False,
     ) -> None:
         self._stage = stage
         shelves = [[opened(*sized) for sized in part.sizes.items()] for part in stage.parts]
@@ -124,7 +128,7 @@ class Lessons:
         self._told, self._quick = told, quick
         self._objective = Objective(stage.dwelling)
 
-    def loss(self, model: Draughtsman, step: int, look: Look | None = None) -> Tensor:
+    def loss(self, model: DemoModel, step: int, look: Look | None = None) -> Tensor:
         """The weighted error of the velocity in a step's batches, every picture counting the same.
 
         Args:
@@ -140,7 +144,13 @@ class Lessons:
         return torch.stack(losses).sum() / sum(batches.values())
 
     def _batch_loss(
-        self, model: Draughtsman, rng: Generator, look: Look | None, own: Shelf, chances: Values, count: int
+        self,
+        model: DemoModel,
+        rng: Generator,
+        look: Look | None,
+        own: LatentCache,
+        chances: Values,
+        count: int,
     ) -> Tensor:
         chosen = [int(k) for k in rng.choice(len(chances), size=count, p=chances)]
         scenes = [own.scenes[k] for k in chosen]

@@ -79,7 +79,7 @@ def _flat(found: Mapping[str, Any], before: str = "") -> list[str]:
 def mutations(kept: Mapping[str, list[str]]) -> str:
     """What was broken, and the tests that failed."""
     rows = [(broken, ", ".join(f"`{name}`" for name in failed) or "none") for broken, failed in kept.items()]
-    return table(("broken", "tests of `tests/test_semantics.py` that fail"), rows)
+    return table(("broken", "tests of `tests/end_to_end/test_semantics.py` that fail"), rows)
 
 
 def renewed(page: str, parts: Mapping[str, str]) -> str:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from demo.architecture import demo_architecture
 from pipelines.weights.architecture import METADATA_KEY, Architecture
-from pipelines.weights.key_map import exported
-from pipelines.weights.load import parts_of
-from pipelines.weights.networks import build
+from pipelines.weights.key_map import to_stored
+from pipelines.weights.load import model_parts
+from pipelines.weights.networks import build_networks
 
 SEED = 20231115
 WEIGHTS = Path(__file__).parent / "weights"
@@ -25,7 +25,7 @@ DEMO, INPAINTING, VIBE = (
 def build_demo(path: Path, channels: int = 4) -> Path:
     """Write an untrained demo model; the same bytes every time."""
     architecture = demo_architecture(channels)
-    unet, vae, towers = build(architecture)
+    unet, vae, towers = build_networks(architecture)
     modules = [unet.module, vae.module, *(tower.module for tower in towers)]
     write(path, architecture, [random_weights(module, SEED + k) for k, module in enumerate(modules)])
     return path
@@ -54,11 +54,11 @@ def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Ten
     Args:
         weights: state dicts of the networks in that order; a file of a UNet alone has only the first.
     """
-    unet, vae, towers = build(architecture)
-    parts = parts_of(architecture, unet.module, vae.module, [tower.module for tower in towers])
+    unet, vae, towers = build_networks(architecture)
+    parts = model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])
     stored = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     for part, tensors in zip(parts, weights, strict=False):
-        for key, tensor in exported(part.sources, tensors).items():
+        for key, tensor in to_stored(part.sources, tensors).items():
             stored[key] = tensor.half().contiguous()
     metadata = {
         "modelspec.architecture": "stable-diffusion-xl-v1-base",

@@ -8,13 +8,13 @@ from PIL import Image, ImageFilter
 from demo.canvas import Pixels
 
 
-def monochrome(pixels: Pixels) -> Pixels:
+def to_monochrome(pixels: Pixels) -> Pixels:
     """The picture in greys."""
     grey = np.asarray(Image.fromarray(pixels).convert("L"))
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def spoiled(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+def degrade(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
     """A bad copy: few pixels, blurred, packed hard as JPEG, colours faded and edges fringed.
 
     Args:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 
-def join() -> None:
+def join_processes() -> None:
     """Meet the other processes, if torchrun has started this one."""
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")

@@ -51,7 +51,7 @@ class Face:
 
 def lab(colours: object) -> Values:
     """sRGB bytes (..., 3) to CIELAB under D65."""
-    return toning.lab(np.asarray(colours, np.uint8)).astype(np.float64)
+    return toning.to_lab(np.asarray(colours, np.uint8)).astype(np.float64)
 
 
 def distance(picture: Values, colour: object) -> Values:

@@ -18,7 +18,7 @@ from demo.palette import EYES, HAIR, PLAIN
 from demo.scenes import STYLES
 from demo.shapes import KINDS
 from pipelines.text.prompt import parse
-from pipelines.text.tokens import BOS, CHUNK, EMPTY, EOS, Chunk, chunks, token_ids
+from pipelines.text.tokens import BOS, CHUNK, EMPTY, EOS, Chunk, split_chunks, tokenize
 
 VOCABULARY, COMMA = 49408, 267
 PHRASES = (
@@ -32,7 +32,7 @@ PHRASES = (
 
 def known_tokens() -> tuple[int, ...]:
     """The ids that captions are made of, with begin, end and both kinds of padding."""
-    said = {token for phrase in PHRASES for token in token_ids(phrase)}
+    said = {token for phrase in PHRASES for token in tokenize(phrase)}
     return tuple(sorted(said | {0, BOS, EOS}))
 
 
@@ -47,10 +47,10 @@ class Language(nn.Module):
         folding = torch.zeros(VOCABULARY, dtype=torch.long)
         folding[list(known)] = torch.arange(1, len(known) + 1)
         self.register_buffer("folding", folding, persistent=False)
-        self.pads = tuple(tower.pad for tower in demo_architecture().towers)
+        self.pads = tuple(tower.pad for tower in demo_architecture().text_encoders)
         kinds = (CLIPTextModel, CLIPTextModelWithProjection)
         places = {"vocab_size": len(known) + 1, "bos_token_id": len(known) - 1, "eos_token_id": len(known)}
-        configs = [dict(tower.config) | places for tower in demo_architecture().towers]
+        configs = [dict(tower.config) | places for tower in demo_architecture().text_encoders]
         self.towers = nn.ModuleList(
             cast("Any", kind)(cast("Any", CLIPTextConfig)(**config))
             for kind, config in zip(kinds, configs, strict=True)
@@ -107,7 +107,7 @@ class Language(nn.Module):
 
 def chunked(captions: Iterable[str], most: int) -> list[tuple[Chunk, ...]]:
     """Captions as the server cuts them, to `most` chunks at the utmost and filled up to the longest."""
-    cut = [chunks(parse(caption, "nai")[0].runs)[:most] for caption in captions]
+    cut = [split_chunks(parse(caption, "nai")[0].runs)[:most] for caption in captions]
     longest = max(map(len, cut))
     plain = [tuple(Chunk(part.ids, (1.0,) * len(part.ids)) for part in parts) for parts in cut]
     return [(*parts, *(EMPTY for _ in range(longest - len(parts)))) for parts in plain]

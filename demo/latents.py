@@ -19,11 +19,11 @@ from demo.masks import random_mask
 from demo.scenes import Scene, Size
 from demo.train_vae import as_tensor
 from demo.views import view_of
-from pipelines.image.inpainting import around, hidden
+from pipelines.image.inpainting import build_inpaint_channels, erase_masked
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class LatentCache:
     """The scenes of one size, in half precision.
 
     Attributes:
@@ -63,7 +63,7 @@ def scene_of(size: Size, number: int) -> tuple[Scene, np.random.Generator]:
     return random_scene(rng), rng
 
 
-def shelf(folder: Path, size: Size, count: int, vae: AutoencoderKL, masked: bool = False) -> Shelf:
+def shelf(folder: Path, size: Size, count: int, vae: AutoencoderKL, masked: bool = False) -> LatentCache:
     """The first `count` scenes of a size, drawn and encoded unless a file has them already."""
 
     def whole(number: int) -> Tensor:
@@ -72,12 +72,12 @@ def shelf(folder: Path, size: Size, count: int, vae: AutoencoderKL, masked: bool
     def cut(number: int) -> Tensor:
         picture, rng = picture_of(size, number)
         change = torch.from_numpy(random_mask(size[1] // 8, size[0] // 8, rng))[None].float()
-        return around(change, encoded(vae, hidden(as_tensor(picture), change)))
+        return build_inpaint_channels(change, encoded(vae, erase_masked(as_tensor(picture), change)))
 
     named = f"{size[0]}x{size[1]}.safetensors"
     latents = _kept(folder / f"latents-{named}", count, whole)
     beside = _kept(folder / f"around-{named}", count, cut) if masked else None
-    return Shelf(size, [scene_of(size, number)[0] for number in range(count)], latents, beside)
+    return LatentCache(size, [scene_of(size, number)[0] for number in range(count)], latents, beside)
 
 
 def _kept(file: Path, count: int, make: Callable[[int], Tensor]) -> Tensor:

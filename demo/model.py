@@ -14,9 +14,9 @@ from demo.checkpoint import write
 from demo.language import Language
 from pipelines.job import Job
 from pipelines.sampling.deep_shrink import DeepShrink
-from pipelines.sampling.halving import HALVED_ABOVE, halvings, levels
+from pipelines.sampling.halving import DEEP_SHRINK_TIMES, count_downscales, count_pyramid_levels
 from pipelines.text.tokens import EMPTY, Chunk
-from pipelines.weights.load import load
+from pipelines.weights.load import load_weights
 
 SPREAD = 50.0
 """How far pooled vectors are from their mean, on average, once they are recentred."""
@@ -28,16 +28,16 @@ COPIED_ABOVE = 409_600
 
 def halved(width: int, height: int) -> int:
     """How often deep shrink halves a picture of this size in training."""
-    return halvings(width * height, SHRUNK_ABOVE)
+    return count_downscales(width * height, SHRUNK_ABOVE)
 
 
 def as_served(job: Job) -> Job:
     """A job, made smaller at first as the demo's profile has it."""
-    times = levels(job.width, job.height, COPIED_ABOVE)
+    times = count_pyramid_levels(job.width, job.height, COPIED_ABOVE)
     return replace(job, pyramid=times, deep_shrink=halved(job.width >> times, job.height >> times))
 
 
-class Draughtsman(nn.Module):
+class DemoModel(nn.Module):
     """Everything that draws but the VAE; with 9 channels it draws into a picture."""
 
     def __init__(self, channels: int = 4) -> None:
@@ -68,12 +68,12 @@ class Draughtsman(nn.Module):
             nothing = self.language([(EMPTY,) * len(captions[0])])[0]
             context = torch.where(unread[:, None, None], nothing, context)
         given = [noisy, times, context, pooled, ids, *([] if seen is None else [seen])]
-        bounds = HALVED_ABOVE[: halved(8 * noisy.shape[3], 8 * noisy.shape[2])]
+        bounds = DEEP_SHRINK_TIMES[: halved(8 * noisy.shape[3], 8 * noisy.shape[2])]
         often = (times[:, None] > torch.tensor(bounds)).sum(dim=1)
         velocity = torch.empty_like(noisy[:, :4])
         for count in often.unique().tolist():
             rows = often == count
-            with self._shrink.halved(count):
+            with self._shrink.shrink(count):
                 velocity[rows] = self._velocity(*(one[rows] for one in given)).float()
         return velocity
 
@@ -102,7 +102,7 @@ class Draughtsman(nn.Module):
         first.weight[:, :width] /= factor
 
     @torch.no_grad()
-    def listen(self) -> None:
+    def enable_pooled(self) -> None:
         """Let half of the units that read the size ids hear recentred pooled vectors instead.
 
         While pooled vectors said nothing, all of them went to where their activation is flat, and nothing is learned
@@ -117,18 +117,18 @@ class Draughtsman(nn.Module):
         adding.weight[:, :half] = 0
 
 
-def save(model: Draughtsman, vae: nn.Module, file: Path) -> None:
+def save(model: DemoModel, vae: nn.Module, file: Path) -> None:
     """Write a model file that a server loads."""
     write(file, demo_architecture(), [model.unet.state_dict(), vae.state_dict(), *model.language.unfolded()])
 
 
-def opened(file: Path, channels: int = 4) -> tuple[Draughtsman, AutoencoderKL]:
+def opened(file: Path, channels: int = 4) -> tuple[DemoModel, AutoencoderKL]:
     """A model file's networks, to go on training: the extra channels of an inpainting UNet begin at zero."""
-    weights = load(file)
-    model = Draughtsman(channels)
+    weights = load_weights(file)
+    model = DemoModel(channels)
     state = cast("Any", weights.unet).module.state_dict()
     first = state["conv_in.weight"]
     beside = torch.zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
     model.unet.load_state_dict(state | {"conv_in.weight": torch.cat([first, beside], dim=1)})
-    model.language.fold([cast("Any", tower).module.state_dict() for tower in weights.towers])
+    model.language.fold([cast("Any", tower).module.state_dict() for tower in weights.text_encoders])
     return model, cast("Any", weights.vae).module

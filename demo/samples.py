@@ -13,7 +13,7 @@ from demo.scenes import Scene, Size
 FORMS: tuple[Size, ...] = ((224, 224), (160, 224), (224, 160))
 
 
-class Gallery:
+class SamplePictures:
     """Pictures of scenes in one form or another.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 
 from demo.canvas import Canvas, Manner, Pen, Pixels, Point
 from demo.characters import Character, draw_character
-from demo.degrade import monochrome, spoiled
+from demo.degrade import degrade, to_monochrome
 from demo.palette import INK, PAPER, PLAIN, Colour, darker, grey, mixed, retoned
 from demo.shapes import Shape, draw_shape
 
@@ -107,8 +107,8 @@ class Scene:
                 self._shape(canvas, one, index, count, rng)
         pixels = canvas.pixels()
         if self.style == "monochrome":
-            pixels = monochrome(pixels)
-        return pixels if self.spoilt is None else spoiled(pixels, self.spoilt, rng)
+            pixels = to_monochrome(pixels)
+        return pixels if self.spoilt is None else degrade(pixels, self.spoilt, rng)
 
     def _character(
         self, canvas: Canvas, one: Character, index: int, count: int, rng: np.random.Generator

@@ -17,21 +17,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from demo.adapter import Adapter, opened_adapter, prepared, save_adapter
-from demo.batches import Lessons, Part, Stage
+from demo.batches import BatchLoss, Part, Stage
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, VIBE
-from demo.distributed import join
+from demo.distributed import join_processes
 from demo.latents import scene_of, shelf
-from demo.model import Draughtsman, opened
+from demo.model import DemoModel, opened
 from demo.muon import muon
-from demo.samples import FORMS, Gallery
+from demo.samples import FORMS, SamplePictures
 from demo.scenes import Scene, Size, sheet
 from demo.train_encoder import trained_encoder
 from demo.train_unet import FEWER, asked
-from demo.training_loop import Course, learn
+from demo.training_loop import TrainConfig, learn
 from pipelines.job import Job
 from pipelines.pipeline import Pipeline
-from pipelines.weights.load import Weights, load
+from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.networks import UNet
 
 STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 3200, 1.5e-3, dwelling=0.4)
@@ -84,7 +84,7 @@ def draw_sheet(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
     return Image.fromarray(sheet(tiles, 6))
 
 
-def begun(folder: Path, model: Draughtsman) -> Adapter:
+def begun(folder: Path, model: DemoModel) -> Adapter:
     """An adapter with the encoder that was trained in a folder."""
     adapter, knowing = Adapter(model.unet), trained_encoder(folder)
     adapter.encoder.load_state_dict(knowing.encoder.state_dict())
@@ -103,9 +103,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STAGE.steps)
     parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
-    join()
+    join_processes()
     torch.manual_seed(11)
-    rng, gallery = np.random.default_rng(11), Gallery(11)
+    rng, gallery = np.random.default_rng(11), SamplePictures(11)
     model, vae = opened(arguments.model)
     model.requires_grad_(False)
     adapter = (
@@ -114,7 +114,7 @@ def main() -> None:
     adapter.requires_grad_(True).train()
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD, quick=arguments.quick)
+    lessons = BatchLoss(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD, quick=arguments.quick)
 
     def look(scenes: Sequence[Scene]) -> Tensor:
         seen = adapter(gallery(scenes))
@@ -123,11 +123,11 @@ def main() -> None:
 
     def show(average: nn.Module, step: int) -> None:
         save_adapter(cast("Adapter", average), arguments.folder / VIBE.name)
-        sheet_of = draw_sheet(load(arguments.model), cast("Adapter", average), (256, 256))
+        sheet_of = draw_sheet(load_weights(arguments.model), cast("Adapter", average), (256, 256))
         sheet_of.save(arguments.folder / f"adapter-{step}.png")
 
     file = arguments.folder / "adapter.pt"
-    course = Course(file, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
+    course = TrainConfig(file, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
     learn(adapter, course, partial(lessons.loss, model, look=look), show)
 
 

@@ -20,10 +20,10 @@ from demo.checkpoint import DEMO
 from demo.latents import scene_of
 from demo.model import opened
 from demo.phrases import Phrasebook
-from demo.samples import FORMS, Gallery
+from demo.samples import FORMS, SamplePictures
 from demo.scenes import Scene
 from demo.shapes import Shape
-from demo.training_loop import Course, averaged, learn
+from demo.training_loop import TrainConfig, averaged, learn
 
 SCENES, UNSEEN, BATCH, STEPS, RATE = 12_000, 300, 48, 6000, 2e-3
 """How many scenes it learns from, and how many others it is tried on."""
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     arguments = parser.parse_args()
     torch.manual_seed(12)
-    gallery, scenes, tagger = Gallery(12), learned_from(SCENES), Tagger()
+    gallery, scenes, tagger = SamplePictures(12), learned_from(SCENES), Tagger()
     strange = learned_from(UNSEEN, first=SCENES)
     right, strangely = wanted(scenes), wanted(strange)
     phrasebook = Phrasebook(opened(arguments.model)[0].language)
@@ -115,7 +115,7 @@ def main() -> None:
             f"\nafter {step} steps, of unseen pictures: {found:.3f} of the tags, {error:.3f} beside the words"
         )
 
-    learn(tagger, Course(arguments.folder / "encoder.pt", STEPS, RATE, memory=200), loss, show)
+    learn(tagger, TrainConfig(arguments.folder / "encoder.pt", STEPS, RATE, memory=200), loss, show)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,20 @@ from PIL import Image
 from torch import nn
 
 from demo.architecture import demo_architecture
-from demo.batches import Lessons, Part, Stage
+from demo.batches import BatchLoss, Part, Stage
 from demo.canvas import Pixels
 from demo.checkpoint import DEMO, INPAINTING, write
-from demo.distributed import join
+from demo.distributed import join_processes
 from demo.latents import scene_of, shelf
 from demo.masks import Mask
 from demo.model import opened
 from demo.muon import muon
 from demo.scenes import sheet
 from demo.train_unet import HALF, HARD, QUARTER, asked
-from demo.training_loop import Course, learn
-from pipelines.job import Job, Picture, Source
+from demo.training_loop import TrainConfig, learn
+from pipelines.job import InitImage, Job, RgbImage
 from pipelines.pipeline import Pipeline
-from pipelines.weights.load import load
+from pipelines.weights.load import load_weights
 
 SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)
 STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD)
@@ -44,8 +44,8 @@ def infilled(pipeline: Pipeline, picture: Pixels, mask: Mask, job: Job) -> Pixel
     Args:
         pipeline: of a model with an inpainting UNet beside it.
     """
-    own = Picture(job.width, job.height, picture.tobytes())
-    source = Source(own, strength=1.0, mask=(mask * np.uint8(255)).tobytes(), overlay="hard")
+    own = RgbImage(job.width, job.height, picture.tobytes())
+    source = InitImage(own, strength=1.0, mask=(mask * np.uint8(255)).tobytes(), overlay="hard")
     return pipeline.run(replace(job, source=source))[0]
 
 
@@ -72,21 +72,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STAGE.steps)
     parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
-    join()
+    join_processes()
     torch.manual_seed(9)
     model, vae = opened(arguments.start or arguments.model, channels=9)
     model.language.requires_grad_(False)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = Lessons(STAGE, partial(shelf, arguments.folder, vae=vae, masked=True), quick=arguments.quick)
+    lessons = BatchLoss(STAGE, partial(shelf, arguments.folder, vae=vae, masked=True), quick=arguments.quick)
     file = arguments.folder / INPAINTING.name
 
     def show(average: nn.Module, step: int) -> None:
         write(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])
-        pipeline = Pipeline(load(arguments.model, inpainting=file))
+        pipeline = Pipeline(load_weights(arguments.model, inpainting=file))
         draw_sheet(pipeline, (256, 256)).save(arguments.folder / f"inpainting-{step}.png")
 
     checkpoint = arguments.folder / "inpainting.pt"
-    course = Course(checkpoint, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
+    course = TrainConfig(checkpoint, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
     learn(model, course, partial(lessons.loss, model), show)
 
 

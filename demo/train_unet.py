@@ -14,22 +14,22 @@ import torch
 from PIL import Image
 from torch import nn
 
-from demo.batches import Lessons, Part, Stage
+from demo.batches import BatchLoss, Part, Stage
 from demo.captions import GOOD, caption, random_scene
 from demo.checkpoint import DEMO
-from demo.distributed import join
+from demo.distributed import join_processes
 from demo.language import chunked
 from demo.latents import shelf
-from demo.model import Draughtsman, as_served, opened, save
+from demo.model import DemoModel, as_served, opened, save
 from demo.muon import muon
 from demo.scenes import Size, sheet
 from demo.summary import sum_up
 from demo.train_vae import trained_vae
-from demo.training_loop import Course, averaged, learn
+from demo.training_loop import TrainConfig, averaged, learn
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.text.tokens import Chunk
-from pipelines.weights.load import load
+from pipelines.weights.load import load_weights
 
 SMALL = dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000)
 QUARTER = dict.fromkeys(((256, 256), (224, 320), (320, 224)), 1500)
@@ -114,7 +114,7 @@ def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
 
 def draw_sheet(file: Path, size: Size, prompts: Sequence[str] = SHOWN) -> Image.Image:
     """Prompts, four beside each other, drawn from a model file as a user would."""
-    pipeline = Pipeline(load(file, device="cpu"))
+    pipeline = Pipeline(load_weights(file, device="cpu"))
     return Image.fromarray(sheet([pipeline.run(asked(prompt, size))[0] for prompt in prompts], 4))
 
 
@@ -131,14 +131,14 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
     arguments = parser.parse_args()
-    join()
+    join_processes()
     for name in arguments.stages:
         train(arguments.folder, name, arguments.quick)
 
 
-def begun(before: Path) -> Draughtsman:
+def begun(before: Path) -> DemoModel:
     """What the stage before came to, or the model in the repository when it was not trained here."""
-    return averaged(before, Draughtsman()) if before.exists() else opened(DEMO)[0]
+    return averaged(before, DemoModel()) if before.exists() else opened(DEMO)[0]
 
 
 def train(folder: Path, name: str, quick: bool = False) -> None:
@@ -154,18 +154,18 @@ def train(folder: Path, name: str, quick: bool = False) -> None:
             sum_up(model.language)
         model.requires_grad_(True).train().recentre(sampled(256))
         if name == LISTENING:
-            model.listen()
+            model.enable_pooled()
     else:
-        model = Draughtsman()
+        model = DemoModel()
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = Lessons(stage, partial(shelf, folder, vae=vae), quick=quick)
+    lessons = BatchLoss(stage, partial(shelf, folder, vae=vae), quick=quick)
     shown = max(stage.sizes(), key=lambda size: (size[0] == size[1], size))
 
     def show(average: nn.Module, step: int) -> None:
-        save(cast("Draughtsman", average), vae, folder / "naiad-demo.safetensors")
+        save(cast("DemoModel", average), vae, folder / "naiad-demo.safetensors")
         draw_sheet(folder / "naiad-demo.safetensors", shown).save(folder / f"unet-{name}-{step}.png")
 
-    course = Course(file, stage.steps, stage.rate, memory=300, show_every=1000, optimizers=muon)
+    course = TrainConfig(file, stage.steps, stage.rate, memory=300, show_every=1000, optimizers=muon)
     learn(model, course, partial(lessons.loss, model), show)
 
 

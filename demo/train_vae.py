@@ -23,9 +23,9 @@ from demo.canvas import Pixels
 from demo.captions import random_scene
 from demo.checkpoint import DEMO, random_weights
 from demo.scenes import sheet
-from demo.training_loop import Course, averaged, learn
+from demo.training_loop import TrainConfig, averaged, learn
 from pipelines.image.vae import to_pixels
-from pipelines.weights.load import load
+from pipelines.weights.load import load_weights
 
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
 POOL = 192
@@ -49,7 +49,7 @@ def trained_vae(folder: Path) -> AutoencoderKL:
     if file.exists():
         averaged(file, vae)
     else:
-        vae.load_state_dict(cast("Any", load(DEMO).vae).module.state_dict())
+        vae.load_state_dict(cast("Any", load_weights(DEMO).vae).module.state_dict())
     return vae
 
 
@@ -110,7 +110,7 @@ def main() -> None:
     vae = new_vae()
     vae.load_state_dict(random_weights(vae, seed=1))  # torch's own are so small that colours fade on the way
     cast("Any", vae).to(memory_format=torch.channels_last)
-    course = Course(arguments.folder / "vae.pt", PHASES[-1][0], rate=2e-3, memory=200, show_every=250)
+    course = TrainConfig(arguments.folder / "vae.pt", PHASES[-1][0], rate=2e-3, memory=200, show_every=250)
     batches = [(end, crops(side, side, count)) for end, side, count in PHASES]
     samples = next(crops(99, 64, 16))
 

@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class TrainConfig:
     """How long and how fast a training goes.
 
     Attributes:
@@ -48,7 +48,10 @@ class Course:
 
 
 def learn(
-    model: nn.Module, course: Course, loss_of: Callable[[int], Tensor], show: Callable[[nn.Module, int], None]
+    model: nn.Module,
+    course: TrainConfig,
+    loss_of: Callable[[int], Tensor],
+    show: Callable[[nn.Module, int], None],
 ) -> nn.Module:
     """Train a model in place and return its average.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from math import inf
 
-SEEDS = 2**32
+SEED_MODULUS = 2**32
 """How many there are: all others are taken modulo this."""
 
 
@@ -34,11 +34,11 @@ class Prompts:
     positive: str
     negative: str = ""
     syntax: str = "nai"
-    drop_seams: bool = False
+    drop_seam_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class RgbImage:
     """RGB bytes, row by row."""
 
     width: int
@@ -47,7 +47,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class InitImage:
     """The picture a job starts from, of the job's own size.
 
     `strength` is the share of the ladder that is run; `noise` is how much of the noise of `noise_seed` is added to
@@ -57,7 +57,7 @@ class Source:
     the picture's colours first.
     """
 
-    picture: Picture
+    picture: RgbImage
     strength: float = 0.7
     noise: float = 0.0
     noise_seed: int = 0
@@ -111,7 +111,7 @@ class Job:
     smea: str = "off"
     deep_shrink: int = 0
     pyramid: int = 0
-    source: Source | None = None
+    source: InitImage | None = None
     enhance: Enhance | None = None
 
     @property
@@ -120,14 +120,14 @@ class Job:
         return self.height // 8, self.width // 8
 
 
-def second_pass(job: Job, enhance: Enhance, index: int, enlarged: Picture) -> Job:
+def second_pass(job: Job, enhance: Enhance, index: int, enlarged: RgbImage) -> Job:
     """The job that finishes image `index` of another, from its picture at the new size; without SMEA, as in img2img."""
-    source = Source(enlarged, enhance.strength, enhance.noise, (enhance.noise_seed + index) % SEEDS)
+    source = InitImage(enlarged, enhance.strength, enhance.noise, (enhance.noise_seed + index) % SEED_MODULUS)
     return replace(
         job,
         width=enhance.width,
         height=enhance.height,
-        seeds=((enhance.seed + index) % SEEDS,),
+        seeds=((enhance.seed + index) % SEED_MODULUS,),
         smea="off",
         deep_shrink=enhance.deep_shrink,
         pyramid=enhance.pyramid,
@@ -137,9 +137,9 @@ def second_pass(job: Job, enhance: Enhance, index: int, enlarged: Picture) -> Jo
 
 
 @dataclass(frozen=True, slots=True)
-class Enlargement:
+class UpscaleJob:
     """A picture to be enlarged to another size: by the upscaling network that is loaded, else by Lanczos."""
 
-    picture: Picture
+    picture: RgbImage
     width: int
     height: int

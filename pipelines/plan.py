@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from pipelines.job import Job
-from pipelines.sampling.dpm_solver import Ladder
-from pipelines.sampling.guidance import Guide, guides, needs_empty, negates_nothing
-from pipelines.sampling.halving import HALVED_ABOVE, smaller_above
+from pipelines.sampling.dpm_solver import Sigmas
+from pipelines.sampling.guidance import Guide, build_guides, needs_empty, uses_empty_negative
+from pipelines.sampling.halving import DEEP_SHRINK_TIMES, pyramid_sigmas
 from pipelines.sampling.prediction import NoiseTable
-from pipelines.sampling.samplers import SAMPLERS, Sampler, canonical
-from pipelines.sampling.schedules import ladder, last_part, quantised
+from pipelines.sampling.samplers import SAMPLERS, Sampler, resolve_sampler
+from pipelines.sampling.schedules import make_sigmas, snap_to_table, truncate_sigmas
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,28 +22,28 @@ class Plan:
     """
 
     sampler: Sampler
-    sigmas: Ladder
+    sigmas: Sigmas
     brownian: bool
     guides: tuple[Guide, ...]
     scale: float
-    below: float
-    above: float
-    asks_empty: bool
+    sigma_low: float
+    sigma_high: float
+    needs_empty: bool
     negative_is_empty: bool
-    halved_above: tuple[float, ...] = ()
-    smaller_above: tuple[float, ...] = ()
+    deep_shrink_sigmas: tuple[float, ...] = ()
+    pyramid_sigmas: tuple[float, ...] = ()
 
-    def guided(self, sigma: float) -> bool:
+    def uses_guidance(self, sigma: float) -> bool:
         """Whether the estimate at this sigma uses the negative prompt."""
-        return self.scale != 1 and self.below <= sigma <= self.above
+        return self.scale != 1 and self.sigma_low <= sigma <= self.sigma_high
 
-    def halved(self, sigma: float) -> int:
+    def deep_shrink_levels(self, sigma: float) -> int:
         """How often the network's inner part is halved at this sigma."""
-        return sum(sigma > bound for bound in self.halved_above)
+        return sum(sigma > bound for bound in self.deep_shrink_sigmas)
 
-    def smaller(self, sigma: float) -> int:
+    def pyramid_levels(self, sigma: float) -> int:
         """How often the copy that is asked about at this sigma is halved; 0 is the picture itself."""
-        return sum(sigma > bound for bound in self.smaller_above)
+        return sum(sigma > bound for bound in self.pyramid_sigmas)
 
 
 def make_plan(job: Job, table: NoiseTable) -> Plan:
@@ -52,21 +52,21 @@ def make_plan(job: Job, table: NoiseTable) -> Plan:
     Raises:
         UnknownName: the job's sampler or schedule is not in its registry.
     """
-    sampler = SAMPLERS[canonical(job.sampler)[0]]
-    if sampler.own_ladder:
-        sigmas = quantised(ladder("native", job.steps, table), table)
+    sampler = SAMPLERS[resolve_sampler(job.sampler)[0]]
+    if sampler.own_schedule:
+        sigmas = snap_to_table(make_sigmas("native", job.steps, table), table)
     else:
-        sigmas = ladder(job.schedule, job.steps, table, job.sigma_start)
+        sigmas = make_sigmas(job.schedule, job.steps, table, job.sigma_start)
     return Plan(
         sampler=sampler,
-        sigmas=sigmas if job.source is None else last_part(sigmas, job.source.strength, table),
+        sigmas=sigmas if job.source is None else truncate_sigmas(sigmas, job.source.strength, table),
         brownian=sampler.brownian or (job.brownian and sampler.eta > 0),
-        guides=guides(job.guidance),
+        guides=build_guides(job.guidance),
         scale=job.guidance.scale,
-        below=job.guidance.skip_below,
-        above=job.guidance.skip_above,
-        asks_empty=needs_empty(job.guidance),
-        negative_is_empty=negates_nothing(job.guidance),
-        halved_above=tuple(table.sigmas[time] for time in HALVED_ABOVE[: job.deep_shrink]),
-        smaller_above=smaller_above(job.width, job.height, job.pyramid),
+        sigma_low=job.guidance.skip_below,
+        sigma_high=job.guidance.skip_above,
+        needs_empty=needs_empty(job.guidance),
+        negative_is_empty=uses_empty_negative(job.guidance),
+        deep_shrink_sigmas=tuple(table.sigmas[time] for time in DEEP_SHRINK_TIMES[: job.deep_shrink]),
+        pyramid_sigmas=pyramid_sigmas(job.width, job.height, job.pyramid),
     )

@@ -14,15 +14,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.middleware import Middleware
 
 from server import errors
-from server.api.access import Door, guarded, new_token
-from server.api.accounts import PAGES, Accounts, token_for
-from server.api.body import received
-from server.api.middleware import traced
-from server.api.responses import answer, chosen
-from server.api.upscale import enlarged, read_upscale
-from server.engine.engine import Drawn, Engine, State, Ticket
-from server.picture.writer import Imprint, encoded
-from server.request.resolve import Policy, Resolved, resolve
+from server.api.access import AccessRules, enforce_access, generate_token
+from server.api.accounts import PAGES, Accounts, log_in
+from server.api.body import read_body
+from server.api.middleware import trace_requests
+from server.api.responses import negotiate, pictures_response
+from server.api.upscale import read_upscale, write_upscaled
+from server.engine.engine import Engine, Result, State, Ticket
+from server.picture.writer import MetadataPolicy, write_job_picture
+from server.request.resolve import RequestPolicy, ResolvedRequest, resolve
 from server.request.schema import read_request
 
 log = logging.getLogger("naiad")
@@ -33,19 +33,19 @@ Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class AppState:
     """Everything a request meets: how it is read, drawn, written, and who may send it.
 
     `body_limit` is in MiB; `patience` is the seconds within which a whole body must have arrived.
     """
 
     engine: Engine
-    policy: Policy
-    imprint: Imprint
-    door: Door = field(default_factory=Door)
+    policy: RequestPolicy
+    metadata: MetadataPolicy
+    access: AccessRules = field(default_factory=AccessRules)
     accounts: Accounts = field(default_factory=Accounts)
     body_limit: int = 64
-    patience: float = 60.0
+    body_timeout: float = 60.0
 
 
 class AccountResponse(JSONResponse):
@@ -54,7 +54,7 @@ class AccountResponse(JSONResponse):
     media_type = "application/json; charset=utf-8"
 
 
-def create_app(house: House) -> FastAPI:
+def create_app(house: AppState) -> FastAPI:
     """An application around an engine that it starts and stops."""
 
     @asynccontextmanager
@@ -70,11 +70,11 @@ def create_app(house: House) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(traced), Middleware(guarded, door=house.door)],
+        middleware=[Middleware(trace_requests), Middleware(enforce_access, rules=house.access)],
     )
     app.state.house = house
     app.state.unpacking = asyncio.Semaphore(AT_ONCE)
-    errors.install(app)
+    errors.install_handlers(app)
     app.get("/")(hello)
     app.get("/live")(live)
     app.get("/ready")(ready)
@@ -89,12 +89,12 @@ def create_app(house: House) -> FastAPI:
     return app
 
 
-def the_house(request: Request) -> House:
+def app_state(request: Request) -> AppState:
     """What the application was made around."""
-    return cast("House", request.app.state.house)
+    return cast("AppState", request.app.state.house)
 
 
-Here = Annotated[House, Depends(the_house)]
+Here = Annotated[AppState, Depends(app_state)]
 
 
 async def hello() -> dict[str, str]:
@@ -122,9 +122,9 @@ async def models(house: Here) -> dict[str, object]:
 
 async def key(house: Here) -> JSONResponse:
     """The public key that this server's pictures are signed with."""
-    if house.imprint.key is None:
+    if house.metadata.key is None:
         return errors.envelope(404, "pictures of this server are not signed (setting metadata)")
-    return JSONResponse({"algorithm": "Ed25519", "key": house.imprint.key.public})
+    return JSONResponse({"algorithm": "Ed25519", "key": house.metadata.key.public})
 
 
 async def account_page(page: str) -> Response:
@@ -134,30 +134,36 @@ async def account_page(page: str) -> Response:
 
 async def login(request: Request, house: Here) -> Response:
     """A token for an access key that is listed; where everybody may come in, one that opens nothing."""
-    sent = await received(request, house.body_limit, house.patience)
-    token = token_for(sent.get("key"), house.accounts, is_open=not house.door.tokens)
+    sent = await read_body(request, house.body_limit, house.body_timeout)
+    token = log_in(sent.get("key"), house.accounts, is_open=not house.access.tokens)
     return AccountResponse({"accessToken": token}, 201)
 
 
 async def create_persistent_token(request: Request, house: Here) -> Response:
     """The token that the request itself was let in with, as it does not expire."""
-    own = house.door.token_of(request.headers.get("authorization", ""))
-    return AccountResponse({"token": own or new_token()}, 201)
+    own = house.access.find_token(request.headers.get("authorization", ""))
+    return AccountResponse({"token": own or generate_token()}, 201)
 
 
 async def generate_image(request: Request, house: Here) -> Response:
     """Draw pictures and answer in the form that `Accept` asks for, NAI's ZIP unless it asks for another."""
-    sent = await received(request, house.body_limit, house.patience)
-    resolved = await unpacked(request, resolve, read_request(sent), house.policy)
-    kind = chosen(request.headers.get("accept"), resolved.image_format)
-    drawn = await answered(house.engine.submit(resolved.job), request)
+    sent = await read_body(request, house.body_limit, house.body_timeout)
+    resolved = await read_in_thread(request, resolve, read_request(sent), house.policy)
+    kind = negotiate(request.headers.get("accept"), resolved.image_format)
+    drawn = await wait_for_result(house.engine.submit(resolved.job), request)
     started = perf_counter()
-    pictures = await written(house.imprint, resolved, drawn)
-    response = await asyncio.to_thread(answer, kind, pictures, resolved.job.seeds, resolved.image_format)
+    pictures = await write_pictures(house.metadata, resolved, drawn)
+    response = await asyncio.to_thread(
+        pictures_response, kind, pictures, resolved.job.seeds, resolved.image_format
+    )
     encoding = perf_counter() - started
     response.headers["Server-Timing"] = ", ".join(
         f"{name};dur={1000 * seconds:.1f}"
-        for name, seconds in (("queue", drawn.waited), ("draw", drawn.seconds), ("encode", encoding))
+        for name, seconds in (
+            ("queue", drawn.queue_seconds),
+            ("draw", drawn.run_seconds),
+            ("encode", encoding),
+        )
     )
     if resolved.warnings:
         response.headers["X-Naiad-Warning"] = ascii("; ".join(resolved.warnings))[1:-1][:1000]
@@ -166,43 +172,49 @@ async def generate_image(request: Request, house: Here) -> Response:
 
 async def upscale(request: Request, house: Here) -> Response:
     """Enlarge a picture; answered like drawn ones."""
-    sent = await received(request, house.body_limit, house.patience)
-    asked = await unpacked(request, read_upscale, sent)
-    kind = chosen(request.headers.get("accept"), asked.image_format)
-    drawn = await answered(house.engine.submit(asked.work), request)
+    sent = await read_body(request, house.body_limit, house.body_timeout)
+    asked = await read_in_thread(request, read_upscale, sent)
+    kind = negotiate(request.headers.get("accept"), asked.image_format)
+    drawn = await wait_for_result(house.engine.submit(asked.work), request)
     network = house.policy.served.upscaler
     file = await asyncio.to_thread(
-        enlarged, house.imprint, asked, drawn, "lanczos" if network is None else network.name
+        write_upscaled, house.metadata, asked, drawn, "lanczos" if network is None else network.name
     )
-    response = await asyncio.to_thread(answer, kind, [file], [0], asked.image_format)
+    response = await asyncio.to_thread(pictures_response, kind, [file], [0], asked.image_format)
     if network is None:
         log.warning("upscale: no network is loaded; a picture was enlarged by Lanczos")
         response.headers["X-Naiad-Warning"] = "upscale: no network is loaded; enlarged by Lanczos"
     return response
 
 
-async def unpacked(
+async def read_in_thread(
     request: Request, read: Callable[Given, Read], *given: Given.args, **named: Given.kwargs
 ) -> Read:
     """Read a request in a thread, for the pictures that may come with it; few at once, and none if there is no room."""
-    the_house(request).engine.admit()
+    app_state(request).engine.admit()
     async with cast("asyncio.Semaphore", request.app.state.unpacking):
         return await asyncio.to_thread(read, *given, **named)
 
 
-async def written(imprint: Imprint, resolved: Resolved, drawn: Drawn) -> list[bytes]:
+async def write_pictures(imprint: MetadataPolicy, resolved: ResolvedRequest, drawn: Result) -> list[bytes]:
     """A job's pictures as files, each in a thread of its own."""
     return await asyncio.gather(
         *(
             asyncio.to_thread(
-                encoded, imprint, resolved.job, drawn, index, resolved.recorded, resolved.image_format
+                write_job_picture,
+                imprint,
+                resolved.job,
+                drawn,
+                index,
+                resolved.recorded,
+                resolved.image_format,
             )
             for index in range(len(drawn.pictures))
         )
     )
 
 
-async def answered(ticket: Ticket, request: Request) -> Drawn:
+async def wait_for_result(ticket: Ticket, request: Request) -> Result:
     """Wait for a ticket, and call it off when the client hangs up."""
     result = asyncio.ensure_future(asyncio.wrap_future(ticket.future))
     gone = asyncio.ensure_future(_hung_up(request))

@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 from pipelines.errors import InvalidPrompt, PipelineError, UnknownName
 
 log = logging.getLogger("naiad")
-MISTAKE = "the server made a mistake; its log says which"
+INTERNAL_ERROR = "the server made a mistake; its log says which"
 CHOICES = ("literal_error", "bool_parsing")
 """What pydantic calls a value that is none of a few words."""
 LINGER = 2.0
@@ -78,16 +78,16 @@ class NotFound(ApiError):
     status = 404
 
     def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"{method[:20]} {shortened(path)}: there is nothing here")
+        super().__init__(f"{method[:20]} {shorten(path)}: there is nothing here")
 
 
-class TooSlow(ApiError):
+class BodyTimeout(ApiError):
     """The body did not arrive in time."""
 
     status = 408
 
 
-class TooLarge(ApiError):
+class BodyTooLarge(ApiError):
     """The body is larger, or in more parts, than bodies may be."""
 
     status = 413
@@ -108,7 +108,7 @@ class Overloaded(ApiError):
         super().__init__(f"{waiting} requests are waiting already; try again shortly", {"Retry-After": "5"})
 
 
-class HeadTooLarge(ApiError):
+class HeadersTooLarge(ApiError):
     """More in front of the body than is read."""
 
     status = 431
@@ -131,9 +131,9 @@ def envelope(status: int, message: str, headers: Mapping[str, str] | None = None
     return JSONResponse({"statusCode": status, "message": message}, status, headers)
 
 
-def answer_to(error: ApiError) -> JSONResponse:
+def error_response(error: ApiError) -> JSONResponse:
     """The answer to a refusal; one given before the body was read lets the sender finish, then hangs up."""
-    if isinstance(error, TooLarge | TooSlow):
+    if isinstance(error, BodyTooLarge | BodyTimeout):
         body = {"statusCode": error.status, "message": error.message}
         return LingeringResponse(body, error.status, error.headers | {"Connection": "close"})
     return envelope(error.status, error.message, error.headers)
@@ -158,7 +158,7 @@ class LingeringResponse(JSONResponse):
         await send({"type": "http.response.body", "body": b""})
 
 
-def rejected(error: ValidationError, model: type[BaseModel]) -> Rejected:
+def to_rejection(error: ValidationError, model: type[BaseModel]) -> Rejected:
     """The first thing wrong with a body: its dotted field, the value given, and the field's own description."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"])
@@ -167,7 +167,7 @@ def rejected(error: ValidationError, model: type[BaseModel]) -> Rejected:
     allowed = _allowed(model, [str(part) for part in first["loc"]])
     given = first["input"]
     hint = _hint(given, allowed) if isinstance(given, str) and first["type"] in CHOICES else ""
-    return Rejected(field or "body", f"{shortened(given)} is not {allowed}{hint}")
+    return Rejected(field or "body", f"{shorten(given)} is not {allowed}{hint}")
 
 
 def _hint(given: str, allowed: str) -> str:
@@ -188,7 +188,7 @@ def _allowed(model: type[BaseModel], path: list[str]) -> str:
     return field.description or "what this field takes"
 
 
-def shortened(value: object) -> str:
+def shorten(value: object) -> str:
     """A value as JSON-like text that fits into a message."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "an array"
@@ -198,7 +198,7 @@ def shortened(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def install(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Answer every failure of an app in the envelope."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(PipelineError, _pipeline_error)
@@ -206,7 +206,7 @@ def install(app: FastAPI) -> None:
 
 
 def _api_error(_: Request, error: Exception) -> JSONResponse:
-    return answer_to(cast("ApiError", error))
+    return error_response(cast("ApiError", error))
 
 
 def _pipeline_error(_: Request, error: Exception) -> JSONResponse:
@@ -219,6 +219,6 @@ def _pipeline_error(_: Request, error: Exception) -> JSONResponse:
 def _http(request: Request, error: Exception) -> JSONResponse:
     error = cast("HTTPException", error)
     if error.status_code == 404:
-        return answer_to(NotFound(request.method, request.scope["path"]))
+        return error_response(NotFound(request.method, request.scope["path"]))
     allowed = (error.headers or {}).get("Allow", "another method")
     return envelope(error.status_code, f"{request.method[:20]}: this path takes {allowed}", error.headers)

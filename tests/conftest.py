@@ -36,9 +36,9 @@ def demo_file():
 def demo(demo_file):
     """The demo model, loaded."""
     from pipelines.pipeline import Pipeline
-    from pipelines.weights.load import load
+    from pipelines.weights.load import load_weights
 
-    return Pipeline(load(demo_file))
+    return Pipeline(load_weights(demo_file))
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.upscale.rrdbnet import RrdbNet, Shape
+from pipelines.upscale.rrdbnet import RrdbConfig, RrdbNet
 
 
 def shape(*, doublings=2, fold=1, blocks=2):
-    return Shape(features=8, growth=4, blocks=blocks, doublings=doublings, fold=fold)
+    return RrdbConfig(features=8, growth=4, blocks=blocks, doublings=doublings, fold=fold)
 
 
 def at_random(made=None, gain=1.0, seed=0) -> Any:

@@ -7,13 +7,13 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from pipelines.job import Enlargement, Picture, second_pass
-from server.app import House
+from pipelines.job import RgbImage, UpscaleJob, second_pass
+from server.app import AppState
 from server.config.resources import configs
 from server.engine.engine import Engine
-from server.picture.writer import Imprint
+from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
-from server.request.resolve import Policy
+from server.request.resolve import RequestPolicy
 
 URL = "/ai/generate-image"
 HERE = "http://127.0.0.1:4242"
@@ -33,12 +33,12 @@ class Painter:
         self.jobs.append(job)
         if self.failure is not None:
             raise self.failure
-        if isinstance(job, Enlargement):
+        if isinstance(job, UpscaleJob):
             size = (job.width, job.height)
             own = Image.frombytes("RGB", (job.picture.width, job.picture.height), job.picture.rgb)
             return [np.asarray(own.resize(size, Image.Resampling.NEAREST))]
         if job.enhance is not None:
-            job = second_pass(job, job.enhance, 0, Picture(0, 0, b""))
+            job = second_pass(job, job.enhance, 0, RgbImage(0, 0, b""))
         return [
             np.random.default_rng(seed).integers(0, 255, (job.height, job.width, 3), np.uint8)
             for seed in job.seeds
@@ -49,8 +49,8 @@ def house(served, painter, key=None, **changes):
     """A house with the default settings; `changes` are House's fields, or Policy's mode and unknown_models."""
     presets = load_presets(configs() / "presets.toml")
     choices = {name: changes.pop(name) for name in ("mode", "unknown_models") if name in changes}
-    imprint = Imprint(served.fingerprint, key, "plain" if key is None else "full", "exact")
-    return House(Engine(lambda: painter), Policy(served, presets, **choices), imprint, **changes)
+    imprint = MetadataPolicy(served.fingerprint, key, "plain" if key is None else "full", "exact")
+    return AppState(Engine(lambda: painter), RequestPolicy(served, presets, **choices), imprint, **changes)
 
 
 def pictures(answer):

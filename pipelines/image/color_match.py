@@ -8,9 +8,9 @@ from typing import cast
 
 import numpy as np
 
-from pipelines.image.overlay import redrawn
+from pipelines.image.overlay import expand_mask
 from pipelines.image.vae import Pixels
-from pipelines.job import Source
+from pipelines.job import InitImage
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
@@ -38,39 +38,39 @@ MOST_GAIN = 2.0
 """How much wider or narrower a channel's spread may become: a grey drawing has none that could be widened."""
 
 
-def toned(drawn: Pixels, source: Source) -> Pixels:
+def match_colors(drawn: Pixels, source: InitImage) -> Pixels:
     """A drawn picture (height, width, 3) in its source's colours, if the source asks for it."""
     if not source.color_correct:
         return drawn
     own, (height, width) = np.frombuffer(source.picture.rgb, np.uint8).reshape(drawn.shape), drawn.shape[:2]
-    kept = np.ones((height, width), bool) if source.mask is None else ~redrawn(source.mask, height, width)
+    kept = np.ones((height, width), bool) if source.mask is None else ~expand_mask(source.mask, height, width)
     if kept.sum() < FEWEST:
         return drawn
-    seen, wanted = lab(drawn), lab(own)[kept]
+    seen, wanted = to_lab(drawn), to_lab(own)[kept]
     mean, spread = seen[kept].mean(axis=0), seen[kept].std(axis=0).clip(min=FLAT)
     gain = (wanted.std(axis=0).clip(min=FLAT) / spread).clip(1 / MOST_GAIN, MOST_GAIN)
-    return _rgb((seen - mean) * gain + wanted.mean(axis=0))
+    return _to_rgb((seen - mean) * gain + wanted.mean(axis=0))
 
 
-def lab(pixels: Pixels) -> Floats:
+def to_lab(pixels: Pixels) -> Floats:
     """sRGB bytes (..., 3) to CIELAB."""
     share = np.arange(256) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    relative = _made(TO_XYZ, linear.astype(np.float32)[pixels]) / WHITE
+    relative = _multiply(TO_XYZ, linear.astype(np.float32)[pixels]) / WHITE
     root: Floats = np.cbrt(relative)
     bent = np.where(relative > EDGE**3, root, relative / (3 * EDGE**2) + 4 / 29)
-    return _made(TO_LAB, bent) - DARKEST
+    return _multiply(TO_LAB, bent) - DARKEST
 
 
-def _rgb(colours: Floats) -> Pixels:
+def _to_rgb(colours: Floats) -> Pixels:
     """CIELAB to sRGB bytes, clipped to what they can show."""
-    bent = _made(TO_LAB_BACK, colours + DARKEST)
+    bent = _multiply(TO_LAB_BACK, colours + DARKEST)
     relative = np.where(bent > EDGE, bent**3, 3 * EDGE**2 * (bent - 4 / 29))
-    linear = _made(TO_XYZ_BACK, relative * WHITE).clip(0, 1)
+    linear = _multiply(TO_XYZ_BACK, relative * WHITE).clip(0, 1)
     share = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return (share * 255).round().astype(np.uint8)
 
 
-def _made(matrix: Floats, colours: Floats) -> Floats:
+def _multiply(matrix: Floats, colours: Floats) -> Floats:
     """What a matrix makes of colours (..., 3)."""
     return cast("Floats", colours @ matrix.T)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipelines.image.inpainting import Kept, around, hidden
-from pipelines.image.vae import Darkroom, from_pixels
-from pipelines.job import SEEDS, Source
-from pipelines.sampling.dpm_solver import Ladder
+from pipelines.image.inpainting import LatentBlend, build_inpaint_channels, erase_masked
+from pipelines.image.vae import VaeCodec, to_tensor
+from pipelines.job import SEED_MODULUS, InitImage
+from pipelines.sampling.dpm_solver import Sigmas
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class InitLatents:
     """A source as latents.
 
     Attributes:
@@ -21,40 +21,44 @@ class Origin:
         shown: what an inpainting network is shown beside the latents, (5, h, w); None for an ordinary network.
     """
 
-    source: Source
+    source: InitImage
     latents: Tensor
-    change: Tensor | None = None
-    shown: Tensor | None = None
+    mask: Tensor | None = None
+    inpaint_channels: Tensor | None = None
 
-    def noised(self, image: int) -> Tensor:
+    def add_noise(self, image: int) -> Tensor:
         """The latents of one image with NAI's `noise` on them: absolute, and drawn from a seed of its own.
 
         That may be the image's own too, so it is the generator's second draw: the first is what the image starts with.
         """
         if not self.source.noise:
             return self.latents
-        generator = torch.Generator().manual_seed((self.source.noise_seed + image) % SEEDS)
+        generator = torch.Generator().manual_seed((self.source.noise_seed + image) % SEED_MODULUS)
         _, extra = torch.randn((2, *self.latents.shape), generator=generator)
         return self.latents + self.source.noise * extra.to(self.latents)
 
-    def kept(self, noise: Tensor, sigmas: Ladder) -> Kept | None:
+    def latent_blend(self, noise: Tensor, sigmas: Sigmas) -> LatentBlend | None:
         """What stays of the picture under an ordinary network."""
-        if self.change is None or self.shown is not None:
+        if self.mask is None or self.inpaint_channels is not None:
             return None
-        return Kept(self.latents, noise, self.change, sigmas)
+        return LatentBlend(self.latents, noise, self.mask, sigmas)
 
 
-def make_origin(source: Source, darkroom: Darkroom, inpaints: bool, device: torch.device) -> Origin:
+def encode_init_image(
+    source: InitImage, darkroom: VaeCodec, inpaints: bool, device: torch.device
+) -> InitLatents:
     """Encode a source.
 
     Args:
         inpaints: whether an inpainting network is to be used where there is a mask.
     """
-    picture = from_pixels(source.picture).to(device)
-    latents = darkroom.expose(picture)
+    picture = to_tensor(source.picture).to(device)
+    latents = darkroom.encode(picture)
     if source.mask is None:
-        return Origin(source, latents)
+        return InitLatents(source, latents)
     bytes_ = torch.frombuffer(bytearray(source.mask), dtype=torch.uint8)
     change = bytes_.view(1, *latents.shape[1:]).to(device).float() / 255
-    shown = around(change, darkroom.expose(hidden(picture, change))) if inpaints else None
-    return Origin(source, latents, change, shown)
+    shown = (
+        build_inpaint_channels(change, darkroom.encode(erase_masked(picture, change))) if inpaints else None
+    )
+    return InitLatents(source, latents, change, shown)

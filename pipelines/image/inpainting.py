@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipelines.sampling.dpm_solver import Ladder
+from pipelines.sampling.dpm_solver import Sigmas
 
 LEAST = 1 / 255
 """What a mask's bytes can say least of a change."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class LatentBlend:
     """A picture that an ordinary network may change in places.
 
     Attributes:
@@ -32,34 +32,34 @@ class Kept:
 
     latents: Tensor
     noise: Tensor
-    change: Tensor
-    sigmas: Ladder
+    mask: Tensor
+    sigmas: Sigmas
 
-    def before(self, x: Tensor, sigma: float) -> Tensor:
+    def blend_input(self, x: Tensor, sigma: float) -> Tensor:
         """What the network is asked about: outside, the picture under its own noise."""
         if isinf(sigma):
             return x  # the unit noise itself, and of the picture nothing is left in it
         return torch.where(self._open(sigma), x, self.latents + sigma * self.noise)
 
-    def after(self, x0: Tensor, sigma: float) -> Tensor:
+    def blend_estimate(self, x0: Tensor, sigma: float) -> Tensor:
         """The estimate, with the picture outside."""
         return torch.where(self._open(sigma), x0, self.latents)
 
-    def finished(self, x: Tensor) -> Tensor:
+    def blend_result(self, x: Tensor) -> Tensor:
         """The end of a run, with the picture where nothing may change."""
-        return torch.where(self.change >= LEAST, x, self.latents)
+        return torch.where(self.mask >= LEAST, x, self.latents)
 
     def _open(self, sigma: float) -> Tensor:
         """Where the picture may change by now."""
         done = sum(rung > sigma for rung in self.sigmas) / (len(self.sigmas) - 1)
-        return self.change >= max(1 - done, LEAST)
+        return self.mask >= max(1 - done, LEAST)
 
 
-def hidden(picture: Tensor, change: Tensor) -> Tensor:
+def erase_masked(picture: Tensor, change: Tensor) -> Tensor:
     """A picture (3, 8h, 8w) in [-1, 1] with mid-grey wherever the mask (1, h, w) is at least a half."""
     return picture * (interpolate(change[None], scale_factor=8, mode="nearest")[0] < 0.5)
 
 
-def around(change: Tensor, latents: Tensor) -> Tensor:
+def build_inpaint_channels(change: Tensor, latents: Tensor) -> Tensor:
     """What an inpainting network is shown: the mask, binary, and the latents of the hidden picture, (5, h, w)."""
     return torch.cat([(change >= 0.5).to(latents), latents])

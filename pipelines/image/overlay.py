@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from pipelines.image.vae import Pixels
-from pipelines.job import Source
+from pipelines.job import InitImage
 
 Inside = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 Shares = np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -14,7 +14,7 @@ SEAM = 16
 """How many pixels inside the mask's edge the new picture takes to come up."""
 
 
-def overlaid(drawn: Pixels, source: Source) -> Pixels:
+def apply_overlay(drawn: Pixels, source: InitImage) -> Pixels:
     """A drawn picture under its source, as the source asks.
 
     Args:
@@ -24,20 +24,20 @@ def overlaid(drawn: Pixels, source: Source) -> Pixels:
     """
     if source.mask is None or source.overlay == "none":
         return drawn
-    inside = redrawn(source.mask, *drawn.shape[:2])
-    share = inside.astype(float) if source.overlay == "hard" else _rising(inside)
+    inside = expand_mask(source.mask, *drawn.shape[:2])
+    share = inside.astype(float) if source.overlay == "hard" else feather(inside)
     own = np.frombuffer(source.picture.rgb, np.uint8).reshape(drawn.shape)
     mixed = own + share[..., None] * (drawn.astype(float) - own)
     return mixed.round().astype(np.uint8)
 
 
-def redrawn(mask: bytes, height: int, width: int) -> Inside:
+def expand_mask(mask: bytes, height: int, width: int) -> Inside:
     """The pixels under a source's mask, which were drawn anew."""
     places = np.frombuffer(mask, np.uint8).reshape(height // 8, width // 8) > 0
     return places.repeat(8, axis=0).repeat(8, axis=1)
 
 
-def _rising(inside: Inside) -> Shares:
+def feather(inside: Inside) -> Shares:
     """From 0 at the mask's edge to 1 well inside, without a kink; the picture's own edge is none of the mask's."""
     framed = np.pad(inside, SEAM, mode="edge")
     depth = cast("Shares", cast("Any", ndimage).distance_transform_edt(framed))[SEAM:-SEAM, SEAM:-SEAM]

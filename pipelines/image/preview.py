@@ -18,7 +18,7 @@ SIDE = 32
 PATCH = 4
 
 
-def fit(decode: Callable[[Tensor], Tensor]) -> Matrix:
+def fit_preview(decode: Callable[[Tensor], Tensor]) -> Matrix:
     """Fit the (5, 3) map from four latent channels and a constant to a colour in [-1, 1].
 
     Args:
@@ -32,7 +32,7 @@ def fit(decode: Callable[[Tensor], Tensor]) -> Matrix:
     return inverse @ colours.flatten(1).T
 
 
-def preview(latents: Tensor, matrix: Matrix) -> Pixels:
+def make_preview(latents: Tensor, matrix: Matrix) -> Pixels:
     """Latents (4, h, w) to RGB bytes (h, w, 3), an eighth of the picture's size."""
     colours: Tensor = (_pixels(latents.float().cpu()) @ matrix).T
     return to_pixels(colours.reshape(3, *latents.shape[-2:]))

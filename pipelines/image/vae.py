@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import NotFinite
-from pipelines.job import Picture
-from pipelines.weights.networks import Decoder
+from pipelines.job import RgbImage
+from pipelines.weights.networks import Vae
 
 TILE, OVERLAP = 128, 32
 LARGEST_WHOLE = 192 * 192
@@ -22,7 +22,7 @@ LARGEST_WHOLE = 192 * 192
 Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
 
-class Darkroom:
+class VaeCodec:
     """Decodes one VAE's latents, and encodes pictures to them.
 
     Args:
@@ -30,10 +30,10 @@ class Darkroom:
         dtype: bfloat16 or float32; float16 overflows in SDXL's VAE, which the retry then mends at a cost.
     """
 
-    def __init__(self, vae: Decoder, scale: float, dtype: torch.dtype) -> None:
+    def __init__(self, vae: Vae, scale: float, dtype: torch.dtype) -> None:
         self._vae, self._scale, self._dtype = vae, scale, dtype
 
-    def develop(self, latents: Tensor) -> Pixels:
+    def decode(self, latents: Tensor) -> Pixels:
         """Clean latents (4, h, w) to RGB (8h, 8w, 3).
 
         Raises:
@@ -48,7 +48,7 @@ class Darkroom:
             raise NotFinite("the VAE returned a picture that is not finite, in float32 too")
         return to_pixels(picture)
 
-    def expose(self, picture: Tensor) -> Tensor:
+    def encode(self, picture: Tensor) -> Tensor:
         """A picture (3, 8h, 8w) in [-1, 1] to its latents (4, h, w), always the same for the same picture.
 
         Raises:
@@ -56,7 +56,7 @@ class Darkroom:
         """
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
             latents = self._in(
-                dtype, lambda dtype=dtype: _through(self._vae.encode, picture.to(dtype), (8, 1), 4)
+                dtype, lambda dtype=dtype: _run_tiled(self._vae.encode, picture.to(dtype), (8, 1), 4)
             )
             if bool(latents.isfinite().all()):
                 return latents * self._scale
@@ -65,7 +65,7 @@ class Darkroom:
     def _decode(self, latents: Tensor, dtype: torch.dtype) -> Tensor:
         """One picture (3, 8h, 8w) in [-1, 1], the VAE computing in this dtype."""
         return self._in(
-            dtype, lambda: _through(self._vae.decode, (latents / self._scale).to(dtype), (1, 8), 3)
+            dtype, lambda: _run_tiled(self._vae.decode, (latents / self._scale).to(dtype), (1, 8), 3)
         )
 
     def _in(self, dtype: torch.dtype, work: Callable[[], Tensor]) -> Tensor:
@@ -79,7 +79,7 @@ class Darkroom:
                 self._vae.to(self._dtype)
 
 
-def _through(
+def _run_tiled(
     code: Callable[[Tensor], Tensor], given: Tensor, scales: tuple[int, int], channels: int
 ) -> Tensor:
     """Send (C, H, W) through one half of a VAE, in tiles where it is large.
@@ -94,9 +94,9 @@ def _through(
         return code(given[None])[0].float()
     total = torch.zeros(channels, height * per_made, width * per_made, device=given.device)
     weight = torch.zeros_like(total[:1])
-    ramp = _ramp(min(TILE, height), min(TILE, width), per_made).to(given.device)
-    for top in starts(height):
-        for left in starts(width):
+    ramp = _tile_weights(min(TILE, height), min(TILE, width), per_made).to(given.device)
+    for top in tile_starts(height):
+        for left in tile_starts(width):
             place = (..., *_window(top, left, per_made))
             total[place] += code(given[..., *_window(top, left, per_given)][None])[0].float() * ramp
             weight[place] += ramp
@@ -108,7 +108,7 @@ def _window(top: int, left: int, scale: int) -> tuple[slice, slice]:
     return slice(top * scale, (top + TILE) * scale), slice(left * scale, (left + TILE) * scale)
 
 
-def starts(length: int) -> list[int]:
+def tile_starts(length: int) -> list[int]:
     """Where tiles begin along a side: evenly spread, overlapping by at least OVERLAP, the last flush."""
     if length <= TILE:
         return [0]
@@ -116,7 +116,7 @@ def starts(length: int) -> list[int]:
     return [round(k * (length - TILE) / (count - 1)) for k in range(count)]
 
 
-def _ramp(height: int, width: int, scale: int) -> Tensor:
+def _tile_weights(height: int, width: int, scale: int) -> Tensor:
     """The weights of a tile of so many latents: rising over the overlap, flat inside, never zero."""
 
     def side(length: int) -> Tensor:
@@ -132,7 +132,7 @@ def to_pixels(picture: Tensor) -> Pixels:
     return scaled.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def from_pixels(picture: Picture) -> Tensor:
+def to_tensor(picture: RgbImage) -> Tensor:
     """RGB bytes to floats (3, height, width) in [-1, 1]."""
     pixels = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8)
     # channels first in memory too: torch's GroupNorm is a hundred times less exact on channels last

@@ -15,12 +15,12 @@ from pipelines.sampling.denoise import Denoising, Row, Rows
 from pipelines.sampling.prediction import NoiseTable, input_scale
 from pipelines.weights.networks import UNet
 
-Batching = Literal["exact", "shared"]
-Watch = Callable[[int, float], None]
+BatchingMode = Literal["exact", "shared"]
+OnEvaluation = Callable[[int, float], None]
 """Told, before each evaluation, which image asks and at which sigma; raises Cancelled to stop the run."""
 
 
-class Conductor:
+class RowBatcher:
     """Evaluates rows on one network.
 
     Args:
@@ -34,14 +34,14 @@ class Conductor:
         table: NoiseTable,
         device: torch.device,
         dtype: torch.dtype,
-        batching: Batching = "exact",
+        batching: BatchingMode = "exact",
         most_rows: int = 8,
     ) -> None:
         self._unet, self._table = unet, table
         self._device, self._dtype = device, dtype
         self._batching, self._most_rows = batching, most_rows
 
-    def run(self, trajectories: Sequence[Denoising], watch: Watch) -> list[Tensor]:
+    def run(self, trajectories: Sequence[Denoising], watch: OnEvaluation) -> list[Tensor]:
         """Drive trajectories to their ends, a step of each at a time; their latents in the same order."""
         finished: dict[int, Tensor] = {}
         with ExitStack() as stack:
@@ -81,7 +81,7 @@ class Conductor:
         times = torch.tensor([self._table.time(row.sigma) for row in rows], device=self._device)
         context = torch.stack([row.context for row in rows])
         output = self._unet(
-            sample.to(self._dtype), times, context.to(self._dtype), self._added(rows), rows[0].halvings
+            sample.to(self._dtype), times, context.to(self._dtype), self._added(rows), rows[0].deep_shrink
         )
         return output.to(rows[0].x.dtype).unbind()
 
@@ -97,7 +97,15 @@ class Conductor:
 def _shape(row: Row) -> object:
     """What rows must have in common to be stacked."""
     extra = None if row.extra_channels is None else row.extra_channels.shape
-    return row.x.shape, row.x.dtype, row.context.shape, row.pooled is None, extra, row.halvings, row.adapters
+    return (
+        row.x.shape,
+        row.x.dtype,
+        row.context.shape,
+        row.pooled is None,
+        extra,
+        row.deep_shrink,
+        row.adapters,
+    )
 
 
 def _advance(

@@ -31,7 +31,7 @@ class DeepShrink:
             blocks.up_blocks[-1].register_forward_pre_hook(self._restore, with_kwargs=True)
 
     @contextmanager
-    def halved(self, times: int) -> Generator[None]:
+    def shrink(self, times: int) -> Generator[None]:
         """Halve so many times in the passes meanwhile."""
         self._times = times
         try:

@@ -11,15 +11,15 @@ from math import inf, isinf, sqrt
 
 from torch import Tensor
 
-from pipelines.image.inpainting import Kept
+from pipelines.image.inpainting import LatentBlend
 from pipelines.plan import Plan
 from pipelines.sampling.dpm_solver import Sampling
-from pipelines.sampling.guidance import combine
+from pipelines.sampling.guidance import apply_guides
 from pipelines.sampling.noise import ImageNoise
-from pipelines.sampling.prediction import Prediction
-from pipelines.sampling.pyramid import averaged, larger, smaller
-from pipelines.sampling.smea import Look, Multipass
-from pipelines.text.encoding import Conditioning, Texts
+from pipelines.sampling.prediction import ToX0
+from pipelines.sampling.pyramid import average, downscale, upscale
+from pipelines.sampling.smea import Smea, View
+from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Row:
     pooled: Tensor | None = None
     ids: tuple[float, ...] | None = None
     extra_channels: Tensor | None = None
-    halvings: int = 0
+    deep_shrink: int = 0
     adapters: tuple[str, ...] = ()
 
 
@@ -55,58 +55,60 @@ class Estimator:
     """
 
     plan: Plan
-    texts: Texts
+    texts: PromptEmbeddings
     ids: tuple[float, ...] | None
-    to_x0: Prediction
-    around: Tensor | None = None
-    kept: Kept | None = None
-    multipass: Multipass | None = None
+    to_x0: ToX0
+    inpaint_channels: Tensor | None = None
+    blend: LatentBlend | None = None
+    smea: Smea | None = None
 
     def estimate(self, x: Tensor, sigma: float) -> Estimating:
         """Ask for the rows this sigma needs and fold what comes back into x0."""
-        if self.kept is not None:
-            x = self.kept.before(x, sigma)
-        if times := self.plan.smaller(sigma):
-            x0 = yield from self._copied(x, sigma, times)
+        if self.blend is not None:
+            x = self.blend.blend_input(x, sigma)
+        if times := self.plan.pyramid_levels(sigma):
+            x0 = yield from self._estimate_low_resolution(x, sigma, times)
         else:
-            x0 = yield from self._whole(x, sigma)
-        return x0 if self.kept is None else self.kept.after(x0, sigma)
+            x0 = yield from self._estimate_full_resolution(x, sigma)
+        return x0 if self.blend is None else self.blend.blend_estimate(x0, sigma)
 
-    def _copied(self, x: Tensor, sigma: float, times: int) -> Estimating:
+    def _estimate_low_resolution(self, x: Tensor, sigma: float, times: int) -> Estimating:
         """The estimate of a smaller copy, made as large as the picture."""
-        texts, look = self.conditionings(sigma), smaller(x, sigma, times)
+        texts, look = self.conditionings(sigma), downscale(x, sigma, times)
         ids = None if self.ids is None else tuple(side / 2**times for side in self.ids)
-        around = None if self.around is None else averaged(self.around, times)
-        halvings = self.plan.halved(look[1])
+        around = None if self.inpaint_channels is None else average(self.inpaint_channels, times)
+        halvings = self.plan.deep_shrink_levels(look[1])
         outputs = yield tuple(Row(*look, text.context, text.pooled, ids, around, halvings) for text in texts)
-        return larger(self._folded(outputs, *look), (x.shape[-2], x.shape[-1]))
+        return upscale(self._combine_outputs(outputs, *look), (x.shape[-2], x.shape[-1]))
 
-    def _whole(self, x: Tensor, sigma: float) -> Estimating:
+    def _estimate_full_resolution(self, x: Tensor, sigma: float) -> Estimating:
         """The estimate of the picture, with SMEA's second look."""
         texts = self.conditionings(sigma)
-        looks = ((x, sigma),) if self.multipass is None else self.multipass.looks(x, sigma)
-        outputs = yield tuple(self._row(look, text, look is looks[0]) for look in looks for text in texts)
+        looks = ((x, sigma),) if self.smea is None else self.smea.views(x, sigma)
+        outputs = yield tuple(
+            self._make_row(look, text, look is looks[0]) for look in looks for text in texts
+        )
         x0, *low = (
-            self._folded(outputs[k * len(texts) : (k + 1) * len(texts)], *look)
+            self._combine_outputs(outputs[k * len(texts) : (k + 1) * len(texts)], *look)
             for k, look in enumerate(looks)
         )
-        if self.multipass is not None and low:
-            x0 = self.multipass.merged(x0, low[0], sigma)
+        if self.smea is not None and low:
+            x0 = self.smea.merge(x0, low[0], sigma)
         return x0
 
-    def _row(self, look: Look, text: Conditioning, is_first: bool) -> Row:
-        halvings = self.plan.halved(look[1]) if is_first else 0
-        return Row(*look, text.context, text.pooled, self.ids, self.around, halvings)
+    def _make_row(self, look: View, text: Conditioning, is_first: bool) -> Row:
+        halvings = self.plan.deep_shrink_levels(look[1]) if is_first else 0
+        return Row(*look, text.context, text.pooled, self.ids, self.inpaint_channels, halvings)
 
-    def _folded(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
-        return combine(self.plan.guides, x, sigma, *(self.to_x0(output, x, sigma) for output in outputs))
+    def _combine_outputs(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
+        return apply_guides(self.plan.guides, x, sigma, *(self.to_x0(output, x, sigma) for output in outputs))
 
     def conditionings(self, sigma: float) -> tuple[Conditioning, ...]:
         """The prompt, then the negative and the empty prompt where they are used."""
-        if not self.plan.guided(sigma):
+        if not self.plan.uses_guidance(sigma):
             return (self.texts.positive,)
         negative = self.texts.empty if self.plan.negative_is_empty else self.texts.negative
-        if self.plan.asks_empty:
+        if self.plan.needs_empty:
             return self.texts.positive, negative, self.texts.empty
         return self.texts.positive, negative
 
@@ -122,18 +124,18 @@ def denoise(estimator: Estimator, x: Tensor, noise: ImageNoise) -> Denoising:
         x0 = yield from estimator.estimate(x, inf)
         if not sigmas[1]:
             return x0
-        x = x0 + sigmas[1] * _renewed(x, noise.renewal, plan.sampler.eta)
+        x = x0 + sigmas[1] * _renew_noise(x, noise.renewal, plan.sampler.eta)
         sigmas = sigmas[1:]
-    x = yield from _answer(plan.sampler(x, sigmas, noise.step), estimator)
-    return x if estimator.kept is None else estimator.kept.finished(x)
+    x = yield from _answer_sampler(plan.sampler(x, sigmas, noise.step), estimator)
+    return x if estimator.blend is None else estimator.blend.blend_result(x)
 
 
-def _renewed(unit: Tensor, fresh: Tensor | None, eta: float) -> Tensor:
+def _renew_noise(unit: Tensor, fresh: Tensor | None, eta: float) -> Tensor:
     """The unit noise of the second rung: the first's own, or as much of it as eta leaves."""
     return unit if fresh is None else sqrt(1 - eta**2) * unit + eta * fresh
 
 
-def _answer(sampling: Sampling, estimator: Estimator) -> Denoising:
+def _answer_sampler(sampling: Sampling, estimator: Estimator) -> Denoising:
     """Run a sampler, answering every question it asks."""
     try:
         x, sigma = next(sampling)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-Ladder = tuple[float, ...]
+Sigmas = tuple[float, ...]
 Noise = Callable[[float, float], "Tensor"]
 Ask = tuple["Tensor", float]
 Sampling = Generator[Ask, "Tensor", "Tensor"]
@@ -23,7 +23,7 @@ SAFETY = 0.81
 MOST_ESTIMATES = 200
 
 
-def dpm_fast(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
+def dpm_fast(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
     """`n - 1` estimates in equal segments of log sigma, mostly of order 3, and the estimate at the end."""
     budget = len(sigmas) - 2
     t, end = -log(sigmas[0]), -log(sigmas[-2])
@@ -45,7 +45,7 @@ def _orders(budget: int) -> list[int]:
     return [3] * (budget // 3) + [budget % 3]
 
 
-def dpm_adaptive(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
+def dpm_adaptive(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
     """Orders 2 and 3 are compared and the step sized by their difference; the ladder's rungs are ignored.
 
     At most 200 estimates: when they are spent, what is left of the way is one step.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class Estimates:
     """Denoised estimates of one evaluation; `uncond` and `empty` are None where they were not asked for."""
 
     x: "Tensor"
@@ -30,10 +30,10 @@ class Prediction:
     x0: "Tensor"
 
 
-Guide = Callable[[Prediction], Prediction]
+Guide = Callable[[Estimates], Estimates]
 
 
-def guides(guidance: Guidance) -> tuple[Guide, ...]:
+def build_guides(guidance: Guidance) -> tuple[Guide, ...]:
     """The fold for a job, in its fixed order; what would change nothing is left out."""
     steps: list[Guide] = []
     if needs_empty(guidance):
@@ -46,7 +46,7 @@ def guides(guidance: Guidance) -> tuple[Guide, ...]:
     return tuple(steps)
 
 
-def combine(
+def apply_guides(
     steps: tuple[Guide, ...],
     x: "Tensor",
     sigma: float,
@@ -57,24 +57,24 @@ def combine(
     """Fold the estimates into one x0; without `uncond` the prompt's own estimate is the answer."""
     if uncond is None:
         return cond
-    start = Prediction(x, sigma, cond, uncond, empty, cond)
+    start = Estimates(x, sigma, cond, uncond, empty, cond)
     return reduce(lambda prediction, guide: guide(prediction), steps, start).x0
 
 
-def negates_nothing(guidance: Guidance) -> bool:
+def uses_empty_negative(guidance: Guidance) -> bool:
     """Whether the negative prompt is switched off, so that the empty prompt stands in its place."""
     return 0 <= guidance.uncond_scale <= 1e-4
 
 
 def needs_empty(guidance: Guidance) -> bool:
     """Whether the empty prompt is asked for beside the negative one: three rows instead of two."""
-    return guidance.uncond_scale != 1 and not negates_nothing(guidance)
+    return guidance.uncond_scale != 1 and not uses_empty_negative(guidance)
 
 
 def uncond_scale(strength: float) -> Guide:
     """Move the negative prediction between the empty prompt's (0) and itself (1), or beyond."""
 
-    def guide(p: Prediction) -> Prediction:
+    def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
         assert p.empty is not None
         return replace(p, uncond=p.empty + strength * (p.uncond - p.empty))
@@ -85,7 +85,7 @@ def uncond_scale(strength: float) -> Guide:
 def cfg(scale: float) -> Guide:
     """Away from the negative prediction, `scale` times as far as the prompt's own."""
 
-    def guide(p: Prediction) -> Prediction:
+    def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
         return replace(p, x0=p.uncond + scale * (p.cond - p.uncond))
 
@@ -95,7 +95,7 @@ def cfg(scale: float) -> Guide:
 def dynamic_threshold(scale: float, threshold: Threshold) -> Guide:
     """Give each channel the range it would have had at a lower scale, clipping the few values beyond."""
 
-    def guide(p: Prediction) -> Prediction:
+    def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
         mimic = p.uncond + min(scale, threshold.mimic_scale) * (p.cond - p.uncond)
         range_wanted = _centred(mimic).abs().amax(dim=(-2, -1), keepdim=True)
@@ -115,7 +115,7 @@ def _centred(x: "Tensor") -> "Tensor":
 def rescale(amount: float) -> Guide:
     """Bring the spread of the guided velocity back towards the prompt's own, by this share."""
 
-    def guide(p: Prediction) -> Prediction:
+    def guide(p: Estimates) -> Estimates:
         velocity = to_velocity(p.x0, p.x, p.sigma)
         wanted = to_velocity(p.cond, p.x, p.sigma).std()
         factor = amount * wanted / velocity.std().clamp(min=1e-8) + (1 - amount)

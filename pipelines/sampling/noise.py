@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pipelines.job import SEEDS
-from pipelines.sampling.dpm_solver import Ladder, Noise
+from pipelines.job import SEED_MODULUS
+from pipelines.sampling.dpm_solver import Noise, Sigmas
 from pipelines.sampling.prediction import NoiseTable
 from pipelines.sampling.samplers import Sampler
 
@@ -31,11 +31,11 @@ class ImageNoise:
     step: Noise
 
 
-def image_noise(
+def make_image_noise(
     seed: int,
     shape: tuple[int, ...],
     sampler: Sampler,
-    sigmas: Ladder,
+    sigmas: Sigmas,
     table: NoiseTable,
     brownian: bool,
     executor: Executor | None = None,
@@ -51,7 +51,7 @@ def image_noise(
         executor: a single worker that draws each step's noise while the device still works on the step before.
         device: where the noise is moved once it is drawn.
     """
-    generator = torch.Generator().manual_seed(seed % SEEDS)
+    generator = torch.Generator().manual_seed(seed % SEED_MODULUS)
 
     def draw(*_: float) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
@@ -59,13 +59,13 @@ def image_noise(
     initial = draw()
     infinite = isinf(sigmas[0])
     renewal = draw() if infinite and sampler.eta and sigmas[1] else None
-    step = brownian_noise(seed, shape, *tree_bounds(table), device) if brownian else draw
+    step = brownian_noise(seed, shape, *brownian_bounds(table), device) if brownian else draw
     if executor is not None:
-        step = ahead(step, queries(sampler, sigmas[1:] if infinite else sigmas), executor)
+        step = prefetch(step, list_noise_calls(sampler, sigmas[1:] if infinite else sigmas), executor)
     return ImageNoise(initial, renewal, step)
 
 
-def tree_bounds(table: NoiseTable) -> tuple[float, float]:
+def brownian_bounds(table: NoiseTable) -> tuple[float, float]:
     """The sigmas between which the Brownian path lives: the same for every number of steps."""
     top = table.sigmas[-2] if isinf(table.highest) else max(table.sigmas[-2], table.highest)
     return table.lowest / 2, 2 * top
@@ -77,7 +77,7 @@ def brownian_noise(
     """Increments of one Brownian path over sigma, scaled to unit variance."""
     from torchsde import BrownianTree  # pyright: ignore[reportMissingTypeStubs]
 
-    tree = BrownianTree(t0=low, w0=torch.zeros(shape), t1=high, entropy=seed % SEEDS)
+    tree = BrownianTree(t0=low, w0=torch.zeros(shape), t1=high, entropy=seed % SEED_MODULUS)
 
     def noise(sigma: float, target: float) -> Tensor:
         increment = cast("Tensor", tree(target, sigma))
@@ -86,7 +86,7 @@ def brownian_noise(
     return noise
 
 
-def ahead(noise: Noise, asked: Sequence[tuple[float, float]], executor: Executor) -> Noise:
+def prefetch(noise: Noise, asked: Sequence[tuple[float, float]], executor: Executor) -> Noise:
     """The same noise, each draw started when the one before is taken.
 
     `asked` are the queries in the order in which they will come; any other query is our own mistake.
@@ -110,7 +110,7 @@ def ahead(noise: Noise, asked: Sequence[tuple[float, float]], executor: Executor
     return take
 
 
-def queries(sampler: Sampler, sigmas: Ladder) -> list[tuple[float, float]]:
+def list_noise_calls(sampler: Sampler, sigmas: Sigmas) -> list[tuple[float, float]]:
     """The noise a run will ask for, in order: found by running the sampler over a single zero."""
     asked: list[tuple[float, float]] = []
     if not sampler.eta or len(sigmas) < 2:

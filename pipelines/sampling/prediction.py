@@ -18,7 +18,7 @@ from pipelines.errors import PipelineError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Prediction = Callable[["Tensor", "Tensor", float], "Tensor"]
+ToX0 = Callable[["Tensor", "Tensor", float], "Tensor"]
 
 
 def eps_to_x0(output: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
@@ -42,7 +42,7 @@ def edm_v_to_x0(output: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
     return x / (sigma**2 + 1) + output * (sigma / sqrt(sigma**2 + 1))
 
 
-PREDICTIONS: dict[str, Prediction] = {"eps": eps_to_x0, "v": v_to_x0, "edm_v": edm_v_to_x0}
+PREDICTIONS: dict[str, ToX0] = {"eps": eps_to_x0, "v": v_to_x0, "edm_v": edm_v_to_x0}
 
 
 def to_velocity(x0: "Tensor", x: "Tensor", sigma: float) -> "Tensor":

@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 
-def smaller(x: Tensor, sigma: float, times: int) -> tuple[Tensor, float]:
+def downscale(x: Tensor, sigma: float, times: int) -> tuple[Tensor, float]:
     """Latents (4, h, w) under noise with their sides halved so often, and the noise level they are at then."""
-    copy = averaged(x, times)
+    copy = average(x, times)
     return (copy * 2**times, sigma) if isinf(sigma) else (copy, sigma / 2**times)
 
 
-def averaged(latents: Tensor, times: int) -> Tensor:
+def average(latents: Tensor, times: int) -> Tensor:
     """The means (..., h / 2**times, w / 2**times) of squares of latents."""
     return avg_pool2d(latents, 2**times)
 
 
-def larger(x0: Tensor, size: tuple[int, int]) -> Tensor:
+def upscale(x0: Tensor, size: tuple[int, int]) -> Tensor:
     """A copy's estimate as one of the whole latents (4, h, w)."""
     return interpolate(x0[None], size=size, mode="bicubic", align_corners=False)[0]

@@ -16,7 +16,7 @@ from operator import add
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UnknownName
-from pipelines.sampling.dpm_solver import Ladder, Noise, Sampling, dpm_adaptive, dpm_fast
+from pipelines.sampling.dpm_solver import Noise, Sampling, Sigmas, dpm_adaptive, dpm_fast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ def ancestral(sigma: float, target: float, eta: float = 1.0) -> tuple[float, flo
     return sqrt(target**2 - up**2), up
 
 
-def euler(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
+def euler(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
     """One estimate a step along the ODE."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -41,7 +41,7 @@ def euler(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
     return x
 
 
-def euler_ancestral(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1.0) -> Sampling:
+def euler_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
     """Euler to below the target, then noise back up to it."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -52,7 +52,7 @@ def euler_ancestral(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1.0)
     return x
 
 
-def heun(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
+def heun(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
     """Euler, then the average of the slopes at both ends."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -65,7 +65,7 @@ def heun(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
     return x
 
 
-def dpm_2(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 0.0) -> Sampling:
+def dpm_2(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 0.0) -> Sampling:
     """The slope at the geometric middle carries the whole step; eta > 0 adds ancestral noise."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -82,7 +82,7 @@ def dpm_2(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 0.0) -> Sampli
     return x
 
 
-def lms(x: "Tensor", sigmas: Ladder, noise: Noise, order: int = 4) -> Sampling:
+def lms(x: "Tensor", sigmas: Sigmas, noise: Noise, order: int = 4) -> Sampling:
     """Linear multistep: a polynomial through the last slopes, integrated exactly over the step."""
     slopes: list[Tensor] = []
     for step, (sigma, target) in enumerate(pairwise(sigmas)):
@@ -93,7 +93,7 @@ def lms(x: "Tensor", sigmas: Ladder, noise: Noise, order: int = 4) -> Sampling:
     return x
 
 
-def _adams(nodes: Ladder, k: int, start: float, end: float) -> float:
+def _adams(nodes: Sigmas, k: int, start: float, end: float) -> float:
     """The integral over [start, end] of the Lagrange polynomial that is 1 at node k (degree 3 at most)."""
     middle, half = (start + end) / 2, (end - start) / 2
     total = 0.0
@@ -106,7 +106,7 @@ def _adams(nodes: Ladder, k: int, start: float, end: float) -> float:
     return total * half
 
 
-def dpmpp_2s_ancestral(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1.0) -> Sampling:
+def dpmpp_2s_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
     """DPM-Solver++(2S) to below the target, then noise back up to it."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -122,7 +122,7 @@ def dpmpp_2s_ancestral(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1
     return x
 
 
-def dpmpp_2m(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
+def dpmpp_2m(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
     """DPM-Solver++(2M): the last two estimates extrapolate to the middle of the step in log sigma."""
     before: tuple[float, Tensor] | None = None
     for sigma, target in pairwise(sigmas):
@@ -136,7 +136,7 @@ def dpmpp_2m(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
     return x
 
 
-def dpmpp_2m_sde(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1.0) -> Sampling:
+def dpmpp_2m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
     """The stochastic DPM-Solver++(2M), midpoint form."""
     before: tuple[float, Tensor] | None = None
     for sigma, target in pairwise(sigmas):
@@ -153,7 +153,7 @@ def dpmpp_2m_sde(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1.0) ->
     return x
 
 
-def dpmpp_3m_sde(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1.0) -> Sampling:
+def dpmpp_3m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
     """The stochastic DPM-Solver++ with up to three estimates; the divided differences are of log sigma."""
     past: list[tuple[float, Tensor]] = []
     for sigma, target in pairwise(sigmas):
@@ -183,7 +183,7 @@ def _multistep(past: list[tuple[float, "Tensor"]], h: float, width: float) -> "T
     return phi_2 * (slope + bend * r_0) - (phi_2 / width - 0.5) * bend
 
 
-def dpmpp_sde(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1.0) -> Sampling:
+def dpmpp_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
     """DPM-Solver++(2S) as an SDE: an ancestral half step, then the whole step with the second estimate."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -198,7 +198,7 @@ def dpmpp_sde(x: "Tensor", sigmas: Ladder, noise: Noise, eta: float = 1.0) -> Sa
     return x
 
 
-def plms(x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
+def plms(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
     """Pseudo linear multistep: Adams-Bashforth weights on the slopes; the first step averages two."""
     slopes: list[Tensor] = []
     for sigma, target in pairwise(sigmas):
@@ -229,12 +229,12 @@ class Sampler:
     comes from a Brownian tree; `own_ladder` that it ignores the noise schedule and walks table entries.
     """
 
-    run: Callable[["Tensor", Ladder, Noise], Sampling]
+    run: Callable[["Tensor", Sigmas, Noise], Sampling]
     eta: float = 0.0
     brownian: bool = False
-    own_ladder: bool = False
+    own_schedule: bool = False
 
-    def __call__(self, x: "Tensor", sigmas: Ladder, noise: Noise) -> Sampling:
+    def __call__(self, x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
         """Start a run."""
         return self.run(x, sigmas, noise)
 
@@ -253,8 +253,8 @@ SAMPLERS: dict[str, Sampler] = {
     "k_dpmpp_sde": Sampler(dpmpp_sde, eta=1.0, brownian=True),
     "k_dpm_fast": Sampler(dpm_fast),
     "k_dpm_adaptive": Sampler(dpm_adaptive),
-    "ddim_v3": Sampler(euler, own_ladder=True),
-    "plms": Sampler(plms, own_ladder=True),
+    "ddim_v3": Sampler(euler, own_schedule=True),
+    "plms": Sampler(plms, own_schedule=True),
 }
 
 ALIASES: dict[str, tuple[str, str]] = {
@@ -265,7 +265,7 @@ ALIASES: dict[str, tuple[str, str]] = {
 """Other names a request may use: the sampler meant, and the SMEA mode that comes with it."""
 
 
-def canonical(name: str) -> tuple[str, str]:
+def resolve_sampler(name: str) -> tuple[str, str]:
     """The registry's name for a requested sampler, and the SMEA mode its name implies.
 
     Raises:

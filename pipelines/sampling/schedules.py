@@ -12,7 +12,7 @@ from math import ceil, exp, floor, isinf, log
 from pipelines.errors import UnknownName
 from pipelines.sampling.prediction import NoiseTable
 
-Ladder = tuple[float, ...]
+Sigmas = tuple[float, ...]
 
 
 def linspace(first: float, last: float, count: int) -> list[float]:
@@ -64,21 +64,21 @@ def polyexponential(steps: int, highest: float, lowest: float, rho: float = 1.0)
     return [exp(share**rho * spread + log(lowest)) for share in linspace(1.0, 0.0, steps)]
 
 
-TABLED: dict[str, Callable[[int, NoiseTable], list[float]]] = {
+TABLE_SCHEDULES: dict[str, Callable[[int, NoiseTable], list[float]]] = {
     "native": native,
     "simple": simple,
     "sgm_uniform": sgm_uniform,
     "beta": beta,
 }
-RANGED: dict[str, Callable[[int, float, float], list[float]]] = {
+RANGE_SCHEDULES: dict[str, Callable[[int, float, float], list[float]]] = {
     "karras": karras,
     "exponential": exponential,
     "polyexponential": polyexponential,
 }
-SCHEDULES = (*TABLED, *RANGED)
+SCHEDULES = (*TABLE_SCHEDULES, *RANGE_SCHEDULES)
 
 
-def ladder(schedule: str, steps: int, table: NoiseTable, start: float = 56.0) -> Ladder:
+def make_sigmas(schedule: str, steps: int, table: NoiseTable, start: float = 56.0) -> Sigmas:
     """The sigmas of a run, a final 0 included.
 
     Args:
@@ -93,23 +93,23 @@ def ladder(schedule: str, steps: int, table: NoiseTable, start: float = 56.0) ->
     """
     if schedule not in SCHEDULES:
         raise UnknownName("noise schedule", schedule, SCHEDULES)
-    if schedule in TABLED:
-        rungs = TABLED[schedule](steps, table)
+    if schedule in TABLE_SCHEDULES:
+        rungs = TABLE_SCHEDULES[schedule](steps, table)
     elif not table.zsnr or table.highest < table.sigmas[-2]:
-        rungs = RANGED[schedule](steps, table.highest, table.lowest)
+        rungs = RANGE_SCHEDULES[schedule](steps, table.highest, table.lowest)
     else:
         start = min(max(start, table.lowest), table.sigmas[-2])
-        rungs = [table.highest, *RANGED[schedule](steps - 1, start, table.lowest)]
+        rungs = [table.highest, *RANGE_SCHEDULES[schedule](steps - 1, start, table.lowest)]
     # the start is the table's to the last digit, not a rounded trip through t or a root and back
     return (table.highest, *rungs[1:], 0.0)
 
 
-def quantised(sigmas: Ladder, table: NoiseTable) -> Ladder:
+def snap_to_table(sigmas: Sigmas, table: NoiseTable) -> Sigmas:
     """The ladder with every rung moved to the table entry the network will be told: DDIM's and PLMS's way."""
     return (*(sigma if isinf(sigma) else table.sigmas[table.index(sigma)] for sigma in sigmas[:-1]), 0.0)
 
 
-def last_part(sigmas: Ladder, strength: float, table: NoiseTable) -> Ladder:
+def truncate_sigmas(sigmas: Sigmas, strength: float, table: NoiseTable) -> Sigmas:
     """The lower part of a ladder that a picture redrawn at `strength` in (0, 1] runs through.
 
     `max(1, ceil(n * strength))` intervals are kept. A picture cannot survive infinite noise, so below full

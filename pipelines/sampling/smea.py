@@ -16,7 +16,7 @@ from math import cos, isinf, pi, sqrt
 import torch
 from torch import Tensor
 
-from pipelines.sampling.dpm_solver import Ladder
+from pipelines.sampling.dpm_solver import Sigmas
 
 HALF, THREE_QUARTERS = 1 / 2, 3 / 4
 LARGE = 1_140_000
@@ -24,12 +24,12 @@ LARGE = 1_140_000
 ENDS = {"smea": 0.75, "dyn": 0.6}
 """The share of the steps by which the copy has faded out: what NAI's prices leave room for at these ratios."""
 
-Look = tuple[Tensor, float]
+View = tuple[Tensor, float]
 """Latents and their noise level."""
 
 
 @dataclass(frozen=True, slots=True)
-class Multipass:
+class Smea:
     """The second look that the early evaluations of one image take.
 
     Attributes:
@@ -41,21 +41,21 @@ class Multipass:
     rows: Tensor
     columns: Tensor
     end: float
-    sigmas: Ladder
+    sigmas: Sigmas
 
     @property
     def ratio(self) -> float:
         """The copy's sides over the picture's."""
         return sqrt(self.rows.shape[0] * self.columns.shape[0] / (self.rows.shape[1] * self.columns.shape[1]))
 
-    def looks(self, x: Tensor, sigma: float) -> tuple[Look, ...]:
+    def views(self, x: Tensor, sigma: float) -> tuple[View, ...]:
         """What is asked about: the latents (4, h, w), and while it counts their smaller copy."""
         if not self._weight(sigma):
             return ((x, sigma),)
         copy = self._smaller(x)
         return ((x, sigma), (copy, sigma) if isinf(sigma) else (self.ratio * copy, self.ratio * sigma))
 
-    def merged(self, x0: Tensor, low: Tensor, sigma: float) -> Tensor:
+    def merge(self, x0: Tensor, low: Tensor, sigma: float) -> Tensor:
         """The estimate, its low frequencies moved towards those of the copy's estimate."""
         change = low / self.ratio - self._smaller(x0)
         rows, columns = self.rows.to(change), self.columns.to(change)
@@ -70,9 +70,7 @@ class Multipass:
         return cos(pi * progress / (2 * self.end)) ** 2 if progress < self.end else 0.0
 
 
-def multipass(
-    smea: str, latent_size: tuple[int, int], sigmas: Ladder, device: torch.device
-) -> Multipass | None:
+def make_smea(smea: str, latent_size: tuple[int, int], sigmas: Sigmas, device: torch.device) -> Smea | None:
     """How SMEA draws latents of this height and width.
 
     Args:
@@ -82,16 +80,18 @@ def multipass(
         return None
     large = latent_size[0] * latent_size[1] * 64 > LARGE
     ratio = THREE_QUARTERS if smea == "dyn" and large else HALF
-    rows, columns = (lowest(round(ratio * side), side).float().to(device) for side in latent_size)
-    return Multipass(rows, columns, ENDS[smea], sigmas)
+    rows, columns = (
+        low_frequency_basis(round(ratio * side), side).float().to(device) for side in latent_size
+    )
+    return Smea(rows, columns, ENDS[smea], sigmas)
 
 
-def lowest(few: int, many: int) -> Tensor:
+def low_frequency_basis(few: int, many: int) -> Tensor:
     """The lowest frequencies of `many` places as `few` places, (few, many) with orthonormal rows."""
-    return _cosines(few).mT @ _cosines(many)[:few]
+    return _dct_basis(few).mT @ _dct_basis(many)[:few]
 
 
-def _cosines(size: int) -> Tensor:
+def _dct_basis(size: int) -> Tensor:
     """The orthonormal cosine transform (DCT-II) of so many places, a frequency in each row."""
     places = torch.arange(size, dtype=torch.float64)
     waves = torch.cos(pi * places[:, None] * (places + 0.5) / size) * sqrt(2 / size)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pipelines.job import Prompts
-from pipelines.text.prompt import Segment, parse, shares
-from pipelines.text.tokens import EMPTY, Chunk, chunks
+from pipelines.text.prompt import Segment, mix_weights, parse
+from pipelines.text.tokens import EMPTY, Chunk, split_chunks
 from pipelines.weights.networks import TextEncoder
 
 REMEMBERED = 128
@@ -29,7 +29,7 @@ class Conditioning:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class PromptEmbeddings:
     """The three conditionings of a job, all of the same length."""
 
     positive: Conditioning
@@ -37,7 +37,7 @@ class Texts:
     empty: Conditioning
 
 
-class TextEncoding:
+class PromptEncoder:
     """The text encoders of a model, side by side, and what they have encoded lately."""
 
     def __init__(self, towers: Sequence[TextEncoder], device: torch.device) -> None:
@@ -45,26 +45,29 @@ class TextEncoding:
         self._device = device
         self._known: OrderedDict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor | None]] = OrderedDict()
 
-    def texts(self, prompts: Prompts) -> Texts:
+    def encode(self, prompts: Prompts) -> PromptEmbeddings:
         """Encode a job's prompts.
 
         Raises:
             InvalidPrompt: every part of a `|` mix has weight 0.
         """
         sides = [
-            [(segment, chunks(segment.runs, prompts.drop_seams)) for segment in parse(text, prompts.syntax)]
+            [
+                (segment, split_chunks(segment.runs, prompts.drop_seam_tokens))
+                for segment in parse(text, prompts.syntax)
+            ]
             for text in (prompts.positive, prompts.negative, "")
         ]
         length = max(len(parts) for side in sides for _, parts in side)
-        return Texts(*(self._mix(side, length) for side in sides))
+        return PromptEmbeddings(*(self._mix(side, length) for side in sides))
 
     def _mix(self, side: Sequence[tuple[Segment, tuple[Chunk, ...]]], length: int) -> Conditioning:
         if len(side) == 1:
             return self._encode(side[0][1], length)
-        return blend(
+        return blend_conditionings(
             [
                 (share, self._encode(parts, length))
-                for share, (_, parts) in zip(shares([segment for segment, _ in side]), side, strict=True)
+                for share, (_, parts) in zip(mix_weights([segment for segment, _ in side]), side, strict=True)
                 if share
             ]
         )
@@ -96,7 +99,7 @@ class TextEncoding:
         return self._known[k, ids]
 
 
-def blend(parts: Sequence[tuple[float, Conditioning]]) -> Conditioning:
+def blend_conditionings(parts: Sequence[tuple[float, Conditioning]]) -> Conditioning:
     """A weighted sum of conditionings of equal length."""
 
     def total(pick: Callable[[Conditioning], Tensor | None]) -> Tensor | None:

@@ -41,7 +41,7 @@ def parse(text: str, syntax: str = "nai") -> tuple[Segment, ...]:
     return SYNTAXES[syntax](text)
 
 
-def shares(segments: Sequence[Segment]) -> tuple[float, ...]:
+def mix_weights(segments: Sequence[Segment]) -> tuple[float, ...]:
     """Each segment's signed share of a mix, their sizes together 1; one that says nothing has none.
 
     Raises:

@@ -18,7 +18,7 @@ BOS, EOS = 49406, 49407
 CHUNK = 75
 LIMIT = 3 * CHUNK
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-SEAMS = frozenset({73, 74, 75, 148, 149, 150})
+SEAM_POSITIONS = frozenset({73, 74, 75, 148, 149, 150})
 """Token positions (from 0) that NAI V3 lost before 2023-12-21: `legacy_v3_extend` drops them again."""
 
 
@@ -41,30 +41,30 @@ class Chunk:
 EMPTY = Chunk()
 
 
-def chunks(runs: Iterable[Run], drop_seams: bool = False) -> tuple[Chunk, ...]:
+def split_chunks(runs: Iterable[Run], drop_seams: bool = False) -> tuple[Chunk, ...]:
     """Cut weighted text into chunks, losing nothing but what lies beyond 225 tokens; at least one chunk.
 
     Weights are clamped to [0.01, 100] here, where they are about to be applied.
     """
-    tokens = weighted(runs)
+    tokens = weighted_tokens(runs)
     if drop_seams:
-        tokens = [token for position, token in enumerate(tokens) if position not in SEAMS]
+        tokens = [token for position, token in enumerate(tokens) if position not in SEAM_POSITIONS]
     parts = [tokens[start : start + CHUNK] for start in range(0, min(len(tokens), LIMIT), CHUNK)]
     return tuple(Chunk(*map(tuple, zip(*part, strict=True))) for part in parts) or (EMPTY,)
 
 
-def weighted(runs: Iterable[Run]) -> list[tuple[int, float]]:
+def weighted_tokens(runs: Iterable[Run]) -> list[tuple[int, float]]:
     """Every token of every run with its clamped weight, however many there are."""
-    return [(token, min(max(weight, 0.01), 100.0)) for text, weight in runs for token in token_ids(text)]
+    return [(token, min(max(weight, 0.01), 100.0)) for text, weight in runs for token in tokenize(text)]
 
 
-def token_ids(text: str) -> list[int]:
+def tokenize(text: str) -> list[int]:
     """The ids of a text, without begin and end."""
-    return vocabulary().encode(text, add_special_tokens=False).ids
+    return clip_tokenizer().encode(text, add_special_tokens=False).ids
 
 
 @cache
-def vocabulary() -> Tokenizer:
+def clip_tokenizer() -> Tokenizer:
     """CLIP's byte-pair encoding: NFC, single spaces, lower case, as transformers' CLIPTokenizer."""
     packed = files("pipelines.text").joinpath("clip/merges.txt.gz").read_bytes()
     merges = [tuple(line.split()) for line in gzip.decompress(packed).decode().split("\n")]

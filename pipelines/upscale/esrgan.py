@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pipelines.errors import WeightsError
-from pipelines.upscale.rrdbnet import RrdbNet, Shape
+from pipelines.upscale.rrdbnet import RrdbConfig, RrdbNet
 from pipelines.weights.checkpoint import Header, read_header
-from pipelines.weights.networks import fill
+from pipelines.weights.networks import load_state
 
 FAMILY = "not an ESRGAN-family upscaler"
 MOST_DOUBLINGS = 3
@@ -43,7 +43,7 @@ class Spelling:
     first: str
     growing: str
     block: re.Pattern[str]
-    key: Callable[[str, Shape], str]
+    key: Callable[[str, RrdbConfig], str]
 
 
 def load_rrdbnet(path: Path, device: torch.device, dtype: torch.dtype) -> RrdbNet:
@@ -52,18 +52,18 @@ def load_rrdbnet(path: Path, device: torch.device, dtype: torch.dtype) -> RrdbNe
     Raises:
         WeightsError: the file cannot be read, is no ESRGAN-family upscaler, or not a whole one.
     """
-    shape, keys = recognise(read_header(path))
+    shape, keys = detect_rrdbnet(read_header(path))
     network = _empty(shape)
     try:
         with cast("Any", safe_open)(path, framework="pt") as file:
-            fill(network, {name: file.get_tensor(key) for name, key in keys.items()})
+            load_state(network, {name: file.get_tensor(key) for name, key in keys.items()})
     except SafetensorError as error:
         raise WeightsError(path, f"a damaged file: {error}") from None
     # channels last: on a CPU a third less memory, and faster, than torch's own order
     return cast("Any", network.eval()).to(device, dtype, memory_format=torch.channels_last)
 
 
-def recognise(header: Header) -> tuple[Shape, Mapping[str, str]]:
+def detect_rrdbnet(header: Header) -> tuple[RrdbConfig, Mapping[str, str]]:
     """The shape of a file's network, and the file's key for each of our names.
 
     Raises:
@@ -83,13 +83,13 @@ def recognise(header: Header) -> tuple[Shape, Mapping[str, str]]:
     return shape, keys
 
 
-def _empty(shape: Shape) -> RrdbNet:
+def _empty(shape: RrdbConfig) -> RrdbNet:
     """A network without memory for its weights."""
     with torch.device("meta"):
         return RrdbNet(shape)
 
 
-def _shape(path: Path, spelling: Spelling, shapes: Mapping[str, tuple[int, ...]]) -> Shape:
+def _shape(path: Path, spelling: Spelling, shapes: Mapping[str, tuple[int, ...]]) -> RrdbConfig:
     """What the keys and two of the tensors tell; the other tensors have yet to agree."""
     for key in (spelling.first, spelling.growing):
         if key not in shapes:
@@ -105,7 +105,7 @@ def _shape(path: Path, spelling: Spelling, shapes: Mapping[str, tuple[int, ...]]
         raise WeightsError(
             path, f"it folds by {FOLDS[channels]} and doubles {doublings} times; scales of 1 to 8 can run"
         )
-    return Shape(features, growth, len(blocks), doublings, FOLDS[channels])
+    return RrdbConfig(features, growth, len(blocks), doublings, FOLDS[channels])
 
 
 def _doublings(keys: Mapping[str, object]) -> int:
@@ -135,7 +135,7 @@ def _refuse_unequal(header: Header, wanted: Mapping[str, tuple[int, ...]]) -> No
             raise WeightsError(header.path, f"{key} is unexpected; it is of another architecture")
 
 
-def _listed(name: str, shape: Shape) -> str:
+def _listed(name: str, shape: RrdbConfig) -> str:
     """ESRGAN's first code: the network is a list, and the layers without weights take places in it."""
     inside = re.fullmatch(r"body\.(\d+)\.rdb(\d)\.conv(\d)\.(\w+)", name)
     if inside:
@@ -148,7 +148,7 @@ def _listed(name: str, shape: Shape) -> str:
     return f"model.{places[layer]}.{kind}"
 
 
-def _released(name: str, _shape: Shape) -> str:
+def _released(name: str, _shape: RrdbConfig) -> str:
     """ESRGAN's later releases, and BSRGAN's."""
     name = re.sub(r"^body\.(\d+)\.rdb", r"RRDB_trunk.\1.RDB", name)
     for ours, theirs in (("conv_body", "trunk_conv"), ("conv_up", "upconv"), ("conv_hr", "HRconv")):
@@ -156,7 +156,7 @@ def _released(name: str, _shape: Shape) -> str:
     return name
 
 
-def _ours(name: str, _shape: Shape) -> str:
+def _ours(name: str, _shape: RrdbConfig) -> str:
     return name
 
 

@@ -18,7 +18,7 @@ DAMPING = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RrdbConfig:
     """All that tells one RRDBNet from another.
 
     Attributes:
@@ -44,7 +44,7 @@ class Shape:
 class RrdbNet(nn.ModuleDict):
     """The network of a shape; its weights have the names that Real-ESRGAN gave them."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: RrdbConfig) -> None:
         features = shape.features
         blocks = (ResidualBlock(features, shape.growth) for _ in range(shape.blocks))
         super().__init__(

@@ -56,7 +56,7 @@ class Upscaler:
         """How many times higher and wider a picture becomes."""
         return self._network.shape.scale
 
-    def enlarge(self, pixels: Pixels, before_tile: BeforeTile = _nothing) -> Pixels:
+    def upscale(self, pixels: Pixels, before_tile: BeforeTile = _nothing) -> Pixels:
         """RGB (h, w, 3) to (scale * h, scale * w, 3).
 
         Args:
@@ -69,7 +69,7 @@ class Upscaler:
         fold, cell = self._network.shape.fold, self._network.shape.fold * self.scale
         whole = np.pad(pixels, ((0, -height % fold), (0, -width % fold), (0, 0)), "edge")
         enlarged = np.empty((whole.shape[0] * self.scale, whole.shape[1] * self.scale, 3), np.uint8)
-        sides = (spans(length // fold, self._tile, self._margin) for length in whole.shape[:2])
+        sides = (split_tiles(length // fold, self._tile, self._margin) for length in whole.shape[:2])
         tiles = list(product(*sides))
         for done, (rows, columns) in enumerate(tiles):
             before_tile(done, len(tiles))
@@ -101,7 +101,7 @@ def load_upscaler(
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TileSpan:
     """A tile along one side, in cells: what the network sees, and the part of it that is kept."""
 
     start: int
@@ -122,7 +122,7 @@ class Span:
         return slice((self.first - self.start) * cell, (self.last - self.start) * cell)
 
 
-def spans(length: int, tile: int, margin: int) -> list[Span]:
+def split_tiles(length: int, tile: int, margin: int) -> list[TileSpan]:
     """The tiles along a side: of one length, the least that so few tiles allow, and evenly spread.
 
     Neighbours overlap by two margins or more and are cut in the middle of that. The outermost end where the picture
@@ -133,10 +133,10 @@ def spans(length: int, tile: int, margin: int) -> list[Span]:
     starts = [(length - size) * number // max(1, count - 1) for number in range(count)]
     cuts = [(left + size + right) // 2 for left, right in pairwise(starts)]
     ends = pairwise([0, *cuts, length])
-    return [Span(start, start + size, *kept) for start, kept in zip(starts, ends, strict=True)]
+    return [TileSpan(start, start + size, *kept) for start, kept in zip(starts, ends, strict=True)]
 
 
-def resized(
+def resize(
     pixels: Pixels,
     width: int,
     height: int,
@@ -154,15 +154,15 @@ def resized(
     for _ in range(MOST_PASSES):
         if upscaler is None or upscaler.scale == 1 or _covers(pixels, width, height):
             break
-        pixels = upscaler.enlarge(pixels, before_tile)
-    return lanczos(pixels, width, height)
+        pixels = upscaler.upscale(pixels, before_tile)
+    return resize_lanczos(pixels, width, height)
 
 
 def _covers(pixels: Pixels, width: int, height: int) -> bool:
     return pixels.shape[0] >= height and pixels.shape[1] >= width
 
 
-def lanczos(pixels: Pixels, width: int, height: int) -> Pixels:
+def resize_lanczos(pixels: Pixels, width: int, height: int) -> Pixels:
     """A picture (h, w, 3) at another size, (height, width, 3), without any weights."""
     picture = Image.fromarray(pixels)
     return np.array(picture.resize((width, height), Image.Resampling.LANCZOS))

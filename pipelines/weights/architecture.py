@@ -17,7 +17,7 @@ Family = Literal["sdxl", "sd15"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tower:
+class TextEncoderConfig:
     """One CLIP text encoder.
 
     `layout` is how single-file checkpoints spell it, `pad` the token id behind the end of the text,
@@ -38,7 +38,7 @@ class Architecture:
     family: Family
     unet: Config
     vae: Config
-    towers: tuple[Tower, ...]
+    text_encoders: tuple[TextEncoderConfig, ...]
     latent_scale: float
 
     @property
@@ -48,7 +48,9 @@ class Architecture:
 
     def to_json(self) -> str:
         """The architecture as one line of JSON, always the same for equal architectures."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = asdict(self)
+        fields["towers"] = fields.pop("text_encoders")
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Architecture":
@@ -60,7 +62,7 @@ class Architecture:
         try:
             fields = cast("dict[str, object]", json.loads(text))
             towers = cast("list[dict[str, object]]", fields.pop("towers"))
-            read = cls(towers=tuple(Tower(**tower) for tower in towers), **fields)  # pyright: ignore[reportArgumentType]
+            read = cls(text_encoders=tuple(TextEncoderConfig(**tower) for tower in towers), **fields)  # pyright: ignore[reportArgumentType]
             return _checked(read)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not an architecture: {error}") from error
@@ -68,10 +70,10 @@ class Architecture:
 
 def _checked(read: Architecture) -> Architecture:
     known = {"sdxl": sdxl(), "sd15": sd15()}.get(read.family)
-    if known is None or len(read.towers) != len(known.towers):
+    if known is None or len(read.text_encoders) != len(known.text_encoders):
         raise ValueError("not an architecture: unknown family or number of text encoders")
     pairs = [(read.unet, known.unet), (read.vae, known.vae)]
-    for tower, allowed in zip(read.towers, known.towers, strict=True):
+    for tower, allowed in zip(read.text_encoders, known.text_encoders, strict=True):
         pairs += [(tower.config, allowed.config), (_wiring(tower), _wiring(allowed))]
     odd = sorted(key for given, allowed in pairs for key in _odd(given, allowed))
     if odd:
@@ -79,7 +81,7 @@ def _checked(read: Architecture) -> Architecture:
     return read
 
 
-def _wiring(tower: Tower) -> Config:
+def _wiring(tower: TextEncoderConfig) -> Config:
     """What of a tower is not in its config; its layout must be the known one, so it stands as a key."""
     return {
         tower.layout: True,
@@ -108,19 +110,19 @@ def sd15(channels: int = 4) -> Architecture:
     return Architecture("sd15", _sd15_unet(channels), _vae(), (clip_l(final_norm=True),), 0.18215)
 
 
-def clip_l(final_norm: bool) -> Tower:
+def clip_l(final_norm: bool) -> TextEncoderConfig:
     """OpenAI's ViT-L/14 text tower, padded with its own end-of-text token."""
-    config = tower_config(width=768, layers=12, heads=12, activation="quick_gelu")
-    return Tower(config, "clip", pad=END_OF_TEXT, projection=False, final_norm=final_norm)
+    config = clip_config(width=768, layers=12, heads=12, activation="quick_gelu")
+    return TextEncoderConfig(config, "clip", pad=END_OF_TEXT, projection=False, final_norm=final_norm)
 
 
-def big_g() -> Tower:
+def big_g() -> TextEncoderConfig:
     """OpenCLIP's ViT-bigG/14 text tower, padded with token 0."""
-    config = tower_config(width=1280, layers=32, heads=20, activation="gelu")
-    return Tower(config, "openclip", pad=0, projection=True, final_norm=False)
+    config = clip_config(width=1280, layers=32, heads=20, activation="gelu")
+    return TextEncoderConfig(config, "openclip", pad=0, projection=True, final_norm=False)
 
 
-def tower_config(width: int, layers: int, heads: int, activation: str) -> Config:
+def clip_config(width: int, layers: int, heads: int, activation: str) -> Config:
     """A CLIP text tower over the common vocabulary.
 
     Released configs say `eos_token_id` 2, which makes transformers pool at the largest id: wrong as soon as

@@ -33,7 +33,7 @@ STRANGERS: tuple[tuple[bytes, str], ...] = (
 SHARD = re.compile(r"(?:diffusion_pytorch_model|model)(?P<tags>(?:\.fp16|-\d{5}-of-\d{5})*)\.safetensors")
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """One tensor of a file; `start` and `end` are its bytes, counted from the beginning of the file."""
 
     dtype: str
@@ -47,12 +47,12 @@ class Header:
     """What a safetensors file says about itself; `length` is where its tensors begin."""
 
     path: Path
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
     length: int
 
 
-class Located(NamedTuple):
+class TensorRef(NamedTuple):
     """A tensor of a checkpoint: the file and the key it has there."""
 
     file: Path
@@ -67,7 +67,7 @@ class Checkpoint:
 
     path: Path
     layout: Literal["single", "diffusers"]
-    tensors: Mapping[str, Located]
+    tensors: Mapping[str, TensorRef]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     scheduler: Mapping[str, object] = field(default_factory=dict[str, object])
 
@@ -77,21 +77,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         header = read_header(path)
         return Checkpoint(path, "single", dict(_located(header, "")), header.metadata)
-    tensors: dict[str, Located] = {}
+    tensors: dict[str, TensorRef] = {}
     for folder, prefix in _component_folders(path):
         for file in component_files(folder):
             tensors |= _located(read_header(file), prefix)
     return Checkpoint(path, "diffusers", tensors, scheduler=_scheduler(path))
 
 
-def files(checkpoint: Checkpoint) -> tuple[Path, ...]:
+def checkpoint_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
     """The files a checkpoint's tensors lie in, each once."""
     return tuple(dict.fromkeys(located.file for located in checkpoint.tensors.values()))
 
 
-def _located(header: Header, prefix: str) -> Iterator[tuple[str, Located]]:
+def _located(header: Header, prefix: str) -> Iterator[tuple[str, TensorRef]]:
     for key, entry in header.tensors.items():
-        yield prefix + key, Located(header.path, key, entry.dtype, entry.shape)
+        yield prefix + key, TensorRef(header.path, key, entry.dtype, entry.shape)
 
 
 def _component_folders(path: Path) -> list[tuple[Path, str]]:
@@ -187,7 +187,7 @@ def _texts(value: object) -> dict[str, str]:
     return {key: text for key, text in pairs if isinstance(text, str)}
 
 
-def _entry(path: Path, key: str, value: object, offset: int) -> Entry:
+def _entry(path: Path, key: str, value: object, offset: int) -> TensorEntry:
     try:
         fields = cast("dict[str, object]", value)
         dtype, shape = cast("str", fields["dtype"]), tuple(cast("list[int]", fields["shape"]))
@@ -197,7 +197,7 @@ def _entry(path: Path, key: str, value: object, offset: int) -> Entry:
         fits, dtype, shape, start, end = False, "", (), 0, 0
     if not fits:
         raise WeightsError(path, f"a damaged header: tensor {key!r} has no sound dtype, shape and offsets")
-    return Entry(dtype, shape, offset + start, offset + end)
+    return TensorEntry(dtype, shape, offset + start, offset + end)
 
 
 def fingerprint(path: Path) -> str:
@@ -207,7 +207,7 @@ def fingerprint(path: Path) -> str:
     over all files in order for a diffusers folder.
     """
     digest = hashlib.sha256()
-    for file in files(open_checkpoint(path)):
+    for file in checkpoint_files(open_checkpoint(path)):
         for block in _sample(file, read_header(file).length):
             digest.update(block)
     return digest.hexdigest()[:8].upper()

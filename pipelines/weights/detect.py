@@ -13,10 +13,10 @@ from typing import Literal
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY, Architecture
-from pipelines.weights.checkpoint import Checkpoint, Located, open_checkpoint
+from pipelines.weights.checkpoint import Checkpoint, TensorRef, open_checkpoint
 
-Predicts = Literal["eps", "v", "edm_v"]
-Judgement = tuple[Predicts, bool, str]
+PredictionType = Literal["eps", "v", "edm_v"]
+PredictionEvidence = tuple[PredictionType, bool, str]
 """A prediction, whether the terminal SNR is zero, and the sentence that says why."""
 
 LORA = re.compile(r"^(lora_|unet\..*lora|.*\.(lora_(up|down|A|B)|hada_w\d\w*|lokr_w\d\w*|dora_scale)\b)")
@@ -49,7 +49,7 @@ SIZE_LABELS = (
     "label_emb.0.0.weight",
     "add_embedding.linear_1.weight",
 )
-STRANGERS = {
+UNSUPPORTED = {
     "edm_mean": "a Playground EDM model",
     "control_model.": "a ControlNet",
     "controlnet_cond_embedding.": "a ControlNet",
@@ -65,19 +65,19 @@ VAE_INPUT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Detection:
     """What a checkpoint is; `missing` lists the components it does not hold."""
 
     family: Literal["sdxl", "sd15"]
     layout: Literal["single", "diffusers"]
     channels: int
-    prediction: Predicts
+    prediction: PredictionType
     zsnr: bool
     evidence: tuple[str, ...]
     missing: tuple[str, ...] = ()
 
 
-def identify(path: Path, prediction: Predicts | None = None, zsnr: bool | None = None) -> Identity:
+def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | None = None) -> Detection:
     """Tell what a file or folder is; a given prediction or zsnr wins over what it says of itself.
 
     Raises:
@@ -99,16 +99,16 @@ def identify(path: Path, prediction: Predicts | None = None, zsnr: bool | None =
             path, f"zero terminal SNR cannot go with {predicts} prediction; one of the two is wrong"
         )
     missing = tuple(_missing(checkpoint, family))
-    return Identity(family, checkpoint.layout, channels, predicts, zero, tuple(evidence), missing)
+    return Detection(family, checkpoint.layout, channels, predicts, zero, tuple(evidence), missing)
 
 
-def inpaints(path: Path, model: Identity) -> Identity:
+def detect_inpainting(path: Path, model: Detection) -> Detection:
     """What a file's UNet is, if it can draw into a model's pictures.
 
     Raises:
         WeightsError: it has no 9 channels, or is of another family or prediction.
     """
-    found = identify(path)
+    found = detect(path)
     if found.channels != 9:
         raise WeightsError(path, f"its UNet has {found.channels} input channels; one for inpainting has 9")
     for what in ("family", "prediction", "zsnr"):
@@ -130,7 +130,7 @@ def _network(checkpoint: Checkpoint) -> tuple[Literal["sdxl", "sd15"], int, str]
             checkpoint.path,
             f"a UNet with {channels} input channels (an edit or control model); 4 or 9 can run",
         )
-    own = own_architecture(checkpoint)
+    own = embedded_architecture(checkpoint)
     if own is not None:
         return (
             own.family,
@@ -143,7 +143,7 @@ def _network(checkpoint: Checkpoint) -> tuple[Literal["sdxl", "sd15"], int, str]
     return _sdxl(checkpoint, channels)
 
 
-def own_architecture(checkpoint: Checkpoint) -> Architecture | None:
+def embedded_architecture(checkpoint: Checkpoint) -> Architecture | None:
     """The architecture a file carries in its metadata, if it is not one of the known ones.
 
     Raises:
@@ -163,7 +163,7 @@ def _refuse_strangers(checkpoint: Checkpoint) -> None:
         raise WeightsError(
             checkpoint.path, "a LoRA, not a model; it changes a model that must be loaded first"
         )
-    for part, name in STRANGERS.items():
+    for part, name in UNSUPPORTED.items():
         if any(part in key for key in keys):
             raise WeightsError(checkpoint.path, f"{name}, which is not supported")
     latent = _find(checkpoint, VAE_INPUT)
@@ -203,22 +203,22 @@ def _sdxl(checkpoint: Checkpoint, channels: int) -> tuple[Literal["sdxl"], int, 
     return "sdxl", channels, f"SDXL: text of width 2048 at the second level, {channels} channels"
 
 
-def _prediction(checkpoint: Checkpoint) -> Judgement:
+def _prediction(checkpoint: Checkpoint) -> PredictionEvidence:
     """The first witness that has something to say."""
-    for witness in WITNESSES:
+    for witness in PREDICTION_SOURCES:
         judgement = witness(checkpoint)
         if judgement is not None:
             return judgement
     return "eps", False, "noise prediction: nothing says otherwise"
 
 
-def _edm_marker(checkpoint: Checkpoint) -> Judgement | None:
+def _edm_marker(checkpoint: Checkpoint) -> PredictionEvidence | None:
     if "edm_vpred.sigma_max" in checkpoint.tensors:
         return "edm_v", False, "EDM velocity prediction: the tensor edm_vpred.sigma_max is there"
     return None
 
 
-def _marker(checkpoint: Checkpoint) -> Judgement | None:
+def _marker(checkpoint: Checkpoint) -> PredictionEvidence | None:
     if "v_pred" not in checkpoint.tensors:
         if "ztsnr" in checkpoint.tensors:
             raise WeightsError(
@@ -230,7 +230,7 @@ def _marker(checkpoint: Checkpoint) -> Judgement | None:
     return "v", False, "velocity prediction: the tensor v_pred is there, ztsnr is not"
 
 
-def _metadata(checkpoint: Checkpoint) -> Judgement | None:
+def _metadata(checkpoint: Checkpoint) -> PredictionEvidence | None:
     """ModelSpec's key, or ComfyUI's own; a trainer says beside it whether the terminal SNR was zero."""
     for key in ("modelspec.prediction_type", "modelspec.predict_key"):
         value = checkpoint.metadata.get(key, "").lower().replace("-", "_")
@@ -251,7 +251,7 @@ def _assumed(told: str | None, value: str) -> str:
     return f"; ss_zero_terminal_snr is {told}"
 
 
-def _scheduler(checkpoint: Checkpoint) -> Judgement | None:
+def _scheduler(checkpoint: Checkpoint) -> PredictionEvidence | None:
     """Only what departs from the default counts: `epsilon` is copied from folder to folder unread."""
     told = checkpoint.scheduler
     if "FlowMatch" in str(told.get("_class_name")):
@@ -262,7 +262,7 @@ def _scheduler(checkpoint: Checkpoint) -> Judgement | None:
     return None
 
 
-def _name(checkpoint: Checkpoint) -> Judgement | None:
+def _name(checkpoint: Checkpoint) -> PredictionEvidence | None:
     # a link is judged by its own name: in a hub cache it leads to a file called by its hash
     name = checkpoint.path.name or checkpoint.path.resolve().name
     if V_NAME.search(name) and not EPS_NAME.search(name):
@@ -272,7 +272,7 @@ def _name(checkpoint: Checkpoint) -> Judgement | None:
     return None
 
 
-WITNESSES: tuple[Callable[[Checkpoint], Judgement | None], ...] = (
+PREDICTION_SOURCES: tuple[Callable[[Checkpoint], PredictionEvidence | None], ...] = (
     _edm_marker,
     _marker,
     _metadata,
@@ -296,5 +296,5 @@ TEXT_PREFIXES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
-def _find(checkpoint: Checkpoint, keys: tuple[str, ...]) -> Located | None:
+def _find(checkpoint: Checkpoint, keys: tuple[str, ...]) -> TensorRef | None:
     return next((checkpoint.tensors[key] for key in keys if key in checkpoint.tensors), None)

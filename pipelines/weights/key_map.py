@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from pipelines.weights.architecture import Architecture, Config, Tower
+from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ Shaping = Literal["same", "conv", "transposed", "third"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MappedKey:
     """A tensor in the file, and what it takes to make it ours.
 
     "conv" drops two trailing dimensions of 1, "third" takes part `part` of three stacked along the first.
@@ -31,7 +31,7 @@ class Source:
     shaping: Shaping = "same"
     part: int = 0
 
-    def ours(self, stored: "Tensor") -> "Tensor":
+    def to_model(self, stored: "Tensor") -> "Tensor":
         """The tensor as our network wants it: a view of the stored one."""
         if self.shaping == "conv" and stored.ndim == 4:
             return stored[:, :, 0, 0]
@@ -42,7 +42,7 @@ class Source:
         return stored
 
 
-def exported(sources: Mapping[str, Source], tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def to_stored(sources: Mapping[str, MappedKey], tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The other way: our tensors under the file's keys and in its shapes."""
     import torch
 
@@ -59,27 +59,27 @@ def exported(sources: Mapping[str, Source], tensors: "Mapping[str, Tensor]") -> 
     return stored | {key: torch.cat([parts[k] for k in range(3)]) for key, parts in thirds.items()}
 
 
-def unet_sources(names: Iterable[str], config: Config) -> dict[str, Source]:
+def map_unet_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
     """Where a UNet's weights lie."""
     blocks = _unet_blocks(config)
-    return {name: Source(UNET + _renamed(name, blocks, UNET_RESNET)) for name in names}
+    return {name: MappedKey(UNET + _renamed(name, blocks, UNET_RESNET)) for name in names}
 
 
-def vae_sources(names: Iterable[str], config: Config) -> dict[str, Source]:
+def map_vae_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
     """Where a VAE's weights lie; its attention is written as 1x1 convolutions."""
     blocks = _vae_blocks(config)
 
-    def source(name: str) -> Source:
+    def source(name: str) -> MappedKey:
         key = VAE + _renamed(name, blocks, VAE_RESNET | VAE_ATTENTION)
         linear = ".attentions." in name and name.endswith("weight") and "group_norm" not in name
-        return Source(key, "conv" if linear else "same")
+        return MappedKey(key, "conv" if linear else "same")
 
     return {name: source(name) for name in names}
 
 
-def text_sources(names: Iterable[str], architecture: Architecture, number: int) -> dict[str, Source]:
+def map_text_keys(names: Iterable[str], architecture: Architecture, number: int) -> dict[str, MappedKey]:
     """Where the weights of text encoder `number` lie, whatever level transformers hangs them on."""
-    tower = architecture.towers[number]
+    tower = architecture.text_encoders[number]
     place = _open_clip if tower.layout == "openclip" else _clip
     prefix = text_prefix(architecture, number)
     return {name: place(name.removeprefix("text_model."), prefix) for name in names}
@@ -89,7 +89,7 @@ def text_prefix(architecture: Architecture, number: int) -> str:
     """What the keys of a text encoder begin with in a single file."""
     if architecture.family == "sd15":
         return SD1_TEXT
-    tower: Tower = architecture.towers[number]
+    tower: TextEncoderConfig = architecture.text_encoders[number]
     inner = "model." if tower.layout == "openclip" else "transformer.text_model."
     return f"conditioner.embedders.{number}.{inner}"
 
@@ -203,8 +203,8 @@ def _vae_blocks(config: Config) -> dict[str, str]:
     return blocks
 
 
-def _clip(name: str, prefix: str) -> Source:
-    return Source(prefix + name)
+def _clip(name: str, prefix: str) -> MappedKey:
+    return MappedKey(prefix + name)
 
 
 OPEN_CLIP: Mapping[str, str] = {
@@ -223,18 +223,18 @@ OPEN_CLIP_LAYER = {
 THIRDS = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
 
 
-def _open_clip(name: str, prefix: str) -> Source:
+def _open_clip(name: str, prefix: str) -> MappedKey:
     """OpenCLIP stacks query, key and value, and stores its projection the other way round."""
     if name == "text_projection.weight":
-        return Source(prefix + "text_projection", "transposed")
+        return MappedKey(prefix + "text_projection", "transposed")
     if name in OPEN_CLIP:
-        return Source(prefix + OPEN_CLIP[name])
+        return MappedKey(prefix + OPEN_CLIP[name])
     number, layer, leaf = _split_layer(name)
     block = f"{prefix}transformer.resblocks.{number}."
     part = THIRDS.get(layer.removeprefix("self_attn."))
     if part is not None:
-        return Source(f"{block}attn.in_proj_{leaf}", "third", part)
-    return Source(f"{block}{OPEN_CLIP_LAYER[layer]}.{leaf}")
+        return MappedKey(f"{block}attn.in_proj_{leaf}", "third", part)
+    return MappedKey(f"{block}{OPEN_CLIP_LAYER[layer]}.{leaf}")
 
 
 def _split_layer(name: str) -> tuple[str, str, str]:

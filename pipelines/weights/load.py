@@ -17,27 +17,33 @@ from torch import Tensor, nn
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import Architecture, sd15, sdxl
-from pipelines.weights.checkpoint import Checkpoint, files, open_checkpoint, read_ahead
-from pipelines.weights.detect import Identity, Predicts, identify, inpaints, own_architecture
+from pipelines.weights.checkpoint import Checkpoint, checkpoint_files, open_checkpoint, read_ahead
+from pipelines.weights.detect import (
+    Detection,
+    PredictionType,
+    detect,
+    detect_inpainting,
+    embedded_architecture,
+)
 from pipelines.weights.key_map import (
     OLD_ATTENTION,
     SD1_TEXT,
     UNET,
     VAE,
-    Source,
+    MappedKey,
+    map_text_keys,
+    map_unet_keys,
+    map_vae_keys,
     text_prefix,
-    text_sources,
-    unet_sources,
-    vae_sources,
 )
 from pipelines.weights.networks import (
-    Attention,
-    Decoder,
+    AttentionBackend,
     DiffusersUNet,
     TextEncoder,
     UNet,
-    build,
-    fill,
+    Vae,
+    build_networks,
+    load_state,
     set_attention,
 )
 
@@ -56,29 +62,29 @@ class Weights:
     `inpainting` is a second UNet, with 9 channels, that draws into pictures.
     """
 
-    identity: Identity
+    detection: Detection
     architecture: Architecture
     unet: UNet
-    vae: Decoder
-    towers: tuple[TextEncoder, ...]
+    vae: Vae
+    text_encoders: tuple[TextEncoder, ...]
     device: torch.device
     dtype: torch.dtype
     vae_dtype: torch.dtype
     inpainting: UNet | None = None
 
 
-def load(
+def load_weights(
     path: Path | str,
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     vae_dtype: torch.dtype | None = None,
-    prediction: Predicts | None = None,
+    prediction: PredictionType | None = None,
     zsnr: bool | None = None,
     vae: Path | None = None,
     text_encoders: tuple[Path, ...] = (),
     inpainting: Path | None = None,
-    attention: Attention = "sdpa",
+    attention: AttentionBackend = "sdpa",
 ) -> Weights:
     """Load a model.
 
@@ -94,15 +100,15 @@ def load(
         PipelineError: the attention asked for is not installed.
     """
     checkpoint, place = open_checkpoint(Path(path)), torch.device(device)
-    identity = identify(checkpoint.path, prediction, zsnr)
+    identity = detect(checkpoint.path, prediction, zsnr)
     architecture = _architecture(checkpoint, identity)
-    unet, decoder, towers = build(architecture)
-    parts = parts_of(architecture, unet.module, decoder.module, [tower.module for tower in towers])
-    fill_all(checkpoint, parts, _replacements(checkpoint, parts, vae, text_encoders))
-    dtype = dtype or chosen_dtype(checkpoint, place)
-    vae_dtype = vae_dtype or chosen_vae_dtype(dtype, place)
+    unet, decoder, towers = build_networks(architecture)
+    parts = model_parts(architecture, unet.module, decoder.module, [tower.module for tower in towers])
+    load_parts(checkpoint, parts, _replacements(checkpoint, parts, vae, text_encoders))
+    dtype = dtype or choose_dtype(checkpoint, place)
+    vae_dtype = vae_dtype or choose_vae_dtype(dtype, place)
     if place.type == "cuda":
-        for file in files(checkpoint):
+        for file in checkpoint_files(checkpoint):
             read_ahead(file)
     for part in parts:
         # not diffusers' own `to`, which logs advice about loaders that are not used here
@@ -115,23 +121,23 @@ def load(
     return Weights(identity, architecture, unet, decoder, towers, place, dtype, vae_dtype, inpainter)
 
 
-def _architecture(checkpoint: Checkpoint, identity: Identity) -> Architecture:
+def _architecture(checkpoint: Checkpoint, identity: Detection) -> Architecture:
     """The shape a file tells of itself, or that of its family."""
     known = sdxl if identity.family == "sdxl" else sd15
-    return own_architecture(checkpoint) or known(identity.channels)
+    return embedded_architecture(checkpoint) or known(identity.channels)
 
 
-def _inpainting_unet(path: Path, model: Identity) -> DiffusersUNet:
-    checkpoint, found = open_checkpoint(path), inpaints(path, model)
+def _inpainting_unet(path: Path, model: Detection) -> DiffusersUNet:
+    checkpoint, found = open_checkpoint(path), detect_inpainting(path, model)
     architecture = _architecture(checkpoint, found)
-    unet, vae, towers = build(architecture)
-    part = parts_of(architecture, unet.module, vae.module, [tower.module for tower in towers])[0]
-    fill(part.module, _read(checkpoint, part, _located(checkpoint, part)))
+    unet, vae, towers = build_networks(architecture)
+    part = model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])[0]
+    load_state(part.module, _read(checkpoint, part, _located(checkpoint, part)))
     return unet
 
 
 def _replacements(
-    checkpoint: Checkpoint, parts: Sequence["Part"], vae: Path | None, text_encoders: tuple[Path, ...]
+    checkpoint: Checkpoint, parts: Sequence["ModelPart"], vae: Path | None, text_encoders: tuple[Path, ...]
 ) -> dict[str, Path]:
     """The files that stand in for parts of the checkpoint, by the parts' folders."""
     folders = [part.folder for part in parts if part.folder.startswith("text_encoder")]
@@ -141,53 +147,53 @@ def _replacements(
     return dict(zip(folders, given, strict=False)) | ({} if vae is None else {"vae": vae})
 
 
-def chosen_vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+def choose_vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA and beside bfloat16 networks, else float32: SDXL's VAE overflows in float16."""
     return torch.bfloat16 if device.type == "cuda" or dtype == torch.bfloat16 else torch.float32
 
 
-def chosen_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+def choose_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
     """Half precision on a GPU, bfloat16 if the file is; on a CPU float32 for small files, else bfloat16."""
     stored = {located.dtype for located in checkpoint.tensors.values()}
     if device.type == "cuda" and "BF16" in stored and "F16" not in stored:
         return torch.bfloat16
     if device.type != "cpu":
         return torch.float16
-    size = sum(file.stat().st_size for file in files(checkpoint))
+    size = sum(file.stat().st_size for file in checkpoint_files(checkpoint))
     return torch.float32 if size < LARGE else torch.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ModelPart:
     """A network to fill: its folder in a diffusers layout, the prefix and the sources of a single file."""
 
     folder: str
     module: nn.Module
     prefix: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, MappedKey]
 
 
-def parts_of(
+def model_parts(
     architecture: Architecture, unet: nn.Module, vae: nn.Module, towers: Sequence[nn.Module]
-) -> tuple[Part, ...]:
+) -> tuple[ModelPart, ...]:
     """The networks of a model, each with where its weights lie."""
     texts = (
-        Part(
+        ModelPart(
             "text_encoder" if number == 0 else f"text_encoder_{number + 1}",
             tower,
             text_prefix(architecture, number),
-            text_sources(tower.state_dict(), architecture, number),
+            map_text_keys(tower.state_dict(), architecture, number),
         )
         for number, tower in enumerate(towers)
     )
     return (
-        Part("unet", unet, UNET, unet_sources(unet.state_dict(), architecture.unet)),
-        Part("vae", vae, VAE, vae_sources(vae.state_dict(), architecture.vae)),
+        ModelPart("unet", unet, UNET, map_unet_keys(unet.state_dict(), architecture.unet)),
+        ModelPart("vae", vae, VAE, map_vae_keys(vae.state_dict(), architecture.vae)),
         *texts,
     )
 
 
-def fill_all(checkpoint: Checkpoint, parts: Sequence[Part], replacements: Mapping[str, Path]) -> None:
+def load_parts(checkpoint: Checkpoint, parts: Sequence[ModelPart], replacements: Mapping[str, Path]) -> None:
     """Fill every part, from the checkpoint or from what replaces it.
 
     Raises:
@@ -202,16 +208,16 @@ def fill_all(checkpoint: Checkpoint, parts: Sequence[Part], replacements: Mappin
             replaced += [part.prefix, f"{part.folder}."]
         found = _located(origin, part)
         taken |= {key for key, _ in found.values()}
-        fill(part.module, _read(origin, part, found))
+        load_state(part.module, _read(origin, part, found))
     extra = [key for key in checkpoint.tensors if key not in taken and not JUNK.search(key)]
     extra = [key for key in extra if not key.startswith(tuple(replaced))]
     if extra:
         raise WeightsError(checkpoint.path, f"{_listed('unexpected', extra)}; it is of another architecture")
 
 
-def _located(origin: Checkpoint, part: Part) -> dict[str, tuple[str, Source]]:
+def _located(origin: Checkpoint, part: ModelPart) -> dict[str, tuple[str, MappedKey]]:
     """For each of our keys, the key in the file and how it is shaped there."""
-    found: dict[str, tuple[str, Source]] = {}
+    found: dict[str, tuple[str, MappedKey]] = {}
     absent: list[str] = []
     for name, source in part.sources.items():
         match = next(
@@ -230,15 +236,15 @@ def _located(origin: Checkpoint, part: Part) -> dict[str, tuple[str, Source]]:
     return found
 
 
-def _spellings(part: Part, name: str, source: Source) -> Iterator[tuple[str, Source]]:
+def _spellings(part: ModelPart, name: str, source: MappedKey) -> Iterator[tuple[str, MappedKey]]:
     """The keys one weight may have: as in a single file, in a file of that part alone, in a diffusers folder."""
     yield source.key, source
     yield source.key.removeprefix(part.prefix), source
     yield source.key.replace(SD1_TEXT, LEAKED_TEXT), source
     bare = name.removeprefix("text_model.")
     for ours in dict.fromkeys((name, bare, f"text_model.{bare}", _old_attention(name))):
-        yield f"{part.folder}.{ours}", Source(ours, "conv" if source.shaping == "conv" else "same")
-        yield ours, Source(ours)
+        yield f"{part.folder}.{ours}", MappedKey(ours, "conv" if source.shaping == "conv" else "same")
+        yield ours, MappedKey(ours)
 
 
 def _old_attention(name: str) -> str:
@@ -247,7 +253,9 @@ def _old_attention(name: str) -> str:
     return name
 
 
-def _read(origin: Checkpoint, part: Part, found: Mapping[str, tuple[str, Source]]) -> dict[str, Tensor]:
+def _read(
+    origin: Checkpoint, part: ModelPart, found: Mapping[str, tuple[str, MappedKey]]
+) -> dict[str, Tensor]:
     """The tensors of a part, as views of the files they lie in."""
     wanted = {name: tensor.shape for name, tensor in part.module.state_dict().items()}
     tensors: dict[str, Tensor] = {}
@@ -258,7 +266,7 @@ def _read(origin: Checkpoint, part: Part, found: Mapping[str, tuple[str, Source]
         }
         for name, (key, source) in found.items():
             located = origin.tensors[key]
-            tensors[name] = source.ours(opened[located.file].get_tensor(located.key))
+            tensors[name] = source.to_model(opened[located.file].get_tensor(located.key))
             if tensors[name].shape != wanted[name]:
                 shapes = f"{tuple(tensors[name].shape)}, not {tuple(wanted[name])}"
                 raise WeightsError(

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY, Architecture, sdxl
-from pipelines.weights.checkpoint import SIZES, Checkpoint, files, open_checkpoint
-from pipelines.weights.detect import FIRST, Identity, identify, inpaints, own_architecture
-from pipelines.weights.single_file import Stored, companions, read, unet
+from pipelines.weights.checkpoint import SIZES, Checkpoint, checkpoint_files, open_checkpoint
+from pipelines.weights.detect import FIRST, Detection, detect, detect_inpainting, embedded_architecture
+from pipelines.weights.single_file import StoredTensor, companion_tensors, read_bytes, unet_tensors
 
 CONV_IN = FIRST[0]
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -32,30 +32,30 @@ PREDICTIONS = {"v": "v", "eps": "epsilon"}  # what ModelSpec has words for
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergeReport:
     """A file that was made: what it is by its own header, and how many tensors were summed and how many copied."""
 
     output: Path
-    identity: Identity
+    identity: Detection
     summed: int
     copied: int
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
+class SourceModel:
     """One of the three models that a merge reads."""
 
     checkpoint: Checkpoint
-    identity: Identity
+    identity: Detection
     architecture: Architecture
-    unet: Mapping[str, Stored]
+    unet: Mapping[str, StoredTensor]
 
     @property
     def path(self) -> Path:
         return self.checkpoint.path
 
 
-class Planned(NamedTuple):
+class PlannedTensor(NamedTuple):
     """A tensor still to be written: `content` makes its bytes, (size,) of uint8."""
 
     dtype: str
@@ -64,7 +64,7 @@ class Planned(NamedTuple):
     content: Callable[[], Tensor]
 
 
-def merge(inpaint: Path, fine_tune: Path, base: Path, output: Path) -> Merged:
+def merge_inpainting(inpaint: Path, fine_tune: Path, base: Path, output: Path) -> MergeReport:
     """Make a 9-channel checkpoint in the single-file layout; the three models may be of any layout.
 
     Args:
@@ -80,22 +80,22 @@ def merge(inpaint: Path, fine_tune: Path, base: Path, output: Path) -> Merged:
     _refuse_output(output, parents)
     _refuse_unlike(*parents)
     model = parents[1]
-    copied = _markers(model.identity) | companions(model.checkpoint, model.architecture)
+    copied = _markers(model.identity) | companion_tensors(model.checkpoint, model.architecture)
     planned = _sums(*parents) | {key: _copy(stored) for key, stored in copied.items()}
     try:
         with TemporaryDirectory(dir=output.parent, prefix=".merging-") as folder:
             fresh = Path(folder) / output.name
             _write(fresh, planned, _metadata(*parents))
-            identity = inpaints(fresh, model.identity)
+            identity = detect_inpainting(fresh, model.identity)
             output.touch(exist_ok=False)  # refuses a file that has appeared meanwhile
             fresh.replace(output)
     except OSError as error:
         raise WeightsError(output, f"cannot be written: {error.strerror}") from error
-    return Merged(output, identity, len(model.unet), len(copied))
+    return MergeReport(output, identity, len(model.unet), len(copied))
 
 
-def _parent(path: Path, channels: int) -> Parent:
-    checkpoint, identity = open_checkpoint(path), identify(path)
+def _parent(path: Path, channels: int) -> SourceModel:
+    checkpoint, identity = open_checkpoint(path), detect(path)
     if identity.family != "sdxl":
         raise WeightsError(path, "Stable Diffusion 1's UNet; only SDXL's can be merged")
     if identity.channels != channels:
@@ -103,12 +103,14 @@ def _parent(path: Path, channels: int) -> Parent:
         raise WeightsError(
             path, f"its UNet has {identity.channels} input channels; {role} must have {channels}"
         )
-    architecture = own_architecture(checkpoint) or sdxl(channels)
-    return Parent(checkpoint, identity, architecture, unet(checkpoint, architecture))
+    architecture = embedded_architecture(checkpoint) or sdxl(channels)
+    return SourceModel(checkpoint, identity, architecture, unet_tensors(checkpoint, architecture))
 
 
-def _refuse_output(output: Path, parents: Iterable[Parent]) -> None:
-    read_from = {file.resolve() for parent in parents for file in (parent.path, *files(parent.checkpoint))}
+def _refuse_output(output: Path, parents: Iterable[SourceModel]) -> None:
+    read_from = {
+        file.resolve() for parent in parents for file in (parent.path, *checkpoint_files(parent.checkpoint))
+    }
     if output.resolve() in read_from:
         raise WeightsError(output, "it is one of the models to merge; name another file for the result")
     if output.exists() or output.is_symlink():
@@ -117,7 +119,7 @@ def _refuse_output(output: Path, parents: Iterable[Parent]) -> None:
         raise WeightsError(output, "the result is a safetensors file; let its name end in .safetensors")
 
 
-def _refuse_unlike(inpaint: Parent, fine_tune: Parent, base: Parent) -> None:
+def _refuse_unlike(inpaint: SourceModel, fine_tune: SourceModel, base: SourceModel) -> None:
     """Refuse UNets that cannot be summed; the first reason found is told."""
     parents = (inpaint, fine_tune, base)
     keys = sorted({key for parent in parents for key in parent.unet})
@@ -140,16 +142,16 @@ def _not_float(key: str, dtype: str) -> str:
     return f"{key} is {dtype}{narrow}; {', '.join(FLOATS)} can be merged"
 
 
-def _refuse_shape(key: str, parent: Parent, wanted: tuple[int, ...], fine_tune: Parent) -> None:
+def _refuse_shape(key: str, parent: SourceModel, wanted: tuple[int, ...], fine_tune: SourceModel) -> None:
     shape = parent.unet[key].shape
     if shape != wanted:
         reason = f"{key} has the shape {shape}; to go with {fine_tune.path.name} it must be {wanted}"
         raise WeightsError(parent.path, reason)
 
 
-def _sums(inpaint: Parent, fine_tune: Parent, base: Parent) -> dict[str, Planned]:
+def _sums(inpaint: SourceModel, fine_tune: SourceModel, base: SourceModel) -> dict[str, PlannedTensor]:
     return {
-        key: Planned(
+        key: PlannedTensor(
             stored.dtype,
             inpaint.unet[key].shape,
             prod(inpaint.unet[key].shape) * SIZES[stored.dtype],
@@ -159,7 +161,7 @@ def _sums(inpaint: Parent, fine_tune: Parent, base: Parent) -> dict[str, Planned
     }
 
 
-def _sum(key: str, inpaint: Stored, fine_tune: Stored, base: Stored) -> Tensor:
+def _sum(key: str, inpaint: StoredTensor, fine_tune: StoredTensor, base: StoredTensor) -> Tensor:
     """The bytes of one summed tensor, in the fine-tune's dtype."""
     unlearned = _numbers(base).sub_(_numbers(fine_tune))
     total = _numbers(inpaint)
@@ -172,16 +174,16 @@ def _sum(key: str, inpaint: Stored, fine_tune: Stored, base: Stored) -> Tensor:
     return result.reshape(-1).view(torch.uint8)
 
 
-def _numbers(stored: Stored) -> Tensor:
+def _numbers(stored: StoredTensor) -> Tensor:
     """A tensor in float32, in memory that nothing else uses."""
-    return read(stored).view(FLOATS[stored.dtype]).reshape(stored.shape).float()
+    return read_bytes(stored).view(FLOATS[stored.dtype]).reshape(stored.shape).float()
 
 
 def _finite(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all())
 
 
-def _not_finite(key: str, inpaint: Stored, fine_tune: Stored, base: Stored) -> WeightsError:
+def _not_finite(key: str, inpaint: StoredTensor, fine_tune: StoredTensor, base: StoredTensor) -> WeightsError:
     for stored in (inpaint, fine_tune, base):
         if not _finite(_numbers(stored)):
             return WeightsError(stored.stretches[0].file, f"{key} holds NaN or infinity")
@@ -190,19 +192,19 @@ def _not_finite(key: str, inpaint: Stored, fine_tune: Stored, base: Stored) -> W
     )
 
 
-def _copy(stored: Stored) -> Planned:
-    return Planned(stored.dtype, stored.shape, stored.size, partial(read, stored))
+def _copy(stored: StoredTensor) -> PlannedTensor:
+    return PlannedTensor(stored.dtype, stored.shape, stored.size, partial(read_bytes, stored))
 
 
-def _markers(model: Identity) -> dict[str, Stored]:
+def _markers(model: Detection) -> dict[str, StoredTensor]:
     """What says a velocity model is one where neither a scheduler's config nor its old name goes along."""
     names = {("v", False): ("v_pred",), ("v", True): ("v_pred", "ztsnr")}.get(
         (model.prediction, model.zsnr), ()
     )
-    return {name: Stored("F32", (0,), ()) for name in names}
+    return {name: StoredTensor("F32", (0,), ()) for name in names}
 
 
-def _metadata(inpaint: Parent, fine_tune: Parent, base: Parent) -> dict[str, str]:
+def _metadata(inpaint: SourceModel, fine_tune: SourceModel, base: SourceModel) -> dict[str, str]:
     """The fine-tune's, told of the merge in the words of https://github.com/Stability-AI/ModelSpec.
 
     The architecture is spelled like SwarmUI's `stable-diffusion-v1/inpaint`: the standard lists none for SDXL.
@@ -219,12 +221,12 @@ def _metadata(inpaint: Parent, fine_tune: Parent, base: Parent) -> dict[str, str
     return dict(sorted(told.items()))
 
 
-def _title(parent: Parent) -> str:
+def _title(parent: SourceModel) -> str:
     name = parent.path.name or parent.path.resolve().name
     return parent.checkpoint.metadata.get("modelspec.title") or name.removesuffix(".safetensors")
 
 
-def _write(path: Path, planned: Mapping[str, Planned], metadata: Mapping[str, str]) -> None:
+def _write(path: Path, planned: Mapping[str, PlannedTensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, its header first; wide numbers come first, so that all lie aligned."""
     order = sorted(planned, key=lambda key: (-_width(planned[key]), key))
     header: dict[str, object] = {"__metadata__": metadata}
@@ -241,6 +243,6 @@ def _write(path: Path, planned: Mapping[str, Planned], metadata: Mapping[str, st
             file.write(planned[key].content().numpy().data)
 
 
-def _width(planned: Planned) -> int:
+def _width(planned: PlannedTensor) -> int:
     """Bytes of one number."""
     return SIZES.get(planned.dtype, planned.size // max(1, prod(planned.shape)))

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pipelines.errors import PipelineError
 from pipelines.sampling.deep_shrink import DeepShrink
 from pipelines.text.tokens import EOS
-from pipelines.weights.architecture import Architecture, Config, Tower
+from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
-Attention = Literal["sdpa", "xformers"]
+AttentionBackend = Literal["sdpa", "xformers"]
 
 
 class UNet(Protocol):
@@ -36,7 +36,7 @@ class UNet(Protocol):
         ...
 
 
-class Decoder(Protocol):
+class Vae(Protocol):
     """A VAE; latents here are the network's own, not yet scaled."""
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class DiffusersUNet:
         halvings: int = 0,
     ) -> Tensor:
         """See UNet."""
-        with self._shrink.halved(halvings):
+        with self._shrink.shrink(halvings):
             output = self.module(
                 sample, timestep, context, added_cond_kwargs=added_cond_kwargs, return_dict=False
             )
@@ -111,10 +111,10 @@ class DiffusersVae:
         return nn.Module.to(self.module, dtype)
 
 
-class TextTower:
+class ClipTextEncoder:
     """transformers' CLIP, seen as a TextEncoder."""
 
-    def __init__(self, tower: Tower) -> None:
+    def __init__(self, tower: TextEncoderConfig) -> None:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
         self.pad = tower.pad
@@ -146,13 +146,15 @@ def _empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
         return build(**config).eval().requires_grad_(False)
 
 
-def build(architecture: Architecture) -> tuple[DiffusersUNet, DiffusersVae, tuple[TextTower, ...]]:
+def build_networks(
+    architecture: Architecture,
+) -> tuple[DiffusersUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
     """All the networks of an architecture, on the meta device."""
-    towers = tuple(TextTower(tower) for tower in architecture.towers)
+    towers = tuple(ClipTextEncoder(tower) for tower in architecture.text_encoders)
     return DiffusersUNet(architecture.unet), DiffusersVae(architecture.vae), towers
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give an empty network its weights without copying them; buffers that files do not hold are made anew.
 
     Args:
@@ -167,7 +169,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
 
 
-def set_attention(unet: DiffusersUNet, kind: Attention) -> None:
+def set_attention(unet: DiffusersUNet, kind: AttentionBackend) -> None:
     """Choose the attention kernels; torch's own are in place already.
 
     Raises:

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import Architecture
-from pipelines.weights.checkpoint import Checkpoint, files, read_header
+from pipelines.weights.checkpoint import Checkpoint, checkpoint_files, read_header
 from pipelines.weights.detect import FIRST
 from pipelines.weights.key_map import (
     OLD_ATTENTION,
     UNET,
     VAE,
-    Source,
-    text_sources,
-    unet_sources,
-    vae_sources,
+    MappedKey,
+    map_text_keys,
+    map_unet_keys,
+    map_vae_keys,
 )
 from pipelines.weights.load import JUNK
 
@@ -35,7 +35,7 @@ ELSEWHERE = (VAE, "conditioner.", "vae.", *(f"{tower}." for tower in TOWERS))
 NEW_ATTENTION = {then: now for now, then in OLD_ATTENTION.items()}
 
 
-class Stretch(NamedTuple):
+class ByteRange(NamedTuple):
     """Bytes `start` to `end` of a file."""
 
     file: Path
@@ -43,7 +43,7 @@ class Stretch(NamedTuple):
     end: int
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """A tensor of the single-file layout: its bytes are the stretches, one behind the other.
 
     `turned`: they hold the rows where the layout has columns.
@@ -51,7 +51,7 @@ class Stored(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[ByteRange, ...]
     turned: bool = False
 
     @property
@@ -60,7 +60,7 @@ class Stored(NamedTuple):
         return sum(stretch.end - stretch.start for stretch in self.stretches)
 
 
-def unet(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Stored]:
+def unet_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
     """A UNet's tensors under their original keys, whatever layout they lie in.
 
     The checkpoint must have been recognised (`pipelines.weights.detect.identify`): its first convolution is there.
@@ -76,18 +76,18 @@ def unet(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Stored
     }
     if not renamed:
         return {UNET + name: stored for name, stored in found.items()}
-    sources = unet_sources(found, architecture.unet)
+    sources = map_unet_keys(found, architecture.unet)
     return {sources[name].key: stored for name, stored in found.items()}
 
 
-def companions(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Stored]:
+def companion_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
     """What stands beside the UNet, under its original keys: VAE, text encoders and markers, as far as they are there.
 
     Raises:
         WeightsError: a text encoder of a diffusers layout is not CLIP's.
     """
-    found: dict[str, Stored] = {}
-    thirds: dict[str, dict[int, Stored]] = {}
+    found: dict[str, StoredTensor] = {}
+    thirds: dict[str, dict[int, StoredTensor]] = {}
     for key, stored in _stored(checkpoint):
         folder, _, name = key.partition(".")
         if COMPANIONS.match(key):
@@ -101,7 +101,7 @@ def companions(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, 
     return found | {key: _joined(checkpoint, key, parts) for key, parts in thirds.items()}
 
 
-def read(stored: Stored) -> Tensor:
+def read_bytes(stored: StoredTensor) -> Tensor:
     """The bytes of a tensor, (size,) of uint8; WeightsError if a file is gone or shorter than its header said."""
     content = torch.empty(stored.size, dtype=torch.uint8)
     room = content.numpy().data
@@ -115,14 +115,14 @@ def read(stored: Stored) -> Tensor:
     return content.view(columns, rows, -1).transpose(0, 1).reshape(-1)
 
 
-def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, Stored]]:
-    headers = {file: read_header(file).tensors for file in files(checkpoint)}
+def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
+    headers = {file: read_header(file).tensors for file in checkpoint_files(checkpoint)}
     for key, located in checkpoint.tensors.items():
         entry = headers[located.file][located.key]
-        yield key, Stored(entry.dtype, entry.shape, (Stretch(located.file, entry.start, entry.end),))
+        yield key, StoredTensor(entry.dtype, entry.shape, (ByteRange(located.file, entry.start, entry.end),))
 
 
-def _fill(stretch: Stretch, room: memoryview) -> None:
+def _fill(stretch: ByteRange, room: memoryview) -> None:
     try:
         with stretch.file.open("rb") as file:
             file.seek(stretch.start)
@@ -133,17 +133,17 @@ def _fill(stretch: Stretch, room: memoryview) -> None:
         raise WeightsError(stretch.file, "it became shorter while it was read")
 
 
-def _source(checkpoint: Checkpoint, folder: str, name: str, architecture: Architecture) -> Source:
+def _source(checkpoint: Checkpoint, folder: str, name: str, architecture: Architecture) -> MappedKey:
     if folder == "vae":
         current = ".".join(NEW_ATTENTION.get(part, part) for part in name.split("."))
-        return vae_sources([current], architecture.vae)[current]
+        return map_vae_keys([current], architecture.vae)[current]
     try:
-        return text_sources([name], architecture, TOWERS.index(folder))[name]
+        return map_text_keys([name], architecture, TOWERS.index(folder))[name]
     except (KeyError, ValueError):
         raise WeightsError(checkpoint.path, f"{folder}.{name} belongs to no text encoder of SDXL's") from None
 
 
-def _shaped(checkpoint: Checkpoint, key: str, stored: Stored, source: Source) -> Stored:
+def _shaped(checkpoint: Checkpoint, key: str, stored: StoredTensor, source: MappedKey) -> StoredTensor:
     if source.shaping == "same" or len(stored.shape) == 4:
         return stored
     if len(stored.shape) != 2:
@@ -153,7 +153,7 @@ def _shaped(checkpoint: Checkpoint, key: str, stored: Stored, source: Source) ->
     return stored._replace(shape=stored.shape[::-1], turned=True)
 
 
-def _joined(checkpoint: Checkpoint, key: str, parts: dict[int, Stored]) -> Stored:
+def _joined(checkpoint: Checkpoint, key: str, parts: dict[int, StoredTensor]) -> StoredTensor:
     """Query, key and value as the one tensor that OpenCLIP has."""
     kinds = {(stored.dtype, stored.shape) for stored in parts.values()}
     if len(parts) != 3 or len(kinds) != 1:
@@ -162,4 +162,4 @@ def _joined(checkpoint: Checkpoint, key: str, parts: dict[int, Stored]) -> Store
         )
     dtype, shape = kinds.pop()
     stretches = (stretch for number in range(3) for stretch in parts[number].stretches)
-    return Stored(dtype, (3 * shape[0], *shape[1:]), tuple(stretches))
+    return StoredTensor(dtype, (3 * shape[0], *shape[1:]), tuple(stretches))

@@ -17,9 +17,9 @@ from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, Forbidden, HeadTooLarge, Unauthorized, answer_to, shortened
+from server.errors import ApiError, Forbidden, HeadersTooLarge, Unauthorized, error_response, shorten
 
-GUARDED = ("/ai/", "/user/")
+PROTECTED_PATHS = ("/ai/", "/user/")
 LOGIN = "/user/login"
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
 NAI_ORIGIN = "https://novelai.net"
@@ -36,7 +36,7 @@ PREFLIGHT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class AccessRules:
     """The rules of one server.
 
     Args:
@@ -50,9 +50,9 @@ class Door:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
 
-    def admits_host(self, host: str) -> bool:
+    def allows_host(self, host: str) -> bool:
         """Whether a Host header names this server."""
-        name = host_name(host)
+        name = parse_host(host)
         if name in ("localhost", self.bound.lower(), *(host.lower() for host in self.hosts)):
             return True
         address, bound = _address(name), _address(self.bound)
@@ -60,38 +60,38 @@ class Door:
             return name.endswith(".localhost") or NAI_HOST.fullmatch(name) is not None
         return address.is_loopback or address == bound or (bound is not None and bound.is_unspecified)
 
-    def admits_page(self, origin: str, host: str) -> bool:
+    def allows_origin(self, origin: str, host: str) -> bool:
         """Whether a page of this origin may send requests: our own, or one that the operator named."""
         return origin in (f"http://{host}", f"https://{host}", *self.origins)
 
-    def admits_token(self, authorization: str) -> bool:
+    def allows_token(self, authorization: str) -> bool:
         """Whether an Authorization header carries one of the tokens; takes as long for a near miss."""
-        return not self.tokens or self.token_of(authorization) is not None
+        return not self.tokens or self.find_token(authorization) is not None
 
-    def token_of(self, authorization: str) -> str | None:
+    def find_token(self, authorization: str) -> str | None:
         """The token among ours that an Authorization header carries."""
         scheme, _, given = authorization.partition(" ")
         sent = given.strip().encode()
         found = [token for token in self.tokens if compare_digest(sent, token.encode())]
         return found[0] if found and scheme.lower() == "bearer" else None
 
-    def refusal(self, method: str, path: str, headers: Headers) -> ApiError | None:
+    def check(self, method: str, path: str, headers: Headers) -> ApiError | None:
         """Why a request may not come in, or None."""
         host, origin = _only(headers, "host") or "", _only(headers, "origin")
-        if not self.admits_host(host):
-            return Forbidden(f"Host: {shortened(host)} is not a name of this server (setting api.hosts)")
-        foreign = origin is not None and not self.admits_page(origin, host)
+        if not self.allows_host(host):
+            return Forbidden(f"Host: {shorten(host)} is not a name of this server (setting api.hosts)")
+        foreign = origin is not None and not self.allows_origin(origin, host)
         preflight = method == "OPTIONS" and "access-control-request-method" in headers
         # clients that are no browser send NAI's origin as a constant; a browser asks first, and is refused then
         if foreign and (preflight or (method not in READING and origin != NAI_ORIGIN)):
-            return Forbidden(f"Origin: {shortened(origin)} may not send requests here (setting api.origins)")
-        guarded = path.startswith(GUARDED) and path != LOGIN and method != "OPTIONS"
-        if guarded and not self.admits_token(_only(headers, "authorization") or ""):
+            return Forbidden(f"Origin: {shorten(origin)} may not send requests here (setting api.origins)")
+        guarded = path.startswith(PROTECTED_PATHS) and path != LOGIN and method != "OPTIONS"
+        if guarded and not self.allows_token(_only(headers, "authorization") or ""):
             return Unauthorized()
         return None
 
 
-def guarded(app: ASGIApp, door: Door) -> ASGIApp:
+def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
     """The application behind a door; answers browsers that ask whether they may send something."""
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,9 +101,9 @@ def guarded(app: ASGIApp, door: Door) -> ASGIApp:
         headers = Headers(scope=scope)
         path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
         too_large = _size_of_head(scope) > LARGEST_HEAD
-        refusal = HeadTooLarge() if too_large else door.refusal(scope["method"], path, headers)
+        refusal = HeadersTooLarge() if too_large else rules.check(scope["method"], path, headers)
         origin = headers.get("origin")
-        listed = origin is not None and origin in door.origins
+        listed = origin is not None and origin in rules.origins
 
         async def shared(message: Message) -> None:
             if message["type"] == "http.response.start" and listed:
@@ -114,7 +114,7 @@ def guarded(app: ASGIApp, door: Door) -> ASGIApp:
             await send(message)
 
         if refusal is not None:
-            await answer_to(refusal)(scope, receive, shared)
+            await error_response(refusal)(scope, receive, shared)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             await Response(status_code=204, headers=PREFLIGHT)(scope, receive, shared)
         else:
@@ -123,7 +123,7 @@ def guarded(app: ASGIApp, door: Door) -> ASGIApp:
     return checked
 
 
-def host_name(host: str) -> str:
+def parse_host(host: str) -> str:
     """The name in a Host header: no port, no brackets, lower case."""
     name = re.sub(r":\d*$", "", host.strip().lower())
     return name.removeprefix("[").removesuffix("]").removesuffix(".")
@@ -137,7 +137,7 @@ def needs_token(host: str) -> bool:
     return address is None or not address.is_loopback
 
 
-def new_token() -> str:
+def generate_token() -> str:
     """A token in NAI's own form, `pst-` and 64 letters or digits, which some clients check."""
     return "pst-" + "".join(choice(ascii_letters + digits) for _ in range(64))
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 DOMAIN = "novelai_data_access_key"
 
 
-def access_key(email: str, password: str) -> str:
+def derive_access_key(email: str, password: str) -> str:
     """The 64 characters a client sends to `/user/login`; capitals in the e-mail address count."""
     salt = blake2b((password[:6] + email + DOMAIN).encode(), digest_size=16).digest()
     # 2,000,000 bytes in whole KiB, as clients compute it

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from server.api.access import new_token
-from server.config.toml import Strict, checked, read_toml
+from server.api.access import generate_token
+from server.config.toml import StrictModel, read_toml, validate
 from server.errors import Rejected, Unauthorized
 
 Secret = Annotated[str, Field(pattern=r"^[!-~]{8,200}$")]
@@ -66,7 +66,7 @@ PAGES: Mapping[str, Mapping[str, object]] = {
 """What `/user/…` answers: a subscription of the highest tier, and otherwise an empty house."""
 
 
-class Account(Strict):
+class Account(StrictModel):
     """One who may log in: the access key that clients make of a name and a password, and the token it is worth."""
 
     name: str
@@ -74,7 +74,7 @@ class Account(Strict):
     token: Secret
 
 
-class Accounts(Strict):
+class Accounts(StrictModel):
     """The accounts of a server."""
 
     account: tuple[Account, ...] = ()
@@ -91,10 +91,10 @@ def load_accounts(file: Path) -> Accounts:
     Raises:
         ConfigError: an unknown key, or a key or token that cannot be one.
     """
-    return checked(Accounts, read_toml(file), str(file))
+    return validate(Accounts, read_toml(file), str(file))
 
 
-def token_for(key: object, accounts: Accounts, is_open: bool) -> str:
+def log_in(key: object, accounts: Accounts, is_open: bool) -> str:
     """The token a login is answered with; where everybody may come in a random one, which opens nothing.
 
     Raises:
@@ -104,7 +104,7 @@ def token_for(key: object, accounts: Accounts, is_open: bool) -> str:
     if not isinstance(key, str):
         raise Rejected("key", "is required: the access key made of name and password")
     if is_open:
-        return new_token()
+        return generate_token()
     sent = key.encode("utf-8", "replace")
     found = [account.token for account in accounts.account if compare_digest(sent, account.key.encode())]
     if not found:

@@ -5,7 +5,7 @@ from io import BytesIO
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 
-def zipped(pictures: Sequence[bytes], suffix: str = "png") -> bytes:
+def zip_pictures(pictures: Sequence[bytes], suffix: str = "png") -> bytes:
     """Entries `image_0.png`, `image_1.png` and so on, dated 1980 as ZIP dates begin."""
     file = BytesIO()
     with ZipFile(file, "w", ZIP_STORED) as archive:

@@ -16,14 +16,14 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from server.errors import Rejected, TooLarge, TooSlow, Unsupported
+from server.errors import BodyTimeout, BodyTooLarge, Rejected, Unsupported
 
 MIB = 1 << 20
 MOST_PARTS = 64
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 
 
-async def received(request: Request, limit: int, patience: float) -> dict[str, object]:
+async def read_body(request: Request, limit: int, patience: float) -> dict[str, object]:
     """The object a request carries.
 
     Args:
@@ -39,7 +39,7 @@ async def received(request: Request, limit: int, patience: float) -> dict[str, o
         async with asyncio.timeout(patience):
             body = await _whole(request, limit * MIB)
     except TimeoutError:
-        raise TooSlow(f"the body did not arrive within {patience:g} seconds") from None
+        raise BodyTimeout(f"the body did not arrive within {patience:g} seconds") from None
     except ClientDisconnect:
         raise Rejected("body", "ended before it was complete") from None
     if not body:
@@ -48,10 +48,10 @@ async def received(request: Request, limit: int, patience: float) -> dict[str, o
         body = await _request_part(request.headers, body)
     elif kind != "application/json":
         raise Unsupported(f"Content-Type: {kind!a} is not application/json or multipart/form-data")
-    return parsed(body)
+    return parse_json_object(body)
 
 
-def parsed(body: bytes) -> dict[str, object]:
+def parse_json_object(body: bytes) -> dict[str, object]:
     """A JSON object; of a key given twice the last value counts.
 
     Raises:
@@ -89,15 +89,15 @@ async def _whole(request: Request, limit: int) -> bytes:
     return bytes(chunks)
 
 
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit // MIB} MiB")
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit // MIB} MiB")
 
 
 async def _request_part(headers: Headers, body: bytes) -> bytes:
     """The part named `request` of a multipart body."""
     boundary = _boundary(headers)
     if body.count(f"--{boundary}".encode()) > MOST_PARTS + 1:
-        raise TooLarge(f"the body has more than {MOST_PARTS} parts")
+        raise BodyTooLarge(f"the body has more than {MOST_PARTS} parts")
     # nothing but the boundary: the library would decode parts by any codec a charset names, some of them slow
     plain = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
     parser = MultiPartParser(plain, _once(body), max_part_size=len(body))

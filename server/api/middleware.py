@@ -7,14 +7,14 @@ from time import perf_counter
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import MISTAKE, envelope
+from server.errors import INTERNAL_ERROR, envelope
 
 log = logging.getLogger("naiad.requests")
 PROBED = ("/live", "/ready")
 """What supervisors ask every few seconds."""
 
 
-def traced(app: ASGIApp) -> ASGIApp:
+def trace_requests(app: ASGIApp) -> ASGIApp:
     """The application with `X-Request-Id` on each answer, and a line in the log for each request.
 
     The line names the path and never the query or a header, where strangers' secrets are.
@@ -39,7 +39,7 @@ def traced(app: ASGIApp) -> ASGIApp:
             log.exception("%s failed", identity)
             if status:
                 raise
-            await envelope(500, MISTAKE)(scope, receive, stamped)
+            await envelope(500, INTERNAL_ERROR)(scope, receive, stamped)
         finally:
             taken = 1000 * (perf_counter() - started)
             method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 from fastapi.responses import JSONResponse, Response
 
-from server.api.archive import zipped
+from server.api.archive import zip_pictures
 
 OCTETS, OLD_ZIP, JSON = "binary/octet-stream", "application/x-zip-compressed", "application/json"
 MOST_RANGES = 64
 
 
-def chosen(accept: str | None, image_format: str) -> str:
+def negotiate(accept: str | None, image_format: str) -> str:
     """The media type to answer with."""
     accepted = _accepted(accept or "*/*")
     if OLD_ZIP in accepted:
@@ -31,7 +31,9 @@ def chosen(accept: str | None, image_format: str) -> str:
     return OCTETS
 
 
-def answer(kind: str, pictures: Sequence[bytes], seeds: Sequence[int], image_format: str) -> Response:
+def pictures_response(
+    kind: str, pictures: Sequence[bytes], seeds: Sequence[int], image_format: str
+) -> Response:
     """The pictures as a media type that `chosen` returned."""
     if kind == JSON:
         images = [
@@ -42,7 +44,7 @@ def answer(kind: str, pictures: Sequence[bytes], seeds: Sequence[int], image_for
     if kind.startswith("image/"):
         return Response(pictures[0], media_type=kind)
     headers = {"Content-Disposition": 'attachment; filename="images.zip"'}
-    return Response(zipped(pictures, image_format), media_type=kind, headers=headers)
+    return Response(zip_pictures(pictures, image_format), media_type=kind, headers=headers)
 
 
 def _accepted(accept: str) -> set[str]:

@@ -9,17 +9,17 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
-from pipelines.job import Enlargement, Picture
-from server.engine.engine import Drawn
+from pipelines.job import RgbImage, UpscaleJob
+from server.engine.engine import Result
 from server.errors import Rejected
-from server.picture.comment import generator, release, written
-from server.picture.inspection import parsed, read
+from server.picture.comment import generator_text, naiad_version, strip_unwritable
+from server.picture.inspection import parse_json, read_metadata
 from server.picture.signature import SIGNED_HASH
-from server.picture.webp import refuse_too_long
-from server.picture.writer import ImageFormat, Imprint, imprinted
+from server.picture.webp import check_webp_size
+from server.picture.writer import ImageFormat, MetadataPolicy, write_picture
 from server.request import images as sources
-from server.request.decoding import MOST_PIXELS, opened
-from server.request.schema import LARGEST_AREA, Real, Wire, validated
+from server.request.decoding import MOST_PIXELS, open_image
+from server.request.schema import LARGEST_AREA, Real, WireModel, validate_body
 
 LONGEST_CARRIED = 50_000
 """Characters of a source's own text beyond which only its hash is kept."""
@@ -27,7 +27,7 @@ OWN = ("prompt", "naiad", "derived_from", "generator", SIGNED_HASH)
 """What a Comment says of the file it is in, and of no other."""
 
 
-class UpscaleRequest(Wire):
+class UpscaleRequest(WireModel):
     """The body, in NAI's old form and in the new one, which knows no scale; it means two there."""
 
     image: object = Field(None, description="a picture in Base64")
@@ -39,7 +39,7 @@ class UpscaleRequest(Wire):
 class Upscale:
     """A request that was read: what is to be done, the hash of the source's pixels, and its text fields."""
 
-    work: Enlargement
+    work: UpscaleJob
     digest: str
     fields: Mapping[str, str] = field(repr=False)
     image_format: ImageFormat
@@ -51,23 +51,23 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
     Raises:
         Rejected: there is no picture that can be read, or what is asked for is too large.
     """
-    asked = validated(UpscaleRequest, body)
+    asked = validate_body(UpscaleRequest, body)
     if not asked.image:
         raise Rejected("image", "is required: a picture in Base64")
-    with opened(sources.decoded(asked.image, "image"), "image", LARGEST_AREA) as sent:
-        said, rgb = read(sent), sources.upright(sent)
-    picture, scale = Picture(*rgb.size, rgb.tobytes()), asked.scale or 2.0
+    with open_image(sources.decode_base64(asked.image, "image"), "image", LARGEST_AREA) as sent:
+        said, rgb = read_metadata(sent), sources.to_upright_rgb(sent)
+    picture, scale = RgbImage(*rgb.size, rgb.tobytes()), asked.scale or 2.0
     image_format = asked.image_format or "png"
     width, height = round(picture.width * scale), round(picture.height * scale)
     if width * height > MOST_PIXELS:
         made = f"{scale:g} makes {picture.width}x{picture.height} {width}x{height}"
         raise Rejected("scale", f"{made}, {width * height} pixels; at most {MOST_PIXELS}")
-    refuse_too_long(image_format, width, height, "image_format")
+    check_webp_size(image_format, width, height, "image_format")
     digest, fields = sha256(picture.rgb).hexdigest(), said.text or said.alpha or {}
-    return Upscale(Enlargement(picture, width, height), digest, fields, image_format)
+    return Upscale(UpscaleJob(picture, width, height), digest, fields, image_format)
 
 
-def enlarged(imprint: Imprint, upscale: Upscale, drawn: Drawn, way: str) -> bytes:
+def write_upscaled(imprint: MetadataPolicy, upscale: Upscale, drawn: Result, way: str) -> bytes:
     """The file of an enlarged picture, signed as ours.
 
     Args:
@@ -75,31 +75,33 @@ def enlarged(imprint: Imprint, upscale: Upscale, drawn: Drawn, way: str) -> byte
     """
     work = upscale.work
     about = {
-        "version": release(),
+        "version": naiad_version(),
         "files": dict(imprint.files),
         "upscale": {"width": work.width, "height": work.height, "by": way},
         "inputs": {"picture": upscale.digest},
     }
-    tell = partial(comment, upscale)
-    return imprinted(imprint, drawn.pictures[0], tell, about, drawn.seconds, upscale.image_format)
+    tell = partial(build_upscale_comment, upscale)
+    return write_picture(imprint, drawn.pictures[0], tell, about, drawn.run_seconds, upscale.image_format)
 
 
-def comment(upscale: Upscale, about: Mapping[str, object] | None = None) -> dict[str, object]:
+def build_upscale_comment(upscale: Upscale, about: Mapping[str, object] | None = None) -> dict[str, object]:
     """The Comment of an enlarged picture: the source's own keys with the new size, and where they are from."""
-    source, fields = parsed(upscale.fields.get("Comment", "")), upscale.fields
-    derived = {key: written(fields[key]) for key in fields if key not in ("Comment", "Signature key")}
+    source, fields = parse_json(upscale.fields.get("Comment", "")), upscale.fields
+    derived = {
+        key: strip_unwritable(fields[key]) for key in fields if key not in ("Comment", "Signature key")
+    }
     derived |= _unsigned(source)
     if sum(map(len, derived.values())) > LONGEST_CARRIED:
         source, derived = {}, {}
     prompt = source.get("prompt")
     return {
-        "prompt": written(prompt) if isinstance(prompt, str) else "",
+        "prompt": strip_unwritable(prompt) if isinstance(prompt, str) else "",
         **{key: value for key, value in source.items() if key not in OWN and _is_flat(value)},
         "width": upscale.work.width,
         "height": upscale.work.height,
         "derived_from": {**derived, "pixels": upscale.digest},
         **({} if about is None else {"naiad": about}),
-        "generator": generator(),
+        "generator": generator_text(),
     }
 
 

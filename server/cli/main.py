@@ -20,10 +20,10 @@ from server.cli.options import (
     Output,
     Seed,
     WeightsFile,
-    format_of,
-    size_of,
+    parse_format,
+    parse_size,
 )
-from server.config.catalog import chosen
+from server.config.catalog import choose_catalog
 from server.config.settings import load_settings
 from server.config.toml import ConfigError
 from server.errors import ApiError
@@ -62,11 +62,11 @@ def serve(
     """Serve a model over HTTP until interrupted."""
     flags = {"host": host, "port": port, "device": device, "dtype": dtype}
     settings = load_settings(config, os.environ, flags)
-    catalog = chosen(settings, checkpoint, demo, weights)
-    from server.cli.bootstrap import run
-    from server.engine.model import recognise
+    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    from server.cli.bootstrap import serve
+    from server.engine.model import detect_model
 
-    run(recognise(catalog), settings)
+    serve(detect_model(catalog), settings)
 
 
 @app.command()
@@ -92,7 +92,7 @@ def generate(
 ) -> None:
     """Draw one request, on the same path as the server's."""
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    width, height = size_of(size)
+    width, height = parse_size(size)
     parameters = {
         "negative_prompt": negative,
         "qualityToggle": quality,
@@ -105,13 +105,13 @@ def generate(
         "noise_schedule": schedule,
         "seed": seed,
         "n_samples": samples,
-        "image_format": format_of(output),
+        "image_format": parse_format(output),
     }
-    catalog = chosen(settings, checkpoint, demo, weights)
-    from server.cli.generate import draw
-    from server.engine.model import recognise
+    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    from server.cli.generate import generate_to_file
+    from server.engine.model import detect_model
 
-    draw(recognise(catalog), settings, {"input": prompt, "parameters": parameters}, output)
+    generate_to_file(detect_model(catalog), settings, {"input": prompt, "parameters": parameters}, output)
 
 
 @app.command()
@@ -124,11 +124,11 @@ def models(
 ) -> None:
     """List the models there are: what each file is, how that is known, and which profile it gets."""
     settings = load_settings(config, os.environ, {})
-    catalog = chosen(settings, checkpoint, demo, weights)
-    from server.engine.model import cards, described
+    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    from server.engine.model import format_card, model_cards
 
-    found = cards(catalog)
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(described, found)))
+    found = model_cards(catalog)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(format_card, found)))
 
 
 @app.command()
@@ -137,10 +137,10 @@ def check(
 ) -> None:
     """Check the setup without loading a model: settings, presets, profiles, accounts, key and every checkpoint."""
     settings = load_settings(config, os.environ, {})
-    catalog = chosen(settings, checkpoint, demo, weights)
-    from server.cli.bootstrap import checks
+    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    from server.cli.bootstrap import check_setup
 
-    for said in checks(catalog, settings):
+    for said in check_setup(catalog, settings):
         typer.echo(said)
 
 
@@ -154,9 +154,9 @@ def merge_inpaint(
     ),
 ) -> None:
     """Make an inpainting model for a fine-tune by add-difference: inpaint + (fine_tune - base)."""
-    from server.engine.loading import merge
+    from server.engine.loading import merge_inpainting
 
-    made = merge(inpaint, fine_tune, base, output)
+    made = merge_inpainting(inpaint, fine_tune, base, output)
     typer.echo(f"{made.output}: {made.summed} tensors summed, {made.copied} copied from the fine-tune")
     typer.echo("\n".join(f"  {fact}" for fact in made.identity.evidence))
 
@@ -167,13 +167,13 @@ def account(name: Annotated[str, typer.Argument(help="Whose it is, for the file 
 
     There are two keys to an address with capitals: some clients make them small first.
     """
-    from server.api.access import new_token
-    from server.api.accesskey import access_key
+    from server.api.access import generate_token
+    from server.api.accesskey import derive_access_key
 
     email = typer.prompt("E-mail address", err=True)
     password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    token = new_token()
-    for key in dict.fromkeys(access_key(written, password) for written in (email, email.lower())):
+    token = generate_token()
+    for key in dict.fromkeys(derive_access_key(written, password) for written in (email, email.lower())):
         fields = {"name": name, "key": key, "token": token}
         typer.echo(
             "\n".join(["[[account]]", *(f"{field} = {json.dumps(told)}" for field, told in fields.items())])

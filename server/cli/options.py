@@ -22,13 +22,13 @@ Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloa
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the picture goes: .png or .webp.")]
 Seed = Annotated[int | None, typer.Option(show_default=False)]
-Again = Annotated[
+PromptOverride = Annotated[
     str | None, typer.Option("--prompt", help="In place of the picture's own.", show_default=False)
 ]
 Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
 
 
-def size_of(text: str | None) -> tuple[int | None, int | None]:
+def parse_size(text: str | None) -> tuple[int | None, int | None]:
     """Width and height of a text like 832x1216; a ConfigError for any other."""
     if text is None:
         return None, None
@@ -39,7 +39,7 @@ def size_of(text: str | None) -> tuple[int | None, int | None]:
     return width, height
 
 
-def format_of(output: Path) -> str:
+def parse_format(output: Path) -> str:
     """The format that a file's name asks for; a ConfigError when it is none of ours."""
     suffix = output.suffix.lower().removeprefix(".")
     if suffix not in ("png", "webp"):

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from server.cli.options import (
-    Again,
     AsJson,
     Checkpoint,
     Config,
@@ -17,27 +16,28 @@ from server.cli.options import (
     Dtype,
     Output,
     Picture,
+    PromptOverride,
     Seed,
     WeightsFile,
-    format_of,
+    parse_format,
 )
-from server.config.catalog import Catalog, chosen
-from server.config.settings import Settings, load_settings, signing_key
+from server.config.catalog import Catalog, choose_catalog
+from server.config.settings import Settings, load_settings, signing_key_path
 from server.config.toml import ConfigError
 
 
 def inspect(picture: Picture, config: Config = None, as_json: AsJson = False) -> None:
     """Print what a picture says about itself, and who signed it; genuine NAI pictures too."""
-    from server.picture.inspection import as_json as plain
+    from server.picture.inspection import check_signatures, format_report, format_signatures
     from server.picture.inspection import inspect as read
-    from server.picture.inspection import report, statement, verdicts
+    from server.picture.inspection import to_json as plain
 
     inspection = read(_content(picture))
-    found = verdicts(inspection, _own_key(config), None)
+    found = check_signatures(inspection, _own_key(config), None)
     if as_json:
         typer.echo(json.dumps(plain(inspection, found), indent=2))
     else:
-        typer.echo(f"{report(inspection)}\n{statement(found)}")
+        typer.echo(f"{format_report(inspection)}\n{format_signatures(found)}")
 
 
 def verify(
@@ -48,12 +48,12 @@ def verify(
     config: Config = None,
 ) -> None:
     """Say who signed a picture; status 1 unless it was this server, the key given, or NovelAI."""
+    from server.picture.inspection import check_signatures, format_signatures, is_trusted
     from server.picture.inspection import inspect as read
-    from server.picture.inspection import statement, trusted, verdicts
 
-    found = verdicts(read(_content(picture)), _own_key(config), key)
-    typer.echo(statement(found))
-    raise typer.Exit(0 if trusted(found) else 1)
+    found = check_signatures(read(_content(picture)), _own_key(config), key)
+    typer.echo(format_signatures(found))
+    raise typer.Exit(0 if is_trusted(found) else 1)
 
 
 def enhance(
@@ -69,7 +69,7 @@ def enhance(
         float | None, typer.Option(help="In place of a magnitude's.", show_default=False)
     ] = None,
     scale: Annotated[float, typer.Option(help="Of the picture's sides.")] = 1.5,
-    prompt: Again = None,
+    prompt: PromptOverride = None,
     seed: Seed = None,
     config: Config = None,
     weights: WeightsFile = None,
@@ -77,11 +77,11 @@ def enhance(
     dtype: Dtype = None,
 ) -> None:
     """Draw a picture again, larger, as NAI's Enhance does: prompt and settings are read from its metadata."""
-    from server.request.tasks import change
+    from server.request.tasks import enhance_change
 
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    catalog = chosen(settings, checkpoint, demo, weights)
-    amount = change(magnitude, strength, noise)
+    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    amount = enhance_change(magnitude, strength, noise)
     _restart(picture, catalog, settings, output, scale, amount, input=prompt, seed=seed)
 
 
@@ -91,7 +91,7 @@ def variations(
     demo: Demo = False,
     output: Output = Path("variation.png"),
     samples: Annotated[int, typer.Option(help="How many pictures.")] = 3,
-    prompt: Again = None,
+    prompt: PromptOverride = None,
     seed: Seed = None,
     config: Config = None,
     weights: WeightsFile = None,
@@ -102,7 +102,7 @@ def variations(
     from server.cli.redraw import VARIATIONS
 
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    catalog = chosen(settings, checkpoint, demo, weights)
+    catalog = choose_catalog(settings, checkpoint, demo, weights)
     _restart(picture, catalog, settings, output, 1.0, VARIATIONS, input=prompt, seed=seed, n_samples=samples)
 
 
@@ -116,13 +116,13 @@ def _restart(
     **asked: object,
 ) -> None:
     """Draw on from a picture, by this strength and noise."""
-    from server.cli.generate import draw
-    from server.cli.redraw import restarted
-    from server.engine.model import recognise
+    from server.cli.generate import generate_to_file
+    from server.cli.redraw import build_redraw_request
+    from server.engine.model import detect_model
 
-    asked["image_format"] = format_of(output)
-    body = restarted(_content(picture), scale, *change, asked)
-    draw(recognise(catalog), settings, body, output)
+    asked["image_format"] = parse_format(output)
+    body = build_redraw_request(_content(picture), scale, *change, asked)
+    generate_to_file(detect_model(catalog), settings, body, output)
 
 
 def _content(picture: Path) -> bytes:
@@ -136,5 +136,5 @@ def _own_key(config: Path | None) -> str | None:
     """This server's public key, if it has made one."""
     from server.picture.signature import read_key
 
-    own = read_key(signing_key(load_settings(config, os.environ, {})))
+    own = read_key(signing_key_path(load_settings(config, os.environ, {})))
     return None if own is None else own.public

@@ -4,10 +4,10 @@ from concurrent.futures import FIRST_COMPLETED, wait
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from server.engine.engine import Drawn, Ticket
+from server.engine.engine import Result, Ticket
 
 
-def shown(ticket: Ticket, images: int) -> Drawn:
+def wait_with_progress(ticket: Ticket, images: int) -> Result:
     """Wait for a job of so many images behind a progress bar; an interrupt calls it off before its next evaluation."""
     columns = (
         TextColumn("drawing"),

@@ -4,10 +4,10 @@ from base64 import b64encode
 from collections.abc import Mapping
 
 from server.errors import Rejected
-from server.picture.inspection import parsed, read
-from server.request.decoding import opened
-from server.request.images import upright
-from server.request.tasks import enlarged
+from server.picture.inspection import parse_json, read_metadata
+from server.request.decoding import open_image
+from server.request.images import to_upright_rgb
+from server.request.tasks import scale_size
 
 RECALLED = (
     *("steps", "scale", "uncond_scale", "cfg_rescale", "sampler", "noise_schedule", "dynamic_thresholding"),
@@ -18,7 +18,7 @@ VARIATIONS = (0.8, 0.1)
 """Strength and noise of NAI's Variations."""
 
 
-def restarted(
+def build_redraw_request(
     data: bytes, scale: float, strength: float, noise: float, asked: Mapping[str, object]
 ) -> dict[str, object]:
     """A request's body: a picture drawn on from itself, by the prompts and settings in its metadata.
@@ -31,14 +31,14 @@ def restarted(
     Raises:
         Rejected: the file cannot be read, or no prompt is known.
     """
-    with opened(data, "file") as picture:
-        found, size = read(picture), upright(picture).size
-    told = parsed((found.text or found.alpha or {}).get("Comment", ""))
+    with open_image(data, "file") as picture:
+        found, size = read_metadata(picture), to_upright_rgb(picture).size
+    told = parse_json((found.text or found.alpha or {}).get("Comment", ""))
     given = {key: value for key, value in asked.items() if value is not None}
     prompt = given.pop("input", told.get("prompt"))
     if not isinstance(prompt, str):
         raise Rejected("file", "says no prompt; give one with --prompt")
-    width, height = enlarged(size, scale)
+    width, height = scale_size(size, scale)
     own = {
         "negative_prompt": told.get("uc", ""),
         **{key: told[key] for key in RECALLED if key in told},

@@ -9,10 +9,10 @@ from pydantic import PrivateAttr
 from server.config.profiles import HighestSigma
 from server.config.resources import demo_weights
 from server.config.settings import Settings
-from server.config.toml import ConfigError, Key, Strict, checked, dotted, place, read_toml
+from server.config.toml import ConfigError, Key, StrictModel, dotted, locate, read_toml, validate
 
 
-class Entry(Strict):
+class ModelEntry(StrictModel):
     """One checkpoint: a file or diffusers folder, and whatever overrules or completes it."""
 
     path: Path
@@ -24,7 +24,7 @@ class Entry(Strict):
     text_encoders: tuple[Path, ...] = ()
     inpainting: Path | None = None
 
-    def beside(self, folder: Path) -> "Entry":
+    def relative_to(self, folder: Path) -> "ModelEntry":
         """The same entry with relative paths taken from a folder."""
         return self.model_copy(
             update={
@@ -46,14 +46,14 @@ class Entry(Strict):
             yield ("inpainting",), self.inpainting
 
 
-class Catalog(Strict):
+class Catalog(StrictModel):
     """NAI model ids and their checkpoints; `default` answers for every id that is not listed.
 
     `upscaler` is the network that enlarges the pictures of all of them.
     """
 
     default: str
-    models: dict[str, Entry]
+    models: dict[str, ModelEntry]
     upscaler: Path | None = None
     _file: Path | None = PrivateAttr(None)
 
@@ -63,9 +63,9 @@ class Catalog(Strict):
         entries = [self.models[name] for name in names]
         return tuple(name for index, name in enumerate(names) if self.models[name] not in entries[:index])
 
-    def of(self, file: Path) -> "Catalog":
+    def relative_to(self, file: Path) -> "Catalog":
         """The same catalogue as this file's: relative paths are taken from beside it."""
-        entries = {name: entry.beside(file.parent) for name, entry in self.models.items()}
+        entries = {name: entry.relative_to(file.parent) for name, entry in self.models.items()}
         upscaler = None if self.upscaler is None else file.parent / self.upscaler
         catalog = self.model_copy(update={"models": entries, "upscaler": upscaler})
         catalog._file = file
@@ -73,13 +73,13 @@ class Catalog(Strict):
 
     def require_files(self, model: str) -> None:
         """Refuse a listed model with a ConfigError unless all the files it names are there."""
-        for key, path in ((("path",), self.models[model].path), *self.beside(model)):
+        for key, path in ((("path",), self.models[model].path), *self.auxiliary_files(model)):
             if not path.exists():
                 named = key if key == ("upscaler",) else ("models", model, *key)
-                where = "" if self._file is None else f"{place(self._file, named)}: {dotted(named)}: "
+                where = "" if self._file is None else f"{locate(self._file, named)}: {dotted(named)}: "
                 raise ConfigError(f"{where}{path}: no such file")
 
-    def beside(self, model: str) -> Iterator[tuple[Key, Path]]:
+    def auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
         """The weights that a model is served with beside its checkpoint, and what the catalogue calls them."""
         yield from ((key, path) for key, path in self.models[model].files() if key != ("path",))
         if self.upscaler is not None:
@@ -92,19 +92,21 @@ def load_catalog(file: Path) -> Catalog:
     Raises:
         ConfigError: an unknown key, a value that is not allowed, or a default that is not listed.
     """
-    catalog = checked(Catalog, read_toml(file), file)
+    catalog = validate(Catalog, read_toml(file), file)
     if catalog.default not in catalog.models:
         listed = ", ".join(catalog.models) or "the models, of which there are none"
-        raise ConfigError(f"{place(file, ['default'])}: default = {catalog.default!r} is not one of {listed}")
-    return catalog.of(file)
+        raise ConfigError(
+            f"{locate(file, ['default'])}: default = {catalog.default!r} is not one of {listed}"
+        )
+    return catalog.relative_to(file)
 
 
-def single(path: Path) -> Catalog:
+def single_model_catalog(path: Path) -> Catalog:
     """A catalogue of one checkpoint, which answers for every model id."""
-    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": Entry(path=path)})
+    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": ModelEntry(path=path)})
 
 
-def chosen(settings: Settings, checkpoint: Path | None, demo: bool, weights: Path | None) -> Catalog:
+def choose_catalog(settings: Settings, checkpoint: Path | None, demo: bool, weights: Path | None) -> Catalog:
     """The catalogue a command is about: what its arguments name, else what the settings do.
 
     Raises:
@@ -117,7 +119,7 @@ def chosen(settings: Settings, checkpoint: Path | None, demo: bool, weights: Pat
     if demo:
         return _demo()
     if checkpoint is not None:
-        return single(checkpoint)
+        return single_model_catalog(checkpoint)
     file = weights or settings.weights
     if file is None:
         raise ConfigError("no model: name a checkpoint, a catalogue with --weights, or --demo")
@@ -128,7 +130,7 @@ def _demo() -> Catalog:
     """The embedded demo model."""
     folder = demo_weights()
     inpainting = folder / "naiad-demo-inpainting.safetensors"
-    entry = Entry(
+    entry = ModelEntry(
         path=folder / "naiad-demo.safetensors", inpainting=inpainting if inpainting.exists() else None
     )
     return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": entry})

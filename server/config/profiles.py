@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from pipelines.errors import UnknownName
-from pipelines.sampling.samplers import canonical
+from pipelines.sampling.samplers import resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
-from pipelines.weights.detect import Identity
-from server.config.toml import ConfigError, Strict, checked, read_toml
+from pipelines.weights.detect import Detection
+from server.config.toml import ConfigError, StrictModel, read_toml, validate
 from server.request.schema import LARGEST_AREA, MOST_STEPS
 
 
 def _sampler(name: str) -> str:
     try:
-        canonical(name)
+        resolve_sampler(name)
     except UnknownName as error:
         raise ValueError(str(error)) from None
     return name
@@ -62,14 +62,14 @@ HighestSigma = Annotated[float, BeforeValidator(_infinity), Field(gt=0)]
 """Where a noise table ends; "inf" may be written as a text, as JSON would have it."""
 
 
-class Match(Strict):
+class Match(StrictModel):
     """Which checkpoints a profile is for, by regular expressions for the name; `generic` ones take what is left."""
 
     name: tuple[Annotated[str, AfterValidator(_pattern)], ...] = ()
     generic: bool = False
 
 
-class Defaults(Strict):
+class Defaults(StrictModel):
     """What a request gets where it says nothing."""
 
     sampler: Annotated[str, AfterValidator(_sampler)] = "k_euler"
@@ -86,14 +86,14 @@ class Defaults(Strict):
         return self
 
 
-class Guards(Strict):
+class Guards(StrictModel):
     """Where a value is legal but unlikely to be meant; `mimic_scale` is dynamic thresholding's."""
 
     warn_scale_above: Scale | None = None
     mimic_scale: Scale = 5.0
 
 
-class Tags(Strict):
+class Tags(StrictModel):
     """The family's own words for quality, and how it writes an artist."""
 
     quality: str = ""
@@ -102,7 +102,7 @@ class Tags(Strict):
     artist_format: Annotated[str, AfterValidator(_artist)] = "artist:{name}"
 
 
-class Profile(Strict):
+class Profile(StrictModel):
     """One family's settings; `prediction` and `zsnr` narrow what a generic profile is for.
 
     Pictures of more than `deep_shrink_above` pixels are drawn with deep shrink unless a request says otherwise, halved
@@ -141,12 +141,12 @@ def load_profiles(folder: Path) -> tuple[Profile, ...]:
         ConfigError: a file that says something unknown or not allowed.
     """
     return tuple(
-        checked(Profile, {"name": file.stem, **read_toml(file)}, file)
+        validate(Profile, {"name": file.stem, **read_toml(file)}, file)
         for file in sorted(folder.glob("*.toml"))
     )
 
 
-def named(profiles: tuple[Profile, ...], name: str) -> Profile:
+def find_profile(profiles: tuple[Profile, ...], name: str) -> Profile:
     """The profile of this name; a ConfigError lists those there are."""
     found = next((profile for profile in profiles if profile.name == name), None)
     if found is None:
@@ -154,7 +154,7 @@ def named(profiles: tuple[Profile, ...], name: str) -> Profile:
     return found
 
 
-def matching(profiles: tuple[Profile, ...], file: str, identity: Identity) -> tuple[Profile, str]:
+def match_profile(profiles: tuple[Profile, ...], file: str, identity: Detection) -> tuple[Profile, str]:
     """The profile for a checkpoint, and why: its name, else what the network predicts."""
     kind = (identity.family, identity.prediction, identity.zsnr)
     for profile in profiles:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast, get_origin
 from pydantic import AfterValidator, Field, ValidationError
 from typer import get_app_dir
 
-from server.config.toml import ConfigError, Strict, checked, names, read_toml, wrong
+from server.config.toml import ConfigError, StrictModel, format_error, read_toml, setting_names, validate
 
 PREFIX = "NAIAD_"
 FROM_FILE = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
@@ -47,14 +47,14 @@ Token = Annotated[str, AfterValidator(_token)]
 """A bearer token, as an HTTP header can carry it."""
 
 
-class EngineSettings(Strict):
+class EngineSettings(StrictModel):
     """How work is queued and batched."""
 
     queue_limit: Annotated[int, Field(ge=1)] = 64
     batching: Literal["exact", "shared"] = "exact"
 
 
-class ApiSettings(Strict):
+class ApiSettings(StrictModel):
     """How requests are read, and who may send them."""
 
     presets: Literal["auto", "client", "always"] = "auto"
@@ -64,7 +64,7 @@ class ApiSettings(Strict):
     origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
 
 
-class Settings(Strict):
+class Settings(StrictModel):
     """Every setting; `configs/server.toml` lists them with their defaults."""
 
     host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
@@ -95,7 +95,7 @@ def load_settings(file: Path | None, environment: Mapping[str, str], flags: Mapp
     return Settings.model_validate(reduce(_with, sources))
 
 
-def signing_key(settings: Settings) -> Path:
+def signing_key_path(settings: Settings) -> Path:
     """Where the key that signs pictures is kept; unless set, in the user's own configuration folder."""
     return settings.signing_key or Path(get_app_dir("naiad")) / "signing.pem"
 
@@ -103,14 +103,14 @@ def signing_key(settings: Settings) -> Path:
 def _from_file(file: Path) -> dict[str, Any]:
     """What a file sets; its relative paths are beside it."""
     values = read_toml(file)
-    checked(Settings, values, file)
+    validate(Settings, values, file)
     paths = values.keys() & {"weights", "tokens", "signing_key"}
     return values | {key: file.parent / values[key] for key in paths}
 
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """NAIAD_ENGINE_QUEUE_LIMIT sets engine.queue_limit; a variable that sets nothing is refused."""
-    known = {PREFIX + name.replace(".", "_").upper(): name for name in names(Settings)}
+    known = {PREFIX + name.replace(".", "_").upper(): name for name in setting_names(Settings)}
     for variable, value in environment.items():
         if variable.startswith(PREFIX):
             plain = FROM_FILE.get(variable, variable)
@@ -156,7 +156,7 @@ def _alone(path: list[str], value: object, label: str) -> dict[str, Any]:
     try:
         Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(wrong(error.errors()[0], label)) from None
+        raise ConfigError(format_error(error.errors()[0], label)) from None
     return values
 
 

@@ -22,7 +22,7 @@ class ConfigError(ValueError):
     """A file, variable or flag that sets something wrongly; the message says where, what, and what is allowed."""
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """A table of a configuration file: frozen, and no key it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ def _text(file: Path) -> str:
         raise ConfigError(f"{file}:{line}: not UTF-8, which TOML always is") from None
 
 
-def checked(model: type[Model], values: Mapping[str, Any], file: Path | str) -> Model:
+def validate(model: type[Model], values: Mapping[str, Any], file: Path | str) -> Model:
     """What a file says, as a model: types are taken at their word, so that `true` is no number and "1" none either.
 
     Raises:
@@ -67,7 +67,7 @@ def checked(model: type[Model], values: Mapping[str, Any], file: Path | str) -> 
         raise ConfigError(f"{file}: dates and times are no setting's value") from None
     except ValidationError as error:
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    raise ConfigError(f"{place(file, first['loc'])}: {_fault(first, model)}")
+    raise ConfigError(f"{locate(file, first['loc'])}: {_fault(first, model)}")
 
 
 def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:
@@ -76,10 +76,10 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key!r} is not a key here{_near(error['loc'], model)}"
     if error["type"] == "missing":
         return f"{key} is required"
-    return wrong(error, key)
+    return format_error(error, key)
 
 
-def wrong(error: ErrorDetails, label: str) -> str:
+def format_error(error: ErrorDetails, label: str) -> str:
     """What pydantic found wrong, as `label = value: reason`; secrets and whole tables are not repeated."""
     reason = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
     value = error["input"]
@@ -93,7 +93,7 @@ def dotted(key: Key) -> str:
     return ".".join(map(str, key))
 
 
-def place(file: Path | str, key: Key) -> str:
+def locate(file: Path | str, key: Key) -> str:
     """`FILE:LINE` of a key, or of the table it is missing from; the file alone where no line can be told."""
     try:
         line = line_of(Path(file).read_text("utf-8-sig"), key)
@@ -144,7 +144,7 @@ def _near(key: Key, model: type[BaseModel]) -> str:
         if table is not None and part in table.model_fields:
             table = _table(table.model_fields[str(part)].annotation)
     siblings = [] if table is None else [dotted((*key[:-1], name)) for name in table.model_fields]
-    wanted, anywhere = dotted(key), [*names(model)]
+    wanted, anywhere = dotted(key), [*setting_names(model)]
     near = get_close_matches(wanted, siblings, n=1) or get_close_matches(wanted, anywhere, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -156,11 +156,11 @@ def _table(kind: object) -> type[BaseModel] | None:
     return next((found for inner in get_args(kind) if (found := _table(inner))), None)
 
 
-def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """The dotted names of all keys of a model and the tables in it."""
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from names(inner, f"{prefix}{name}.")
+            yield from setting_names(inner, f"{prefix}{name}.")
         else:
             yield prefix + name

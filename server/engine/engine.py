@@ -17,14 +17,14 @@ from typing import Protocol
 import numpy as np
 
 from pipelines.errors import Cancelled, PipelineError
-from pipelines.job import Enlargement, Job
+from pipelines.job import Job, UpscaleJob
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
 Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
 
-Work = Job | Enlargement
+Work = Job | UpscaleJob
 
 
 class Step(Protocol):
@@ -40,7 +40,7 @@ class Step(Protocol):
     def sigma(self) -> float: ...
 
 
-class Drawing(Protocol):
+class LoadedModel(Protocol):
     """A loaded model, as the engine sees it."""
 
     def run(self, work: Work, watch: Callable[[Step], None], /) -> Sequence[Pixels]: ...
@@ -59,13 +59,13 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Result:
     """Finished work: its pictures, the sigmas they went down, the seconds they waited and were drawn for."""
 
     pictures: Sequence[Pixels]
-    ladder: tuple[float, ...]
-    waited: float
-    seconds: float
+    sigmas: tuple[float, ...]
+    queue_seconds: float
+    run_seconds: float
 
 
 class Ticket:
@@ -73,7 +73,7 @@ class Ticket:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.future: Future[Drawn] = Future()
+        self.future: Future[Result] = Future()
         self.queued = perf_counter()
         self.progress: Step | None = None
         self._unwanted = False
@@ -98,7 +98,7 @@ class Engine:
         queue_limit: how many jobs may wait beside the one being drawn.
     """
 
-    def __init__(self, load: Callable[[], Drawing], queue_limit: int = 64) -> None:
+    def __init__(self, load: Callable[[], LoadedModel], queue_limit: int = 64) -> None:
         self._load, self._queue_limit = load, queue_limit
         self._changed = Condition()
         self._waiting: deque[Ticket] = deque()
@@ -192,7 +192,7 @@ class Engine:
             self._changed.wait_for(lambda: self._waiting or self._state is State.DRAINING)
             return self._waiting.popleft() if self._waiting else None
 
-    def _finish(self, ticket: Ticket, model: Drawing) -> None:
+    def _finish(self, ticket: Ticket, model: LoadedModel) -> None:
         if not ticket.future.set_running_or_notify_cancel():
             return
         started = perf_counter()
@@ -203,4 +203,4 @@ class Engine:
             ticket.future.set_exception(error)
             return
         seconds = perf_counter() - started
-        ticket.future.set_result(Drawn(pictures, ladder, started - ticket.queued, seconds))
+        ticket.future.set_result(Result(pictures, ladder, started - ticket.queued, seconds))

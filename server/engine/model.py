@@ -7,15 +7,15 @@ from typing import cast
 
 from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import fingerprint
-from pipelines.weights.detect import Identity, identify, inpaints
-from server.config.catalog import Catalog, Entry
-from server.config.profiles import Profile, load_profiles, matching, named
+from pipelines.weights.detect import Detection, detect, detect_inpainting
+from server.config.catalog import Catalog, ModelEntry
+from server.config.profiles import Profile, find_profile, load_profiles, match_profile
 from server.config.resources import configs
 from server.config.toml import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A checkpoint before it is loaded.
 
     `model` is its id in the catalogue, `ids` all that name the same checkpoint, `elsewhere` those that name another;
@@ -26,8 +26,8 @@ class Served:
     model: str
     ids: tuple[str, ...]
     elsewhere: tuple[str, ...]
-    entry: Entry
-    identity: Identity
+    entry: ModelEntry
+    detection: Detection
     profile: Profile
     reason: str
     fingerprint: str
@@ -50,19 +50,19 @@ class Served:
             "id": self.model,
             "file": self.entry.path.name,
             "hash": self.fingerprint,
-            "family": self.identity.family,
-            "channels": self.identity.channels,
-            "prediction": self.identity.prediction,
-            "zero_terminal_snr": self.identity.zsnr,
+            "family": self.detection.family,
+            "channels": self.detection.channels,
+            "prediction": self.detection.prediction,
+            "zero_terminal_snr": self.detection.zsnr,
             "inpainting": self.inpainting,
             "upscaler": "lanczos" if self.upscaler is None else self.upscaler.name,
-            "evidence": list(self.identity.evidence),
+            "evidence": list(self.detection.evidence),
             "profile": self.profile.name,
             "profile_reason": self.reason,
         }
 
 
-def recognise(catalog: Catalog, model: str | None = None) -> Served:
+def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
     """Look at a listed checkpoint, the default unless another is named, without loading it.
 
     Raises:
@@ -72,22 +72,22 @@ def recognise(catalog: Catalog, model: str | None = None) -> Served:
     name = model or catalog.default
     entry = catalog.models[name]
     catalog.require_files(name)
-    identity = identify(entry.path, entry.prediction, entry.zsnr)
+    identity = detect(entry.path, entry.prediction, entry.zsnr)
     if identity.channels != 4:
         raise WeightsError(
             entry.path, "an inpainting model, which draws only into a picture; name one with 4 channels"
         )
     if entry.inpainting is not None:
-        inpaints(entry.inpainting, identity)
+        detect_inpainting(entry.inpainting, identity)
     profiles = load_profiles(configs() / "profiles")
     if entry.profile is not None:
-        profile, reason = named(profiles, entry.profile), "the catalogue says so"
+        profile, reason = find_profile(profiles, entry.profile), "the catalogue says so"
     else:
-        profile, reason = matching(profiles, entry.path.name, identity)
+        profile, reason = match_profile(profiles, entry.path.name, identity)
     same = tuple(other for other in catalog.models if catalog.models[other] == entry)
     elsewhere = tuple(other for other in catalog.models if other not in same)
-    files = {".".join(map(str, key)): fingerprint(path) for key, path in catalog.beside(name)}
-    return Served(
+    files = {".".join(map(str, key)): fingerprint(path) for key, path in catalog.auxiliary_files(name)}
+    return ServedModel(
         name,
         same,
         elsewhere,
@@ -101,19 +101,19 @@ def recognise(catalog: Catalog, model: str | None = None) -> Served:
     )
 
 
-def cards(catalog: Catalog) -> list[Mapping[str, object]]:
+def model_cards(catalog: Catalog) -> list[Mapping[str, object]]:
     """A card for every checkpoint of a catalogue; one that cannot serve says why."""
     return [_card(catalog, model) for model in catalog.distinct()]
 
 
 def _card(catalog: Catalog, model: str) -> Mapping[str, object]:
     try:
-        return recognise(catalog, model).card()
+        return detect_model(catalog, model).card()
     except (WeightsError, ConfigError) as error:
         return {"id": model, "problem": str(error)}
 
 
-def described(card: Mapping[str, object]) -> str:
+def format_card(card: Mapping[str, object]) -> str:
     """A model's card for a person to read."""
     if "problem" in card:
         return f"{card['id']}: {card['problem']}"

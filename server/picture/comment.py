@@ -14,7 +14,7 @@ from importlib.metadata import version
 from math import inf, isfinite
 from typing import cast
 
-from pipelines.job import SEEDS, Job, Picture, second_pass
+from pipelines.job import SEED_MODULUS, Job, RgbImage, second_pass
 
 NAI_HASHES = frozenset(
     {
@@ -29,22 +29,22 @@ UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @cache  # it is looked up on disk
-def release() -> str:
+def naiad_version() -> str:
     """The version of naiad that is installed."""
     return version("naiad")
 
 
-def program() -> str:
+def software_name() -> str:
     """The program and its version."""
-    return f"naiad {release()}"
+    return f"naiad {naiad_version()}"
 
 
-def generator() -> str:
+def generator_text() -> str:
     """Who made the picture."""
-    return f"{program()} (self-hosted, not NovelAI)"
+    return f"{software_name()} (self-hosted, not NovelAI)"
 
 
-def about(
+def describe_job(
     job: Job,
     ladder: Sequence[float],
     batching: str,
@@ -58,13 +58,14 @@ def about(
     from beside the model by the hashes of their `files`.
     """
     told, inputs = asdict(job), dict[str, str]()
+    told["prompts"]["drop_seams"] = told["prompts"].pop("drop_seam_tokens")
     if job.source is not None:
         told["source"] |= {"picture": None, "mask": None}
         inputs["picture"] = sha256(job.source.picture.rgb).hexdigest()
         if job.source.mask is not None:
             inputs |= {"mask": sha256(job.source.mask).hexdigest(), "inpainting": inpainting}
     return {
-        "version": release(),
+        "version": naiad_version(),
         "model": source_hash,
         "files": dict(files or {}),
         "batching": batching,
@@ -74,7 +75,7 @@ def about(
     }
 
 
-def comment(
+def build_comment(
     job: Job,
     index: int,
     recorded: Mapping[str, bool] | None = None,
@@ -92,7 +93,7 @@ def comment(
     guidance, flags = job.guidance, recorded or {}
     above = {"skip_cfg_above_sigma": float(guidance.skip_above)} if isfinite(guidance.skip_above) else {}
     return {
-        "prompt": written(job.prompts.positive),
+        "prompt": strip_unwritable(job.prompts.positive),
         "steps": job.steps,
         "height": job.height,
         "width": job.width,
@@ -103,7 +104,7 @@ def comment(
         "n_samples": len(job.seeds),
         "hide_debug_overlay": False,
         "noise_schedule": job.schedule,
-        "legacy_v3_extend": job.prompts.drop_seams,
+        "legacy_v3_extend": job.prompts.drop_seam_tokens,
         "reference_information_extracted_multiple": [],
         "reference_strength_multiple": [],
         "sampler": job.sampler,
@@ -120,10 +121,10 @@ def comment(
         "lora_clip_weights": None,
         **_started(job, index),
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},
-        "uc": written(job.prompts.negative),
+        "uc": strip_unwritable(job.prompts.negative),
         "request_type": _request_type(job),
         **({} if about is None else {"naiad": about}),
-        "generator": generator(),
+        "generator": generator_text(),
     }
 
 
@@ -131,7 +132,7 @@ def last_pass(job: Job, index: int) -> tuple[Job, int]:
     """The job that finishes a picture, without the picture it starts from, and which of its pictures that is."""
     if job.enhance is None:
         return job, index
-    return second_pass(job, job.enhance, index, Picture(0, 0, b"")), 0
+    return second_pass(job, job.enhance, index, RgbImage(0, 0, b"")), 0
 
 
 def _request_type(job: Job) -> str:
@@ -147,7 +148,7 @@ def _started(job: Job, index: int) -> dict[str, object]:
         return {}
     if source.mask is not None:
         return {"add_original_image": source.overlay != "none"}
-    seed = (source.noise_seed + index) % SEEDS
+    seed = (source.noise_seed + index) % SEED_MODULUS
     return {
         "strength": float(source.strength),
         "noise": float(source.noise),
@@ -156,7 +157,7 @@ def _started(job: Job, index: int) -> dict[str, object]:
     }
 
 
-def text_fields(
+def build_text_fields(
     comment: Mapping[str, object], source_hash: str, seconds: float, public_key: str | None = None
 ) -> dict[str, str]:
     """The text chunks in NAI's order, then our own.
@@ -178,21 +179,21 @@ def text_fields(
     return {
         "Title": "AI generated image",
         "Description": str(comment["prompt"]),
-        "Software": program() if public_key is None else "NovelAI",
+        "Software": software_name() if public_key is None else "NovelAI",
         "Source": f"Stable Diffusion XL {source_hash}",
         "Generation time": str(seconds),
         "Comment": json.dumps(comment, allow_nan=False),
-        "Generator": generator(),
+        "Generator": generator_text(),
         **({} if public_key is None else {"Signature key": public_key}),
     }
 
 
-def alpha_text(fields: Mapping[str, str]) -> str:
+def build_alpha_text(fields: Mapping[str, str]) -> str:
     """What goes into the alpha: the same fields but the title, the Comment still a string."""
     return json.dumps({key: value for key, value in fields.items() if key != "Title"})
 
 
-def written(text: str) -> str:
+def strip_unwritable(text: str) -> str:
     """A text as it can be written into a file."""
     return UNWRITABLE.sub("", text)
 
@@ -204,5 +205,5 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in cast("Sequence[object]", value)]
     if isinstance(value, str):
-        return written(value)
+        return strip_unwritable(value)
     return "inf" if value == inf else value

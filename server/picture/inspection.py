@@ -15,10 +15,10 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from server.errors import Rejected
-from server.picture.signature import NOVELAI_KEY, SIGNED_HASH, is_key, verifies
+from server.picture.signature import NOVELAI_KEY, SIGNED_HASH, is_public_key, verify_comment
 from server.picture.stealth import Rgb, extract
 from server.picture.webp import ASCII, USER_COMMENT
-from server.request.decoding import opened
+from server.request.decoding import open_image
 
 NESTED = {"Comment", "Description", "Source"}
 """What tells a user comment with all the fields from one that is a Comment itself."""
@@ -71,7 +71,7 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SignatureCheck:
     """Who signed a layer's Comment, and with which public key (Base64; None where there is no valid signature)."""
 
     layer: Layer
@@ -88,11 +88,11 @@ def inspect(data: bytes, field: str = "file") -> Inspection:
     Raises:
         Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MOST_PIXELS.
     """
-    with opened(data, field) as picture:
-        return read(picture)
+    with open_image(data, field) as picture:
+        return read_metadata(picture)
 
 
-def read(picture: Image.Image) -> Inspection:
+def read_metadata(picture: Image.Image) -> Inspection:
     """What an open picture says."""
     text = {str(key): str(value) for key, value in picture.info.items() if isinstance(value, str)}
     rgb = np.asarray(picture.convert("RGB"))
@@ -110,18 +110,18 @@ def _exif_fields(picture: Image.Image) -> dict[str, str]:
     if not isinstance(found, bytes) or not found.startswith(ASCII):
         return {}
     text = found.removeprefix(ASCII).decode(errors="replace")
-    if parsed(text).keys() & NESTED:
+    if parse_json(text).keys() & NESTED:
         return _fields(text) or {}
-    return {"Comment": text} if parsed(text) else {}
+    return {"Comment": text} if parse_json(text) else {}
 
 
 def _fields(text: str | None) -> dict[str, str] | None:
     """The strings of the JSON object in a text, None when there are none."""
-    found = parsed(text or "")
+    found = parse_json(text or "")
     return {key: value for key, value in found.items() if isinstance(value, str)} or None
 
 
-def parsed(text: str) -> dict[str, object]:
+def parse_json(text: str) -> dict[str, object]:
     """The JSON object in a text that a stranger may have written; empty when it is none."""
     try:
         found: object = json.loads(text, parse_constant=_no_number, parse_float=_finite)
@@ -139,7 +139,9 @@ def _finite(text: str) -> float:
     return value if isfinite(value) else _no_number(text)
 
 
-def verdicts(inspection: Inspection, own: str | None, given: str | None) -> tuple[Verdict, ...]:
+def check_signatures(
+    inspection: Inspection, own: str | None, given: str | None
+) -> tuple[SignatureCheck, ...]:
     """Who signed each layer that has a Comment.
 
     Args:
@@ -150,7 +152,7 @@ def verdicts(inspection: Inspection, own: str | None, given: str | None) -> tupl
     Raises:
         Rejected: the given key is none.
     """
-    if given is not None and not is_key(given):
+    if given is not None and not is_public_key(given):
         raise Rejected("key", "not the Base64 of 32 bytes, as `Signature key` in a picture is")
     known: dict[Signer, str | None] = {"ours": own, "NovelAI": NOVELAI_KEY, "given": given}
     layers = inspection.layers.items()
@@ -159,18 +161,18 @@ def verdicts(inspection: Inspection, own: str | None, given: str | None) -> tupl
 
 def _verdict(
     rgb: Rgb, layer: Layer, fields: Mapping[str, str], known: Mapping[Signer, str | None]
-) -> Verdict:
+) -> SignatureCheck:
     comment = fields["Comment"]
-    if SIGNED_HASH not in parsed(comment):
-        return Verdict(layer, "none")
+    if SIGNED_HASH not in parse_json(comment):
+        return SignatureCheck(layer, "none")
     keys: dict[Signer, str | None] = {**known, "another": fields.get("Signature key")}
     for signer, key in keys.items():
-        if key is not None and verifies(rgb, comment, key):
-            return Verdict(layer, signer, key)
-    return Verdict(layer, "broken")
+        if key is not None and verify_comment(rgb, comment, key):
+            return SignatureCheck(layer, signer, key)
+    return SignatureCheck(layer, "broken")
 
 
-def trusted(verdicts: tuple[Verdict, ...]) -> bool:
+def is_trusted(verdicts: tuple[SignatureCheck, ...]) -> bool:
     """Whether every Comment is signed by this server, the given key or NovelAI, and there is one at all.
 
     An unsigned Comment beside a signed one is not trusted either: somebody has taken its signature away.
@@ -178,7 +180,7 @@ def trusted(verdicts: tuple[Verdict, ...]) -> bool:
     return bool(verdicts) and all(verdict.signer in TRUSTED for verdict in verdicts)
 
 
-def statement(verdicts: tuple[Verdict, ...]) -> str:
+def format_signatures(verdicts: tuple[SignatureCheck, ...]) -> str:
     """What `naiad verify` prints: a line for each layer, and what a signature is worth."""
     if not verdicts:
         return "no Comment in the picture, so nothing to verify"
@@ -186,7 +188,7 @@ def statement(verdicts: tuple[Verdict, ...]) -> str:
     return "\n".join([*lines, "a signature covers the pixels' colours and the Comment, nothing else"])
 
 
-def report(inspection: Inspection) -> str:
+def format_report(inspection: Inspection) -> str:
     """What `naiad inspect` prints: format and size, the text's fields, and those of the alpha that are not the same."""
     width, height = inspection.size
     lines = [f"{inspection.format}, {width} x {height}", *_layer_lines("text", inspection.text)]
@@ -205,7 +207,7 @@ def _layer_lines(layer: Layer, fields: Mapping[str, str]) -> list[str]:
 
 
 def _field_lines(key: str, value: str) -> list[str]:
-    comment = parsed(value) if key == "Comment" else {}
+    comment = parse_json(value) if key == "Comment" else {}
     if not comment:
         return [f"  {_shown(key)}: {_shown(value)}"]
     inner = (
@@ -220,7 +222,7 @@ def _shown(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def as_json(inspection: Inspection, verdicts: tuple[Verdict, ...]) -> dict[str, object]:
+def to_json(inspection: Inspection, verdicts: tuple[SignatureCheck, ...]) -> dict[str, object]:
     """All of it as plain JSON values; a Comment is parsed where it can be."""
     width, height = inspection.size
     return {
@@ -229,11 +231,12 @@ def as_json(inspection: Inspection, verdicts: tuple[Verdict, ...]) -> dict[str, 
         "height": height,
         "layers": {
             layer: {
-                key: (parsed(value) or value) if key == "Comment" else value for key, value in fields.items()
+                key: (parse_json(value) or value) if key == "Comment" else value
+                for key, value in fields.items()
             }
             for layer, fields in inspection.layers.items()
         },
         "agree": inspection.agree,
         "signatures": [{"layer": said.layer, "signer": said.signer, "key": said.key} for said in verdicts],
-        "trusted": trusted(verdicts),
+        "trusted": is_trusted(verdicts),
     }

@@ -18,7 +18,7 @@ PIECE = 1 << 16
 """Bytes of packed pixels in one IDAT chunk, as Pillow cuts them and so NAI."""
 
 
-def encode(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
+def encode_png(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
     """An 8-bit PNG without interlace.
 
     Args:

@@ -121,13 +121,13 @@ def _make(path: Path) -> None:
     log.info("made the signing key %s", path)
 
 
-def signed(rgb: Rgb, comment: Mapping[str, object], key: SigningKey) -> dict[str, object]:
+def sign_comment(rgb: Rgb, comment: Mapping[str, object], key: SigningKey) -> dict[str, object]:
     """A Comment with the signature over it and its picture as the last key (reference: metadata, 4.1)."""
     signature = key.sign(_message(rgb, json.dumps(comment, allow_nan=False)))
     return {**comment, SIGNED_HASH: b64encode(signature).decode()}
 
 
-def verifies(rgb: Rgb, comment_text: str, key: str) -> bool:
+def verify_comment(rgb: Rgb, comment_text: str, key: str) -> bool:
     """Whether a Comment as it stands in a file was signed with this picture, by the key of this Base64.
 
     Whatever a stranger may have written is answered, never raised.
@@ -142,7 +142,7 @@ def verifies(rgb: Rgb, comment_text: str, key: str) -> bool:
     return True
 
 
-def is_key(text: str) -> bool:
+def is_public_key(text: str) -> bool:
     """Whether a text is the Base64 of a public key's 32 bytes."""
     try:
         return len(b64decode(text, validate=True)) == 32

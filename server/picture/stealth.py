@@ -32,7 +32,7 @@ def embed_packed(rgb: Rgb, packed: bytes) -> Rgba | None:
     height, width = rgb.shape[:2]
     if 8 * len(stream) + SPARE > height * width:
         return None
-    rgba = opaque(rgb)
+    rgba = add_opaque_alpha(rgb)
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))
     columns = -(-len(bits) // height)
     padded = np.pad(bits, (0, columns * height - len(bits)), constant_values=1)
@@ -40,7 +40,7 @@ def embed_packed(rgb: Rgb, packed: bytes) -> Rgba | None:
     return rgba
 
 
-def opaque(rgb: Rgb) -> Rgba:
+def add_opaque_alpha(rgb: Rgb) -> Rgba:
     """The picture with a full alpha."""
     packed, count = np.ascontiguousarray(rgb), rgb.shape[0] * rgb.shape[1]
     # read as words that overlap, a pixel and one byte more; channel by channel takes half as long again

@@ -19,7 +19,7 @@ ASCII = b"ASCII\0\0\0"
 """The 8 bytes that say how the user comment behind them is written."""
 
 
-def encode(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
+def encode_webp(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
     """A WebP that gives back every pixel as it is.
 
     Args:
@@ -30,15 +30,15 @@ def encode(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
         Rejected: a side is too long for WebP.
     """
     height, width = pixels.shape[:2]
-    refuse_too_long("webp", width, height)
+    check_webp_size("webp", width, height)
     file = BytesIO()
-    exif = exif_of(fields) if fields else b""
+    exif = build_exif(fields) if fields else b""
     # quality is effort here; more of it costs five times as long and saves nothing on drawings
     Image.fromarray(pixels).save(file, "WEBP", lossless=True, exact=True, method=0, quality=0, exif=exif)
     return file.getvalue()
 
 
-def refuse_too_long(
+def check_webp_size(
     image_format: str, width: int, height: int, field: str = "parameters.image_format"
 ) -> None:
     """Refuse a WebP of more than LONGEST_SIDE.
@@ -51,7 +51,7 @@ def refuse_too_long(
         raise Rejected(field, reason)
 
 
-def exif_of(fields: Mapping[str, str]) -> bytes:
+def build_exif(fields: Mapping[str, str]) -> bytes:
     """The fields as a big-endian TIFF without the `Exif` mark: three for any viewer, all in the user comment."""
     everything = json.dumps(dict(fields), separators=(",", ":"), sort_keys=True).encode()
     inner = {USER_COMMENT: (UNDEFINED, ASCII + everything)}

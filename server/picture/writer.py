@@ -7,19 +7,19 @@ from functools import partial
 from typing import Literal
 
 from pipelines.job import Job
-from server.engine.engine import Drawn
+from server.engine.engine import Result
 from server.picture import png, webp
-from server.picture.comment import about, alpha_text, comment, text_fields
-from server.picture.signature import SigningKey, signed
-from server.picture.stealth import Pixels, Rgb, embed, opaque
+from server.picture.comment import build_alpha_text, build_comment, build_text_fields, describe_job
+from server.picture.signature import SigningKey, sign_comment
+from server.picture.stealth import Pixels, Rgb, add_opaque_alpha, embed
 
 log = logging.getLogger("naiad")
 ImageFormat = Literal["png", "webp"]
-ENCODERS = {"png": png.encode, "webp": webp.encode}
+ENCODERS = {"png": png.encode_png, "webp": webp.encode_webp}
 
 
 @dataclass(frozen=True, slots=True)
-class Imprint:
+class MetadataPolicy:
     """What a server puts into every picture.
 
     Attributes:
@@ -44,10 +44,10 @@ class Imprint:
             raise ValueError("full metadata is signed: a key is needed")
 
 
-def encoded(
-    imprint: Imprint,
+def write_job_picture(
+    imprint: MetadataPolicy,
     job: Job,
-    drawn: Drawn,
+    drawn: Result,
     index: int,
     recorded: Mapping[str, bool],
     image_format: ImageFormat,
@@ -57,13 +57,15 @@ def encoded(
     Raises:
         Rejected: the format cannot hold a picture of this size.
     """
-    ours = about(job, drawn.ladder, imprint.batching, imprint.source_hash, imprint.inpainting, imprint.files)
-    tell = partial(comment, job, index, recorded)
-    return imprinted(imprint, drawn.pictures[index], tell, ours, drawn.seconds, image_format)
+    ours = describe_job(
+        job, drawn.sigmas, imprint.batching, imprint.source_hash, imprint.inpainting, imprint.files
+    )
+    tell = partial(build_comment, job, index, recorded)
+    return write_picture(imprint, drawn.pictures[index], tell, ours, drawn.run_seconds, image_format)
 
 
-def imprinted(
-    imprint: Imprint,
+def write_picture(
+    imprint: MetadataPolicy,
     rgb: Rgb,
     tell: Callable[[Mapping[str, object] | None], dict[str, object]],
     about: Mapping[str, object],
@@ -84,16 +86,16 @@ def imprinted(
     if imprint.level == "none":
         return encode(rgb, {})
     if imprint.key is None or imprint.level == "plain":
-        return encode(rgb, text_fields(tell(None), imprint.source_hash, seconds))
-    told = signed(rgb, tell(about), imprint.key)
-    fields = text_fields(told, imprint.source_hash, seconds, imprint.key.public)
+        return encode(rgb, build_text_fields(tell(None), imprint.source_hash, seconds))
+    told = sign_comment(rgb, tell(about), imprint.key)
+    fields = build_text_fields(told, imprint.source_hash, seconds, imprint.key.public)
     return encode(_layered(rgb, fields), fields)
 
 
 def _layered(rgb: Rgb, fields: Mapping[str, str]) -> Pixels:
     """The picture with its fields in the alpha, if they fit."""
-    rgba = embed(rgb, alpha_text(fields))
+    rgba = embed(rgb, build_alpha_text(fields))
     if rgba is None:
         log.warning("a %dx%d picture is too small for its metadata in alpha", rgb.shape[1], rgb.shape[0])
-        return opaque(rgb)
+        return add_opaque_alpha(rgb)
     return rgba

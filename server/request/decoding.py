@@ -21,7 +21,7 @@ TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 @contextmanager
-def opened(data: bytes, field: str, most: int = MOST_PIXELS) -> Generator[Image.Image]:
+def open_image(data: bytes, field: str, most: int = MOST_PIXELS) -> Generator[Image.Image]:
     """A picture's first frame, unpacked.
 
     Args:

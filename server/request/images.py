@@ -12,9 +12,9 @@ from base64 import b64decode
 import numpy as np
 from PIL import Image
 
-from pipelines.job import Picture
+from pipelines.job import RgbImage
 from server.errors import Rejected
-from server.request.decoding import opened
+from server.request.decoding import open_image
 
 Changes = np.ndarray[tuple[int, ...], np.dtype[np.uint8 | np.bool_]]
 DATA_URI = re.compile(r"data:image/[\w.+-]{1,40};base64,")
@@ -35,7 +35,7 @@ WHITE_ENOUGH = 127
 """The luma above which a mask draws anew."""
 
 
-def decoded(value: object, field: str) -> bytes:
+def decode_base64(value: object, field: str) -> bytes:
     """The bytes of a Base64 text; a data URI's head and white space are passed over.
 
     Raises:
@@ -51,20 +51,20 @@ def decoded(value: object, field: str) -> bytes:
         raise Rejected(field, "not Base64; a picture is sent in it, addresses are not followed") from None
 
 
-def picture(value: object, field: str, width: int, height: int) -> Picture:
+def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
     """A request's picture at the size of the job.
 
     Raises:
         Rejected: it cannot be read.
     """
-    with opened(decoded(value, field), field) as sent:
-        rgb = upright(sent)
+    with open_image(decode_base64(value, field), field) as sent:
+        rgb = to_upright_rgb(sent)
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
-    return Picture(width, height, rgb.tobytes())
+    return RgbImage(width, height, rgb.tobytes())
 
 
-def upright(sent: Image.Image) -> Image.Image:
+def to_upright_rgb(sent: Image.Image) -> Image.Image:
     """An open picture in RGB, turned as its EXIF says and laid over white where it can be seen through."""
     try:
         turn = TURNS.get(sent.getexif().get(ORIENTATION, 1))
@@ -74,7 +74,7 @@ def upright(sent: Image.Image) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def mask(value: object, field: str, width: int, height: int, soft: bool = False) -> bytes:
+def read_mask(value: object, field: str, width: int, height: int, soft: bool = False) -> bytes:
     """A request's mask on the grid of latents, a byte for each: 255 where the picture is drawn anew.
 
     Args:
@@ -84,7 +84,7 @@ def mask(value: object, field: str, width: int, height: int, soft: bool = False)
     Raises:
         Rejected: it cannot be read, or draws nothing anew.
     """
-    with opened(decoded(value, field), field) as sent:
+    with open_image(decode_base64(value, field), field) as sent:
         rgba = _eight_bit(sent).convert("RGBA")
         black = Image.new("RGBA", rgba.size, "black")
         luma = np.asarray(Image.alpha_composite(black, rgba).convert("L"))

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipelines.text.prompt import MIX
 from server.config.profiles import Size
-from server.config.toml import ConfigError, Strict, checked, place, read_toml
+from server.config.toml import ConfigError, StrictModel, locate, read_toml, validate
 
 Mode = Literal["auto", "client", "always"]
 MARKUP = re.compile(r"^\s*[-\d.]+::|::\s*$|:[\d.]+[\s)]*$|[{}\[\]()]")
@@ -23,24 +23,24 @@ MARKUP = re.compile(r"^\s*[-\d.]+::|::\s*$|:[\d.]+[\s)]*$|[{}\[\]()]")
 No two of its repetitions can share characters: on a long text they would take hours."""
 
 
-class Undesired(Strict):
+class UndesiredPreset(StrictModel):
     """One entry of a model's list of undesired-content presets."""
 
     name: str
     text: str
 
 
-class ModelPresets(Strict):
+class ModelPresets(StrictModel):
     """The texts of some model ids; a preset's index is its place in `undesired`, the last one means none."""
 
     ids: tuple[str, ...]
     quality: str
     quality_place: Literal["prefix", "suffix"]
     every_segment: bool = True
-    undesired: Annotated[tuple[Undesired, ...], Field(min_length=1)]
+    undesired: Annotated[tuple[UndesiredPreset, ...], Field(min_length=1)]
 
 
-class Presets(Strict):
+class Presets(StrictModel):
     """Everything in presets.toml."""
 
     fallback: str
@@ -53,14 +53,14 @@ class Presets(Strict):
         """The id that a client's spelling stands for."""
         return self.aliases.get(model, model)
 
-    def of(self, model: str) -> ModelPresets:
+    def for_model(self, model: str) -> ModelPresets:
         """The texts for a model id, the fallback's for one that is not listed."""
         listed = {name: texts for texts in self.models for name in texts.ids}
         return listed.get(model) or listed[self.fallback]
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class PromptTexts:
     """A request's two texts, and the flags it came with as they were sent."""
 
     positive: str
@@ -75,14 +75,16 @@ def load_presets(file: Path) -> Presets:
     Raises:
         ConfigError: an unknown key, a value that is not allowed, or a fallback that is not listed.
     """
-    presets = checked(Presets, read_toml(file), file)
+    presets = validate(Presets, read_toml(file), file)
     if not any(presets.fallback in texts.ids for texts in presets.models):
-        where = place(file, ["fallback"])
+        where = locate(file, ["fallback"])
         raise ConfigError(f"{where}: fallback = {presets.fallback!r} is not an id of any of the models")
     return presets
 
 
-def completed(texts: Texts, presets: Presets, model: str, mode: Mode, mixes: bool = True) -> Texts:
+def apply_presets(
+    texts: PromptTexts, presets: Presets, model: str, mode: Mode, mixes: bool = True
+) -> PromptTexts:
     """The texts with what the flags ask for.
 
     Args:
@@ -92,19 +94,19 @@ def completed(texts: Texts, presets: Presets, model: str, mode: Mode, mixes: boo
     """
     if mode == "client":
         return texts
-    own = presets.of(model)
+    own = presets.for_model(model)
     is_off = str(texts.quality_toggle).lower() == "false"
     positive, negative = texts.positive, texts.negative
     if texts.quality_toggle is True or (mode == "always" and not is_off):
-        positive = with_quality(positive, own, mixes)
+        positive = add_quality_tags(positive, own, mixes)
     index = _index(texts.uc_preset, own, mode)
     if index is not None and (mode == "always" or not negative.strip()):
         may_nsfw = model not in presets.never_nsfw and "nsfw" not in positive.lower()
-        negative = with_undesired(negative, own, index, may_nsfw)
-    return Texts(positive, negative, texts.quality_toggle, texts.uc_preset)
+        negative = add_undesired(negative, own, index, may_nsfw)
+    return PromptTexts(positive, negative, texts.quality_toggle, texts.uc_preset)
 
 
-def with_quality(text: str, own: ModelPresets, mixes: bool) -> str:
+def add_quality_tags(text: str, own: ModelPresets, mixes: bool) -> str:
     """A prompt whose segments have the quality tags, those that have one of them already left as they are."""
     segments = text.split("|") if mixes else [text]
     reached = len(segments) if own.every_segment else 1
@@ -119,7 +121,7 @@ def _qualified(segment: str, own: ModelPresets, several: bool) -> str:
     """One segment; the weight it has in a mix stays behind the tags, and an empty one in a mix stays empty."""
     weight = MIX.search(segment) if several else None
     text, tail = (segment[: weight.start()], weight[0]) if weight else (segment, "")
-    if (several and not text.strip()) or folded(own.quality) & folded(text):
+    if (several and not text.strip()) or fold_tags(own.quality) & fold_tags(text):
         return segment
     body = text.strip().strip(",").strip()
     before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
@@ -127,17 +129,17 @@ def _qualified(segment: str, own: ModelPresets, several: bool) -> str:
     return f"{before if body else ''}{', '.join(part for part in parts if part)}{after if body else ''}{tail}"
 
 
-def with_undesired(text: str, own: ModelPresets, index: int, may_nsfw: bool) -> str:
+def add_undesired(text: str, own: ModelPresets, index: int, may_nsfw: bool) -> str:
     """A negative prompt led by a preset, unless it is in there; "none" gives way to the user's own words."""
     preset, none = own.undesired[index].text, own.undesired[-1].text
     is_none = preset == none
-    if (is_none and text.strip()) or (preset and folded(preset) <= folded(text)):
+    if (is_none and text.strip()) or (preset and fold_tags(preset) <= fold_tags(text)):
         return text
     led = f"nsfw, {preset}" if may_nsfw and not is_none else preset
     return ", ".join(part for part in (led, text.strip()) if part)
 
 
-def folded(text: str) -> frozenset[str]:
+def fold_tags(text: str) -> frozenset[str]:
     """A text's tags without case, emphasis and extra spaces."""
     tags = (" ".join(MARKUP.sub("", tag).split()).lower() for tag in re.split(r"[,|]", text))
     return frozenset(tag for tag in tags if tag)

@@ -9,20 +9,20 @@ from secrets import randbelow
 from typing import Literal
 
 from pipelines.errors import InvalidPrompt, UnknownName
-from pipelines.job import SEEDS, Guidance, Job, Prompts, Threshold
-from pipelines.sampling.samplers import canonical
+from pipelines.job import SEED_MODULUS, Guidance, Job, Prompts, Threshold
+from pipelines.sampling.samplers import resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
-from pipelines.text.prompt import parse, shares
-from pipelines.text.tokens import LIMIT, weighted
+from pipelines.text.prompt import mix_weights, parse
+from pipelines.text.tokens import LIMIT, weighted_tokens
 from server.config.profiles import Profile
-from server.engine.model import Served
+from server.engine.model import ServedModel
 from server.errors import Rejected
-from server.picture.webp import refuse_too_long
+from server.picture.webp import check_webp_size
 from server.request import tasks
-from server.request.presets import Mode, Presets, Texts, completed
+from server.request.presets import Mode, Presets, PromptTexts, apply_presets
 from server.request.schema import LARGEST_AREA, GenerateRequest, Parameters
-from server.request.tasks import Task, first
-from server.request.v4_prompt import flattened
+from server.request.tasks import Task, first_given
+from server.request.v4_prompt import flatten_v4_prompt
 
 NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
 NATIVE_ONLY = frozenset({"ddim_v3", "plms", "k_lms", "k_dpm_fast"})
@@ -37,17 +37,17 @@ MOST_MIXED = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RequestPolicy:
     """What a request is read against: the model served, NAI's presets, and the operator's choices."""
 
-    served: Served
+    served: ServedModel
     presets: Presets
     mode: Mode = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedRequest:
     """A job; how its pictures are to be written; and what the client should be told about how it was read.
 
     `recorded` are flags that change no picture and are written down as they were sent.
@@ -59,12 +59,14 @@ class Resolved:
     warnings: tuple[str, ...]
 
 
-def any_seed() -> int:
+def random_seed() -> int:
     """A seed for a request that brings none; never 0, which means the same as none."""
-    return 1 + randbelow(SEEDS - 1)
+    return 1 + randbelow(SEED_MODULUS - 1)
 
 
-def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], int] = any_seed) -> Resolved:
+def resolve(
+    request: GenerateRequest, policy: RequestPolicy, pick_seed: Callable[[], int] = random_seed
+) -> ResolvedRequest:
     """Decide a request.
 
     Raises:
@@ -107,16 +109,16 @@ def resolve(request: GenerateRequest, policy: Policy, pick_seed: Callable[[], in
     legacy = {} if asked.legacy is None else {"legacy": asked.legacy}
     recorded = {**legacy, "deliberate_euler_ancestral_bug": bug, "prefer_brownian": brownian}
     warnings = (*told, *cut, *_replaced(asked, job), *_excess(job, profile))
-    return Resolved(job, image_format, recorded, warnings)
+    return ResolvedRequest(job, image_format, recorded, warnings)
 
 
 def _image_format(asked: Parameters, width: int, height: int) -> Literal["png", "webp"]:
     image_format = asked.image_format or "png"
-    refuse_too_long(image_format, width, height)
+    check_webp_size(image_format, width, height)
     return image_format
 
 
-def _model(name: str, policy: Policy) -> tuple[str, ...]:
+def _model(name: str, policy: RequestPolicy) -> tuple[str, ...]:
     """What is to be said of the model asked for; nothing when it is the one that is loaded."""
     served = policy.served
     names = {name, name.removesuffix("-inpainting")}
@@ -144,7 +146,7 @@ def _samples(count: int, width: int, height: int) -> int:
 def _sampler(asked: Parameters, kind: Task, profile: Profile, area: int) -> tuple[str, str]:
     """The sampler, and whether SMEA or DYN goes with it (DYN implies SMEA; pictures and some samplers exclude both)."""
     try:
-        name, smea = canonical(asked.sampler or profile.defaults.sampler)
+        name, smea = resolve_sampler(asked.sampler or profile.defaults.sampler)
     except UnknownName as error:
         raise Rejected("parameters.sampler", str(error)) from None
     if kind == "infill" and name == "ddim_v3":
@@ -168,16 +170,18 @@ def _schedule(asked: Parameters, sampler: str, profile: Profile) -> str:
 def _ancestral_flags(asked: Parameters, sampler: str, schedule: str) -> tuple[bool, bool]:
     """`deliberate_euler_ancestral_bug` and `prefer_brownian`; NAI's page sets both for Euler a off native."""
     modern = sampler == "k_euler_ancestral" and schedule != "native"
-    return first(asked.deliberate_euler_ancestral_bug, not modern), first(asked.prefer_brownian, modern)
+    return first_given(asked.deliberate_euler_ancestral_bug, not modern), first_given(
+        asked.prefer_brownian, modern
+    )
 
 
-def _prompts(request: GenerateRequest, model: str, policy: Policy) -> Prompts:
+def _prompts(request: GenerateRequest, model: str, policy: RequestPolicy) -> Prompts:
     """The texts, from whichever of their fields holds them, with the presets they are due."""
     asked, syntax = request.parameters, policy.served.profile.syntax
     positive, negative = _texts(request, model)
-    texts = Texts(positive, negative, asked.quality_toggle, asked.uc_preset)
-    final = completed(texts, policy.presets, model, policy.mode, mixes=syntax == "nai")
-    return Prompts(final.positive, final.negative, syntax, drop_seams=bool(asked.legacy_v3_extend))
+    texts = PromptTexts(positive, negative, asked.quality_toggle, asked.uc_preset)
+    final = apply_presets(texts, policy.presets, model, policy.mode, mixes=syntax == "nai")
+    return Prompts(final.positive, final.negative, syntax, drop_seam_tokens=bool(asked.legacy_v3_extend))
 
 
 def _texts(request: GenerateRequest, model: str) -> tuple[str, str]:
@@ -186,26 +190,26 @@ def _texts(request: GenerateRequest, model: str) -> tuple[str, str]:
     positive, negative = _filled(request.input, asked.prompt), _filled(asked.negative_prompt, asked.uc)
     if positive and not STRUCTURED.match(model):
         return positive, negative
-    captions = flattened(asked.v4_prompt, "parameters.v4_prompt")
-    undesired = flattened(asked.v4_negative_prompt, "parameters.v4_negative_prompt")
+    captions = flatten_v4_prompt(asked.v4_prompt, "parameters.v4_prompt")
+    undesired = flatten_v4_prompt(asked.v4_negative_prompt, "parameters.v4_negative_prompt")
     return captions or positive, undesired or negative
 
 
 def _guidance(asked: Parameters, profile: Profile) -> Guidance:
     return Guidance(
-        scale=first(asked.scale, profile.defaults.scale),
-        rescale=first(asked.cfg_rescale, profile.defaults.cfg_rescale),
+        scale=first_given(asked.scale, profile.defaults.scale),
+        rescale=first_given(asked.cfg_rescale, profile.defaults.cfg_rescale),
         uncond_scale=asked.uncond_scale or 1.0,
         threshold=Threshold(mimic_scale=profile.guards.mimic_scale) if asked.dynamic_thresholding else None,
-        skip_above=first(asked.skip_cfg_above_sigma, inf),
-        skip_below=first(asked.skip_cfg_below_sigma, 0.0),
+        skip_above=first_given(asked.skip_cfg_above_sigma, inf),
+        skip_below=first_given(asked.skip_cfg_below_sigma, 0.0),
     )
 
 
 def _seeds(asked: Parameters, samples: int, pick_seed: Callable[[], int]) -> tuple[int, ...]:
     """Image i has seed + i; clients count beyond 32 bits and below zero, so everything is taken modulo 2^32."""
-    lowest = (asked.seed or 0) % SEEDS or pick_seed()
-    return tuple((lowest + image) % SEEDS for image in range(samples))
+    lowest = (asked.seed or 0) % SEED_MODULUS or pick_seed()
+    return tuple((lowest + image) % SEED_MODULUS for image in range(samples))
 
 
 def _cut(prompts: Prompts) -> list[str]:
@@ -215,10 +219,10 @@ def _cut(prompts: Prompts) -> list[str]:
         if len(segments) > MOST_MIXED:
             raise Rejected(name, f"mixes {len(segments)} texts; at most {MOST_MIXED}")
         try:
-            shares(segments)
+            mix_weights(segments)
         except InvalidPrompt as error:
             raise Rejected(name, str(error)) from None
-        longest = max(len(weighted(segment.runs)) for segment in segments)
+        longest = max(len(weighted_tokens(segment.runs)) for segment in segments)
         if longest > LIMIT:
             said.append(f"{name}: {longest} tokens, cut after {LIMIT}")
     return said

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.errors import rejected
-from server.picture.comment import written
+from server.errors import to_rejection
+from server.picture.comment import strip_unwritable
 
 LARGEST_AREA = 3_145_728
 LONGEST_TEXT = 40_000
@@ -21,9 +21,9 @@ MOST_STEPS = 50
 MOST_SAMPLES = 8
 
 
-def cleaned(value: object) -> object:
+def clean_text(value: object) -> object:
     """A text without what no file can hold; anything else as it is."""
-    return written(value) if isinstance(value, str) else value
+    return strip_unwritable(value) if isinstance(value, str) else value
 
 
 def _no_boolean(value: object) -> object:
@@ -32,7 +32,7 @@ def _no_boolean(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Text = Annotated[str, BeforeValidator(cleaned), Field(max_length=LONGEST_TEXT)]
+Text = Annotated[str, BeforeValidator(clean_text), Field(max_length=LONGEST_TEXT)]
 Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Real = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
@@ -46,13 +46,13 @@ A_FLAG = "true or false"
 A_NAME = f"a name of at most {LONGEST_NAME} characters"
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     """What the two halves of a request have in common: frozen, and deaf to keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class Parameters(Wire):
+class Parameters(WireModel):
     """`parameters`, as every kind of request has them; what only some look at is not looked at here."""
 
     width: Side | None = Field(None, description=A_SIDE)
@@ -107,7 +107,7 @@ class Parameters(Wire):
     reference_image_multiple: object = None
 
 
-class Starting(Wire):
+class Starting(WireModel):
     """What `parameters` say of a picture that img2img starts from."""
 
     strength: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
@@ -116,13 +116,13 @@ class Starting(Wire):
     color_correct: Flag = Field(None, description=A_FLAG)
 
 
-class StartingRequest(Wire):
+class StartingRequest(WireModel):
     """A body as far as Starting goes."""
 
     parameters: Starting = Field(description="an object")
 
 
-class Infilling(Wire):
+class Infilling(WireModel):
     """What they say of one that infill draws into."""
 
     strength: Annotated[Real, Field(gt=0, le=1)] | None = Field(
@@ -134,13 +134,13 @@ class Infilling(Wire):
     soft_mask: Flag = Field(None, description=A_FLAG)
 
 
-class InfillingRequest(Wire):
+class InfillingRequest(WireModel):
     """A body as far as Infilling goes."""
 
     parameters: Infilling = Field(description="an object")
 
 
-class Enhancing(Wire):
+class Enhancing(WireModel):
     """`parameters.enhance`: our own, a second pass in the same request."""
 
     scale: Annotated[Real, Field(gt=0, le=4)] | None = Field(None, description="a number above 0, at most 4")
@@ -153,19 +153,19 @@ class Enhancing(Wire):
     upscaler: Literal["lanczos", "network"] | None = Field(None, description="lanczos or network")
 
 
-class EnhancingParameters(Wire):
+class EnhancingParameters(WireModel):
     """`parameters` as far as Enhancing goes."""
 
     enhance: Enhancing = Field(description="an object")
 
 
-class EnhancingRequest(Wire):
+class EnhancingRequest(WireModel):
     """A body as far as Enhancing goes."""
 
     parameters: EnhancingParameters = Field(description="an object")
 
 
-class GenerateRequest(Wire):
+class GenerateRequest(WireModel):
     """The body of `POST /ai/generate-image`."""
 
     input: Text | None = Field(None, description=A_TEXT)
@@ -182,7 +182,7 @@ def read_request(body: Mapping[str, object]) -> GenerateRequest:
     Raises:
         Rejected: a field is missing or not what is allowed; the message names it.
     """
-    return validated(GenerateRequest, body)
+    return validate_body(GenerateRequest, body)
 
 
 def read_starting(asked: Parameters) -> Starting:
@@ -191,7 +191,7 @@ def read_starting(asked: Parameters) -> Starting:
     Raises:
         Rejected: a value is not allowed; the message names it.
     """
-    return validated(StartingRequest, {"parameters": asked.model_dump(by_alias=True)}).parameters
+    return validate_body(StartingRequest, {"parameters": asked.model_dump(by_alias=True)}).parameters
 
 
 def read_infilling(asked: Parameters) -> Infilling:
@@ -200,7 +200,7 @@ def read_infilling(asked: Parameters) -> Infilling:
     Raises:
         Rejected: a value is not allowed; the message names it.
     """
-    return validated(InfillingRequest, {"parameters": asked.model_dump(by_alias=True)}).parameters
+    return validate_body(InfillingRequest, {"parameters": asked.model_dump(by_alias=True)}).parameters
 
 
 def read_enhancing(asked: Parameters) -> Enhancing:
@@ -209,10 +209,10 @@ def read_enhancing(asked: Parameters) -> Enhancing:
     Raises:
         Rejected: a value is not allowed; the message names it.
     """
-    return validated(EnhancingRequest, {"parameters": {"enhance": asked.enhance}}).parameters.enhance
+    return validate_body(EnhancingRequest, {"parameters": {"enhance": asked.enhance}}).parameters.enhance
 
 
-def validated(model: type[Request], body: Mapping[str, object]) -> Request:
+def validate_body(model: type[Request], body: Mapping[str, object]) -> Request:
     """A body as a model of what it may hold.
 
     Raises:
@@ -221,4 +221,4 @@ def validated(model: type[Request], body: Mapping[str, object]) -> Request:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise rejected(error, model) from None
+        raise to_rejection(error, model) from None

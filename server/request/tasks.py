@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from pipelines.job import SEEDS, Enhance, Picture, Source
+from pipelines.job import SEED_MODULUS, Enhance, InitImage, RgbImage
 from pipelines.sampling import halving
 from server.config.profiles import Profile
-from server.engine.model import Served
+from server.engine.model import ServedModel
 from server.errors import Rejected
 from server.request import images as sources
 from server.request.schema import (
@@ -50,7 +50,7 @@ def task(request: GenerateRequest) -> Task:
     return "img2img"
 
 
-def source(asked: Parameters, kind: Task, size: Size, seed: int) -> Source | None:
+def source(asked: Parameters, kind: Task, size: Size, seed: int) -> InitImage | None:
     """The picture to start from, at the job's size; its extra noise has the first image's seed unless told.
 
     Raises:
@@ -60,23 +60,23 @@ def source(asked: Parameters, kind: Task, size: Size, seed: int) -> Source | Non
         return None
     if kind == "img2img":
         said = read_starting(asked)
-        picture, seed = _picture(asked, size), first(said.extra_noise_seed, seed) % SEEDS
-        strength, corrected = first(said.strength, 0.7), bool(said.color_correct)
-        return Source(picture, strength, said.noise or 0.0, seed, color_correct=corrected)
+        picture, seed = _picture(asked, size), first_given(said.extra_noise_seed, seed) % SEED_MODULUS
+        strength, corrected = first_given(said.strength, 0.7), bool(said.color_correct)
+        return InitImage(picture, strength, said.noise or 0.0, seed, color_correct=corrected)
     infill = read_infilling(asked)
     picture = _picture(asked, size)
-    mask = sources.mask(asked.mask, "parameters.mask", *size, soft=bool(infill.soft_mask))
+    mask = sources.read_mask(asked.mask, "parameters.mask", *size, soft=bool(infill.soft_mask))
     overlay = infill.overlay or ("none" if infill.add_original_image is False else "soft")
     strength, corrected = infill.strength or 1.0, bool(infill.color_correct)
-    return Source(picture, strength, mask=mask, overlay=overlay, color_correct=corrected)
+    return InitImage(picture, strength, mask=mask, overlay=overlay, color_correct=corrected)
 
 
-def _picture(asked: Parameters, size: Size) -> Picture:
-    return sources.picture(asked.image, "parameters.image", *size)
+def _picture(asked: Parameters, size: Size) -> RgbImage:
+    return sources.read_image(asked.image, "parameters.image", *size)
 
 
 def enhance(
-    asked: Parameters, kind: Task, size: Size, served: Served, pick_seed: Callable[[], int]
+    asked: Parameters, kind: Task, size: Size, served: ServedModel, pick_seed: Callable[[], int]
 ) -> Enhance | None:
     """The second pass that is asked for.
 
@@ -95,9 +95,9 @@ def enhance(
         raise Rejected(
             "parameters.enhance.upscaler", "no network for it is loaded; 'lanczos' is always there"
         )
-    width, height = _enlarged(size, first(said.scale, 1.5))
-    strength, noise = change(said.magnitude, said.strength, said.noise)
-    seed = (said.seed or 0) % SEEDS or pick_seed()
+    width, height = _enlarged(size, first_given(said.scale, 1.5))
+    strength, noise = enhance_change(said.magnitude, said.strength, said.noise)
+    seed = (said.seed or 0) % SEED_MODULUS or pick_seed()
     return Enhance(
         width,
         height,
@@ -111,13 +111,13 @@ def enhance(
     )
 
 
-def change(magnitude: int | None, strength: float | None, noise: float | None) -> tuple[float, float]:
+def enhance_change(magnitude: int | None, strength: float | None, noise: float | None) -> tuple[float, float]:
     """Strength and noise of an Enhance; what is said of either counts before a magnitude."""
     if strength is not None:
         return strength, noise or 0.0
     if magnitude is None:
         raise Rejected("parameters.enhance", "needs a magnitude, 1 to 5, or a strength")
-    return MAGNITUDES[magnitude][0], first(noise, MAGNITUDES[magnitude][1])
+    return MAGNITUDES[magnitude][0], first_given(noise, MAGNITUDES[magnitude][1])
 
 
 def halved(asked: Parameters, profile: Profile, size: Size) -> int:
@@ -125,16 +125,16 @@ def halved(asked: Parameters, profile: Profile, size: Size) -> int:
     if asked.deep_shrink is False:
         return 0
     area = size[0] * size[1] / 4 ** levels(profile, size)
-    times = halving.halvings(area, first(profile.deep_shrink_above, LARGEST_AREA))
+    times = halving.count_downscales(area, first_given(profile.deep_shrink_above, LARGEST_AREA))
     return max(1, times) if asked.deep_shrink else times
 
 
 def levels(profile: Profile, size: Size) -> int:
     """How often the smallest copy is halved that a pass of this size begins with."""
-    return 0 if profile.pyramid_above is None else halving.levels(*size, profile.pyramid_above)
+    return 0 if profile.pyramid_above is None else halving.count_pyramid_levels(*size, profile.pyramid_above)
 
 
-def enlarged(size: Size, scale: float) -> Size:
+def scale_size(size: Size, scale: float) -> Size:
     """Both sides times the scale, rounded down as NAI's page does; a hair is added for scales like 1.15."""
     width, height = (int(side * scale + 1e-6) for side in size)
     return width, height
@@ -142,7 +142,7 @@ def enlarged(size: Size, scale: float) -> Size:
 
 def _enlarged(size: Size, scale: float) -> Size:
     """The same, if it can be drawn."""
-    width, height = enlarged(size, scale)
+    width, height = scale_size(size, scale)
     field, made = "parameters.enhance.scale", f"{scale:g} makes {size[0]}x{size[1]} {width}x{height}"
     if width % 32 or height % 32 or min(width, height) < 64:
         raise Rejected(field, f"{made}; both sides must be multiples of 32, at least 64")
@@ -151,6 +151,6 @@ def _enlarged(size: Size, scale: float) -> Size:
     return width, height
 
 
-def first(*choices: T | None) -> T:
+def first_given(*choices: T | None) -> T:
     """The first value that was given at all."""
     return next(choice for choice in choices if choice is not None)

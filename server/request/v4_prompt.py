@@ -2,13 +2,13 @@
 
 from typing import cast
 
-from server.errors import Rejected, shortened
-from server.request.schema import LONGEST_TEXT, cleaned
+from server.errors import Rejected, shorten
+from server.request.schema import LONGEST_TEXT, clean_text
 
 KINDS = {dict: "an object", list: "an array", str: "a text"}
 
 
-def flattened(prompt: object, field: str) -> str:
+def flatten_v4_prompt(prompt: object, field: str) -> str:
     """The base caption, then each character's, in their order and joined by commas.
 
     Where characters stand is not read, and parts may be missing or null.
@@ -40,10 +40,10 @@ def _array(value: object, field: str) -> list[object]:
 
 
 def _text(value: object, field: str) -> str:
-    return cast("str", cleaned(_of(str, value, field) or "")).strip()
+    return cast("str", clean_text(_of(str, value, field) or "")).strip()
 
 
 def _of(kind: type, value: object, field: str) -> object:
     if value is not None and not isinstance(value, kind):
-        raise Rejected(field, f"{shortened(value)} is not {KINDS[kind]}")
+        raise Rejected(field, f"{shorten(value)} is not {KINDS[kind]}")
     return value

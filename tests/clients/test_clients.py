@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from programs import Program, cases
 
-from server.picture.inspection import inspect, parsed, verdicts
+from server.picture.inspection import check_signatures, inspect, parse_json
 
 SDK = Program("novelai-sdk", "novelai_sdk_client.py", "NAIAD_CLIENT_NOVELAI_SDK")
 NEKOAI = Program("nekoai-api", "nekoai_client.py", "NAIAD_CLIENT_NEKOAI")
@@ -36,7 +36,7 @@ def ask(client, address, folder, task="picture", token="pst-anything-at-all", **
 def picture(folder, number=0):
     """A picture that the client saved, and its Comment."""
     found = inspect((folder / f"{number}.png").read_bytes())
-    return found, parsed(found.text["Comment"])
+    return found, parse_json(found.text["Comment"])
 
 
 @pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
@@ -49,7 +49,7 @@ def test_it_gets_the_picture_it_asked_for(client, open_address, own_key, tmp_pat
     assert str(said["prompt"]).count("1girl, smile") == 1
     assert str(said["prompt"]).count("best quality") == 1  # added by the client or the server, never by both
     assert "not NovelAI" in str(said["generator"])
-    assert [one.signer for one in verdicts(drawn, own_key, None)] == ["ours", "ours"]
+    assert [one.signer for one in check_signatures(drawn, own_key, None)] == ["ours", "ours"]
 
 
 @pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
@@ -86,7 +86,7 @@ def test_it_draws_on_from_a_picture(client, open_address, own_key, tmp_path):
     assert drawn.size == (256, 384)
     assert (said["request_type"], said["strength"], said["noise"]) == ("Img2ImgRequest", 0.5, 0.1)
     assert change(drawn).mean() < change_of_noise()
-    assert [one.signer for one in verdicts(drawn, own_key, None)] == ["ours", "ours"]
+    assert [one.signer for one in check_signatures(drawn, own_key, None)] == ["ours", "ours"]
 
 
 def change_of_noise():

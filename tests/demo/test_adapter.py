@@ -9,11 +9,11 @@ from demo.adapter import SIDE, Adapter, opened_adapter, prepared, save_adapter
 from demo.characters import Character
 from demo.checkpoint import DEMO, VIBE
 from demo.language import chunked
-from demo.model import Draughtsman
+from demo.model import DemoModel
 from demo.scenes import Scene
 from demo.train_adapter import after
 from demo.train_unet import asked
-from pipelines.weights.load import load
+from pipelines.weights.load import load_weights
 
 NOISY = torch.randn(1, 4, 8, 6, generator=torch.Generator().manual_seed(4))
 
@@ -21,7 +21,7 @@ NOISY = torch.randn(1, 4, 8, 6, generator=torch.Generator().manual_seed(4))
 @pytest.fixture
 def model():
     torch.manual_seed(2)
-    return Draughtsman().eval().requires_grad_(False)
+    return DemoModel().eval().requires_grad_(False)
 
 
 def velocity(model, seen=None):
@@ -72,7 +72,7 @@ REFERENCES = (
 
 @pytest.mark.parametrize("scene", REFERENCES, ids=lambda scene: scene.background)
 def test_a_picture_takes_a_references_palette_at_full_strength_and_not_at_zero(scene):
-    weights = load(DEMO)
+    weights = load_weights(DEMO)
     eye = opened_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
     reference = scene.draw(224, 224, np.random.default_rng(6))
     job = asked("1girl, solo", (256, 256), seed=4)

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from demo import model as draughtsman
-from demo.batches import Lessons, Part, Stage, quickly
+from demo.batches import BatchLoss, Part, Stage, quickly
 from demo.checkpoint import DEMO
-from demo.latents import Shelf, scene_of
+from demo.latents import LatentCache, scene_of
 
 SMALL, LARGE = (64, 64), (96, 96)
 
@@ -17,7 +17,7 @@ SMALL, LARGE = (64, 64), (96, 96)
 def opened(size, count):
     scenes = [scene_of(size, number)[0] for number in range(count)]
     level = 0.0 if size == SMALL else 1.0
-    return Shelf(size, scenes, torch.full((count, 4, size[1] // 8, size[0] // 8), level))
+    return LatentCache(size, scenes, torch.full((count, 4, size[1] // 8, size[0] // 8), level))
 
 
 class Recorder:
@@ -32,7 +32,7 @@ class Recorder:
 
 
 def lessons(*parts, **stage) -> Any:
-    return Lessons(Stage(parts, 10, 1e-3, **stage), opened)
+    return BatchLoss(Stage(parts, 10, 1e-3, **stage), opened)
 
 
 def test_every_step_learns_from_a_batch_of_each_part():
@@ -111,7 +111,7 @@ def test_quick_lessons_teach_nearly_the_same():
     losses = []
     for quick in (False, True):
         model.zero_grad()
-        own = Lessons(Stage((Part({SMALL: 9}, 4),), 10, 1e-3), opened, quick=quick)
+        own = BatchLoss(Stage((Part({SMALL: 9}, 4),), 10, 1e-3), opened, quick=quick)
         loss = own.loss(model.requires_grad_(True), 0)
         loss.backward()
         weight: Any = model.unet.conv_in.weight

@@ -6,8 +6,8 @@ import torch
 
 from demo.adapter import TOKENS, WIDTH, Adapter, prepared
 from demo.characters import Character
-from demo.model import Draughtsman
-from demo.samples import FORMS, Gallery
+from demo.model import DemoModel
+from demo.samples import FORMS, SamplePictures
 from demo.scenes import Scene
 from demo.shapes import Shape
 from demo.train_encoder import Tagger, labels, told, trained_encoder, vocabulary, wanted
@@ -41,13 +41,13 @@ def test_what_it_finds_is_counted_among_what_is_there(tagger):
     right = wanted(SCENES)
     assert told(right - 0.5, right) == 1
     assert told(0.5 - right, right) == 0
-    said, tokens = tagger(Gallery(1)(SCENES))
+    said, tokens = tagger(SamplePictures(1)(SCENES))
     assert said.shape == right.shape
     assert tokens.shape == (len(SCENES), TOKENS, WIDTH)
 
 
 def test_a_scene_is_drawn_once_in_one_of_the_forms():
-    gallery = Gallery(4)
+    gallery = SamplePictures(4)
     pictures = gallery([SCENES[0]] * 2 + [SCENES[1]])
     assert torch.equal(pictures[0], pictures[1])
     assert torch.equal(gallery([SCENES[1]])[0], pictures[2])
@@ -63,7 +63,7 @@ def test_a_trained_encoder_comes_from_the_averages(tagger, tmp_path):
 
 
 def test_an_adapter_begins_with_the_keys_and_values_of_the_text():
-    unet: Any = Draughtsman().unet
+    unet: Any = DemoModel().unet
     adapter = Adapter(unet)
     looks: Any = adapter.looks
     for name, look in zip(adapter.names, looks, strict=True):

@@ -3,7 +3,7 @@ import torch
 
 from demo.captions import NEUTRAL, caption, random_scene
 from demo.language import COMMA, Language, chunked, known_tokens, sprinkled
-from pipelines.text.tokens import chunks, token_ids
+from pipelines.text.tokens import split_chunks, tokenize
 
 
 def test_every_token_of_a_caption_is_known():
@@ -23,8 +23,8 @@ def test_unfolding_gives_unknown_words_one_vector_and_known_ones_their_own():
         if name.endswith("token_embedding.weight")
     ]
     assert [len(table) for table in tables] == [49408, 49408]
-    strange, other = (token_ids(word)[0] for word in ("parliament", "carburetor"))
-    red, blue = (token_ids(word)[0] for word in ("red", "blue"))
+    strange, other = (tokenize(word)[0] for word in ("parliament", "carburetor"))
+    red, blue = (tokenize(word)[0] for word in ("red", "blue"))
     for table in tables:
         assert torch.equal(table[strange], table[other])
         assert not torch.equal(table[red], table[blue])
@@ -50,12 +50,12 @@ def test_a_batch_is_encoded_as_its_captions_alone():
 
 
 def test_strangers_are_put_between_tags_as_far_as_there_is_room():
-    parts = chunks([("red hair, hat", 1.0)])
+    parts = split_chunks([("red hair, hat", 1.0)])
     red, hair, comma, hat = parts[0].ids
     assert comma == COMMA
     assert sprinkled(parts, [7, 8], where=0.0)[0].ids == (7, 8, red, hair, comma, hat)
     assert sprinkled(parts, [7, 8], where=1.0)[0].ids == (red, hair, comma, 7, 8, hat)
-    nearly_full = chunks([("red " * 74, 1.0)])
+    nearly_full = split_chunks([("red " * 74, 1.0)])
     full = sprinkled(nearly_full, [7, 8], where=0.5)[0]
     assert full.ids == (7, *nearly_full[0].ids)
     assert len(full.weights) == 75

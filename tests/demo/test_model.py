@@ -6,11 +6,11 @@ from paths import ROOT
 
 from demo import model as draughtsman
 from demo.language import chunked
-from demo.model import SPREAD, Draughtsman, as_served, opened, save
+from demo.model import SPREAD, DemoModel, as_served, opened, save
 from demo.train_vae import new_vae
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.text.tokens import EMPTY
-from server.config.profiles import load_profiles, named
+from server.config.profiles import find_profile, load_profiles
 from server.request.schema import Parameters
 from server.request.tasks import halved, levels
 
@@ -23,7 +23,7 @@ IDS = torch.tensor([[64.0, 48, 0, 0, 64, 48]]).expand(2, -1)
 def saved(tmp_path_factory):
     """An untrained model and its file."""
     torch.manual_seed(1)
-    model, file = Draughtsman().eval(), tmp_path_factory.mktemp("model") / "model.safetensors"
+    model, file = DemoModel().eval(), tmp_path_factory.mktemp("model") / "model.safetensors"
     save(model, new_vae(), file)
     return model, file
 
@@ -56,7 +56,7 @@ def test_an_inpainting_unet_begins_without_regard_for_what_is_around(saved):
 
 def test_recentring_spreads_pooled_vectors_and_changes_nothing_drawn():
     torch.manual_seed(2)
-    model = Draughtsman().eval()
+    model = DemoModel().eval()
     before = velocity(model, sample(4))
     model.recentre(CAPTIONS)
     # float32 through factors of about a hundred
@@ -74,7 +74,7 @@ def test_large_pictures_are_learned_as_they_are_drawn(saved, monkeypatch, known,
     with torch.inference_mode():
         learned = model(noisy, times, captions, ids)
         for k, count in enumerate(often):
-            with model._shrink.halved(count):
+            with model._shrink.shrink(count):
                 drawn = model._velocity(noisy[k:][:1], times[k:][:1], *model.language(captions[:1]), ids[:1])
             # alone in its batch, which may add in another order
             torch.testing.assert_close(learned[k], drawn[0], atol=1e-5, rtol=0)
@@ -92,7 +92,7 @@ def test_of_unread_captions_the_pooled_vector_alone_is_told(saved):
 
 @pytest.mark.parametrize("size", [(256, 256), (512, 512), (640, 640), (672, 640), (832, 1216), (1248, 1824)])
 def test_its_jobs_are_those_of_its_profile(size: tuple[int, int]):
-    profile = named(load_profiles(ROOT / "configs" / "profiles"), "demo")
+    profile = find_profile(load_profiles(ROOT / "configs" / "profiles"), "demo")
     job = as_served(Job("m", Prompts("a"), *size, 20, "k_euler", "native", Guidance(1.0), (1,)))
     assert job.pyramid == levels(profile, size)
     assert job.deep_shrink == halved(Parameters.model_validate({}), profile, size)
@@ -100,10 +100,10 @@ def test_its_jobs_are_those_of_its_profile(size: tuple[int, int]):
 
 def test_units_that_hear_pooled_vectors_are_alive_and_add_nothing_at_first():
     torch.manual_seed(6)
-    model = Draughtsman()
+    model = DemoModel()
     captions = chunked([f"{colour} hair" for colour in ("red", "blue", "green", "pink", "brown")], 1)
     model.recentre(captions)
-    model.listen()
+    model.enable_pooled()
     pooled = model.language(captions)[1].detach()
     embedding: Any = model.unet.add_embedding
     half = embedding.linear_1.out_features // 2

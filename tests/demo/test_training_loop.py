@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from demo.training_loop import Course, averaged, learn
+from demo.training_loop import TrainConfig, averaged, learn
 
 
 class Interrupted(Exception):
@@ -24,7 +24,7 @@ def lessons(model, until=None):
 
 
 def course(folder, **changes):
-    return Course(
+    return TrainConfig(
         folder / "line.pt",
         **({"steps": 40, "rate": 0.1, "warm_up": 5, "show_every": 10, "save_every": 0.0} | changes),
     )

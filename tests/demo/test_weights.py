@@ -4,21 +4,21 @@ import torch
 
 from demo.checkpoint import build_demo
 from pipelines.job import Guidance, Job, Prompts
-from pipelines.weights.detect import identify
-from pipelines.weights.load import load as load_weights
+from pipelines.weights.detect import detect
+from pipelines.weights.load import load_weights as load_weights
 
 load: Any = load_weights  # the protocols do not promise modules
 
 
 def test_the_demo_is_recognised_by_its_markers(demo_file):
-    found = identify(demo_file)
+    found = detect(demo_file)
     assert (found.family, found.channels, found.prediction, found.zsnr) == ("sdxl", 4, "v", True)
     assert found.missing == ()
 
 
 def test_the_inpainting_demo_takes_nine_channels(tmp_path):
     weights = load(build_demo(tmp_path / "nine.safetensors", channels=9))
-    assert weights.identity.channels == weights.architecture.channels == 9
+    assert weights.detection.channels == weights.architecture.channels == 9
     assert weights.unet.module.state_dict()["conv_in.weight"].shape[1] == 9
 
 

@@ -250,8 +250,8 @@ def test_47_a_polyglot_is_enlarged_as_a_png(server):
 def test_36_nothing_is_unpacked_for_a_size_that_is_refused():
     """Peak memory of a process that is shown the huge picture, over that of one shown a small one."""
     code = (
-        "import resource, sys; from server.errors import Rejected; from server.request.images import picture\n"
-        "try: picture(sys.stdin.read(), 'image', 64, 64)\n"
+        "import resource, sys; from server.errors import Rejected; from server.request.images import read_image\n"
+        "try: read_image(sys.stdin.read(), 'image', 64, 64)\n"
         "except Rejected: pass\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

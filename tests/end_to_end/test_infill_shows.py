@@ -14,9 +14,9 @@ from demo.checkpoint import DEMO, INPAINTING
 from demo.scenes import Scene
 from demo.shapes import Shape
 from demo.train_unet import asked
-from pipelines.job import Picture, Source
+from pipelines.job import InitImage, RgbImage
 from pipelines.pipeline import Pipeline
-from pipelines.weights.load import load
+from pipelines.weights.load import load_weights
 
 SIZE = (256, 256)
 HEART = Scene((Shape("heart", "blue"),), "white")
@@ -29,13 +29,13 @@ CIRCLE = "no humans, red circle, white background"
 
 @pytest.fixture(scope="module", params=["inpainting UNet", "blended"])
 def pipeline(request):
-    return Pipeline(load(DEMO, inpainting=INPAINTING if request.param == "inpainting UNet" else None))
+    return Pipeline(load_weights(DEMO, inpainting=INPAINTING if request.param == "inpainting UNet" else None))
 
 
 def drawn(pipeline, prompt, picture, strength=1.0, masked=True):
     """A picture (height, width, 3) over another, laid over it where a mask keeps it."""
     mask = (PLACES * np.uint8(255)).tobytes() if masked else None
-    source = Source(Picture(*SIZE, picture.tobytes()), strength, mask=mask, overlay="soft")
+    source = InitImage(RgbImage(*SIZE, picture.tobytes()), strength, mask=mask, overlay="soft")
     return pipeline.run(replace(asked(prompt, SIZE, seed=4, steps=28), source=source))[0]
 
 
@@ -76,7 +76,7 @@ def test_a_sketch_over_the_picture_is_kept_at_some_strength_and_forgotten_at_all
 
 
 def test_nearly_all_strength_follows_the_prompt():
-    result = drawn(Pipeline(load(DEMO)), CIRCLE, OWN, strength=0.99, masked=False)
+    result = drawn(Pipeline(load_weights(DEMO)), CIRCLE, OWN, strength=0.99, masked=False)
     assert judging.colour_of(result) == "red"
     assert judging.shape(result) == "circle"
 

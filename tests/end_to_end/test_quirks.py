@@ -12,18 +12,20 @@ from painter import HERE, URL, Painter, comment, house, pictures
 
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from server.app import create_app
-from server.config.catalog import single
+from server.config.catalog import single_model_catalog
 from server.config.resources import configs
-from server.engine.model import recognise
+from server.engine.model import detect_model
 from server.errors import Rejected
 from server.request.presets import load_presets
-from server.request.resolve import Policy, resolve
+from server.request.resolve import RequestPolicy, resolve
 from server.request.schema import GenerateRequest
 
 
 @pytest.fixture(scope="module")
 def policy(demo_file):
-    return Policy(recognise(single(demo_file)), load_presets(configs() / "presets.toml"))
+    return RequestPolicy(
+        detect_model(single_model_catalog(demo_file)), load_presets(configs() / "presets.toml")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +336,7 @@ def again(body, texts):
 @pytest.mark.parametrize("mode", ["auto", "always", "client"])
 @pytest.mark.parametrize("name", BODIES)
 def test_presets_applied_twice_are_presets_applied_once(policy, name, mode):
-    here = Policy(policy.served, policy.presets, mode)
+    here = RequestPolicy(policy.served, policy.presets, mode)
     once = final(here, BODIES[name])
     assert final(here, again(BODIES[name], once)) == once
 
@@ -380,7 +382,7 @@ TAGS = st.sampled_from(
 )  # fmt: skip
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_presets_are_idempotent_whatever_is_written(policy, positive, negative, quality, preset, mode, model):
-    here = Policy(policy.served, policy.presets, mode)
+    here = RequestPolicy(policy.served, policy.presets, mode)
     parameters = {"negative_prompt": negative, "qualityToggle": quality, "ucPreset": preset}
     body = {"input": positive, "model": model, "parameters": parameters}
     try:

@@ -8,11 +8,11 @@ from paths import ROOT
 
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
-from server.app import House, create_app
+from server.app import AppState, create_app
 from server.cli import main as cli
-from server.config.catalog import Catalog, Entry
+from server.config.catalog import Catalog, ModelEntry
 from server.config.settings import Settings
-from server.config.toml import names
+from server.config.toml import setting_names
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS: Any = cli.app.registered_commands
@@ -21,7 +21,7 @@ TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
 
 def paths():
     nothing: Any = None
-    routes = create_app(House(nothing, nothing, nothing)).routes
+    routes = create_app(AppState(nothing, nothing, nothing)).routes
     return sorted({str(getattr(route, "path", "")) for route in routes} - {""})
 
 
@@ -29,7 +29,7 @@ def targets():
     return sorted(set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)))
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES, *SCHEDULES, *names(Settings), *paths()])
+@pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES, *SCHEDULES, *setting_names(Settings), *paths()])
 def test_it_is_named_in_the_documentation(name):
     assert f"`{name}`" in TEXT or f"`GET {name}`" in TEXT or f"`POST {name}`" in TEXT
 
@@ -47,7 +47,7 @@ def test_a_command_is_named_in_the_documentation(command):
     assert f"`naiad {command}" in TEXT
 
 
-@pytest.mark.parametrize("key", [*Catalog.model_fields, *Entry.model_fields])
+@pytest.mark.parametrize("key", [*Catalog.model_fields, *ModelEntry.model_fields])
 def test_a_key_of_the_catalogue_is_named_in_the_example(key):
     example = (ROOT / "weights.example.toml").read_text("utf-8")
     assert key == "models" or re.search(rf"^(# )?{key} = ", example, re.MULTILINE)

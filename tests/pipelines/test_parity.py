@@ -21,16 +21,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from demo.architecture import demo_architecture
 from demo.captions import random_scene
 from demo.checkpoint import build_demo
-from pipelines.job import Guidance, Job, Picture, Prompts, Source
+from pipelines.job import Guidance, InitImage, Job, Prompts, RgbImage
 from pipelines.pipeline import Pipeline
 from pipelines.plan import make_plan
-from pipelines.sampling.batching import Conductor
+from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Estimator, denoise
 from pipelines.sampling.noise import ImageNoise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear
-from pipelines.text.encoding import TextEncoding
-from pipelines.text.tokens import vocabulary
-from pipelines.weights.load import load
+from pipelines.text.encoding import PromptEncoder
+from pipelines.text.tokens import clip_tokenizer
+from pipelines.weights.load import load_weights
 
 PROMPT, NEGATIVE = "1girl, solo, long hair, smile, best quality", "lowres, bad anatomy"
 SIZE = 128
@@ -83,9 +83,9 @@ def test_latents_equal_a_loop_around_diffusers_own_unet(demo, plain_unet, kind):
     table = scaled_linear(zsnr=kind == "v")
     job = Job("m", Prompts(PROMPT, NEGATIVE), SIZE, SIZE, 10, "k_euler", "native", Guidance(5.0), seeds=(3,))
     plan = make_plan(job, table)
-    texts = TextEncoding(demo.weights.towers, torch.device("cpu")).texts(job.prompts)
+    texts = PromptEncoder(demo.weights.text_encoders, torch.device("cpu")).encode(job.prompts)
     noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(3)).double()
-    conductor = Conductor(demo.weights.unet, table, torch.device("cpu"), torch.float32)
+    conductor = RowBatcher(demo.weights.unet, table, torch.device("cpu"), torch.float32)
     ids = (SIZE, SIZE, 0, 0, SIZE, SIZE)
     start = noise if kind == "v" else noise * plan.sigmas[0]
     quiet = ImageNoise(noise, None, lambda sigma, target: noise)
@@ -110,16 +110,20 @@ def transformers_tokenizer():
     pairs: Any = [tuple(line.split()) for line in merges]
 
     def tokenizer(pad):
-        return CLIPTokenizer(vocab=vocabulary().get_vocab(), merges=pairs, model_max_length=77, pad_token=pad)
+        return CLIPTokenizer(
+            vocab=clip_tokenizer().get_vocab(), merges=pairs, model_max_length=77, pad_token=pad
+        )
 
     return tokenizer("<|endoftext|>"), tokenizer("!")
 
 
 @torch.inference_mode()
 def test_text_embeddings_equal_diffusers_encode_prompt(demo):
-    architecture, towers = demo_architecture(), demo.weights.towers
-    first = CLIPTextModel(cast("Any", CLIPTextConfig)(**architecture.towers[0].config)).eval()
-    second = CLIPTextModelWithProjection(cast("Any", CLIPTextConfig)(**architecture.towers[1].config)).eval()
+    architecture, towers = demo_architecture(), demo.weights.text_encoders
+    first = CLIPTextModel(cast("Any", CLIPTextConfig)(**architecture.text_encoders[0].config)).eval()
+    second = CLIPTextModelWithProjection(
+        cast("Any", CLIPTextConfig)(**architecture.text_encoders[1].config)
+    ).eval()
     for theirs, ours in ((first, towers[0]), (second, towers[1])):
         theirs.load_state_dict(ours.module.state_dict())
     one, two = transformers_tokenizer()
@@ -127,7 +131,7 @@ def test_text_embeddings_equal_diffusers_encode_prompt(demo):
         vae=None, text_encoder=first, text_encoder_2=second, tokenizer=one, tokenizer_2=two, unet=None, scheduler=None
     )  # fmt: skip
     context, negative, pooled, _ = pipe.encode_prompt(PROMPT, negative_prompt=NEGATIVE, device="cpu")
-    texts = TextEncoding(towers, torch.device("cpu")).texts(Prompts(PROMPT, NEGATIVE))
+    texts = PromptEncoder(towers, torch.device("cpu")).encode(Prompts(PROMPT, NEGATIVE))
     for ours, theirs in (
         (texts.positive.context, context[0]),
         (texts.negative.context, negative[0]),
@@ -147,14 +151,14 @@ def test_an_inpainting_network_is_shown_what_diffusers_shows_it(demo, demo_file,
     places = np.zeros((24, 16), np.uint8)
     places[6:20, 3:9] = 255
     nine = build_demo(tmp_path / "nine.safetensors", channels=9)
-    weights: Any = load(demo_file, inpainting=nine)
+    weights: Any = load_weights(demo_file, inpainting=nine)
 
     ours: list[torch.Tensor] = []
     network = weights.inpainting
     monkeypatch.setattr(weights.inpainting.module, "forward", noting(ours, network.module.forward))
-    source = Source(Picture(128, 192, pixels.tobytes()), 1.0, mask=places.tobytes())
+    source = InitImage(RgbImage(128, 192, pixels.tobytes()), 1.0, mask=places.tobytes())
     job = Job("m", Prompts("a"), 128, 192, 2, "k_euler", "native", Guidance(1.0), seeds=(3,), source=source)
-    Pipeline(weights).latents(job)
+    Pipeline(weights).generate_latents(job)
 
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
     theirs: list[torch.Tensor] = []

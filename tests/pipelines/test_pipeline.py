@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipelines.errors import Cancelled, NotFinite
-from pipelines.image.preview import fit, preview
-from pipelines.image.vae import Darkroom, starts, to_pixels
+from pipelines.image.preview import fit_preview, make_preview
+from pipelines.image.vae import VaeCodec, tile_starts, to_pixels
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 
@@ -40,7 +40,7 @@ def test_the_same_job_gives_the_same_pixels(demo):
 def test_shared_passes_agree_to_rounding(demo):
     shared = Pipeline(demo.weights, batching="shared")
     job = replace(JOB, seeds=(11, 12))
-    for ours, theirs in zip(shared.latents(job), demo.latents(job), strict=True):
+    for ours, theirs in zip(shared.generate_latents(job), demo.generate_latents(job), strict=True):
         # float32 networks at another batch size: rounding of each step, amplified by guidance over four steps
         assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-3
 
@@ -52,13 +52,13 @@ def test_the_network_is_told_height_before_width_and_a_whole_picture(demo):
         told.append(added_cond_kwargs["time_ids"])
         return demo.weights.unet(sample, timestep, context, added_cond_kwargs)
 
-    Pipeline(replace(demo.weights, unet=watched)).latents(replace(JOB, steps=1))
+    Pipeline(replace(demo.weights, unet=watched)).generate_latents(replace(JOB, steps=1))
     assert told[0].tolist() == [[192, 128, 0, 0, 192, 128]] * 2
 
 
 def test_a_run_tells_every_evaluation_and_stops_when_told_to(demo):
     seen = []
-    demo.latents(JOB, seen.append)
+    demo.generate_latents(JOB, seen.append)
     assert [(step.image, step.step, step.steps) for step in seen] == [(0, n, 4) for n in (1, 2, 3, 4)]
 
     def stop(step):
@@ -66,7 +66,7 @@ def test_a_run_tells_every_evaluation_and_stops_when_told_to(demo):
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        demo.latents(JOB, stop)
+        demo.generate_latents(JOB, stop)
 
 
 def test_a_finite_stand_in_for_infinity_gives_another_picture(demo):
@@ -75,9 +75,9 @@ def test_a_finite_stand_in_for_infinity_gives_another_picture(demo):
 
 
 def test_a_network_that_fails_is_no_black_picture(demo):
-    room = Darkroom(demo.weights.vae, 0.13025, torch.float32)
+    room = VaeCodec(demo.weights.vae, 0.13025, torch.float32)
     with pytest.raises(NotFinite, match="network"):
-        room.develop(torch.full((4, 8, 8), float("nan")))
+        room.decode(torch.full((4, 8, 8), float("nan")))
 
 
 class Fragile:
@@ -100,7 +100,7 @@ class Fragile:
 
 def test_a_vae_that_overflows_is_asked_again_in_float32_and_put_back():
     vae = Fragile()
-    picture = Darkroom(vae, 1.0, torch.bfloat16).develop(torch.zeros(4, 8, 8))
+    picture = VaeCodec(vae, 1.0, torch.bfloat16).decode(torch.zeros(4, 8, 8))
     assert int(picture[0, 0, 0]) == 191
     assert vae.asked == [torch.bfloat16, torch.float32]
     assert vae.dtype == torch.bfloat16
@@ -122,22 +122,22 @@ class Repeating:
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (128, 300), (100, 400)])
 def test_tiles_join_without_a_trace(height, width):
     latents = torch.rand(4, height, width)
-    picture = Darkroom(Repeating(), 1.0, torch.float32).develop(latents)
+    picture = VaeCodec(Repeating(), 1.0, torch.float32).decode(latents)
     whole = to_pixels(Repeating().decode(latents[None])[0])
     assert np.abs(picture.astype(int) - whole).max() <= 1  # rounding where weights were summed
 
 
 def test_tiles_cover_a_side_and_overlap():
-    assert starts(100) == [0]
+    assert tile_starts(100) == [0]
     for length in range(129, 600):
-        places = starts(length)
+        places = tile_starts(length)
         assert places[0] == 0
         assert places[-1] == length - 128
         assert all(right - left <= 96 for left, right in pairwise(places))
 
 
 def test_previews_are_fitted_to_the_decoder_at_hand():
-    matrix = fit(lambda latents: Repeating().decode(latents[None])[0] * 0.5 + 0.1)
+    matrix = fit_preview(lambda latents: Repeating().decode(latents[None])[0] * 0.5 + 0.1)
     latents = torch.rand(4, 6, 5) - 0.5
     expected = to_pixels(latents[:3] * 0.5 + 0.1)
-    assert np.abs(preview(latents, matrix).astype(int) - expected).max() <= 1
+    assert np.abs(make_preview(latents, matrix).astype(int) - expected).max() <= 1

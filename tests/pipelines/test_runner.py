@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipelines.errors import Cancelled
-from pipelines.job import Enhance, Enlargement, Guidance, Job, Picture, Prompts
+from pipelines.job import Enhance, Guidance, Job, Prompts, RgbImage, UpscaleJob
 from pipelines.pipeline import Progress
-from pipelines.runner import Studio
+from pipelines.runner import Runner
 
 ENHANCE = Enhance(96, 160, 0.5, 0.1, seed=2**32 - 1, noise_seed=30)
 JOB = Job(
@@ -41,7 +41,7 @@ class Doubling:
 
     scale = 2
 
-    def enlarge(self, pixels, before_tile):
+    def upscale(self, pixels, before_tile):
         before_tile(0, 1)
         return (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)
 
@@ -58,7 +58,7 @@ def doubling() -> Any:
 
 def test_each_picture_is_enlarged_and_drawn_on_from_with_its_own_seeds(pipeline):
     seen = []
-    drawn = Studio(pipeline).run(JOB, seen.append)
+    drawn = Runner(pipeline).run(JOB, seen.append)
     first, *seconds = pipeline.jobs
     assert first is JOB
     assert [picture.shape for picture in drawn] == [(160, 96, 3)] * 2
@@ -69,7 +69,7 @@ def test_each_picture_is_enlarged_and_drawn_on_from_with_its_own_seeds(pipeline)
 
 
 def test_a_network_enlarges_where_it_is_asked_for(pipeline, doubling):
-    studio = Studio(pipeline, doubling)
+    studio = Runner(pipeline, doubling)
     studio.run(JOB, lambda _: None)
     assert pipeline.jobs[1].source.picture.rgb[0] == 10
     studio.run(replace(JOB, enhance=replace(ENHANCE, network=True)), lambda _: None)
@@ -78,8 +78,8 @@ def test_a_network_enlarges_where_it_is_asked_for(pipeline, doubling):
 
 @pytest.mark.parametrize(("network", "shade"), [(False, 50), (True, 150)])
 def test_an_enlargement_is_made_by_what_is_loaded(pipeline, doubling, network, shade):
-    studio = Studio(pipeline, doubling if network else None)
-    work = Enlargement(Picture(8, 4, bytes([50]) * 96), 12, 6)
+    studio = Runner(pipeline, doubling if network else None)
+    work = UpscaleJob(RgbImage(8, 4, bytes([50]) * 96), 12, 6)
     (enlarged,) = studio.run(work)
     assert enlarged.shape == (6, 12, 3)
     assert (enlarged == shade).all()
@@ -91,18 +91,18 @@ def test_an_enlargement_can_be_called_off(pipeline, doubling):
     def called_off(progress):
         raise Cancelled(f"{progress.step} of {progress.steps}")
 
-    work = Enlargement(Picture(8, 4, bytes([50]) * 96), 12, 6)
+    work = UpscaleJob(RgbImage(8, 4, bytes([50]) * 96), 12, 6)
     with pytest.raises(Cancelled, match="1 of 1"):
-        Studio(pipeline, doubling).run(work, called_off)
+        Runner(pipeline, doubling).run(work, called_off)
 
 
 def test_the_ladder_told_is_the_last_pass_s(pipeline):
-    assert Studio(pipeline).ladder(JOB) == (1.0, 0.0)
+    assert Runner(pipeline).ladder(JOB) == (1.0, 0.0)
 
 
 def test_the_demo_model_enhances(demo):
     job = replace(JOB, width=64, height=64, seeds=(5,), enhance=replace(ENHANCE, width=96, height=96))
     with torch.inference_mode():
-        (drawn,) = Studio(demo).run(job)
+        (drawn,) = Runner(demo).run(job)
     assert drawn.shape == (96, 96, 3)
     assert drawn.std() > 1

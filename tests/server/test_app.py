@@ -11,16 +11,16 @@ from painter import HERE, URL, Painter, house, pictures
 from PIL import Image
 
 from server.app import create_app
-from server.config.catalog import single
+from server.config.catalog import single_model_catalog
 from server.engine.engine import Engine
-from server.engine.model import recognise
+from server.engine.model import detect_model
 
 BODY = {"input": "1girl", "model": "nai-diffusion-3", "parameters": {"width": 256, "height": 256, "seed": 7}}
 
 
 @pytest.fixture(scope="module")
 def served(demo_file):
-    return recognise(single(demo_file))
+    return detect_model(single_model_catalog(demo_file))
 
 
 @pytest.fixture

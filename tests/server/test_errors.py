@@ -10,11 +10,11 @@ from painter import HERE, URL, Painter, house
 
 from pipelines.errors import InvalidPrompt, NotFinite, UnknownName, WeightsError
 from server import errors
-from server.api.access import Door
+from server.api.access import AccessRules
 from server.app import create_app
-from server.config.catalog import single
-from server.engine.model import recognise
-from server.errors import ApiError, Overloaded, Unavailable, shortened
+from server.config.catalog import single_model_catalog
+from server.engine.model import detect_model
+from server.errors import ApiError, Overloaded, Unavailable, shorten
 
 JSON = "application/json"
 BODY = {"input": "a", "parameters": {"width": 64, "height": 64}}
@@ -27,7 +27,7 @@ def painter():
 
 @pytest.fixture(scope="module")
 def client(demo_file, painter):
-    here = house(recognise(single(demo_file)), painter, body_limit=1)
+    here = house(detect_model(single_model_catalog(demo_file)), painter, body_limit=1)
     with pytest.MonkeyPatch.context() as patch, TestClient(create_app(here), base_url=HERE) as client:
         patch.setattr(errors, "LINGER", 0.01)
         here.engine.wait_ready()
@@ -125,10 +125,10 @@ def test_what_was_meant_is_guessed_without_reading_a_whole_body(client, monkeypa
 @pytest.mark.parametrize(
     ("failure", "status", "message"),
     [
-        (RuntimeError("CUDA error at /home/somebody"), 500, errors.MISTAKE),
-        (MemoryError("9 GiB at 0x7f00"), 500, errors.MISTAKE),
-        (KeyError("model.safetensors"), 500, errors.MISTAKE),
-        (RecursionError("maximum recursion depth"), 500, errors.MISTAKE),
+        (RuntimeError("CUDA error at /home/somebody"), 500, errors.INTERNAL_ERROR),
+        (MemoryError("9 GiB at 0x7f00"), 500, errors.INTERNAL_ERROR),
+        (KeyError("model.safetensors"), 500, errors.INTERNAL_ERROR),
+        (RecursionError("maximum recursion depth"), 500, errors.INTERNAL_ERROR),
         (NotFinite("step 3 of 28 produced NaN"), 500, "step 3 of 28 produced NaN"),
         (WeightsError("/home/somebody/x.safetensors", "truncated"), 500, "x.safetensors: truncated"),
         (InvalidPrompt("every part has weight 0"), 400, "every part has weight 0"),
@@ -152,7 +152,10 @@ def test_a_failure_while_drawing_is_told_as_what_it_is(
 
 def test_a_token_that_is_missing_and_a_name_that_is_not_ours_are_in_the_envelope_too(demo_file):
     client = TestClient(
-        create_app(house(recognise(single(demo_file)), Painter(), door=Door(("t" * 64,)))), base_url=HERE
+        create_app(
+            house(detect_model(single_model_catalog(demo_file)), Painter(), access=AccessRules(("t" * 64,)))
+        ),
+        base_url=HERE,
     )
     assert told(client.post(URL, json=BODY), 401) == "Unauthorized"
     assert told(client.get("/live", headers={"Host": "evil"}), 403).startswith(
@@ -171,13 +174,13 @@ def test_a_token_that_is_missing_and_a_name_that_is_not_ours_are_in_the_envelope
     ids=lambda part: ascii(part)[:30],
 )  # fmt: skip
 def test_a_value_in_a_message_is_short(value, text):
-    assert shortened(value) == text
+    assert shorten(value) == text
 
 
 def test_every_refusal_has_its_status():
     assert {kind.__name__: kind.status for kind in ApiError.__subclasses__()} == {
-        "Rejected": 400, "Unauthorized": 401, "Forbidden": 403, "NotFound": 404, "TooSlow": 408, "TooLarge": 413,
-        "Unsupported": 415, "Overloaded": 429, "HeadTooLarge": 431, "Unavailable": 503,
+        "Rejected": 400, "Unauthorized": 401, "Forbidden": 403, "NotFound": 404, "BodyTimeout": 408, "BodyTooLarge": 413,
+        "Unsupported": 415, "Overloaded": 429, "HeadersTooLarge": 431, "Unavailable": 503,
     }  # fmt: skip
     assert all(
         f"{kind.__name__:<15} {kind.status}" in (errors.__doc__ or "") for kind in ApiError.__subclasses__()

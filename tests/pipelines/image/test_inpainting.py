@@ -6,23 +6,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipelines.image.inpainting import Kept, around, hidden
-from pipelines.job import Guidance, Job, Picture, Prompts, Source
+from pipelines.image.inpainting import LatentBlend, build_inpaint_channels, erase_masked
+from pipelines.job import Guidance, InitImage, Job, Prompts, RgbImage
 from pipelines.plan import make_plan
 from pipelines.sampling.denoise import Estimator, denoise
-from pipelines.sampling.noise import image_noise
+from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear, to_velocity
 from pipelines.sampling.samplers import SAMPLERS
-from pipelines.text.encoding import Conditioning, Texts
+from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 ZSNR = scaled_linear(zsnr=True)
 SHAPE = (4, 8, 8)
 TARGET = 0.25
-BLANK = Picture(64, 64, bytes(64 * 64 * 3))
+BLANK = RgbImage(64, 64, bytes(64 * 64 * 3))
 JOB = Job(
-    "m", Prompts("a"), 64, 64, 12, "k_euler", "native", Guidance(scale=1.0), seeds=(5,), source=Source(BLANK, 1.0)
+    "m", Prompts("a"), 64, 64, 12, "k_euler", "native", Guidance(scale=1.0), seeds=(5,), source=InitImage(BLANK, 1.0)
 )  # fmt: skip
-TEXTS = Texts(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
+TEXTS = PromptEmbeddings(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
 LATENTS = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 HALF = torch.zeros(1, 8, 8, dtype=torch.float64)
 HALF[..., 4:] = 1
@@ -31,10 +31,10 @@ HALF[..., 4:] = 1
 def run(job, change=HALF):
     """Drive one image over a network that always sees TARGET; its latents, its noise and what was asked."""
     plan = make_plan(job, ZSNR)
-    noise = image_noise(job.seeds[0], SHAPE, plan.sampler, plan.sigmas, ZSNR, plan.brownian)
+    noise = make_image_noise(job.seeds[0], SHAPE, plan.sampler, plan.sigmas, ZSNR, plan.brownian)
     unit, first = noise.initial.double(), plan.sigmas[0]
-    kept = Kept(LATENTS, unit, change, plan.sigmas)
-    estimator = Estimator(plan, TEXTS, None, PREDICTIONS["v"], kept=kept)
+    kept = LatentBlend(LATENTS, unit, change, plan.sigmas)
+    estimator = Estimator(plan, TEXTS, None, PREDICTIONS["v"], blend=kept)
     trajectory = denoise(estimator, unit if math.isinf(first) else LATENTS + first * unit, noise)
     asked = []
     try:
@@ -51,7 +51,7 @@ def run(job, change=HALF):
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_outside_the_picture_comes_back_exactly_and_inside_the_new_one_stands(name, strength):
-    latents, _, _ = run(replace(JOB, sampler=name, source=Source(BLANK, strength)))
+    latents, _, _ = run(replace(JOB, sampler=name, source=InitImage(BLANK, strength)))
     assert torch.equal(latents[..., :4], LATENTS[..., :4])
     # k_dpm_adaptive and the SDE samplers end at the table's lowest sigma, 0.03
     torch.testing.assert_close(latents[..., 4:], torch.full((4, 8, 4), TARGET).double(), atol=0.1, rtol=0)
@@ -75,10 +75,10 @@ def test_a_low_mask_gives_way_late():
 
 def test_what_is_hidden_is_mid_grey_and_shown_with_a_binary_mask():
     picture = torch.rand(3, 64, 64) * 2 - 1
-    grey = hidden(picture, HALF)
+    grey = erase_masked(picture, HALF)
     assert (grey[..., 32:] == 0).all()
     assert torch.equal(grey[..., :32], picture[..., :32])
-    shown = around(HALF * 0.6, LATENTS)
+    shown = build_inpaint_channels(HALF * 0.6, LATENTS)
     assert shown.shape == (5, 8, 8)
     assert torch.equal(shown[0], HALF[0])
     assert torch.equal(shown[1:], LATENTS)

@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.image.overlay import SEAM, overlaid
-from pipelines.job import Picture, Source
+from pipelines.image.overlay import SEAM, apply_overlay
+from pipelines.job import InitImage, RgbImage
 
 OLD = np.full((64, 128, 3), 40, np.uint8)
 NEW = np.full((64, 128, 3), 200, np.uint8)
@@ -13,10 +13,10 @@ PLACES[:, 8:] = 255
 
 
 def laid(overlay, mask: Any = PLACES):
-    source = Source(
-        Picture(128, 64, OLD.tobytes()), mask=None if mask is None else mask.tobytes(), overlay=overlay
+    source = InitImage(
+        RgbImage(128, 64, OLD.tobytes()), mask=None if mask is None else mask.tobytes(), overlay=overlay
     )
-    return overlaid(NEW, source)
+    return apply_overlay(NEW, source)
 
 
 @pytest.mark.parametrize("overlay", ["soft", "hard"])

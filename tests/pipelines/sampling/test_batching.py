@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.errors import Cancelled
-from pipelines.sampling.batching import Batching, Conductor
+from pipelines.sampling.batching import BatchingMode, RowBatcher
 from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import scaled_linear
 
@@ -23,8 +23,8 @@ class Net:
         return sample[:, :4] + context.mean(dim=(1, 2))[:, None, None, None]
 
 
-def conductor(net, batching: Batching = "exact", most_rows=8):
-    return Conductor(net, TABLE, CPU, torch.float32, batching, most_rows)
+def conductor(net, batching: BatchingMode = "exact", most_rows=8):
+    return RowBatcher(net, TABLE, CPU, torch.float32, batching, most_rows)
 
 
 def row(value=1.0, sigma=3.0, side=4, **more):

@@ -9,7 +9,7 @@ from demo.architecture import demo_architecture
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.plan import make_plan
-from pipelines.sampling.halving import halvings
+from pipelines.sampling.halving import count_downscales
 from pipelines.sampling.prediction import scaled_linear
 from pipelines.weights.networks import DiffusersUNet
 
@@ -83,7 +83,7 @@ def test_it_is_halved_as_often_as_asked(unet):
     [(100, 0), (589_824, 0), (589_825, 1), (1024 * 1024, 1), (4 * 589_824, 1), (1_769_472 * 2, 2)],
 )
 def test_a_picture_is_halved_until_so_many_pixels_are_left(area, times):
-    assert halvings(area, known=589_824) == times
+    assert count_downscales(area, known=589_824) == times
 
 
 def test_without_being_asked_nothing_is_shrunk(unet):
@@ -96,15 +96,15 @@ def test_a_run_is_shrunk_less_and_less(demo):
     job = Job("m", Prompts("a"), 128, 128, 20, "k_euler", "native", Guidance(1.0), (1,), deep_shrink=2)
     plan = make_plan(job, scaled_linear(zsnr=True))
     expected = [2] * 7 + [1] * 9 + [0] * 4
-    assert [plan.halved(sigma) for sigma in plan.sigmas[:-1]] == expected
+    assert [plan.deep_shrink_levels(sigma) for sigma in plan.sigmas[:-1]] == expected
     asked = []
 
     def noting(sample, timestep, context, added_cond_kwargs, halvings):
         asked.append(halvings)
         return demo.weights.unet(sample, timestep, context, added_cond_kwargs, halvings)
 
-    Pipeline(replace(demo.weights, unet=noting)).latents(job)
+    Pipeline(replace(demo.weights, unet=noting)).generate_latents(job)
     assert asked == expected
     asked.clear()
-    Pipeline(replace(demo.weights, unet=noting)).latents(replace(job, smea="smea"))
+    Pipeline(replace(demo.weights, unet=noting)).generate_latents(replace(job, smea="smea"))
     assert asked[:4] == [2, 0] * 2  # SMEA's smaller copy is small enough

@@ -10,10 +10,10 @@ from analytic import conduct, velocity_of
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.plan import make_plan
 from pipelines.sampling.denoise import Estimator, denoise
-from pipelines.sampling.noise import image_noise
+from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear
 from pipelines.sampling.samplers import SAMPLERS
-from pipelines.text.encoding import Conditioning, Texts
+from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 ZSNR = scaled_linear(zsnr=True)
 SPREAD, MEAN = 0.8, 0.25
@@ -27,7 +27,7 @@ def said(value):
     return Conditioning(torch.full((77, 3), float(value)), None)
 
 
-TEXTS = Texts(said(1), said(-1), said(0))
+TEXTS = PromptEmbeddings(said(1), said(-1), said(0))
 
 
 def ideal(x, sigma):
@@ -40,7 +40,7 @@ def ideal(x, sigma):
 def run(job, network=None, table=ZSNR, prediction="v"):
     """Drive one image; its latents, its noise and every tuple of rows that was asked for."""
     plan = make_plan(job, table)
-    noise = image_noise(job.seeds[0], SHAPE, plan.sampler, plan.sigmas, table, plan.brownian)
+    noise = make_image_noise(job.seeds[0], SHAPE, plan.sampler, plan.sigmas, table, plan.brownian)
     start = noise.initial if math.isinf(plan.sigmas[0]) else noise.initial * plan.sigmas[0]
     estimator = Estimator(plan, TEXTS, None, PREDICTIONS[prediction])
     network = network or velocity_of(lambda row: ideal(row.x, row.sigma))

@@ -5,10 +5,10 @@ import torch
 from analytic import drive, gaussian, gaussian_path, mixture, silence
 
 from pipelines.errors import UnknownName
-from pipelines.sampling.noise import queries
+from pipelines.sampling.noise import list_noise_calls
 from pipelines.sampling.prediction import scaled_linear
-from pipelines.sampling.samplers import ALIASES, SAMPLERS, canonical
-from pipelines.sampling.schedules import ladder
+from pipelines.sampling.samplers import ALIASES, SAMPLERS, resolve_sampler
+from pipelines.sampling.schedules import make_sigmas
 
 STOCHASTIC = [name for name, sampler in SAMPLERS.items() if sampler.eta]
 DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
@@ -51,7 +51,7 @@ def test_a_point_mass_is_reached_exactly(name, steps):
         return torch.randn(7, generator=noise, dtype=torch.float64)
 
     result, _ = drive(
-        SAMPLERS[name](x, ladder("native", steps, TABLE), draw), lambda x, sigma: torch.full_like(x, 0.5)
+        SAMPLERS[name](x, make_sigmas("native", steps, TABLE), draw), lambda x, sigma: torch.full_like(x, 0.5)
     )
     # the last step of every sampler trusts the estimate; the rest is rounding of |x| <= 20
     torch.testing.assert_close(result, torch.full_like(x, 0.5), rtol=0, atol=1e-12)
@@ -118,7 +118,7 @@ def test_samples_have_the_spread_of_the_data(name):
     def draw(sigma=0.0, target=0.0):
         return torch.randn(count, generator=generator, dtype=torch.float64)
 
-    sigmas = ladder("karras", 250, TABLE)
+    sigmas = make_sigmas("karras", 250, TABLE)
     x = draw() * math.sqrt(sigmas[0] ** 2 + spread**2)
     result, _ = drive(SAMPLERS[name](x, sigmas, draw), gaussian(spread))
     # 0.3 % statistical (60,000 draws), the rest is the discretisation; dpm_adaptive stops at its own tolerance
@@ -129,7 +129,7 @@ def test_samples_have_the_spread_of_the_data(name):
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "k_dpm_adaptive"])
 def test_elements_do_not_influence_each_other(name):
     x = torch.linspace(-20, 20, 5, dtype=torch.float64)
-    sigmas = ladder("native", 9, TABLE)
+    sigmas = make_sigmas("native", 9, TABLE)
 
     def noise(part):
         calls = iter(range(1000))
@@ -145,24 +145,24 @@ def test_deterministic_samplers_never_ask_for_noise(name):
     def refuse(sigma, target):
         raise AssertionError("noise")
 
-    drive(SAMPLERS[name](torch.ones(3), ladder("native", 12, TABLE), refuse), mixture)
+    drive(SAMPLERS[name](torch.ones(3), make_sigmas("native", 12, TABLE), refuse), mixture)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_noise_a_run_will_ask_for_is_known_beforehand(name):
-    sigmas, asked = ladder("karras", 11, TABLE), []
+    sigmas, asked = make_sigmas("karras", 11, TABLE), []
 
     def record(sigma, target):
         asked.append((sigma, target))
         return torch.zeros(3)
 
     drive(SAMPLERS[name](torch.ones(3), sigmas, record), mixture)
-    assert queries(SAMPLERS[name], sigmas) == asked
+    assert list_noise_calls(SAMPLERS[name], sigmas) == asked
     assert bool(asked) == (name in STOCHASTIC)
 
 
 def test_aliases_lead_to_samplers_and_strangers_are_told_what_there_is():
-    assert all(canonical(alias)[0] in SAMPLERS for alias in ALIASES)
-    assert canonical("nai_smea_dyn") == ("k_euler_ancestral", "dyn")
+    assert all(resolve_sampler(alias)[0] in SAMPLERS for alias in ALIASES)
+    assert resolve_sampler("nai_smea_dyn") == ("k_euler_ancestral", "dyn")
     with pytest.raises(UnknownName, match="did you mean 'k_euler'"):
-        canonical("k_eular")
+        resolve_sampler("k_eular")

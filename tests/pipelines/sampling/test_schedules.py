@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.errors import UnknownName
 from pipelines.sampling.prediction import scaled_linear
-from pipelines.sampling.schedules import SCHEDULES, ladder, last_part, quantised
+from pipelines.sampling.schedules import SCHEDULES, make_sigmas, snap_to_table, truncate_sigmas
 
 EPS, ZSNR = scaled_linear(), scaled_linear(zsnr=True)
 
@@ -23,7 +23,7 @@ def test_ladders_equal_the_goldens(golden):
     for family in ("eps", "zsnr"):
         for name, expected in file[family].items():
             schedule, steps = name.split("-")[:2]
-            found = ladder(schedule, int(steps), table_for(family, name))
+            found = make_sigmas(schedule, int(steps), table_for(family, name))
             # inf equals inf; 1e-9 is far above float64 rounding and far below any change of formula
             assert found == pytest.approx([float(value) for value in expected], rel=1e-9), name
 
@@ -32,7 +32,7 @@ def test_ladders_equal_the_goldens(golden):
 @pytest.mark.parametrize("table", [EPS, ZSNR, ZSNR.starting_at(4518.76), ZSNR.starting_at(14.6)])
 def test_every_ladder_falls_strictly_to_zero(schedule, table):
     for steps in range(1, 51):
-        sigmas = ladder(schedule, steps, table)
+        sigmas = make_sigmas(schedule, steps, table)
         assert all(high > low for high, low in pairwise(sigmas))
         assert sigmas[0] == table.highest
         assert sigmas[-1] == 0.0
@@ -41,30 +41,30 @@ def test_every_ladder_falls_strictly_to_zero(schedule, table):
 
 def test_native_starts_below_infinity_when_told_so():
     paper = (29.0, 17.78, 12.36, 9.20, 7.15)  # a caption of arXiv 2409.15997
-    assert ladder("native", 28, ZSNR.starting_at(29.0))[:5] == pytest.approx(paper, abs=5e-3)
+    assert make_sigmas("native", 28, ZSNR.starting_at(29.0))[:5] == pytest.approx(paper, abs=5e-3)
 
 
 def test_ranged_schedules_begin_at_the_start_given_and_stay_inside_the_table():
-    assert ladder("karras", 5, ZSNR, start=30.0)[1] == pytest.approx(30.0)
-    assert ladder("karras", 5, ZSNR, start=1e9)[1] == pytest.approx(ZSNR.sigmas[-2])
-    assert ladder("exponential", 2, ZSNR, start=0.0)[1] == pytest.approx(ZSNR.lowest)
+    assert make_sigmas("karras", 5, ZSNR, start=30.0)[1] == pytest.approx(30.0)
+    assert make_sigmas("karras", 5, ZSNR, start=1e9)[1] == pytest.approx(ZSNR.sigmas[-2])
+    assert make_sigmas("exponential", 2, ZSNR, start=0.0)[1] == pytest.approx(ZSNR.lowest)
 
 
 def test_quantised_rungs_are_table_entries():
-    sigmas = quantised(ladder("native", 28, ZSNR), ZSNR)
+    sigmas = snap_to_table(make_sigmas("native", 28, ZSNR), ZSNR)
     assert math.isinf(sigmas[0])
     assert set(sigmas[:-1]) <= set(ZSNR.sigmas)
 
 
 def test_an_unknown_schedule_names_those_there_are():
     with pytest.raises(UnknownName, match="karras"):
-        ladder("karas", 5, EPS)
+        make_sigmas("karas", 5, EPS)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 25, 28, 50])
 @pytest.mark.parametrize("strength", [0.01, 0.14, 0.28, 0.5, 0.56, 0.7, 0.99, 1.0])
 def test_strength_keeps_its_share_of_intervals_and_never_starts_at_infinity_below_one(steps, strength):
-    part = last_part(ladder("native", steps, ZSNR), strength, ZSNR)
+    part = truncate_sigmas(make_sigmas("native", steps, ZSNR), strength, ZSNR)
     assert len(part) - 1 == max(1, math.ceil(steps * strength - 1e-9))
     assert math.isinf(part[0]) == (strength == 1)
     assert all(high > low for high, low in pairwise(part))

@@ -11,39 +11,41 @@ from analytic import conduct, velocity_of
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.plan import make_plan
 from pipelines.sampling.denoise import Estimator, denoise
-from pipelines.sampling.noise import image_noise
+from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear
-from pipelines.sampling.smea import lowest, multipass
-from pipelines.text.encoding import Conditioning, Texts
+from pipelines.sampling.smea import low_frequency_basis, make_smea
+from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 ZSNR = scaled_linear(zsnr=True)
 JOB = Job(
     "m", Prompts("a"), 512, 768, 20, "k_euler", "native", Guidance(scale=1.0), seeds=(5,), smea="smea"
 )  # fmt: skip
-TEXTS = Texts(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
+TEXTS = PromptEmbeddings(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
 CPU = torch.device("cpu")
 
 
 def run(job, network):
     """Drive one image over a network that is asked for x0; its latents and what was asked, evaluation by evaluation."""
     plan = make_plan(job, ZSNR)
-    noise = image_noise(job.seeds[0], (4, *job.latent_size), plan.sampler, plan.sigmas, ZSNR, plan.brownian)
-    looks = multipass(job.smea, job.latent_size, plan.sigmas, CPU)
-    estimator = Estimator(plan, TEXTS, None, PREDICTIONS["v"], multipass=looks)
+    noise = make_image_noise(
+        job.seeds[0], (4, *job.latent_size), plan.sampler, plan.sigmas, ZSNR, plan.brownian
+    )
+    looks = make_smea(job.smea, job.latent_size, plan.sigmas, CPU)
+    estimator = Estimator(plan, TEXTS, None, PREDICTIONS["v"], smea=looks)
     return conduct(denoise(estimator, noise.initial.double(), noise), velocity_of(network))
 
 
 @pytest.mark.parametrize(("few", "many"), [(32, 64), (78, 104), (114, 152), (3, 4)])
 def test_the_smaller_copy_of_white_noise_is_white(few, many):
-    down = lowest(few, many)
+    down = low_frequency_basis(few, many)
     torch.testing.assert_close(down @ down.mT, torch.eye(few, dtype=torch.float64))
 
 
 def test_the_smaller_copy_of_a_picture_is_the_picture_made_smaller():
-    looks: Any = multipass("smea", (32, 64), (1.0, 0.5, 0.0), CPU)
+    looks: Any = make_smea("smea", (32, 64), (1.0, 0.5, 0.0), CPU)
     rows = torch.linspace(0, 1, 32, dtype=torch.float64)[:, None]
     picture = (torch.cos(2 * rows) + torch.linspace(0, 1, 64, dtype=torch.float64)).expand(4, 32, 64)
-    (_, sigma), (copy, low_sigma) = looks.looks(picture, 1.0)
+    (_, sigma), (copy, low_sigma) = looks.views(picture, 1.0)
     assert copy.shape == (4, 16, 32)
     assert low_sigma == pytest.approx(sigma / 2)
     averaged = torch.nn.functional.avg_pool2d(picture, 2)
@@ -89,10 +91,10 @@ def test_low_frequencies_come_from_the_copy_and_fine_ones_from_the_picture():
         whole = row.x.shape[-1] == 64
         return fine.clone() if whole else torch.ones_like(row.x)
 
-    looks: Any = multipass("smea", (96, 64), make_plan(JOB, ZSNR).sigmas, CPU)
+    looks: Any = make_smea("smea", (96, 64), make_plan(JOB, ZSNR).sigmas, CPU)
     x = torch.zeros(4, 96, 64, dtype=torch.float64)
-    (_, sigma), (copy, _) = looks.looks(x, math.inf)
-    merged = looks.merged(fine, torch.ones_like(copy), sigma)
+    (_, sigma), (copy, _) = looks.views(x, math.inf)
+    merged = looks.merge(fine, torch.ones_like(copy), sigma)
     torch.testing.assert_close(merged, 1 + fine, atol=1e-5, rtol=0)  # the transform is in float32
     first, _ = run(replace(JOB, steps=1), network)
     torch.testing.assert_close(first, 1 + fine, atol=1e-5, rtol=0)

@@ -3,7 +3,7 @@ import torch
 
 from pipelines.errors import InvalidPrompt
 from pipelines.job import Prompts
-from pipelines.text.encoding import TextEncoding
+from pipelines.text.encoding import PromptEncoder
 
 
 class Tower:
@@ -20,11 +20,11 @@ class Tower:
 
 @pytest.fixture
 def encoding():
-    return TextEncoding([Tower(49407, False), Tower(0, True)], torch.device("cpu"))
+    return PromptEncoder([Tower(49407, False), Tower(0, True)], torch.device("cpu"))
 
 
 def encode(encoding, text, negative=""):
-    return encoding.texts(Prompts(text, negative))
+    return encoding.encode(Prompts(text, negative))
 
 
 def test_each_encoder_pads_in_its_own_way(encoding):
@@ -77,7 +77,7 @@ def test_a_mix_of_nothing_is_refused(encoding, text):
 
 def test_what_was_encoded_is_remembered_and_the_same():
     tower = Tower(49407, True)
-    encoding = TextEncoding([tower], torch.device("cpu"))
+    encoding = PromptEncoder([tower], torch.device("cpu"))
     first = encode(encoding, "cat").positive
     calls = tower.calls
     again = encode(encoding, "cat").positive

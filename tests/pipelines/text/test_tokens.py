@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import CLIPTokenizer
 
-from pipelines.text.tokens import BOS, EMPTY, EOS, chunks, token_ids, vocabulary, weighted
+from pipelines.text.tokens import BOS, EMPTY, EOS, clip_tokenizer, split_chunks, tokenize, weighted_tokens
 
 ODD = [
     "a",
@@ -33,8 +33,8 @@ ODD = [
 
 
 def test_the_vocabulary_is_clips():
-    assert vocabulary().get_vocab_size() == 49408
-    assert token_ids("a photo of a cat") == [320, 1125, 539, 320, 2368]
+    assert clip_tokenizer().get_vocab_size() == 49408
+    assert tokenize("a photo of a cat") == [320, 1125, 539, 320, 2368]
 
 
 def test_every_text_is_cut_as_transformers_cuts_it():
@@ -44,41 +44,41 @@ def test_every_text_is_cut_as_transformers_cuts_it():
         .split("\n")
     )
     pairs: Any = [tuple(line.split()) for line in merges]
-    theirs = CLIPTokenizer(vocab=vocabulary().get_vocab(), merges=pairs)
+    theirs = CLIPTokenizer(vocab=clip_tokenizer().get_vocab(), merges=pairs)
     pick = random.Random(0)
     for _ in range(500):
         text = "".join(pick.choice(ODD) for _ in range(pick.randint(0, 20)))
-        assert token_ids(text) == theirs(text)["input_ids"][1:-1], text
+        assert tokenize(text) == theirs(text)["input_ids"][1:-1], text
 
 
 def test_the_end_of_text_cannot_be_typed():
-    assert EOS not in token_ids("a <|endoftext|> b")
+    assert EOS not in tokenize("a <|endoftext|> b")
 
 
 def test_chunks_lose_nothing_up_to_the_limit():
     runs = [("1girl, " * 60, 1.0), ("smile", 1.1)]
-    parts = chunks(runs)
-    assert [token for part in parts for token in part.ids] == [token for token, _ in weighted(runs)]
+    parts = split_chunks(runs)
+    assert [token for part in parts for token in part.ids] == [token for token, _ in weighted_tokens(runs)]
     assert [len(part.ids) for part in parts] == [75, 75, 31]
     assert parts[-1].weights[-1] == 1.1
 
 
 def test_text_beyond_three_chunks_is_cut():
-    assert sum(len(part.ids) for part in chunks([("cat " * 300, 1.0)])) == 225
+    assert sum(len(part.ids) for part in split_chunks([("cat " * 300, 1.0)])) == 225
 
 
 def test_no_text_is_one_empty_chunk():
-    assert chunks([]) == (EMPTY,)
+    assert split_chunks([]) == (EMPTY,)
     assert EMPTY.padded(0) == (BOS, EOS, *[0] * 75)
 
 
 def test_the_seams_of_2023_are_dropped_on_request():
-    ids = [token for token, _ in weighted([("cat dog " * 90, 1.0)])]
+    ids = [token for token, _ in weighted_tokens([("cat dog " * 90, 1.0)])]
     kept = [token for place, token in enumerate(ids, 1) if place not in (74, 75, 76, 149, 150, 151)]
-    found = [token for part in chunks([("cat dog " * 90, 1.0)], drop_seams=True) for token in part.ids]
+    found = [token for part in split_chunks([("cat dog " * 90, 1.0)], drop_seams=True) for token in part.ids]
     assert found == kept
 
 
 @pytest.mark.parametrize(("weight", "applied"), [(1e-9, 0.01), (1e9, 100.0), (1.05, 1.05)])
 def test_weights_are_kept_within_reason(weight, applied):
-    assert weighted([("cat", weight)])[0][1] == applied
+    assert weighted_tokens([("cat", weight)])[0][1] == applied

@@ -10,8 +10,8 @@ from enlargers import at_random, shape
 from safetensors.torch import save_file
 
 from pipelines.errors import WeightsError
-from pipelines.upscale.esrgan import load_rrdbnet, recognise
-from pipelines.upscale.rrdbnet import RrdbNet, Shape
+from pipelines.upscale.esrgan import detect_rrdbnet, load_rrdbnet
+from pipelines.upscale.rrdbnet import RrdbConfig, RrdbNet
 from pipelines.weights.checkpoint import read_header
 
 CPU = torch.device("cpu")
@@ -109,7 +109,7 @@ def test_the_scale_follows_from_the_keys_and_the_first_layer(tmp_path, doublings
     made = shape(doublings=doublings, fold=fold)
     weights = RrdbNet(made).state_dict()
     weights = listed(weights, doublings=doublings) if old else weights
-    found, keys = recognise(read_header(saved(tmp_path / "up.safetensors", weights)))
+    found, keys = detect_rrdbnet(read_header(saved(tmp_path / "up.safetensors", weights)))
     assert found == made
     assert set(keys.values()) == set(weights)
 
@@ -117,10 +117,11 @@ def test_the_scale_follows_from_the_keys_and_the_first_layer(tmp_path, doublings
 def test_the_anime_models_shape_has_its_number_of_parameters(tmp_path):
     with torch.device("meta"):
         sizes = {
-            name: tuple(weight.shape) for name, weight in RrdbNet(Shape(64, 32, 6, 2, 1)).named_parameters()
+            name: tuple(weight.shape)
+            for name, weight in RrdbNet(RrdbConfig(64, 32, 6, 2, 1)).named_parameters()
         }
-    found, _ = recognise(read_header(hollow(tmp_path / "anime.safetensors", sizes)))
-    assert found == Shape(features=64, growth=32, blocks=6, doublings=2, fold=1)
+    found, _ = detect_rrdbnet(read_header(hollow(tmp_path / "anime.safetensors", sizes)))
+    assert found == RrdbConfig(features=64, growth=32, blocks=6, doublings=2, fold=1)
     # RealESRGAN_x4plus_anime_6B's, as spandrel counts them
     assert sum(torch.Size(size).numel() for size in sizes.values()) == 4_467_779
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY
 from pipelines.weights.checkpoint import fingerprint, open_checkpoint, read_header
-from pipelines.weights.detect import identify
+from pipelines.weights.detect import detect
 
 
 def without(shapes, part):
@@ -49,7 +49,7 @@ def without(shapes, part):
     ],
 )
 def test_a_file_says_what_it_is(tmp_path, name, shapes, metadata, expected, evidence):
-    found = identify(hollow(tmp_path / f"{name}.safetensors", shapes, metadata))
+    found = detect(hollow(tmp_path / f"{name}.safetensors", shapes, metadata))
     assert (found.family, found.channels, found.prediction, found.zsnr) == expected
     assert evidence in " ".join(found.evidence)
     assert found.missing == ()
@@ -68,7 +68,7 @@ def test_a_file_says_what_it_is(tmp_path, name, shapes, metadata, expected, evid
     ],
 )
 def test_the_configuration_wins_and_is_named_as_evidence(tmp_path, name, shapes, told, expected):
-    found = identify(hollow(tmp_path / f"{name}.safetensors", shapes), *told)
+    found = detect(hollow(tmp_path / f"{name}.safetensors", shapes), *told)
     assert (found.prediction, found.zsnr) == expected
     assert "configuration" in found.evidence[-1]
 
@@ -90,7 +90,7 @@ def test_a_diffusers_folder_is_what_its_scheduler_says(tmp_path, scheduler, expe
     if scheduler is not None:
         (tmp_path / "scheduler").mkdir()
         (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    found = identify(tmp_path)
+    found = detect(tmp_path)
     assert (found.family, found.layout, found.missing) == ("sdxl", "diffusers", ())
     assert (found.prediction, found.zsnr) == expected
 
@@ -98,12 +98,12 @@ def test_a_diffusers_folder_is_what_its_scheduler_says(tmp_path, scheduler, expe
 def test_zero_terminal_snr_with_noise_prediction_is_refused(tmp_path):
     for prediction in ("eps", "edm_v"):
         with pytest.raises(WeightsError, match="zero terminal SNR"):
-            identify(hollow(tmp_path / "a.safetensors", SDXL), prediction, True)
+            detect(hollow(tmp_path / "a.safetensors", SDXL), prediction, True)
 
 
 def test_missing_components_are_listed(tmp_path):
     bare = without(without(SDXL, "first_stage"), "conditioner")
-    assert identify(hollow(tmp_path / "a.safetensors", bare)).missing == (
+    assert detect(hollow(tmp_path / "a.safetensors", bare)).missing == (
         "vae",
         "text_encoder",
         "text_encoder_2",
@@ -137,7 +137,7 @@ def test_missing_components_are_listed(tmp_path):
 )
 def test_what_cannot_run_is_refused_by_name(tmp_path, name, shapes, reason):
     with pytest.raises(WeightsError, match=reason) as refused:
-        identify(hollow(tmp_path / f"{name}.safetensors", shapes))
+        detect(hollow(tmp_path / f"{name}.safetensors", shapes))
     assert str(refused.value).startswith(f"{name}.safetensors: ")
     assert "\n" not in str(refused.value)
 
@@ -173,11 +173,11 @@ def test_a_download_that_broke_off_is_seen_before_it_is_loaded(tmp_path):
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
-        identify(tmp_path / "nothing.safetensors")
+        detect(tmp_path / "nothing.safetensors")
 
 
 def test_a_foreign_architecture_in_the_metadata_does_not_reach_a_constructor(tmp_path, demo_file):
-    from pipelines.weights.load import load
+    from pipelines.weights.load import load_weights
 
     checkpoint = open_checkpoint(demo_file)
     told = json.loads(checkpoint.metadata[METADATA_KEY])
@@ -185,7 +185,7 @@ def test_a_foreign_architecture_in_the_metadata_does_not_reach_a_constructor(tmp
     shapes = {key: located.shape for key, located in checkpoint.tensors.items()}
     path = hollow(tmp_path / "a.safetensors", shapes, {METADATA_KEY: json.dumps(told)})
     with pytest.raises(WeightsError, match="surprise"):
-        load(path)
+        load_weights(path)
 
 
 def test_the_fingerprint_changes_with_the_weights_and_with_nothing_else(tmp_path):
@@ -202,5 +202,5 @@ def test_the_fingerprint_changes_with_the_weights_and_with_nothing_else(tmp_path
 def test_sniffing_reads_the_header_alone(tmp_path):
     path = hollow(tmp_path / "a.safetensors", SDXL | {"model.diffusion_model.out.2.weight": (2_000_000_000,)})
     start = time.process_time()
-    identify(path)
+    detect(path)
     assert time.process_time() - start < 1.0  # reading 4 GB would take longer than a second of processor time

@@ -5,25 +5,25 @@ import pytest
 from checkpoint_files import MARKERS, SDXL, hollow
 
 from pipelines.errors import WeightsError
-from pipelines.weights.detect import identify
+from pipelines.weights.detect import detect
 
 
 @pytest.mark.parametrize("name", ["flower-garden", "overflow_mix", "airflowXL", "surfMix"])
 def test_only_a_whole_word_makes_a_rectified_flow(tmp_path, name):
-    assert identify(hollow(tmp_path / f"{name}.safetensors", SDXL)).prediction == "eps"
+    assert detect(hollow(tmp_path / f"{name}.safetensors", SDXL)).prediction == "eps"
 
 
 def test_a_link_is_judged_by_its_own_name(tmp_path):
     blob = hollow(tmp_path / "6327eca9", SDXL)
     link = tmp_path / "model-vpred.safetensors"
     link.symlink_to(blob)
-    assert identify(link).prediction == "v"
+    assert detect(link).prediction == "v"
 
 
 def test_markers_come_before_metadata_and_metadata_before_the_name(tmp_path):
     told = {"modelspec.prediction_type": "epsilon"}
-    assert identify(hollow(tmp_path / "vpred.safetensors", SDXL | MARKERS, told)).prediction == "v"
-    assert identify(hollow(tmp_path / "vpred.safetensors", SDXL, told)).prediction == "eps"
+    assert detect(hollow(tmp_path / "vpred.safetensors", SDXL | MARKERS, told)).prediction == "v"
+    assert detect(hollow(tmp_path / "vpred.safetensors", SDXL, told)).prediction == "eps"
 
 
 def test_sniffing_needs_no_torch():
@@ -34,4 +34,4 @@ def test_sniffing_needs_no_torch():
 @pytest.mark.parametrize("key", ["lycoris_blocks_0.hada_w1_a", "lycoris_blocks_0.lokr_w2"])
 def test_every_kind_of_lora_is_called_one(tmp_path, key):
     with pytest.raises(WeightsError, match="a LoRA"):
-        identify(hollow(tmp_path / "a.safetensors", {key: (4, 320)}))
+        detect(hollow(tmp_path / "a.safetensors", {key: (4, 320)}))

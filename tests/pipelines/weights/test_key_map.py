@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from demo.architecture import demo_architecture
 from demo.checkpoint import random_weights
 from pipelines.weights.architecture import sd15, sdxl
-from pipelines.weights.key_map import exported
-from pipelines.weights.load import parts_of
-from pipelines.weights.networks import build
+from pipelines.weights.key_map import to_stored
+from pipelines.weights.load import model_parts
+from pipelines.weights.networks import build_networks
 
 
 def equal(ours, theirs):
@@ -26,8 +26,8 @@ def stored(demo_file):
 
 
 def tables(architecture):
-    unet, vae, towers = build(architecture)
-    return parts_of(architecture, unet.module, vae.module, [tower.module for tower in towers])
+    unet, vae, towers = build_networks(architecture)
+    return model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])
 
 
 def small_sd15():
@@ -35,8 +35,8 @@ def small_sd15():
     full, small = sd15(), demo_architecture()
     unet = dict(full.unet) | {"block_out_channels": [16, 16, 32, 32], "norm_num_groups": 8}
     unet |= {"attention_head_dim": 2, "cross_attention_dim": 48}
-    tower = replace(full.towers[0], config=small.towers[0].config)
-    return replace(full, unet=unet, vae=small.vae, towers=(tower,))
+    tower = replace(full.text_encoders[0], config=small.text_encoders[0].config)
+    return replace(full, unet=unet, vae=small.vae, text_encoders=(tower,))
 
 
 def test_stable_diffusion_1_agrees_with_diffusers_too():
@@ -44,15 +44,15 @@ def test_stable_diffusion_1_agrees_with_diffusers_too():
     part = tables(architecture)[0]
     ours = random_weights(part.module, 7)
     told = dict(architecture.unet) | {"class_embed_type": None}
-    equal(ours, convert_ldm_unet_checkpoint(exported(part.sources, ours), told))
+    equal(ours, convert_ldm_unet_checkpoint(to_stored(part.sources, ours), told))
 
 
 def test_exporting_what_was_loaded_gives_the_file_back(stored, demo):
     weights = demo.weights
-    modules = [weights.unet.module, weights.vae.module, *(tower.module for tower in weights.towers)]
+    modules = [weights.unet.module, weights.vae.module, *(tower.module for tower in weights.text_encoders)]
     again = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     for part, module in zip(tables(demo_architecture()), modules, strict=True):
-        again |= exported(part.sources, module.state_dict())
+        again |= to_stored(part.sources, module.state_dict())
     equal(again, stored)
 
 

@@ -18,10 +18,10 @@ from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.architecture import METADATA_KEY, Architecture, sd15, sdxl
 from pipelines.weights.checkpoint import read_header
-from pipelines.weights.key_map import exported, text_sources, unet_sources, vae_sources
-from pipelines.weights.load import load as load_weights
-from pipelines.weights.load import parts_of
-from pipelines.weights.networks import build, set_attention
+from pipelines.weights.key_map import map_text_keys, map_unet_keys, map_vae_keys, to_stored
+from pipelines.weights.load import load_weights as load_weights
+from pipelines.weights.load import model_parts
+from pipelines.weights.networks import build_networks, set_attention
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
 config_of: Any = CLIPTextConfig
@@ -49,20 +49,20 @@ def test_our_tables_agree_with_diffusers_own_conversion(stored, demo):
     equal(demo.weights.unet.module.state_dict(), unet)
     vae = convert_ldm_vae_checkpoint(dict(stored), dict(architecture.vae))
     equal(demo.weights.vae.module.state_dict(), vae)
-    tower = CLIPTextModelWithProjection(config_of(**architecture.towers[1].config))
+    tower = CLIPTextModelWithProjection(config_of(**architecture.text_encoders[1].config))
     text = convert_open_clip_checkpoint(tower, dict(stored), prefix="conditioner.embedders.1.model.")
-    equal(demo.weights.towers[1].module.state_dict(), text)
+    equal(demo.weights.text_encoders[1].module.state_dict(), text)
 
 
 @pytest.mark.parametrize(
     ("architecture", "counts"), [(sdxl(), (1680, 248, 196, 389)), (sd15(), (686, 248, 196))]
 )
 def test_full_size_tables_name_every_tensor_of_a_real_file_once(architecture, counts):
-    unet, vae, towers = build(architecture)
+    unet, vae, towers = build_networks(architecture)
     sources = [
-        unet_sources(unet.module.state_dict(), architecture.unet),
-        vae_sources(vae.module.state_dict(), architecture.vae),
-        *(text_sources(tower.module.state_dict(), architecture, k) for k, tower in enumerate(towers)),
+        map_unet_keys(unet.module.state_dict(), architecture.unet),
+        map_vae_keys(vae.module.state_dict(), architecture.vae),
+        *(map_text_keys(tower.module.state_dict(), architecture, k) for k, tower in enumerate(towers)),
     ]
     for part, count in zip(sources, counts, strict=True):
         assert len({source.key for source in part.values()}) == count
@@ -75,7 +75,7 @@ def test_full_size_tables_name_every_tensor_of_a_real_file_once(architecture, co
 
 def test_junk_is_tolerated_and_anything_else_is_not(tmp_path, stored, demo_file):
     junk = {"model_ema.decay": torch.zeros(1), "conditioner.embedders.1.model.logit_scale": torch.zeros(1)}
-    assert load(saved(tmp_path / "a.safetensors", stored | junk, demo_file)).identity.prediction == "v"
+    assert load(saved(tmp_path / "a.safetensors", stored | junk, demo_file)).detection.prediction == "v"
     extra = {"model.diffusion_model.surprise": torch.zeros(1)}
     with pytest.raises(WeightsError, match=r"1 unexpected \(model.diffusion_model.surprise\)"):
         load(saved(tmp_path / "b.safetensors", stored | extra, demo_file))
@@ -117,14 +117,16 @@ def test_every_dtype_and_a_mixture_of_them_loads_into_one(tmp_path, stored, demo
     }
     weights = load(saved(tmp_path / "a.safetensors", mixed, demo_file), dtype=torch.float32)
     assert {tensor.dtype for tensor in weights.unet.module.state_dict().values()} == {torch.float32}
-    assert {tensor.dtype for tensor in weights.towers[1].module.state_dict().values()} == {torch.float32}
+    assert {tensor.dtype for tensor in weights.text_encoders[1].module.state_dict().values()} == {
+        torch.float32
+    }
 
 
 def test_nothing_is_left_without_memory_or_in_need_of_gradients(demo):
     for module in (
         demo.weights.unet.module,
         demo.weights.vae.module,
-        *(t.module for t in demo.weights.towers),
+        *(t.module for t in demo.weights.text_encoders),
     ):
         assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
         assert not any(parameter.requires_grad for parameter in module.parameters())
@@ -136,8 +138,8 @@ def folder_of(path, demo, tag=""):
     modules = {
         "unet/diffusion_pytorch_model": demo.weights.unet.module,
         "vae/diffusion_pytorch_model": demo.weights.vae.module,
-        "text_encoder/model": demo.weights.towers[0].module,
-        "text_encoder_2/model": demo.weights.towers[1].module,
+        "text_encoder/model": demo.weights.text_encoders[0].module,
+        "text_encoder_2/model": demo.weights.text_encoders[1].module,
     }
     for name, module in modules.items():
         (path / name).parent.mkdir(parents=True)
@@ -149,32 +151,32 @@ def folder_of(path, demo, tag=""):
 @pytest.mark.parametrize("tag", ["", ".fp16"])
 def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag):
     from pipelines.weights.checkpoint import open_checkpoint
-    from pipelines.weights.load import fill_all
+    from pipelines.weights.load import load_parts
 
     path = folder_of(tmp_path / "model", demo, tag)
-    unet, vae, towers = build(demo_architecture())
-    parts = parts_of(demo_architecture(), unet.module, vae.module, [tower.module for tower in towers])
-    fill_all(open_checkpoint(path), parts, {})
+    unet, vae, towers = build_networks(demo_architecture())
+    parts = model_parts(demo_architecture(), unet.module, vae.module, [tower.module for tower in towers])
+    load_parts(open_checkpoint(path), parts, {})
     equal(unet.module.state_dict(), demo.weights.unet.module.state_dict())
-    equal(towers[1].module.state_dict(), demo.weights.towers[1].module.state_dict())
+    equal(towers[1].module.state_dict(), demo.weights.text_encoders[1].module.state_dict())
 
 
 def test_the_leaked_spelling_of_the_text_encoder_is_understood(tmp_path):
     from pipelines.weights.checkpoint import open_checkpoint
     from pipelines.weights.key_map import SD1_TEXT
-    from pipelines.weights.load import Part, fill_all
-    from pipelines.weights.networks import TextTower
+    from pipelines.weights.load import ModelPart, load_parts
+    from pipelines.weights.networks import ClipTextEncoder
 
     architecture = sd15()
-    tower = demo_architecture().towers[0]
-    donor = {name: torch.zeros(t.shape) for name, t in TextTower(tower).module.state_dict().items()}
+    tower = demo_architecture().text_encoders[0]
+    donor = {name: torch.zeros(t.shape) for name, t in ClipTextEncoder(tower).module.state_dict().items()}
     leaked = {
         "cond_stage_model.transformer." + name.removeprefix("text_model."): t for name, t in donor.items()
     }
     save_file(leaked, tmp_path / "a.safetensors")
-    module = TextTower(tower).module
-    part = Part("text_encoder", module, SD1_TEXT, text_sources(module.state_dict(), architecture, 0))
-    fill_all(open_checkpoint(tmp_path / "a.safetensors"), [part], {})
+    module = ClipTextEncoder(tower).module
+    part = ModelPart("text_encoder", module, SD1_TEXT, map_text_keys(module.state_dict(), architecture, 0))
+    load_parts(open_checkpoint(tmp_path / "a.safetensors"), [part], {})
     assert not any(tensor.is_meta for tensor in module.state_dict().values())
 
 
@@ -216,17 +218,17 @@ def small_sd15():
         "sd15",
         unet,
         demo_architecture().vae,
-        (replace(demo_architecture().towers[0], final_norm=True),),
+        (replace(demo_architecture().text_encoders[0], final_norm=True),),
         0.18215,
     )
 
 
 def test_stable_diffusion_1_draws_from_the_spelling_of_2022(tmp_path):
     architecture = small_sd15()
-    unet, vae, (tower,) = build(architecture)
+    unet, vae, (tower,) = build_networks(architecture)
     stored = {}
-    for part in parts_of(architecture, unet.module, vae.module, [tower.module]):
-        for key, tensor in exported(part.sources, random_weights(part.module, 1)).items():
+    for part in model_parts(architecture, unet.module, vae.module, [tower.module]):
+        for key, tensor in to_stored(part.sources, random_weights(part.module, 1)).items():
             stored[key.replace("transformer.text_model.", "transformer.")] = tensor
     path = tmp_path / "nai-v1.safetensors"
     save_file(
@@ -235,7 +237,7 @@ def test_stable_diffusion_1_draws_from_the_spelling_of_2022(tmp_path):
         {METADATA_KEY: architecture.to_json()},
     )
     pipeline = Pipeline(load(path))
-    assert (pipeline.weights.identity.family, pipeline.weights.identity.prediction) == ("sd15", "eps")
+    assert (pipeline.weights.detection.family, pipeline.weights.detection.prediction) == ("sd15", "eps")
     job = Job("m", Prompts("1girl"), 64, 96, 3, "k_euler_ancestral", "karras", Guidance(7.0), seeds=(1,))
     (picture,) = pipeline.run(job)
     assert picture.shape == (96, 64, 3)

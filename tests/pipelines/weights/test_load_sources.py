@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import open_checkpoint, read_header
-from pipelines.weights.load import chosen_dtype
-from pipelines.weights.load import load as load_weights
+from pipelines.weights.load import choose_dtype
+from pipelines.weights.load import load_weights as load_weights
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
 
@@ -41,9 +41,9 @@ def test_text_encoders_may_come_from_elsewhere(tmp_path, demo, demo_file, stored
     folder = tmp_path / "text_encoder"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    save_file(demo.weights.towers[0].module.state_dict(), folder / "model.safetensors")
+    save_file(demo.weights.text_encoders[0].module.state_dict(), folder / "model.safetensors")
     weights = load(path, text_encoders=(folder, demo_file))
-    for ours, theirs in zip(weights.towers, demo.weights.towers, strict=True):
+    for ours, theirs in zip(weights.text_encoders, demo.weights.text_encoders, strict=True):
         equal(ours.module.state_dict(), theirs.module.state_dict())
     with pytest.raises(WeightsError, match="3 text encoders are given"):
         load(path, text_encoders=(demo_file,) * 3)
@@ -54,13 +54,13 @@ def test_a_lone_unet_needs_only_its_companions(tmp_path, stored, demo, demo_file
     unet = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
     path = saved(tmp_path / "unet.safetensors", unet, demo_file)
     weights = load(path, vae=demo_file, text_encoders=(demo_file,))
-    assert weights.identity.missing == ("vae", "text_encoder", "text_encoder_2")
+    assert weights.detection.missing == ("vae", "text_encoder", "text_encoder_2")
     equal(weights.unet.module.state_dict(), demo.weights.unet.module.state_dict())
 
 
 def test_without_a_change_of_dtype_nothing_is_copied(demo_file):
     weights = load(demo_file, dtype=torch.float16, vae_dtype=torch.float16)
-    states = [network.module.state_dict() for network in (weights.unet, weights.vae, *weights.towers)]
+    states = [network.module.state_dict() for network in (weights.unet, weights.vae, *weights.text_encoders)]
     assert {tensor.dtype for state in states for tensor in state.values()} == {torch.float16}
     query = next(t for name, t in states[3].items() if name.endswith("layers.0.self_attn.q_proj.weight"))
     assert query.untyped_storage().nbytes() == 3 * query.numel() * query.element_size()
@@ -84,7 +84,7 @@ def test_the_dtype_follows_device_size_and_file(tmp_path, device, large, stored,
     shapes = SDXL | ({"model.diffusion_model.out.2.weight": (2**29,)} if large else {})
     found = open_checkpoint(hollow(tmp_path / "a.safetensors", shapes))
     told = {key: located._replace(dtype=stored) for key, located in found.tensors.items()}
-    assert chosen_dtype(replace(found, tensors=told), torch.device(device)) is expected
+    assert choose_dtype(replace(found, tensors=told), torch.device(device)) is expected
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", "float32"), ("bfloat16", "bfloat16")])

@@ -5,9 +5,9 @@ from safetensors.torch import load_file
 
 from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import SIZES, open_checkpoint, read_header
-from pipelines.weights.detect import identify
+from pipelines.weights.detect import detect
 from pipelines.weights.key_map import UNET
-from pipelines.weights.merge import merge
+from pipelines.weights.merge import merge_inpainting
 
 PARTS = {key: shape for key, shape in SDXL.items() if not key.startswith(UNET)}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -18,7 +18,7 @@ def test_a_fine_tune_that_learned_nothing_leaves_the_inpainting_unet_to_the_bit(
     inpaint = weights(1, 9, dtype)
     inpaint[OUT][0] = -0.0
     base = weights(3, 4, dtype)
-    merged = merge(
+    merged = merge_inpainting(
         saved(tmp_path / "inpaint.safetensors", inpaint),
         saved(tmp_path / "tune.safetensors", base),
         saved(tmp_path / "base.safetensors", base),
@@ -35,7 +35,7 @@ def test_a_fine_tune_that_learned_nothing_leaves_the_inpainting_unet_to_the_bit(
 def test_what_was_learned_is_added_in_float32_and_cast_once(tmp_path, inpaint_dtype, dtype, base_dtype):
     inpaint, tune, base = weights(1, 9, inpaint_dtype), weights(2, 4, dtype), weights(3, 4, base_dtype)
     paths = three(tmp_path, inpaint, tune, base)
-    result = load_file(merge(*paths, tmp_path / "result.safetensors").output)
+    result = load_file(merge_inpainting(*paths, tmp_path / "result.safetensors").output)
     learned = {key: tune[key].float() - base[key].float() for key in tune}
     for key in tune.keys() - {CONV_IN}:
         assert same_bits(result[key], (inpaint[key].float() + learned[key]).to(dtype)), key
@@ -47,7 +47,7 @@ def test_what_was_learned_is_added_in_float32_and_cast_once(tmp_path, inpaint_dt
 
 def test_each_tensor_takes_the_dtype_that_the_fine_tune_has_it_in(tmp_path):
     paths = three(tmp_path, fine_tune={OUT: weights(2)[OUT].float()})
-    result = load_file(merge(*paths, tmp_path / "result.safetensors").output)
+    result = load_file(merge_inpainting(*paths, tmp_path / "result.safetensors").output)
     assert (result[OUT].dtype, result[CROSS].dtype) == (torch.float32, torch.float16)
 
 
@@ -63,20 +63,20 @@ def test_vae_encoders_and_markers_are_the_fine_tunes_own_bytes(tmp_path):
     paths = three(
         tmp_path, inpaint=foreign, fine_tune=parts | {"model_ema.decay": torch.ones(1)}, base=foreign
     )
-    merged = merge(*paths, tmp_path / "result.safetensors")
+    merged = merge_inpainting(*paths, tmp_path / "result.safetensors")
     result = load_file(merged.output)
     assert result.keys() == weights(2).keys() | parts.keys()
     assert all(same_bits(result[key], parts[key]) for key in parts)
     assert (merged.summed, merged.copied) == (4, 7)
     entries = read_header(merged.output).tensors.values()
     assert all(entry.start % SIZES[entry.dtype] == 0 for entry in entries)  # or reading would have to copy
-    found = identify(merged.output)
+    found = detect(merged.output)
     assert found == merged.identity
     assert (found.channels, found.prediction, found.zsnr, found.missing) == (9, "v", True, ())
 
 
 def test_a_fine_tune_of_a_unet_alone_gives_a_unet_alone(tmp_path):
-    merged = merge(*three(tmp_path), tmp_path / "result.safetensors")
+    merged = merge_inpainting(*three(tmp_path), tmp_path / "result.safetensors")
     assert load_file(merged.output).keys() == weights(2).keys()
     assert merged.identity.missing == ("vae", "text_encoder", "text_encoder_2")
 
@@ -99,8 +99,8 @@ def test_the_result_predicts_what_the_fine_tune_does_whatever_it_is_called(
     inpaint, _, base = three(tmp_path)
     tune = saved(tmp_path / f"{name}.safetensors", weights(2) | markers, told)
     for output in ("result", "x-vpred"):
-        merge(inpaint, tune, base, tmp_path / f"{output}.safetensors")
-        found = identify(tmp_path / f"{output}.safetensors")
+        merge_inpainting(inpaint, tune, base, tmp_path / f"{output}.safetensors")
+        found = detect(tmp_path / f"{output}.safetensors")
         assert (found.channels, found.prediction, found.zsnr) == (9, *expected)
 
 
@@ -114,7 +114,7 @@ def test_the_metadata_tells_of_the_merge_and_keeps_no_hash(tmp_path):
         "modelspec.title": "A Tune",
         "sshs_model_hash": "00",
     }
-    merged = merge(*three(tmp_path, metadata=told), tmp_path / "result.safetensors")
+    merged = merge_inpainting(*three(tmp_path, metadata=told), tmp_path / "result.safetensors")
     assert open_checkpoint(merged.output).metadata == {
         "format": "pt",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/inpaint",
@@ -155,7 +155,7 @@ def test_what_cannot_be_merged_is_refused_by_name_and_leaves_nothing(tmp_path, w
     paths = three(tmp_path, **{which: change})
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(WeightsError, match=reason) as refused:
-        merge(*paths, tmp_path / "result.safetensors")
+        merge_inpainting(*paths, tmp_path / "result.safetensors")
     assert "\n" not in str(refused.value)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -169,7 +169,7 @@ def test_pickles_and_other_families_are_refused_in_every_place(tmp_path, place):
         paths = list(three(tmp_path))
         paths[place] = stranger
         with pytest.raises(WeightsError, match=reason):
-            merge(paths[0], paths[1], paths[2], tmp_path / "result.safetensors")
+            merge_inpainting(paths[0], paths[1], paths[2], tmp_path / "result.safetensors")
 
 
 def test_no_file_is_overwritten_and_no_input_is_the_output(tmp_path):
@@ -182,12 +182,12 @@ def test_no_file_is_overwritten_and_no_input_is_the_output(tmp_path):
         (path, "one of the models to merge") for path in (*paths, tmp_path / "x" / ".." / paths[1].name)
     ]:
         with pytest.raises(WeightsError, match=reason):
-            merge(*paths, output)
+            merge_inpainting(*paths, output)
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_an_output_that_cannot_be_written_or_read_again_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"r\.safetensors: cannot be written: No such file"):
-        merge(*three(tmp_path), tmp_path / "nowhere" / "r.safetensors")
+        merge_inpainting(*three(tmp_path), tmp_path / "nowhere" / "r.safetensors")
     with pytest.raises(WeightsError, match=r"end in \.safetensors"):
-        merge(*three(tmp_path), tmp_path / "r.ckpt")
+        merge_inpainting(*three(tmp_path), tmp_path / "r.ckpt")

@@ -7,8 +7,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from demo.architecture import NARROW, WIDE, demo_architecture
 from demo.checkpoint import random_weights
 from pipelines.text.tokens import EOS
-from pipelines.weights.architecture import Tower, tower_config
-from pipelines.weights.networks import TextTower, fill
+from pipelines.weights.architecture import TextEncoderConfig, clip_config
+from pipelines.weights.networks import ClipTextEncoder, load_state
 
 LAYERS = 3
 config_of: Any = CLIPTextConfig
@@ -17,16 +17,16 @@ IDS = torch.tensor([[49406, 320, 2368, EOS, *[EOS] * 73]])
 
 
 def filled(projection=False, final_norm=False, pad=EOS):
-    config = tower_config(width=32, layers=LAYERS, heads=2, activation="quick_gelu")
-    tower = TextTower(Tower(config, "clip", pad, projection, final_norm))
+    config = clip_config(width=32, layers=LAYERS, heads=2, activation="quick_gelu")
+    tower = ClipTextEncoder(TextEncoderConfig(config, "clip", pad, projection, final_norm))
     weights = random_weights(tower.module, 5)
-    fill(tower.module, {name: tensor + 0.1 for name, tensor in weights.items()})
+    load_state(tower.module, {name: tensor + 0.1 for name, tensor in weights.items()})
     return tower
 
 
 def one_layer_shorter(tower) -> Any:
     """transformers' own encoder without the last layer: its last state is our penultimate, normalised."""
-    config = tower_config(width=32, layers=LAYERS - 1, heads=2, activation="quick_gelu")
+    config = clip_config(width=32, layers=LAYERS - 1, heads=2, activation="quick_gelu")
     model = CLIPTextModel(config_of(**config)).eval()
     theirs = {name.removeprefix("text_model."): t for name, t in tower.module.state_dict().items()}
     ours = {name: theirs[name.removeprefix("text_model.")] for name in model.state_dict()}

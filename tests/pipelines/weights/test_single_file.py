@@ -9,12 +9,12 @@ from demo.architecture import demo_architecture
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY, sdxl
 from pipelines.weights.checkpoint import open_checkpoint
-from pipelines.weights.detect import identify
+from pipelines.weights.detect import detect
 from pipelines.weights.key_map import UNET
-from pipelines.weights.load import load, parts_of
-from pipelines.weights.merge import merge
-from pipelines.weights.networks import build
-from pipelines.weights.single_file import companions, read, unet
+from pipelines.weights.load import load_weights, model_parts
+from pipelines.weights.merge import merge_inpainting
+from pipelines.weights.networks import build_networks
+from pipelines.weights.single_file import companion_tensors, read_bytes, unet_tensors
 
 OWN = {METADATA_KEY: demo_architecture().to_json()}
 OWN_INPAINTING = {METADATA_KEY: demo_architecture(9).to_json()}
@@ -37,26 +37,26 @@ def demos(tmp_path_factory, demo_file):
         demo_file,
         saved(folder / "base.safetensors", base, OWN),
     )
-    return paths, merge(*paths, folder / "result.safetensors").output
+    return paths, merge_inpainting(*paths, folder / "result.safetensors").output
 
 
 def test_the_loader_takes_the_result_as_the_models_inpainting_unet(demos, demo_file):
-    assert load(demo_file, inpainting=demos[1]).inpainting is not None
-    assert load(demos[1]).architecture == demo_architecture(9)
+    assert load_weights(demo_file, inpainting=demos[1]).inpainting is not None
+    assert load_weights(demos[1]).architecture == demo_architecture(9)
 
 
 @pytest.fixture(scope="module")
 def tables():
     """Where each weight of the demo's networks lies in the original layout, by diffusers' folders."""
-    unet, vae, towers = build(demo_architecture())
-    parts = parts_of(demo_architecture(), unet.module, vae.module, [tower.module for tower in towers])
+    unet, vae, towers = build_networks(demo_architecture())
+    parts = model_parts(demo_architecture(), unet.module, vae.module, [tower.module for tower in towers])
     return {part.folder: part.sources for part in parts}
 
 
 def renamed(path, sources, prefix=""):
     """The tensors of a file of the original layout as diffusers names and shapes them."""
     stored = load_file(path)
-    return {prefix + name: source.ours(stored[source.key]) for name, source in sources.items()}
+    return {prefix + name: source.to_model(stored[source.key]) for name, source in sources.items()}
 
 
 def of_2022(key):
@@ -86,7 +86,7 @@ def test_any_mix_of_layouts_gives_the_same_file(tmp_path, demos, tables):
     )
     wanted = load_file(expected)
     for number, paths in enumerate(mixes):
-        result = load_file(merge(*paths, tmp_path / f"{number}.safetensors").output)
+        result = load_file(merge_inpainting(*paths, tmp_path / f"{number}.safetensors").output)
         assert result.keys() == wanted.keys()
         assert [key for key in wanted if not same_bits(result[key], wanted[key])] == []
 
@@ -108,8 +108,8 @@ def test_diffusers_folders_merge_and_the_schedulers_word_becomes_a_marker(tmp_pa
     inpaint = load_file(base / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     inpaint["conv_in.weight"] = torch.randn(320, 9, 3, 3).half()
     file = saved(tmp_path / "inpaint.safetensors", inpaint)
-    merged = merge(file, tune, base, tmp_path / "result.safetensors")
-    found = identify(merged.output)
+    merged = merge_inpainting(file, tune, base, tmp_path / "result.safetensors")
+    found = detect(merged.output)
     assert (found.channels, found.prediction, found.zsnr, found.missing) == (9, "v", True, ())
     result = load_file(merged.output)
     learned = load_file(tune / "unet" / "diffusion_pytorch_model.fp16.safetensors")
@@ -136,16 +136,16 @@ SECOND = "text_encoder_2.text_model.encoder.layers.0.self_attn"
 def test_a_text_encoder_that_is_not_clips_is_refused_by_name(tmp_path, tensors, reason):
     checkpoint = open_checkpoint(hollow(tmp_path / "a.safetensors", tensors))
     with pytest.raises(WeightsError, match=reason):
-        companions(checkpoint, sdxl())
+        companion_tensors(checkpoint, sdxl())
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path):
     path = three(tmp_path)[1]
-    stored = unet(open_checkpoint(path), demo_architecture())
+    stored = unet_tensors(open_checkpoint(path), demo_architecture())
     with path.open("r+b") as file:
         file.truncate(stored[OUT].stretches[0].end - 1)
     with pytest.raises(WeightsError, match="shorter"):
-        read(stored[OUT])
+        read_bytes(stored[OUT])
     path.unlink()
     with pytest.raises(WeightsError, match="cannot be read"):
-        read(stored[OUT])
+        read_bytes(stored[OUT])

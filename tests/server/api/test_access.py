@@ -10,11 +10,11 @@ from painter import HERE, URL, Painter, house
 from starlette.datastructures import Headers
 
 from server.api import access as door
-from server.api.access import Door, host_name, needs_token, new_token
+from server.api.access import AccessRules, generate_token, needs_token, parse_host
 from server.api.accounts import Account, Accounts
 from server.app import create_app
-from server.config.catalog import single
-from server.engine.model import recognise
+from server.config.catalog import single_model_catalog
+from server.engine.model import detect_model
 from server.errors import ApiError
 
 TOKEN = "pst-" + "a1" * 32
@@ -25,7 +25,7 @@ BODY = {"input": "a", "parameters": {"width": 64, "height": 64}}
 
 @pytest.fixture(scope="module")
 def served(demo_file):
-    return recognise(single(demo_file))
+    return detect_model(single_model_catalog(demo_file))
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def painter():
 def client(served, painter):
     """Before a door with two tokens, one of them an account's, and a page that may send requests."""
     accounts = Accounts(account=(Account(name="b", key="k" * 64, token=OTHER),))
-    rules = Door((TOKEN, *accounts.tokens), origins=(PAGE,))
-    here = house(served, painter, door=rules, accounts=accounts)
+    rules = AccessRules((TOKEN, *accounts.tokens), origins=(PAGE,))
+    here = house(served, painter, access=rules, accounts=accounts)
     with TestClient(create_app(here), base_url=HERE) as client:
         here.engine.wait_ready()
         yield client
@@ -123,7 +123,7 @@ def test_only_what_nai_has_needs_a_token(client, method, path, status):
 
 def test_a_path_in_front_of_the_application_opens_nothing(served):
     outer = FastAPI()
-    outer.mount("/images", create_app(house(served, Painter(), door=Door((TOKEN,)))))
+    outer.mount("/images", create_app(house(served, Painter(), access=AccessRules((TOKEN,)))))
     client = TestClient(outer, base_url=HERE)
     assert client.get("/images/live").status_code == 200
     assert client.get("/images/user/subscription").status_code == 401
@@ -137,7 +137,7 @@ def test_tokens_are_compared_in_constant_time_and_all_of_them(monkeypatch):
         return one == other
 
     monkeypatch.setattr(door, "compare_digest", compare)
-    assert Door((TOKEN, OTHER)).admits_token(f"Bearer {TOKEN}")
+    assert AccessRules((TOKEN, OTHER)).allows_token(f"Bearer {TOKEN}")
     assert compared == [(TOKEN.encode(), TOKEN.encode()), (TOKEN.encode(), OTHER.encode())]
 
 
@@ -155,8 +155,8 @@ def test_no_token_is_ever_logged(client, caplog):
 
 
 def test_a_new_token_has_the_form_that_clients_check():
-    assert re.fullmatch(r"pst-[A-Za-z0-9]{64}", new_token())
-    assert new_token() != new_token()
+    assert re.fullmatch(r"pst-[A-Za-z0-9]{64}", generate_token())
+    assert generate_token() != generate_token()
 
 
 LOOPBACK = [
@@ -175,26 +175,26 @@ FOREIGN = [
 @pytest.mark.parametrize(
     ("rules", "admitted", "refused"),
     [
-        pytest.param(Door(), LOOPBACK + NAIS, FOREIGN, id="loopback"),
+        pytest.param(AccessRules(), LOOPBACK + NAIS, FOREIGN, id="loopback"),
         pytest.param(
-            Door(bound="192.168.1.5"), [*LOOPBACK, "192.168.1.5:4242"], ["192.168.1.6", "evil.example"], id="a number"
+            AccessRules(bound="192.168.1.5"), [*LOOPBACK, "192.168.1.5:4242"], ["192.168.1.6", "evil.example"], id="a number"
         ),
         pytest.param(
-            Door(bound="2001:DB8:0::1"), [*LOOPBACK, "[2001:db8::1]:4242"], ["[2001:db8::2]"], id="a long number"
+            AccessRules(bound="2001:DB8:0::1"), [*LOOPBACK, "[2001:db8::1]:4242"], ["[2001:db8::2]"], id="a long number"
         ),
-        pytest.param(Door(bound="Box.lan"), [*LOOPBACK, "box.lan:4242"], ["lan", "x.box.lan"], id="a name"),
+        pytest.param(AccessRules(bound="Box.lan"), [*LOOPBACK, "box.lan:4242"], ["lan", "x.box.lan"], id="a name"),
         pytest.param(
-            Door(bound="0.0.0.0"), [*LOOPBACK, "10.1.2.3", "[2001:db8::1]:80"], ["box.lan", "evil.example"], id="all"
+            AccessRules(bound="0.0.0.0"), [*LOOPBACK, "10.1.2.3", "[2001:db8::1]:80"], ["box.lan", "evil.example"], id="all"
         ),
-        pytest.param(Door(bound="::"), [*LOOPBACK, "10.1.2.3", "[fe80::1]"], ["box.lan", "::1"], id="all of IPv6"),
+        pytest.param(AccessRules(bound="::"), [*LOOPBACK, "10.1.2.3", "[fe80::1]"], ["box.lan", "::1"], id="all of IPv6"),
         pytest.param(
-            Door(hosts=("Draw.example",)), ["draw.example:443", "DRAW.example."], ["x.draw.example", "example"], id="named"
+            AccessRules(hosts=("Draw.example",)), ["draw.example:443", "DRAW.example."], ["x.draw.example", "example"], id="named"
         ),
     ],
 )  # fmt: skip
 def test_hosts_are_let_in_by_name(rules, admitted, refused):
-    assert [host for host in admitted if not rules.admits_host(host)] == []
-    assert [host for host in refused if rules.admits_host(host)] == []
+    assert [host for host in admitted if not rules.allows_host(host)] == []
+    assert [host for host in refused if rules.allows_host(host)] == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
@@ -212,7 +212,7 @@ def test_a_name_that_somebody_else_gave_us_is_refused(client, painter, method, h
 def refusal(*headers, method="POST", path="/live", rules=None):
     """The status that is refused with, before anything of the application is reached."""
     raw = [(name.encode(), told.encode()) for name, told in headers]
-    found = (rules or Door()).refusal(method, path, Headers(raw=raw))
+    found = (rules or AccessRules()).check(method, path, Headers(raw=raw))
     return found.status if isinstance(found, ApiError) else None
 
 
@@ -335,4 +335,4 @@ def test_listening_beyond_the_machine_needs_a_token(host, needed):
     [("A.b:80", "a.b"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("a.", "a"), ("a.:80", "a"), ("", "")],
 )
 def test_the_name_in_a_host(host, name):
-    assert host_name(host) == name
+    assert parse_host(host) == name

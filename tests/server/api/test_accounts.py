@@ -7,12 +7,12 @@ import pytest
 from fastapi.testclient import TestClient
 from painter import HERE, Painter, house
 
-from server.api.access import Door
+from server.api.access import AccessRules
 from server.api.accounts import PAGES, Accounts, load_accounts
 from server.app import create_app
-from server.config.catalog import single
+from server.config.catalog import single_model_catalog
 from server.config.toml import ConfigError
-from server.engine.model import recognise
+from server.engine.model import detect_model
 
 KEY, TOKEN = "dH77hGoqJBPjdNLL6X2IoEefDz7fMhkVSfNhOR2RQcCwOewFMfghP6ugV9B5fOs4", "pst-" + "a1" * 32
 OTHER_KEY, OTHER_TOKEN = "o" * 64, "pst-" + "b2" * 32
@@ -39,7 +39,7 @@ def accounts(tmp_path):
 
 @pytest.fixture(scope="module")
 def served(demo_file):
-    return recognise(single(demo_file))
+    return detect_model(single_model_catalog(demo_file))
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def client_of(served):
     """A server's client, by the tokens it needs."""
 
     def made(*tokens, accounts=None):
-        rules = Door(tokens)
+        rules = AccessRules(tokens)
         return TestClient(
-            create_app(house(served, Painter(), door=rules, accounts=accounts or Accounts())), base_url=HERE
+            create_app(house(served, Painter(), access=rules, accounts=accounts or Accounts())), base_url=HERE
         )
 
     return made

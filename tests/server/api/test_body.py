@@ -8,7 +8,7 @@ import pytest
 from painter import URL
 from starlette.requests import Request
 
-from server.api.body import MIB, MOST_PARTS, parsed, received
+from server.api.body import MIB, MOST_PARTS, parse_json_object, read_body
 from server.errors import ApiError, Rejected
 
 OBJECT = {"input": "猫", "parameters": {"width": 64}}
@@ -39,7 +39,7 @@ def read(*chunks, ends=True, limit=1, patience=60.0, kind="application/json", **
     one, coming = request(*chunks, content_type=kind, **headers)
     if ends:
         coming.append({"type": "http.request", "body": b"", "more_body": False})
-    return asyncio.run(received(one, limit, patience))
+    return asyncio.run(read_body(one, limit, patience))
 
 
 def refused(*chunks, **how):
@@ -167,7 +167,7 @@ def test_packed_bodies_are_not_unpacked(encoding):
         b"\x1f\x8b" + b"\0" * 1000, content_type="application/json", content_encoding=encoding
     )
     with pytest.raises(ApiError, match="Content-Encoding") as caught:
-        asyncio.run(received(one, 1, 60))
+        asyncio.run(read_body(one, 1, 60))
     assert caught.value.status == 415
     assert len(coming) == 1
     assert read(TEXT, content_encoding="identity") == OBJECT
@@ -180,7 +180,7 @@ def test_as_many_parts_as_are_allowed_are_read():
 
 
 def test_of_a_key_given_twice_the_last_value_counts():
-    assert parsed(b'{"input": "a", "parameters": {"steps": 1, "steps": 2}, "input": "b"}') == {
+    assert parse_json_object(b'{"input": "a", "parameters": {"steps": 1, "steps": 2}, "input": "b"}') == {
         "input": "b",
         "parameters": {"steps": 2},
     }
@@ -197,7 +197,7 @@ def test_a_body_as_large_as_the_limit_is_read_and_one_byte_more_is_not():
 def test_a_length_over_the_limit_is_refused_before_anything_is_read(length):
     one, coming = request(TEXT, content_type="application/json", content_length=length)
     with pytest.raises(ApiError, match="larger than 1 MiB"):
-        asyncio.run(received(one, 1, 60))
+        asyncio.run(read_body(one, 1, 60))
     assert len(coming) == 1
 
 
@@ -225,7 +225,7 @@ def test_a_client_that_goes_in_the_middle_is_told_from_one_that_has_finished():
 
 def test_no_library_speaks_in_a_refusal():
     with pytest.raises(Rejected) as caught:
-        parsed(b'{"a": tru}')
+        parse_json_object(b'{"a": tru}')
     assert "Expecting" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__

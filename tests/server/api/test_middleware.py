@@ -7,11 +7,11 @@ import pytest
 from fastapi.testclient import TestClient
 from painter import HERE, URL, Painter, house
 
-from server.api.middleware import traced
+from server.api.middleware import trace_requests
 from server.app import create_app
-from server.config.catalog import single
-from server.engine.model import recognise
-from server.errors import MISTAKE
+from server.config.catalog import single_model_catalog
+from server.engine.model import detect_model
+from server.errors import INTERNAL_ERROR
 
 BODY = {"input": "a secret wish", "parameters": {"width": 64, "height": 64, "n_samples": 2}}
 ID = re.compile(r"[0-9a-f]{16}")
@@ -24,7 +24,7 @@ def painter():
 
 @pytest.fixture(scope="module")
 def client(demo_file, painter):
-    here = house(recognise(single(demo_file)), painter)
+    here = house(detect_model(single_model_catalog(demo_file)), painter)
     with TestClient(create_app(here), base_url=HERE) as client:
         here.engine.wait_ready()
         yield client
@@ -101,7 +101,7 @@ def test_a_prompt_is_not_logged(client, caplog):
 def test_a_mistake_is_told_to_the_log_and_not_to_the_client(client, painter, caplog, monkeypatch):
     monkeypatch.setattr(painter, "failure", RuntimeError("CUDA error at /home/somebody/model.safetensors"))
     answer = client.post(URL, json=BODY)
-    assert (answer.status_code, answer.json()) == (500, {"statusCode": 500, "message": MISTAKE})
+    assert (answer.status_code, answer.json()) == (500, {"statusCode": 500, "message": INTERNAL_ERROR})
     assert ID.fullmatch(answer.headers["x-request-id"])
     assert "somebody" not in str(answer.headers)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -116,7 +116,7 @@ def test_a_mistake_after_the_answer_began_is_not_hidden(lines):
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        TestClient(traced(broken)).get("/")
+        TestClient(trace_requests(broken)).get("/")
     assert re.fullmatch(r"[0-9a-f]{16} GET / 200 \d+ ms", lines()[-1])
 
 

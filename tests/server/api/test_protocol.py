@@ -13,8 +13,8 @@ from painter import Painter, house
 from server import errors
 from server.api import protocol
 from server.app import create_app
-from server.config.catalog import single
-from server.engine.model import recognise
+from server.config.catalog import single_model_catalog
+from server.engine.model import detect_model
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /ai/generate-image HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -31,7 +31,7 @@ def painter():
 @pytest.fixture(scope="module")
 def address(demo_file, painter):
     """Where a server listens that has little patience and takes 1 MiB."""
-    here = house(recognise(single(demo_file)), painter, body_limit=1, patience=0.5)
+    here = house(detect_model(single_model_catalog(demo_file)), painter, body_limit=1, body_timeout=0.5)
     config = uvicorn.Config(create_app(here), http=protocol.Protocol, ws="none", log_config=None)
     server = uvicorn.Server(config)
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:

@@ -10,10 +10,10 @@ from fastapi.testclient import TestClient
 from painter import HERE, URL, Painter, house
 from PIL import Image
 
-from server.api.responses import answer, chosen
+from server.api.responses import negotiate, pictures_response
 from server.app import create_app
-from server.config.catalog import single
-from server.engine.model import recognise
+from server.config.catalog import single_model_catalog
+from server.engine.model import detect_model
 
 OCTETS, OLD_ZIP, JSON = "binary/octet-stream", "application/x-zip-compressed", "application/json"
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
@@ -22,7 +22,7 @@ SMALL = {"width": 64, "height": 96, "seed": 4294967295}
 
 @pytest.fixture(scope="module")
 def client(demo_file):
-    here = house(recognise(single(demo_file)), Painter())
+    here = house(detect_model(single_model_catalog(demo_file)), Painter())
     with TestClient(create_app(here), base_url=HERE) as client:
         here.engine.wait_ready()
         yield client
@@ -77,13 +77,13 @@ def client(demo_file):
     ids=lambda told: ascii(told)[:60],
 )
 def test_what_accept_asks_for(accept, png, webp):
-    assert (chosen(accept, "png"), chosen(accept, "webp")) == (png, webp)
+    assert (negotiate(accept, "png"), negotiate(accept, "webp")) == (png, webp)
 
 
 @pytest.mark.parametrize("kind", [OCTETS, OLD_ZIP])
 @pytest.mark.parametrize("image_format", ["png", "webp"])
 def test_a_zip_holds_every_picture_as_it_is(kind, image_format):
-    found = answer(kind, [b"one", b"two"], [1, 2], image_format)
+    found = pictures_response(kind, [b"one", b"two"], [1, 2], image_format)
     assert found.headers["content-type"] == kind
     assert found.headers["content-disposition"] == 'attachment; filename="images.zip"'
     archive = zipfile.ZipFile(io.BytesIO(found.body))
@@ -92,7 +92,7 @@ def test_a_zip_holds_every_picture_as_it_is(kind, image_format):
 
 
 def test_json_holds_every_picture_with_its_seed():
-    found = answer(JSON, [b"one", b"two"], [7, 8], "png")
+    found = pictures_response(JSON, [b"one", b"two"], [7, 8], "png")
     assert found.headers["content-type"] == JSON
     images = json.loads(bytes(found.body))["images"]
     assert [(base64.b64decode(image["image"]), image["index"], image["seed"]) for image in images] == [
@@ -102,7 +102,7 @@ def test_json_holds_every_picture_with_its_seed():
 
 
 def test_a_bare_picture_is_the_first():
-    found = answer("image/webp", [b"one", b"two"], [7, 8], "webp")
+    found = pictures_response("image/webp", [b"one", b"two"], [7, 8], "webp")
     assert (found.headers["content-type"], found.body) == ("image/webp", b"one")
     assert "content-disposition" not in found.headers
 

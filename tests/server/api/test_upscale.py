@@ -15,9 +15,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from server.app import create_app
-from server.config.catalog import single
-from server.engine.model import recognise
-from server.picture.inspection import inspect, verdicts
+from server.config.catalog import single_model_catalog
+from server.engine.model import detect_model
+from server.picture.inspection import check_signatures, inspect
 
 URL = "/ai/upscale"
 SAMPLE = SHARED / "samples" / "v3_img2img_2024-07.png"
@@ -32,7 +32,7 @@ def base64_of(pixels, **more):
 
 @pytest.fixture(scope="module")
 def served(demo_file):
-    return recognise(single(demo_file))
+    return detect_model(single_model_catalog(demo_file))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_an_enlarged_picture_is_ours_and_tells_where_it_is_from(client, signing_
     ).content
     answer = client.post(URL, json={"image": b64encode(drawn).decode()}, headers={"Accept": "image/png"})
     before, after = inspect(drawn), inspect(answer.content)
-    assert {verdict.signer for verdict in verdicts(after, signing_key.public, None)} == {"ours"}
+    assert {verdict.signer for verdict in check_signatures(after, signing_key.public, None)} == {"ours"}
     told, source = json.loads(after.text["Comment"]), json.loads(before.text["Comment"])
     assert (told["prompt"], told["seed"], told["width"], told["height"]) == (source["prompt"], 3, 512, 512)
     assert told["derived_from"]["Source"] == before.text["Source"]
@@ -171,7 +171,7 @@ def test_nai_s_signature_is_not_carried_over(client, signing_key):
     sent = b64encode(SAMPLE.read_bytes()).decode()
     answer = client.post(URL, json={"image": sent, "scale": 1.5}, headers={"Accept": "image/png"})
     found = inspect(answer.content)
-    assert {verdict.signer for verdict in verdicts(found, signing_key.public, None)} == {"ours"}
+    assert {verdict.signer for verdict in check_signatures(found, signing_key.public, None)} == {"ours"}
     told = json.loads(found.text["Comment"])
     assert "signed_hash" not in told["derived_from"]["Comment"]
     assert found.text["Source"] != told["derived_from"]["Source"]

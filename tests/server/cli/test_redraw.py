@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from pipelines.job import Guidance, Job, Prompts
-from server.cli.redraw import restarted
-from server.config.catalog import single
+from server.cli.redraw import build_redraw_request
+from server.config.catalog import single_model_catalog
 from server.config.resources import configs
-from server.engine.engine import Drawn
-from server.engine.model import recognise
+from server.engine.engine import Result
+from server.engine.model import detect_model
 from server.errors import Rejected
-from server.picture.writer import Imprint, encoded
+from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.presets import load_presets
-from server.request.resolve import Policy, resolve
+from server.request.resolve import RequestPolicy, resolve
 from server.request.schema import read_request
 
 JOB = Job(
@@ -30,8 +30,10 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
 
 @pytest.fixture(params=["png", "webp"])
 def file(request, signing_key):
-    drawn = Drawn([PIXELS], (1.0, 0.0), 0.0, 1.0)
-    return encoded(Imprint("00C0FFEE", signing_key, "full", "exact"), JOB, drawn, 0, {}, request.param)
+    drawn = Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
+    return write_job_picture(
+        MetadataPolicy("00C0FFEE", signing_key, "full", "exact"), JOB, drawn, 0, {}, request.param
+    )
 
 
 def bare():
@@ -41,8 +43,10 @@ def bare():
 
 
 def test_a_picture_is_drawn_on_from_as_it_was_drawn(file, demo_file):
-    body: Any = restarted(file, 2.0, 0.5, 0.1, {"seed": 3, "input": None, "image_format": "png"})
-    policy = Policy(recognise(single(demo_file)), load_presets(configs() / "presets.toml"))
+    body: Any = build_redraw_request(file, 2.0, 0.5, 0.1, {"seed": 3, "input": None, "image_format": "png"})
+    policy = RequestPolicy(
+        detect_model(single_model_catalog(demo_file)), load_presets(configs() / "presets.toml")
+    )
     job: Any = resolve(read_request(body), policy).job
     assert job.prompts == JOB.prompts
     assert (job.width, job.height, job.seeds) == (192, 128, (3,))
@@ -52,7 +56,7 @@ def test_a_picture_is_drawn_on_from_as_it_was_drawn(file, demo_file):
 
 
 def test_what_is_asked_for_counts_instead(file):
-    body: Any = restarted(file, 1.0, 0.5, 0.0, {"input": "cat", "steps": 5})
+    body: Any = build_redraw_request(file, 1.0, 0.5, 0.0, {"input": "cat", "steps": 5})
     assert body["input"] == "cat"
     assert body["parameters"]["steps"] == 5
 
@@ -62,13 +66,13 @@ def test_a_picture_that_lies_on_its_side_is_measured_upright():
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(file, "JPEG", exif=exif)
-    body: Any = restarted(file.getvalue(), 2.0, 0.5, 0.0, {"input": "cat"})
+    body: Any = build_redraw_request(file.getvalue(), 2.0, 0.5, 0.0, {"input": "cat"})
     assert (body["parameters"]["width"], body["parameters"]["height"]) == (128, 192)
 
 
 def test_a_picture_without_a_prompt_needs_one():
     with pytest.raises(Rejected, match="says no prompt"):
-        restarted(bare(), 1.5, 0.5, 0.0, {})
-    body: Any = restarted(bare(), 1.5, 0.5, 0.0, {"input": "cat"})
+        build_redraw_request(bare(), 1.5, 0.5, 0.0, {})
+    body: Any = build_redraw_request(bare(), 1.5, 0.5, 0.0, {"input": "cat"})
     assert (body["input"], body["parameters"]["width"]) == ("cat", 144)
     json.dumps(body)

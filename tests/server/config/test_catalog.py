@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-from server.config.catalog import chosen, load_catalog, single
+from server.config.catalog import choose_catalog, load_catalog, single_model_catalog
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 
@@ -40,7 +40,7 @@ def test_absolute_paths_stay(tmp_path):
 
 
 def test_one_checkpoint_is_a_catalogue():
-    catalog = single(Path("mine.safetensors"))
+    catalog = single_model_catalog(Path("mine.safetensors"))
     assert [entry.path for entry in catalog.models.values()] == [Path("mine.safetensors")]
     assert catalog.default == "nai-diffusion-3"
 
@@ -71,7 +71,7 @@ def test_a_file_that_is_not_there_is_told_with_its_line(tmp_path, key, line):
 def test_a_command_is_about_one_catalogue(choice, said):
     arguments = {"checkpoint": None, "demo": False, "weights": None} | choice
     with pytest.raises(ConfigError, match=said):
-        chosen(Settings(), **arguments)
+        choose_catalog(Settings(), **arguments)
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,17 @@ from paths import ROOT
 
 from pipelines.sampling.samplers import SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
-from pipelines.weights.detect import Identity
-from server.config.profiles import load_profiles, matching, named
+from pipelines.weights.detect import Detection
+from server.config.profiles import find_profile, load_profiles, match_profile
 from server.config.toml import ConfigError
 
 PROFILES = load_profiles(ROOT / "configs" / "profiles")
 KINDS = {
-    "eps": Identity("sdxl", "single", 4, "eps", False, ()),
-    "v": Identity("sdxl", "single", 4, "v", True, ()),
-    "v finite": Identity("sdxl", "single", 4, "v", False, ()),
-    "edm": Identity("sdxl", "single", 4, "edm_v", False, ()),
-    "sd15": Identity("sd15", "single", 4, "eps", False, ()),
+    "eps": Detection("sdxl", "single", 4, "eps", False, ()),
+    "v": Detection("sdxl", "single", 4, "v", True, ()),
+    "v finite": Detection("sdxl", "single", 4, "v", False, ()),
+    "edm": Detection("sdxl", "single", 4, "edm_v", False, ()),
+    "sd15": Detection("sd15", "single", 4, "eps", False, ()),
 }
 
 
@@ -50,7 +50,7 @@ KINDS = {
     ],
 )
 def test_a_published_file_finds_its_profile(file, kind, profile):
-    found, reason = matching(PROFILES, file, KINDS[kind])
+    found, reason = match_profile(PROFILES, file, KINDS[kind])
     assert found.name == profile
     assert reason
 
@@ -77,19 +77,19 @@ def test_only_the_demo_shrinks_sizes_it_offers_as_it_learned_them_so(profile):
 
 
 def test_the_demo_has_nai_own_defaults():
-    defaults = named(PROFILES, "demo").defaults
+    defaults = find_profile(PROFILES, "demo").defaults
     assert (defaults.sampler, defaults.noise_schedule, defaults.steps) == ("k_euler", "native", 28)
     assert (defaults.scale, defaults.width, defaults.height) == (5.0, 832, 1216)
 
 
 def test_a_network_that_no_profile_is_for_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"odd\.safetensors.*v"):
-        matching(PROFILES, "odd.safetensors", Identity("sd15", "single", 4, "v", True, ()))
+        match_profile(PROFILES, "odd.safetensors", Detection("sd15", "single", 4, "v", True, ()))
 
 
 def test_an_unknown_profile_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"'noobai'.*noobai-vpred"):
-        named(PROFILES, "noobai")
+        find_profile(PROFILES, "noobai")
 
 
 @pytest.mark.parametrize(

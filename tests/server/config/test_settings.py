@@ -4,8 +4,8 @@ import tomllib
 import pytest
 from paths import ROOT
 
-from server.config.settings import Settings, load_settings, signing_key
-from server.config.toml import ConfigError, names
+from server.config.settings import Settings, load_settings, signing_key_path
+from server.config.toml import ConfigError, setting_names
 
 FILE = ROOT / "configs" / "server.toml"
 
@@ -48,7 +48,7 @@ def test_the_shipped_file_is_the_defaults():
 def test_the_shipped_file_names_every_setting_and_comments_it():
     text = FILE.read_text("utf-8")
     named = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
-    assert list(flat(tomllib.loads(named))) == list(names(Settings))
+    assert list(flat(tomllib.loads(named))) == list(setting_names(Settings))
     assert all(" # " in line for line in named.splitlines() if re.match(r"\w+ = ", line))
 
 
@@ -60,7 +60,7 @@ def test_environment_overrules_the_file_and_flags_overrule_both(tmp_path):
     assert (found.engine.queue_limit, found.engine.batching) == (4, "exact")
 
 
-@pytest.mark.parametrize("name", [*names(Settings)])
+@pytest.mark.parametrize("name", [*setting_names(Settings)])
 def test_every_setting_has_its_variable(name):
     value = OTHER.get(name, "other")
     found = load_settings(None, {"NAIAD_" + name.replace(".", "_").upper(): value}, {})
@@ -136,7 +136,7 @@ def test_lists_in_variables_are_separated_by_commas():
 
 def test_relative_paths_in_a_file_are_beside_it(tmp_path):
     found = load_settings(written(tmp_path, 'weights = "w.toml"\nsigning_key = "key.pem"'), {}, {})
-    assert (found.weights, signing_key(found)) == (tmp_path / "w.toml", tmp_path / "key.pem")
+    assert (found.weights, signing_key_path(found)) == (tmp_path / "w.toml", tmp_path / "key.pem")
 
 
 def test_a_missing_file_is_refused(tmp_path):

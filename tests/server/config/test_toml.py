@@ -1,13 +1,13 @@
 import pytest
 
-from server.config.toml import ConfigError, Strict, checked, line_of, read_toml
+from server.config.toml import ConfigError, StrictModel, line_of, read_toml, validate
 
 
-class Engine(Strict):
+class Engine(StrictModel):
     limit: int = 1
 
 
-class House(Strict):
+class House(StrictModel):
     port: int = 1
     share: float = 1.0
     token: str | None = None
@@ -63,7 +63,7 @@ def test_a_key_stands_on_a_line(key, line):
 def read(tmp_path, text):
     file = tmp_path / "a.toml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return checked(House, read_toml(file), file)
+    return validate(House, read_toml(file), file)
 
 
 @pytest.mark.parametrize(

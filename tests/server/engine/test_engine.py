@@ -62,7 +62,7 @@ def test_a_job_comes_back_with_its_pictures_and_the_engine_is_ready_again(starte
     engine.wait_ready()
     drawn = engine.submit(JOB).future.result(10)
     assert drawn.pictures[0][0, 0, 0] == 7
-    assert drawn.seconds >= 0
+    assert drawn.run_seconds >= 0
     assert engine.state is State.READY
 
 

@@ -5,62 +5,64 @@ from safetensors.torch import save_file
 
 from demo.checkpoint import build_demo
 from pipelines.errors import WeightsError
-from pipelines.job import Enlargement, Picture
+from pipelines.job import RgbImage, UpscaleJob
 from pipelines.weights.checkpoint import fingerprint
-from server.cli.bootstrap import checks
-from server.config.catalog import Catalog, Entry, single
+from server.cli.bootstrap import check_setup
+from server.config.catalog import Catalog, ModelEntry, single_model_catalog
 from server.config.settings import Settings
 from server.config.toml import ConfigError
-from server.engine.loading import load_studio
-from server.engine.model import recognise
+from server.engine.loading import load_runner
+from server.engine.model import detect_model
 
 
 def listed(file, profile):
-    return Catalog(default="a", models={"a": Entry(path=file, profile=profile)})
+    return Catalog(default="a", models={"a": ModelEntry(path=file, profile=profile)})
 
 
 def test_a_model_is_known_by_its_file_and_gets_its_profile(demo_file):
-    served = recognise(single(demo_file))
-    assert (served.profile.name, served.identity.prediction, served.identity.zsnr) == ("demo", "v", True)
+    served = detect_model(single_model_catalog(demo_file))
+    assert (served.profile.name, served.detection.prediction, served.detection.zsnr) == ("demo", "v", True)
     assert served.card()["hash"] == served.fingerprint
     assert str(demo_file.parent) not in str(served.card())
 
 
 def test_the_catalogue_may_name_the_profile(demo_file):
-    assert recognise(listed(demo_file, "noobai-vpred")).profile.name == "noobai-vpred"
+    assert detect_model(listed(demo_file, "noobai-vpred")).profile.name == "noobai-vpred"
     with pytest.raises(ConfigError, match="noobai-vpred"):
-        recognise(listed(demo_file, "nobody"))
+        detect_model(listed(demo_file, "nobody"))
 
 
 def test_an_inpainting_model_is_not_served_for_drawing_from_text(tmp_path):
     with pytest.raises(WeightsError, match="inpainting model"):
-        recognise(single(build_demo(tmp_path / "naiad-demo-inpainting.safetensors", channels=9)))
+        detect_model(
+            single_model_catalog(build_demo(tmp_path / "naiad-demo-inpainting.safetensors", channels=9))
+        )
 
 
 def test_a_second_unet_for_inpainting_is_named_in_the_card(demo_file, tmp_path):
     nine = build_demo(tmp_path / "nine.safetensors", channels=9)
-    catalog = Catalog(default="m", models={"m": Entry(path=demo_file, inpainting=nine)})
-    assert recognise(catalog).card()["inpainting"] == "network"
-    assert recognise(single(demo_file)).card()["inpainting"] == "blend"
+    catalog = Catalog(default="m", models={"m": ModelEntry(path=demo_file, inpainting=nine)})
+    assert detect_model(catalog).card()["inpainting"] == "network"
+    assert detect_model(single_model_catalog(demo_file)).card()["inpainting"] == "blend"
 
 
 def test_what_enlarges_is_named_hashed_and_checked(demo_file, tmp_path):
     network, wrong = tmp_path / "anime.safetensors", tmp_path / "wrong.safetensors"
     save_file(enlargers.at_random().state_dict(), network)
     save_file({"a": torch.zeros(1)}, wrong)
-    catalog = single(demo_file).model_copy(update={"upscaler": network})
-    found = recognise(catalog)
+    catalog = single_model_catalog(demo_file).model_copy(update={"upscaler": network})
+    found = detect_model(catalog)
     assert found.card()["upscaler"] == "anime.safetensors"
     assert found.files == {"upscaler": fingerprint(network)}
-    assert "upscaler: anime.safetensors, 4 times" in list(checks(catalog, Settings(metadata="plain")))
-    studio = load_studio(found, Settings(device="cpu"))
-    (enlarged,) = studio.run(Enlargement(Picture(8, 8, bytes(192)), 16, 16))
+    assert "upscaler: anime.safetensors, 4 times" in list(check_setup(catalog, Settings(metadata="plain")))
+    studio = load_runner(found, Settings(device="cpu"))
+    (enlarged,) = studio.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16))
     assert enlarged.shape == (16, 16, 3)
     with pytest.raises(WeightsError, match="not an ESRGAN-family upscaler"):
-        list(checks(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))
+        list(check_setup(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))
 
 
 def test_a_second_unet_must_be_one_for_inpainting(demo_file):
-    catalog = Catalog(default="m", models={"m": Entry(path=demo_file, inpainting=demo_file)})
+    catalog = Catalog(default="m", models={"m": ModelEntry(path=demo_file, inpainting=demo_file)})
     with pytest.raises(WeightsError, match="its UNet has 4 input channels; one for inpainting has 9"):
-        recognise(catalog)
+        detect_model(catalog)

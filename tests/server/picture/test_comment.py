@@ -10,13 +10,13 @@ from paths import ROOT, SAMPLES
 from pipelines.job import Guidance, Job, Prompts, Threshold
 from server.picture.comment import (
     NAI_HASHES,
-    about,
-    alpha_text,
-    comment,
-    generator,
-    program,
-    release,
-    text_fields,
+    build_alpha_text,
+    build_comment,
+    build_text_fields,
+    describe_job,
+    generator_text,
+    naiad_version,
+    software_name,
 )
 from server.picture.inspection import inspect
 
@@ -46,7 +46,7 @@ needs_samples = pytest.mark.skipif(not NEWEST.exists(), reason="the genuine pict
 def test_keys_stand_in_the_order_of_a_genuine_picture_with_its_types():
     theirs = json.loads(inspect(NEWEST.read_bytes()).text["Comment"])
     expected = [key for key in theirs if key not in {*ONLY_IMG2IMG, "signed_hash"}]
-    ours = comment(JOB, 0)
+    ours = build_comment(JOB, 0)
     assert list(ours) == [*expected, "generator"]
     assert {key: type(ours[key]) for key in expected} == {key: type(theirs[key]) for key in expected}
 
@@ -55,8 +55,8 @@ def test_keys_stand_in_the_order_of_a_genuine_picture_with_its_types():
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.png")), ids=lambda path: path.stem)
 def test_both_layers_of_a_genuine_picture_agree(path):
     found = inspect(path.read_bytes())
-    assert alpha_text(found.text) == json.dumps(found.alpha)
-    ours = list(text_fields({"prompt": ""}, "00000000", 0.0, "a key"))
+    assert build_alpha_text(found.text) == json.dumps(found.alpha)
+    ours = list(build_text_fields({"prompt": ""}, "00000000", 0.0, "a key"))
     assert ours == [*found.text, "Generator", "Signature key"]
 
 
@@ -64,23 +64,23 @@ def test_both_layers_of_a_genuine_picture_agree(path):
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.png")), ids=lambda path: path.stem)
 def test_a_genuine_comment_is_written_as_ours_is(path):
     text = inspect(path.read_bytes()).text["Comment"]
-    assert text_fields(json.loads(text), "00000000", 0.0)["Comment"] == text
+    assert build_text_fields(json.loads(text), "00000000", 0.0)["Comment"] == text
 
 
 def test_every_picture_of_a_request_tells_its_own_seed():
-    assert [comment(JOB, index)["seed"] for index in (0, 1)] == [7, 8]
-    assert comment(JOB, 1)["n_samples"] == 2
+    assert [build_comment(JOB, index)["seed"] for index in (0, 1)] == [7, 8]
+    assert build_comment(JOB, 1)["n_samples"] == 2
 
 
 def test_whole_numbers_that_nai_calls_floats_are_written_as_floats():
-    text = json.dumps(comment(JOB, 0))
+    text = json.dumps(build_comment(JOB, 0))
     for part in ('"scale": 5.0', '"uncond_scale": 1.0', '"cfg_rescale": 0.0', '"skip_cfg_below_sigma": 0.0'):
         assert part in text
 
 
 def test_an_upper_limit_of_guidance_is_written_only_when_there_is_one():
-    assert "skip_cfg_above_sigma" not in comment(JOB, 0)
-    limited = comment(replace(JOB, guidance=Guidance(skip_above=19)), 0)
+    assert "skip_cfg_above_sigma" not in build_comment(JOB, 0)
+    limited = build_comment(replace(JOB, guidance=Guidance(skip_above=19)), 0)
     keys = list(limited)
     assert limited["skip_cfg_above_sigma"] == 19.0
     assert keys[keys.index("skip_cfg_above_sigma") + 1] == "skip_cfg_below_sigma"
@@ -89,53 +89,53 @@ def test_an_upper_limit_of_guidance_is_written_only_when_there_is_one():
 
 @pytest.mark.parametrize(("smea", "flags"), [("off", (0, 0)), ("smea", (1, 0)), ("dyn", (1, 1))])
 def test_smea_is_told_by_two_flags(smea, flags):
-    found = comment(replace(JOB, smea=smea), 0)
+    found = build_comment(replace(JOB, smea=smea), 0)
     assert (found["sm"], found["sm_dyn"]) == flags
 
 
 def test_dynamic_thresholding_echoes_nai_constants_whatever_was_used():
-    found = comment(replace(JOB, guidance=Guidance(threshold=Threshold(mimic_scale=3.0))), 0)
+    found = build_comment(replace(JOB, guidance=Guidance(threshold=Threshold(mimic_scale=3.0))), 0)
     assert found["dynamic_thresholding"] is True
     assert found["dynamic_thresholding_percentile"] == 0.999
     assert found["dynamic_thresholding_mimic_scale"] == 10.0
 
 
 def test_dropped_seams_are_told_under_nai_name():
-    prompts = replace(JOB.prompts, drop_seams=True)
-    assert comment(replace(JOB, prompts=prompts), 0)["legacy_v3_extend"] is True
+    prompts = replace(JOB.prompts, drop_seam_tokens=True)
+    assert build_comment(replace(JOB, prompts=prompts), 0)["legacy_v3_extend"] is True
 
 
 def test_what_cannot_be_written_is_left_out():
-    found = comment(replace(JOB, prompts=Prompts("a\0b\ud83dc", "\udc00")), 0)
+    found = build_comment(replace(JOB, prompts=Prompts("a\0b\ud83dc", "\udc00")), 0)
     assert (found["prompt"], found["uc"]) == ("abc", "")
 
 
 def test_a_picture_says_that_it_is_not_novelai_s():
-    assert "not NovelAI" in generator()
-    assert comment(JOB, 0)["generator"] == generator()
+    assert "not NovelAI" in generator_text()
+    assert build_comment(JOB, 0)["generator"] == generator_text()
 
 
 @pytest.mark.parametrize("name", sorted(NAI_HASHES))
 @pytest.mark.parametrize("spelling", [str, str.lower, " {} ".format])
 def test_a_model_of_novelai_s_is_never_named_as_the_source(name, spelling):
     with pytest.raises(ValueError, match=r"NovelAI|hex digits"):
-        text_fields(comment(JOB, 0), spelling(name), 1.0)
+        build_text_fields(build_comment(JOB, 0), spelling(name), 1.0)
 
 
 def test_the_alpha_holds_the_text_fields_but_the_title():
-    fields = text_fields(comment(JOB, 0), "00C0FFEE", 4.25)
+    fields = build_text_fields(build_comment(JOB, 0), "00C0FFEE", 4.25)
     assert fields["Source"] == "Stable Diffusion XL 00C0FFEE"
-    hidden = json.loads(alpha_text(fields))
+    hidden = json.loads(build_alpha_text(fields))
     assert list(hidden) == list(fields)[1:]
-    assert json.loads(hidden["Comment"]) == comment(JOB, 0)
-    assert alpha_text(fields).isascii()
+    assert json.loads(hidden["Comment"]) == build_comment(JOB, 0)
+    assert build_alpha_text(fields).isascii()
 
 
 @given(ANY_TEXT, ANY_TEXT, st.floats(0, 100), st.integers(0, 2**32 - 1))
 def test_a_comment_survives_its_text(positive, negative, scale, seed):
     job = replace(JOB, prompts=Prompts(positive, negative), guidance=Guidance(scale), seeds=(seed,))
-    told = comment(job, 0, FLAGS, about(job, (inf, 1.0, 0.0), "exact", "00C0FFEE"))
-    fields = text_fields(told, "00C0FFEE", 4.25)
+    told = build_comment(job, 0, FLAGS, describe_job(job, (inf, 1.0, 0.0), "exact", "00C0FFEE"))
+    fields = build_text_fields(told, "00C0FFEE", 4.25)
     assert json.loads(fields["Comment"]) == told
     assert json.dumps(json.loads(fields["Comment"])) == fields["Comment"]
     assert fields["Comment"].isascii()
@@ -144,17 +144,17 @@ def test_a_comment_survives_its_text(positive, negative, scale, seed):
 
 
 def test_flags_that_change_nothing_are_echoed_before_uc_in_nai_s_order():
-    keys = list(comment(JOB, 0, FLAGS))
+    keys = list(build_comment(JOB, 0, FLAGS))
     at = keys.index("lora_clip_weights")
     assert keys[at + 1 : at + 5] == ["legacy", "deliberate_euler_ancestral_bug", "prefer_brownian", "uc"]
-    assert comment(JOB, 0, FLAGS)["prefer_brownian"] is True
+    assert build_comment(JOB, 0, FLAGS)["prefer_brownian"] is True
 
 
 def test_the_naiad_object_tells_the_whole_job_in_plain_json():
-    told = about(JOB, (inf, 1.5, 0.0), "exact", "00C0FFEE")
+    told = describe_job(JOB, (inf, 1.5, 0.0), "exact", "00C0FFEE")
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert told == {
-        "version": release(),
+        "version": naiad_version(),
         "model": "00C0FFEE",
         "batching": "exact",
         "job": {
@@ -187,30 +187,32 @@ def test_the_naiad_object_tells_the_whole_job_in_plain_json():
 
 
 def test_every_key_is_explained_in_the_documentation():
-    told = comment(
-        replace(JOB, guidance=Guidance(skip_above=19)), 0, FLAGS, about(JOB, (), "exact", "00C0FFEE")
+    told = build_comment(
+        replace(JOB, guidance=Guidance(skip_above=19)), 0, FLAGS, describe_job(JOB, (), "exact", "00C0FFEE")
     )
     naiad = told["naiad"]
     assert isinstance(naiad, dict)
     page = (ROOT / "docs" / "metadata.md").read_text("utf-8")
-    fields = text_fields(told, "00C0FFEE", 1.0, "a key")
+    fields = build_text_fields(told, "00C0FFEE", 1.0, "a key")
     assert [key for key in (*told, *naiad, *fields, "signed_hash") if f"`{key}`" not in page] == []
 
 
 def test_our_own_keys_stand_last():
-    told = comment(JOB, 0, {}, about(JOB, (), "exact", "00C0FFEE"))
+    told = build_comment(JOB, 0, {}, describe_job(JOB, (), "exact", "00C0FFEE"))
     assert list(told)[-3:] == ["request_type", "naiad", "generator"]
 
 
 def test_only_a_signed_picture_is_called_novelai_s_format():
-    signed, unsigned = (text_fields(comment(JOB, 0), "00C0FFEE", 1.0, key) for key in ("a key", None))
+    signed, unsigned = (
+        build_text_fields(build_comment(JOB, 0), "00C0FFEE", 1.0, key) for key in ("a key", None)
+    )
     assert (signed["Software"], signed["Signature key"]) == ("NovelAI", "a key")
-    assert unsigned["Software"] == program()
+    assert unsigned["Software"] == software_name()
     assert "Signature key" not in unsigned
-    assert signed["Generator"] == unsigned["Generator"] == generator()
+    assert signed["Generator"] == unsigned["Generator"] == generator_text()
 
 
 @pytest.mark.parametrize("number", [inf, -inf, float("nan")])
 def test_a_number_that_json_has_not_is_never_written(number):
     with pytest.raises(ValueError, match="JSON"):
-        text_fields(comment(JOB, 0) | {"scale": number}, "00C0FFEE", 1.0)
+        build_text_fields(build_comment(JOB, 0) | {"scale": number}, "00C0FFEE", 1.0)

@@ -14,38 +14,38 @@ from PIL import Image
 
 from server.errors import Rejected
 from server.picture import png, webp
-from server.picture.comment import alpha_text, text_fields
+from server.picture.comment import build_alpha_text, build_text_fields
 from server.picture.inspection import (
     Inspection,
-    Verdict,
-    as_json,
+    SignatureCheck,
+    check_signatures,
+    format_report,
+    format_signatures,
     inspect,
-    parsed,
-    report,
-    statement,
-    trusted,
-    verdicts,
+    is_trusted,
+    parse_json,
+    to_json,
 )
-from server.picture.signature import NOVELAI_KEY, signed
-from server.picture.stealth import embed, opaque
+from server.picture.signature import NOVELAI_KEY, sign_comment
+from server.picture.stealth import add_opaque_alpha, embed
 from server.request.decoding import MOST_PIXELS
 
 GENUINE = sorted(SAMPLES.glob("*.png"))
 RGB = np.random.default_rng(3).integers(0, 256, (96, 64, 3), np.uint8)
 COMMENT = {"prompt": "1girl", "seed": 7, "generator": "not NovelAI"}
-FORMATS = {"png": png.encode, "webp": webp.encode}
+FORMATS = {"png": png.encode_png, "webp": webp.encode_webp}
 LAYERS = ("text", "alpha")
 
 
 @pytest.fixture(scope="module")
 def fields(signing_key):
     """What a signed picture of ours says."""
-    return text_fields(signed(RGB, COMMENT, signing_key), "00C0FFEE", 4.25, signing_key.public)
+    return build_text_fields(sign_comment(RGB, COMMENT, signing_key), "00C0FFEE", 4.25, signing_key.public)
 
 
-def written(text, alpha, rgb=RGB, encode=png.encode):
+def written(text, alpha, rgb=RGB, encode=png.encode_png):
     """A picture with these fields in its two layers; None or {} leaves a layer out."""
-    rgba = embed(rgb, alpha_text(alpha)) if alpha else opaque(rgb)
+    rgba = embed(rgb, build_alpha_text(alpha)) if alpha else add_opaque_alpha(rgb)
     assert rgba is not None
     return encode(rgba, text)
 
@@ -63,15 +63,15 @@ def without_signature(fields):
 
 
 def signers(file, own=None, given=None):
-    return {said.layer: said.signer for said in verdicts(inspect(file), own, given)}
+    return {said.layer: said.signer for said in check_signatures(inspect(file), own, given)}
 
 
 @pytest.mark.parametrize("encode", FORMATS.values(), ids=FORMATS.keys())
 def test_our_picture_is_known_in_both_layers_and_told_not_to_be_novelai_s(fields, signing_key, encode):
-    said = verdicts(inspect(written(fields, fields, encode=encode)), signing_key.public, None)
-    assert said == tuple(Verdict(layer, "ours", signing_key.public) for layer in LAYERS)
-    assert trusted(said)
-    lines = statement(said).splitlines()
+    said = check_signatures(inspect(written(fields, fields, encode=encode)), signing_key.public, None)
+    assert said == tuple(SignatureCheck(layer, "ours", signing_key.public) for layer in LAYERS)
+    assert is_trusted(said)
+    lines = format_signatures(said).splitlines()
     for layer, line in zip(LAYERS, lines, strict=False):
         assert line == f"{layer}: valid, by this server: NOT NovelAI, key {signing_key.public}"
     assert len(lines) == 3
@@ -86,20 +86,20 @@ def test_one_layer_alone_is_enough(fields, signing_key, layer):
 @pytest.mark.parametrize(("own", "given", "signer"), [(1, 1, "ours"), (0, 1, "given"), (0, 0, "another")])
 def test_whose_key_it_is_decides_what_is_said(fields, signing_key, own, given, signer):
     key = signing_key.public
-    said = verdicts(inspect(written(fields, fields)), key if own else None, key if given else None)
+    said = check_signatures(inspect(written(fields, fields)), key if own else None, key if given else None)
     assert {verdict.signer for verdict in said} == {signer}
-    assert statement(said).count("NOT NovelAI") == 2
-    assert trusted(said) is (signer != "another")
+    assert format_signatures(said).count("NOT NovelAI") == 2
+    assert is_trusted(said) is (signer != "another")
 
 
 @pytest.mark.parametrize("place", [(0, 0, 0), (40, 30, 1), (95, 63, 2)])
 def test_one_flipped_bit_of_a_pixel_breaks_both_layers(fields, signing_key, place):
     rgb = RGB.copy()
     rgb[place] ^= 1
-    said = verdicts(inspect(written(fields, fields, rgb)), signing_key.public, signing_key.public)
-    assert said == (Verdict("text", "broken"), Verdict("alpha", "broken"))
-    assert statement(said).count("BROKEN") == 2
-    assert not trusted(said)
+    said = check_signatures(inspect(written(fields, fields, rgb)), signing_key.public, signing_key.public)
+    assert said == (SignatureCheck("text", "broken"), SignatureCheck("alpha", "broken"))
+    assert format_signatures(said).count("BROKEN") == 2
+    assert not is_trusted(said)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -109,38 +109,38 @@ def test_one_changed_letter_breaks_its_own_layer(fields, signing_key, layer, old
     file = written(false if layer == "text" else fields, false if layer == "alpha" else fields)
     said = signers(file, signing_key.public)
     assert said == dict.fromkeys(LAYERS, "ours") | {layer: "broken"}
-    assert not trusted(verdicts(inspect(file), signing_key.public, None))
-    assert "THE LAYERS DIFFER" in report(inspect(file))
+    assert not is_trusted(check_signatures(inspect(file), signing_key.public, None))
+    assert "THE LAYERS DIFFER" in format_report(inspect(file))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_signature_taken_away_is_missed(fields, signing_key, layer):
     bare = without_signature(fields)
     file = written(bare if layer == "text" else fields, bare if layer == "alpha" else fields)
-    said = verdicts(inspect(file), signing_key.public, None)
+    said = check_signatures(inspect(file), signing_key.public, None)
     assert {verdict.layer: verdict.signer for verdict in said} == dict.fromkeys(LAYERS, "ours") | {
         layer: "none"
     }
-    assert f"{layer}: not signed" in statement(said)
-    assert not trusted(said)
+    assert f"{layer}: not signed" in format_signatures(said)
+    assert not is_trusted(said)
 
 
 def test_a_picture_that_names_novelai_s_key_is_not_taken_for_theirs(fields):
-    said = verdicts(inspect(written(fields | {"Signature key": NOVELAI_KEY}, None)), None, None)
-    assert said == (Verdict("text", "broken"),)
+    said = check_signatures(inspect(written(fields | {"Signature key": NOVELAI_KEY}, None)), None, None)
+    assert said == (SignatureCheck("text", "broken"),)
 
 
 def test_a_picture_without_a_comment_says_nothing_of_its_maker():
-    said = verdicts(inspect(written({"Title": "a title"}, None)), None, None)
+    said = check_signatures(inspect(written({"Title": "a title"}, None)), None, None)
     assert said == ()
-    assert "nothing to verify" in statement(said)
-    assert not trusted(said)
+    assert "nothing to verify" in format_signatures(said)
+    assert not is_trusted(said)
 
 
 @pytest.mark.parametrize("key", ["", "AAAA", "no key", NOVELAI_KEY[:-1], "\u00e9"])
 def test_a_given_key_that_is_none_is_refused(key):
     with pytest.raises(Rejected, match="32 bytes"):
-        verdicts(inspect(written({}, None)), None, key)
+        check_signatures(inspect(written({}, None)), None, key)
 
 
 @pytest.mark.skipif(not GENUINE, reason="the genuine pictures are not beside this checkout")
@@ -151,18 +151,18 @@ def test_a_genuine_picture_is_read_and_verified(path, signature, signing_key):
     if signature == "taken away":
         assert found.alpha is not None
         found = replace(found, text=without_signature(found.text), alpha=without_signature(found.alpha))
-    said = verdicts(found, signing_key.public, signing_key.public)
+    said = check_signatures(found, signing_key.public, signing_key.public)
     is_signed = "signed_hash" in json.loads(found.text["Comment"])
     key = NOVELAI_KEY if is_signed else None
-    assert said == tuple(Verdict(layer, "NovelAI" if is_signed else "none", key) for layer in LAYERS)
-    assert ("by NovelAI" in statement(said)) is is_signed
-    assert ("not signed" in statement(said)) is not is_signed
-    assert f"PNG, {found.size[0]} x {found.size[1]}" in report(found)
-    assert report(found).endswith("alpha: the same")
+    assert said == tuple(SignatureCheck(layer, "NovelAI" if is_signed else "none", key) for layer in LAYERS)
+    assert ("by NovelAI" in format_signatures(said)) is is_signed
+    assert ("not signed" in format_signatures(said)) is not is_signed
+    assert f"PNG, {found.size[0]} x {found.size[1]}" in format_report(found)
+    assert format_report(found).endswith("alpha: the same")
 
 
 def test_a_report_shows_the_comment_key_by_key(fields):
-    lines = report(inspect(written(fields, fields))).splitlines()
+    lines = format_report(inspect(written(fields, fields))).splitlines()
     assert lines[:2] == ["PNG, 64 x 96", "text:"]
     assert "  Source: Stable Diffusion XL 00C0FFEE" in lines
     assert lines[lines.index("  Comment:") + 1 :][:3] == [
@@ -173,30 +173,30 @@ def test_a_report_shows_the_comment_key_by_key(fields):
     assert lines[-1] == "alpha: the same"
 
 
-@pytest.mark.parametrize("rgba", [RGB, opaque(RGB)], ids=["RGB", "RGBA"])
+@pytest.mark.parametrize("rgba", [RGB, add_opaque_alpha(RGB)], ids=["RGB", "RGBA"])
 def test_a_picture_without_layers_reads_as_empty(rgba):
-    found = inspect(png.encode(rgba, {}))
+    found = inspect(png.encode_png(rgba, {}))
     assert (found.text, found.alpha) == ({}, None)
-    assert report(found) == "PNG, 64 x 96\ntext: none\nalpha: none"
+    assert format_report(found) == "PNG, 64 x 96\ntext: none\nalpha: none"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_whatever_a_picture_says_a_terminal_only_prints_it(told):
     found = Inspection("PNG", RGB, {"Title": told, "Comment": json.dumps({told: told})}, {told: told})
-    shown = report(found) + statement((Verdict("text", "another", told),))
+    shown = format_report(found) + format_signatures((SignatureCheck("text", "another", told),))
     assert all(letter.isprintable() for letter in shown.replace("\n", ""))
 
 
 def test_a_line_of_a_picture_cannot_pass_for_one_of_ours():
     evil = "x\n\x1b[2Jtext: valid, by NovelAI\u202e"
-    shown = report(Inspection("PNG", RGB, {"Title": evil, "Comment": json.dumps({evil: evil})}, None))
+    shown = format_report(Inspection("PNG", RGB, {"Title": evil, "Comment": json.dumps({evil: evil})}, None))
     assert not [line for line in shown.splitlines() if line.startswith("text: valid")]
     assert r"x\n\x1b[2Jtext: valid, by NovelAI\u202e" in shown
 
 
 def test_all_of_it_is_plain_json(fields, signing_key):
     found = inspect(written(fields, fields))
-    told = as_json(found, verdicts(found, signing_key.public, None))
+    told = to_json(found, check_signatures(found, signing_key.public, None))
     assert json.loads(json.dumps(told)) == told
     shown = fields | {"Comment": json.loads(fields["Comment"])}
     assert told == {
@@ -214,15 +214,15 @@ def test_all_of_it_is_plain_json(fields, signing_key):
 def test_alpha_that_is_not_a_set_of_fields_reads_as_none(text):
     rgba = embed(np.zeros((64, 64, 3), np.uint8), text)
     assert rgba is not None
-    found = inspect(png.encode(rgba, {}))
+    found = inspect(png.encode_png(rgba, {}))
     assert (found.text, found.alpha) == ({}, None)
 
 
 def test_a_comment_of_any_depth_is_told_or_left_as_it_is():
     for depth in (10, 500, *range(930, 1000), 100_000):
         found = Inspection("PNG", RGB, {"Comment": '{"a":' * depth + "1" + "}" * depth}, None)
-        report(found)
-        json.dumps(as_json(found, verdicts(found, NOVELAI_KEY, None)))
+        format_report(found)
+        json.dumps(to_json(found, check_signatures(found, NOVELAI_KEY, None)))
 
 
 def exif_picture(user_comment):
@@ -273,7 +273,7 @@ def gif():
     return file.getvalue()
 
 
-WHOLE = png.encode(RGB, {"Title": "a title"})
+WHOLE = png.encode_png(RGB, {"Title": "a title"})
 
 
 @pytest.mark.parametrize(
@@ -299,11 +299,11 @@ def test_a_broken_byte_is_answered_or_refused(place, byte):
     data = bytearray(WHOLE)
     data[place] = byte
     with suppress(Rejected):
-        report(inspect(bytes(data)))
+        format_report(inspect(bytes(data)))
 
 
 @pytest.mark.parametrize(
     ("text", "found"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("1", {}), ("null", {}), ("", {}), ("{", {})]
 )
 def test_only_an_object_is_parsed(text, found):
-    assert parsed(text) == found
+    assert parse_json(text) == found

@@ -16,11 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.config.settings import ConfigError
-from server.picture.signature import NOVELAI_KEY, SigningKey, is_key, open_key, read_key, signed, verifies
+from server.picture.signature import (
+    NOVELAI_KEY,
+    SigningKey,
+    is_public_key,
+    open_key,
+    read_key,
+    sign_comment,
+    verify_comment,
+)
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 RGB = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-SIGNED = signed(RGB, {"prompt": "caf\u00e9", "scale": 5.0}, KEY)
+SIGNED = sign_comment(RGB, {"prompt": "caf\u00e9", "scale": 5.0}, KEY)
 TEXT = json.dumps(SIGNED)
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 JSON = st.recursive(
@@ -53,54 +61,54 @@ def test_a_fixed_key_picture_and_comment_make_a_fixed_signature():
 
 
 def test_what_is_signed_verifies_under_its_own_key_alone():
-    assert verifies(RGB, TEXT, KEY.public)
-    assert not verifies(RGB, TEXT, NOVELAI_KEY)
-    assert not verifies(RGB, TEXT, SigningKey(Ed25519PrivateKey.generate()).public)
+    assert verify_comment(RGB, TEXT, KEY.public)
+    assert not verify_comment(RGB, TEXT, NOVELAI_KEY)
+    assert not verify_comment(RGB, TEXT, SigningKey(Ed25519PrivateKey.generate()).public)
 
 
 def test_every_bit_of_every_pixel_is_covered():
     for index in range(RGB.size):
         changed = RGB.copy()
         changed.flat[index] ^= 1
-        assert not verifies(changed, TEXT, KEY.public)
+        assert not verify_comment(changed, TEXT, KEY.public)
 
 
 def test_the_comment_and_the_order_of_its_keys_are_covered():
     for changed in (TEXT.replace("5.0", "5.1"), TEXT.replace("5.0", "5"), TEXT.replace("caf", "Caf")):
         assert changed != TEXT
-        assert not verifies(RGB, changed, KEY.public)
-    assert not verifies(RGB, json.dumps(dict(reversed(SIGNED.items()))), KEY.public)
+        assert not verify_comment(RGB, changed, KEY.public)
+    assert not verify_comment(RGB, json.dumps(dict(reversed(SIGNED.items()))), KEY.public)
 
 
 def test_white_space_and_escapes_are_not_covered():
-    assert verifies(RGB, json.dumps(SIGNED, indent=2, ensure_ascii=False), KEY.public)
+    assert verify_comment(RGB, json.dumps(SIGNED, indent=2, ensure_ascii=False), KEY.public)
 
 
 def test_pixels_that_do_not_lie_together_are_signed_as_if_they_did():
     wide = np.zeros((2, 4, 3), np.uint8)
     wide[:, ::2] = RGB
-    assert signed(wide[:, ::2], {"a": 1}, KEY) == signed(RGB, {"a": 1}, KEY)
+    assert sign_comment(wide[:, ::2], {"a": 1}, KEY) == sign_comment(RGB, {"a": 1}, KEY)
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
 def test_a_number_that_json_has_not_is_never_signed(number):
     with pytest.raises(ValueError, match="JSON"):
-        signed(RGB, {"scale": number}, KEY)
+        sign_comment(RGB, {"scale": number}, KEY)
 
 
 @given(st.dictionaries(ANY_TEXT.filter(lambda key: key != "signed_hash"), JSON, max_size=4))
 def test_whatever_json_holds_is_signed_and_verified(comment):
-    text = json.dumps(signed(RGB, comment, KEY))
+    text = json.dumps(sign_comment(RGB, comment, KEY))
     independently(RGB, text, KEY.public)
-    assert verifies(RGB, text, KEY.public)
+    assert verify_comment(RGB, text, KEY.public)
     with pytest.raises(InvalidSignature):
         independently(RGB ^ 1, text, KEY.public)
 
 
 @given(JSON.map(json.dumps) | ANY_TEXT, ANY_TEXT)
 def test_a_stranger_s_text_is_answered_not_raised(text, key):
-    assert verifies(RGB, text, key) is False
-    assert verifies(RGB, text, KEY.public) is False
+    assert verify_comment(RGB, text, key) is False
+    assert verify_comment(RGB, text, KEY.public) is False
 
 
 @pytest.mark.parametrize(
@@ -109,26 +117,26 @@ def test_a_stranger_s_text_is_answered_not_raised(text, key):
     ids=repr,
 )
 def test_a_signature_of_no_worth_is_answered_not_raised(value):
-    assert not verifies(RGB, json.dumps(SIGNED | {"signed_hash": value}), KEY.public)
+    assert not verify_comment(RGB, json.dumps(SIGNED | {"signed_hash": value}), KEY.public)
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"a":' * 100_000, "9" * 100_000, "NaN", "", "\0", '{"signed_hash"']
 )
 def test_deep_and_long_texts_are_answered_not_raised(text):
-    assert not verifies(RGB, text, KEY.public)
-    assert not verifies(RGB, f'{{"a": {text}, "signed_hash": "{SIGNED["signed_hash"]}"}}', KEY.public)
+    assert not verify_comment(RGB, text, KEY.public)
+    assert not verify_comment(RGB, f'{{"a": {text}, "signed_hash": "{SIGNED["signed_hash"]}"}}', KEY.public)
 
 
 @pytest.mark.parametrize("key", ["", "AAAA", NOVELAI_KEY + "\n", NOVELAI_KEY[:-1], "\u00e9", "A" * 43 + "*"])
 def test_a_text_that_is_no_key_verifies_nothing(key):
-    assert not is_key(key)
-    assert not verifies(RGB, TEXT, key)
+    assert not is_public_key(key)
+    assert not verify_comment(RGB, TEXT, key)
 
 
 def test_the_public_key_is_one():
-    assert is_key(KEY.public)
-    assert is_key(NOVELAI_KEY)
+    assert is_public_key(KEY.public)
+    assert is_public_key(NOVELAI_KEY)
 
 
 def test_a_key_is_made_once_and_kept_to_its_owner(tmp_path):
@@ -242,6 +250,6 @@ def test_a_key_that_others_can_read_is_warned_of(tmp_path, caplog, mode, warned)
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_pictures_of_any_size_are_signed(height, width):
     rgb = np.random.default_rng(height * 41 + width).integers(0, 256, (height, width, 3), np.uint8)
-    text = json.dumps(signed(rgb, {"prompt": ""}, KEY))
+    text = json.dumps(sign_comment(rgb, {"prompt": ""}, KEY))
     independently(rgb, text, KEY.public)
-    assert verifies(rgb, text, KEY.public)
+    assert verify_comment(rgb, text, KEY.public)

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from paths import SAMPLES
 from PIL import Image
 
-from server.picture.stealth import LONGEST, MARK, SPARE, embed, embed_packed, extract, extract_packed, opaque
+from server.picture.stealth import (
+    LONGEST,
+    MARK,
+    SPARE,
+    add_opaque_alpha,
+    embed,
+    embed_packed,
+    extract,
+    extract_packed,
+)
 
 GENUINE = sorted(SAMPLES.glob("*.png"))
 
@@ -47,7 +56,7 @@ def test_a_text_comes_back_or_is_too_long_for_its_picture(text, height, width):
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_full_alpha_leaves_the_colours_as_they_are(size, step):
     rgb = picture(size[0], size[1] * step)[:, ::step]
-    rgba = opaque(rgb)
+    rgba = add_opaque_alpha(rgb)
     assert np.array_equal(rgba[..., :3], rgb)
     assert set(rgba[..., 3].flat) == {255}
 

@@ -10,11 +10,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from server.errors import Rejected
-from server.picture.comment import text_fields
+from server.picture.comment import build_text_fields
 from server.picture.inspection import inspect
-from server.picture.webp import LONGEST_SIDE, encode, exif_of
+from server.picture.webp import LONGEST_SIDE, build_exif, encode_webp
 
-FIELDS = text_fields({"prompt": "caf\u00e9 \u732b", "uc": ""}, "00C0FFEE", 4.25, "the key")
+FIELDS = build_text_fields({"prompt": "caf\u00e9 \u732b", "uc": ""}, "00C0FFEE", 4.25, "the key")
 PICTURES = array_shapes(min_dims=2, max_dims=2, max_side=20).flatmap(
     lambda size: arrays(np.uint8, (*size, 3))
 )
@@ -48,33 +48,33 @@ def test_every_pixel_survives_even_where_nothing_is_seen_of_it(channels):
     pixels = picture(channels=channels)
     if channels == 4:
         pixels[:32, :, 3] = 0
-    assert np.array_equal(np.asarray(opened(encode(pixels, FIELDS))), pixels)
+    assert np.array_equal(np.asarray(opened(encode_webp(pixels, FIELDS))), pixels)
 
 
 @given(PICTURES)
 def test_pillow_reads_back_every_pixel(pixels):
-    assert np.array_equal(np.asarray(opened(encode(pixels, {})).convert("RGB")), pixels)
+    assert np.array_equal(np.asarray(opened(encode_webp(pixels, {})).convert("RGB")), pixels)
 
 
 def test_chunks_are_those_of_nai():
-    found = chunks(encode(picture(), FIELDS))
+    found = chunks(encode_webp(picture(), FIELDS))
     assert list(found) == [b"VP8X", b"VP8L", b"EXIF"]
     assert found[b"VP8X"][0] == 0x18  # alpha and EXIF
     assert found[b"EXIF"].startswith(b"MM\0*")
 
 
 def test_without_fields_there_is_no_exif():
-    assert b"EXIF" not in chunks(encode(picture(), {}))
+    assert b"EXIF" not in chunks(encode_webp(picture(), {}))
 
 
 def test_any_viewer_sees_title_prompt_and_source():
-    exif = opened(encode(picture(), FIELDS)).getexif()
+    exif = opened(encode_webp(picture(), FIELDS)).getexif()
     assert (exif[0x010D], exif[0x0131]) == (FIELDS["Title"], FIELDS["Source"])
     assert exif[0x010E].encode("latin-1").decode() == FIELDS["Description"]  # EXIF names no encoding
 
 
 def test_the_user_comment_holds_all_fields_in_ascii():
-    marked = opened(encode(picture(), FIELDS)).getexif().get_ifd(0x8769)[0x9286]
+    marked = opened(encode_webp(picture(), FIELDS)).getexif().get_ifd(0x8769)[0x9286]
     assert marked[:8] == b"ASCII\0\0\0"
     told = json.loads(marked[8:].decode("ascii"))
     assert told == FIELDS
@@ -84,19 +84,19 @@ def test_the_user_comment_holds_all_fields_in_ascii():
 @given(st.fixed_dictionaries({"Title": TEXTS, "Description": TEXTS, "Source": TEXTS, "Comment": TEXTS}))
 def test_whatever_the_fields_say_pillow_reads_it(fields):
     exif = Image.Exif()
-    exif.load(exif_of(fields))
+    exif.load(build_exif(fields))
     assert json.loads(exif.get_ifd(0x8769)[0x9286][8:]) == fields
 
 
 def test_our_own_reader_reads_the_fields():
-    assert inspect(encode(picture(), FIELDS)).text == FIELDS
+    assert inspect(encode_webp(picture(), FIELDS)).text == FIELDS
 
 
 @pytest.mark.parametrize("size", [(LONGEST_SIDE + 1, 1), (1, LONGEST_SIDE + 1)])
 def test_a_side_that_webp_cannot_hold_is_refused(size):
     with pytest.raises(Rejected, match=r"image_format: webp cannot hold .*16383.*png"):
-        encode(picture(*size), FIELDS)
+        encode_webp(picture(*size), FIELDS)
 
 
 def test_the_longest_side_is_written():
-    assert opened(encode(picture(LONGEST_SIDE, 1), {})).height == LONGEST_SIDE
+    assert opened(encode_webp(picture(LONGEST_SIDE, 1), {})).height == LONGEST_SIDE

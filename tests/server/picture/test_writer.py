@@ -9,11 +9,11 @@ from sd_parsers import ParserManager
 from sd_parsers.extractors import Eagerness
 
 from pipelines.job import Guidance, Job, Prompts
-from server.engine.engine import Drawn
-from server.picture.comment import alpha_text
+from server.engine.engine import Result
+from server.picture.comment import build_alpha_text
 from server.picture.inspection import inspect
-from server.picture.signature import verifies
-from server.picture.writer import ENCODERS, Imprint, encoded
+from server.picture.signature import verify_comment
+from server.picture.writer import ENCODERS, MetadataPolicy, write_job_picture
 
 JOB = Job(
     model="nai-diffusion-3",
@@ -39,15 +39,15 @@ FORMATS = sorted(ENCODERS)
 def drawn(height=256, width=192):
     """What a device may have drawn for JOB, or a picture of another size."""
     random = np.random.default_rng(5)
-    return Drawn(
+    return Result(
         [random.integers(0, 256, (height, width, 3), np.uint8) for _ in JOB.seeds], (1.0, 0.0), 0.1, 4.25
     )
 
 
 def written(level, image_format, key, result=None, index=0):
     """The file of a picture."""
-    imprint = Imprint("00C0FFEE", key, level, "exact")
-    return encoded(imprint, JOB, result or drawn(), index, {"legacy": False}, image_format)
+    imprint = MetadataPolicy("00C0FFEE", key, level, "exact")
+    return write_job_picture(imprint, JOB, result or drawn(), index, {"legacy": False}, image_format)
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
@@ -63,10 +63,10 @@ def test_every_level_and_format_keeps_the_colours(level, image_format, signing_k
 def test_in_full_both_layers_tell_all_and_are_signed(image_format, signing_key):
     found = inspect(written("full", image_format, signing_key))
     assert sorted(found.text) == sorted([*TEXT_KEYS, "Signature key"])
-    assert found.alpha == json.loads(alpha_text(found.text))
+    assert found.alpha == json.loads(build_alpha_text(found.text))
     assert found.text["Software"] == "NovelAI"
     assert found.text["Signature key"] == signing_key.public
-    assert verifies(found.rgb, found.text["Comment"], signing_key.public)
+    assert verify_comment(found.rgb, found.text["Comment"], signing_key.public)
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
@@ -118,7 +118,7 @@ def test_a_picture_too_small_for_alpha_keeps_its_signed_text_and_is_opaque(image
         file = written("full", image_format, signing_key, drawn(64, 48))
     found = inspect(file)
     assert found.alpha is None
-    assert verifies(found.rgb, found.text["Comment"], signing_key.public)
+    assert verify_comment(found.rgb, found.text["Comment"], signing_key.public)
     assert "48x64" in caplog.text
     with Image.open(BytesIO(file)) as opened:
         assert opened.mode == (
@@ -139,4 +139,4 @@ def test_sd_parsers_reads_the_alpha_alone(signing_key):
 
 def test_full_metadata_needs_a_key():
     with pytest.raises(ValueError, match="key"):
-        Imprint("00C0FFEE", None, "full", "exact")
+        MetadataPolicy("00C0FFEE", None, "full", "exact")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from server.errors import Rejected
 from server.picture.stealth import embed
-from server.request.images import decoded, mask, picture
+from server.request.images import decode_base64, read_image, read_mask
 
 RNG = np.random.default_rng(6)
 PIXELS = RNG.integers(0, 256, (64, 96, 3), np.uint8)
@@ -22,14 +22,14 @@ def sent(image, kind="PNG", **options):
 
 
 def read(image, kind="PNG", size=(96, 64), **options):
-    found = picture(sent(image, kind, **options), "image", *size)
+    found = read_image(sent(image, kind, **options), "image", *size)
     return np.frombuffer(found.rgb, np.uint8).reshape(found.height, found.width, 3)
 
 
 @pytest.mark.parametrize("before", ["", "data:image/png;base64,", "data:image/svg+xml;base64,", " \n"])
 def test_base64_may_have_a_head_and_white_space_and_lack_its_padding(before):
     text = before + b64encode(b"four").decode()[:4] + "\n" + b64encode(b"four").decode()[4:].rstrip("=")
-    assert decoded(text, "image") == b"four"
+    assert decode_base64(text, "image") == b"four"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_base64_may_have_a_head_and_white_space_and_lack_its_padding(before):
 )
 def test_anything_else_is_refused(value):
     with pytest.raises(Rejected, match=r"image: not (Base64|a text)"):
-        decoded(value, "image")
+        decode_base64(value, "image")
 
 
 def test_a_picture_of_its_size_comes_through_untouched():
@@ -79,7 +79,7 @@ def test_broken_exif_is_no_reason_to_refuse():
         data = bytearray(plain)
         for place in rng.integers(start + 6, start + 54, 3):
             data[place] = rng.integers(256)
-        found = picture(b64encode(data).decode(), "image", 64, 96)
+        found = read_image(b64encode(data).decode(), "image", 64, 96)
         assert len(found.rgb) == 64 * 96 * 3
 
 
@@ -108,7 +108,7 @@ def test_half_a_picture_is_refused(share):
     Image.fromarray(np.tile(PIXELS, (4, 4, 1))).save(file, "PNG")
     data = file.getvalue()[: int(share * len(file.getvalue()))]
     with pytest.raises(Rejected, match="image: "):
-        picture(b64encode(data).decode(), "image", 96, 64)
+        read_image(b64encode(data).decode(), "image", 96, 64)
 
 
 # masks
@@ -142,18 +142,18 @@ def alpha_of(image):
     ids=["full", "eighth", "rgb", "rgba", "one bit", "alpha eighth", "alpha", "greys", "of a larger picture"],
 )
 def test_every_form_of_a_mask_says_the_same(image):
-    assert mask(sent(image), "mask", 96, 64) == WANTED
+    assert read_mask(sent(image), "mask", 96, 64) == WANTED
 
 
 def test_a_mask_of_anything_white_is_one_and_of_nothing_is_refused():
-    assert mask(sent(Image.new("L", (1, 1), 255)), "mask", 96, 64) == b"\xff" * 96
+    assert read_mask(sent(Image.new("L", (1, 1), 255)), "mask", 96, 64) == b"\xff" * 96
     with pytest.raises(Rejected, match="mask: black everywhere"):
-        mask(sent(Image.new("L", (96, 64), 100)), "mask", 96, 64)
+        read_mask(sent(Image.new("L", (96, 64), 100)), "mask", 96, 64)
 
 
 def test_an_eighth_that_was_rounded_up_to_64_pixels_is_resized():
     rounded = Image.new("L", (16, 8))  # for a picture of 96 pixels, ceil(96 / 64) * 8 places
     rounded.paste(255, (8, 0, 16, 8))
-    found = np.frombuffer(mask(sent(rounded), "mask", 96, 64), np.uint8).reshape(8, 12)
+    found = np.frombuffer(read_mask(sent(rounded), "mask", 96, 64), np.uint8).reshape(8, 12)
     assert (found[:, 6:] == 255).all()
     assert (found[:, :6] == 0).all()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from server.config.resources import configs
 from server.config.toml import ConfigError
-from server.request.presets import Mode, Texts, completed, folded, load_presets
+from server.request.presets import Mode, PromptTexts, apply_presets, fold_tags, load_presets
 from server.request.resolve import STRUCTURED
 
 FILE = configs() / "presets.toml"
@@ -183,7 +183,7 @@ NEVER_NSFW = {
 
 
 def added(positive="", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", mixes=True):
-    final = completed(Texts(positive, negative, quality, preset), PRESETS, model, mode, mixes)
+    final = apply_presets(PromptTexts(positive, negative, quality, preset), PRESETS, model, mode, mixes)
     return final.positive, final.negative
 
 
@@ -203,13 +203,13 @@ def test_the_file_lists_the_ids_that_are_told_here_and_no_others():
 @pytest.mark.parametrize(("model", "text"), [(model, QUALITY[group]) for group in QUALITY for model in group])
 def test_the_quality_tags_are_nais_and_in_their_place(model, text):
     assert quality("cat", model) == text
-    assert PRESETS.of(model).quality_place == ("suffix" if text.startswith("cat") else "prefix")
+    assert PRESETS.for_model(model).quality_place == ("suffix" if text.startswith("cat") else "prefix")
 
 
 @pytest.mark.parametrize("model", IDS)
 def test_the_presets_are_nais_in_their_order(model):
     group = next(group for group in UNDESIRED if model in group)
-    assert tuple((entry.name, entry.text) for entry in PRESETS.of(model).undesired) == UNDESIRED[group]
+    assert tuple((entry.name, entry.text) for entry in PRESETS.for_model(model).undesired) == UNDESIRED[group]
 
 
 @pytest.mark.parametrize("model", IDS)
@@ -344,14 +344,19 @@ def test_what_a_mode_adds(mode, given, expected):
 
 def test_nsfw_is_looked_for_after_the_quality_tags_are_there():
     odd = PRESETS.model_copy(
-        update={"models": (PRESETS.of(V3[0]).model_copy(update={"quality": "not nsfw"}), *PRESETS.models[1:])}
+        update={
+            "models": (
+                PRESETS.for_model(V3[0]).model_copy(update={"quality": "not nsfw"}),
+                *PRESETS.models[1:],
+            )
+        }
     )
-    assert completed(Texts("cat", "", True, 1), odd, V3[0], "auto").negative == V3_LIGHT
-    assert completed(Texts("cat", "", None, 1), odd, V3[0], "auto").negative == f"nsfw, {V3_LIGHT}"
+    assert apply_presets(PromptTexts("cat", "", True, 1), odd, V3[0], "auto").negative == V3_LIGHT
+    assert apply_presets(PromptTexts("cat", "", None, 1), odd, V3[0], "auto").negative == f"nsfw, {V3_LIGHT}"
 
 
 def test_the_flags_are_kept_as_they_were_sent():
-    final = completed(Texts("cat", "", "yes", [1]), PRESETS, V3[0], "always")
+    final = apply_presets(PromptTexts("cat", "", "yes", [1]), PRESETS, V3[0], "always")
     assert (final.quality_toggle, final.uc_preset) == ("yes", [1])
 
 
@@ -390,7 +395,7 @@ def test_whatever_is_written_is_kept_and_twice_is_once(positive, negative, flag,
     given = {"quality": flag, "preset": preset, "model": model, "mode": mode, "mixes": mixes}
     once = added(positive, negative, **given)
     assert added(*once, **given) == once
-    assert bare(once[0].replace(PRESETS.of(model).quality, "")) == bare(positive)
+    assert bare(once[0].replace(PRESETS.for_model(model).quality, "")) == bare(positive)
     assert bare(once[1]).endswith(bare(negative))
     if mode == "auto" and negative.strip():
         assert once[1] == negative
@@ -399,14 +404,14 @@ def test_whatever_is_written_is_kept_and_twice_is_once(positive, negative, flag,
 @given(st.sampled_from([group[0] for group in UNDESIRED]), st.data())
 @settings(max_examples=100, derandomize=True)
 def test_one_quality_tag_however_it_is_written_keeps_the_others_away(model, data):
-    own = data.draw(st.sampled_from(sorted(folded(PRESETS.of(model).quality))))
+    own = data.draw(st.sampled_from(sorted(fold_tags(PRESETS.for_model(model).quality))))
     text = f"cat, {data.draw(EMPHASIS).format(data.draw(CASE)(own))}, hat"
     assert quality(text, model) == text
 
 
 def test_a_long_text_is_no_riddle():
     for text in (f"cat:1{' ' * 400_000}a", f"{'1' * 400_000}::a", f"cat::{' ' * 400_000}a"):
-        assert len(folded(text)) == 1
+        assert len(fold_tags(text)) == 1
 
 
 SHIPPED = FILE.read_text("utf-8")

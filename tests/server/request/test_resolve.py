@@ -11,13 +11,13 @@ from PIL import Image
 from pipelines.job import Guidance, Prompts, Threshold
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
-from server.config.catalog import single
+from server.config.catalog import single_model_catalog
 from server.config.profiles import Defaults, Guards, Profile
 from server.config.resources import configs
-from server.engine.model import recognise
+from server.engine.model import detect_model
 from server.errors import Rejected
 from server.request.presets import load_presets
-from server.request.resolve import Policy, any_seed, resolve
+from server.request.resolve import RequestPolicy, random_seed, resolve
 from server.request.schema import GenerateRequest
 
 PRESETS = load_presets(configs() / "presets.toml")
@@ -32,7 +32,7 @@ BIG = {"width": 1536, "height": 1536}
 @pytest.fixture(scope="module")
 def served(demo_file):
     """A catalogue's first model, which also answers for `mine`; `nai-diffusion-furry-3` is another in it."""
-    found = recognise(single(demo_file))
+    found = detect_model(single_model_catalog(demo_file))
     listed = {"ids": ("nai-diffusion-3", "mine"), "elsewhere": ("nai-diffusion-furry-3",)}
     return replace(found, model="nai-diffusion-3", profile=PROFILE, **listed)
 
@@ -41,7 +41,7 @@ def served(demo_file):
 def ask(served):
     def ask(parameters=None, profile=PROFILE, **top):
         choices = {name: top.pop(name) for name in ("mode", "unknown_models") if name in top}
-        policy = Policy(replace(served, profile=profile), PRESETS, **choices)
+        policy = RequestPolicy(replace(served, profile=profile), PRESETS, **choices)
         request = GenerateRequest.model_validate({"input": "cat", "parameters": parameters or {}, **top})
         return resolve(request, policy, lambda: 99)
 
@@ -64,7 +64,7 @@ def test_what_a_request_leaves_out_the_profile_decides(ask):
     assert (job.model, job.width, job.height, job.steps) == ("nai-diffusion-3", 640, 512, 23)
     assert (job.sampler, job.schedule, job.sigma_start) == ("k_dpmpp_2m", "karras", 41.0)
     assert guidance == Guidance(6.5, 0.2, 1.0, threshold=None, skip_above=math.inf, skip_below=0.0)
-    assert job.prompts == Prompts("cat", "", "nai", drop_seams=False)
+    assert job.prompts == Prompts("cat", "", "nai", drop_seam_tokens=False)
     assert (job.seeds, job.smea, job.brownian) == ((99,), "off", False)
     assert (found.image_format, found.warnings) == ("png", ())
     assert found.recorded == {"deliberate_euler_ancestral_bug": True, "prefer_brownian": False}
@@ -94,7 +94,7 @@ def test_null_and_an_empty_name_are_left_out_too(ask):
         ({"skip_cfg_above_sigma": 19}, lambda job: job.guidance.skip_above == 19.0),
         ({"skip_cfg_above_sigma": 0}, lambda job: job.guidance.skip_above == 0.0),
         ({"skip_cfg_below_sigma": 0.5}, lambda job: job.guidance.skip_below == 0.5),
-        ({"legacy_v3_extend": True}, lambda job: job.prompts.drop_seams),
+        ({"legacy_v3_extend": True}, lambda job: job.prompts.drop_seam_tokens),
         ({"noise_schedule": "native"}, lambda job: job.schedule == "native"),
         ({"prefer_brownian": True}, lambda job: job.brownian),
     ],
@@ -285,7 +285,7 @@ def test_samples_have_neighbouring_seeds_around_the_end_of_their_range(ask):
 
 
 def test_the_server_never_picks_seed_zero():
-    assert all(0 < any_seed() < 2**32 for _ in range(1000))
+    assert all(0 < random_seed() < 2**32 for _ in range(1000))
 
 
 # samplers and schedules

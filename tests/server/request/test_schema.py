@@ -5,8 +5,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from server.api.body import parsed
-from server.errors import Rejected, rejected
+from server.api.body import parse_json_object
+from server.errors import Rejected, to_rejection
 from server.request.schema import LONGEST_TEXT, GenerateRequest, Parameters, read_infilling, read_starting
 
 WORD = f"a text of at most {LONGEST_TEXT} characters"
@@ -45,7 +45,7 @@ UNUSED = {
 def read(body):
     """A body as it comes: an object, or its JSON."""
     text = body if isinstance(body, str) else json.dumps(body)
-    return GenerateRequest.model_validate(parsed(text.encode()))
+    return GenerateRequest.model_validate(parse_json_object(text.encode()))
 
 
 def parameters(**given):
@@ -55,7 +55,7 @@ def parameters(**given):
 def refusal(body):
     with pytest.raises(ValidationError) as wrong:
         read(body)
-    return rejected(wrong.value, GenerateRequest).message
+    return to_rejection(wrong.value, GenerateRequest).message
 
 
 KEPT = [

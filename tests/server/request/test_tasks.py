@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.job import Enhance, Picture, second_pass
-from server.config.catalog import single
+from pipelines.job import Enhance, RgbImage, second_pass
+from server.config.catalog import single_model_catalog
 from server.config.resources import configs
-from server.engine.model import recognise
+from server.engine.model import detect_model
 from server.errors import Rejected
-from server.picture.comment import about, comment
+from server.picture.comment import build_comment, describe_job
 from server.request import tasks
 from server.request.presets import load_presets
-from server.request.resolve import Policy, resolve
+from server.request.resolve import RequestPolicy, resolve
 from server.request.schema import GenerateRequest, Parameters
 
 PRESETS = load_presets(configs() / "presets.toml")
@@ -33,7 +33,7 @@ def base64_of(image):
 @pytest.fixture(scope="module")
 def served(demo_file):
     """A model that draws large pictures without help."""
-    found = recognise(single(demo_file))
+    found = detect_model(single_model_catalog(demo_file))
     helps = {"deep_shrink_above": None, "pyramid_above": None}
     return replace(found, profile=found.profile.model_copy(update=helps))
 
@@ -41,7 +41,7 @@ def served(demo_file):
 @pytest.fixture(scope="module")
 def ask(served):
     def ask(network=None, **parameters):
-        policy = Policy(replace(served, upscaler=network), PRESETS)
+        policy = RequestPolicy(replace(served, upscaler=network), PRESETS)
         request = {"input": "cat", "parameters": {"seed": 40} | SIZE | parameters}
         return resolve(GenerateRequest.model_validate(request), policy, lambda: 99).job
 
@@ -109,22 +109,22 @@ def test_enhance_goes_with_generate_alone_and_counts_for_the_number_of_pictures(
 
 def test_each_pass_is_shrunk_by_its_own_size(served, ask):
     profile = served.profile.model_copy(update={"deep_shrink_above": 2_000_000})
-    policy = Policy(replace(served, profile=profile), PRESETS)
+    policy = RequestPolicy(replace(served, profile=profile), PRESETS)
     request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
     job: Any = resolve(GenerateRequest.model_validate(request), policy).job
     assert (job.deep_shrink, job.enhance.deep_shrink) == (0, 1)
-    assert second_pass(job, job.enhance, 0, Picture(1, 1, b"")).deep_shrink == 1
+    assert second_pass(job, job.enhance, 0, RgbImage(1, 1, b"")).deep_shrink == 1
 
 
 def test_each_pass_begins_with_copies_of_its_own_size(served):
     known = {"deep_shrink_above": 150_000, "pyramid_above": 500_000}
-    policy = Policy(replace(served, profile=served.profile.model_copy(update=known)), PRESETS)
+    policy = RequestPolicy(replace(served, profile=served.profile.model_copy(update=known)), PRESETS)
     request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
     job: Any = resolve(GenerateRequest.model_validate(request), policy).job
     # copies of 416x608 and 312x456, the first of which is to be halved again
     assert (job.pyramid, job.deep_shrink) == (1, 1)
     assert (job.enhance.pyramid, job.enhance.deep_shrink) == (2, 0)
-    second = second_pass(job, job.enhance, 0, Picture(1, 1, b""))
+    second = second_pass(job, job.enhance, 0, RgbImage(1, 1, b""))
     assert (second.pyramid, second.deep_shrink) == (2, 0)
 
 
@@ -152,7 +152,7 @@ def test_the_network_is_used_where_there_is_one(ask):
 
 def test_the_second_pass_draws_the_same_prompts_at_the_new_size(ask):
     job = ask(enhance={"magnitude": 5, "seed": 7}, sm=True, n_samples=2)
-    picture = Picture(1248, 1824, b"")
+    picture = RgbImage(1248, 1824, b"")
     second: Any = second_pass(job, job.enhance, 1, picture)
     assert (second.width, second.height, second.seeds, second.smea) == (1248, 1824, (8,), "off")
     assert (second.source.picture, second.source.strength, second.source.noise) == (picture, 0.7, 0.1)
@@ -162,7 +162,7 @@ def test_the_second_pass_draws_the_same_prompts_at_the_new_size(ask):
 
 def test_the_comment_is_the_second_pass_s_and_both_seeds_are_in_the_job(ask):
     job = ask(enhance={"magnitude": 5, "seed": 7}, n_samples=2)
-    told: Any = comment(job, 1, {}, about(job, (), "exact", "00C0FFEE"))
+    told: Any = build_comment(job, 1, {}, describe_job(job, (), "exact", "00C0FFEE"))
     assert (told["width"], told["height"], told["seed"], told["n_samples"]) == (1248, 1824, 8, 1)
     assert (told["request_type"], told["strength"], told["noise"]) == ("Img2ImgRequest", 0.7, 0.1)
     recorded = told["naiad"]["job"]

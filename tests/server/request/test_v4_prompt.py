@@ -2,7 +2,7 @@ import pytest
 
 from server.errors import Rejected
 from server.request.schema import LONGEST_TEXT
-from server.request.v4_prompt import flattened
+from server.request.v4_prompt import flatten_v4_prompt
 
 FIELD = "parameters.v4_prompt"
 
@@ -49,7 +49,7 @@ GIRLS = (character("girl, red hair", (0.9, 0.5)), character("girl, hat", (0.1, 0
     ],
 )  # fmt: skip
 def test_a_structured_prompt_is_one_text(sent, text):
-    assert flattened(sent, FIELD) == text
+    assert flatten_v4_prompt(sent, FIELD) == text
 
 
 @pytest.mark.parametrize(
@@ -70,5 +70,5 @@ def test_a_structured_prompt_is_one_text(sent, text):
 )  # fmt: skip
 def test_a_part_of_another_kind_is_refused_by_its_name(sent, said):
     with pytest.raises(Rejected) as refused:
-        flattened(sent, FIELD)
+        flatten_v4_prompt(sent, FIELD)
     assert refused.value.message == FIELD + said
