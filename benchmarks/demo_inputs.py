@@ -6,7 +6,6 @@ import numpy as np
 
 from demo import evaluate as judging
 from demo.adapter import opened_adapter
-from demo.canvas import Pixels
 from demo.captions import CUTS, any_of
 from demo.checkpoint import DEMO, INPAINTING, VIBE
 from demo.masks import Mask
@@ -17,6 +16,7 @@ from demo.train_adapter import after
 from demo.train_inpainting import infilled
 from demo.train_unet import asked
 from pipelines.pipeline import Pipeline
+from pipelines.types import Pixels
 from pipelines.weights.load import load_weights
 
 SIZE = (512, 512)

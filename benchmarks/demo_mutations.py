@@ -1,6 +1,6 @@
 """Claim: the few semantic tests of the demo model notice a broken pipeline.
 
-Each mutation changes one place in a copy of the sources and runs tests/end_to_end/test_semantics.py there; it must fail.
+Each mutation changes one place in a copy of the sources and runs tests/end_to_end/test_semantics.py, which must fail.
 Run: python -m benchmarks.demo_mutations [NAMES].
 """
 

@@ -21,7 +21,6 @@ import numpy as np
 from benchmarks import demo_inputs
 from benchmarks.machine import machine
 from demo import evaluate as judging
-from demo.canvas import Pixels
 from demo.captions import any_of, random_character
 from demo.checkpoint import DEMO
 from demo.model import as_served
@@ -30,12 +29,12 @@ from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
+from pipelines.types import Pixels, Size
 from pipelines.weights.load import load_weights
 from server.config.resources import configs
 from server.request.presets import PromptTexts, apply_presets, load_presets
 
 RESULTS = Path(__file__).parent / "results"
-Size = tuple[int, int]
 Shares = dict[str, float]
 
 

@@ -25,10 +25,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Prompts
+from pipelines.types import Pixels
 from server.api.archive import zip_pictures
 from server.engine.engine import Result
 from server.picture.signature import SigningKey
-from server.picture.stealth import Rgb
 from server.picture.writer import MetadataPolicy, write_job_picture
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,7 +53,7 @@ LADDER = tuple(14.6 * (1 - step / 28) for step in range(29))
 IMPRINT = MetadataPolicy("00C0FFEE", SigningKey(Ed25519PrivateKey.generate()), "full", "exact")
 
 
-def pictures() -> Iterator[tuple[str, Rgb]]:
+def pictures() -> Iterator[tuple[str, Pixels]]:
     """Every picture and its name."""
     drawn, random = shapes(), np.random.default_rng(0)
     yield "drawn", drawn
@@ -68,7 +68,7 @@ def pictures() -> Iterator[tuple[str, Rgb]]:
     yield "blank", np.full_like(drawn, 255)
 
 
-def shapes() -> Rgb:
+def shapes() -> Pixels:
     """Two hundred outlined ellipses before a gradient, their edges soft."""
     picture = Image.linear_gradient("L").resize((WIDTH, HEIGHT)).convert("RGB")
     pen, random = ImageDraw.Draw(picture), np.random.default_rng(3)
@@ -80,7 +80,7 @@ def shapes() -> Rgb:
     return np.array(picture.filter(ImageFilter.GaussianBlur(1.5)))
 
 
-def ours(rgb: Rgb) -> bytes:
+def ours(rgb: Pixels) -> bytes:
     """The ZIP of a picture."""
     drawn = Result([rgb], LADDER, queue_seconds=0.0, run_seconds=4.25)
     return zip_pictures([write_job_picture(IMPRINT, JOB, drawn, 0, {}, "png")])
@@ -106,7 +106,7 @@ def timed(work: Callable[[], bytes]) -> tuple[float, float]:
     return process_time() - cpu, perf_counter() - clock
 
 
-def compared(rgb: Rgb, rounds: int) -> dict[str, float]:
+def compared(rgb: Pixels, rounds: int) -> dict[str, float]:
     """Both sides of one picture; a first round of each is not counted."""
     archive = ours(rgb)
     picture = within(archive)

@@ -18,9 +18,9 @@ from scipy import ndimage
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
 from demo.model import as_served
-from pipelines.image.vae import Pixels
 from pipelines.job import Enhance, Guidance, Job, Prompts, RgbImage, second_pass
 from pipelines.pipeline import Pipeline
+from pipelines.types import Pixels
 from pipelines.upscale.upscaler import resize_lanczos
 from pipelines.weights.load import load_weights
 from server.request.tasks import MAGNITUDES

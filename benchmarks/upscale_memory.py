@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.machine import machine
-from pipelines.image.vae import Pixels
+from pipelines.types import Pixels
 from pipelines.upscale.esrgan import load_rrdbnet
 from pipelines.upscale.rrdbnet import RrdbConfig, RrdbNet
 from pipelines.upscale.upscaler import MARGIN, Upscaler, load_upscaler

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from demo.architecture import NARROW, WIDE
-from demo.canvas import Pixels
+from pipelines.types import Pixels
 
 SIDE, TOKENS, WIDTH = 224, 8, 96
 VISION: Mapping[str, object] = {

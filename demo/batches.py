@@ -18,8 +18,9 @@ from demo.language import COMMA, chunked, sprinkled
 from demo.latents import LatentCache
 from demo.model import DemoModel
 from demo.objective import Objective
-from demo.scenes import Scene, Size
+from demo.scenes import Scene
 from pipelines.text.tokens import Chunk
+from pipelines.types import Size
 
 COMMON_TOKENS = 40_000
 """Ids below this are words and pieces of words."""

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from demo.palette import Colour, darker, mixed
+from pipelines.types import Pixels
 
 Point = tuple[float, float]
-Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 FINER = 3
 """How many times finer the sheet is; its squares are averaged, which is the only smoothing there is."""
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from demo.canvas import Pixels
 from demo.checkpoint import DEMO
-from demo.scenes import Size
 from demo.train_unet import SHOWN, draw_sheet
+from pipelines.types import Pixels, Size
 
 ROOT = Path(__file__).parent.parent
 PAGE, SHEET, LARGE = (ROOT / "docs" / f"demo-model{end}" for end in (".md", ".webp", "-large.webp"))

@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageFilter
 
-from demo.canvas import Pixels
+from pipelines.types import Pixels
 
 
 def to_monochrome(pixels: Pixels) -> Pixels:

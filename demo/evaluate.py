@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage as scipy_ndimage
 
-from demo.canvas import Canvas, Manner, Pen, Pixels
+from demo.canvas import Canvas, Manner, Pen
 from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Colour
 from demo.shapes import KINDS, Shape, draw_shape
 from pipelines.image import color_match as toning
+from pipelines.types import Pixels
 
 ndimage: Any = scipy_ndimage
 """Its types say less than they should."""

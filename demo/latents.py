@@ -13,13 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from demo.architecture import LATENT_SCALE
-from demo.canvas import Pixels
 from demo.captions import random_scene
 from demo.masks import random_mask
-from demo.scenes import Scene, Size
+from demo.scenes import Scene
 from demo.train_vae import as_tensor
 from demo.views import view_of
 from pipelines.image.inpainting import build_inpaint_channels, erase_masked
+from pipelines.types import Pixels, Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from demo.adapter import prepared
-from demo.canvas import Pixels
-from demo.scenes import Scene, Size
+from demo.scenes import Scene
+from pipelines.types import Pixels, Size
 
 FORMS: tuple[Size, ...] = ((224, 224), (160, 224), (224, 160))
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demo.canvas import Canvas, Manner, Pen, Pixels, Point
+from demo.canvas import Canvas, Manner, Pen, Point
 from demo.characters import Character, draw_character
 from demo.degrade import degrade, to_monochrome
 from demo.palette import INK, PAPER, PLAIN, Colour, darker, grey, mixed, retoned
 from demo.shapes import Shape, draw_shape
+from pipelines.types import Pixels
 
 STYLES: dict[str, Manner] = {
     "": Manner(),
@@ -21,8 +22,6 @@ STYLES: dict[str, Manner] = {
     "artist:pastel": Manner(lambda colour: retoned(colour, 0.82, 0.75), line=3.0),
     "artist:neon": Manner(lambda colour: retoned(colour, 0.52, 2.0), line=6.0, ink=(25, 15, 60)),
 }
-Size = tuple[int, int]
-"""Width and height in pixels."""
 LEEWAY = 0.02
 """How far sizes and places vary where tags say nothing of them: what varies must be learned around."""
 FRAMINGS = ("upper body", "full body", "chibi")

@@ -18,19 +18,19 @@ from torch import Tensor, nn
 
 from demo.adapter import Adapter, opened_adapter, prepared, save_adapter
 from demo.batches import BatchLoss, Part, Stage
-from demo.canvas import Pixels
 from demo.checkpoint import DEMO, VIBE
 from demo.distributed import join_processes
 from demo.latents import scene_of, shelf
 from demo.model import DemoModel, opened
 from demo.muon import muon
 from demo.samples import FORMS, SamplePictures
-from demo.scenes import Scene, Size, sheet
+from demo.scenes import Scene, sheet
 from demo.train_encoder import trained_encoder
 from demo.train_unet import FEWER, asked
 from demo.training_loop import TrainConfig, learn
 from pipelines.job import Job
 from pipelines.pipeline import Pipeline
+from pipelines.types import Pixels, Size
 from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.networks import UNet
 

@@ -19,7 +19,6 @@ from torch import nn
 
 from demo.architecture import demo_architecture
 from demo.batches import BatchLoss, Part, Stage
-from demo.canvas import Pixels
 from demo.checkpoint import DEMO, INPAINTING, write
 from demo.distributed import join_processes
 from demo.latents import scene_of, shelf
@@ -31,6 +30,7 @@ from demo.train_unet import HALF, HARD, QUARTER, asked
 from demo.training_loop import TrainConfig, learn
 from pipelines.job import InitImage, Job, RgbImage
 from pipelines.pipeline import Pipeline
+from pipelines.types import Pixels
 from pipelines.weights.load import load_weights
 
 SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)

@@ -22,13 +22,14 @@ from demo.language import chunked
 from demo.latents import shelf
 from demo.model import DemoModel, as_served, opened, save
 from demo.muon import muon
-from demo.scenes import Size, sheet
+from demo.scenes import sheet
 from demo.summary import sum_up
 from demo.train_vae import trained_vae
 from demo.training_loop import TrainConfig, averaged, learn
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.text.tokens import Chunk
+from pipelines.types import Size
 from pipelines.weights.load import load_weights
 
 SMALL = dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000)

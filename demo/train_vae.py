@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from demo.architecture import demo_architecture
-from demo.canvas import Pixels
 from demo.captions import random_scene
 from demo.checkpoint import DEMO, random_weights
 from demo.scenes import sheet
 from demo.training_loop import TrainConfig, averaged, learn
 from pipelines.image.vae import to_pixels
+from pipelines.types import Pixels
 from pipelines.weights.load import load_weights
 
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))

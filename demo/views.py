@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from demo.canvas import Pixels
-from demo.scenes import Scene, Size
+from demo.scenes import Scene
+from pipelines.types import Pixels, Size
 
 LARGE = 400 * 400
 RARITY = 6

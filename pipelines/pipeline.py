@@ -5,7 +5,7 @@ Usable alone as a library; the server's engine calls nothing else of the torch h
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isinf
 
 import torch
@@ -14,29 +14,17 @@ from torch import Tensor
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_init_image
 from pipelines.image.overlay import apply_overlay
-from pipelines.image.vae import Pixels, VaeCodec
+from pipelines.image.vae import VaeCodec
 from pipelines.job import Job
 from pipelines.plan import Plan, make_plan
-from pipelines.sampling.batching import BatchingMode, RowBatcher
+from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Denoising, Estimator, denoise
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.sampling.smea import make_smea
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
+from pipelines.types import BatchingMode, OnStep, Pixels, Progress
 from pipelines.weights.load import Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Image `image` of a job is about to be evaluated at `sigma`, in step `step` (from 1) of `steps`."""
-
-    image: int
-    step: int
-    steps: int
-    sigma: float
-
-
-OnStep = Callable[[Progress], None]
 
 
 class Pipeline:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from pipelines.job import Job
-from pipelines.sampling.dpm_solver import Sigmas
 from pipelines.sampling.guidance import Guide, build_guides, needs_empty, uses_empty_negative
 from pipelines.sampling.halving import DEEP_SHRINK_TIMES, pyramid_sigmas
 from pipelines.sampling.prediction import NoiseTable
 from pipelines.sampling.samplers import SAMPLERS, Sampler, resolve_sampler
 from pipelines.sampling.schedules import make_sigmas, snap_to_table, truncate_sigmas
+from pipelines.types import Sigmas
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipelines.image.vae import Pixels
 from pipelines.job import Enhance, Job, RgbImage, UpscaleJob, second_pass
-from pipelines.pipeline import OnStep, Pipeline, Progress
+from pipelines.pipeline import Pipeline
+from pipelines.types import OnStep, Pixels, Progress
 from pipelines.upscale.upscaler import Upscaler, resize
 
 

@@ -5,11 +5,11 @@ ApiError
 ├── Unauthorized    401  no token, or not ours
 ├── Forbidden       403  a browser page or a host name that is not let in
 ├── NotFound        404  nothing is at this path
-├── TooSlow         408  the body did not arrive in time
-├── TooLarge        413  the body is larger than bodies may be
+├── BodyTimeout     408  the body did not arrive in time
+├── BodyTooLarge    413  the body is larger than bodies may be
 ├── Unsupported     415  a kind of body that is not read
 ├── Overloaded      429  the queue is full
-├── HeadTooLarge    431  more headers than are read
+├── HeadersTooLarge 431  more headers than are read
 └── Unavailable     503  not ready, or no longer
 
 Whatever else goes wrong answers in the same envelope, without a library's words in it.

@@ -9,8 +9,8 @@ from typing import cast
 import numpy as np
 
 from pipelines.image.overlay import expand_mask
-from pipelines.image.vae import Pixels
 from pipelines.job import InitImage
+from pipelines.types import Pixels
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from pipelines.image.inpainting import LatentBlend, build_inpaint_channels, erase_masked
 from pipelines.image.vae import VaeCodec, to_tensor
 from pipelines.job import SEED_MODULUS, InitImage
-from pipelines.sampling.dpm_solver import Sigmas
+from pipelines.types import Sigmas
 
 
 @dataclass(frozen=True, slots=True)

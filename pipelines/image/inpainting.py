@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipelines.sampling.dpm_solver import Sigmas
+from pipelines.types import Sigmas
 
 LEAST = 1 / 255
 """What a mask's bytes can say least of a change."""

@@ -5,8 +5,8 @@ from typing import Any, cast
 import numpy as np
 from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
-from pipelines.image.vae import Pixels
 from pipelines.job import InitImage
+from pipelines.types import Pixels
 
 Inside = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 Shares = np.ndarray[tuple[int, int], np.dtype[np.float64]]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from pipelines.image.vae import Pixels, to_pixels
+from pipelines.image.vae import to_pixels
+from pipelines.types import Pixels
 
 Matrix = Tensor
 SIDE = 32

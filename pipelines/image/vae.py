@@ -7,19 +7,17 @@ slightly: the threshold is as high as memory allows.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipelines.errors import NotFinite
 from pipelines.job import RgbImage
+from pipelines.types import Pixels
 from pipelines.weights.networks import Vae
 
 TILE, OVERLAP = 128, 32
 LARGEST_WHOLE = 192 * 192
 """Latent sizes: tiles of 1024 pixels overlapping by 256; up to 1536 x 1536 pixels are decoded whole."""
-
-Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
 
 class VaeCodec:

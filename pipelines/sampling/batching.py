@@ -6,16 +6,15 @@ being drawn. Under `shared` all rows of equal shape share a pass; images then ag
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pipelines.sampling.denoise import Denoising, Row, Rows
 from pipelines.sampling.prediction import NoiseTable, input_scale
+from pipelines.types import BatchingMode
 from pipelines.weights.networks import UNet
 
-BatchingMode = Literal["exact", "shared"]
 OnEvaluation = Callable[[int, float], None]
 """Told, before each evaluation, which image asks and at which sigma; raises Cancelled to stop the run."""
 

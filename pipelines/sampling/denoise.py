@@ -13,13 +13,13 @@ from torch import Tensor
 
 from pipelines.image.inpainting import LatentBlend
 from pipelines.plan import Plan
-from pipelines.sampling.dpm_solver import Sampling
 from pipelines.sampling.guidance import apply_guides
 from pipelines.sampling.noise import ImageNoise
 from pipelines.sampling.prediction import ToX0
 from pipelines.sampling.pyramid import average, downscale, upscale
 from pipelines.sampling.smea import Smea, View
 from pipelines.text.encoding import Conditioning, PromptEmbeddings
+from pipelines.types import Sampling
 
 
 @dataclass(frozen=True, slots=True)

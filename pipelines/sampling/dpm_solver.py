@@ -5,17 +5,14 @@ ODE's linear part is solved exactly, only the noise direction is approximated: L
 algorithms 1, 2 and 4; the step control follows k-diffusion's PID controller (order 3, integral term alone).
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from math import atan, exp, expm1, inf, log
 from typing import TYPE_CHECKING
 
+from pipelines.types import Noise, Question, Sampling, Sigmas
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-Sigmas = tuple[float, ...]
-Noise = Callable[[float, float], "Tensor"]
-Ask = tuple["Tensor", float]
-Sampling = Generator[Ask, "Tensor", "Tensor"]
 
 RTOL, ATOL = 0.05, 0.0078
 FIRST_STEP = 0.05
@@ -80,7 +77,7 @@ def _growth(error: float) -> float:
     return 1 + atan(factor - 1)
 
 
-def _slope(x: "Tensor", t: float) -> Generator[Ask, "Tensor", "Tensor"]:
+def _slope(x: "Tensor", t: float) -> Generator[Question, "Tensor", "Tensor"]:
     """Ask for the estimate at t and return the noise direction."""
     sigma = exp(-t)
     x0 = yield x, sigma
@@ -89,7 +86,7 @@ def _slope(x: "Tensor", t: float) -> Generator[Ask, "Tensor", "Tensor"]:
 
 def first_order(
     x: "Tensor", slope: "Tensor", t: float, h: float
-) -> Generator[Ask, "Tensor", tuple["Tensor", "Tensor"]]:
+) -> Generator[Question, "Tensor", tuple["Tensor", "Tensor"]]:
     """No further estimate: DPM-Solver-1, which is DDIM. Every step returns (a lower order, its own)."""
     yield from ()
     result = x - exp(-t - h) * expm1(h) * slope
@@ -98,7 +95,7 @@ def first_order(
 
 def second_order(
     x: "Tensor", slope: "Tensor", t: float, h: float, r: float = 0.5
-) -> Generator[Ask, "Tensor", tuple["Tensor", "Tensor"]]:
+) -> Generator[Question, "Tensor", tuple["Tensor", "Tensor"]]:
     """One more estimate at the share r of the step."""
     inner = yield from _slope(x - exp(-t - r * h) * expm1(r * h) * slope, t + r * h)
     low = x - exp(-t - h) * expm1(h) * slope
@@ -107,7 +104,7 @@ def second_order(
 
 def third_order(
     x: "Tensor", slope: "Tensor", t: float, h: float
-) -> Generator[Ask, "Tensor", tuple["Tensor", "Tensor"]]:
+) -> Generator[Question, "Tensor", tuple["Tensor", "Tensor"]]:
     """Two more estimates, at one and two thirds; the lower order returned is DPM-Solver-2's."""
     third, two = h / 3, 2 * h / 3
     first = yield from _slope(x - exp(-t - third) * expm1(third) * slope, t + third)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pipelines.job import SEED_MODULUS
-from pipelines.sampling.dpm_solver import Noise, Sigmas
 from pipelines.sampling.prediction import NoiseTable
 from pipelines.sampling.samplers import Sampler
+from pipelines.types import Noise, Sigmas
 
 
 @dataclass(frozen=True, slots=True)

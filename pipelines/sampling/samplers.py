@@ -16,7 +16,8 @@ from operator import add
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UnknownName
-from pipelines.sampling.dpm_solver import Noise, Sampling, Sigmas, dpm_adaptive, dpm_fast
+from pipelines.sampling.dpm_solver import dpm_adaptive, dpm_fast
+from pipelines.types import Noise, Sampling, Sigmas
 
 if TYPE_CHECKING:
     from torch import Tensor

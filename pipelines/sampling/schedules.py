@@ -11,8 +11,7 @@ from math import ceil, exp, floor, isinf, log
 
 from pipelines.errors import UnknownName
 from pipelines.sampling.prediction import NoiseTable
-
-Sigmas = tuple[float, ...]
+from pipelines.types import Sigmas
 
 
 def linspace(first: float, last: float, count: int) -> list[float]:

@@ -16,7 +16,7 @@ from math import cos, isinf, pi, sqrt
 import torch
 from torch import Tensor
 
-from pipelines.sampling.dpm_solver import Sigmas
+from pipelines.types import Sigmas
 
 HALF, THREE_QUARTERS = 1 / 2, 3 / 4
 LARGE = 1_140_000

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipelines.errors import NotFinite
-from pipelines.image.vae import Pixels
+from pipelines.types import Pixels
 from pipelines.upscale.esrgan import load_rrdbnet
 from pipelines.upscale.rrdbnet import RrdbNet
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
+from pipelines.types import Family
+
 METADATA_KEY = "naiad.architecture"
 END_OF_TEXT = 49407
 
 Config = Mapping[str, object]
-Family = Literal["sdxl", "sd15"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.errors import WeightsError
+from pipelines.types import PredictionType
 from pipelines.weights.architecture import METADATA_KEY, Architecture
 from pipelines.weights.checkpoint import Checkpoint, TensorRef, open_checkpoint
 
-PredictionType = Literal["eps", "v", "edm_v"]
 PredictionEvidence = tuple[PredictionType, bool, str]
 """A prediction, whether the terminal SNR is zero, and the sentence that says why."""
 

@@ -16,15 +16,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from pipelines.errors import WeightsError
+from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture, sd15, sdxl
 from pipelines.weights.checkpoint import Checkpoint, checkpoint_files, open_checkpoint, read_ahead
-from pipelines.weights.detect import (
-    Detection,
-    PredictionType,
-    detect,
-    detect_inpainting,
-    embedded_architecture,
-)
+from pipelines.weights.detect import Detection, detect, detect_inpainting, embedded_architecture
 from pipelines.weights.key_map import (
     OLD_ATTENTION,
     SD1_TEXT,
@@ -37,7 +32,6 @@ from pipelines.weights.key_map import (
     text_prefix,
 )
 from pipelines.weights.networks import (
-    AttentionBackend,
     DiffusersUNet,
     TextEncoder,
     UNet,

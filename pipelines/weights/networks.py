@@ -4,7 +4,7 @@ What is untyped or differs between their versions is met here and nowhere else.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from pipelines.errors import PipelineError
 from pipelines.sampling.deep_shrink import DeepShrink
 from pipelines.text.tokens import EOS
+from pipelines.types import AttentionBackend
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
-
-AttentionBackend = Literal["sdpa", "xformers"]
 
 
 class UNet(Protocol):

@@ -14,36 +14,20 @@ from threading import Condition, Thread
 from time import perf_counter
 from typing import Protocol
 
-import numpy as np
-
 from pipelines.errors import Cancelled, PipelineError
 from pipelines.job import Job, UpscaleJob
+from pipelines.types import OnStep, Pixels, Progress
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
-Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
-
 
 Work = Job | UpscaleJob
-
-
-class Step(Protocol):
-    """What a run reports before each evaluation."""
-
-    @property
-    def image(self) -> int: ...
-    @property
-    def step(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def sigma(self) -> float: ...
 
 
 class LoadedModel(Protocol):
     """A loaded model, as the engine sees it."""
 
-    def run(self, work: Work, watch: Callable[[Step], None], /) -> Sequence[Pixels]: ...
+    def run(self, work: Work, watch: OnStep, /) -> Sequence[Pixels]: ...
     def ladder(self, work: Work, /) -> Sequence[float]: ...
 
 
@@ -75,7 +59,7 @@ class Ticket:
         self.work = work
         self.future: Future[Result] = Future()
         self.queued = perf_counter()
-        self.progress: Step | None = None
+        self.progress: Progress | None = None
         self._unwanted = False
 
     def cancel(self) -> None:
@@ -83,7 +67,7 @@ class Ticket:
         self._unwanted = True
         self.future.cancel()
 
-    def watch(self, step: Step) -> None:
+    def watch(self, step: Progress) -> None:
         """Called by the run before each evaluation."""
         if self._unwanted:
             raise Cancelled("nobody waits for this picture any more")

@@ -14,9 +14,10 @@ from typing import Literal, cast
 import numpy as np
 from PIL import ExifTags, Image
 
+from pipelines.types import Pixels
 from server.errors import Rejected
 from server.picture.signature import NOVELAI_KEY, SIGNED_HASH, is_public_key, verify_comment
-from server.picture.stealth import Rgb, extract
+from server.picture.stealth import extract
 from server.picture.webp import ASCII, USER_COMMENT
 from server.request.decoding import open_image
 
@@ -48,7 +49,7 @@ class Inspection:
     """
 
     format: str
-    rgb: Rgb = field(repr=False)
+    rgb: Pixels = field(repr=False)
     text: dict[str, str]
     alpha: dict[str, str] | None
 
@@ -160,7 +161,7 @@ def check_signatures(
 
 
 def _verdict(
-    rgb: Rgb, layer: Layer, fields: Mapping[str, str], known: Mapping[Signer, str | None]
+    rgb: Pixels, layer: Layer, fields: Mapping[str, str], known: Mapping[Signer, str | None]
 ) -> SignatureCheck:
     comment = fields["Comment"]
     if SIGNED_HASH not in parse_json(comment):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from isal import isal_zlib
 
-from server.picture.stealth import Pixels
+from pipelines.types import Pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {3: 2, 4: 6}

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from pipelines.types import Pixels
 from server.config.settings import ConfigError
-from server.picture.stealth import Rgb
 
 log = logging.getLogger("naiad")
 NOVELAI_KEY = "Y2JcQAOhLwzwSDUJPNgL04nS0Tbqm7cSRc4xk0vRMic="
@@ -121,13 +121,13 @@ def _make(path: Path) -> None:
     log.info("made the signing key %s", path)
 
 
-def sign_comment(rgb: Rgb, comment: Mapping[str, object], key: SigningKey) -> dict[str, object]:
+def sign_comment(rgb: Pixels, comment: Mapping[str, object], key: SigningKey) -> dict[str, object]:
     """A Comment with the signature over it and its picture as the last key (reference: metadata, 4.1)."""
     signature = key.sign(_message(rgb, json.dumps(comment, allow_nan=False)))
     return {**comment, SIGNED_HASH: b64encode(signature).decode()}
 
 
-def verify_comment(rgb: Rgb, comment_text: str, key: str) -> bool:
+def verify_comment(rgb: Pixels, comment_text: str, key: str) -> bool:
     """Whether a Comment as it stands in a file was signed with this picture, by the key of this Base64.
 
     Whatever a stranger may have written is answered, never raised.
@@ -150,5 +150,5 @@ def is_public_key(text: str) -> bool:
         return False
 
 
-def _message(rgb: Rgb, comment_text: str) -> bytes:
+def _message(rgb: Pixels, comment_text: str) -> bytes:
     return b"".join((np.ascontiguousarray(rgb).data, comment_text.encode()))

@@ -9,9 +9,7 @@ import zlib
 
 import numpy as np
 
-Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
-Rgb = Pixels
-Rgba = Pixels
+from pipelines.types import Pixels
 
 MARK = b"stealth_pngcomp"
 HEADER = len(MARK) + 4
@@ -21,12 +19,12 @@ SPARE = 32
 """Bits left at 1 behind the payload: readers take the 32 bits there for the length of a block we do not write."""
 
 
-def embed(rgb: Rgb, text: str) -> Rgba | None:
+def embed(rgb: Pixels, text: str) -> "Pixels | None":
     """The picture with a text in its alpha, or None when the picture is too small for it."""
     return embed_packed(rgb, gzip.compress(text.encode(), 9, mtime=0))
 
 
-def embed_packed(rgb: Rgb, packed: bytes) -> Rgba | None:
+def embed_packed(rgb: Pixels, packed: bytes) -> "Pixels | None":
     """As `embed`, for a text that is compressed already."""
     stream = MARK + (8 * len(packed)).to_bytes(4, "big") + packed
     height, width = rgb.shape[:2]
@@ -40,7 +38,7 @@ def embed_packed(rgb: Rgb, packed: bytes) -> Rgba | None:
     return rgba
 
 
-def add_opaque_alpha(rgb: Rgb) -> Rgba:
+def add_opaque_alpha(rgb: Pixels) -> Pixels:
     """The picture with a full alpha."""
     packed, count = np.ascontiguousarray(rgb), rgb.shape[0] * rgb.shape[1]
     # read as words that overlap, a pixel and one byte more; channel by channel takes half as long again
@@ -51,7 +49,7 @@ def add_opaque_alpha(rgb: Rgb) -> Rgba:
     return rgba
 
 
-def extract(rgba: Rgba) -> str | None:
+def extract(rgba: Pixels) -> str | None:
     """The text in a picture's alpha, or None when there is no readable one."""
     packed = extract_packed(rgba)
     if packed is None:
@@ -64,7 +62,7 @@ def extract(rgba: Rgba) -> str | None:
     return text if unpacking.eof else None
 
 
-def extract_packed(rgba: Rgba) -> bytes | None:
+def extract_packed(rgba: Pixels) -> bytes | None:
     """The compressed payload, or None when the mark is not there or the length is not the picture's."""
     header = _stream(rgba, HEADER)
     if header[: len(MARK)] != MARK:
@@ -75,7 +73,7 @@ def extract_packed(rgba: Rgba) -> bytes | None:
     return _stream(rgba, HEADER + length // 8)[HEADER:]
 
 
-def _stream(rgba: Rgba, count: int) -> bytes:
+def _stream(rgba: Pixels, count: int) -> bytes:
     """The first `count` bytes, touching only the columns that hold them."""
     columns = -(-8 * count // rgba.shape[0])
     bits = rgba[:, :columns, 3].T.reshape(-1)[: 8 * count] & 1

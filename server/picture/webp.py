@@ -7,8 +7,8 @@ from io import BytesIO
 
 from PIL import Image
 
+from pipelines.types import Pixels
 from server.errors import Rejected
-from server.picture.stealth import Pixels
 
 LONGEST_SIDE = 16383
 """Pixels; a WebP cannot be wider or higher."""

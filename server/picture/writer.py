@@ -7,11 +7,12 @@ from functools import partial
 from typing import Literal
 
 from pipelines.job import Job
+from pipelines.types import Pixels
 from server.engine.engine import Result
 from server.picture import png, webp
 from server.picture.comment import build_alpha_text, build_comment, build_text_fields, describe_job
 from server.picture.signature import SigningKey, sign_comment
-from server.picture.stealth import Pixels, Rgb, add_opaque_alpha, embed
+from server.picture.stealth import add_opaque_alpha, embed
 
 log = logging.getLogger("naiad")
 ImageFormat = Literal["png", "webp"]
@@ -66,7 +67,7 @@ def write_job_picture(
 
 def write_picture(
     imprint: MetadataPolicy,
-    rgb: Rgb,
+    rgb: Pixels,
     tell: Callable[[Mapping[str, object] | None], dict[str, object]],
     about: Mapping[str, object],
     seconds: float,
@@ -92,7 +93,7 @@ def write_picture(
     return encode(_layered(rgb, fields), fields)
 
 
-def _layered(rgb: Rgb, fields: Mapping[str, str]) -> Pixels:
+def _layered(rgb: Pixels, fields: Mapping[str, str]) -> Pixels:
     """The picture with its fields in the alpha, if they fit."""
     rgba = embed(rgb, build_alpha_text(fields))
     if rgba is None:

@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 
 from pipelines.job import SEED_MODULUS, Enhance, InitImage, RgbImage
 from pipelines.sampling import halving
+from pipelines.types import Size
 from server.config.profiles import Profile
 from server.engine.model import ServedModel
 from server.errors import Rejected
@@ -21,8 +22,6 @@ from server.request.schema import (
 MAGNITUDES = {1: (0.2, 0.0), 2: (0.4, 0.0), 3: (0.5, 0.0), 4: (0.6, 0.0), 5: (0.7, 0.1)}
 """Strength and noise of Enhance's magnitudes (NAI's page, 2023 to 2026)."""
 Task = Literal["generate", "img2img", "infill"]
-Size = tuple[int, int]
-"""Width and height in pixels."""
 T = TypeVar("T")
 
 

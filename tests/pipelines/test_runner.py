@@ -10,8 +10,8 @@ import torch
 
 from pipelines.errors import Cancelled
 from pipelines.job import Enhance, Guidance, Job, Prompts, RgbImage, UpscaleJob
-from pipelines.pipeline import Progress
 from pipelines.runner import Runner
+from pipelines.types import Progress
 
 ENHANCE = Enhance(96, 160, 0.5, 0.1, seed=2**32 - 1, noise_seed=30)
 JOB = Job(

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from pipelines.errors import Cancelled
-from pipelines.sampling.batching import BatchingMode, RowBatcher
+from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import scaled_linear
+from pipelines.types import BatchingMode
 
 TABLE = scaled_linear(zsnr=True)
 CPU = torch.device("cpu")

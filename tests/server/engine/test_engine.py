@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.errors import Cancelled, WeightsError
 from pipelines.job import Guidance, Job, Prompts
-from pipelines.pipeline import Progress
+from pipelines.types import Progress
 from server.engine.engine import Engine, State
 from server.errors import Overloaded, Unavailable
 

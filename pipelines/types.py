@@ -1,0 +1,46 @@
+"""Types that several modules share. Importing them needs neither torch nor NumPy."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Sigmas: TypeAlias = tuple[float, ...]
+"""Noise levels of a run, falling, a final 0 included. The first may be `inf` under zero terminal SNR."""
+
+Noise: TypeAlias = Callable[[float, float], "Tensor"]
+"""`noise(sigma, target)`: unit-variance noise for the step between two sigmas, shaped like the latents."""
+
+Question: TypeAlias = tuple["Tensor", float]
+"""Latents and their sigma, for which a sampler asks for the denoised estimate."""
+
+Sampling: TypeAlias = Generator[Question, "Tensor", "Tensor"]
+"""A running sampler: yields questions, is sent estimates and returns the final latents."""
+
+Pixels: TypeAlias = "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]"
+"""An image of 8 bits a channel, (height, width, channels); RGB unless stated otherwise."""
+
+Size: TypeAlias = tuple[int, int]
+"""Width and height in pixels."""
+
+Family = Literal["sdxl", "sd15"]
+PredictionType = Literal["eps", "v", "edm_v"]
+BatchingMode = Literal["exact", "shared"]
+AttentionBackend = Literal["sdpa", "xformers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Step `step` (from 1) of `steps` of image `image` is about to be evaluated, at `sigma`."""
+
+    image: int
+    step: int
+    steps: int
+    sigma: float
+
+
+OnStep: TypeAlias = Callable[[Progress], None]
+"""Called before each evaluation; an exception it raises (Cancelled) ends the run."""
