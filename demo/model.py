@@ -12,29 +12,22 @@ from torch import Tensor, nn
 from demo.architecture import demo_architecture
 from demo.checkpoint import write
 from demo.language import Language
-from pipelines.job import Job
+from pipelines.job import Pass
+from pipelines.plan import DEEP_SHRINK_TIMES, choose_downscales
 from pipelines.sampling.deep_shrink import DeepShrink
-from pipelines.sampling.halving import DEEP_SHRINK_TIMES, count_downscales, count_pyramid_levels
 from pipelines.text.tokens import EMPTY, Chunk
 from pipelines.weights.load import load_weights
 
 SPREAD = 50.0
 """How far pooled vectors are from their mean, on average, once they are recentred."""
-SHRUNK_ABOVE = 160_000
-"""Pictures of more pixels are drawn with deep shrink, as `deep_shrink_above` in configs/profiles/demo.toml says."""
-COPIED_ABOVE = 409_600
-"""Pictures of more pixels begin as smaller copies, as `pyramid_above` says there."""
+PYRAMID_ABOVE, DEEP_SHRINK_ABOVE = 409_600, 160_000
+"""Areas in pixels, as `pyramid_above` and `deep_shrink_above` in configs/profiles/demo.toml."""
 
 
-def halved(width: int, height: int) -> int:
-    """How often deep shrink halves a picture of this size in training."""
-    return count_downscales(width * height, SHRUNK_ABOVE)
-
-
-def as_served(job: Job) -> Job:
-    """A job, made smaller at first as the demo's profile has it."""
-    times = count_pyramid_levels(job.width, job.height, COPIED_ABOVE)
-    return replace(job, pyramid=times, deep_shrink=halved(job.width >> times, job.height >> times))
+def as_served(pass_: Pass) -> Pass:
+    """Return a pass with the downscales that the demo's profile gives it."""
+    downscales = choose_downscales(pass_.width, pass_.height, PYRAMID_ABOVE, DEEP_SHRINK_ABOVE)
+    return replace(pass_, pyramid=downscales.pyramid, deep_shrink=downscales.deep_shrink)
 
 
 class DemoModel(nn.Module):
@@ -68,7 +61,8 @@ class DemoModel(nn.Module):
             nothing = self.language([(EMPTY,) * len(captions[0])])[0]
             context = torch.where(unread[:, None, None], nothing, context)
         given = [noisy, times, context, pooled, ids, *([] if seen is None else [seen])]
-        bounds = DEEP_SHRINK_TIMES[: halved(8 * noisy.shape[3], 8 * noisy.shape[2])]
+        height, width = (8 * side for side in noisy.shape[2:])
+        bounds = DEEP_SHRINK_TIMES[: choose_downscales(width, height, None, DEEP_SHRINK_ABOVE).deep_shrink]
         often = (times[:, None] > torch.tensor(bounds)).sum(dim=1)
         velocity = torch.empty_like(noisy[:, :4])
         for count in often.unique().tolist():

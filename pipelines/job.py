@@ -1,15 +1,15 @@
-"""What is to be drawn, decided once and never changed: nothing here is optional or unresolved."""
+"""What to generate: a job is decided once, complete, and never changed. Needs neither torch nor a model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 SEED_MODULUS = 2**32
-"""How many there are: all others are taken modulo this."""
+"""Seeds are taken modulo this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Dynamic thresholding: the share of pixels kept unclipped, and the scale whose range is imitated."""
+    """Dynamic thresholding: the share of values kept unclipped, and the guidance scale whose range is imitated."""
 
     percentile: float = 0.999
     mimic_scale: float = 5.0
@@ -17,7 +17,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """How the predictions with and without the prompt combine (see guidance.py)."""
+    """How the estimates with and without the prompt are combined (see sampling/guidance.py)."""
 
     scale: float = 5.0
     rescale: float = 0.0
@@ -29,7 +29,7 @@ class Guidance:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The two texts as the user wrote them, and the grammar they are written in."""
+    """Prompt and negative prompt as the user wrote them, and the grammar to parse them with."""
 
     positive: str
     negative: str = ""
@@ -39,7 +39,7 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class RgbImage:
-    """RGB bytes, row by row."""
+    """An image as RGB bytes, row by row."""
 
     width: int
     height: int
@@ -48,98 +48,88 @@ class RgbImage:
 
 @dataclass(frozen=True, slots=True)
 class InitImage:
-    """The picture a job starts from, of the job's own size.
+    """An image that a pass starts from, of the pass's own size.
 
-    `strength` is the share of the ladder that is run; `noise` is how much of the noise of `noise_seed` is added to
-    the picture's latents before (image i has the seed `noise_seed + i`). `mask` has a byte for each latent, row by
-    row: 0 keeps the picture there, 255 draws it anew, values between begin to change later. `overlay` says how the
-    picture is laid over the result where the mask keeps it: "none", "soft" or "hard"; `color_correct` gives the result
-    the picture's colours first.
+    Attributes:
+        mask: one byte per latent, row by row: 0 keeps the image, 255 repaints it, values between change late in the run.
+            None for img2img.
+        overlay: how the image is pasted over the result where the mask keeps it: "none", "soft" or "hard".
+        color_correct: whether the result is matched to the image's colors.
     """
 
-    picture: RgbImage
-    strength: float = 0.7
-    noise: float = 0.0
-    noise_seed: int = 0
+    image: RgbImage
     mask: bytes | None = None
     overlay: str = "none"
     color_correct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Enhance:
-    """A second pass: the drawn picture enlarged to this size, and drawn on from there with the same prompts.
+class PreviousPass:
+    """Start from the previous pass's images, upscaled: by the loaded network if `network`, else by Lanczos."""
 
-    `strength` and `noise` are a Source's. Image i has the seeds `seed + i` and `noise_seed + i`; `network` enlarges by
-    the upscaling network that is loaded, else by Lanczos.
+    network: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One run down the noise schedule for each of a job's images.
+
+    Attributes:
+        width, height: in pixels.
+        seeds: one per image.
+        init: what the images start from; None for noise alone.
+        strength: share of the schedule that is run, for a pass with `init`.
+        noise: how much noise is added to the initial latents first; image i draws it from seed `noise_seed + i`.
+        smea: "off", "smea" or "dyn".
+        pyramid, deep_shrink: 2x downscales, see plan.Downscales.
     """
 
     width: int
     height: int
-    strength: float
-    noise: float
-    seed: int
-    noise_seed: int
-    network: bool = False
-    deep_shrink: int = 0
+    seeds: tuple[int, ...]
+    init: InitImage | PreviousPass | None = None
+    strength: float = 1.0
+    noise: float = 0.0
+    noise_seed: int = 0
+    smea: str = "off"
     pyramid: int = 0
+    deep_shrink: int = 0
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latents, an eighth of the image's."""
+        return self.height // 8, self.width // 8
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request: `len(seeds)` pictures that differ in their seed alone.
+    """One request: images that share everything but their seeds.
 
-    `width` and `height` are pixels; `sampler` is a key of SAMPLERS, `schedule` of SCHEDULES;
-    `sigma_start` is where karras and its kin begin after the step at infinite noise;
-    `brownian` draws the noise of ancestral steps from a Brownian tree instead of afresh;
-    `smea` is "off", "smea" or "dyn"; `pyramid` is how often the smallest copy of a picture is halved that
-    it begins with, and `deep_shrink` how often the features of that; `source` is the picture it starts from, if any;
-    `enhance` a second pass.
+    Attributes:
+        sampler, schedule: keys of SAMPLERS and SCHEDULES.
+        passes: run in this order; the last one's images are the result.
+        sigma_start: where karras and the other range schedules begin after the step at infinite noise.
+        brownian: whether ancestral steps take their noise from a Brownian tree instead of independent draws.
     """
 
     model: str
     prompts: Prompts
-    width: int
-    height: int
     steps: int
     sampler: str
     schedule: str
     guidance: Guidance
-    seeds: tuple[int, ...]
+    passes: tuple[Pass, ...]
     sigma_start: float = 56.0
     brownian: bool = False
-    smea: str = "off"
-    deep_shrink: int = 0
-    pyramid: int = 0
-    source: InitImage | None = None
-    enhance: Enhance | None = None
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """Height and width of the latents, an eighth of the picture's."""
-        return self.height // 8, self.width // 8
-
-
-def second_pass(job: Job, enhance: Enhance, index: int, enlarged: RgbImage) -> Job:
-    """The job that finishes image `index` of another, from its picture at the new size; without SMEA, as in img2img."""
-    source = InitImage(enlarged, enhance.strength, enhance.noise, (enhance.noise_seed + index) % SEED_MODULUS)
-    return replace(
-        job,
-        width=enhance.width,
-        height=enhance.height,
-        seeds=((enhance.seed + index) % SEED_MODULUS,),
-        smea="off",
-        deep_shrink=enhance.deep_shrink,
-        pyramid=enhance.pyramid,
-        source=source,
-        enhance=None,
-    )
 
 
 @dataclass(frozen=True, slots=True)
 class UpscaleJob:
-    """A picture to be enlarged to another size: by the upscaling network that is loaded, else by Lanczos."""
+    """An image to resize: by the upscaling network that is loaded, else by Lanczos."""
 
-    picture: RgbImage
+    image: RgbImage
     width: int
     height: int
+
+
+Work = Job | UpscaleJob

@@ -1,21 +1,18 @@
-"""One loaded model on one device: the whole way from a job to its pictures, as a story.
+"""One loaded diffusion model on one device: from a job's pass to its images. Usable alone as a library."""
 
-Usable alone as a library; the server's engine calls nothing else of the torch half.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import isinf
 
 import torch
 from torch import Tensor
 
 from pipelines.image.color_match import match_colors
-from pipelines.image.init_image import InitLatents, encode_init_image
+from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.overlay import apply_overlay
 from pipelines.image.vae import VaeCodec
-from pipelines.job import Job
+from pipelines.job import SEED_MODULUS, InitImage, Job, Pass, PreviousPass, RgbImage
 from pipelines.plan import Plan, make_plan
 from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Denoising, Estimator, denoise
@@ -23,117 +20,140 @@ from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.sampling.smea import make_smea
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
-from pipelines.types import BatchingMode, OnStep, Pixels, Progress
+from pipelines.types import BatchingMode, OnStep, Output, Progress
 from pipelines.weights.load import Weights
 
 
+@dataclass(frozen=True, slots=True)
+class PassInputs:
+    """What a pass's images share, and the initial latents of each."""
+
+    job: Job
+    pass_: Pass
+    plan: Plan
+    embeddings: PromptEmbeddings
+    inits: Sequence[InitLatents | None]
+
+
 class Pipeline:
-    """Draws jobs.
+    """Generates images.
 
     Args:
-        weights: the loaded networks; what they predict was read from their file.
+        weights: the loaded networks.
         sigma_max: a finite stand-in for infinite noise, or None for the exact step.
-        batching: see conductor.py.
+        batching: see sampling/batching.py.
     """
 
     def __init__(
-        self,
-        weights: Weights,
-        sigma_max: float | None = None,
-        batching: BatchingMode = "exact",
+        self, weights: Weights, sigma_max: float | None = None, batching: BatchingMode = "exact"
     ) -> None:
         self.weights = weights
         self.table = build_noise_table(weights.detection.prediction, weights.detection.zsnr, sigma_max)
         self._device, self._to_x0 = weights.device, PREDICTIONS[weights.detection.prediction]
-        self._text = PromptEncoder(weights.text_encoders, weights.device)
-        self._conductor = RowBatcher(weights.unet, self.table, weights.device, weights.dtype, batching)
-        self._inpainter = (
+        self._prompts = PromptEncoder(weights.text_encoders, weights.device)
+        self._batcher = RowBatcher(weights.unet, self.table, weights.device, weights.dtype, batching)
+        self._inpaint_batcher = (
             None
             if weights.inpainting is None
             else RowBatcher(weights.inpainting, self.table, weights.device, weights.dtype, batching)
         )
-        self._darkroom = VaeCodec(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
-        self._noise_ahead = ThreadPoolExecutor(1, thread_name_prefix="noise")
+        self._vae = VaeCodec(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
+        self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
 
     @torch.inference_mode()
-    def run(self, job: Job, watch: OnStep | None = None) -> list[Pixels]:
-        """Draw a job's pictures, RGB uint8 (height, width, 3), in the order of its seeds.
+    def run(
+        self,
+        job: Job,
+        on_step: OnStep | None = None,
+        pass_: Pass | None = None,
+        previous: Sequence[RgbImage] = (),
+    ) -> Output:
+        """Run one pass of a job.
 
         Args:
-            watch: told before each evaluation; whatever it raises (Cancelled) ends the run.
+            on_step: called before each evaluation; an exception it raises (Cancelled) ends the run.
+            pass_: one of the job's passes; None for the first.
+            previous: the images that a pass with `PreviousPass` starts from, at its own size.
 
         Raises:
-            PipelineError: the job cannot be drawn, or what was drawn is not finite.
+            PipelineError: the job cannot be run, or its result is not finite.
         """
-        pictures = [self._darkroom.decode(latents) for latents in self.generate_latents(job, watch)]
-        if job.source is None:
-            return pictures
-        return [apply_overlay(match_colors(drawn, job.source), job.source) for drawn in pictures]
-
-    def ladder(self, job: Job) -> tuple[float, ...]:
-        """The sigmas a job goes down, the last of them 0."""
-        return tuple(make_plan(job, self.table).sigmas)
+        pass_ = pass_ or job.passes[0]
+        latents, plan = self._generate(job, pass_, previous, on_step)
+        images = [self._vae.decode(sample) for sample in latents]
+        if isinstance(init := pass_.init, InitImage):
+            images = [apply_overlay(match_colors(image, init), init) for image in images]
+        return Output(images, plan.sigmas)
 
     @torch.inference_mode()
-    def generate_latents(self, job: Job, watch: OnStep | None = None) -> list[Tensor]:
-        """The first half of `run`: clean latents (4, height / 8, width / 8) for each seed."""
-        plan = make_plan(job, self.table)
-        texts = self._text.encode(job.prompts)
-        origin = self._origin(job)
-        trajectories = [self._trajectory(job, plan, texts, origin, k) for k in range(len(job.seeds))]
-        shown = origin is not None and origin.inpaint_channels is not None
-        conductor = self._inpainter if shown and self._inpainter else self._conductor
-        return conductor.run(trajectories, _reporter(plan, watch))
+    def generate_latents(self, job: Job, on_step: OnStep | None = None) -> list[Tensor]:
+        """Run a job's first pass up to the clean latents, (4, height / 8, width / 8) for each seed."""
+        return self._generate(job, job.passes[0], (), on_step)[0]
 
-    def _origin(self, job: Job) -> InitLatents | None:
-        if job.source is None:
-            return None
-        inpaints = self._inpainter is not None and job.source.mask is not None
-        return encode_init_image(job.source, self._darkroom, inpaints, self._device)
+    def _generate(
+        self, job: Job, pass_: Pass, previous: Sequence[RgbImage], on_step: OnStep | None
+    ) -> tuple[list[Tensor], Plan]:
+        plan = make_plan(job, pass_, self.table)
+        embeddings = self._prompts.encode(job.prompts)
+        inputs = PassInputs(job, pass_, plan, embeddings, self._encode_inits(pass_, previous))
+        trajectories = [self._start(inputs, index) for index in range(len(pass_.seeds))]
+        uses_inpainting = any(init is not None and init.inpaint_channels is not None for init in inputs.inits)
+        batcher = self._inpaint_batcher if uses_inpainting and self._inpaint_batcher else self._batcher
+        return batcher.run(trajectories, _report_steps(plan, on_step)), plan
 
-    def _trajectory(
-        self, job: Job, plan: Plan, texts: PromptEmbeddings, origin: InitLatents | None, image: int
-    ) -> Denoising:
+    def _encode_inits(self, pass_: Pass, previous: Sequence[RgbImage]) -> Sequence[InitLatents | None]:
+        """Initial latents of each image; an init image is encoded once for all of them."""
+        if isinstance(pass_.init, PreviousPass):
+            return [encode_image(image, self._vae, self._device) for image in previous]
+        if pass_.init is None:
+            return [None] * len(pass_.seeds)
+        inpaints = self._inpaint_batcher is not None
+        return [encode_init_image(pass_.init, self._vae, inpaints, self._device)] * len(pass_.seeds)
+
+    def _start(self, inputs: PassInputs, index: int) -> Denoising:
+        """The denoising coroutine of one image."""
+        pass_, plan, init = inputs.pass_, inputs.plan, inputs.inits[index]
         noise = make_image_noise(
-            job.seeds[image],
-            (4, *job.latent_size),
+            pass_.seeds[index],
+            (4, *pass_.latent_size),
             plan.sampler,
             plan.sigmas,
             self.table,
             plan.brownian,
-            self._noise_ahead,
+            self._noise_thread,
             self._device,
         )
-        looks = make_smea(job.smea, job.latent_size, plan.sigmas, self._device)
-        estimator = Estimator(plan, texts, self._size_ids(job), self._to_x0, smea=looks)
+        smea = make_smea(pass_.smea, pass_.latent_size, plan.sigmas, self._device)
+        estimator = Estimator(plan, inputs.embeddings, self._size_ids(pass_), self._to_x0, smea=smea)
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first
-        if origin is not None:
-            kept = origin.latent_blend(noise.initial, plan.sigmas)
-            estimator = replace(estimator, inpaint_channels=origin.inpaint_channels, blend=kept)
-            x = x if isinf(first) else origin.add_noise(image) + x
+        if init is not None:
+            blend = init.latent_blend(noise.initial, plan.sigmas)
+            estimator = replace(estimator, inpaint_channels=init.inpaint_channels, blend=blend)
+            seed = (pass_.noise_seed + index) % SEED_MODULUS
+            x = x if isinf(first) else init.add_noise(pass_.noise, seed) + x
         return denoise(estimator, x, noise)
 
-    def _size_ids(self, job: Job) -> tuple[float, ...] | None:
-        """SDXL is told the original size, the crop and the target size: whole pictures, never upscaled."""
+    def _size_ids(self, pass_: Pass) -> tuple[float, ...] | None:
+        """SDXL's original size, crop and target size: always those of an uncropped image that was never resized."""
         if self.weights.architecture.family != "sdxl":
             return None
-        return (job.height, job.width, 0, 0, job.height, job.width)
+        return (pass_.height, pass_.width, 0, 0, pass_.height, pass_.width)
 
 
 def build_noise_table(prediction: str, zsnr: bool, sigma_max: float | None = None) -> NoiseTable:
-    """The noise table of a kind of network; `sigma_max` moves where its ladders start."""
+    """Return the noise table of a kind of network; `sigma_max` moves where its schedules start."""
     table = edm() if prediction == "edm_v" else scaled_linear(zsnr)
     return table if sigma_max is None or isinf(sigma_max) else table.starting_at(sigma_max)
 
 
-def _reporter(plan: Plan, watch: OnStep | None) -> Callable[[int, float], None]:
-    """Translate sigmas into steps: the rungs at or above the one being evaluated have been reached."""
+def _report_steps(plan: Plan, on_step: OnStep | None) -> Callable[[int, float], None]:
+    """Translate sigmas into steps: those whose sigma is at or above the one being evaluated have been reached."""
 
     def report(image: int, sigma: float) -> None:
-        if watch is not None:
-            rungs = plan.sigmas[:-1]
-            step = max(1, sum(rung >= sigma for rung in rungs))
-            watch(Progress(image, step, len(rungs), sigma))
+        if on_step is not None:
+            steps = plan.sigmas[:-1]
+            number = max(1, sum(start >= sigma for start in steps))
+            on_step(Progress(image, number, len(steps), sigma))
 
     return report

@@ -1,24 +1,87 @@
-"""From a job to what a run needs to know: the sampler, its ladder and its guidance. No tensors yet."""
+"""From a job's pass to what its run needs: sampler, sigmas, guidance and downscales. No tensors yet."""
 
 from dataclasses import dataclass
+from math import ceil, log, sqrt
 
-from pipelines.job import Job
+from pipelines.job import Job, Pass
 from pipelines.sampling.guidance import Guide, build_guides, needs_empty, uses_empty_negative
-from pipelines.sampling.halving import DEEP_SHRINK_TIMES, pyramid_sigmas
 from pipelines.sampling.prediction import NoiseTable
 from pipelines.sampling.samplers import SAMPLERS, Sampler, resolve_sampler
 from pipelines.sampling.schedules import make_sigmas, snap_to_table, truncate_sigmas
 from pipelines.types import Sigmas
+
+DEEP_SHRINK_TIMES = (650, 200, 100)
+"""Timesteps, of 999 for pure noise, above which features are downscaled: once more above each.
+
+The first ends the first third of a run, as in kohya-ss. With two levels the inner one ends at 200: ended at 400, lines
+come out broken, because they are decided between 650 and 200.
+"""
+PYRAMID_NOISE = 1024.0
+"""Sigma times the side in pixels above which the network sees a copy of half the sides.
+
+Measured on the demo model at 832x1216: below this images blur, above it lines break up.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Downscales:
+    """How a run on an image larger than the model was trained for begins.
+
+    Attributes:
+        pyramid: 2x downscales of the latents that the network sees at first (sampling/pyramid.py).
+        deep_shrink: 2x downscales of the UNet's inner features at that size (sampling/deep_shrink.py).
+    """
+
+    pyramid: int = 0
+    deep_shrink: int = 0
+
+
+def choose_downscales(
+    width: int,
+    height: int,
+    pyramid_above: int | None,
+    deep_shrink_above: int | None,
+    deep_shrink: bool | None = None,
+) -> Downscales:
+    """Decide the downscales of a pass.
+
+    Args:
+        width, height: in pixels.
+        pyramid_above: largest area in pixels that the network sees at full resolution from the start; None for any.
+        deep_shrink_above: likewise for the UNet's inner features, of what the network sees.
+        deep_shrink: force it on (at least one level) or off; None lets the areas decide.
+    """
+    pyramid = 0 if pyramid_above is None else _count_pyramid_levels(width, height, pyramid_above)
+    if deep_shrink is False:
+        return Downscales(pyramid)
+    area = width * height / 4**pyramid
+    levels = 0 if deep_shrink_above is None else _count_downscales(area, deep_shrink_above)
+    return Downscales(pyramid, max(1, levels) if deep_shrink else levels)
+
+
+def _count_downscales(area: float, known: int) -> int:
+    """Number of 2x downscales until `area` is at most `known` pixels."""
+    return max(0, ceil(log(area / known, 4)))
+
+
+def _count_pyramid_levels(width: int, height: int, known: int) -> int:
+    """The same, but only as many as divide the latents evenly."""
+    levels = _count_downscales(width * height, known)
+    while (width // 8) % 2**levels or (height // 8) % 2**levels:
+        levels -= 1
+    return levels
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One image's run.
 
-    `below` and `above` bound the sigmas at which the negative prompt is asked for at all;
-    `asks_empty` adds the empty prompt as a third row, `negative_is_empty` puts it in the negative's place; above
-    each of the sigmas `halved_above` the network's inner part is halved once (deep_shrink.py), above each of
-    `smaller_above` the picture itself (pyramid.py).
+    Attributes:
+        sigma_low, sigma_high: the sigmas between which the negative prompt is used at all.
+        needs_empty: whether the empty prompt is evaluated as a third row.
+        negative_is_empty: whether the empty prompt replaces the negative one.
+        deep_shrink_sigmas: above each of these, features are downscaled once more.
+        pyramid_sigmas: above each of these, the latents are.
     """
 
     sampler: Sampler
@@ -30,24 +93,24 @@ class Plan:
     sigma_high: float
     needs_empty: bool
     negative_is_empty: bool
-    deep_shrink_sigmas: tuple[float, ...] = ()
-    pyramid_sigmas: tuple[float, ...] = ()
+    deep_shrink_sigmas: Sigmas = ()
+    pyramid_sigmas: Sigmas = ()
 
     def uses_guidance(self, sigma: float) -> bool:
         """Whether the estimate at this sigma uses the negative prompt."""
         return self.scale != 1 and self.sigma_low <= sigma <= self.sigma_high
 
     def deep_shrink_levels(self, sigma: float) -> int:
-        """How often the network's inner part is halved at this sigma."""
+        """Number of 2x downscales of the UNet's inner features at this sigma."""
         return sum(sigma > bound for bound in self.deep_shrink_sigmas)
 
     def pyramid_levels(self, sigma: float) -> int:
-        """How often the copy that is asked about at this sigma is halved; 0 is the picture itself."""
+        """Number of 2x downscales of the latents at this sigma."""
         return sum(sigma > bound for bound in self.pyramid_sigmas)
 
 
-def make_plan(job: Job, table: NoiseTable) -> Plan:
-    """Decide a job's run on a network with this noise table.
+def make_plan(job: Job, pass_: Pass, table: NoiseTable) -> Plan:
+    """Plan a pass for a network with this noise table.
 
     Raises:
         UnknownName: the job's sampler or schedule is not in its registry.
@@ -59,7 +122,7 @@ def make_plan(job: Job, table: NoiseTable) -> Plan:
         sigmas = make_sigmas(job.schedule, job.steps, table, job.sigma_start)
     return Plan(
         sampler=sampler,
-        sigmas=sigmas if job.source is None else truncate_sigmas(sigmas, job.source.strength, table),
+        sigmas=sigmas if pass_.init is None else truncate_sigmas(sigmas, pass_.strength, table),
         brownian=sampler.brownian or (job.brownian and sampler.eta > 0),
         guides=build_guides(job.guidance),
         scale=job.guidance.scale,
@@ -67,6 +130,15 @@ def make_plan(job: Job, table: NoiseTable) -> Plan:
         sigma_high=job.guidance.skip_above,
         needs_empty=needs_empty(job.guidance),
         negative_is_empty=uses_empty_negative(job.guidance),
-        deep_shrink_sigmas=tuple(table.sigmas[time] for time in DEEP_SHRINK_TIMES[: job.deep_shrink]),
-        pyramid_sigmas=pyramid_sigmas(job.width, job.height, job.pyramid),
+        deep_shrink_sigmas=tuple(table.sigmas[time] for time in DEEP_SHRINK_TIMES[: pass_.deep_shrink]),
+        pyramid_sigmas=_pyramid_sigmas(pass_),
     )
+
+
+def _pyramid_sigmas(pass_: Pass) -> Sigmas:
+    """The sigmas above which the latents are downscaled once, twice and so on.
+
+    A copy of half the sides has half the noise: each level ends where its own sigma times its own side is PYRAMID_NOISE.
+    """
+    side = sqrt(pass_.width * pass_.height)
+    return tuple(PYRAMID_NOISE * 4**level / side for level in range(pass_.pyramid))

@@ -1,6 +1,6 @@
 """Types that several modules share. Importing them needs neither torch nor NumPy."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -44,3 +44,11 @@ class Progress:
 
 OnStep: TypeAlias = Callable[[Progress], None]
 """Called before each evaluation; an exception it raises (Cancelled) ends the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What running a job gives: its images, and the sigmas of its last pass (none for an upscale)."""
+
+    images: "Sequence[Pixels]"
+    sigmas: Sigmas

@@ -154,7 +154,7 @@ async def generate_image(request: Request, house: Here) -> Response:
     started = perf_counter()
     pictures = await write_pictures(house.metadata, resolved, drawn)
     response = await asyncio.to_thread(
-        pictures_response, kind, pictures, resolved.job.seeds, resolved.image_format
+        pictures_response, kind, pictures, resolved.job.passes[0].seeds, resolved.image_format
     )
     encoding = perf_counter() - started
     response.headers["Server-Timing"] = ", ".join(

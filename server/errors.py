@@ -20,7 +20,7 @@ import logging
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import cast
+from typing import cast, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -158,10 +158,14 @@ class LingeringResponse(JSONResponse):
         await send({"type": "http.response.body", "body": b""})
 
 
-def to_rejection(error: ValidationError, model: type[BaseModel]) -> Rejected:
-    """The first thing wrong with a body: its dotted field, the value given, and the field's own description."""
+def to_rejection(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Rejected:
+    """Return the first thing wrong with a body: its dotted field, the value given, and the field's description.
+
+    Args:
+        prefix: names of the fields around a section that was validated alone.
+    """
     first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(part) for part in (*prefix, *first["loc"]))
     if first["type"] == "missing":
         return Rejected(field, "is required")
     allowed = _allowed(model, [str(part) for part in first["loc"]])
@@ -182,9 +186,9 @@ def _allowed(model: type[BaseModel], path: list[str]) -> str:
     if not path or path[0] not in fields:
         return "an object"
     field = fields[path[0]]
-    inner = field.annotation
-    if isinstance(inner, type) and issubclass(inner, BaseModel) and len(path) > 1:
-        return _allowed(inner, path[1:])
+    for inner in (field.annotation, *get_args(field.annotation)):
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and len(path) > 1:
+            return _allowed(inner, path[1:])
     return field.description or "what this field takes"
 
 

@@ -42,7 +42,7 @@ def match_colors(drawn: Pixels, source: InitImage) -> Pixels:
     """A drawn picture (height, width, 3) in its source's colours, if the source asks for it."""
     if not source.color_correct:
         return drawn
-    own, (height, width) = np.frombuffer(source.picture.rgb, np.uint8).reshape(drawn.shape), drawn.shape[:2]
+    own, (height, width) = np.frombuffer(source.image.rgb, np.uint8).reshape(drawn.shape), drawn.shape[:2]
     kept = np.ones((height, width), bool) if source.mask is None else ~expand_mask(source.mask, height, width)
     if kept.sum() < FEWEST:
         return drawn

@@ -1,4 +1,4 @@
-"""The picture a run starts from: encoded once, then noised and kept for each of its images."""
+"""The image a pass starts from, encoded to latents once for all of its images."""
 
 from dataclasses import dataclass
 
@@ -7,58 +7,59 @@ from torch import Tensor
 
 from pipelines.image.inpainting import LatentBlend, build_inpaint_channels, erase_masked
 from pipelines.image.vae import VaeCodec, to_tensor
-from pipelines.job import SEED_MODULUS, InitImage
+from pipelines.job import InitImage, RgbImage
 from pipelines.types import Sigmas
 
 
 @dataclass(frozen=True, slots=True)
 class InitLatents:
-    """A source as latents.
+    """An init image as latents.
 
     Attributes:
-        latents: the picture's, (4, h, w) in float32.
-        change: how much of each place may change, (1, h, w), 0 to 1; None where everything may.
-        shown: what an inpainting network is shown beside the latents, (5, h, w); None for an ordinary network.
+        latents: (4, h, w) in float32.
+        mask: how much each latent may change, (1, h, w), 0 to 1; None where everything may.
+        inpaint_channels: an inpainting network's extra input, (5, h, w); None for an ordinary network.
     """
 
-    source: InitImage
     latents: Tensor
     mask: Tensor | None = None
     inpaint_channels: Tensor | None = None
 
-    def add_noise(self, image: int) -> Tensor:
-        """The latents of one image with NAI's `noise` on them: absolute, and drawn from a seed of its own.
+    def add_noise(self, amount: float, seed: int) -> Tensor:
+        """Return the latents with NAI's `noise` added: an absolute amount, drawn from a seed of its own.
 
-        That may be the image's own too, so it is the generator's second draw: the first is what the image starts with.
+        The seed may be the image's own too, so the noise is the generator's second draw; the first is the image's
+        starting noise.
         """
-        if not self.source.noise:
+        if not amount:
             return self.latents
-        generator = torch.Generator().manual_seed((self.source.noise_seed + image) % SEED_MODULUS)
-        _, extra = torch.randn((2, *self.latents.shape), generator=generator)
-        return self.latents + self.source.noise * extra.to(self.latents)
+        generator = torch.Generator().manual_seed(seed)
+        _, noise = torch.randn((2, *self.latents.shape), generator=generator)
+        return self.latents + amount * noise.to(self.latents)
 
     def latent_blend(self, noise: Tensor, sigmas: Sigmas) -> LatentBlend | None:
-        """What stays of the picture under an ordinary network."""
+        """Return the blend that keeps the unmasked image under an ordinary network, if there is a mask."""
         if self.mask is None or self.inpaint_channels is not None:
             return None
         return LatentBlend(self.latents, noise, self.mask, sigmas)
 
 
-def encode_init_image(
-    source: InitImage, darkroom: VaeCodec, inpaints: bool, device: torch.device
-) -> InitLatents:
-    """Encode a source.
+def encode_image(image: RgbImage, vae: VaeCodec, device: torch.device) -> InitLatents:
+    """Encode an image without a mask."""
+    return InitLatents(vae.encode(to_tensor(image).to(device)))
+
+
+def encode_init_image(init: InitImage, vae: VaeCodec, inpaints: bool, device: torch.device) -> InitLatents:
+    """Encode an init image and its mask.
 
     Args:
-        inpaints: whether an inpainting network is to be used where there is a mask.
+        inpaints: whether an inpainting network is loaded, which is used where there is a mask.
     """
-    picture = to_tensor(source.picture).to(device)
-    latents = darkroom.encode(picture)
-    if source.mask is None:
-        return InitLatents(source, latents)
-    bytes_ = torch.frombuffer(bytearray(source.mask), dtype=torch.uint8)
-    change = bytes_.view(1, *latents.shape[1:]).to(device).float() / 255
-    shown = (
-        build_inpaint_channels(change, darkroom.encode(erase_masked(picture, change))) if inpaints else None
-    )
-    return InitLatents(source, latents, change, shown)
+    image = to_tensor(init.image).to(device)
+    latents = vae.encode(image)
+    if init.mask is None:
+        return InitLatents(latents)
+    levels = torch.frombuffer(bytearray(init.mask), dtype=torch.uint8)
+    mask = levels.view(1, *latents.shape[1:]).to(device).float() / 255
+    channels = build_inpaint_channels(mask, vae.encode(erase_masked(image, mask))) if inpaints else None
+    return InitLatents(latents, mask, channels)

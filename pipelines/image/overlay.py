@@ -26,7 +26,7 @@ def apply_overlay(drawn: Pixels, source: InitImage) -> Pixels:
         return drawn
     inside = expand_mask(source.mask, *drawn.shape[:2])
     share = inside.astype(float) if source.overlay == "hard" else feather(inside)
-    own = np.frombuffer(source.picture.rgb, np.uint8).reshape(drawn.shape)
+    own = np.frombuffer(source.image.rgb, np.uint8).reshape(drawn.shape)
     mixed = own + share[..., None] * (drawn.astype(float) - own)
     return mixed.round().astype(np.uint8)
 

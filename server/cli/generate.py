@@ -47,6 +47,6 @@ def _drawn(resolved: ResolvedRequest, served: ServedModel, settings: Settings) -
     engine.start()
     try:
         engine.wait_ready()
-        return wait_with_progress(engine.submit(resolved.job), len(resolved.job.seeds))
+        return wait_with_progress(engine.submit(resolved.job), len(resolved.job.passes[0].seeds))
     finally:
         engine.stop()

@@ -77,7 +77,7 @@ def enhance(
     dtype: Dtype = None,
 ) -> None:
     """Draw a picture again, larger, as NAI's Enhance does: prompt and settings are read from its metadata."""
-    from server.request.tasks import enhance_change
+    from server.request.passes import enhance_change
 
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
     catalog = choose_catalog(settings, checkpoint, demo, weights)

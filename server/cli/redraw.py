@@ -7,7 +7,7 @@ from server.errors import Rejected
 from server.picture.inspection import parse_json, read_metadata
 from server.request.decoding import open_image
 from server.request.images import to_upright_rgb
-from server.request.tasks import scale_size
+from server.request.passes import scale_size
 
 RECALLED = (
     *("steps", "scale", "uncond_scale", "cfg_rescale", "sampler", "noise_schedule", "dynamic_thresholding"),

@@ -15,20 +15,17 @@ from time import perf_counter
 from typing import Protocol
 
 from pipelines.errors import Cancelled, PipelineError
-from pipelines.job import Job, UpscaleJob
-from pipelines.types import OnStep, Pixels, Progress
+from pipelines.job import Work
+from pipelines.types import OnStep, Output, Pixels, Progress, Sigmas
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
-
-Work = Job | UpscaleJob
 
 
 class LoadedModel(Protocol):
     """A loaded model, as the engine sees it."""
 
-    def run(self, work: Work, watch: OnStep, /) -> Sequence[Pixels]: ...
-    def ladder(self, work: Work, /) -> Sequence[float]: ...
+    def run(self, work: Work, watch: OnStep, /) -> Output: ...
 
 
 class State(Enum):
@@ -47,7 +44,7 @@ class Result:
     """Finished work: its pictures, the sigmas they went down, the seconds they waited and were drawn for."""
 
     pictures: Sequence[Pixels]
-    sigmas: tuple[float, ...]
+    sigmas: Sigmas
     queue_seconds: float
     run_seconds: float
 
@@ -181,10 +178,9 @@ class Engine:
             return
         started = perf_counter()
         try:
-            ladder = tuple(model.ladder(ticket.work))
-            pictures = model.run(ticket.work, ticket.watch)
+            output = model.run(ticket.work, ticket.watch)
         except Exception as error:  # noqa: BLE001  # the job boundary: one job's failure is that job's alone
             ticket.future.set_exception(error)
             return
         seconds = perf_counter() - started
-        ticket.future.set_result(Result(pictures, ladder, started - ticket.queued, seconds))
+        ticket.future.set_result(Result(output.images, output.sigmas, started - ticket.queued, seconds))

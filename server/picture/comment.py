@@ -14,7 +14,7 @@ from importlib.metadata import version
 from math import inf, isfinite
 from typing import cast
 
-from pipelines.job import SEED_MODULUS, Job, RgbImage, second_pass
+from pipelines.job import SEED_MODULUS, InitImage, Job, Pass, PreviousPass
 
 NAI_HASHES = frozenset(
     {
@@ -57,21 +57,77 @@ def describe_job(
     Pictures it was drawn from are told by their hashes, how a part of one was drawn anew by `inpainting`, and weights
     from beside the model by the hashes of their `files`.
     """
-    told, inputs = asdict(job), dict[str, str]()
-    told["prompts"]["drop_seams"] = told["prompts"].pop("drop_seam_tokens")
-    if job.source is not None:
-        told["source"] |= {"picture": None, "mask": None}
-        inputs["picture"] = sha256(job.source.picture.rgb).hexdigest()
-        if job.source.mask is not None:
-            inputs |= {"mask": sha256(job.source.mask).hexdigest(), "inpainting": inpainting}
+    inputs = dict[str, str]()
+    init = job.passes[0].init
+    if isinstance(init, InitImage):
+        inputs["picture"] = sha256(init.image.rgb).hexdigest()
+        if init.mask is not None:
+            inputs |= {"mask": sha256(init.mask).hexdigest(), "inpainting": inpainting}
     return {
         "version": naiad_version(),
         "model": source_hash,
         "files": dict(files or {}),
         "batching": batching,
-        "job": _plain(told),
-        "ladder": _plain(ladder),
+        "job": _to_plain(_canonical_job(job)),
+        "ladder": _to_plain(ladder),
         "inputs": inputs,
+    }
+
+
+def _canonical_job(job: Job) -> dict[str, object]:
+    """A job in the metadata's own form, which stays as it is when the classes change. Images stay out."""
+    first, *others = job.passes
+    return {
+        "model": job.model,
+        "prompts": {
+            "positive": job.prompts.positive,
+            "negative": job.prompts.negative,
+            "syntax": job.prompts.syntax,
+            "drop_seams": job.prompts.drop_seam_tokens,
+        },
+        "width": first.width,
+        "height": first.height,
+        "steps": job.steps,
+        "sampler": job.sampler,
+        "schedule": job.schedule,
+        "guidance": asdict(job.guidance),
+        "seeds": first.seeds,
+        "sigma_start": job.sigma_start,
+        "brownian": job.brownian,
+        "smea": first.smea,
+        "deep_shrink": first.deep_shrink,
+        "pyramid": first.pyramid,
+        "source": _canonical_init(first),
+        "enhance": _canonical_enhance(others[0]) if others else None,
+    }
+
+
+def _canonical_init(pass_: Pass) -> dict[str, object] | None:
+    init = pass_.init
+    if not isinstance(init, InitImage):
+        return None
+    return {
+        "picture": None,
+        "strength": pass_.strength,
+        "noise": pass_.noise,
+        "noise_seed": pass_.noise_seed,
+        "mask": None,
+        "overlay": init.overlay,
+        "color_correct": init.color_correct,
+    }
+
+
+def _canonical_enhance(pass_: Pass) -> dict[str, object]:
+    return {
+        "width": pass_.width,
+        "height": pass_.height,
+        "strength": pass_.strength,
+        "noise": pass_.noise,
+        "seed": pass_.seeds[0],
+        "noise_seed": pass_.noise_seed,
+        "network": isinstance(pass_.init, PreviousPass) and pass_.init.network,
+        "deep_shrink": pass_.deep_shrink,
+        "pyramid": pass_.pyramid,
     }
 
 
@@ -89,19 +145,19 @@ def build_comment(
         recorded: NAI's flags that are only echoed; any of RECORDED.
         about: the `naiad` object, if the picture is to carry one.
     """
-    job, index = last_pass(job, index)
-    guidance, flags = job.guidance, recorded or {}
+    pass_, guidance, flags = job.passes[-1], job.guidance, recorded or {}
     above = {"skip_cfg_above_sigma": float(guidance.skip_above)} if isfinite(guidance.skip_above) else {}
     return {
         "prompt": strip_unwritable(job.prompts.positive),
         "steps": job.steps,
-        "height": job.height,
-        "width": job.width,
+        "height": pass_.height,
+        "width": pass_.width,
         "scale": float(guidance.scale),
         "uncond_scale": float(guidance.uncond_scale),
         "cfg_rescale": float(guidance.rescale),
-        "seed": job.seeds[index],
-        "n_samples": len(job.seeds),
+        "seed": pass_.seeds[index],
+        # NAI's Enhance sends each image in a request of its own
+        "n_samples": len(pass_.seeds) if len(job.passes) == 1 else 1,
         "hide_debug_overlay": False,
         "noise_schedule": job.schedule,
         "legacy_v3_extend": job.prompts.drop_seam_tokens,
@@ -113,46 +169,42 @@ def build_comment(
         "dynamic_thresholding": guidance.threshold is not None,
         "dynamic_thresholding_percentile": 0.999,
         "dynamic_thresholding_mimic_scale": 10.0,
-        "sm": job.smea != "off",
-        "sm_dyn": job.smea == "dyn",
+        "sm": pass_.smea != "off",
+        "sm_dyn": pass_.smea == "dyn",
         **above,
         "skip_cfg_below_sigma": float(guidance.skip_below),
         "lora_unet_weights": None,
         "lora_clip_weights": None,
-        **_started(job, index),
+        **_init_fields(pass_, index),
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},
         "uc": strip_unwritable(job.prompts.negative),
-        "request_type": _request_type(job),
+        "request_type": _request_type(pass_),
         **({} if about is None else {"naiad": about}),
         "generator": generator_text(),
     }
 
 
-def last_pass(job: Job, index: int) -> tuple[Job, int]:
-    """The job that finishes a picture, without the picture it starts from, and which of its pictures that is."""
-    if job.enhance is None:
-        return job, index
-    return second_pass(job, job.enhance, index, RgbImage(0, 0, b"")), 0
-
-
-def _request_type(job: Job) -> str:
-    if job.source is None:
+def _request_type(pass_: Pass) -> str:
+    if pass_.init is None:
         return "PromptGenerateRequest"
-    return "Img2ImgRequest" if job.source.mask is None else "NativeInfillingRequest"
+    return "Img2ImgRequest" if _mask_of(pass_) is None else "NativeInfillingRequest"
 
 
-def _started(job: Job, index: int) -> dict[str, object]:
-    """What NAI's Comment says of the picture that was started from."""
-    source = job.source
-    if source is None:
+def _mask_of(pass_: Pass) -> bytes | None:
+    return pass_.init.mask if isinstance(pass_.init, InitImage) else None
+
+
+def _init_fields(pass_: Pass, index: int) -> dict[str, object]:
+    """The fields of NAI's Comment about the init image."""
+    init = pass_.init
+    if init is None:
         return {}
-    if source.mask is not None:
-        return {"add_original_image": source.overlay != "none"}
-    seed = (source.noise_seed + index) % SEED_MODULUS
+    if isinstance(init, InitImage) and init.mask is not None:
+        return {"add_original_image": init.overlay != "none"}
     return {
-        "strength": float(source.strength),
-        "noise": float(source.noise),
-        "extra_noise_seed": seed,
+        "strength": float(pass_.strength),
+        "noise": float(pass_.noise),
+        "extra_noise_seed": (pass_.noise_seed + index) % SEED_MODULUS,
         "legacy": False,
     }
 
@@ -198,12 +250,12 @@ def strip_unwritable(text: str) -> str:
     return UNWRITABLE.sub("", text)
 
 
-def _plain(value: object) -> object:
+def _to_plain(value: object) -> object:
     """A value as JSON has it: lists for tuples, "inf" for what is without end."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in cast("dict[str, object]", value).items()}
+        return {key: _to_plain(inner) for key, inner in cast("dict[str, object]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in cast("Sequence[object]", value)]
+        return [_to_plain(inner) for inner in cast("Sequence[object]", value)]
     if isinstance(value, str):
         return strip_unwritable(value)
     return "inf" if value == inf else value

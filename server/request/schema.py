@@ -1,17 +1,17 @@
 """The request as clients send it: names, types and bounds that depend on no model, and nothing else.
 
-Tolerant where real clients differ: unknown keys are ignored, numbers and booleans may come as strings (sizes may
-not), `action` may be missing, and None everywhere means that the server decides. Fields that this kind of request
-does not use are not looked at, so their values can be anything. Each field's description is what a client is told
-to be allowed when its value is not.
+Tolerant where real clients differ: unknown keys are ignored, numbers and booleans may be strings (sizes may not), `action`
+may be missing, and None everywhere means that the server decides. A task's fields are validated only for that task, so
+in other requests they may hold anything. A field's description is what the error message says is allowed.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.errors import to_rejection
+from server.errors import Rejected, to_rejection
 from server.picture.comment import strip_unwritable
 
 LARGEST_AREA = 3_145_728
@@ -22,38 +22,46 @@ MOST_SAMPLES = 8
 
 
 def clean_text(value: object) -> object:
-    """A text without what no file can hold; anything else as it is."""
+    """Remove from a text what cannot be written to a file; return anything else unchanged."""
     return strip_unwritable(value) if isinstance(value, str) else value
 
 
-def _no_boolean(value: object) -> object:
+def _refuse_boolean(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("a boolean is no number")
+        raise ValueError("a boolean is not a number")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _false_to_none(value: object) -> object:
+    return None if value is False else value
+
+
+Task = Literal["generate", "img2img", "infill"]
 Text = Annotated[str, BeforeValidator(clean_text), Field(max_length=LONGEST_TEXT)]
-Whole = Annotated[int, BeforeValidator(_no_boolean)]
-Real = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_refuse_boolean)]
+Real = Annotated[float, BeforeValidator(_refuse_boolean), Field(allow_inf_nan=False)]
+Share = Annotated[Real, Field(ge=0, le=1)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Flag = bool | None
-Request = TypeVar("Request", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 Side = Annotated[int, Field(strict=True, ge=64, multiple_of=32, le=LARGEST_AREA // 64)]
 
 A_SIDE = f"a whole number, a multiple of 32, from 64 to {LARGEST_AREA // 64}"
 A_TEXT = f"a text of at most {LONGEST_TEXT} characters"
 A_FLAG = "true or false"
 A_NAME = f"a name of at most {LONGEST_NAME} characters"
+A_SHARE = "a number from 0 to 1"
+A_SEED = "a whole number, taken modulo 2^32"
 
 
 class WireModel(BaseModel):
-    """What the two halves of a request have in common: frozen, and deaf to keys it does not know."""
+    """Base of the models of request bodies: frozen, ignoring unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class Parameters(WireModel):
-    """`parameters`, as every kind of request has them; what only some look at is not looked at here."""
+    """The part of `parameters` that every task reads."""
 
     width: Side | None = Field(None, description=A_SIDE)
     height: Side | None = Field(None, description=A_SIDE)
@@ -70,7 +78,7 @@ class Parameters(WireModel):
     prompt: Text | None = Field(None, description=A_TEXT)
     negative_prompt: Text | None = Field(None, description=A_TEXT)
     uc: Text | None = Field(None, description=A_TEXT)
-    cfg_rescale: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
+    cfg_rescale: Share | None = Field(None, description=A_SHARE)
     uncond_scale: Annotated[Real, Field(ge=0, le=10)] | None = Field(
         None, description="a number from 0 to 10"
     )
@@ -94,131 +102,125 @@ class Parameters(WireModel):
     v4_negative_prompt: object = None
     image: object = None
     mask: object = None
-    strength: object = None
-    noise: object = None
-    extra_noise_seed: object = None
-    inpaint_strength: object = Field(None, alias="inpaintImg2ImgStrength")
-    add_original_image: object = None
-    overlay: object = None
-    color_correct: object = None
-    soft_mask: object = None
-    enhance: object = None
     reference_image: object = None
     reference_image_multiple: object = None
 
 
-class Starting(WireModel):
-    """What `parameters` say of a picture that img2img starts from."""
+class EnhanceParameters(WireModel):
+    """`parameters.enhance`, an extension of this server: a second pass in the same request."""
 
-    strength: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
-    noise: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
-    extra_noise_seed: Whole | None = Field(None, description="a whole number, taken modulo 2^32")
+    scale: Annotated[Real, Field(gt=0, le=4)] | None = Field(None, description="a number above 0, at most 4")
+    magnitude: Annotated[Whole, Field(ge=1, le=5)] | None = Field(
+        None, description="a whole number from 1 to 5"
+    )
+    strength: Share | None = Field(None, description=A_SHARE)
+    noise: Share | None = Field(None, description=A_SHARE)
+    seed: Whole | None = Field(None, description=f"{A_SEED}; 0 means any")
+    upscaler: Literal["lanczos", "network"] | None = Field(None, description="lanczos or network")
+
+
+class GenerateParameters(Parameters):
+    """`parameters` of `generate`: text to image."""
+
+    enhance: Annotated[EnhanceParameters | None, BeforeValidator(_false_to_none)] = Field(
+        None, description="an object"
+    )
+
+
+class ImageParameters(Parameters):
+    """What `img2img` and `infill` have in common."""
+
     color_correct: Flag = Field(None, description=A_FLAG)
+    enhance: object = None
 
 
-class StartingRequest(WireModel):
-    """A body as far as Starting goes."""
+class Img2ImgParameters(ImageParameters):
+    """`parameters` of `img2img`."""
 
-    parameters: Starting = Field(description="an object")
+    strength: Share | None = Field(None, description=A_SHARE)
+    noise: Share | None = Field(None, description=A_SHARE)
+    extra_noise_seed: Whole | None = Field(None, description=A_SEED)
 
 
-class Infilling(WireModel):
-    """What they say of one that infill draws into."""
+class InfillParameters(ImageParameters):
+    """`parameters` of `infill`; its strength has a name of its own, as `strength` is sent without being meant."""
 
     strength: Annotated[Real, Field(gt=0, le=1)] | None = Field(
         None, alias="inpaintImg2ImgStrength", description="a number above 0, at most 1"
     )
     add_original_image: Flag = Field(None, description=A_FLAG)
     overlay: Literal["soft", "hard", "none"] | None = Field(None, description="soft, hard or none")
-    color_correct: Flag = Field(None, description=A_FLAG)
     soft_mask: Flag = Field(None, description=A_FLAG)
 
 
-class InfillingRequest(WireModel):
-    """A body as far as Infilling goes."""
-
-    parameters: Infilling = Field(description="an object")
-
-
-class Enhancing(WireModel):
-    """`parameters.enhance`: our own, a second pass in the same request."""
-
-    scale: Annotated[Real, Field(gt=0, le=4)] | None = Field(None, description="a number above 0, at most 4")
-    magnitude: Annotated[Whole, Field(ge=1, le=5)] | None = Field(
-        None, description="a whole number from 1 to 5"
-    )
-    strength: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
-    noise: Annotated[Real, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
-    seed: Whole | None = Field(None, description="a whole number, taken modulo 2^32; 0 means any")
-    upscaler: Literal["lanczos", "network"] | None = Field(None, description="lanczos or network")
-
-
-class EnhancingParameters(WireModel):
-    """`parameters` as far as Enhancing goes."""
-
-    enhance: Enhancing = Field(description="an object")
-
-
-class EnhancingRequest(WireModel):
-    """A body as far as Enhancing goes."""
-
-    parameters: EnhancingParameters = Field(description="an object")
-
-
-class GenerateRequest(WireModel):
-    """The body of `POST /ai/generate-image`."""
+class GenerateBody(WireModel):
+    """The body of `POST /ai/generate-image`, its `parameters` not yet validated."""
 
     input: Text | None = Field(None, description=A_TEXT)
     model: Name | None = Field(None, description=f"a model id of at most {LONGEST_NAME} characters")
-    action: Literal["generate", "img2img", "infill"] | None = Field(
-        None, description="generate, img2img or infill"
-    )
-    parameters: Parameters = Field(description="an object")
+    action: Task | None = Field(None, description="generate, img2img or infill")
+    parameters: dict[str, object] = Field(description="an object")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A valid request; the class of `parameters` is the task's."""
+
+    task: Task
+    parameters: GenerateParameters | Img2ImgParameters | InfillParameters
+    input: str | None = None
+    model: str | None = None
 
 
 def read_request(body: Mapping[str, object]) -> GenerateRequest:
-    """A body as a request.
+    """Validate a body.
 
     Raises:
-        Rejected: a field is missing or not what is allowed; the message names it.
+        Rejected: a field is missing or not allowed, or the task's images are; the message names it.
     """
-    return validate_body(GenerateRequest, body)
+    sent = validate_body(GenerateBody, body)
+    task = _find_task(sent.action, sent.parameters)
+    parameters = validate_body(PARAMETERS[task], sent.parameters, ("parameters",))
+    _refuse_vibes(parameters)
+    if task == "infill" and not (parameters.image and parameters.mask):
+        raise Rejected("parameters.mask", "infill needs an image and a mask")
+    if task == "img2img" and not parameters.image:
+        raise Rejected("parameters.image", "img2img needs an image")
+    return GenerateRequest(task, parameters, sent.input, sent.model)
 
 
-def read_starting(asked: Parameters) -> Starting:
-    """What is said of a picture that img2img starts from.
+PARAMETERS: Mapping[Task, type[GenerateParameters | Img2ImgParameters | InfillParameters]] = {
+    "generate": GenerateParameters,
+    "img2img": Img2ImgParameters,
+    "infill": InfillParameters,
+}
+
+
+def _find_task(action: Task | None, parameters: Mapping[str, object]) -> Task:
+    """The task of a request: without an action, or for "generate", the images that were sent decide."""
+    if action in ("img2img", "infill"):
+        return action
+    if not parameters.get("image"):
+        return "generate"
+    return "infill" if action is None and parameters.get("mask") else "img2img"
+
+
+def _refuse_vibes(parameters: Parameters) -> None:
+    for name in ("reference_image", "reference_image_multiple"):
+        if getattr(parameters, name):
+            raise Rejected(f"parameters.{name}", "vibe transfer is not offered by this version")
+
+
+def validate_body(model: type[Model], body: Mapping[str, object], prefix: tuple[str, ...] = ()) -> Model:
+    """Validate a body, or the section of one.
+
+    Args:
+        prefix: names of the fields around the section, for error messages.
 
     Raises:
-        Rejected: a value is not allowed; the message names it.
-    """
-    return validate_body(StartingRequest, {"parameters": asked.model_dump(by_alias=True)}).parameters
-
-
-def read_infilling(asked: Parameters) -> Infilling:
-    """What is said of one that infill draws into.
-
-    Raises:
-        Rejected: a value is not allowed; the message names it.
-    """
-    return validate_body(InfillingRequest, {"parameters": asked.model_dump(by_alias=True)}).parameters
-
-
-def read_enhancing(asked: Parameters) -> Enhancing:
-    """What is said of a second pass.
-
-    Raises:
-        Rejected: a value is not allowed; the message names it.
-    """
-    return validate_body(EnhancingRequest, {"parameters": {"enhance": asked.enhance}}).parameters.enhance
-
-
-def validate_body(model: type[Request], body: Mapping[str, object]) -> Request:
-    """A body as a model of what it may hold.
-
-    Raises:
-        Rejected: a field is missing or not what is allowed; the message names it.
+        Rejected: a field is missing or not allowed; the message names it.
     """
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise to_rejection(error, model) from None
+        raise to_rejection(error, model, prefix) from None
