@@ -4,42 +4,41 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from jobs import change, make_job
 
 from pipelines.errors import Cancelled, NotFinite
 from pipelines.image.preview import fit_preview, make_preview
 from pipelines.image.vae import VaeCodec, tile_starts, to_pixels
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance, Prompts
 from pipelines.pipeline import Pipeline
 
-JOB = Job(
-    "m", Prompts("1girl, smile", "lowres"), 128, 192, 4, "k_euler", "native", Guidance(5.0), seeds=(11,)
-)
+JOB = make_job(128, 192, Prompts("1girl, smile", "lowres"), guidance=Guidance(5.0), seeds=(11,))
 
 
 def test_a_job_becomes_a_picture_of_its_size_that_follows_its_seed_and_its_words(demo):
-    (picture,) = demo.run(JOB)
+    (picture,) = demo.run(JOB).images
     assert picture.shape == (192, 128, 3)
     assert picture.dtype == np.uint8
     assert picture.std() > 5
-    for other in (replace(JOB, seeds=(12,)), replace(JOB, prompts=Prompts("1boy", "lowres"))):
-        assert not np.array_equal(demo.run(other)[0], picture)
+    for other in (change(JOB, seeds=(12,)), change(JOB, prompts=Prompts("1boy", "lowres"))):
+        assert not np.array_equal(demo.run(other).images[0], picture)
 
 
 @pytest.mark.parametrize("sampler", ["k_euler", "k_euler_ancestral", "k_dpmpp_2m_sde"])
 def test_image_one_of_two_is_the_solo_picture_of_the_next_seed(demo, sampler):
-    pair = demo.run(replace(JOB, sampler=sampler, seeds=(11, 12)))
-    solo = demo.run(replace(JOB, sampler=sampler, seeds=(12,)))
+    pair = demo.run(change(JOB, sampler=sampler, seeds=(11, 12))).images
+    solo = demo.run(change(JOB, sampler=sampler, seeds=(12,))).images
     assert np.array_equal(pair[1], solo[0])
     assert not np.array_equal(pair[0], pair[1])
 
 
 def test_the_same_job_gives_the_same_pixels(demo):
-    assert np.array_equal(demo.run(JOB)[0], demo.run(JOB)[0])
+    assert np.array_equal(demo.run(JOB).images[0], demo.run(JOB).images[0])
 
 
 def test_shared_passes_agree_to_rounding(demo):
     shared = Pipeline(demo.weights, batching="shared")
-    job = replace(JOB, seeds=(11, 12))
+    job = change(JOB, seeds=(11, 12))
     for ours, theirs in zip(shared.generate_latents(job), demo.generate_latents(job), strict=True):
         # float32 networks at another batch size: rounding of each step, amplified by guidance over four steps
         assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-3
@@ -52,7 +51,7 @@ def test_the_network_is_told_height_before_width_and_a_whole_picture(demo):
         told.append(added_cond_kwargs["time_ids"])
         return demo.weights.unet(sample, timestep, context, added_cond_kwargs)
 
-    Pipeline(replace(demo.weights, unet=watched)).generate_latents(replace(JOB, steps=1))
+    Pipeline(replace(demo.weights, unet=watched)).generate_latents(change(JOB, steps=1))
     assert told[0].tolist() == [[192, 128, 0, 0, 192, 128]] * 2
 
 
@@ -71,7 +70,7 @@ def test_a_run_tells_every_evaluation_and_stops_when_told_to(demo):
 
 def test_a_finite_stand_in_for_infinity_gives_another_picture(demo):
     plain = Pipeline(demo.weights, sigma_max=14.6)
-    assert not np.array_equal(plain.run(JOB)[0], demo.run(JOB)[0])
+    assert not np.array_equal(plain.run(JOB).images[0], demo.run(JOB).images[0])
 
 
 def test_a_network_that_fails_is_no_black_picture(demo):

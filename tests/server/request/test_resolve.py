@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from pipelines.job import Guidance, Prompts, Threshold
+from pipelines.job import Guidance, InitImage, Prompts, RgbImage, Threshold
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
 from server.config.catalog import single_model_catalog
@@ -18,7 +18,7 @@ from server.engine.model import detect_model
 from server.errors import Rejected
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy, random_seed, resolve
-from server.request.schema import GenerateRequest
+from server.request.schema import read_request
 
 PRESETS = load_presets(configs() / "presets.toml")
 PROFILE = Profile(
@@ -42,7 +42,7 @@ def ask(served):
     def ask(parameters=None, profile=PROFILE, **top):
         choices = {name: top.pop(name) for name in ("mode", "unknown_models") if name in top}
         policy = RequestPolicy(replace(served, profile=profile), PRESETS, **choices)
-        request = GenerateRequest.model_validate({"input": "cat", "parameters": parameters or {}, **top})
+        request = read_request({"input": "cat", "parameters": parameters or {}, **top})
         return resolve(request, policy, lambda: 99)
 
     return ask
@@ -61,11 +61,11 @@ def refusal(ask):
 def test_what_a_request_leaves_out_the_profile_decides(ask):
     found = ask()
     job, guidance = found.job, found.job.guidance
-    assert (job.model, job.width, job.height, job.steps) == ("nai-diffusion-3", 640, 512, 23)
+    assert (job.model, job.passes[0].width, job.passes[0].height, job.steps) == ("nai-diffusion-3", 640, 512, 23)
     assert (job.sampler, job.schedule, job.sigma_start) == ("k_dpmpp_2m", "karras", 41.0)
     assert guidance == Guidance(6.5, 0.2, 1.0, threshold=None, skip_above=math.inf, skip_below=0.0)
     assert job.prompts == Prompts("cat", "", "nai", drop_seam_tokens=False)
-    assert (job.seeds, job.smea, job.brownian) == ((99,), "off", False)
+    assert (job.passes[0].seeds, job.passes[0].smea, job.brownian) == ((99,), "off", False)
     assert (found.image_format, found.warnings) == ("png", ())
     assert found.recorded == {"deliberate_euler_ancestral_bug": True, "prefer_brownian": False}
 
@@ -79,8 +79,8 @@ def test_null_and_an_empty_name_are_left_out_too(ask):
 @pytest.mark.parametrize(
     ("parameters", "found"),
     [
-        ({"width": 96, "height": 1024}, lambda job: (job.width, job.height) == (96, 1024)),
-        ({"width": 128}, lambda job: (job.width, job.height) == (128, 512)),
+        ({"width": 96, "height": 1024}, lambda job: (job.passes[0].width, job.passes[0].height) == (96, 1024)),
+        ({"width": 128}, lambda job: (job.passes[0].width, job.passes[0].height) == (128, 512)),
         ({"steps": 1}, lambda job: job.steps == 1),
         ({"scale": 0}, lambda job: job.guidance.scale == 0.0),
         ({"scale": 25}, lambda job: job.guidance.scale == 25.0),
@@ -133,49 +133,42 @@ SIZE = {"width": 64, "height": 96, "seed": 5}
 
 @pytest.mark.parametrize("action", ["img2img", "generate", None])
 def test_a_picture_makes_it_img2img_with_nais_defaults(ask, action):
-    source = ask(SIZE | {"image": WHITE, "mask": "junk" if action else None}, action=action).job.source
-    assert (source.strength, source.noise, source.noise_seed, source.mask, source.overlay) == (
-        0.7,
-        0.0,
-        5,
-        None,
-        "none",
-    )
-    assert (source.picture.width, source.picture.height) == (64, 96)
-    assert set(source.picture.rgb) == {255}
+    first = ask(SIZE | {"image": WHITE, "mask": "junk" if action else None}, action=action).job.passes[0]
+    assert (first.strength, first.noise, first.noise_seed) == (0.7, 0.0, 5)
+    assert first.init == InitImage(RgbImage(64, 96, b"\xff" * (64 * 96 * 3)))
 
 
-def test_what_is_said_of_the_picture_counts(ask):
-    said = {"strength": "0.3", "noise": 0.1, "extra_noise_seed": -1}
-    source = ask(SIZE | {"image": WHITE} | said).job.source
-    assert (source.strength, source.noise, source.noise_seed) == (0.3, 0.1, 2**32 - 1)
+def test_img2img_reads_strength_noise_and_its_seed(ask):
+    fields = {"strength": "0.3", "noise": 0.1, "extra_noise_seed": -1}
+    first = ask(SIZE | {"image": WHITE} | fields).job.passes[0]
+    assert (first.strength, first.noise, first.noise_seed) == (0.3, 0.1, 2**32 - 1)
 
 
 def test_extra_noise_has_the_seed_that_was_picked(ask):
     job = ask(SIZE | {"image": WHITE, "seed": 0}).job
-    assert job.source.noise_seed == job.seeds[0]
+    assert job.passes[0].noise_seed == job.passes[0].seeds[0]
 
 
 @pytest.mark.parametrize("action", ["infill", None])
 def test_infill_ignores_the_strength_that_every_client_sends(ask, action):
     job = ask(SIZE | {"image": PICTURE, "mask": WHITE, "strength": 0.7, "noise": 0.2}, action=action).job
-    assert (job.source.strength, job.source.noise, job.source.overlay) == (1.0, 0.0, "soft")
-    assert job.source.mask == b"\xff" * (8 * 12)
+    assert (job.passes[0].strength, job.passes[0].noise, job.passes[0].init.overlay) == (1.0, 0.0, "soft")
+    assert job.passes[0].init.mask == b"\xff" * (8 * 12)
 
 
 def test_infill_has_a_strength_and_overlays_of_its_own(ask):
     infill = SIZE | {"image": PICTURE, "mask": WHITE}
-    assert ask(infill | {"inpaintImg2ImgStrength": 0.4}).job.source.strength == 0.4
-    assert ask(infill | {"add_original_image": False}).job.source.overlay == "none"
-    assert ask(infill | {"add_original_image": False, "overlay": "hard"}).job.source.overlay == "hard"
+    assert ask(infill | {"inpaintImg2ImgStrength": 0.4}).job.passes[0].strength == 0.4
+    assert ask(infill | {"add_original_image": False}).job.passes[0].init.overlay == "none"
+    assert ask(infill | {"add_original_image": False, "overlay": "hard"}).job.passes[0].init.overlay == "hard"
 
 
 def test_pictures_exclude_smea_and_infill_excludes_ddim(ask):
     job = ask(SIZE | {"image": WHITE, "sm": True, "sm_dyn": True, "sampler": "ddim"}).job
-    assert (job.sampler, job.smea) == ("ddim_v3", "off")
+    assert (job.sampler, job.passes[0].smea) == ("ddim_v3", "off")
     found = ask(SIZE | {"image": PICTURE, "mask": WHITE, "sampler": "ddim"}, action="infill")
     assert found.job.sampler == "k_euler_ancestral"
-    assert "sampler: 'ddim' does not go with infill; k_euler_ancestral does" in found.warnings
+    assert "sampler: 'ddim' cannot infill; k_euler_ancestral was used" in found.warnings
 
 
 # texts
@@ -256,9 +249,9 @@ def test_presets_are_those_of_the_model_that_was_asked_for(ask):
 )
 def test_how_many_pictures_depends_on_their_area(ask, refusal, width, height, most):
     size = {"width": width, "height": height}
-    assert len(ask(size | {"n_samples": most}).job.seeds) == most
+    assert len(ask(size | {"n_samples": most}).job.passes[0].seeds) == most
     if most < 8:
-        said = f"parameters.n_samples: {most + 1} pictures of {width}x{height}; at most {most}"
+        said = f"parameters.n_samples: {most + 1} images of {width}x{height}; at most {most}"
         assert refusal(size | {"n_samples": most + 1}) == said
 
 
@@ -276,12 +269,12 @@ def test_an_area_has_its_limit(refusal, width, height):
     ],
 )
 def test_any_number_is_a_seed(ask, seed, first):
-    assert ask({"seed": seed}).job.seeds == (first,)
+    assert ask({"seed": seed}).job.passes[0].seeds == (first,)
 
 
 def test_samples_have_neighbouring_seeds_around_the_end_of_their_range(ask):
-    assert ask({"seed": 2**32 - 1, "n_samples": 3}).job.seeds == (2**32 - 1, 0, 1)
-    assert ask({"n_samples": 2}).job.seeds == (99, 100)
+    assert ask({"seed": 2**32 - 1, "n_samples": 3}).job.passes[0].seeds == (2**32 - 1, 0, 1)
+    assert ask({"n_samples": 2}).job.passes[0].seeds == (99, 100)
 
 
 def test_the_server_never_picks_seed_zero():
@@ -311,7 +304,7 @@ def test_a_schedule_that_a_sampler_does_not_have_is_replaced_and_that_is_told(as
     for name in set(SCHEDULES) - {"native"}:
         found = ask({"sampler": sampler, "noise_schedule": name})
         assert found.job.schedule == "native"
-        assert found.warnings == (f"noise_schedule: {name!r} does not go with {sampler}; native does",)
+        assert found.warnings == (f"noise_schedule: {name!r} cannot be used with {sampler}; native was used",)
     for harmless in ({"noise_schedule": "native"}, {}):
         found = ask({"sampler": sampler, **harmless})
         assert (found.job.schedule, found.warnings) == ("native", ())
@@ -351,7 +344,7 @@ def test_the_others_have_every_schedule(ask, sampler):
 )
 def test_samplers_aliases_and_smea(ask, asked, sampler, smea):
     job = ask(asked).job
-    assert (job.sampler, job.smea) == (sampler, smea)
+    assert (job.sampler, job.passes[0].smea) == (sampler, smea)
 
 
 @pytest.mark.parametrize(
@@ -387,14 +380,14 @@ def test_an_unknown_model_is_answered_by_the_loaded_one_or_refused(ask, refusal,
     found = ask(model=model)
     assert found.job.model == "nai-diffusion-3"
     assert found.warnings == (f"model: {model!r} is answered by 'nai-diffusion-3'",)
-    assert refusal(model=model, unknown_models="refuse").startswith(f"model: {model!r} doesn't exist here")
+    assert refusal(model=model, unknown_models="refuse").startswith(f"model: {model!r} is not served")
 
 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("nai-difusion-3", "model: 'nai-difusion-3' doesn't exist here; did you mean 'nai-diffusion-3'?; served: nai-diffusion-3, mine"),
-        ("dalle-mini", "model: 'dalle-mini' doesn't exist here; served: nai-diffusion-3, mine"),
+        ("nai-difusion-3", "model: 'nai-difusion-3' is not served; did you mean 'nai-diffusion-3'?; served: nai-diffusion-3, mine"),
+        ("dalle-mini", "model: 'dalle-mini' is not served; served: nai-diffusion-3, mine"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_what_there_is(refusal, model, said):
@@ -449,10 +442,10 @@ def test_what_cannot_be_done_names_field_value_and_what_is_allowed(refusal, top,
         ({"input": "cat " * 225 + "|" + "cat " * 224}, {}, ()),
         ({"input": "cat|" + "cat " * 300}, {}, ("input: 300 tokens, cut after 225",)),
         ({}, {"negative_prompt": "cat " * 230}, ("negative_prompt: 230 tokens, cut after 225",)),
-        ({}, {"uc": "cat " * 230, "scale": 7.5}, ("negative_prompt: 230 tokens, cut after 225", "scale: 7.5 is more than this model takes well (7)")),
+        ({}, {"uc": "cat " * 230, "scale": 7.5}, ("negative_prompt: 230 tokens, cut after 225", "scale: 7.5 is above what this model is suited to (7)")),
         ({}, {"scale": 7}, ()),
         ({"model": "x"}, {"sampler": "ddim_v3", "noise_schedule": "karras"},
-         ("model: 'x' is answered by 'nai-diffusion-3'", "noise_schedule: 'karras' does not go with ddim_v3; native does")),
+         ("model: 'x' is answered by 'nai-diffusion-3'", "noise_schedule: 'karras' cannot be used with ddim_v3; native was used")),
     ],
 )  # fmt: skip
 def test_what_is_said_beside_the_pictures(ask, top, parameters, said):
@@ -465,7 +458,7 @@ def test_a_model_that_takes_any_scale_says_nothing(ask):
 
 def test_a_webp_too_long_for_the_format_is_refused_before_it_is_drawn(ask, refusal):
     size = {"width": 64, "height": 49152}
-    assert ask({**size, "image_format": "png"}).job.height == 49152
+    assert ask({**size, "image_format": "png"}).job.passes[0].height == 49152
     assert "webp cannot hold 64x49152; sides are at most 16383" in refusal({**size, "image_format": "webp"})
 
 

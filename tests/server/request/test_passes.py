@@ -1,4 +1,4 @@
-"""Pictures to start from and second passes, from what is sent to what stands in the job."""
+"""Init images and second passes: from a request to the passes of its job."""
 
 from base64 import b64encode
 from dataclasses import replace
@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.job import Enhance, RgbImage, second_pass
+from pipelines.job import Pass, PreviousPass
 from server.config.catalog import single_model_catalog
 from server.config.resources import configs
 from server.engine.model import detect_model
 from server.errors import Rejected
 from server.picture.comment import build_comment, describe_job
-from server.request import tasks
+from server.request import passes
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy, resolve
-from server.request.schema import GenerateRequest, Parameters
+from server.request.schema import read_request
 
 PRESETS = load_presets(configs() / "presets.toml")
 SIZE = {"width": 832, "height": 1216}
@@ -43,34 +43,38 @@ def ask(served):
     def ask(network=None, **parameters):
         policy = RequestPolicy(replace(served, upscaler=network), PRESETS)
         request = {"input": "cat", "parameters": {"seed": 40} | SIZE | parameters}
-        return resolve(GenerateRequest.model_validate(request), policy, lambda: 99).job
+        return resolve(read_request(request), policy, lambda: 99).job
 
     return ask
+
+
+def enhance_pass(width, height, strength, noise, seed):
+    return Pass(width, height, (seed,), PreviousPass(), strength, noise, noise_seed=seed)
 
 
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
-        ({"magnitude": 1}, Enhance(1248, 1824, 0.2, 0.0, 99, 99)),
-        ({"magnitude": 2}, Enhance(1248, 1824, 0.4, 0.0, 99, 99)),
-        ({"magnitude": "3", "seed": 0}, Enhance(1248, 1824, 0.5, 0.0, 99, 99)),
-        ({"magnitude": 4, "scale": 1, "seed": -1}, Enhance(832, 1216, 0.6, 0.0, 2**32 - 1, 2**32 - 1)),
-        ({"magnitude": 5, "seed": 7}, Enhance(1248, 1824, 0.7, 0.1, 7, 7)),
-        ({"magnitude": 3, "scale": None, "upscaler": None}, Enhance(1248, 1824, 0.5, 0.0, 99, 99)),
-        ({"magnitude": 3, "noise": 0.3}, Enhance(1248, 1824, 0.5, 0.3, 99, 99)),
-        ({"strength": 0.33}, Enhance(1248, 1824, 0.33, 0.0, 99, 99)),
-        ({"strength": 0.33, "noise": 0.2, "magnitude": 5}, Enhance(1248, 1824, 0.33, 0.2, 99, 99)),
+        ({"magnitude": 1}, enhance_pass(1248, 1824, 0.2, 0.0, 99)),
+        ({"magnitude": 2}, enhance_pass(1248, 1824, 0.4, 0.0, 99)),
+        ({"magnitude": "3", "seed": 0}, enhance_pass(1248, 1824, 0.5, 0.0, 99)),
+        ({"magnitude": 4, "scale": 1, "seed": -1}, enhance_pass(832, 1216, 0.6, 0.0, 2**32 - 1)),
+        ({"magnitude": 5, "seed": 7}, enhance_pass(1248, 1824, 0.7, 0.1, 7)),
+        ({"magnitude": 3, "scale": None, "upscaler": None}, enhance_pass(1248, 1824, 0.5, 0.0, 99)),
+        ({"magnitude": 3, "noise": 0.3}, enhance_pass(1248, 1824, 0.5, 0.3, 99)),
+        ({"strength": 0.33}, enhance_pass(1248, 1824, 0.33, 0.0, 99)),
+        ({"strength": 0.33, "noise": 0.2, "magnitude": 5}, enhance_pass(1248, 1824, 0.33, 0.2, 99)),
     ],
 )
 def test_enhance_is_a_second_pass_with_seeds_of_its_own(ask, sent, expected):
-    job = ask(enhance=sent)
-    assert job.enhance == expected
-    assert (job.width, job.height, job.seeds) == (832, 1216, (40,))
+    first, second = ask(enhance=sent).passes
+    assert second == expected
+    assert first == Pass(832, 1216, (40,))
 
 
 @pytest.mark.parametrize("sent", [None, False])
-def test_no_enhance_is_none(ask, sent):
-    assert ask(enhance=sent).enhance is None
+def test_without_enhance_there_is_one_pass(ask, sent):
+    assert len(ask(enhance=sent).passes) == 1
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_no_enhance_is_none(ask, sent):
             {"strength": 0.5, "upscaler": "esrgan"},
             "parameters.enhance.upscaler: 'esrgan' is not lanczos or network",
         ),
-        ({"strength": 0.5, "upscaler": "network"}, "no network for it is loaded"),
+        ({"strength": 0.5, "upscaler": "network"}, "no upscaling network is loaded"),
         ("yes", "parameters.enhance: 'yes' is not an object"),
     ],
 )
@@ -102,8 +106,8 @@ def test_enhance_goes_with_generate_alone_and_counts_for_the_number_of_pictures(
     image = base64_of(Image.new("RGB", (64, 64), "red"))
     with pytest.raises(Rejected, match="not with img2img"):
         ask(enhance={"magnitude": 1}, image=image)
-    assert len(ask(width=512, height=512, n_samples=8).seeds) == 8
-    with pytest.raises(Rejected, match="8 pictures of 1024x1024; at most 4"):
+    assert len(ask(width=512, height=512, n_samples=8).passes[0].seeds) == 8
+    with pytest.raises(Rejected, match="8 images of 1024x1024; at most 4"):
         ask(width=512, height=512, n_samples=8, enhance={"magnitude": 1, "scale": 2})
 
 
@@ -111,21 +115,17 @@ def test_each_pass_is_shrunk_by_its_own_size(served, ask):
     profile = served.profile.model_copy(update={"deep_shrink_above": 2_000_000})
     policy = RequestPolicy(replace(served, profile=profile), PRESETS)
     request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
-    job: Any = resolve(GenerateRequest.model_validate(request), policy).job
-    assert (job.deep_shrink, job.enhance.deep_shrink) == (0, 1)
-    assert second_pass(job, job.enhance, 0, RgbImage(1, 1, b"")).deep_shrink == 1
+    job: Any = resolve(read_request(request), policy).job
+    assert [each.deep_shrink for each in job.passes] == [0, 1]
 
 
 def test_each_pass_begins_with_copies_of_its_own_size(served):
     known = {"deep_shrink_above": 150_000, "pyramid_above": 500_000}
     policy = RequestPolicy(replace(served, profile=served.profile.model_copy(update=known)), PRESETS)
     request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
-    job: Any = resolve(GenerateRequest.model_validate(request), policy).job
-    # copies of 416x608 and 312x456, the first of which is to be halved again
-    assert (job.pyramid, job.deep_shrink) == (1, 1)
-    assert (job.enhance.pyramid, job.enhance.deep_shrink) == (2, 0)
-    second = second_pass(job, job.enhance, 0, RgbImage(1, 1, b""))
-    assert (second.pyramid, second.deep_shrink) == (2, 0)
+    job: Any = resolve(read_request(request), policy).job
+    # copies of 416x608 and 312x456, of which the first is above 150,000 pixels
+    assert [(each.pyramid, each.deep_shrink) for each in job.passes] == [(1, 1), (2, 0)]
 
 
 @pytest.mark.parametrize(
@@ -141,23 +141,23 @@ def test_each_pass_begins_with_copies_of_its_own_size(served):
         *((True, None, 1), (True, 160_000, 2), (False, 160_000, 0)),
     ],
 )
-def test_a_picture_is_halved_until_the_model_knows_its_size(served, asked, known, times):
+def test_features_are_downscaled_until_the_area_is_known(served, asked, known, times):
     profile = served.profile.model_copy(update={"deep_shrink_above": known})
-    assert tasks.halved(Parameters.model_validate({"deep_shrink": asked}), profile, (1024, 1024)) == times
+    parameters = read_request({"parameters": {"deep_shrink": asked}}).parameters
+    first = passes.build_first_pass(parameters, (1024, 1024), (1,), "off", profile)
+    assert first.deep_shrink == times
 
 
 def test_the_network_is_used_where_there_is_one(ask):
-    assert ask(network="file", enhance={"magnitude": 1, "upscaler": "network"}).enhance.network
+    job = ask(network="file", enhance={"magnitude": 1, "upscaler": "network"})
+    assert job.passes[1].init == PreviousPass(network=True)
 
 
-def test_the_second_pass_draws_the_same_prompts_at_the_new_size(ask):
-    job = ask(enhance={"magnitude": 5, "seed": 7}, sm=True, n_samples=2)
-    picture = RgbImage(1248, 1824, b"")
-    second: Any = second_pass(job, job.enhance, 1, picture)
-    assert (second.width, second.height, second.seeds, second.smea) == (1248, 1824, (8,), "off")
-    assert (second.source.picture, second.source.strength, second.source.noise) == (picture, 0.7, 0.1)
-    assert (second.source.noise_seed, second.enhance) == (8, None)
-    assert (second.prompts, second.steps, second.sampler) == (job.prompts, job.steps, job.sampler)
+def test_the_second_pass_has_its_own_size_and_seeds_and_no_smea(ask):
+    first, second = ask(enhance={"magnitude": 5, "seed": 7}, sm=True, n_samples=2).passes
+    assert (second.width, second.height, second.seeds, second.smea) == (1248, 1824, (7, 8), "off")
+    assert (second.init, second.strength, second.noise) == (PreviousPass(), 0.7, 0.1)
+    assert (second.noise_seed, first.smea, first.seeds) == (7, "smea", (40, 41))
 
 
 def test_the_comment_is_the_second_pass_s_and_both_seeds_are_in_the_job(ask):
@@ -175,7 +175,7 @@ def test_a_soft_mask_keeps_its_greys(ask):
     grey[:, 96:] = 255
     sent = {"image": base64_of(Image.new("RGB", (64, 64))), "mask": base64_of(Image.fromarray(grey))}
     size = {"width": 128, "height": 128}
-    soft = np.frombuffer(ask(**sent, **size, soft_mask=True).source.mask, np.uint8).reshape(16, 16)
-    hard = np.frombuffer(ask(**sent, **size).source.mask, np.uint8).reshape(16, 16)
+    soft = np.frombuffer(ask(**sent, **size, soft_mask=True).passes[0].init.mask, np.uint8).reshape(16, 16)
+    hard = np.frombuffer(ask(**sent, **size).passes[0].init.mask, np.uint8).reshape(16, 16)
     assert soft[0].tolist() == [0] * 8 + [100] * 4 + [255] * 4
     assert hard[0].tolist() == [0] * 12 + [255] * 4
