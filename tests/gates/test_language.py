@@ -6,7 +6,9 @@ import re
 import pytest
 from paths import ROOT
 
-WORDS = re.compile(r"\b(anew|nobody|in earnest|told|so many|of such|is none of|deaf|riddle|house)\b", re.IGNORECASE)
+WORDS = re.compile(
+    r"\b(anew|nobody|in earnest|told|so many|of such|is none of|deaf|riddle|house)\b", re.IGNORECASE
+)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted(
     path

@@ -32,7 +32,7 @@ def base64_of(image):
 
 @pytest.fixture(scope="module")
 def served(demo_file):
-    """A model that draws large pictures without help."""
+    """A model without deep shrink and pyramid."""
     found = detect_model(single_model_catalog(demo_file))
     helps = {"deep_shrink_above": None, "pyramid_above": None}
     return replace(found, profile=found.profile.model_copy(update=helps))
@@ -53,7 +53,7 @@ def enhance_pass(width, height, strength, noise, seed):
 
 
 @pytest.mark.parametrize(
-    ("sent", "expected"),
+    ("fields", "expected"),
     [
         ({"magnitude": 1}, enhance_pass(1248, 1824, 0.2, 0.0, 99)),
         ({"magnitude": 2}, enhance_pass(1248, 1824, 0.4, 0.0, 99)),
@@ -66,19 +66,19 @@ def enhance_pass(width, height, strength, noise, seed):
         ({"strength": 0.33, "noise": 0.2, "magnitude": 5}, enhance_pass(1248, 1824, 0.33, 0.2, 99)),
     ],
 )
-def test_enhance_is_a_second_pass_with_seeds_of_its_own(ask, sent, expected):
-    first, second = ask(enhance=sent).passes
+def test_enhance_is_a_second_pass_with_its_own_seeds(ask, fields, expected):
+    first, second = ask(enhance=fields).passes
     assert second == expected
     assert first == Pass(832, 1216, (40,))
 
 
-@pytest.mark.parametrize("sent", [None, False])
-def test_without_enhance_there_is_one_pass(ask, sent):
-    assert len(ask(enhance=sent).passes) == 1
+@pytest.mark.parametrize("fields", [None, False])
+def test_without_enhance_there_is_one_pass(ask, fields):
+    assert len(ask(enhance=fields).passes) == 1
 
 
 @pytest.mark.parametrize(
-    ("sent", "said"),
+    ("fields", "message"),
     [
         ({"scale": 1.5}, "parameters.enhance: needs a magnitude"),
         ({}, "parameters.enhance: needs a magnitude"),
@@ -96,13 +96,13 @@ def test_without_enhance_there_is_one_pass(ask, sent):
         ("yes", "parameters.enhance: 'yes' is not an object"),
     ],
 )
-def test_what_cannot_be_enhanced_is_refused_by_name(ask, sent, said):
+def test_invalid_enhance_fields_are_refused_by_name(ask, fields, message):
     with pytest.raises(Rejected) as refused:
-        ask(enhance=sent)
-    assert said in refused.value.message
+        ask(enhance=fields)
+    assert message in refused.value.message
 
 
-def test_enhance_goes_with_generate_alone_and_counts_for_the_number_of_pictures(ask):
+def test_enhance_needs_generate_and_limits_the_number_of_images(ask):
     image = base64_of(Image.new("RGB", (64, 64), "red"))
     with pytest.raises(Rejected, match="not with img2img"):
         ask(enhance={"magnitude": 1}, image=image)
@@ -111,7 +111,7 @@ def test_enhance_goes_with_generate_alone_and_counts_for_the_number_of_pictures(
         ask(width=512, height=512, n_samples=8, enhance={"magnitude": 1, "scale": 2})
 
 
-def test_each_pass_is_shrunk_by_its_own_size(served, ask):
+def test_deep_shrink_depends_on_each_passs_size(served, ask):
     profile = served.profile.model_copy(update={"deep_shrink_above": 2_000_000})
     policy = RequestPolicy(replace(served, profile=profile), PRESETS)
     request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
@@ -119,7 +119,7 @@ def test_each_pass_is_shrunk_by_its_own_size(served, ask):
     assert [each.deep_shrink for each in job.passes] == [0, 1]
 
 
-def test_each_pass_begins_with_copies_of_its_own_size(served):
+def test_the_pyramid_depends_on_each_passs_size(served):
     known = {"deep_shrink_above": 150_000, "pyramid_above": 500_000}
     policy = RequestPolicy(replace(served, profile=served.profile.model_copy(update=known)), PRESETS)
     request = {"input": "cat", "parameters": SIZE | {"enhance": {"magnitude": 1}}}
@@ -148,7 +148,7 @@ def test_features_are_downscaled_until_the_area_is_known(served, asked, known, t
     assert first.deep_shrink == times
 
 
-def test_the_network_is_used_where_there_is_one(ask):
+def test_enhance_can_use_the_upscaling_network(ask):
     job = ask(network="file", enhance={"magnitude": 1, "upscaler": "network"})
     assert job.passes[1].init == PreviousPass(network=True)
 
@@ -160,22 +160,22 @@ def test_the_second_pass_has_its_own_size_and_seeds_and_no_smea(ask):
     assert (second.noise_seed, first.smea, first.seeds) == (7, "smea", (40, 41))
 
 
-def test_the_comment_is_the_second_pass_s_and_both_seeds_are_in_the_job(ask):
+def test_the_comment_describes_the_second_pass_and_the_job_has_both_seeds(ask):
     job = ask(enhance={"magnitude": 5, "seed": 7}, n_samples=2)
-    told: Any = build_comment(job, 1, {}, describe_job(job, (), "exact", "00C0FFEE"))
-    assert (told["width"], told["height"], told["seed"], told["n_samples"]) == (1248, 1824, 8, 1)
-    assert (told["request_type"], told["strength"], told["noise"]) == ("Img2ImgRequest", 0.7, 0.1)
-    recorded = told["naiad"]["job"]
+    comment: Any = build_comment(job, 1, {}, describe_job(job, (), "exact", "00C0FFEE"))
+    assert (comment["width"], comment["height"], comment["seed"], comment["n_samples"]) == (1248, 1824, 8, 1)
+    assert (comment["request_type"], comment["strength"], comment["noise"]) == ("Img2ImgRequest", 0.7, 0.1)
+    recorded = comment["naiad"]["job"]
     assert (recorded["seeds"], recorded["enhance"]["seed"], recorded["width"]) == ([40, 41], 7, 832)
 
 
-def test_a_soft_mask_keeps_its_greys(ask):
+def test_a_soft_mask_keeps_its_grays(ask):
     grey = np.zeros((128, 128), np.uint8)
     grey[:, 64:] = 100
     grey[:, 96:] = 255
-    sent = {"image": base64_of(Image.new("RGB", (64, 64))), "mask": base64_of(Image.fromarray(grey))}
+    fields = {"image": base64_of(Image.new("RGB", (64, 64))), "mask": base64_of(Image.fromarray(grey))}
     size = {"width": 128, "height": 128}
-    soft = np.frombuffer(ask(**sent, **size, soft_mask=True).passes[0].init.mask, np.uint8).reshape(16, 16)
-    hard = np.frombuffer(ask(**sent, **size).passes[0].init.mask, np.uint8).reshape(16, 16)
+    soft = np.frombuffer(ask(**fields, **size, soft_mask=True).passes[0].init.mask, np.uint8).reshape(16, 16)
+    hard = np.frombuffer(ask(**fields, **size).passes[0].init.mask, np.uint8).reshape(16, 16)
     assert soft[0].tolist() == [0] * 8 + [100] * 4 + [255] * 4
     assert hard[0].tolist() == [0] * 12 + [255] * 4

@@ -99,7 +99,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("field", "value", "kept"), KEPT, ids=lambda value: repr(value)[:30])
-def test_what_a_field_takes(field, value, kept):
+def test_accepted_values(field, value, kept):
     found = getattr(parameters(**{field: value}), UNUSED.get(field) or field)
     assert found == kept
     assert type(found) is type(kept) or isinstance(found, float)
@@ -166,19 +166,19 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("field", "value", "shown", "allowed"), WRONG, ids=lambda value: str(value)[:20])
-def test_what_a_field_does_not_take_is_told_with_name_value_and_what_it_does(field, value, shown, allowed):
+def test_refusals_name_the_field_the_value_and_what_is_allowed(field, value, shown, allowed):
     message = refusal(f'{{"parameters": {{"{field}": {value}}}}}')
     assert message == f"parameters.{field}: {shown} is not {allowed}"
 
 
 @pytest.mark.parametrize("field", ["width", "steps", "n_samples", "seed", *REALS, *SIGMAS])
-def test_a_boolean_is_no_number(field):
+def test_a_boolean_is_not_a_number(field):
     message = refusal({"parameters": {field: True}})
     assert message.lower().startswith(f"parameters.{field}: true is not a")
 
 
 @pytest.mark.parametrize("field", ["width", "height"])
-def test_a_side_in_quotes_is_refused(field):
+def test_a_size_as_a_string_is_refused(field):
     assert refusal({"parameters": {field: "832"}}).startswith(f"parameters.{field}: '832' is not {SIDE}")
 
 
@@ -205,11 +205,11 @@ def test_every_field_is_in_these_tables():
         ({"parameters": {"image_format": "wepb"}}, "parameters.image_format: 'wepb' is not png or webp; did you mean 'webp'?"),
     ],
 )  # fmt: skip
-def test_what_stands_around_the_parameters_is_told_too(wrong, said):
+def test_refusals_of_fields_outside_parameters(wrong, said):
     assert refusal({"input": "cat", "parameters": {}} | wrong) == said
 
 
-def test_parameters_are_all_that_is_required():
+def test_only_parameters_are_required():
     assert refusal({"input": "cat"}) == "parameters: is required"
     least = read({"parameters": {}})
     assert (least.input, least.model, least.task) == (None, None, "generate")
@@ -245,34 +245,34 @@ def test_an_action_without_its_images_is_refused(action, images, message):
     assert refusal({"action": action, "parameters": dict.fromkeys(images, "x")}) == message
 
 
-def test_the_first_thing_wrong_is_told_and_only_that():
+def test_only_the_first_error_is_reported():
     message = refusal({"input": 5, "parameters": {"steps": 0, "scale": -1}})
     assert message == f"input: 5 is not {WORD}"
 
 
-def test_unknown_keys_are_not_read():
+def test_unknown_keys_are_ignored():
     junk = '"Steps": "x", "\\ud83d": 1, "model": [], "quality_toggle": true'
     found = read(f'{{"url": NaN, "parameters": {{"steps": 5, {junk}}}, "x": {{}}}}')
     assert found.parameters == GenerateParameters(steps=5)
 
 
-def test_the_last_of_two_equal_keys_counts():
+def test_the_last_of_two_equal_keys_is_used():
     assert read('{"parameters": {"steps": "x", "steps": 5}}').parameters.steps == 5
 
 
-def test_unused_fields_may_nest_as_deep_as_json_may():
+def test_unused_fields_may_be_nested_as_deep_as_json_allows():
     deep = "[" * 400 + "]" * 400
     found = read(f'{{"junk": {deep}, "parameters": {{"v4_prompt": {deep}, "junk": {deep}}}}}')
     assert found.parameters.v4_prompt == json.loads(deep)
 
 
 @pytest.mark.parametrize("junk", ["[" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, "1" + "0" * 5000])
-def test_what_no_reader_can_hold_is_not_json(junk):
+def test_values_beyond_the_json_reader_are_refused(junk):
     with pytest.raises(Rejected, match="body: is not JSON in UTF-8, or nested too deeply"):
         read(f'{{"parameters": {{"junk": {junk}}}}}')
 
 
-def test_a_request_does_not_change():
+def test_a_request_is_frozen():
     found = parameters(steps=5)
     with pytest.raises(ValidationError, match="frozen"):
         found.steps = 6
