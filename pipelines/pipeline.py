@@ -18,7 +18,7 @@ from pipelines.image.vae import VaeCodec
 from pipelines.job import Job
 from pipelines.plan import Plan, make_plan
 from pipelines.sampling.batching import RowBatcher
-from pipelines.sampling.denoise import Denoising, Estimator, denoise
+from pipelines.sampling.denoise import Estimator, RowCoroutine, denoise
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.sampling.smea import make_smea
@@ -93,7 +93,7 @@ class Pipeline:
 
     def _trajectory(
         self, job: Job, plan: Plan, texts: PromptEmbeddings, origin: InitLatents | None, image: int
-    ) -> Denoising:
+    ) -> RowCoroutine:
         noise = make_image_noise(
             job.seeds[image],
             (4, *job.latent_size),
@@ -124,7 +124,7 @@ class Pipeline:
 def build_noise_table(prediction: str, zsnr: bool, sigma_max: float | None = None) -> NoiseTable:
     """The noise table of a kind of network; `sigma_max` moves where its ladders start."""
     table = edm() if prediction == "edm_v" else scaled_linear(zsnr)
-    return table if sigma_max is None or isinf(sigma_max) else table.starting_at(sigma_max)
+    return table if sigma_max is None or isinf(sigma_max) else table.with_sigma_max(sigma_max)
 
 
 def _reporter(plan: Plan, watch: OnStep | None) -> Callable[[int, float], None]:

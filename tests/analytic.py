@@ -8,7 +8,7 @@ from torch import Tensor
 from pipelines.sampling.prediction import to_velocity
 
 
-def drive(sampling, denoiser):
+def run_sampler(sampling, denoiser):
     """Run a sampler to its end; the result and how many estimates it asked for."""
     asked = 0
     try:
@@ -20,7 +20,7 @@ def drive(sampling, denoiser):
         return finished.value, asked
 
 
-def conduct(trajectory, network):
+def run_denoise(trajectory, network):
     """Run one image's `denoise` over a network of rows; its latents and every tuple of rows that was asked for."""
     asked = []
     try:
@@ -32,17 +32,17 @@ def conduct(trajectory, network):
         return finished.value, asked
 
 
-def velocity_of(estimate):
+def velocity_network(estimate):
     """The velocity network that stands for estimates of rows."""
     return lambda row: to_velocity(estimate(row), row.x, row.sigma)
 
 
-def gaussian(spread: float):
+def gaussian_denoiser(spread: float):
     """The ideal denoiser for data drawn from N(0, spread^2)."""
     return lambda x, sigma: x * (spread**2 / (spread**2 + sigma**2))
 
 
-def gaussian_path(x: Tensor, start: float, end: float, spread: float) -> Tensor:
+def solve_gaussian_ode(x: Tensor, start: float, end: float, spread: float) -> Tensor:
     """Where the exact ODE carries x for that data."""
     return x * sqrt((spread**2 + end**2) / (spread**2 + start**2))
 
@@ -50,7 +50,7 @@ def gaussian_path(x: Tensor, start: float, end: float, spread: float) -> Tensor:
 CENTRES, SHARES, WIDTH = (-1.2, 0.3, 1.5), (0.3, 0.5, 0.2), 0.25
 
 
-def mixture(x: Tensor, sigma: float) -> Tensor:
+def mixture_denoiser(x: Tensor, sigma: float) -> Tensor:
     """The ideal denoiser for a mixture of three Gaussians, elementwise."""
     centres = torch.tensor(CENTRES, dtype=x.dtype)
     variance = WIDTH**2 + sigma**2
@@ -59,6 +59,6 @@ def mixture(x: Tensor, sigma: float) -> Tensor:
     return (torch.softmax(logits, -1) * estimates).sum(-1)
 
 
-def silence(sigma: float, target: float) -> Tensor:
+def zero_noise(sigma: float, target: float) -> Tensor:
     """Noise that is not there."""
     return torch.zeros((), dtype=torch.float64)

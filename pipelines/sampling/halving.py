@@ -1,27 +1,27 @@
-"""How often a picture is halved, and until when: its features (deep_shrink.py), or the picture itself (pyramid.py)."""
+"""The number of 2x downscales of deep shrink and of the pyramid, and the noise levels at which they end."""
 
 from math import ceil, log, sqrt
 
 DEEP_SHRINK_TIMES = (650, 200, 100)
-"""The times, of 999 for pure noise, above which features are halved: once more above each.
+"""Timesteps (999 is pure noise) that end deep shrink: features are downscaled once more above each of them.
 
-The first is the end of a run's first third, as kohya-ss has it. Of two halvings one is undone there and the other at
-200: undone at 400, lines come out broken, for they are decided between 650 and 200.
+The first is the end of a run's first third, as in kohya-ss' version. Of two downscales one ends there and the other at
+200. If it ends at 400, lines break up: they are decided between 650 and 200.
 """
 PYRAMID_NOISE = 1024.0
-"""The noise level, times the side in pixels, above which a copy with half the sides is asked about.
+"""Noise level times side in pixels above which the pyramid estimates an image from a copy with half the sides.
 
-Seen on the demo model at 832x1216: left later, pictures blur, and sooner, lines break up.
+Found on the demo model at 832x1216: with a lower value images blur, with a higher one lines break up.
 """
 
 
 def count_downscales(area: float, known: int) -> int:
-    """How often both sides of a picture of so many pixels are halved until no more are left than a model knows."""
+    """Return the number of 2x downscales until `area` is at most `known` pixels."""
     return max(0, ceil(log(area / known, 4)))
 
 
 def count_pyramid_levels(width: int, height: int, known: int) -> int:
-    """The same for a pyramid, but no oftener than the latents can be halved evenly."""
+    """Return the number of 2x downscales for a pyramid; at most as many as divide both sides of the latents evenly."""
     times = count_downscales(width * height, known)
     while (width // 8) % 2**times or (height // 8) % 2**times:
         times -= 1
@@ -29,8 +29,9 @@ def count_pyramid_levels(width: int, height: int, known: int) -> int:
 
 
 def pyramid_sigmas(width: int, height: int, times: int) -> tuple[float, ...]:
-    """The sigmas above which a pyramid asks about the picture with its sides halved once, twice and so on.
+    """Return the sigmas above which a pyramid estimates a copy with the sides halved once, twice and so on.
 
-    A copy with half the sides has half the noise, so each is left when its own noise times its own side is HIDDEN.
+    A copy with half the sides has half the noise. A copy is halved again where its own noise level times its own side
+    (the square root of its area, in pixels) is above PYRAMID_NOISE.
     """
     return tuple(PYRAMID_NOISE * 4**level / sqrt(width * height) for level in range(times))

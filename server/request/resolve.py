@@ -13,7 +13,7 @@ from pipelines.job import SEED_MODULUS, Guidance, Job, Prompts, Threshold
 from pipelines.sampling.samplers import resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.prompt import mix_weights, parse
-from pipelines.text.tokens import LIMIT, weighted_tokens
+from pipelines.text.tokens import MAX_TOKENS, tokenize_runs
 from server.config.profiles import Profile
 from server.engine.model import ServedModel
 from server.errors import Rejected
@@ -222,9 +222,9 @@ def _cut(prompts: Prompts) -> list[str]:
             mix_weights(segments)
         except InvalidPrompt as error:
             raise Rejected(name, str(error)) from None
-        longest = max(len(weighted_tokens(segment.runs)) for segment in segments)
-        if longest > LIMIT:
-            said.append(f"{name}: {longest} tokens, cut after {LIMIT}")
+        longest = max(len(tokenize_runs(segment.runs)) for segment in segments)
+        if longest > MAX_TOKENS:
+            said.append(f"{name}: {longest} tokens, cut after {MAX_TOKENS}")
     return said
 
 

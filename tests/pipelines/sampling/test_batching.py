@@ -46,7 +46,7 @@ def test_rows_keep_their_own_sigma_and_size_ids():
     net = Net()
     ids = (64, 32, 0, 0, 64, 32)
     conductor(net).evaluate([
-        row(sigma=math.inf, pooled=torch.ones(3), ids=ids), row(sigma=0.03, pooled=torch.ones(3), ids=(1, 2, 3, 4, 5, 6)),
+        row(sigma=math.inf, pooled=torch.ones(3), time_ids=ids), row(sigma=0.03, pooled=torch.ones(3), time_ids=(1, 2, 3, 4, 5, 6)),
     ])  # fmt: skip
     sample, times, _, added = net.passes[0]
     assert times.tolist() == [999, 0]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from analytic import conduct, velocity_of
+from analytic import run_denoise, velocity_network
 
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.plan import make_plan
@@ -43,8 +43,8 @@ def run(job, network=None, table=ZSNR, prediction="v"):
     noise = make_image_noise(job.seeds[0], SHAPE, plan.sampler, plan.sigmas, table, plan.brownian)
     start = noise.initial if math.isinf(plan.sigmas[0]) else noise.initial * plan.sigmas[0]
     estimator = Estimator(plan, TEXTS, None, PREDICTIONS[prediction])
-    network = network or velocity_of(lambda row: ideal(row.x, row.sigma))
-    latents, asked = conduct(denoise(estimator, start.double(), noise), network)
+    network = network or velocity_network(lambda row: ideal(row.x, row.sigma))
+    latents, asked = run_denoise(denoise(estimator, start.double(), noise), network)
     return latents, noise, asked
 
 
@@ -96,8 +96,8 @@ def test_an_ordinary_model_starts_at_its_highest_sigma_without_a_special_step():
     table = scaled_linear()
     network = lambda row: (row.x - ideal(row.x, row.sigma)) / row.sigma  # noqa: E731
     latents, noise, asked = run(replace(JOB, steps=1), network, table, "eps")
-    assert asked[0][0].sigma == table.highest
-    torch.testing.assert_close(latents, ideal(noise.initial.double() * table.highest, table.highest))
+    assert asked[0][0].sigma == table.sigma_max
+    torch.testing.assert_close(latents, ideal(noise.initial.double() * table.sigma_max, table.sigma_max))
 
 
 def contexts(rows):

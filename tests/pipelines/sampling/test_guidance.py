@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from pipelines.job import Guidance, Threshold
-from pipelines.sampling.guidance import apply_guides, build_guides, cfg, needs_empty, uses_empty_negative
+from pipelines.sampling.guidance import (
+    apply_guides,
+    build_guides,
+    cfg_guide,
+    needs_empty,
+    uses_empty_negative,
+)
 from pipelines.sampling.prediction import to_velocity
 
 
@@ -22,7 +28,7 @@ def test_scale_one_is_the_prompts_own_estimate_whatever_else_is_set(sigma):
 
 def test_cfg_is_linear_between_the_two_estimates():
     x, cond, uncond, _ = estimates()
-    found = apply_guides((cfg(5.0),), x, 1.0, cond, uncond)
+    found = apply_guides((cfg_guide(5.0),), x, 1.0, cond, uncond)
     torch.testing.assert_close(found, uncond + 5 * (cond - uncond))
 
 

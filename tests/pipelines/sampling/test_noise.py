@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipelines.sampling.noise import brownian_bounds, brownian_noise, make_image_noise, prefetch
+from pipelines.sampling.noise import brownian_bounds, make_brownian_noise, make_image_noise, prefetch
 from pipelines.sampling.prediction import scaled_linear
 from pipelines.sampling.samplers import SAMPLERS
 from pipelines.sampling.schedules import make_sigmas
@@ -60,7 +60,7 @@ def test_noise_asked_for_out_of_order_is_our_own_mistake():
 
 def test_brownian_increments_have_unit_variance_and_add_up():
     low, high = brownian_bounds(ZSNR)
-    noise = brownian_noise(3, (4, 64, 64), low, high)
+    noise = make_brownian_noise(3, (4, 64, 64), low, high)
     a, b, whole = noise(50.0, 20.0), noise(20.0, 5.0), noise(50.0, 5.0)
     # 16,384 draws: the standard error of a standard deviation is 0.0055, of a correlation 0.008
     for increment in (a, b, whole):
@@ -71,8 +71,8 @@ def test_brownian_increments_have_unit_variance_and_add_up():
 
 
 def test_the_brownian_path_does_not_depend_on_the_number_of_steps():
-    assert brownian_bounds(ZSNR) == (ZSNR.lowest / 2, 2 * ZSNR.sigmas[-2])
-    assert brownian_bounds(ZSNR.starting_at(20000.0))[1] == 40000.0
+    assert brownian_bounds(ZSNR) == (ZSNR.sigma_min / 2, 2 * ZSNR.sigmas[-2])
+    assert brownian_bounds(ZSNR.with_sigma_max(20000.0))[1] == 40000.0
     short, _ = noise_for("k_dpmpp_2m_sde", steps=6, brownian=True)
     long, _ = noise_for("k_dpmpp_2m_sde", steps=40, brownian=True)
     assert torch.equal(short.step(9.0, 4.0), long.step(9.0, 4.0))

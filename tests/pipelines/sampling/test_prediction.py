@@ -63,29 +63,29 @@ def test_only_the_last_entry_is_infinite_under_zero_terminal_snr():
     ("sigma", "t"), [(14.61, 880), (19, 903), (29, 932), (56.18, 962), (447, 994), (math.inf, 999)]
 )
 def test_sigma_finds_the_nearest_entry(sigma, t):
-    assert ZSNR.index(sigma) == t
-    assert ZSNR.time(sigma) == float(t)
+    assert ZSNR.nearest_index(sigma) == t
+    assert ZSNR.timestep(sigma) == float(t)
 
 
 def test_position_inverts_sigma():
     for t in (0.0, 0.25, 500.3, 998.0):
-        assert ZSNR.position(ZSNR.sigma(t)) == pytest.approx(t, abs=1e-9)
-    assert ZSNR.position(math.inf) == 999
-    assert ZSNR.index(1e6) == 998
-    assert EPS.index(1e-9) == 0
+        assert ZSNR.fractional_index(ZSNR.sigma_at(t)) == pytest.approx(t, abs=1e-9)
+    assert ZSNR.fractional_index(math.inf) == 999
+    assert ZSNR.nearest_index(1e6) == 998
+    assert EPS.nearest_index(1e-9) == 0
 
 
 def test_a_stand_in_for_infinity_replaces_the_last_entry_and_a_lower_start_only_moves_the_start():
-    high, low = ZSNR.starting_at(20000.0), ZSNR.starting_at(14.6)
-    assert (high.sigmas[-1], high.highest) == (20000.0, 20000.0)
-    assert (low.sigmas[-1], low.highest) == (math.inf, 14.6)
+    high, low = ZSNR.with_sigma_max(20000.0), ZSNR.with_sigma_max(14.6)
+    assert (high.sigmas[-1], high.sigma_max) == (20000.0, 20000.0)
+    assert (low.sigmas[-1], low.sigma_max) == (math.inf, 14.6)
 
 
 def test_cosxl_is_told_a_quarter_of_the_logarithm():
     table = edm()
     assert table.sigmas[0] == pytest.approx(0.002)
-    assert table.highest == 120.0
-    assert table.time(120.0) == pytest.approx(0.25 * math.log(120))
+    assert table.sigma_max == 120.0
+    assert table.timestep(120.0) == pytest.approx(0.25 * math.log(120))
 
 
 def test_the_input_has_unit_variance_at_every_sigma():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from analytic import conduct, velocity_of
+from analytic import run_denoise, velocity_network
 
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.plan import make_plan
@@ -32,7 +32,7 @@ def run(job, network, **shown):
         job.seeds[0], (4, *job.latent_size), plan.sampler, plan.sigmas, ZSNR, plan.brownian
     )
     estimator = Estimator(plan, TEXTS, IDS, PREDICTIONS["v"], **shown)
-    latents, asked = conduct(denoise(estimator, noise.initial.double(), noise), velocity_of(network))
+    latents, asked = run_denoise(denoise(estimator, noise.initial.double(), noise), velocity_network(network))
     return latents, [row for rows in asked for row in rows]
 
 
@@ -99,7 +99,7 @@ def test_a_copy_is_told_its_own_size_and_shrunk_by_its_own_noise():
     assert {row.deep_shrink for row in asked} == {0, 1}
     for row in asked:
         height, width = row.x.shape[-2:]
-        assert row.ids == (8 * height, 8 * width, 0, 0, 8 * height, 8 * width)
+        assert row.time_ids == (8 * height, 8 * width, 0, 0, 8 * height, 8 * width)
         assert row.deep_shrink == (row.sigma > bound)
 
 

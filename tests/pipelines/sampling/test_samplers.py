@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from analytic import drive, gaussian, gaussian_path, mixture, silence
+from analytic import gaussian_denoiser, mixture_denoiser, run_sampler, solve_gaussian_ode, zero_noise
 
 from pipelines.errors import UnknownName
 from pipelines.sampling.noise import list_noise_calls
@@ -26,7 +26,7 @@ def test_end_states_equal_the_goldens_in_float64(golden):
         def noise(sigma, target, calls=calls, j=j):
             return math.sqrt(2) * torch.cos(1.7 * next(calls) + 0.9 * j + 0.2)
 
-        result, _ = drive(SAMPLERS[case["sampler"]](x, tuple(case["sigmas"]), noise), mixture)
+        result, _ = run_sampler(SAMPLERS[case["sampler"]](x, tuple(case["sigmas"]), noise), mixture_denoiser)
         expected = torch.tensor(case["result"], dtype=torch.float64)
         # 1e-9: the goldens were summed in another order of the same float64 operations
         assert (result - expected).abs().max() < 1e-9, case["sampler"]
@@ -36,9 +36,9 @@ def test_end_states_equal_the_goldens_in_float64(golden):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_one_step_is_the_denoiser_itself(name):
     x = torch.linspace(-20, 20, 7, dtype=torch.float64)
-    result, asked = drive(SAMPLERS[name](x, (14.0, 0.0), silence), mixture)
+    result, asked = run_sampler(SAMPLERS[name](x, (14.0, 0.0), zero_noise), mixture_denoiser)
     assert asked == 1
-    torch.testing.assert_close(result, mixture(x, 14.0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(result, mixture_denoiser(x, 14.0), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 28])
@@ -50,7 +50,7 @@ def test_a_point_mass_is_reached_exactly(name, steps):
     def draw(sigma, target):
         return torch.randn(7, generator=noise, dtype=torch.float64)
 
-    result, _ = drive(
+    result, _ = run_sampler(
         SAMPLERS[name](x, make_sigmas("native", steps, TABLE), draw), lambda x, sigma: torch.full_like(x, 0.5)
     )
     # the last step of every sampler trusts the estimate; the rest is rounding of |x| <= 20
@@ -66,11 +66,11 @@ ORDERS = {
 def test_the_error_shrinks_at_the_order_of_the_method(name):
     spread, start, end = 1.3, 10.0, 0.5
     x = torch.tensor([7.0], dtype=torch.float64)
-    exact = gaussian_path(x, start, end, spread)
+    exact = solve_gaussian_ode(x, start, end, spread)
 
     def error(steps):
         rungs = tuple(start * (end / start) ** (k / steps) for k in range(steps + 1))
-        found = state_at_last_rung(SAMPLERS[name], x, rungs, gaussian(spread))
+        found = state_at_last_rung(SAMPLERS[name], x, rungs, gaussian_denoiser(spread))
         return abs(float(found - exact))
 
     slopes = [math.log2(error(n) / error(2 * n)) for n in (48, 96)]
@@ -88,15 +88,15 @@ def state_at_last_rung(sampler, x, rungs, denoiser):
             seen.append(x)
         return denoiser(x, sigma)
 
-    drive(sampler(x, (*rungs, 0.0), silence), watched)
+    run_sampler(sampler(x, (*rungs, 0.0), zero_noise), watched)
     return seen[-1]
 
 
 def test_dpm_adaptive_keeps_its_tolerance():
     x = torch.tensor([7.0], dtype=torch.float64)
     rungs = (10.0, 0.5)
-    found = state_at_last_rung(SAMPLERS["k_dpm_adaptive"], x, rungs, gaussian(1.3))
-    exact = gaussian_path(x, 10.0, 0.5, 1.3)
+    found = state_at_last_rung(SAMPLERS["k_dpm_adaptive"], x, rungs, gaussian_denoiser(1.3))
+    exact = solve_gaussian_ode(x, 10.0, 0.5, 1.3)
     assert abs(float(found / exact) - 1) < 0.05  # its relative tolerance per step
 
 
@@ -105,7 +105,7 @@ def test_dpm_adaptive_never_asks_more_than_two_hundred_times():
         return torch.sin(40 * x / sigma)
 
     x = torch.linspace(-9, 9, 50, dtype=torch.float64)
-    result, asked = drive(SAMPLERS["k_dpm_adaptive"](x, (14.6, 0.03, 0.0), silence), rough)
+    result, asked = run_sampler(SAMPLERS["k_dpm_adaptive"](x, (14.6, 0.03, 0.0), zero_noise), rough)
     assert asked <= 200
     assert result.isfinite().all()
 
@@ -120,7 +120,7 @@ def test_samples_have_the_spread_of_the_data(name):
 
     sigmas = make_sigmas("karras", 250, TABLE)
     x = draw() * math.sqrt(sigmas[0] ** 2 + spread**2)
-    result, _ = drive(SAMPLERS[name](x, sigmas, draw), gaussian(spread))
+    result, _ = run_sampler(SAMPLERS[name](x, sigmas, draw), gaussian_denoiser(spread))
     # 0.3 % statistical (60,000 draws), the rest is the discretisation; dpm_adaptive stops at its own tolerance
     assert float(result.std()) == pytest.approx(spread, rel=0.05 if name == "k_dpm_adaptive" else 0.02)
     assert abs(float(result.mean())) < 0.03
@@ -135,8 +135,8 @@ def test_elements_do_not_influence_each_other(name):
         calls = iter(range(1000))
         return lambda sigma, target: torch.sin(next(calls) + torch.arange(5, dtype=torch.float64)[part])
 
-    whole, _ = drive(SAMPLERS[name](x, sigmas, noise(slice(None))), mixture)
-    alone, _ = drive(SAMPLERS[name](x[2:3], sigmas, noise(slice(2, 3))), mixture)
+    whole, _ = run_sampler(SAMPLERS[name](x, sigmas, noise(slice(None))), mixture_denoiser)
+    alone, _ = run_sampler(SAMPLERS[name](x[2:3], sigmas, noise(slice(2, 3))), mixture_denoiser)
     torch.testing.assert_close(whole[2:3], alone, rtol=0, atol=1e-13)
 
 
@@ -145,7 +145,7 @@ def test_deterministic_samplers_never_ask_for_noise(name):
     def refuse(sigma, target):
         raise AssertionError("noise")
 
-    drive(SAMPLERS[name](torch.ones(3), make_sigmas("native", 12, TABLE), refuse), mixture)
+    run_sampler(SAMPLERS[name](torch.ones(3), make_sigmas("native", 12, TABLE), refuse), mixture_denoiser)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -156,7 +156,7 @@ def test_the_noise_a_run_will_ask_for_is_known_beforehand(name):
         asked.append((sigma, target))
         return torch.zeros(3)
 
-    drive(SAMPLERS[name](torch.ones(3), sigmas, record), mixture)
+    run_sampler(SAMPLERS[name](torch.ones(3), sigmas, record), mixture_denoiser)
     assert list_noise_calls(SAMPLERS[name], sigmas) == asked
     assert bool(asked) == (name in STOCHASTIC)
 

@@ -14,7 +14,7 @@ def table_for(family, name):
     if family == "eps":
         return EPS
     if "sigma_max" in name:
-        return ZSNR.starting_at(float(name.rsplit("-", 1)[1]))
+        return ZSNR.with_sigma_max(float(name.rsplit("-", 1)[1]))
     return ZSNR
 
 
@@ -29,25 +29,25 @@ def test_ladders_equal_the_goldens(golden):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("table", [EPS, ZSNR, ZSNR.starting_at(4518.76), ZSNR.starting_at(14.6)])
+@pytest.mark.parametrize("table", [EPS, ZSNR, ZSNR.with_sigma_max(4518.76), ZSNR.with_sigma_max(14.6)])
 def test_every_ladder_falls_strictly_to_zero(schedule, table):
     for steps in range(1, 51):
         sigmas = make_sigmas(schedule, steps, table)
         assert all(high > low for high, low in pairwise(sigmas))
-        assert sigmas[0] == table.highest
+        assert sigmas[0] == table.sigma_max
         assert sigmas[-1] == 0.0
         assert len(sigmas) == steps + 1
 
 
 def test_native_starts_below_infinity_when_told_so():
     paper = (29.0, 17.78, 12.36, 9.20, 7.15)  # a caption of arXiv 2409.15997
-    assert make_sigmas("native", 28, ZSNR.starting_at(29.0))[:5] == pytest.approx(paper, abs=5e-3)
+    assert make_sigmas("native", 28, ZSNR.with_sigma_max(29.0))[:5] == pytest.approx(paper, abs=5e-3)
 
 
 def test_ranged_schedules_begin_at_the_start_given_and_stay_inside_the_table():
-    assert make_sigmas("karras", 5, ZSNR, start=30.0)[1] == pytest.approx(30.0)
-    assert make_sigmas("karras", 5, ZSNR, start=1e9)[1] == pytest.approx(ZSNR.sigmas[-2])
-    assert make_sigmas("exponential", 2, ZSNR, start=0.0)[1] == pytest.approx(ZSNR.lowest)
+    assert make_sigmas("karras", 5, ZSNR, sigma_start=30.0)[1] == pytest.approx(30.0)
+    assert make_sigmas("karras", 5, ZSNR, sigma_start=1e9)[1] == pytest.approx(ZSNR.sigmas[-2])
+    assert make_sigmas("exponential", 2, ZSNR, sigma_start=0.0)[1] == pytest.approx(ZSNR.sigma_min)
 
 
 def test_quantised_rungs_are_table_entries():

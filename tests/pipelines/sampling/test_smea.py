@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from analytic import conduct, velocity_of
+from analytic import run_denoise, velocity_network
 
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.plan import make_plan
@@ -32,7 +32,7 @@ def run(job, network):
     )
     looks = make_smea(job.smea, job.latent_size, plan.sigmas, CPU)
     estimator = Estimator(plan, TEXTS, None, PREDICTIONS["v"], smea=looks)
-    return conduct(denoise(estimator, noise.initial.double(), noise), velocity_of(network))
+    return run_denoise(denoise(estimator, noise.initial.double(), noise), velocity_network(network))
 
 
 @pytest.mark.parametrize(("few", "many"), [(32, 64), (78, 104), (114, 152), (3, 4)])
@@ -45,7 +45,7 @@ def test_the_smaller_copy_of_a_picture_is_the_picture_made_smaller():
     looks: Any = make_smea("smea", (32, 64), (1.0, 0.5, 0.0), CPU)
     rows = torch.linspace(0, 1, 32, dtype=torch.float64)[:, None]
     picture = (torch.cos(2 * rows) + torch.linspace(0, 1, 64, dtype=torch.float64)).expand(4, 32, 64)
-    (_, sigma), (copy, low_sigma) = looks.views(picture, 1.0)
+    (_, sigma), (copy, low_sigma) = looks.make_views(picture, 1.0)
     assert copy.shape == (4, 16, 32)
     assert low_sigma == pytest.approx(sigma / 2)
     averaged = torch.nn.functional.avg_pool2d(picture, 2)
@@ -93,7 +93,7 @@ def test_low_frequencies_come_from_the_copy_and_fine_ones_from_the_picture():
 
     looks: Any = make_smea("smea", (96, 64), make_plan(JOB, ZSNR).sigmas, CPU)
     x = torch.zeros(4, 96, 64, dtype=torch.float64)
-    (_, sigma), (copy, _) = looks.views(x, math.inf)
+    (_, sigma), (copy, _) = looks.make_views(x, math.inf)
     merged = looks.merge(fine, torch.ones_like(copy), sigma)
     torch.testing.assert_close(merged, 1 + fine, atol=1e-5, rtol=0)  # the transform is in float32
     first, _ = run(replace(JOB, steps=1), network)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import CLIPTokenizer
 
-from pipelines.text.tokens import BOS, EMPTY, EOS, clip_tokenizer, split_chunks, tokenize, weighted_tokens
+from pipelines.text.tokens import BOS, EMPTY, EOS, clip_tokenizer, split_chunks, tokenize, tokenize_runs
 
 ODD = [
     "a",
@@ -58,7 +58,7 @@ def test_the_end_of_text_cannot_be_typed():
 def test_chunks_lose_nothing_up_to_the_limit():
     runs = [("1girl, " * 60, 1.0), ("smile", 1.1)]
     parts = split_chunks(runs)
-    assert [token for part in parts for token in part.ids] == [token for token, _ in weighted_tokens(runs)]
+    assert [token for part in parts for token in part.ids] == [token for token, _ in tokenize_runs(runs)]
     assert [len(part.ids) for part in parts] == [75, 75, 31]
     assert parts[-1].weights[-1] == 1.1
 
@@ -69,11 +69,11 @@ def test_text_beyond_three_chunks_is_cut():
 
 def test_no_text_is_one_empty_chunk():
     assert split_chunks([]) == (EMPTY,)
-    assert EMPTY.padded(0) == (BOS, EOS, *[0] * 75)
+    assert EMPTY.pad_ids(0) == (BOS, EOS, *[0] * 75)
 
 
 def test_the_seams_of_2023_are_dropped_on_request():
-    ids = [token for token, _ in weighted_tokens([("cat dog " * 90, 1.0)])]
+    ids = [token for token, _ in tokenize_runs([("cat dog " * 90, 1.0)])]
     kept = [token for place, token in enumerate(ids, 1) if place not in (74, 75, 76, 149, 150, 151)]
     found = [token for part in split_chunks([("cat dog " * 90, 1.0)], drop_seams=True) for token in part.ids]
     assert found == kept
@@ -81,4 +81,4 @@ def test_the_seams_of_2023_are_dropped_on_request():
 
 @pytest.mark.parametrize(("weight", "applied"), [(1e-9, 0.01), (1e9, 100.0), (1.05, 1.05)])
 def test_weights_are_kept_within_reason(weight, applied):
-    assert weighted_tokens([("cat", weight)])[0][1] == applied
+    assert tokenize_runs([("cat", weight)])[0][1] == applied
