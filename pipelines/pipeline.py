@@ -109,7 +109,7 @@ class Pipeline:
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first
         if origin is not None:
-            kept = origin.latent_blend(noise.initial, plan.sigmas)
+            kept = origin.make_latent_blend(noise.initial, plan.sigmas)
             estimator = replace(estimator, inpaint_channels=origin.inpaint_channels, blend=kept)
             x = x if isinf(first) else origin.add_noise(image) + x
         return denoise(estimator, x, noise)

@@ -1,4 +1,4 @@
-"""The picture a run starts from: encoded once, then noised and kept for each of its images."""
+"""Init images as latents: encoded once a job, then noised for each of the job's images."""
 
 from dataclasses import dataclass
 
@@ -13,52 +13,49 @@ from pipelines.types import Sigmas
 
 @dataclass(frozen=True, slots=True)
 class InitLatents:
-    """A source as latents.
+    """An init image encoded to latents.
 
     Attributes:
-        latents: the picture's, (4, h, w) in float32.
-        change: how much of each place may change, (1, h, w), 0 to 1; None where everything may.
-        shown: what an inpainting network is shown beside the latents, (5, h, w); None for an ordinary network.
+        latents: (4, h, w) in float32.
+        mask: (1, h, w), from 0 (keep) to 1 (change); None without a mask.
+        inpaint_channels: an inpainting UNet's extra input channels (5, h, w); None for an ordinary UNet.
     """
 
-    source: InitImage
+    init_image: InitImage
     latents: Tensor
     mask: Tensor | None = None
     inpaint_channels: Tensor | None = None
 
-    def add_noise(self, image: int) -> Tensor:
-        """The latents of one image with NAI's `noise` on them: absolute, and drawn from a seed of its own.
+    def add_noise(self, index: int) -> Tensor:
+        """Return the latents for the job's image `index` with NAI's `noise` added.
 
-        That may be the image's own too, so it is the generator's second draw: the first is what the image starts with.
+        The noise is absolute, not relative to a sigma, and has its own seed. As that may equal the image's seed, it is
+        the generator's second draw: the first is the image's initial noise.
         """
-        if not self.source.noise:
+        if not self.init_image.noise:
             return self.latents
-        generator = torch.Generator().manual_seed((self.source.noise_seed + image) % SEED_MODULUS)
-        _, extra = torch.randn((2, *self.latents.shape), generator=generator)
-        return self.latents + self.source.noise * extra.to(self.latents)
+        generator = torch.Generator().manual_seed((self.init_image.noise_seed + index) % SEED_MODULUS)
+        _, noise = torch.randn((2, *self.latents.shape), generator=generator)
+        return self.latents + self.init_image.noise * noise.to(self.latents)
 
-    def latent_blend(self, noise: Tensor, sigmas: Sigmas) -> LatentBlend | None:
-        """What stays of the picture under an ordinary network."""
+    def make_latent_blend(self, noise: Tensor, sigmas: Sigmas) -> LatentBlend | None:
+        """Return the blend that keeps the image outside the mask, or None without a mask or for an inpainting UNet."""
         if self.mask is None or self.inpaint_channels is not None:
             return None
         return LatentBlend(self.latents, noise, self.mask, sigmas)
 
 
 def encode_init_image(
-    source: InitImage, darkroom: VaeCodec, inpaints: bool, device: torch.device
+    init_image: InitImage, vae: VaeCodec, has_inpainting_unet: bool, device: torch.device
 ) -> InitLatents:
-    """Encode a source.
-
-    Args:
-        inpaints: whether an inpainting network is to be used where there is a mask.
-    """
-    picture = to_tensor(source.picture).to(device)
-    latents = darkroom.encode(picture)
-    if source.mask is None:
-        return InitLatents(source, latents)
-    bytes_ = torch.frombuffer(bytearray(source.mask), dtype=torch.uint8)
-    change = bytes_.view(1, *latents.shape[1:]).to(device).float() / 255
-    shown = (
-        build_inpaint_channels(change, darkroom.encode(erase_masked(picture, change))) if inpaints else None
-    )
-    return InitLatents(source, latents, change, shown)
+    """Encode an init image and, if it has a mask and an inpainting UNet will run, that UNet's extra channels."""
+    pixels = to_tensor(init_image.picture).to(device)
+    latents = vae.encode(pixels)
+    if init_image.mask is None:
+        return InitLatents(init_image, latents)
+    mask_bytes = torch.frombuffer(bytearray(init_image.mask), dtype=torch.uint8)
+    mask = mask_bytes.view(1, *latents.shape[1:]).to(device).float() / 255
+    if not has_inpainting_unet:
+        return InitLatents(init_image, latents, mask)
+    inpaint_channels = build_inpaint_channels(mask, vae.encode(erase_masked(pixels, mask)))
+    return InitLatents(init_image, latents, mask, inpaint_channels)
