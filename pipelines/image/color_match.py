@@ -39,18 +39,20 @@ MAX_GAIN = 2.0
 """Limit, up or down, on scaling a channel's deviation: a gray image has no color variation to widen."""
 
 
-def match_colors(drawn: Pixels, source: InitImage) -> Pixels:
-    """A drawn picture (height, width, 3) in its source's colours, if the source asks for it."""
-    if not source.color_correct:
-        return drawn
-    own, (height, width) = np.frombuffer(source.image.rgb, np.uint8).reshape(drawn.shape), drawn.shape[:2]
-    kept = np.ones((height, width), bool) if source.mask is None else ~expand_mask(source.mask, height, width)
-    if kept.sum() < FEWEST:
-        return drawn
-    seen, wanted = to_lab(drawn), to_lab(own)[kept]
-    mean, spread = seen[kept].mean(axis=0), seen[kept].std(axis=0).clip(min=FLAT)
-    gain = (wanted.std(axis=0).clip(min=FLAT) / spread).clip(1 / MOST_GAIN, MOST_GAIN)
-    return _to_rgb((seen - mean) * gain + wanted.mean(axis=0))
+def match_colors(pixels: Pixels, init_image: InitImage) -> Pixels:
+    """Return a generated image (height, width, 3) in its init image's colors, or unchanged without `color_correct`."""
+    if not init_image.color_correct:
+        return pixels
+    height, width = pixels.shape[:2]
+    original = np.frombuffer(init_image.image.rgb, np.uint8).reshape(pixels.shape)
+    mask = init_image.mask
+    kept = np.ones((height, width), bool) if mask is None else ~expand_mask(mask, height, width)
+    if kept.sum() < MIN_KEPT_PIXELS:
+        return pixels
+    lab, target = to_lab(pixels), to_lab(original)[kept]
+    mean, deviation = lab[kept].mean(axis=0), lab[kept].std(axis=0).clip(min=MIN_DEVIATION)
+    gain = (target.std(axis=0).clip(min=MIN_DEVIATION) / deviation).clip(1 / MAX_GAIN, MAX_GAIN)
+    return to_rgb((lab - mean) * gain + target.mean(axis=0))
 
 
 def to_lab(pixels: Pixels) -> Floats:

@@ -20,13 +20,13 @@ def apply_overlay(pixels: Pixels, init_image: InitImage) -> Pixels:
     `init_image.overlay` sets the transition: "soft" feathers inside the mask, "hard" cuts at its edge. With "none", or
     without a mask, the generated image is returned unchanged.
     """
-    if source.mask is None or source.overlay == "none":
-        return drawn
-    inside = expand_mask(source.mask, *drawn.shape[:2])
-    share = inside.astype(float) if source.overlay == "hard" else feather(inside)
-    own = np.frombuffer(source.image.rgb, np.uint8).reshape(drawn.shape)
-    mixed = own + share[..., None] * (drawn.astype(float) - own)
-    return mixed.round().astype(np.uint8)
+    if init_image.mask is None or init_image.overlay == "none":
+        return pixels
+    mask = expand_mask(init_image.mask, *pixels.shape[:2])
+    weights = mask.astype(float) if init_image.overlay == "hard" else feather(mask)
+    original = np.frombuffer(init_image.image.rgb, np.uint8).reshape(pixels.shape)
+    blended = original + weights[..., None] * (pixels.astype(float) - original)
+    return blended.round().astype(np.uint8)
 
 
 def expand_mask(mask: bytes, height: int, width: int) -> PixelMask:
