@@ -45,12 +45,12 @@ MUTATIONS = {
     ),
     "pad ids: both encoders with 0": (
         "pipelines/weights/networks.py",
-        "self.pad = tower.pad",
+        "self.pad = config.pad",
         "self.pad = 0",
     ),
     "pad ids: both encoders with the end of text": (
         "pipelines/weights/networks.py",
-        "self.pad = tower.pad",
+        "self.pad = config.pad",
         "self.pad = EOS",
     ),
     "chunk order: the pooled vector of the last chunk": (

@@ -1,8 +1,8 @@
-"""Claim: three full-size SDXL models are merged within 3 GB of memory, a small part of what is read and written.
+"""Claim: three full-size SDXL models are merged in 3 GB of memory, a small part of the bytes read and written.
 
 Makes an inpainting UNet, a fine-tune with all its parts and a base UNet in float16 in the real single-file layout;
-they are holes in the disk, since memory does not depend on values. Another process merges them and tells the most it
-ever held, its libraries included. The result takes 6.94 GB of disk.
+their tensors are holes on the disk, since memory does not depend on values. Another process merges them and reports its
+peak memory, its libraries included. The result takes 6.94 GB of disk.
 Run: python -m benchmarks.merge_memory [--folder DIR].
 """
 
@@ -17,14 +17,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.machine import machine
+from pipelines.weights.checkpoint import UNET_PREFIX
 
 RESULTS = Path(__file__).parent / "results"
-CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
+CONV_IN = f"{UNET_PREFIX}input_blocks.0.0.weight"
 LIMIT = 3000  # MB
 
 
 def hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
-    """A float16 file of the right header and size whose tensors are holes."""
+    """Write a float16 file with the right header and size, whose tensors are holes on the disk."""
     header, start = {}, 0
     for key, shape in shapes.items():
         size = 2 * prod(shape)
@@ -37,53 +38,53 @@ def hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     return path
 
 
-def make(folder: Path) -> list[Path]:
-    """The inpainting model, the fine-tune and the base."""
+def write_sources(folder: Path) -> list[Path]:
+    """Write the inpainting model, the fine-tune and the base."""
     from benchmarks.fullsize import stored_shapes
 
-    whole = stored_shapes()
-    unet = {key: shape for key, shape in whole.items() if key.startswith("model.diffusion_model.")}
+    full = stored_shapes()
+    unet = {key: shape for key, shape in full.items() if key.startswith(UNET_PREFIX)}
     inpaint = unet | {CONV_IN: (320, 9, 3, 3)}
-    named = {"inpaint": inpaint, "fine-tune": whole, "base": unet}
-    return [hollow(folder / f"{name}.safetensors", shapes) for name, shapes in named.items()]
+    models = {"inpaint": inpaint, "fine-tune": full, "base": unet}
+    return [hollow(folder / f"{name}.safetensors", shapes) for name, shapes in models.items()]
 
 
-def peak() -> float:
-    """The most memory this process ever held, in MB.
+def peak_memory() -> float:
+    """Return the peak memory of this process in MB.
 
-    Not `getrusage`: a new process takes over the figure of the one that started it.
+    Not `getrusage`: a new process inherits the value of the one that started it.
     """
     return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024 / 1e6
 
 
-def merge_here(paths: list[Path]) -> dict[str, object]:
-    """Merge three models into a fourth file, in this process, and measure it."""
+def measure_merge(paths: list[Path]) -> dict[str, object]:
+    """Merge three models into a fourth file in this process, and measure it."""
     from pipelines.weights.merge import merge_inpainting
 
-    before = peak()
-    merged = merge_inpainting(*paths)
+    before = peak_memory()
+    report = merge_inpainting(*paths)
     return {
-        "summed": merged.summed,
-        "copied": merged.copied,
-        "channels": merged.identity.channels,
+        "summed": report.summed,
+        "copied": report.copied,
+        "channels": report.detection.channels,
         "gigabytes_read": round(sum(path.stat().st_size for path in paths[:3]) / 1e9, 2),
-        "gigabytes_written": round(merged.output.stat().st_size / 1e9, 2),
+        "gigabytes_written": round(report.output.stat().st_size / 1e9, 2),
         "megabytes_before": round(before),
-        "megabytes_at_most": round(peak()),
+        "megabytes_at_most": round(peak_memory()),
     }
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where the files are made and removed again")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary files")
     parser.add_argument("--merge", type=Path, nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.merge:
-        print(json.dumps(merge_here(given.merge)))
+    args = parser.parse_args()
+    if args.merge:
+        print(json.dumps(measure_merge(args.merge)))
         return
-    with TemporaryDirectory(dir=given.folder) as folder:
-        paths = [*make(Path(folder)), Path(folder) / "result.safetensors"]
+    with TemporaryDirectory(dir=args.folder) as folder:
+        paths = [*write_sources(Path(folder)), Path(folder) / "result.safetensors"]
         command = [sys.executable, "-m", "benchmarks.merge_memory", "--merge", *map(str, paths)]
         result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     result["within_limit"] = result["megabytes_at_most"] < LIMIT

@@ -58,7 +58,7 @@ def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Ten
     parts = model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])
     stored = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     for part, tensors in zip(parts, weights, strict=False):
-        for key, tensor in to_stored(part.sources, tensors).items():
+        for key, tensor in to_stored(part.keys, tensors).items():
             stored[key] = tensor.half().contiguous()
     metadata = {
         "modelspec.architecture": "stable-diffusion-xl-v1-base",

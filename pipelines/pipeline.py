@@ -21,6 +21,7 @@ from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_l
 from pipelines.sampling.smea import make_smea
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
 from pipelines.types import BatchingMode, OnStep, Output, Progress
+from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
 
 
@@ -136,7 +137,7 @@ class Pipeline:
 
     def _size_ids(self, pass_: Pass) -> tuple[float, ...] | None:
         """SDXL's original size, crop and target size: always those of an uncropped image that was never resized."""
-        if self.weights.architecture.family != "sdxl":
+        if not FAMILIES[self.weights.architecture.family].takes_size_ids:
             return None
         return (pass_.height, pass_.width, 0, 0, pass_.height, pass_.width)
 

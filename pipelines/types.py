@@ -26,7 +26,9 @@ Pixels: TypeAlias = "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]"
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
 
-Family = Literal["sdxl", "sd15"]
+Family: TypeAlias = str
+"""Name of a model family, a key of `pipelines.weights.families.FAMILIES`."""
+
 PredictionType = Literal["eps", "v", "edm_v"]
 BatchingMode = Literal["exact", "shared"]
 AttentionBackend = Literal["sdpa", "xformers"]

@@ -1,7 +1,6 @@
-"""The shapes of the networks we run, as constants: nothing is read, downloaded or imported to know them.
+"""The shapes of the networks that can run, as constants: no file is read and nothing is downloaded.
 
-The values are facts of the released architectures. `Architecture.to_json` is how a small model that is not one
-of them (the demo) carries its own shape, under METADATA_KEY in the safetensors metadata.
+The values are facts of the released architectures; families.py lists the families that they belong to.
 """
 
 import json
@@ -12,6 +11,7 @@ from typing import Literal, cast
 from pipelines.types import Family
 
 METADATA_KEY = "naiad.architecture"
+"""Key of the safetensors metadata under which a model of no released architecture carries its own."""
 END_OF_TEXT = 49407
 
 Config = Mapping[str, object]
@@ -21,8 +21,12 @@ Config = Mapping[str, object]
 class TextEncoderConfig:
     """One CLIP text encoder.
 
-    `layout` is how single-file checkpoints spell it, `pad` the token id behind the end of the text,
-    `projection` whether it yields a pooled vector, `final_norm` whether the penultimate layer is normalised.
+    Attributes:
+        config: arguments of transformers' `CLIPTextConfig`.
+        layout: how single-file checkpoints name its tensors.
+        pad: token id that fills the positions after the end of the text.
+        projection: whether it returns a pooled vector.
+        final_norm: whether the penultimate layer is normalized.
     """
 
     config: Config
@@ -34,7 +38,7 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Everything needed to build a model's networks; `latent_scale` is what the VAE's latents are multiplied by."""
+    """Everything needed to build a model's networks; the VAE's latents are multiplied by `latent_scale`."""
 
     family: Family
     unet: Config
@@ -44,90 +48,50 @@ class Architecture:
 
     @property
     def channels(self) -> int:
-        """The UNet's input channels: 4, or 9 for inpainting."""
+        """Input channels of the UNet: 4, or 9 for inpainting."""
         return cast("int", self.unet["in_channels"])
 
     def to_json(self) -> str:
-        """The architecture as one line of JSON, always the same for equal architectures."""
+        """Return the architecture as one line of JSON; equal architectures give equal text."""
         fields = asdict(self)
         fields["towers"] = fields.pop("text_encoders")
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
-    @classmethod
-    def from_json(cls, text: str) -> "Architecture":
-        """Read what `to_json` wrote; anything else is a ValueError.
-
-        The text comes from a stranger's file and its values go to constructors, so it may set only
-        what our own constants set.
-        """
-        try:
-            fields = cast("dict[str, object]", json.loads(text))
-            towers = cast("list[dict[str, object]]", fields.pop("towers"))
-            read = cls(text_encoders=tuple(TextEncoderConfig(**tower) for tower in towers), **fields)  # pyright: ignore[reportArgumentType]
-            return _checked(read)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not an architecture: {error}") from error
-
-
-def _checked(read: Architecture) -> Architecture:
-    known = {"sdxl": sdxl(), "sd15": sd15()}.get(read.family)
-    if known is None or len(read.text_encoders) != len(known.text_encoders):
-        raise ValueError("not an architecture: unknown family or number of text encoders")
-    pairs = [(read.unet, known.unet), (read.vae, known.vae)]
-    for tower, allowed in zip(read.text_encoders, known.text_encoders, strict=True):
-        pairs += [(tower.config, allowed.config), (_wiring(tower), _wiring(allowed))]
-    odd = sorted(key for given, allowed in pairs for key in _odd(given, allowed))
-    if odd:
-        raise ValueError(f"not an architecture: {', '.join(odd)}")
-    return read
-
-
-def _wiring(tower: TextEncoderConfig) -> Config:
-    """What of a tower is not in its config; its layout must be the known one, so it stands as a key."""
-    return {
-        tower.layout: True,
-        "pad": tower.pad,
-        "final_norm": tower.final_norm,
-        "projection": tower.projection,
-    }
-
-
-def _odd(given: Config, allowed: Config) -> set[str]:
-    """The keys that only one side has, or whose values are of another type."""
-    kinds = [{key: type(value) for key, value in config.items()} for config in (given, allowed)]
-    return {key for key in kinds[0] | kinds[1] if kinds[0].get(key) is not kinds[1].get(key)}
-
 
 def sdxl(channels: int = 4) -> Architecture:
-    """Stable Diffusion XL, with 4 input channels or the 9 of its inpainting UNet."""
-    return Architecture("sdxl", _sdxl_unet(channels), _vae(), (clip_l(final_norm=False), big_g()), 0.13025)
+    """Return Stable Diffusion XL's architecture, with 4 input channels or 9 for inpainting."""
+    return Architecture(
+        "sdxl", _sdxl_unet_config(channels), _vae_config(), (clip_l(final_norm=False), big_g()), 0.13025
+    )
 
 
 def sd15(channels: int = 4) -> Architecture:
-    """Stable Diffusion 1.x, which NovelAI's open V1 and V2 weights share.
+    """Return Stable Diffusion 1.x' architecture, which NovelAI's open V1 and V2 weights share.
 
-    NovelAI normalises the penultimate layer here (its blog of October 2022), other than SDXL does.
+    Unlike SDXL, NovelAI normalizes the penultimate layer of the text encoder (its blog of October 2022).
     """
-    return Architecture("sd15", _sd15_unet(channels), _vae(), (clip_l(final_norm=True),), 0.18215)
+    return Architecture(
+        "sd15", _sd15_unet_config(channels), _vae_config(), (clip_l(final_norm=True),), 0.18215
+    )
 
 
 def clip_l(final_norm: bool) -> TextEncoderConfig:
-    """OpenAI's ViT-L/14 text tower, padded with its own end-of-text token."""
+    """Return OpenAI's ViT-L/14 text encoder, padded with its own end-of-text token."""
     config = clip_config(width=768, layers=12, heads=12, activation="quick_gelu")
     return TextEncoderConfig(config, "clip", pad=END_OF_TEXT, projection=False, final_norm=final_norm)
 
 
 def big_g() -> TextEncoderConfig:
-    """OpenCLIP's ViT-bigG/14 text tower, padded with token 0."""
+    """Return OpenCLIP's ViT-bigG/14 text encoder, padded with token 0."""
     config = clip_config(width=1280, layers=32, heads=20, activation="gelu")
     return TextEncoderConfig(config, "openclip", pad=0, projection=True, final_norm=False)
 
 
 def clip_config(width: int, layers: int, heads: int, activation: str) -> Config:
-    """A CLIP text tower over the common vocabulary.
+    """Return the config of a CLIP text encoder with CLIP's vocabulary.
 
-    Released configs say `eos_token_id` 2, which makes transformers pool at the largest id: wrong as soon as
-    a textual inversion adds ids above the end of text.
+    Released configs set `eos_token_id` to 2, which makes transformers pool at the largest id. That is wrong as
+    soon as a textual inversion adds ids above the end of text.
     """
     return {
         "vocab_size": 49408,
@@ -144,7 +108,7 @@ def clip_config(width: int, layers: int, heads: int, activation: str) -> Config:
     }
 
 
-def _unet(channels: int) -> dict[str, object]:
+def _unet_config(channels: int) -> dict[str, object]:
     return {
         "in_channels": channels,
         "out_channels": 4,
@@ -161,9 +125,9 @@ def _unet(channels: int) -> dict[str, object]:
     }
 
 
-def _sdxl_unet(channels: int) -> Config:
-    """`attention_head_dim` is the number of heads: diffusers keeps the wrong name for old files' sake."""
-    return _unet(channels) | {
+def _sdxl_unet_config(channels: int) -> Config:
+    """`attention_head_dim` is the number of heads: diffusers keeps the wrong name to read old files."""
+    return _unet_config(channels) | {
         "sample_size": 128,
         "block_out_channels": [320, 640, 1280],
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -178,8 +142,8 @@ def _sdxl_unet(channels: int) -> Config:
     }
 
 
-def _sd15_unet(channels: int) -> Config:
-    return _unet(channels) | {
+def _sd15_unet_config(channels: int) -> Config:
+    return _unet_config(channels) | {
         "sample_size": 64,
         "block_out_channels": [320, 640, 1280, 1280],
         "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
@@ -191,7 +155,7 @@ def _sd15_unet(channels: int) -> Config:
     }
 
 
-def _vae() -> Config:
+def _vae_config() -> Config:
     return {
         "in_channels": 3,
         "out_channels": 3,

@@ -1,6 +1,6 @@
-"""Weight files as they lie on disk: what is in them, read from their headers alone, and every way one can be unfit.
+"""Weight files on disk: headers, tensor locations, and the reasons for refusing a file. Only headers are read.
 
-Knows nothing of networks. The format: 8 bytes of header length, that much JSON, then the tensors
+Knows nothing about networks. The format: 8 bytes of header length, the header as JSON, then the tensors
 (https://github.com/huggingface/safetensors#format).
 """
 
@@ -15,26 +15,35 @@ from typing import BinaryIO, Literal, NamedTuple, cast
 
 from pipelines.errors import WeightsError
 
-LONGEST_HEADER = 100_000_000  # the format's own limit
-BLOCK = 1 << 20
-FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2")
-PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
-A_PICKLE = "a pickle can run code when it is opened, so it is not read; use safetensors"
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "U8": 1}
+Layout = Literal["single", "diffusers"]
 
-# first bytes of what people hold instead of a model, and what to tell them
-STRANGERS: tuple[tuple[bytes, str], ...] = (
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+BLOCK = 1 << 20
+TEXT_ENCODER_FOLDERS = ("text_encoder", "text_encoder_2")
+COMPONENT_FOLDERS = ("unet", "vae", *TEXT_ENCODER_FOLDERS)
+UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
+"""What the keys of a UNet and of a VAE begin with in a single file."""
+PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
+PICKLE_REFUSED = "a pickle can run code when it is opened, so it is not read; use safetensors"
+DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "U8": 1,
+}  # fmt: skip
+
+FOREIGN_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a git-LFS pointer, not the file itself; fetch it with `git lfs pull`"),
-    (b"PK", A_PICKLE),
-    (b"\x80", A_PICKLE),
+    (b"PK", PICKLE_REFUSED),
+    (b"\x80", PICKLE_REFUSED),
     (b"<", "a web page, not a model; the download went wrong"),
     (b"GGUF", "a GGUF file, not safetensors"),
 )
-SHARD = re.compile(r"(?:diffusion_pytorch_model|model)(?P<tags>(?:\.fp16|-\d{5}-of-\d{5})*)\.safetensors")
+"""First bytes of files that are often mistaken for a model, and the reason to give for each."""
+COMPONENT_FILE = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?P<tags>(?:\.fp16|-\d{5}-of-\d{5})*)\.safetensors"
+)
 
 
 class TensorEntry(NamedTuple):
-    """One tensor of a file; `start` and `end` are its bytes, counted from the beginning of the file."""
+    """One tensor in a header; `start` and `end` are byte offsets from the beginning of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -44,7 +53,7 @@ class TensorEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file says about itself; `length` is where its tensors begin."""
+    """The header of a safetensors file; `length` is the offset at which the tensor data begins."""
 
     path: Path
     tensors: Mapping[str, TensorEntry]
@@ -53,7 +62,7 @@ class Header:
 
 
 class TensorRef(NamedTuple):
-    """A tensor of a checkpoint: the file and the key it has there."""
+    """A tensor of a checkpoint: its file, and its key in that file."""
 
     file: Path
     key: str
@@ -63,65 +72,81 @@ class TensorRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A single file, or a diffusers folder seen as one: there the keys begin with `unet.`, `vae.` and so on."""
+    """A single file, or a diffusers folder whose keys are prefixed with the component: `unet.`, `vae.` and so on."""
 
     path: Path
-    layout: Literal["single", "diffusers"]
+    layout: Layout
     tensors: Mapping[str, TensorRef]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     scheduler: Mapping[str, object] = field(default_factory=dict[str, object])
 
+    def find(self, keys: tuple[str, ...]) -> TensorRef | None:
+        """Return the tensor under the first of `keys` that exists, or None."""
+        return next((self.tensors[key] for key in keys if key in self.tensors), None)
+
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read the header of a file, or those of a diffusers folder or one of its components; WeightsError if unfit."""
+    """Read the header of a file, or the headers of a diffusers folder or of one of its components.
+
+    Raises:
+        WeightsError: a file is missing, damaged or of another format.
+    """
     if not path.is_dir():
         header = read_header(path)
-        return Checkpoint(path, "single", dict(_located(header, "")), header.metadata)
+        return Checkpoint(path, "single", _tensor_refs(header, ""), header.metadata)
     tensors: dict[str, TensorRef] = {}
     for folder, prefix in _component_folders(path):
         for file in component_files(folder):
-            tensors |= _located(read_header(file), prefix)
-    return Checkpoint(path, "diffusers", tensors, scheduler=_scheduler(path))
+            tensors |= _tensor_refs(read_header(file), prefix)
+    return Checkpoint(path, "diffusers", tensors, scheduler=_read_scheduler(path))
 
 
 def checkpoint_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
-    """The files a checkpoint's tensors lie in, each once."""
-    return tuple(dict.fromkeys(located.file for located in checkpoint.tensors.values()))
+    """Return the files that hold a checkpoint's tensors, each once."""
+    return tuple(dict.fromkeys(tensor.file for tensor in checkpoint.tensors.values()))
 
 
-def _located(header: Header, prefix: str) -> Iterator[tuple[str, TensorRef]]:
-    for key, entry in header.tensors.items():
-        yield prefix + key, TensorRef(header.path, key, entry.dtype, entry.shape)
+def _tensor_refs(header: Header, prefix: str) -> dict[str, TensorRef]:
+    return {
+        prefix + key: TensorRef(header.path, key, entry.dtype, entry.shape)
+        for key, entry in header.tensors.items()
+    }
 
 
 def _component_folders(path: Path) -> list[tuple[Path, str]]:
-    inside = [(path / name, f"{name}.") for name in FOLDERS if (path / name).is_dir()]
-    if inside or (path / "config.json").is_file():
-        return inside or [(path, "")]
+    """The folders of components that exist, each with the prefix of its keys."""
+    components = [(path / name, f"{name}.") for name in COMPONENT_FOLDERS if (path / name).is_dir()]
+    if components or (path / "config.json").is_file():
+        return components or [(path, "")]
     raise WeightsError(path, "a folder without unet/; name the safetensors file in it, or a diffusers folder")
 
 
 def component_files(folder: Path) -> tuple[Path, ...]:
-    """The files of one diffusers component: full precision if it is there, else `.fp16.`, all shards present."""
-    found = [(file, match) for file in sorted(folder.iterdir()) if (match := SHARD.fullmatch(file.name))]
-    full = [file for file, match in found if ".fp16" not in match["tags"]]
-    chosen = full or [file for file, _ in found]
-    if not chosen:
-        pickled = any(file.suffix in PICKLES for file in folder.iterdir())
-        raise WeightsError(folder, A_PICKLE if pickled else "a folder without safetensors weights")
-    whole = [file for file in chosen if "-of-" not in file.name]
-    shards = [file for file in chosen if "-of-" in file.name]
-    return tuple(whole[:1]) or _all_shards(folder, shards)
+    """Return the weight files of one diffusers component: full precision if present, else `.fp16.`.
+
+    Raises:
+        WeightsError: there are no safetensors files, or some shards are missing.
+    """
+    matches = [
+        (file, match) for file in sorted(folder.iterdir()) if (match := COMPONENT_FILE.fullmatch(file.name))
+    ]
+    full_precision = [file for file, match in matches if ".fp16" not in match["tags"]]
+    files = full_precision or [file for file, _ in matches]
+    if not files:
+        has_pickle = any(file.suffix in PICKLE_SUFFIXES for file in folder.iterdir())
+        raise WeightsError(folder, PICKLE_REFUSED if has_pickle else "a folder without safetensors weights")
+    unsharded = [file for file in files if "-of-" not in file.name]
+    return tuple(unsharded[:1]) or _require_all_shards(folder, files)
 
 
-def _all_shards(folder: Path, shards: list[Path]) -> tuple[Path, ...]:
-    total = int(re.split(r"-of-", shards[0].name)[1][:5])
+def _require_all_shards(folder: Path, shards: list[Path]) -> tuple[Path, ...]:
+    total = int(shards[0].name.split("-of-")[1][:5])
     if len(shards) != total:
-        raise WeightsError(folder, f"{len(shards)} of {total} shards are there")
+        raise WeightsError(folder, f"only {len(shards)} of {total} shards are present; download the others")
     return tuple(shards)
 
 
-def _scheduler(path: Path) -> Mapping[str, object]:
+def _read_scheduler(path: Path) -> Mapping[str, object]:
     file = path / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return {}
@@ -132,46 +157,51 @@ def _scheduler(path: Path) -> Mapping[str, object]:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of one safetensors file; WeightsError says what is wrong with any other file."""
+    """Read and check the header of one safetensors file.
+
+    Raises:
+        WeightsError: the file is missing, unreadable, damaged, truncated or of another format.
+    """
     if path.is_dir():
-        raise WeightsError(path, "a folder where a file is meant")
-    if path.suffix.lower() in PICKLES:
-        raise WeightsError(path, A_PICKLE)
+        raise WeightsError(path, "a folder, but a file is required")
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise WeightsError(path, PICKLE_REFUSED)
     try:
         with path.open("rb") as file:
-            return _parse(path, file)
+            return _parse_header(path, file)
     except FileNotFoundError:
         raise WeightsError(path, "no such file") from None
     except OSError as error:
         raise WeightsError(path, f"cannot be read: {error.strerror}") from error
 
 
-def _parse(path: Path, file: BinaryIO) -> Header:
+def _parse_header(path: Path, file: BinaryIO) -> Header:
     size = path.stat().st_size
-    lead = file.read(32)
-    length = int.from_bytes(lead[:8], "little")
-    if length > LONGEST_HEADER or lead[8:9] != b"{":
-        raise WeightsError(path, _stranger(lead, length))
+    first_bytes = file.read(32)
+    length = int.from_bytes(first_bytes[:8], "little")
+    if length > MAX_HEADER_BYTES or first_bytes[8:9] != b"{":
+        raise WeightsError(path, _describe_format(first_bytes, length))
     if 8 + length > size:
         raise WeightsError(path, f"truncated: its header alone is {length} bytes, the file {size}")
     file.seek(8)
-    fields = _json(path, file.read(length))
-    metadata = _texts(fields.pop("__metadata__", {}))
-    tensors = {key: _entry(path, key, value, 8 + length) for key, value in fields.items()}
+    fields = _parse_json(path, file.read(length))
+    metadata = _keep_texts(fields.pop("__metadata__", {}))
+    tensors = {key: _parse_entry(path, key, value, 8 + length) for key, value in fields.items()}
     end = max((entry.end for entry in tensors.values()), default=8 + length)
     if end > size:
         raise WeightsError(path, f"truncated: {size} bytes of {end}; download it again")
     return Header(path, tensors, metadata, 8 + length)
 
 
-def _stranger(lead: bytes, length: int) -> str:
-    if not lead:
+def _describe_format(first_bytes: bytes, length: int) -> str:
+    """Why a file that is not in the safetensors format is refused."""
+    if not first_bytes:
         return "an empty file"
-    known = (reason for magic, reason in STRANGERS if lead.startswith(magic))
-    return next(known, f"not a safetensors file (it claims a header of {length} bytes)")
+    reasons = (reason for magic, reason in FOREIGN_FORMATS if first_bytes.startswith(magic))
+    return next(reasons, f"not a safetensors file (it claims a header of {length} bytes)")
 
 
-def _json(path: Path, text: bytes) -> dict[str, object]:
+def _parse_json(path: Path, text: bytes) -> dict[str, object]:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -181,39 +211,40 @@ def _json(path: Path, text: bytes) -> dict[str, object]:
     return cast("dict[str, object]", fields)
 
 
-def _texts(value: object) -> dict[str, str]:
-    """The metadata, less whatever is not the text that the format asks for."""
+def _keep_texts(value: object) -> dict[str, str]:
+    """The metadata without values that are not texts, which the format does not allow."""
     pairs = cast("dict[str, object]", value).items() if isinstance(value, dict) else ()
     return {key: text for key, text in pairs if isinstance(text, str)}
 
 
-def _entry(path: Path, key: str, value: object, offset: int) -> TensorEntry:
+def _parse_entry(path: Path, key: str, value: object, offset: int) -> TensorEntry:
     try:
         fields = cast("dict[str, object]", value)
         dtype, shape = cast("str", fields["dtype"]), tuple(cast("list[int]", fields["shape"]))
         start, end = cast("list[int]", fields["data_offsets"])
-        fits = 0 <= start <= end and (dtype not in SIZES or end - start == prod(shape) * SIZES[dtype])
+        size = prod(shape) * DTYPE_BYTES[dtype] if dtype in DTYPE_BYTES else end - start
+        is_valid = 0 <= start <= end and end - start == size
     except (TypeError, KeyError, ValueError):
-        fits, dtype, shape, start, end = False, "", (), 0, 0
-    if not fits:
-        raise WeightsError(path, f"a damaged header: tensor {key!r} has no sound dtype, shape and offsets")
+        is_valid, dtype, shape, start, end = False, "", (), 0, 0
+    if not is_valid:
+        raise WeightsError(path, f"a damaged header: tensor {key!r} has an invalid dtype, shape or offsets")
     return TensorEntry(dtype, shape, offset + start, offset + end)
 
 
 def fingerprint(path: Path) -> str:
-    """Eight upper-case hex digits that name the weights, in a fraction of a second whatever the size.
+    """Return eight upper-case hex digits that identify the weights; takes a fraction of a second at any size.
 
-    The start of sha256 over the header (its length included) and 64 evenly spaced blocks of 1 MiB;
-    over all files in order for a diffusers folder.
+    They are the start of SHA-256 over the header (its length included) and 64 evenly spaced blocks of 1 MiB;
+    for a diffusers folder, over all its files in order.
     """
     digest = hashlib.sha256()
     for file in checkpoint_files(open_checkpoint(path)):
-        for block in _sample(file, read_header(file).length):
+        for block in _sample_blocks(file, read_header(file).length):
             digest.update(block)
     return digest.hexdigest()[:8].upper()
 
 
-def _sample(path: Path, length: int) -> Iterator[bytes]:
+def _sample_blocks(path: Path, length: int) -> Iterator[bytes]:
     spare = max(0, path.stat().st_size - length - BLOCK)
     with path.open("rb") as file:
         yield file.read(length)
@@ -223,9 +254,10 @@ def _sample(path: Path, length: int) -> Iterator[bytes]:
 
 
 def read_ahead(path: Path) -> None:
-    """Pull a file into the page cache front to back.
+    """Read a file sequentially into the page cache.
 
-    Copying a cold memory map to a device faults it in page by page; one sequential read first is as fast as the disk.
+    Copying an uncached memory map to a device faults it in page by page; one sequential read first runs at the
+    speed of the disk.
     """
     buffer = bytearray(16 * BLOCK)
     with path.open("rb", buffering=0) as file:

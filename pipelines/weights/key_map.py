@@ -1,97 +1,92 @@
-"""Where each weight of our networks lies in a single-file checkpoint, and how it is shaped there.
+"""Where each weight of a network is in a single-file checkpoint, and in which shape.
 
-The tables follow from an architecture's config, so they hold for every width and depth. One direction is
-written down, from our key to the file's; loading and exporting both go along it.
+The tables are derived from an architecture's config, so they hold for every width and depth. They map the model's
+keys to the file's; loading and exporting both use them.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
+from pipelines.weights.architecture import Architecture, Config
+from pipelines.weights.checkpoint import UNET_PREFIX, VAE_PREFIX
+from pipelines.weights.families import FAMILIES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNET = "model.diffusion_model."
-VAE = "first_stage_model."
-SD1_TEXT = "cond_stage_model.transformer.text_model."
-
-Shaping = Literal["same", "conv", "transposed", "third"]
+Storage = Literal["same", "conv", "transposed", "third"]
+"""How a file stores a weight: as the model has it, with two trailing dimensions of 1 (the 1x1 convolution of a linear
+layer), transposed, or as one of three stacked along the first dimension."""
 
 
 @dataclass(frozen=True, slots=True)
 class MappedKey:
-    """A tensor in the file, and what it takes to make it ours.
-
-    "conv" drops two trailing dimensions of 1, "third" takes part `part` of three stacked along the first.
-    """
+    """The key of a tensor in a file and how it is stored; `part` is the index among three stacked tensors."""
 
     key: str
-    shaping: Shaping = "same"
+    storage: Storage = "same"
     part: int = 0
 
     def to_model(self, stored: "Tensor") -> "Tensor":
-        """The tensor as our network wants it: a view of the stored one."""
-        if self.shaping == "conv" and stored.ndim == 4:
+        """Return the tensor in the model's shape, as a view of the stored one."""
+        if self.storage == "conv" and stored.ndim == 4:
             return stored[:, :, 0, 0]
-        if self.shaping == "transposed":
+        if self.storage == "transposed":
             return stored.T
-        if self.shaping == "third":
+        if self.storage == "third":
             return stored.chunk(3)[self.part]
         return stored
 
 
-def to_stored(sources: Mapping[str, MappedKey], tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """The other way: our tensors under the file's keys and in its shapes."""
+def to_stored(keys: Mapping[str, MappedKey], tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Return a model's tensors under the file's keys and in the file's shapes."""
     import torch
 
     thirds: dict[str, dict[int, Tensor]] = {}
     stored: dict[str, Tensor] = {}
-    for name, source in sources.items():
+    for name, mapped in keys.items():
         tensor = tensors[name]
-        if source.shaping == "third":
-            thirds.setdefault(source.key, {})[source.part] = tensor
-        elif source.shaping == "conv":
-            stored[source.key] = tensor[:, :, None, None]
+        if mapped.storage == "third":
+            thirds.setdefault(mapped.key, {})[mapped.part] = tensor
+        elif mapped.storage == "conv":
+            stored[mapped.key] = tensor[:, :, None, None]
         else:
-            stored[source.key] = tensor.T.contiguous() if source.shaping == "transposed" else tensor
+            stored[mapped.key] = tensor.T.contiguous() if mapped.storage == "transposed" else tensor
     return stored | {key: torch.cat([parts[k] for k in range(3)]) for key, parts in thirds.items()}
 
 
 def map_unet_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
-    """Where a UNet's weights lie."""
-    blocks = _unet_blocks(config)
-    return {name: MappedKey(UNET + _renamed(name, blocks, UNET_RESNET)) for name in names}
+    """Map a UNet's keys to those of a single file."""
+    blocks = _map_unet_blocks(config)
+    return {name: MappedKey(UNET_PREFIX + _rename(name, blocks, UNET_RESNET)) for name in names}
 
 
 def map_vae_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
-    """Where a VAE's weights lie; its attention is written as 1x1 convolutions."""
-    blocks = _vae_blocks(config)
+    """Map a VAE's keys to those of a single file, which stores its attention as 1x1 convolutions."""
+    blocks = _map_vae_blocks(config)
 
-    def source(name: str) -> MappedKey:
-        key = VAE + _renamed(name, blocks, VAE_RESNET | VAE_ATTENTION)
-        linear = ".attentions." in name and name.endswith("weight") and "group_norm" not in name
-        return MappedKey(key, "conv" if linear else "same")
+    def map_key(name: str) -> MappedKey:
+        key = VAE_PREFIX + _rename(name, blocks, VAE_RESNET | VAE_ATTENTION)
+        is_linear = ".attentions." in name and name.endswith("weight") and "group_norm" not in name
+        return MappedKey(key, "conv" if is_linear else "same")
 
-    return {name: source(name) for name in names}
+    return {name: map_key(name) for name in names}
 
 
 def map_text_keys(names: Iterable[str], architecture: Architecture, number: int) -> dict[str, MappedKey]:
-    """Where the weights of text encoder `number` lie, whatever level transformers hangs them on."""
-    tower = architecture.text_encoders[number]
-    place = _open_clip if tower.layout == "openclip" else _clip
+    """Map the keys of text encoder `number`, with or without transformers' `text_model.` level."""
+    is_openclip = architecture.text_encoders[number].layout == "openclip"
+    map_key = _map_openclip_key if is_openclip else _map_clip_key
     prefix = text_prefix(architecture, number)
-    return {name: place(name.removeprefix("text_model."), prefix) for name in names}
+    return {name: map_key(name.removeprefix("text_model."), prefix) for name in names}
 
 
 def text_prefix(architecture: Architecture, number: int) -> str:
-    """What the keys of a text encoder begin with in a single file."""
-    if architecture.family == "sd15":
-        return SD1_TEXT
-    tower: TextEncoderConfig = architecture.text_encoders[number]
-    inner = "model." if tower.layout == "openclip" else "transformer.text_model."
-    return f"conditioner.embedders.{number}.{inner}"
+    """Return what the keys of text encoder `number` begin with in a single file."""
+    layout = architecture.text_encoders[number].layout
+    level = "model." if layout == "openclip" else "transformer.text_model."
+    return FAMILIES[architecture.family].text_prefixes[number] + level
 
 
 UNET_RESNET = {
@@ -104,36 +99,36 @@ UNET_RESNET = {
 }
 VAE_RESNET = {"conv_shortcut": "nin_shortcut"}
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-"""How diffusers spelled a VAE's attention until 2023."""
+"""The names that diffusers gave a VAE's attention until 2023."""
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def _renamed(name: str, blocks: Mapping[str, str], leaves: Mapping[str, str]) -> str:
-    """Replace the block a weight belongs to, then the layer within it; what is in no table keeps its name."""
+def _rename(name: str, blocks: Mapping[str, str], layers: Mapping[str, str]) -> str:
+    """Replace a weight's block, then the layer within it; a name that is in no table is kept."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         block = blocks.get(".".join(parts[:length]))
         if block is not None:
-            return ".".join((block, *_layer(parts[length:], leaves)))
+            return ".".join((block, *_rename_layer(parts[length:], layers)))
     return name
 
 
-def _layer(parts: list[str], leaves: Mapping[str, str]) -> list[str]:
+def _rename_layer(parts: list[str], layers: Mapping[str, str]) -> list[str]:
     for length in (2, 1):
-        leaf = leaves.get(".".join(parts[:length]))
-        if leaf is not None:
-            return [leaf, *parts[length:]]
+        layer = layers.get(".".join(parts[:length]))
+        if layer is not None:
+            return [layer, *parts[length:]]
     return parts
 
 
-def _kinds(config: Config, side: str) -> list[tuple[int, bool]]:
-    """Each level of one side of a UNet, and whether it has attention."""
-    return [(level, "CrossAttn" in kind) for level, kind in enumerate(cast("list[str]", config[side]))]
+def _attention_by_level(config: Config, block_types: str) -> list[bool]:
+    """For each level of one side of a UNet, whether it has attention."""
+    return ["CrossAttn" in block for block in cast("list[str]", config[block_types])]
 
 
-def _unet_blocks(config: Config) -> dict[str, str]:
+def _map_unet_blocks(config: Config) -> dict[str, str]:
     layers = cast("int", config["layers_per_block"])
-    ends = {
+    blocks = {
         "conv_in": "input_blocks.0.0",
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
@@ -145,17 +140,17 @@ def _unet_blocks(config: Config) -> dict[str, str]:
         "conv_norm_out": "out.0",
         "conv_out": "out.2",
     }
-    return ends | _down_blocks(config, layers) | _up_blocks(config, layers + 1)
+    return blocks | _map_down_blocks(config, layers) | _map_up_blocks(config, layers + 1)
 
 
-def _down_blocks(config: Config, layers: int) -> dict[str, str]:
-    """The file numbers every resnet and every downsampler in one row, from 1."""
+def _map_down_blocks(config: Config, layers: int) -> dict[str, str]:
+    """The file numbers all resnets and downsamplers consecutively, from 1."""
     blocks: dict[str, str] = {}
-    levels, number = _kinds(config, "down_block_types"), 1
-    for level, attends in levels:
+    levels, number = _attention_by_level(config, "down_block_types"), 1
+    for level, has_attention in enumerate(levels):
         for layer in range(layers):
             blocks[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{number}.0"
-            if attends:
+            if has_attention:
                 blocks[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{number}.1"
             number += 1
         if level < len(levels) - 1:
@@ -164,29 +159,26 @@ def _down_blocks(config: Config, layers: int) -> dict[str, str]:
     return blocks
 
 
-def _up_blocks(config: Config, layers: int) -> dict[str, str]:
-    """Here an upsampler shares its number with the last resnet before it."""
+def _map_up_blocks(config: Config, layers: int) -> dict[str, str]:
+    """The file numbers all resnets consecutively; an upsampler shares the number of the last resnet before it."""
     blocks: dict[str, str] = {}
-    levels = _kinds(config, "up_block_types")
-    for level, attends in levels:
+    levels = _attention_by_level(config, "up_block_types")
+    for level, has_attention in enumerate(levels):
         for layer in range(layers):
             number = level * layers + layer
             blocks[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{number}.0"
-            if attends:
+            if has_attention:
                 blocks[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{number}.1"
         if level < len(levels) - 1:
             last = level * layers + layers - 1
-            blocks[f"up_blocks.{level}.upsamplers.0.conv"] = (
-                f"output_blocks.{last}.{2 if attends else 1}.conv"
-            )
+            index = 2 if has_attention else 1
+            blocks[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{last}.{index}.conv"
     return blocks
 
 
-def _vae_blocks(config: Config) -> dict[str, str]:
-    levels, layers = (
-        len(cast("list[int]", config["block_out_channels"])),
-        cast("int", config["layers_per_block"]),
-    )
+def _map_vae_blocks(config: Config) -> dict[str, str]:
+    levels = len(cast("list[int]", config["block_out_channels"]))
+    layers = cast("int", config["layers_per_block"])
     blocks: dict[str, str] = {}
     for side in ("encoder", "decoder"):
         blocks[f"{side}.mid_block.resnets.0"] = f"{side}.mid.block_1"
@@ -194,26 +186,26 @@ def _vae_blocks(config: Config) -> dict[str, str]:
         blocks[f"{side}.mid_block.attentions.0"] = f"{side}.mid.attn_1"
         blocks[f"{side}.conv_norm_out"] = f"{side}.norm_out"
     for level in range(levels):
-        raised = levels - 1 - level  # the file counts the decoder's levels from the finest
+        reverse = levels - 1 - level  # the file counts the decoder's levels from the finest
         for layer in range(layers + 1):
             blocks[f"encoder.down_blocks.{level}.resnets.{layer}"] = f"encoder.down.{level}.block.{layer}"
-            blocks[f"decoder.up_blocks.{level}.resnets.{layer}"] = f"decoder.up.{raised}.block.{layer}"
+            blocks[f"decoder.up_blocks.{level}.resnets.{layer}"] = f"decoder.up.{reverse}.block.{layer}"
         blocks[f"encoder.down_blocks.{level}.downsamplers.0"] = f"encoder.down.{level}.downsample"
-        blocks[f"decoder.up_blocks.{level}.upsamplers.0"] = f"decoder.up.{raised}.upsample"
+        blocks[f"decoder.up_blocks.{level}.upsamplers.0"] = f"decoder.up.{reverse}.upsample"
     return blocks
 
 
-def _clip(name: str, prefix: str) -> MappedKey:
+def _map_clip_key(name: str, prefix: str) -> MappedKey:
     return MappedKey(prefix + name)
 
 
-OPEN_CLIP: Mapping[str, str] = {
+OPENCLIP: Mapping[str, str] = {
     "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
     "final_layer_norm.weight": "ln_final.weight",
     "final_layer_norm.bias": "ln_final.bias",
 }
-OPEN_CLIP_LAYER = {
+OPENCLIP_LAYER = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
     "mlp.fc1": "mlp.c_fc",
@@ -223,22 +215,16 @@ OPEN_CLIP_LAYER = {
 THIRDS = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
 
 
-def _open_clip(name: str, prefix: str) -> MappedKey:
-    """OpenCLIP stacks query, key and value, and stores its projection the other way round."""
+def _map_openclip_key(name: str, prefix: str) -> MappedKey:
+    """OpenCLIP stacks query, key and value, and stores its projection transposed."""
     if name == "text_projection.weight":
         return MappedKey(prefix + "text_projection", "transposed")
-    if name in OPEN_CLIP:
-        return MappedKey(prefix + OPEN_CLIP[name])
-    number, layer, leaf = _split_layer(name)
+    if name in OPENCLIP:
+        return MappedKey(prefix + OPENCLIP[name])
+    number, rest = name.removeprefix("encoder.layers.").split(".", 1)  # "7", "mlp.fc1.bias"
+    layer, parameter = rest.rsplit(".", 1)
     block = f"{prefix}transformer.resblocks.{number}."
     part = THIRDS.get(layer.removeprefix("self_attn."))
     if part is not None:
-        return MappedKey(f"{block}attn.in_proj_{leaf}", "third", part)
-    return MappedKey(f"{block}{OPEN_CLIP_LAYER[layer]}.{leaf}")
-
-
-def _split_layer(name: str) -> tuple[str, str, str]:
-    """`encoder.layers.7.mlp.fc1.bias` to ("7", "mlp.fc1", "bias")."""
-    number, rest = name.removeprefix("encoder.layers.").split(".", 1)
-    layer, leaf = rest.rsplit(".", 1)
-    return number, layer, leaf
+        return MappedKey(f"{block}attn.in_proj_{parameter}", "third", part)
+    return MappedKey(f"{block}{OPENCLIP_LAYER[layer]}.{parameter}")

@@ -1,7 +1,7 @@
-"""From a checkpoint on disk to networks on a device: strict, offline, and without a copy where none is needed.
+"""Load a checkpoint from disk onto a device: strictly, offline, and without needless copies.
 
-Tensors come memory-mapped from safetensors files and are handed to empty networks as they are; only another
-dtype or device makes a copy.
+Tensors are memory-mapped from safetensors files and assigned to empty networks; only another dtype or device
+makes a copy.
 """
 
 import re
@@ -17,14 +17,20 @@ from torch import Tensor, nn
 
 from pipelines.errors import WeightsError
 from pipelines.types import AttentionBackend, PredictionType
-from pipelines.weights.architecture import Architecture, sd15, sdxl
-from pipelines.weights.checkpoint import Checkpoint, checkpoint_files, open_checkpoint, read_ahead
-from pipelines.weights.detect import Detection, detect, detect_inpainting, embedded_architecture
+from pipelines.weights.architecture import Architecture
+from pipelines.weights.checkpoint import (
+    TEXT_ENCODER_FOLDERS,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    Checkpoint,
+    checkpoint_files,
+    open_checkpoint,
+    read_ahead,
+)
+from pipelines.weights.detect import Detection, detect, detect_inpainting
+from pipelines.weights.embedded import choose_architecture
 from pipelines.weights.key_map import (
     OLD_ATTENTION,
-    SD1_TEXT,
-    UNET,
-    VAE,
     MappedKey,
     map_text_keys,
     map_unet_keys,
@@ -41,19 +47,24 @@ from pipelines.weights.networks import (
     set_attention,
 )
 
-LARGE = 1 << 30
-LEAKED_TEXT = SD1_TEXT.removesuffix("text_model.")
-JUNK = re.compile(
+FLOAT32_LIMIT = 1 << 30
+"""Bytes of a checkpoint below which a CPU runs it in float32."""
+SD1_TEXT, LEAKED_SD1_TEXT = "cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."
+"""Prefix of Stable Diffusion 1's text encoder, and the one in the weights of NovelAI that leaked in 2022."""
+IGNORED_KEY = re.compile(
     r"position_ids$|logit_scale$|^model_ema\.|^denoiser\.|^v_pred$|^ztsnr$|^edm_vpred\.|^betas$|^alphas|^sqrt_"
     r"|^(conditioner\.embedders\.0|cond_stage_model)\..*text_projection|^log_one_minus|^posterior_|^lvlb_|^conditioner\.embedders\.[2-9]"
 )
+"""Tensors that checkpoints contain and no network needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model's networks, ready to run; `dtype` is the UNets' and the text encoders'.
+    """A model's networks, ready to run.
 
-    `inpainting` is a second UNet, with 9 channels, that draws into pictures.
+    Attributes:
+        dtype: of the UNets and the text encoders.
+        inpainting: a second UNet, with 9 input channels, for inpainting.
     """
 
     detection: Detection
@@ -83,192 +94,205 @@ def load_weights(
     """Load a model.
 
     Args:
-        dtype: None chooses by device and size (see `chosen_dtype`).
-        prediction, zsnr: say what the file does not, or wrongly, say of itself.
-        vae: a file whose VAE takes the place of the checkpoint's own.
-        text_encoders: in the same way one file that holds them all, or a file for each, first CLIP-L.
-        inpainting: a file whose UNet, of 9 channels, draws into pictures; whatever else it holds is left alone.
+        dtype: None chooses by device and size (see `choose_dtype`).
+        prediction, zsnr: override what the file indicates.
+        vae: a file whose VAE replaces the checkpoint's.
+        text_encoders: replacements likewise: one file that contains them all, or one for each, CLIP-L first.
+        inpainting: a file whose UNet, with 9 input channels, is used for inpainting; the rest of it is ignored.
 
     Raises:
-        WeightsError: the checkpoint or a replacement cannot serve; one line with file and reason.
-        PipelineError: the attention asked for is not installed.
+        WeightsError: the checkpoint or a replacement cannot be used; one line with file and reason.
+        PipelineError: the attention backend is not installed.
     """
-    checkpoint, place = open_checkpoint(Path(path)), torch.device(device)
-    identity = detect(checkpoint.path, prediction, zsnr)
-    architecture = _architecture(checkpoint, identity)
-    unet, decoder, towers = build_networks(architecture)
-    parts = model_parts(architecture, unet.module, decoder.module, [tower.module for tower in towers])
-    load_parts(checkpoint, parts, _replacements(checkpoint, parts, vae, text_encoders))
-    dtype = dtype or choose_dtype(checkpoint, place)
-    vae_dtype = vae_dtype or choose_vae_dtype(dtype, place)
-    if place.type == "cuda":
+    checkpoint, target = open_checkpoint(Path(path)), torch.device(device)
+    detection = detect(checkpoint.path, prediction, zsnr)
+    architecture = choose_architecture(checkpoint, detection.family, detection.channels)
+    unet, vae_network, encoders = build_networks(architecture)
+    parts = model_parts(
+        architecture, unet.module, vae_network.module, [encoder.module for encoder in encoders]
+    )
+    load_parts(checkpoint, parts, _assign_replacements(checkpoint, parts, vae, text_encoders))
+    dtype = dtype or choose_dtype(checkpoint, target)
+    vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
+    if target.type == "cuda":
         for file in checkpoint_files(checkpoint):
             read_ahead(file)
     for part in parts:
         # not diffusers' own `to`, which logs advice about loaders that are not used here
-        nn.Module.to(part.module, place, vae_dtype if part.folder == "vae" else dtype)
+        nn.Module.to(part.module, target, vae_dtype if part.folder == "vae" else dtype)
     set_attention(unet, attention)
-    inpainter = None if inpainting is None else _inpainting_unet(inpainting, identity)
-    if inpainter is not None:
-        nn.Module.to(inpainter.module, place, dtype)
-        set_attention(inpainter, attention)
-    return Weights(identity, architecture, unet, decoder, towers, place, dtype, vae_dtype, inpainter)
+    inpainting_unet = None if inpainting is None else _load_inpainting_unet(inpainting, detection)
+    if inpainting_unet is not None:
+        nn.Module.to(inpainting_unet.module, target, dtype)
+        set_attention(inpainting_unet, attention)
+    return Weights(
+        detection, architecture, unet, vae_network, encoders, target, dtype, vae_dtype, inpainting_unet
+    )
 
 
-def _architecture(checkpoint: Checkpoint, identity: Detection) -> Architecture:
-    """The shape a file tells of itself, or that of its family."""
-    known = sdxl if identity.family == "sdxl" else sd15
-    return embedded_architecture(checkpoint) or known(identity.channels)
-
-
-def _inpainting_unet(path: Path, model: Detection) -> DiffusersUNet:
-    checkpoint, found = open_checkpoint(path), detect_inpainting(path, model)
-    architecture = _architecture(checkpoint, found)
-    unet, vae, towers = build_networks(architecture)
-    part = model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])[0]
-    load_state(part.module, _read(checkpoint, part, _located(checkpoint, part)))
+def _load_inpainting_unet(path: Path, model: Detection) -> DiffusersUNet:
+    checkpoint, detection = open_checkpoint(path), detect_inpainting(path, model)
+    architecture = choose_architecture(checkpoint, detection.family, detection.channels)
+    unet, vae, encoders = build_networks(architecture)
+    part = model_parts(architecture, unet.module, vae.module, [encoder.module for encoder in encoders])[0]
+    load_state(part.module, _read_tensors(checkpoint, part, _find_tensors(checkpoint, part)))
     return unet
 
 
-def _replacements(
+def _assign_replacements(
     checkpoint: Checkpoint, parts: Sequence["ModelPart"], vae: Path | None, text_encoders: tuple[Path, ...]
 ) -> dict[str, Path]:
-    """The files that stand in for parts of the checkpoint, by the parts' folders."""
-    folders = [part.folder for part in parts if part.folder.startswith("text_encoder")]
-    given = text_encoders * len(folders) if len(text_encoders) == 1 else text_encoders
-    if given and len(given) != len(folders):
-        raise WeightsError(checkpoint.path, f"{len(given)} text encoders are given; it takes {len(folders)}")
-    return dict(zip(folders, given, strict=False)) | ({} if vae is None else {"vae": vae})
+    """The files that replace parts of the checkpoint, by the parts' folders."""
+    folders = [part.folder for part in parts if part.folder in TEXT_ENCODER_FOLDERS]
+    files = text_encoders * len(folders) if len(text_encoders) == 1 else text_encoders
+    if files and len(files) != len(folders):
+        raise WeightsError(
+            checkpoint.path, f"{len(files)} text encoders are given, but the model has {len(folders)}"
+        )
+    return dict(zip(folders, files, strict=False)) | ({} if vae is None else {"vae": vae})
 
 
 def choose_vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA and beside bfloat16 networks, else float32: SDXL's VAE overflows in float16."""
+    """Return bfloat16 on CUDA or if the other networks have it, else float32: SDXL's VAE overflows in float16."""
     return torch.bfloat16 if device.type == "cuda" or dtype == torch.bfloat16 else torch.float32
 
 
 def choose_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """Half precision on a GPU, bfloat16 if the file is; on a CPU float32 for small files, else bfloat16."""
-    stored = {located.dtype for located in checkpoint.tensors.values()}
+    """Return the dtype of the UNet and the text encoders.
+
+    On a GPU float16, or bfloat16 on CUDA if the file has it and no float16. On a CPU float32 for small files, else
+    bfloat16.
+    """
+    stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
     if device.type == "cuda" and "BF16" in stored and "F16" not in stored:
         return torch.bfloat16
     if device.type != "cpu":
         return torch.float16
     size = sum(file.stat().st_size for file in checkpoint_files(checkpoint))
-    return torch.float32 if size < LARGE else torch.bfloat16
+    return torch.float32 if size < FLOAT32_LIMIT else torch.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPart:
-    """A network to fill: its folder in a diffusers layout, the prefix and the sources of a single file."""
+    """A network to fill.
+
+    Attributes:
+        folder: its folder in a diffusers layout.
+        prefix: what its keys begin with in a single file.
+        keys: where each of its weights is in a single file.
+    """
 
     folder: str
     module: nn.Module
     prefix: str
-    sources: Mapping[str, MappedKey]
+    keys: Mapping[str, MappedKey]
 
 
 def model_parts(
-    architecture: Architecture, unet: nn.Module, vae: nn.Module, towers: Sequence[nn.Module]
+    architecture: Architecture, unet: nn.Module, vae: nn.Module, text_encoders: Sequence[nn.Module]
 ) -> tuple[ModelPart, ...]:
-    """The networks of a model, each with where its weights lie."""
-    texts = (
+    """Return the networks of a model, each with the places of its weights."""
+    text_parts = (
         ModelPart(
-            "text_encoder" if number == 0 else f"text_encoder_{number + 1}",
-            tower,
+            TEXT_ENCODER_FOLDERS[number],
+            module,
             text_prefix(architecture, number),
-            map_text_keys(tower.state_dict(), architecture, number),
+            map_text_keys(module.state_dict(), architecture, number),
         )
-        for number, tower in enumerate(towers)
+        for number, module in enumerate(text_encoders)
     )
     return (
-        ModelPart("unet", unet, UNET, map_unet_keys(unet.state_dict(), architecture.unet)),
-        ModelPart("vae", vae, VAE, map_vae_keys(vae.state_dict(), architecture.vae)),
-        *texts,
+        ModelPart("unet", unet, UNET_PREFIX, map_unet_keys(unet.state_dict(), architecture.unet)),
+        ModelPart("vae", vae, VAE_PREFIX, map_vae_keys(vae.state_dict(), architecture.vae)),
+        *text_parts,
     )
 
 
 def load_parts(checkpoint: Checkpoint, parts: Sequence[ModelPart], replacements: Mapping[str, Path]) -> None:
-    """Fill every part, from the checkpoint or from what replaces it.
+    """Fill every part, from the checkpoint or from the file that replaces it.
 
     Raises:
-        WeightsError: something is missing, of another shape, or left over.
+        WeightsError: a weight is missing, has another shape, or belongs to no part.
     """
-    taken: set[str] = set()
-    replaced: list[str] = []
+    used_keys: set[str] = set()
+    replaced_prefixes: list[str] = []
     for part in parts:
-        origin = checkpoint
+        source = checkpoint
         if part.folder in replacements:
-            origin = open_checkpoint(replacements[part.folder])
-            replaced += [part.prefix, f"{part.folder}."]
-        found = _located(origin, part)
-        taken |= {key for key, _ in found.values()}
-        load_state(part.module, _read(origin, part, found))
-    extra = [key for key in checkpoint.tensors if key not in taken and not JUNK.search(key)]
-    extra = [key for key in extra if not key.startswith(tuple(replaced))]
+            source = open_checkpoint(replacements[part.folder])
+            replaced_prefixes += [part.prefix, f"{part.folder}."]
+        found = _find_tensors(source, part)
+        used_keys |= {key for key, _ in found.values()}
+        load_state(part.module, _read_tensors(source, part, found))
+    extra = [key for key in checkpoint.tensors if key not in used_keys and not IGNORED_KEY.search(key)]
+    extra = [key for key in extra if not key.startswith(tuple(replaced_prefixes))]
     if extra:
-        raise WeightsError(checkpoint.path, f"{_listed('unexpected', extra)}; it is of another architecture")
+        raise WeightsError(
+            checkpoint.path, f"{_list_keys('unexpected', extra)}; it is of another architecture"
+        )
 
 
-def _located(origin: Checkpoint, part: ModelPart) -> dict[str, tuple[str, MappedKey]]:
-    """For each of our keys, the key in the file and how it is shaped there."""
+def _find_tensors(source: Checkpoint, part: ModelPart) -> dict[str, tuple[str, MappedKey]]:
+    """For each key of the network, the key in the checkpoint and how it is stored there."""
     found: dict[str, tuple[str, MappedKey]] = {}
     absent: list[str] = []
-    for name, source in part.sources.items():
-        match = next(
-            ((key, how) for key, how in _spellings(part, name, source) if key in origin.tensors), None
-        )
+    for name, mapped in part.keys.items():
+        spellings = _spell_key(part, name, mapped)
+        match = next(((key, stored) for key, stored in spellings if key in source.tensors), None)
         if match is None:
-            absent.append(source.key if origin.layout == "single" else f"{part.folder}.{name}")
+            absent.append(mapped.key if source.layout == "single" else f"{part.folder}.{name}")
         else:
             found[name] = match
     if not found:
         raise WeightsError(
-            origin.path, f"it holds no {part.folder}; name a file that does as its replacement"
+            source.path, f"it contains no {part.folder}; name a file that does as its replacement"
         )
     if absent:
-        raise WeightsError(origin.path, _listed("missing", absent))
+        raise WeightsError(source.path, _list_keys("missing", absent))
     return found
 
 
-def _spellings(part: ModelPart, name: str, source: MappedKey) -> Iterator[tuple[str, MappedKey]]:
-    """The keys one weight may have: as in a single file, in a file of that part alone, in a diffusers folder."""
-    yield source.key, source
-    yield source.key.removeprefix(part.prefix), source
-    yield source.key.replace(SD1_TEXT, LEAKED_TEXT), source
+def _spell_key(part: ModelPart, name: str, mapped: MappedKey) -> Iterator[tuple[str, MappedKey]]:
+    """The keys one weight may have: in a single file, in a file of that part alone, in a diffusers folder."""
+    yield mapped.key, mapped
+    yield mapped.key.removeprefix(part.prefix), mapped
+    yield mapped.key.replace(SD1_TEXT, LEAKED_SD1_TEXT), mapped
     bare = name.removeprefix("text_model.")
-    for ours in dict.fromkeys((name, bare, f"text_model.{bare}", _old_attention(name))):
-        yield f"{part.folder}.{ours}", MappedKey(ours, "conv" if source.shaping == "conv" else "same")
-        yield ours, MappedKey(ours)
+    for spelling in dict.fromkeys((name, bare, f"text_model.{bare}", _spell_old_attention(name))):
+        storage = "conv" if mapped.storage == "conv" else "same"
+        yield f"{part.folder}.{spelling}", MappedKey(spelling, storage)
+        yield spelling, MappedKey(spelling)
 
 
-def _old_attention(name: str) -> str:
-    for now, then in OLD_ATTENTION.items():
-        name = name.replace(now, then)
+def _spell_old_attention(name: str) -> str:
+    for new, old in OLD_ATTENTION.items():
+        name = name.replace(new, old)
     return name
 
 
-def _read(
-    origin: Checkpoint, part: ModelPart, found: Mapping[str, tuple[str, MappedKey]]
+def _read_tensors(
+    source: Checkpoint, part: ModelPart, found: Mapping[str, tuple[str, MappedKey]]
 ) -> dict[str, Tensor]:
-    """The tensors of a part, as views of the files they lie in."""
-    wanted = {name: tensor.shape for name, tensor in part.module.state_dict().items()}
+    """The tensors of a part, as views of the memory-mapped files."""
+    shapes = {name: tensor.shape for name, tensor in part.module.state_dict().items()}
     tensors: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        opened: dict[Path, Any] = {
+        files: dict[Path, Any] = {
             file: stack.enter_context(cast("Any", safe_open)(file, framework="pt"))
-            for file in dict.fromkeys(origin.tensors[key].file for key, _ in found.values())
+            for file in dict.fromkeys(source.tensors[key].file for key, _ in found.values())
         }
-        for name, (key, source) in found.items():
-            located = origin.tensors[key]
-            tensors[name] = source.to_model(opened[located.file].get_tensor(located.key))
-            if tensors[name].shape != wanted[name]:
-                shapes = f"{tuple(tensors[name].shape)}, not {tuple(wanted[name])}"
+        for name, (key, mapped) in found.items():
+            ref = source.tensors[key]
+            tensor = mapped.to_model(files[ref.file].get_tensor(ref.key))
+            if tensor.shape != shapes[name]:
+                difference = f"{tuple(tensor.shape)}, not {tuple(shapes[name])}"
                 raise WeightsError(
-                    origin.path, f"{key} has the shape {shapes}; it is of another architecture"
+                    source.path, f"{key} has the shape {difference}; it is of another architecture"
                 )
+            tensors[name] = tensor
     return tensors
 
 
-def _listed(what: str, keys: Sequence[str]) -> str:
-    shown = ", ".join(sorted(keys)[:3])
-    return f"{len(keys)} {what} ({shown}{', ...' if len(keys) > 3 else ''})"
+def _list_keys(what: str, keys: Sequence[str]) -> str:
+    first = ", ".join(sorted(keys)[:3])
+    return f"{len(keys)} {what} ({first}{', ...' if len(keys) > 3 else ''})"

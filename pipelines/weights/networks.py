@@ -1,6 +1,6 @@
-"""The one typed door to diffusers and transformers: networks built empty, and the little we ask of them.
+"""Networks built empty from diffusers and transformers, behind typed interfaces.
 
-What is untyped or differs between their versions is met here and nowhere else.
+No other module handles what is untyped in those libraries or differs between their versions.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from pipelines.weights.architecture import Architecture, Config, TextEncoderConf
 
 
 class UNet(Protocol):
-    """Predicts from noisy latents."""
+    """A UNet, which predicts noise or velocity from noisy latents."""
 
     def __call__(
         self,
@@ -27,50 +27,54 @@ class UNet(Protocol):
         added_cond_kwargs: Mapping[str, Tensor] | None,
         halvings: int = 0,
     ) -> Tensor:
-        """(B, 4 | 9, h, w), (B,), (B, tokens, width) and SDXL's pooled text and size ids to (B, 4, h, w).
+        """Return the prediction, (B, 4, h, w).
 
         Args:
-            halvings: how often the inner part halves the height and width, see deep_shrink.py.
+            sample: noisy latents, (B, 4, h, w), or (B, 9, h, w) for inpainting.
+            timestep: (B,).
+            context: prompt embeddings, (B, tokens, width).
+            added_cond_kwargs: SDXL's pooled prompt embeddings and size ids.
+            halvings: 2x downscales of the inner features, see sampling/deep_shrink.py.
         """
         ...
 
 
 class Vae(Protocol):
-    """A VAE; latents here are the network's own, not yet scaled."""
+    """A VAE; its latents are those of the network, before `latent_scale`."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, 4, h, w) to a picture (B, 3, 8h, 8w) in about [-1, 1]."""
+        """Decode latents (B, 4, h, w) to images (B, 3, 8h, 8w), with values in about [-1, 1]."""
         ...
 
-    def encode(self, picture: Tensor) -> Tensor:
-        """The mean of the posterior: the same picture gives the same latents."""
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the mean of the posterior, so that the same image always gives the same latents."""
         ...
 
     def to(self, dtype: torch.dtype) -> object:
-        """Change what it computes in, in place."""
+        """Change the dtype, in place."""
         ...
 
 
 class TextEncoder(Protocol):
-    """A CLIP text encoder; `pad` is the id that fills its 77 places behind the end of the text."""
+    """A CLIP text encoder; `pad` is the token id that fills its 77 positions after the end of the text."""
 
     pad: int
 
     def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """77 ids (1, 77) to the penultimate hidden states (1, 77, width) and the pooled vector (1, width).
+        """Return the penultimate hidden states (1, 77, width) of token ids (1, 77), and the pooled vector (1, width).
 
-        The vector is the projected last state at the first end of text, None without a projection.
+        The pooled vector is the projected last hidden state at the first end of text, None without a projection.
         """
         ...
 
 
 class DiffusersUNet:
-    """A diffusers UNet that returns its output bare."""
+    """diffusers' UNet as a `UNet`."""
 
     def __init__(self, config: Config) -> None:
         from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
-        self.module = _empty(cast("Callable[..., nn.Module]", UNet2DConditionModel), config)
+        self.module = _build_empty(cast("Callable[..., nn.Module]", UNet2DConditionModel), config)
         self._shrink = DeepShrink(self.module)
 
     def __call__(
@@ -81,7 +85,7 @@ class DiffusersUNet:
         added_cond_kwargs: Mapping[str, Tensor] | None,
         halvings: int = 0,
     ) -> Tensor:
-        """See UNet."""
+        """See `UNet`."""
         with self._shrink.shrink(halvings):
             output = self.module(
                 sample, timestep, context, added_cond_kwargs=added_cond_kwargs, return_dict=False
@@ -90,57 +94,57 @@ class DiffusersUNet:
 
 
 class DiffusersVae:
-    """A diffusers AutoencoderKL without randomness or wrappers."""
+    """diffusers' AutoencoderKL as a `Vae`, without randomness."""
 
     def __init__(self, config: Config) -> None:
         from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
 
-        self.module = _empty(cast("Callable[..., nn.Module]", AutoencoderKL), config)
+        self.module = _build_empty(cast("Callable[..., nn.Module]", AutoencoderKL), config)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """See Decoder."""
+        """See `Vae`."""
         return cast("Any", self.module).decode(latents, return_dict=False)[0]
 
-    def encode(self, picture: Tensor) -> Tensor:
-        """See Decoder."""
-        return cast("Any", self.module).encode(picture).latent_dist.mode()
+    def encode(self, image: Tensor) -> Tensor:
+        """See `Vae`."""
+        return cast("Any", self.module).encode(image).latent_dist.mode()
 
     def to(self, dtype: torch.dtype) -> object:
-        """See Decoder."""
+        """See `Vae`."""
         return nn.Module.to(self.module, dtype)
 
 
 class ClipTextEncoder:
-    """transformers' CLIP, seen as a TextEncoder."""
+    """transformers' CLIP text model as a `TextEncoder`."""
 
-    def __init__(self, tower: TextEncoderConfig) -> None:
+    def __init__(self, config: TextEncoderConfig) -> None:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-        self.pad = tower.pad
-        self._final_norm, self._projects = tower.final_norm, tower.projection
-        kind = CLIPTextModelWithProjection if tower.projection else CLIPTextModel
-        settings = cast("Any", CLIPTextConfig)(**tower.config)
-        self.module = _empty(cast("Callable[..., nn.Module]", kind), {"config": settings})
+        self.pad = config.pad
+        self._final_norm, self._projection = config.final_norm, config.projection
+        model = CLIPTextModelWithProjection if config.projection else CLIPTextModel
+        clip_config = cast("Any", CLIPTextConfig)(**config.config)
+        self.module = _build_empty(cast("Callable[..., nn.Module]", model), {"config": clip_config})
 
     @property
     def core(self) -> nn.Module:
-        """The module under `text_model`, a level that newer transformers dropped where there is no projection."""
+        """The module under `text_model`, a level that newer transformers dropped in models without a projection."""
         return cast("nn.Module", getattr(self.module, "text_model", self.module))
 
     def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See TextEncoder."""
+        """See `TextEncoder`."""
         output = cast("Any", self.module)(ids, output_hidden_states=True)
         hidden = cast("Tensor", output.hidden_states[-2])
         if self._final_norm:
             hidden = cast("Any", self.core).final_layer_norm(hidden)
-        if not self._projects:
+        if not self._projection:
             return hidden, None
-        end = int((ids[0] == EOS).int().argmax())
-        return hidden, cast("Any", self.module).text_projection(output.last_hidden_state[:, end])
+        end_of_text = int((ids[0] == EOS).int().argmax())
+        return hidden, cast("Any", self.module).text_projection(output.last_hidden_state[:, end_of_text])
 
 
-def _empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
-    """A network without memory for its weights, in evaluation mode and out of autograd's sight."""
+def _build_empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
+    """A network on the meta device, in evaluation mode and without gradients."""
     with torch.device("meta"):
         return build(**config).eval().requires_grad_(False)
 
@@ -148,13 +152,13 @@ def _empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
 def build_networks(
     architecture: Architecture,
 ) -> tuple[DiffusersUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
-    """All the networks of an architecture, on the meta device."""
-    towers = tuple(ClipTextEncoder(tower) for tower in architecture.text_encoders)
-    return DiffusersUNet(architecture.unet), DiffusersVae(architecture.vae), towers
+    """Build all networks of an architecture on the meta device, without memory for their weights."""
+    text_encoders = tuple(ClipTextEncoder(config) for config in architecture.text_encoders)
+    return DiffusersUNet(architecture.unet), DiffusersVae(architecture.vae), text_encoders
 
 
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give an empty network its weights without copying them; buffers that files do not hold are made anew.
+    """Assign weights to an empty network without copying them, and create the buffers that files do not contain.
 
     Args:
         tensors: exactly the keys of the module's state dict.
@@ -168,13 +172,13 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
 
 
-def set_attention(unet: DiffusersUNet, kind: AttentionBackend) -> None:
-    """Choose the attention kernels; torch's own are in place already.
+def set_attention(unet: DiffusersUNet, backend: AttentionBackend) -> None:
+    """Set the attention kernels; torch's own ("sdpa") are the default.
 
     Raises:
-        PipelineError: xformers is asked for and not installed, or does not fit this torch.
+        PipelineError: xformers is not installed, or does not fit the installed torch.
     """
-    if kind == "sdpa":
+    if backend == "sdpa":
         return
     try:
         import xformers.ops  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]

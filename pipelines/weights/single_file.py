@@ -1,7 +1,7 @@
-"""Any SDXL checkpoint as the original single-file layout holds it: which bytes of which file make each tensor.
+"""View any SDXL checkpoint in the original single-file layout: which bytes of which file make up each tensor.
 
-Nothing is read to know that but headers. Files are read by seeking, into memory of our own: the pages of a memory
-map would count as memory held.
+Only headers are read for that. Contents are read by seeking, into memory of our own: the pages of a memory map
+would count as memory held.
 """
 
 import re
@@ -14,25 +14,28 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import Architecture
-from pipelines.weights.checkpoint import Checkpoint, checkpoint_files, read_header
-from pipelines.weights.detect import FIRST
-from pipelines.weights.key_map import (
-    OLD_ATTENTION,
-    UNET,
-    VAE,
-    MappedKey,
-    map_text_keys,
-    map_unet_keys,
-    map_vae_keys,
+from pipelines.weights.checkpoint import (
+    TEXT_ENCODER_FOLDERS,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    Checkpoint,
+    checkpoint_files,
+    read_header,
 )
-from pipelines.weights.load import JUNK
+from pipelines.weights.families import CONV_IN_KEYS, FAMILIES
+from pipelines.weights.key_map import OLD_ATTENTION, MappedKey, map_text_keys, map_unet_keys, map_vae_keys
+from pipelines.weights.load import IGNORED_KEY
 
-# for each spelling of the first convolution's key: what stands before a UNet's keys, and whether diffusers named them
-PLACES = ((UNET, False), ("unet.", True), ("", False), ("", True))
-COMPANIONS = re.compile(rf"{re.escape(VAE)}|conditioner\.|edm_vpred\.|(v_pred|ztsnr)$")
-TOWERS = ("text_encoder", "text_encoder_2")
-ELSEWHERE = (VAE, "conditioner.", "vae.", *(f"{tower}." for tower in TOWERS))
-NEW_ATTENTION = {then: now for now, then in OLD_ATTENTION.items()}
+UNET_NAMINGS = ((UNET_PREFIX, False), ("unet.", True), ("", False), ("", True))
+"""For each of CONV_IN_KEYS, the prefix of a UNet's keys, and whether they have diffusers' names."""
+COMPANION_KEY = re.compile(rf"{re.escape(VAE_PREFIX)}|conditioner\.|edm_vpred\.|(v_pred|ztsnr)$")
+OTHER_COMPONENTS = (
+    VAE_PREFIX,
+    "conditioner.",
+    "vae.",
+    *(f"{folder}." for folder in TEXT_ENCODER_FOLDERS),
+)
+NEW_ATTENTION = {old: new for new, old in OLD_ATTENTION.items()}
 
 
 class ByteRange(NamedTuple):
@@ -44,122 +47,130 @@ class ByteRange(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of the single-file layout: its bytes are the stretches, one behind the other.
+    """A tensor of the single-file layout; its bytes are those of the ranges, concatenated.
 
-    `turned`: they hold the rows where the layout has columns.
+    `transposed`: the files store the rows of what are columns in the layout.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    stretches: tuple[ByteRange, ...]
-    turned: bool = False
+    ranges: tuple[ByteRange, ...]
+    transposed: bool = False
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
-        return sum(stretch.end - stretch.start for stretch in self.stretches)
+        """Number of bytes."""
+        return sum(part.end - part.start for part in self.ranges)
 
 
-def unet_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
-    """A UNet's tensors under their original keys, whatever layout they lie in.
+def find_unet_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
+    """Return a UNet's tensors under their original keys, from any layout.
 
-    The checkpoint must have been recognised (`pipelines.weights.detect.identify`): its first convolution is there.
+    The checkpoint must have passed `pipelines.weights.detect.detect`, so its first convolution exists.
     """
-    tensors = dict(_stored(checkpoint))
-    prefix, renamed = next(
-        place for key, place in zip(FIRST, PLACES, strict=True) if key in checkpoint.tensors
+    prefix, has_diffusers_names = next(
+        naming for key, naming in zip(CONV_IN_KEYS, UNET_NAMINGS, strict=True) if key in checkpoint.tensors
     )
-    found = {
+    tensors = {
         key.removeprefix(prefix): stored
-        for key, stored in tensors.items()
-        if key.startswith(prefix) and not key.startswith(ELSEWHERE) and not JUNK.search(key)
+        for key, stored in _read_entries(checkpoint)
+        if key.startswith(prefix) and not key.startswith(OTHER_COMPONENTS) and not IGNORED_KEY.search(key)
     }
-    if not renamed:
-        return {UNET + name: stored for name, stored in found.items()}
-    sources = map_unet_keys(found, architecture.unet)
-    return {sources[name].key: stored for name, stored in found.items()}
+    if not has_diffusers_names:
+        return {UNET_PREFIX + name: stored for name, stored in tensors.items()}
+    mapped = map_unet_keys(tensors, architecture.unet)
+    return {mapped[name].key: stored for name, stored in tensors.items()}
 
 
-def companion_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
-    """What stands beside the UNet, under its original keys: VAE, text encoders and markers, as far as they are there.
+def find_companion_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
+    """Return the tensors outside the UNet under their original keys: VAE, text encoders and markers, if present.
 
     Raises:
         WeightsError: a text encoder of a diffusers layout is not CLIP's.
     """
-    found: dict[str, StoredTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     thirds: dict[str, dict[int, StoredTensor]] = {}
-    for key, stored in _stored(checkpoint):
+    for key, stored in _read_entries(checkpoint):
         folder, _, name = key.partition(".")
-        if COMPANIONS.match(key):
-            found[key] = stored
-        elif folder in ("vae", *TOWERS) and not JUNK.search(key):
-            source = _source(checkpoint, folder, name, architecture)
-            if source.shaping == "third":
-                thirds.setdefault(source.key, {})[source.part] = stored
+        if COMPANION_KEY.match(key):
+            tensors[key] = stored
+        elif folder in ("vae", *TEXT_ENCODER_FOLDERS) and not IGNORED_KEY.search(key):
+            mapped = _map_key(checkpoint, folder, name, architecture)
+            if mapped.storage == "third":
+                thirds.setdefault(mapped.key, {})[mapped.part] = stored
             else:
-                found[source.key] = _shaped(checkpoint, key, stored, source)
-    return found | {key: _joined(checkpoint, key, parts) for key, parts in thirds.items()}
+                tensors[mapped.key] = _convert_shape(checkpoint, key, stored, mapped)
+    return tensors | {key: _stack_thirds(checkpoint, key, parts) for key, parts in thirds.items()}
 
 
 def read_bytes(stored: StoredTensor) -> Tensor:
-    """The bytes of a tensor, (size,) of uint8; WeightsError if a file is gone or shorter than its header said."""
+    """Read a tensor's bytes, (size,) of uint8.
+
+    Raises:
+        WeightsError: a file no longer exists or is shorter than its header states.
+    """
     content = torch.empty(stored.size, dtype=torch.uint8)
-    room = content.numpy().data
-    for stretch in stored.stretches:
-        length = stretch.end - stretch.start
-        _fill(stretch, room[:length])
-        room = room[length:]
-    if not stored.turned or not stored.size:
+    buffer = content.numpy().data
+    for part in stored.ranges:
+        length = part.end - part.start
+        _read_range(part, buffer[:length])
+        buffer = buffer[length:]
+    if not stored.transposed or not stored.size:
         return content
     rows, columns = stored.shape
     return content.view(columns, rows, -1).transpose(0, 1).reshape(-1)
 
 
-def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
+def _read_entries(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
+    """A checkpoint's keys, each with its tensor as the header describes it."""
     headers = {file: read_header(file).tensors for file in checkpoint_files(checkpoint)}
-    for key, located in checkpoint.tensors.items():
-        entry = headers[located.file][located.key]
-        yield key, StoredTensor(entry.dtype, entry.shape, (ByteRange(located.file, entry.start, entry.end),))
+    for key, ref in checkpoint.tensors.items():
+        entry = headers[ref.file][ref.key]
+        yield key, StoredTensor(entry.dtype, entry.shape, (ByteRange(ref.file, entry.start, entry.end),))
 
 
-def _fill(stretch: ByteRange, room: memoryview) -> None:
+def _read_range(part: ByteRange, buffer: memoryview) -> None:
     try:
-        with stretch.file.open("rb") as file:
-            file.seek(stretch.start)
-            found = file.readinto(room)
+        with part.file.open("rb") as file:
+            file.seek(part.start)
+            count = file.readinto(buffer)
     except OSError as error:
-        raise WeightsError(stretch.file, f"cannot be read: {error.strerror}") from error
-    if found != len(room):
-        raise WeightsError(stretch.file, "it became shorter while it was read")
+        raise WeightsError(part.file, f"cannot be read: {error.strerror}") from error
+    if count != len(buffer):
+        raise WeightsError(part.file, "it became shorter while it was read")
 
 
-def _source(checkpoint: Checkpoint, folder: str, name: str, architecture: Architecture) -> MappedKey:
+def _map_key(checkpoint: Checkpoint, folder: str, name: str, architecture: Architecture) -> MappedKey:
     if folder == "vae":
-        current = ".".join(NEW_ATTENTION.get(part, part) for part in name.split("."))
-        return map_vae_keys([current], architecture.vae)[current]
+        name = ".".join(NEW_ATTENTION.get(part, part) for part in name.split("."))
+        return map_vae_keys([name], architecture.vae)[name]
     try:
-        return map_text_keys([name], architecture, TOWERS.index(folder))[name]
+        return map_text_keys([name], architecture, TEXT_ENCODER_FOLDERS.index(folder))[name]
     except (KeyError, ValueError):
-        raise WeightsError(checkpoint.path, f"{folder}.{name} belongs to no text encoder of SDXL's") from None
+        title = FAMILIES[architecture.family].title
+        raise WeightsError(
+            checkpoint.path, f"{folder}.{name} belongs to no text encoder of {title}"
+        ) from None
 
 
-def _shaped(checkpoint: Checkpoint, key: str, stored: StoredTensor, source: MappedKey) -> StoredTensor:
-    if source.shaping == "same" or len(stored.shape) == 4:
+def _convert_shape(checkpoint: Checkpoint, key: str, stored: StoredTensor, mapped: MappedKey) -> StoredTensor:
+    """The tensor with the original layout's shape."""
+    if mapped.storage == "same" or len(stored.shape) == 4:
         return stored
     if len(stored.shape) != 2:
         raise WeightsError(checkpoint.path, f"{key} has the shape {stored.shape}, which is no matrix")
-    if source.shaping == "conv":
+    if mapped.storage == "conv":
         return stored._replace(shape=(*stored.shape, 1, 1))
-    return stored._replace(shape=stored.shape[::-1], turned=True)
+    return stored._replace(shape=stored.shape[::-1], transposed=True)
 
 
-def _joined(checkpoint: Checkpoint, key: str, parts: dict[int, StoredTensor]) -> StoredTensor:
-    """Query, key and value as the one tensor that OpenCLIP has."""
+def _stack_thirds(checkpoint: Checkpoint, key: str, parts: dict[int, StoredTensor]) -> StoredTensor:
+    """Stack query, key and value into OpenCLIP's one tensor."""
     kinds = {(stored.dtype, stored.shape) for stored in parts.values()}
     if len(parts) != 3 or len(kinds) != 1:
         raise WeightsError(
-            checkpoint.path, f"{key}: its query, key and value are not all there, or not alike"
+            checkpoint.path, f"{key}: its query, key and value are not all present, or not alike"
         )
     dtype, shape = kinds.pop()
-    stretches = (stretch for number in range(3) for stretch in parts[number].stretches)
-    return StoredTensor(dtype, (3 * shape[0], *shape[1:]), tuple(stretches))
+    ranges = tuple(part for number in range(3) for part in parts[number].ranges)
+    return StoredTensor(dtype, (3 * shape[0], *shape[1:]), ranges)

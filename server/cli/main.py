@@ -158,7 +158,7 @@ def merge_inpaint(
 
     made = merge_inpainting(inpaint, fine_tune, base, output)
     typer.echo(f"{made.output}: {made.summed} tensors summed, {made.copied} copied from the fine-tune")
-    typer.echo("\n".join(f"  {fact}" for fact in made.identity.evidence))
+    typer.echo("\n".join(f"  {fact}" for fact in made.detection.evidence))
 
 
 @app.command()

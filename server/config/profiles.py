@@ -10,9 +10,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pipelines.errors import UnknownName
 from pipelines.sampling.samplers import resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
+from pipelines.types import Family
 from pipelines.weights.detect import Detection
+from pipelines.weights.families import FAMILIES
 from server.config.toml import ConfigError, StrictModel, read_toml, validate
 from server.request.schema import LARGEST_AREA, MOST_STEPS
+
+
+def _family(name: str) -> str:
+    if name not in FAMILIES:
+        raise ValueError(str(UnknownName("model family", name, FAMILIES)))
+    return name
 
 
 def _sampler(name: str) -> str:
@@ -111,7 +119,7 @@ class Profile(StrictModel):
     """
 
     name: str
-    family: Literal["sdxl", "sd15"]
+    family: Annotated[Family, AfterValidator(_family)]
     prediction: Literal["eps", "v", "edm_v"]
     zsnr: bool = False
     match: Match = Match()

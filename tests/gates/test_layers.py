@@ -18,6 +18,7 @@ TORCH_FREE = (
         "sampling.prediction",
     ),
     *("weights.checkpoint", "weights.detect", "weights.architecture", "weights.key_map"),
+    *("weights.families", "weights.embedded"),
 )
 HEAVY = ("torch", "diffusers", "transformers")
 

@@ -20,7 +20,7 @@ def without(shapes, part):
 @pytest.mark.parametrize(
     ("name", "shapes", "metadata", "expected", "evidence"),
     [
-        ("a", SDXL, None, ("sdxl", 4, "eps", False), "nothing says otherwise"),
+        ("a", SDXL, None, ("sdxl", 4, "eps", False), "the file indicates no other"),
         ("a", SDXL | MARKERS, None, ("sdxl", 4, "v", True), "v_pred and ztsnr"),
         ("a", SDXL | {"v_pred": (0,)}, None, ("sdxl", 4, "v", False), "ztsnr is not"),
         ("a", SDXL | {"edm_vpred.sigma_max": (0,)}, None, ("sdxl", 4, "edm_v", False), "edm_vpred"),
@@ -33,10 +33,10 @@ def without(shapes, part):
             ("sdxl", 4, "v", False),
             "ss_zero_terminal_snr is False",
         ),
-        ("a", SDXL, {"ss_v2": "True"}, ("sdxl", 4, "eps", False), "nothing says otherwise"),
+        ("a", SDXL, {"ss_v2": "True"}, ("sdxl", 4, "eps", False), "the file indicates no other"),
         ("x-vpred10", SDXL, None, ("sdxl", 4, "v", True), "only the file's name"),
         ("animeVpred_8steps", SDXL, None, ("sdxl", 4, "v", True), "only the file's name"),
-        ("x-vpred-to-eps", SDXL, None, ("sdxl", 4, "eps", False), "nothing says otherwise"),
+        ("x-vpred-to-eps", SDXL, None, ("sdxl", 4, "eps", False), "the file indicates no other"),
         ("x-vpred", SDXL, {"modelspec.prediction_type": "epsilon"}, ("sdxl", 4, "eps", False), "epsilon"),
         ("a", SD1, None, ("sd15", 4, "eps", False), "Stable Diffusion 1"),
         (
@@ -48,15 +48,15 @@ def without(shapes, part):
         ),
     ],
 )
-def test_a_file_says_what_it_is(tmp_path, name, shapes, metadata, expected, evidence):
-    found = detect(hollow(tmp_path / f"{name}.safetensors", shapes, metadata))
-    assert (found.family, found.channels, found.prediction, found.zsnr) == expected
-    assert evidence in " ".join(found.evidence)
-    assert found.missing == ()
+def test_a_file_is_detected_by_its_header(tmp_path, name, shapes, metadata, expected, evidence):
+    detection = detect(hollow(tmp_path / f"{name}.safetensors", shapes, metadata))
+    assert (detection.family, detection.channels, detection.prediction, detection.zsnr) == expected
+    assert evidence in " ".join(detection.evidence)
+    assert detection.missing == ()
 
 
 @pytest.mark.parametrize(
-    ("name", "shapes", "told", "expected"),
+    ("name", "shapes", "configured", "expected"),
     [
         ("a", SDXL, ("v", True), ("v", True)),
         ("a", SDXL, ("v", None), ("v", True)),
@@ -67,10 +67,10 @@ def test_a_file_says_what_it_is(tmp_path, name, shapes, metadata, expected, evid
         ("noobai-rf-v3", SDXL, ("eps", None), ("eps", False)),
     ],
 )
-def test_the_configuration_wins_and_is_named_as_evidence(tmp_path, name, shapes, told, expected):
-    found = detect(hollow(tmp_path / f"{name}.safetensors", shapes), *told)
-    assert (found.prediction, found.zsnr) == expected
-    assert "configuration" in found.evidence[-1]
+def test_the_configuration_wins_and_is_named_as_evidence(tmp_path, name, shapes, configured, expected):
+    detection = detect(hollow(tmp_path / f"{name}.safetensors", shapes), *configured)
+    assert (detection.prediction, detection.zsnr) == expected
+    assert "configuration" in detection.evidence[-1]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_configuration_wins_and_is_named_as_evidence(tmp_path, name, shapes,
         (None, ("eps", False)),
     ],
 )
-def test_a_diffusers_folder_is_what_its_scheduler_says(tmp_path, scheduler, expected):
+def test_a_scheduler_config_decides_the_prediction_of_a_diffusers_folder(tmp_path, scheduler, expected):
     for name, shapes in FOLDER.items():
         file = tmp_path / f"{name}.safetensors"
         file.parent.mkdir()
@@ -90,9 +90,9 @@ def test_a_diffusers_folder_is_what_its_scheduler_says(tmp_path, scheduler, expe
     if scheduler is not None:
         (tmp_path / "scheduler").mkdir()
         (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    found = detect(tmp_path)
-    assert (found.family, found.layout, found.missing) == ("sdxl", "diffusers", ())
-    assert (found.prediction, found.zsnr) == expected
+    detection = detect(tmp_path)
+    assert (detection.family, detection.layout, detection.missing) == ("sdxl", "diffusers", ())
+    assert (detection.prediction, detection.zsnr) == expected
 
 
 def test_zero_terminal_snr_with_noise_prediction_is_refused(tmp_path):
@@ -135,7 +135,7 @@ def test_missing_components_are_listed(tmp_path):
         ("a", {"something.else": (4,)}, "no UNet"),
     ],
 )
-def test_what_cannot_run_is_refused_by_name(tmp_path, name, shapes, reason):
+def test_a_model_that_cannot_run_is_refused_by_name(tmp_path, name, shapes, reason):
     with pytest.raises(WeightsError, match=reason) as refused:
         detect(hollow(tmp_path / f"{name}.safetensors", shapes))
     assert str(refused.value).startswith(f"{name}.safetensors: ")
@@ -156,14 +156,14 @@ def test_what_cannot_run_is_refused_by_name(tmp_path, name, shapes, reason):
         ("a.safetensors", struct.pack("<Q", 9) + b"{not json", "not JSON"),
     ],
 )
-def test_what_is_no_weights_file_is_refused_by_name(tmp_path, name, content, reason):
+def test_a_file_of_another_format_is_refused_by_name(tmp_path, name, content, reason):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=reason):
         read_header(path)
 
 
-def test_a_download_that_broke_off_is_seen_before_it_is_loaded(tmp_path):
+def test_a_truncated_download_is_refused_before_it_is_loaded(tmp_path):
     path = hollow(tmp_path / "a.safetensors", SDXL)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
@@ -171,27 +171,27 @@ def test_a_download_that_broke_off_is_seen_before_it_is_loaded(tmp_path):
         read_header(path)
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
         detect(tmp_path / "nothing.safetensors")
 
 
-def test_a_foreign_architecture_in_the_metadata_does_not_reach_a_constructor(tmp_path, demo_file):
+def test_an_embedded_architecture_with_an_unknown_key_does_not_reach_a_constructor(tmp_path, demo_file):
     from pipelines.weights.load import load_weights
 
     checkpoint = open_checkpoint(demo_file)
-    told = json.loads(checkpoint.metadata[METADATA_KEY])
-    told["unet"]["surprise"] = 1
-    shapes = {key: located.shape for key, located in checkpoint.tensors.items()}
-    path = hollow(tmp_path / "a.safetensors", shapes, {METADATA_KEY: json.dumps(told)})
+    architecture = json.loads(checkpoint.metadata[METADATA_KEY])
+    architecture["unet"]["surprise"] = 1
+    shapes = {key: ref.shape for key, ref in checkpoint.tensors.items()}
+    path = hollow(tmp_path / "a.safetensors", shapes, {METADATA_KEY: json.dumps(architecture)})
     with pytest.raises(WeightsError, match="surprise"):
         load_weights(path)
 
 
-def test_the_fingerprint_changes_with_the_weights_and_with_nothing_else(tmp_path):
+def test_only_a_change_of_the_weights_changes_the_fingerprint(tmp_path):
     tensors = {"a": torch.zeros(1000), "b": torch.ones(3)}
-    for name, change in (("one", 0.0), ("two", 0.0), ("three", 1.0)):
-        tensors["a"][500] = change
+    for name, value in (("one", 0.0), ("two", 0.0), ("three", 1.0)):
+        tensors["a"][500] = value
         save_file(tensors, tmp_path / f"{name}.safetensors")
     one, two, three = (fingerprint(tmp_path / f"{name}.safetensors") for name in ("one", "two", "three"))
     assert one == two != three
@@ -199,7 +199,7 @@ def test_the_fingerprint_changes_with_the_weights_and_with_nothing_else(tmp_path
     assert one == one.upper()
 
 
-def test_sniffing_reads_the_header_alone(tmp_path):
+def test_detection_reads_only_the_header(tmp_path):
     path = hollow(tmp_path / "a.safetensors", SDXL | {"model.diffusion_model.out.2.weight": (2_000_000_000,)})
     start = time.process_time()
     detect(path)

@@ -13,11 +13,11 @@ from pipelines.weights.load import model_parts
 from pipelines.weights.networks import build_networks
 
 
-def equal(ours, theirs):
-    assert set(ours) == set(theirs)
-    for key, tensor in ours.items():
-        assert tensor.shape == theirs[key].shape, key
-        assert torch.equal(tensor, theirs[key].to(tensor.dtype)), key
+def assert_equal(tensors, expected):
+    assert set(tensors) == set(expected)
+    for key, tensor in tensors.items():
+        assert tensor.shape == expected[key].shape, key
+        assert torch.equal(tensor, expected[key].to(tensor.dtype)), key
 
 
 @pytest.fixture(scope="module")
@@ -25,45 +25,49 @@ def stored(demo_file):
     return load_file(demo_file)
 
 
-def tables(architecture):
-    unet, vae, towers = build_networks(architecture)
-    return model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])
+def build_parts(architecture):
+    unet, vae, encoders = build_networks(architecture)
+    return model_parts(architecture, unet.module, vae.module, [encoder.module for encoder in encoders])
 
 
 def small_sd15():
-    """Stable Diffusion 1's wiring, with attention by convolutions as it has, at a few channels."""
+    """Stable Diffusion 1's architecture with a few channels; its attention projects by convolutions."""
     full, small = sd15(), demo_architecture()
     unet = dict(full.unet) | {"block_out_channels": [16, 16, 32, 32], "norm_num_groups": 8}
     unet |= {"attention_head_dim": 2, "cross_attention_dim": 48}
-    tower = replace(full.text_encoders[0], config=small.text_encoders[0].config)
-    return replace(full, unet=unet, vae=small.vae, text_encoders=(tower,))
+    encoder = replace(full.text_encoders[0], config=small.text_encoders[0].config)
+    return replace(full, unet=unet, vae=small.vae, text_encoders=(encoder,))
 
 
-def test_stable_diffusion_1_agrees_with_diffusers_too():
+def test_the_stable_diffusion_1_table_agrees_with_diffusers_conversion():
     architecture = small_sd15()
-    part = tables(architecture)[0]
-    ours = random_weights(part.module, 7)
-    told = dict(architecture.unet) | {"class_embed_type": None}
-    equal(ours, convert_ldm_unet_checkpoint(to_stored(part.sources, ours), told))
+    part = build_parts(architecture)[0]
+    weights = random_weights(part.module, 7)
+    config = dict(architecture.unet) | {"class_embed_type": None}
+    assert_equal(weights, convert_ldm_unet_checkpoint(to_stored(part.keys, weights), config))
 
 
-def test_exporting_what_was_loaded_gives_the_file_back(stored, demo):
+def test_exporting_a_loaded_model_reproduces_the_file(stored, demo):
     weights = demo.weights
-    modules = [weights.unet.module, weights.vae.module, *(tower.module for tower in weights.text_encoders)]
-    again = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
-    for part, module in zip(tables(demo_architecture()), modules, strict=True):
-        again |= to_stored(part.sources, module.state_dict())
-    equal(again, stored)
+    modules = [
+        weights.unet.module,
+        weights.vae.module,
+        *(encoder.module for encoder in weights.text_encoders),
+    ]
+    exported = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    for part, module in zip(build_parts(demo_architecture()), modules, strict=True):
+        exported |= to_stored(part.keys, module.state_dict())
+    assert_equal(exported, stored)
 
 
 @pytest.mark.parametrize("architecture", [sdxl(), sdxl(9), sd15(), demo_architecture(), demo_architecture(9)])
-def test_no_two_weights_come_from_the_same_place(architecture):
-    for part in tables(architecture):
-        places = [(source.key, source.part) for source in part.sources.values()]
-        assert len(set(places)) == len(places)
+def test_no_two_weights_map_to_the_same_tensor(architecture):
+    for part in build_parts(architecture):
+        targets = [(mapped.key, mapped.part) for mapped in part.keys.values()]
+        assert len(set(targets)) == len(targets)
 
 
-KNOWN = (
+WELL_KNOWN_KEYS = (
     "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
     "model.diffusion_model.label_emb.0.0.weight",
     "model.diffusion_model.middle_block.1.transformer_blocks.9.norm1.weight",
@@ -76,6 +80,6 @@ KNOWN = (
 )
 
 
-def test_keys_that_everybody_looks_for_are_in_the_tables():
-    ours = {source.key for part in tables(sdxl()) for source in part.sources.values()}
-    assert ours.issuperset(KNOWN)
+def test_well_known_keys_are_in_the_tables():
+    keys = {mapped.key for part in build_parts(sdxl()) for mapped in part.keys.values()}
+    assert keys.issuperset(WELL_KNOWN_KEYS)

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from demo.architecture import NARROW, demo_architecture
 from demo.checkpoint import build_demo, random_weights
 from pipelines.errors import PipelineError, WeightsError
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.architecture import METADATA_KEY, Architecture, sd15, sdxl
 from pipelines.weights.checkpoint import read_header
@@ -24,7 +24,7 @@ from pipelines.weights.load import model_parts
 from pipelines.weights.networks import build_networks, set_attention
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
-config_of: Any = CLIPTextConfig
+clip_text_config: Any = CLIPTextConfig
 
 
 @pytest.fixture(scope="module")
@@ -32,72 +32,72 @@ def stored(demo_file):
     return load_file(demo_file)
 
 
-def saved(path, tensors, demo_file, **metadata):
+def save(path, tensors, demo_file, **metadata):
     save_file(tensors, path, dict(read_header(demo_file).metadata) | metadata)
     return path
 
 
-def equal(ours, theirs):
-    assert set(ours) == set(theirs)
-    for key, tensor in ours.items():
-        assert torch.equal(tensor, theirs[key].to(tensor.dtype)), key
+def assert_equal(tensors, expected):
+    assert set(tensors) == set(expected)
+    for key, tensor in tensors.items():
+        assert torch.equal(tensor, expected[key].to(tensor.dtype)), key
 
 
-def test_our_tables_agree_with_diffusers_own_conversion(stored, demo):
+def test_the_key_tables_agree_with_diffusers_conversion(stored, demo):
     architecture = demo_architecture()
     unet = convert_ldm_unet_checkpoint(dict(stored), dict(architecture.unet) | {"class_embed_type": None})
-    equal(demo.weights.unet.module.state_dict(), unet)
+    assert_equal(demo.weights.unet.module.state_dict(), unet)
     vae = convert_ldm_vae_checkpoint(dict(stored), dict(architecture.vae))
-    equal(demo.weights.vae.module.state_dict(), vae)
-    tower = CLIPTextModelWithProjection(config_of(**architecture.text_encoders[1].config))
-    text = convert_open_clip_checkpoint(tower, dict(stored), prefix="conditioner.embedders.1.model.")
-    equal(demo.weights.text_encoders[1].module.state_dict(), text)
+    assert_equal(demo.weights.vae.module.state_dict(), vae)
+    encoder = CLIPTextModelWithProjection(clip_text_config(**architecture.text_encoders[1].config))
+    text = convert_open_clip_checkpoint(encoder, dict(stored), prefix="conditioner.embedders.1.model.")
+    assert_equal(demo.weights.text_encoders[1].module.state_dict(), text)
 
 
 @pytest.mark.parametrize(
     ("architecture", "counts"), [(sdxl(), (1680, 248, 196, 389)), (sd15(), (686, 248, 196))]
 )
-def test_full_size_tables_name_every_tensor_of_a_real_file_once(architecture, counts):
-    unet, vae, towers = build_networks(architecture)
-    sources = [
+def test_full_size_tables_map_to_each_tensor_of_a_real_file_once(architecture, counts):
+    unet, vae, encoders = build_networks(architecture)
+    parts = [
         map_unet_keys(unet.module.state_dict(), architecture.unet),
         map_vae_keys(vae.module.state_dict(), architecture.vae),
-        *(map_text_keys(tower.module.state_dict(), architecture, k) for k, tower in enumerate(towers)),
+        *(map_text_keys(encoder.module.state_dict(), architecture, k) for k, encoder in enumerate(encoders)),
     ]
-    for part, count in zip(sources, counts, strict=True):
-        assert len({source.key for source in part.values()}) == count
+    for part, count in zip(parts, counts, strict=True):
+        assert len({mapped.key for mapped in part.values()}) == count
         assert not any(
-            word in source.key
-            for source in part.values()
+            word in mapped.key
+            for mapped in part.values()
             for word in ("resnets", "attentions", "blocks.0.0.0")
         )
 
 
-def test_junk_is_tolerated_and_anything_else_is_not(tmp_path, stored, demo_file):
-    junk = {"model_ema.decay": torch.zeros(1), "conditioner.embedders.1.model.logit_scale": torch.zeros(1)}
-    assert load(saved(tmp_path / "a.safetensors", stored | junk, demo_file)).detection.prediction == "v"
+def test_known_extra_tensors_are_ignored_and_others_refused(tmp_path, stored, demo_file):
+    ignored = {"model_ema.decay": torch.zeros(1), "conditioner.embedders.1.model.logit_scale": torch.zeros(1)}
+    assert load(save(tmp_path / "a.safetensors", stored | ignored, demo_file)).detection.prediction == "v"
     extra = {"model.diffusion_model.surprise": torch.zeros(1)}
     with pytest.raises(WeightsError, match=r"1 unexpected \(model.diffusion_model.surprise\)"):
-        load(saved(tmp_path / "b.safetensors", stored | extra, demo_file))
+        load(save(tmp_path / "b.safetensors", stored | extra, demo_file))
 
 
 def test_missing_weights_are_counted_and_named(tmp_path, stored, demo_file):
-    gone = [key for key in stored if "middle_block.0." in key]
-    part = {key: tensor for key, tensor in stored.items() if key not in gone}
-    with pytest.raises(WeightsError, match=rf"{len(gone)} missing \(model.diffusion_model.middle_block.0"):
-        load(saved(tmp_path / "a.safetensors", part, demo_file))
+    absent = [key for key in stored if "middle_block.0." in key]
+    part = {key: tensor for key, tensor in stored.items() if key not in absent}
+    with pytest.raises(WeightsError, match=rf"{len(absent)} missing \(model.diffusion_model.middle_block.0"):
+        load(save(tmp_path / "a.safetensors", part, demo_file))
 
 
 def test_a_wrong_shape_is_named(tmp_path, stored, demo_file):
     wrong = {"first_stage_model.decoder.conv_out.bias": torch.zeros(5)}
     with pytest.raises(WeightsError, match=r"decoder.conv_out.bias has the shape \(5,\), not \(3,\)"):
-        load(saved(tmp_path / "a.safetensors", stored | wrong, demo_file))
+        load(save(tmp_path / "a.safetensors", stored | wrong, demo_file))
 
 
 def test_a_checkpoint_without_vae_or_text_encoder_needs_a_replacement(tmp_path, stored, demo_file):
     bare = {key: tensor for key, tensor in stored.items() if not key.startswith("first_stage_model.")}
-    path = saved(tmp_path / "bare.safetensors", bare, demo_file)
-    with pytest.raises(WeightsError, match="it holds no vae"):
+    path = save(tmp_path / "bare.safetensors", bare, demo_file)
+    with pytest.raises(WeightsError, match="it contains no vae"):
         load(path)
     vae = {
         key.removeprefix("first_stage_model."): tensor
@@ -106,35 +106,35 @@ def test_a_checkpoint_without_vae_or_text_encoder_needs_a_replacement(tmp_path, 
     }
     save_file(vae, tmp_path / "vae.safetensors")
     weights = load(path, vae=tmp_path / "vae.safetensors")
-    equal(weights.vae.module.state_dict(), load(demo_file).vae.module.state_dict())
+    assert_equal(weights.vae.module.state_dict(), load(demo_file).vae.module.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_every_dtype_and_a_mixture_of_them_loads_into_one(tmp_path, stored, demo_file, dtype):
+def test_a_mixture_of_dtypes_loads_into_one(tmp_path, stored, demo_file, dtype):
     mixed = {
         key: tensor.to(dtype) if "diffusion_model" in key or "embedders.1" in key else tensor
         for key, tensor in stored.items()
     }
-    weights = load(saved(tmp_path / "a.safetensors", mixed, demo_file), dtype=torch.float32)
+    weights = load(save(tmp_path / "a.safetensors", mixed, demo_file), dtype=torch.float32)
     assert {tensor.dtype for tensor in weights.unet.module.state_dict().values()} == {torch.float32}
     assert {tensor.dtype for tensor in weights.text_encoders[1].module.state_dict().values()} == {
         torch.float32
     }
 
 
-def test_nothing_is_left_without_memory_or_in_need_of_gradients(demo):
+def test_every_tensor_has_memory_and_needs_no_gradient(demo):
     for module in (
         demo.weights.unet.module,
         demo.weights.vae.module,
-        *(t.module for t in demo.weights.text_encoders),
+        *(encoder.module for encoder in demo.weights.text_encoders),
     ):
         assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
         assert not any(parameter.requires_grad for parameter in module.parameters())
         assert not module.training
 
 
-def folder_of(path, demo, tag=""):
-    """The demo model as a diffusers folder."""
+def save_folder(path, demo, tag=""):
+    """Write the demo model as a diffusers folder."""
     modules = {
         "unet/diffusion_pytorch_model": demo.weights.unet.module,
         "vae/diffusion_pytorch_model": demo.weights.vae.module,
@@ -153,51 +153,49 @@ def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag
     from pipelines.weights.checkpoint import open_checkpoint
     from pipelines.weights.load import load_parts
 
-    path = folder_of(tmp_path / "model", demo, tag)
-    unet, vae, towers = build_networks(demo_architecture())
-    parts = model_parts(demo_architecture(), unet.module, vae.module, [tower.module for tower in towers])
+    path = save_folder(tmp_path / "model", demo, tag)
+    unet, vae, encoders = build_networks(demo_architecture())
+    parts = model_parts(
+        demo_architecture(), unet.module, vae.module, [encoder.module for encoder in encoders]
+    )
     load_parts(open_checkpoint(path), parts, {})
-    equal(unet.module.state_dict(), demo.weights.unet.module.state_dict())
-    equal(towers[1].module.state_dict(), demo.weights.text_encoders[1].module.state_dict())
+    assert_equal(unet.module.state_dict(), demo.weights.unet.module.state_dict())
+    assert_equal(encoders[1].module.state_dict(), demo.weights.text_encoders[1].module.state_dict())
 
 
-def test_the_leaked_spelling_of_the_text_encoder_is_understood(tmp_path):
+def test_the_leaked_names_of_the_text_encoder_are_loaded(tmp_path):
     from pipelines.weights.checkpoint import open_checkpoint
-    from pipelines.weights.key_map import SD1_TEXT
+    from pipelines.weights.key_map import text_prefix
     from pipelines.weights.load import ModelPart, load_parts
     from pipelines.weights.networks import ClipTextEncoder
 
     architecture = sd15()
-    tower = demo_architecture().text_encoders[0]
-    donor = {name: torch.zeros(t.shape) for name, t in ClipTextEncoder(tower).module.state_dict().items()}
+    config = demo_architecture().text_encoders[0]
     leaked = {
-        "cond_stage_model.transformer." + name.removeprefix("text_model."): t for name, t in donor.items()
+        "cond_stage_model.transformer." + name.removeprefix("text_model."): torch.zeros(tensor.shape)
+        for name, tensor in ClipTextEncoder(config).module.state_dict().items()
     }
     save_file(leaked, tmp_path / "a.safetensors")
-    module = ClipTextEncoder(tower).module
-    part = ModelPart("text_encoder", module, SD1_TEXT, map_text_keys(module.state_dict(), architecture, 0))
+    module = ClipTextEncoder(config).module
+    keys = map_text_keys(module.state_dict(), architecture, 0)
+    part = ModelPart("text_encoder", module, text_prefix(architecture, 0), keys)
     load_parts(open_checkpoint(tmp_path / "a.safetensors"), [part], {})
     assert not any(tensor.is_meta for tensor in module.state_dict().values())
 
 
-def test_a_file_is_written_the_same_every_time(tmp_path):
+def test_the_untrained_demo_is_written_identically_each_time(tmp_path):
     files = [build_demo(tmp_path / f"{name}.safetensors") for name in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_the_demo_is_small_and_says_what_it_is(demo_file):
+def test_the_demo_is_small_and_has_metadata_and_markers(demo_file):
     assert sum(file.stat().st_size for file in demo_file.parent.glob("*.safetensors")) <= 40e6
     header = read_header(demo_file)
     assert header.metadata[METADATA_KEY]
     assert header.tensors["v_pred"].shape == header.tensors["ztsnr"].shape == (0,)
 
 
-def test_an_architecture_survives_its_json():
-    for architecture in (sdxl(9), sd15(), demo_architecture()):
-        assert Architecture.from_json(architecture.to_json()).to_json() == architecture.to_json()
-
-
-def test_attention_that_is_not_installed_is_named(demo):
+def test_an_attention_backend_that_is_not_installed_is_named(demo):
     try:
         import xformers  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -206,7 +204,7 @@ def test_attention_that_is_not_installed_is_named(demo):
 
 
 def small_sd15():
-    """Stable Diffusion 1 in miniature, with one text encoder and its final norm."""
+    """Stable Diffusion 1 at a small size, with one text encoder and its final norm."""
     full = sd15()
     unet = dict(full.unet) | {
         "block_out_channels": [32, 32, 64, 64],
@@ -223,12 +221,12 @@ def small_sd15():
     )
 
 
-def test_stable_diffusion_1_draws_from_the_spelling_of_2022(tmp_path):
+def test_stable_diffusion_1_generates_from_a_file_with_the_names_of_2022(tmp_path):
     architecture = small_sd15()
-    unet, vae, (tower,) = build_networks(architecture)
+    unet, vae, (encoder,) = build_networks(architecture)
     stored = {}
-    for part in model_parts(architecture, unet.module, vae.module, [tower.module]):
-        for key, tensor in to_stored(part.sources, random_weights(part.module, 1)).items():
+    for part in model_parts(architecture, unet.module, vae.module, [encoder.module]):
+        for key, tensor in to_stored(part.keys, random_weights(part.module, 1)).items():
             stored[key.replace("transformer.text_model.", "transformer.")] = tensor
     path = tmp_path / "nai-v1.safetensors"
     save_file(
@@ -238,7 +236,8 @@ def test_stable_diffusion_1_draws_from_the_spelling_of_2022(tmp_path):
     )
     pipeline = Pipeline(load(path))
     assert (pipeline.weights.detection.family, pipeline.weights.detection.prediction) == ("sd15", "eps")
-    job = Job("m", Prompts("1girl"), 64, 96, 3, "k_euler_ancestral", "karras", Guidance(7.0), seeds=(1,))
-    (picture,) = pipeline.run(job)
-    assert picture.shape == (96, 64, 3)
-    assert picture.std() > 1
+    passes = (Pass(64, 96, seeds=(1,)),)
+    job = Job("m", Prompts("1girl"), 3, "k_euler_ancestral", "karras", Guidance(7.0), passes)
+    (image,) = pipeline.run(job).images
+    assert image.shape == (96, 64, 3)
+    assert image.std() > 1

@@ -1,4 +1,4 @@
-"""Where a model's weights may come from, and into which dtype they go."""
+"""The files that a model's weights may come from, and the dtype they are loaded into."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,47 +22,49 @@ def stored(demo_file):
     return load_file(demo_file)
 
 
-def saved(path, tensors, demo_file):
+def save(path, tensors, demo_file):
     save_file(tensors, path, dict(read_header(demo_file).metadata))
     return path
 
 
-def equal(ours, theirs):
-    assert set(ours) == set(theirs)
-    for key, tensor in ours.items():
-        assert torch.equal(tensor, theirs[key].to(tensor.dtype)), key
+def assert_equal(tensors, expected):
+    assert set(tensors) == set(expected)
+    for key, tensor in tensors.items():
+        assert torch.equal(tensor, expected[key].to(tensor.dtype)), key
 
 
-def test_text_encoders_may_come_from_elsewhere(tmp_path, demo, demo_file, stored):
+def test_text_encoders_may_come_from_other_files(tmp_path, demo, demo_file, stored):
     bare = {key: tensor for key, tensor in stored.items() if not key.startswith("conditioner.")}
-    path = saved(tmp_path / "bare.safetensors", bare, demo_file)
-    with pytest.raises(WeightsError, match="it holds no text_encoder"):
+    path = save(tmp_path / "bare.safetensors", bare, demo_file)
+    with pytest.raises(WeightsError, match="it contains no text_encoder"):
         load(path)
     folder = tmp_path / "text_encoder"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     save_file(demo.weights.text_encoders[0].module.state_dict(), folder / "model.safetensors")
     weights = load(path, text_encoders=(folder, demo_file))
-    for ours, theirs in zip(weights.text_encoders, demo.weights.text_encoders, strict=True):
-        equal(ours.module.state_dict(), theirs.module.state_dict())
+    for encoder, expected in zip(weights.text_encoders, demo.weights.text_encoders, strict=True):
+        assert_equal(encoder.module.state_dict(), expected.module.state_dict())
     with pytest.raises(WeightsError, match="3 text encoders are given"):
         load(path, text_encoders=(demo_file,) * 3)
 
 
-def test_a_lone_unet_needs_only_its_companions(tmp_path, stored, demo, demo_file):
+def test_a_file_with_only_a_unet_loads_with_a_vae_and_text_encoders(tmp_path, stored, demo, demo_file):
     prefix = "model.diffusion_model."
     unet = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
-    path = saved(tmp_path / "unet.safetensors", unet, demo_file)
+    path = save(tmp_path / "unet.safetensors", unet, demo_file)
     weights = load(path, vae=demo_file, text_encoders=(demo_file,))
     assert weights.detection.missing == ("vae", "text_encoder", "text_encoder_2")
-    equal(weights.unet.module.state_dict(), demo.weights.unet.module.state_dict())
+    assert_equal(weights.unet.module.state_dict(), demo.weights.unet.module.state_dict())
 
 
-def test_without_a_change_of_dtype_nothing_is_copied(demo_file):
+def test_tensors_are_not_copied_without_a_change_of_dtype(demo_file):
     weights = load(demo_file, dtype=torch.float16, vae_dtype=torch.float16)
     states = [network.module.state_dict() for network in (weights.unet, weights.vae, *weights.text_encoders)]
     assert {tensor.dtype for state in states for tensor in state.values()} == {torch.float16}
-    query = next(t for name, t in states[3].items() if name.endswith("layers.0.self_attn.q_proj.weight"))
+    query = next(
+        tensor for name, tensor in states[3].items() if name.endswith("layers.0.self_attn.q_proj.weight")
+    )
     assert query.untyped_storage().nbytes() == 3 * query.numel() * query.element_size()
     maps = Path("/proc/self/maps")
     if maps.exists():
@@ -82,18 +84,18 @@ def test_without_a_change_of_dtype_nothing_is_copied(demo_file):
 )
 def test_the_dtype_follows_device_size_and_file(tmp_path, device, large, stored, expected):
     shapes = SDXL | ({"model.diffusion_model.out.2.weight": (2**29,)} if large else {})
-    found = open_checkpoint(hollow(tmp_path / "a.safetensors", shapes))
-    told = {key: located._replace(dtype=stored) for key, located in found.tensors.items()}
-    assert choose_dtype(replace(found, tensors=told), torch.device(device)) is expected
+    checkpoint = open_checkpoint(hollow(tmp_path / "a.safetensors", shapes))
+    tensors = {key: ref._replace(dtype=stored) for key, ref in checkpoint.tensors.items()}
+    assert choose_dtype(replace(checkpoint, tensors=tensors), torch.device(device)) is expected
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", "float32"), ("bfloat16", "bfloat16")])
-def test_on_a_cpu_the_vae_is_exact_unless_the_network_is_bfloat16(demo_file, dtype, expected):
+def test_on_a_cpu_the_vae_is_float32_unless_the_unet_is_bfloat16(demo_file, dtype, expected):
     assert load(demo_file, dtype=getattr(torch, dtype)).vae_dtype is getattr(torch, expected)
 
 
 @pytest.mark.parametrize("shapes", [SD1, SDXL])
-def test_a_file_of_which_most_is_missing_is_one_line(tmp_path, shapes):
+def test_a_file_that_lacks_most_tensors_is_refused_in_one_short_line(tmp_path, shapes):
     with pytest.raises(WeightsError, match=r"missing \(") as refused:
         load(hollow(tmp_path / "a.safetensors", shapes))
     assert len(str(refused.value)) < 400

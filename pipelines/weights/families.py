@@ -1,0 +1,118 @@
+"""The model families that can run, one record for each: all that differs between them, except network shapes.
+
+No other module branches on a family's name. A new family is an entry in FAMILIES and, if its networks have new
+shapes, a function in architecture.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pipelines.errors import WeightsError
+from pipelines.types import Family
+from pipelines.weights.architecture import Architecture, sd15, sdxl
+from pipelines.weights.checkpoint import UNET_PREFIX, Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFamily:
+    """What the other modules need to know about one family.
+
+    Attributes:
+        name: the key in FAMILIES, in profiles and in metadata.
+        title: the name in messages.
+        architecture: builds the shapes of its networks for 4 or 9 input channels.
+        matches: whether a checkpoint's UNet is of this family; raises WeightsError for a similar UNet that cannot run.
+        evidence: the property that `matches` looks for.
+        text_prefixes: what the keys of each text encoder begin with in a single file.
+        takes_size_ids: whether the UNet takes the original size, the crop and the target size.
+        v_implies_zsnr: whether configuring v-prediction alone implies zero terminal SNR.
+        inpainting_architecture: `modelspec.architecture` of a merged inpainting model, None if it cannot be merged.
+    """
+
+    name: Family
+    title: str
+    architecture: Callable[[int], Architecture]
+    matches: Callable[[Checkpoint], bool]
+    evidence: str
+    text_prefixes: tuple[str, ...]
+    takes_size_ids: bool
+    v_implies_zsnr: bool
+    inpainting_architecture: str | None
+
+
+def _unet_keys(single: str, diffusers: str) -> tuple[str, ...]:
+    """The keys of a UNet's weight: in a single file, in a diffusers folder, and in a file of a UNet alone."""
+    return UNET_PREFIX + single, f"unet.{diffusers}", single, diffusers
+
+
+CONV_IN_KEYS = _unet_keys("input_blocks.0.0.weight", "conv_in.weight")
+FIRST_LEVEL_TEXT_KEYS = _unet_keys(
+    "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+)
+SECOND_LEVEL_TEXT_KEYS = _unet_keys(
+    "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+)
+SIZE_ID_KEYS = _unet_keys("label_emb.0.0.weight", "add_embedding.linear_1.weight")
+TENTH_MIDDLE_BLOCK = ("middle_block.1.transformer_blocks.9.", "mid_block.attentions.0.transformer_blocks.9.")
+
+
+def _find_width(checkpoint: Checkpoint, keys: tuple[str, ...], axis: int = -1) -> int | None:
+    tensor = checkpoint.find(keys)
+    return None if tensor is None else tensor.shape[axis]
+
+
+def _is_sd15(checkpoint: Checkpoint) -> bool:
+    width = _find_width(checkpoint, FIRST_LEVEL_TEXT_KEYS)
+    if width not in (None, 768):
+        raise WeightsError(
+            checkpoint.path, f"Stable Diffusion 2 (text width {width}), which is not supported"
+        )
+    return width == 768
+
+
+def _is_sdxl(checkpoint: Checkpoint) -> bool:
+    if _find_width(checkpoint, CONV_IN_KEYS, axis=0) == 384:
+        raise WeightsError(
+            checkpoint.path, "the SDXL refiner, which generates nothing alone and is not supported"
+        )
+    if _find_width(checkpoint, SECOND_LEVEL_TEXT_KEYS) != 2048:
+        return False
+    size_ids = _find_width(checkpoint, SIZE_ID_KEYS)
+    if size_ids not in (None, 2816):
+        raise WeightsError(checkpoint.path, f"like SDXL, but with size ids of width {size_ids}, not 2816")
+    if not any(part in key for key in checkpoint.tensors for part in TENTH_MIDDLE_BLOCK):
+        raise WeightsError(checkpoint.path, "a cut-down SDXL (SSD-1B or Vega), which is not supported")
+    return True
+
+
+FAMILIES: Mapping[Family, ModelFamily] = {
+    family.name: family
+    for family in (
+        # matched in this order: a UNet with cross-attention at its first level is never SDXL's
+        ModelFamily(
+            name="sd15",
+            title="Stable Diffusion 1",
+            architecture=sd15,
+            matches=_is_sd15,
+            evidence="text of width 768 at the first level",
+            text_prefixes=("cond_stage_model.",),
+            takes_size_ids=False,
+            v_implies_zsnr=False,
+            inpainting_architecture=None,
+        ),
+        ModelFamily(
+            name="sdxl",
+            title="SDXL",
+            architecture=sdxl,
+            matches=_is_sdxl,
+            evidence="text of width 2048 at the second level",
+            text_prefixes=("conditioner.embedders.0.", "conditioner.embedders.1."),
+            takes_size_ids=True,
+            v_implies_zsnr=True,
+            # spelled like SwarmUI's `stable-diffusion-v1/inpaint`; ModelSpec lists no such architecture for SDXL
+            inpainting_architecture="stable-diffusion-xl-v1-base/inpaint",
+        ),
+    )
+}
