@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 
 from pipelines.job import Guidance, Job, Pass, Prompts
+from pipelines.plan import make_plan
 
 PASS_FIELDS = frozenset(field.name for field in fields(Pass))
 
@@ -29,3 +30,8 @@ def change(job, **changes):
     of_job = {name: value for name, value in changes.items() if name not in PASS_FIELDS}
     first, *others = job.passes
     return replace(job, **{"passes": (replace(first, **of_pass), *others), **of_job})
+
+
+def plan_first(job, table):
+    """Plan a job's first pass."""
+    return make_plan(job, job.passes[0], table)

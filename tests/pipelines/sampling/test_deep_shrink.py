@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from jobs import change, make_job, plan_first
 
 from demo.architecture import demo_architecture
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance
 from pipelines.pipeline import Pipeline
-from pipelines.plan import make_plan
-from pipelines.sampling.halving import count_downscales
 from pipelines.sampling.prediction import scaled_linear
 from pipelines.weights.networks import DiffusersUNet
 
@@ -79,14 +78,6 @@ def test_features_are_downscaled_as_many_times_as_requested(unet):
     assert inner_sizes[-1] == output.shape[-2:] == (64, 96)
 
 
-@pytest.mark.parametrize(
-    ("area", "times"),
-    [(100, 0), (589_824, 0), (589_825, 1), (1024 * 1024, 1), (4 * 589_824, 1), (1_769_472 * 2, 2)],
-)
-def test_downscales_are_counted_until_the_known_area_is_reached(area, times):
-    assert count_downscales(area, known=589_824) == times
-
-
 def test_without_deep_shrink_the_output_is_unchanged(unet):
     before, _ = run_unet(unet, 32, 48)
     run_unet(unet, 32, 48, halvings=1)
@@ -94,8 +85,8 @@ def test_without_deep_shrink_the_output_is_unchanged(unet):
 
 
 def test_a_run_uses_deep_shrink_less_from_step_to_step(demo):
-    job = Job("m", Prompts("a"), 128, 128, 20, "k_euler", "native", Guidance(1.0), (1,), deep_shrink=2)
-    plan = make_plan(job, scaled_linear(zsnr=True))
+    job = make_job(128, 128, steps=20, guidance=Guidance(1.0), deep_shrink=2)
+    plan = plan_first(job, scaled_linear(zsnr=True))
     expected = [2] * 7 + [1] * 9 + [0] * 4
     assert [plan.deep_shrink_levels(sigma) for sigma in plan.sigmas[:-1]] == expected
     downscales = []
@@ -107,5 +98,5 @@ def test_a_run_uses_deep_shrink_less_from_step_to_step(demo):
     Pipeline(replace(demo.weights, unet=record_unet)).generate_latents(job)
     assert downscales == expected
     downscales.clear()
-    Pipeline(replace(demo.weights, unet=record_unet)).generate_latents(replace(job, smea="smea"))
+    Pipeline(replace(demo.weights, unet=record_unet)).generate_latents(change(job, smea="smea"))
     assert downscales[:4] == [2, 0] * 2  # SMEA's low-resolution copy is not shrunk

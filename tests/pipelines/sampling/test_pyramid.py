@@ -1,17 +1,15 @@
 """Early steps that estimate a low-resolution copy, with networks that are formulas."""
 
-from dataclasses import replace
 from math import inf
 from typing import Any
 
 import pytest
 import torch
 from analytic import run_denoise, velocity_network
+from jobs import change, make_job, plan_first
 
-from pipelines.job import Guidance, Job, Prompts
-from pipelines.plan import make_plan
+from pipelines.job import Guidance
 from pipelines.sampling.denoise import Estimator, denoise
-from pipelines.sampling.halving import PYRAMID_NOISE, count_pyramid_levels, pyramid_sigmas
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear
 from pipelines.sampling.pyramid import average, downscale, upscale
@@ -19,7 +17,7 @@ from pipelines.sampling.smea import make_smea
 from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 ZSNR = scaled_linear(zsnr=True)
-JOB = Job("m", Prompts("a"), 832, 1216, 28, "k_euler", "native", Guidance(1.0), seeds=(5,), pyramid=2)
+JOB = make_job(832, 1216, steps=28, guidance=Guidance(1.0), seeds=(5,), pyramid=2)
 EMBEDDINGS = PromptEmbeddings(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
 IDS = (1216, 832, 0, 0, 1216, 832)
 FULL, HALF, QUARTER = (152, 104), (76, 52), (38, 26)
@@ -27,9 +25,14 @@ FULL, HALF, QUARTER = (152, 104), (76, 52), (38, 26)
 
 def run(job, network, **options):
     """Run one image on a function that returns x0 for a row; return its latents and the row of every evaluation."""
-    plan = make_plan(job, ZSNR)
+    plan = plan_first(job, ZSNR)
     noise = make_image_noise(
-        job.seeds[0], (4, *job.latent_size), plan.sampler, plan.sigmas, ZSNR, plan.brownian
+        job.passes[0].seeds[0],
+        (4, *job.passes[0].latent_size),
+        plan.sampler,
+        plan.sigmas,
+        ZSNR,
+        plan.brownian,
     )
     estimator = Estimator(plan, EMBEDDINGS, IDS, PREDICTIONS["v"], **options)
     latents, requests = run_denoise(
@@ -40,23 +43,6 @@ def run(job, network, **options):
 
 def sizes(rows):
     return [tuple(row.x.shape[-2:]) for row in rows]
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "known", "times"),
-    [
-        *((400, 400, 160_000, 0), (512, 512, 160_000, 1), (832, 1216, 160_000, 2), (832, 1216, 2_000_000, 0)),
-        *((2048, 2048, 160_000, 3), (1568, 2048, 160_000, 2), (1056, 1056, 10_000, 2)),  # 196 and 132 latents
-    ],
-)
-def test_levels_are_counted_until_the_known_area_and_divide_the_latents_evenly(width, height, known, times):
-    assert count_pyramid_levels(width, height, known) == times
-
-
-def test_every_copy_is_halved_above_the_same_noise_times_side():
-    bounds = pyramid_sigmas(1024, 1024, 3)
-    assert [sigma * 1024 / 4**times for times, sigma in enumerate(bounds)] == [PYRAMID_NOISE] * 3
-    assert pyramid_sigmas(512, 512, 1)[0] == 2 * bounds[0]
 
 
 def test_the_copy_of_white_noise_is_white_noise_of_the_returned_sigma():
@@ -83,7 +69,7 @@ def test_a_run_starts_at_low_and_ends_at_full_resolution():
     quarter, half, full = (sizes(rows).count(size) for size in (QUARTER, HALF, FULL))
     assert min(quarter, half, full) > 3
     assert sizes(rows) == [QUARTER] * quarter + [HALF] * half + [FULL] * full
-    sigmas = make_plan(JOB, ZSNR).sigmas
+    sigmas = plan_first(JOB, ZSNR).sigmas
     ratios = [1 / 4] * quarter + [1 / 2] * half + [1] * full
     assert [row.sigma for row in rows] == [
         ratio * sigma for ratio, sigma in zip(ratios, sigmas, strict=False)
@@ -98,7 +84,7 @@ def test_a_certain_estimate_is_returned_in_full_detail():
 
 
 def test_a_copy_gets_time_ids_of_its_size_and_deep_shrink_of_its_sigma():
-    _, rows = run(replace(JOB, deep_shrink=1), lambda row: row.x * 0)
+    _, rows = run(change(JOB, deep_shrink=1), lambda row: row.x * 0)
     bound = ZSNR.sigmas[650]
     assert {row.deep_shrink for row in rows} == {0, 1}
     for row in rows:
@@ -108,7 +94,7 @@ def test_a_copy_gets_time_ids_of_its_size_and_deep_shrink_of_its_sigma():
 
 
 def test_without_a_pyramid_every_row_has_full_resolution():
-    _, rows = run(replace(JOB, pyramid=0), lambda row: row.x * 0)
+    _, rows = run(change(JOB, pyramid=0), lambda row: row.x * 0)
     assert set(sizes(rows)) == {FULL}
 
 
@@ -121,8 +107,8 @@ def test_inpaint_channels_are_downscaled_with_the_copy():
 
 
 def test_smea_adds_its_copy_only_to_rows_of_full_resolution():
-    smea: Any = make_smea("smea", FULL, make_plan(JOB, ZSNR).sigmas, torch.device("cpu"))
-    _, rows = run(replace(JOB, smea="smea"), lambda row: row.x * 0, smea=smea)
+    smea: Any = make_smea("smea", FULL, plan_first(JOB, ZSNR).sigmas, torch.device("cpu"))
+    _, rows = run(change(JOB, smea="smea"), lambda row: row.x * 0, smea=smea)
     first = sizes(rows).index(FULL)
     assert set(sizes(rows)[:first]) == {QUARTER, HALF}
     assert sizes(rows)[first:][:4] == [FULL, HALF] * 2

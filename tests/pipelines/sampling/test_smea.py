@@ -1,15 +1,14 @@
 """SMEA's low-resolution copy, with networks that are formulas."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from analytic import run_denoise, velocity_network
+from jobs import change, make_job, plan_first
 
-from pipelines.job import Guidance, Job, Prompts
-from pipelines.plan import make_plan
+from pipelines.job import Guidance
 from pipelines.sampling.denoise import Estimator, denoise
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear
@@ -17,20 +16,23 @@ from pipelines.sampling.smea import low_frequency_basis, make_smea
 from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 ZSNR = scaled_linear(zsnr=True)
-JOB = Job(
-    "m", Prompts("a"), 512, 768, 20, "k_euler", "native", Guidance(scale=1.0), seeds=(5,), smea="smea"
-)  # fmt: skip
+JOB = make_job(512, 768, steps=20, guidance=Guidance(scale=1.0), seeds=(5,), smea="smea")
 EMBEDDINGS = PromptEmbeddings(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
 CPU = torch.device("cpu")
 
 
 def run(job, network):
     """Run one image on a function that returns x0 for a row; return its latents and the rows of each evaluation."""
-    plan = make_plan(job, ZSNR)
+    plan = plan_first(job, ZSNR)
     noise = make_image_noise(
-        job.seeds[0], (4, *job.latent_size), plan.sampler, plan.sigmas, ZSNR, plan.brownian
+        job.passes[0].seeds[0],
+        (4, *job.passes[0].latent_size),
+        plan.sampler,
+        plan.sigmas,
+        ZSNR,
+        plan.brownian,
     )
-    smea = make_smea(job.smea, job.latent_size, plan.sigmas, CPU)
+    smea = make_smea(job.passes[0].smea, job.passes[0].latent_size, plan.sigmas, CPU)
     estimator = Estimator(plan, EMBEDDINGS, None, PREDICTIONS["v"], smea=smea)
     return run_denoise(denoise(estimator, noise.initial.double(), noise), velocity_network(network))
 
@@ -73,7 +75,7 @@ def test_at_infinite_noise_the_copy_is_unit_noise():
     ],
 )
 def test_the_copy_has_its_size_and_number_of_steps(smea, size, shape, copies):
-    job = replace(JOB, smea=smea, width=size[0], height=size[1])
+    job = change(JOB, smea=smea, width=size[0], height=size[1])
     _, requests = run(job, lambda row: torch.zeros_like(row.x))
     assert [len(rows) for rows in requests] == [2] * copies + [1] * (20 - copies)
     assert {rows[1].x.shape for rows in requests if len(rows) > 1} == ({shape} if shape else set())
@@ -90,12 +92,12 @@ def test_low_frequencies_come_from_the_copy_and_high_ones_from_the_image():
         is_full_resolution = row.x.shape[-1] == 64
         return fine.clone() if is_full_resolution else torch.ones_like(row.x)
 
-    smea: Any = make_smea("smea", (96, 64), make_plan(JOB, ZSNR).sigmas, CPU)
+    smea: Any = make_smea("smea", (96, 64), plan_first(JOB, ZSNR).sigmas, CPU)
     x = torch.zeros(4, 96, 64, dtype=torch.float64)
     (_, sigma), (copy, _) = smea.make_views(x, math.inf)
     merged = smea.merge(fine, torch.ones_like(copy), sigma)
     torch.testing.assert_close(merged, 1 + fine, atol=1e-5, rtol=0)  # the transform is in float32
-    first, _ = run(replace(JOB, steps=1), network)
+    first, _ = run(change(JOB, steps=1), network)
     torch.testing.assert_close(first, 1 + fine, atol=1e-5, rtol=0)
     latents, _ = run(JOB, network)
     torch.testing.assert_close(latents, fine)  # the copy has no weight when a run ends
@@ -103,5 +105,5 @@ def test_low_frequencies_come_from_the_copy_and_high_ones_from_the_image():
 
 def test_equal_estimates_of_both_resolutions_change_nothing():
     latents, _ = run(JOB, lambda row: torch.full_like(row.x, 0.3))
-    plain, _ = run(replace(JOB, smea="off"), lambda row: torch.full_like(row.x, 0.3))
+    plain, _ = run(change(JOB, smea="off"), lambda row: torch.full_like(row.x, 0.3))
     torch.testing.assert_close(latents, plain)
