@@ -5,17 +5,18 @@ from dataclasses import fields, replace
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.plan import make_plan
 
+PROMPTS, GUIDANCE = Prompts("a"), Guidance()
 PASS_FIELDS = frozenset(field.name for field in fields(Pass))
 
 
 def make_job(
     width=64,
     height=96,
-    prompts=Prompts("a"),
+    prompts=PROMPTS,
     steps=4,
     sampler="k_euler",
     schedule="native",
-    guidance=Guidance(),
+    guidance=GUIDANCE,
     seeds=(1,),
     **others,
 ):

@@ -6,26 +6,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jobs import change, make_job
 
 from demo.captions import random_scene
 from demo.checkpoint import build_demo
 from pipelines.image.init_image import InitLatents
 from pipelines.image.vae import VaeCodec, to_pixels, to_tensor
-from pipelines.job import Guidance, InitImage, Job, Prompts, RgbImage
+from pipelines.job import Guidance, InitImage, Prompts, RgbImage
 from pipelines.pipeline import Pipeline
 from pipelines.weights.load import load_weights
 
 RNG = np.random.default_rng(3)
 PIXELS = random_scene(RNG).draw(128, 192, RNG)
 IMAGE = RgbImage(128, 192, PIXELS.tobytes())
-JOB = Job(
-    "m", Prompts("1girl"), 128, 192, 28, "k_euler", "native", Guidance(1.0), seeds=(3, 4), source=InitImage(IMAGE)
-)  # fmt: skip
+JOB = make_job(128, 192, Prompts("1girl"), steps=28, guidance=Guidance(1.0), seeds=(3, 4))
 
 
 def run_img2img(demo, strength, **changes):
-    init_image = InitImage(IMAGE, strength, **changes)
-    return demo.run(replace(JOB, source=init_image, seeds=(3,)))[0]
+    job = change(JOB, init=InitImage(IMAGE), strength=strength, seeds=(3,), **changes)
+    return demo.run(job).images[0]
 
 
 def mean_change(a, b):
@@ -56,13 +55,13 @@ def test_extra_noise_has_its_own_seed(demo):
     assert mean_change(plain, run_img2img(demo, 0.3, noise_seed=9)) == 0
 
 
-def test_extra_noise_is_absolute_and_differs_for_each_image():
+def test_extra_noise_is_absolute_and_depends_on_its_seed():
     latents = torch.zeros(4, 32, 32)
-    init_latents = InitLatents(InitImage(IMAGE, noise=0.2, noise_seed=5), latents)
-    first, second = init_latents.add_noise(0), init_latents.add_noise(1)
+    init_latents = InitLatents(latents)
+    first, second = init_latents.add_noise(0.2, 5), init_latents.add_noise(0.2, 6)
     assert float(first.std()) == pytest.approx(0.2, rel=0.05)
     assert not torch.equal(first, second)
-    assert torch.equal(second, InitLatents(InitImage(IMAGE, noise=0.2, noise_seed=6), latents).add_noise(0))
+    assert torch.equal(second, init_latents.add_noise(0.2, 6))
     start = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
     assert abs(float((start * first).mean())) < 0.02  # same seed, different draw: standard error 0.003
 
@@ -70,8 +69,8 @@ def test_extra_noise_is_absolute_and_differs_for_each_image():
 def test_the_latents_outside_the_mask_come_back(demo):
     mask = np.zeros((24, 16), np.uint8)
     mask[:, 8:] = 255
-    init_image = InitImage(IMAGE, 1.0, mask=mask.tobytes())
-    results = demo.generate_latents(replace(JOB, source=init_image))
+    init_image = InitImage(IMAGE, mask=mask.tobytes())
+    results = demo.generate_latents(change(JOB, init=init_image))
     vae = VaeCodec(demo.weights.vae, demo.weights.architecture.latent_scale, torch.float32)
     with torch.inference_mode():
         original = vae.encode(to_tensor(IMAGE))
@@ -125,9 +124,9 @@ def test_an_inpainting_unet_gets_extra_channels_and_no_blend(demo, demo_file, tm
 
     mask = np.zeros((24, 16), np.uint8)
     mask[:, 8:] = 255
-    init_image = InitImage(IMAGE, 1.0, mask=mask.tobytes(), overlay="hard")
+    init_image = InitImage(IMAGE, mask=mask.tobytes(), overlay="hard")
     pipeline = Pipeline(replace(weights, inpainting=network))
-    result = pipeline.run(replace(JOB, source=init_image, steps=3, seeds=(3,)))[0]
+    result = pipeline.run(change(JOB, init=init_image, steps=3, seeds=(3,))).images[0]
     assert (result[:, :64] == PIXELS[:, :64]).all()
     assert (result[:, 64:] != PIXELS[:, 64:]).any()
     extra = samples[0][0, 4:]
@@ -138,4 +137,4 @@ def test_an_inpainting_unet_gets_extra_channels_and_no_blend(demo, demo_file, tm
     erased[..., 64:] = 0
     with torch.inference_mode():
         torch.testing.assert_close(extra[1:], vae.encode(erased))
-    assert (result != demo.run(replace(JOB, source=init_image, steps=3, seeds=(3,)))[0]).any()
+    assert (result != demo.run(change(JOB, init=init_image, steps=3, seeds=(3,))).images[0]).any()
