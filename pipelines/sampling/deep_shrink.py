@@ -2,7 +2,7 @@
 
 On images much larger than a model was trained on, its inner layers see only parts of the image, and limbs and people
 are repeated. Downscaling their features while the composition is decided prevents that (kohya-ss, "deep shrink", 2023).
-The features are downscaled behind the first downsampler, as often as it takes to reach an area the model was trained
+The features are downscaled behind the first downsampler, repeatedly until they reach an area the model was trained
 on, and upscaled before the up block that undoes that downsampler. The number of downscales is in halving.py.
 """
 

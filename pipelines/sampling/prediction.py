@@ -76,7 +76,7 @@ class NoiseTable:
     Attributes:
         sigmas: rising with t; the last is `inf` under zero terminal SNR.
         timesteps: the network's timestep input for each entry.
-        sigma_max: the first sigma of every run.
+        sigma_max: the first sigma of a run at full strength.
         zsnr: whether the betas were rescaled to zero terminal SNR.
     """
 
@@ -87,7 +87,7 @@ class NoiseTable:
 
     @property
     def sigma_min(self) -> float:
-        """The smallest sigma of the table, the last before 0 in every run."""
+        """The smallest sigma of the table; most schedules end with it before their 0."""
         return self.sigmas[0]
 
     def sigma_at(self, t: float) -> float:
