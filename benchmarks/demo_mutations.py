@@ -55,18 +55,18 @@ MUTATIONS = {
     ),
     "chunk order: the pooled vector of the last chunk": (
         "pipelines/text/encoding.py",
-        "self._tower(k, parts[0])[1]",
-        "self._tower(k, parts[-1])[1]",
+        "self._run_text_encoder(k, chunks[0])[1]",
+        "self._run_text_encoder(k, chunks[-1])[1]",
     ),
     "chunk order: only the last chunk, many times": (
         "pipelines/text/encoding.py",
-        "for chunk in padded])",
-        "for chunk in padded[-1:] * length])",
+        "for chunk in filled])",
+        "for chunk in filled[-1:] * length])",
     ),
     "encoders' features in the other order": (
         "pipelines/text/encoding.py",
-        "torch.cat(sides, dim=-1)",
-        "torch.cat(sides[::-1], dim=-1)",
+        "torch.cat(features, dim=-1)",
+        "torch.cat(features[::-1], dim=-1)",
     ),
     "last instead of penultimate hidden states": (
         "pipelines/weights/networks.py",
@@ -80,8 +80,8 @@ MUTATIONS = {
     ),
     "prompt and negative prompt change places": (
         "pipelines/sampling/denoise.py",
-        "        return self.texts.positive, negative\n",
-        "        return negative, self.texts.positive\n",
+        "        return self.embeddings.positive, negative\n",
+        "        return negative, self.embeddings.positive\n",
     ),
     "latents decoded without their scale": (
         "pipelines/image/vae.py",

@@ -72,7 +72,7 @@ class Language(nn.Module):
         sides: list[Tensor] = []
         pooled = None
         for tower, pad in zip(self.towers, self.pads, strict=True):
-            ids = torch.tensor([chunk.padded(pad) for chunk in part])
+            ids = torch.tensor([chunk.pad_ids(pad) for chunk in part])
             output = cast("Any", tower)(self.folding[ids], output_hidden_states=True)
             sides.append(output.hidden_states[-2])
             end = (ids == EOS).int().argmax(dim=1)

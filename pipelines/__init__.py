@@ -1,1 +1,1 @@
-"""The numerics of the NAI Diffusion V3 pipeline on open weights: torch, and nothing of HTTP."""
+"""Everything between a job and its images: the numerics of the NAI Diffusion V3 pipeline. Knows nothing of HTTP."""

@@ -1,11 +1,11 @@
-"""What can go wrong below the server.
+"""Errors of this package.
 
 PipelineError
-├── InvalidPrompt      the text cannot be used as it stands
+├── InvalidPrompt      the prompt cannot be turned into conditioning
 ├── UnknownName        a sampler, schedule or option that is not in its registry
-├── WeightsError       a file that cannot be loaded, with the reason
-├── NotFinite          the network or the decoder produced NaN or infinity
-└── Cancelled          whoever asked has gone
+├── WeightsError       a weights file that cannot be used, with the reason
+├── NotFinite          the network or the VAE returned NaN or infinity
+└── Cancelled          the client no longer waits
 """
 
 from collections.abc import Iterable
@@ -14,25 +14,25 @@ from pathlib import Path
 
 
 class PipelineError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class InvalidPrompt(PipelineError):
-    """The prompt's text cannot be turned into conditioning."""
+    """The prompt cannot be turned into conditioning."""
 
 
 class UnknownName(PipelineError):
-    """A name that its registry does not hold; the message offers the nearest and lists all."""
+    """A name that is not in its registry; the message suggests the closest one and lists all."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
-        near = get_close_matches(name, self.known, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        matches = get_close_matches(name, self.known, n=1)
+        hint = f" (did you mean {matches[0]!r}?)" if matches else ""
         super().__init__(f"{name!r} is not a {kind}{hint}; known: {', '.join(self.known)}")
 
 
 class WeightsError(PipelineError):
-    """A weights file that cannot serve; one line naming the file and the reason."""
+    """A weights file that cannot be used; the message is one line with the file's name and the reason."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         self.path, self.reason = Path(path), reason
@@ -40,8 +40,8 @@ class WeightsError(PipelineError):
 
 
 class NotFinite(PipelineError):
-    """NaN or infinity where a picture should be."""
+    """NaN or infinity instead of an image."""
 
 
 class Cancelled(PipelineError):
-    """The run was stopped between two steps because nobody waits for it any more."""
+    """The run was stopped between two evaluations because the client no longer waits."""

@@ -51,8 +51,8 @@ class InitImage:
     """An image that a pass starts from, of the pass's own size.
 
     Attributes:
-        mask: one byte per latent, row by row: 0 keeps the image, 255 repaints it, values between change late in the run.
-            None for img2img.
+        mask: one byte per latent, row by row: 0 keeps the image, 255 repaints it, values between change late in the
+            run. None for img2img.
         overlay: how the image is pasted over the result where the mask keeps it: "none", "soft" or "hard".
         color_correct: whether the result is matched to the image's colors.
     """

@@ -15,7 +15,7 @@ from pipelines.image.vae import VaeCodec
 from pipelines.job import SEED_MODULUS, InitImage, Job, Pass, PreviousPass, RgbImage
 from pipelines.plan import Plan, make_plan
 from pipelines.sampling.batching import RowBatcher
-from pipelines.sampling.denoise import Denoising, Estimator, denoise
+from pipelines.sampling.denoise import Estimator, RowCoroutine, denoise
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.sampling.smea import make_smea
@@ -111,7 +111,7 @@ class Pipeline:
         inpaints = self._inpaint_batcher is not None
         return [encode_init_image(pass_.init, self._vae, inpaints, self._device)] * len(pass_.seeds)
 
-    def _start(self, inputs: PassInputs, index: int) -> Denoising:
+    def _start(self, inputs: PassInputs, index: int) -> RowCoroutine:
         """The denoising coroutine of one image."""
         pass_, plan, init = inputs.pass_, inputs.plan, inputs.inits[index]
         noise = make_image_noise(
@@ -145,7 +145,7 @@ class Pipeline:
 def build_noise_table(prediction: str, zsnr: bool, sigma_max: float | None = None) -> NoiseTable:
     """Return the noise table of a kind of network; `sigma_max` moves where its schedules start."""
     table = edm() if prediction == "edm_v" else scaled_linear(zsnr)
-    return table if sigma_max is None or isinf(sigma_max) else table.starting_at(sigma_max)
+    return table if sigma_max is None or isinf(sigma_max) else table.with_sigma_max(sigma_max)
 
 
 def _report_steps(plan: Plan, on_step: OnStep | None) -> Callable[[int, float], None]:

@@ -138,7 +138,7 @@ def make_plan(job: Job, pass_: Pass, table: NoiseTable) -> Plan:
 def _pyramid_sigmas(pass_: Pass) -> Sigmas:
     """The sigmas above which the latents are downscaled once, twice and so on.
 
-    A copy of half the sides has half the noise: each level ends where its own sigma times its own side is PYRAMID_NOISE.
+    A copy of half the sides has half the noise, so a level ends where its sigma times its side is PYRAMID_NOISE.
     """
     side = sqrt(pass_.width * pass_.height)
     return tuple(PYRAMID_NOISE * 4**level / side for level in range(pass_.pyramid))

@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Sigmas: TypeAlias = tuple[float, ...]
-"""Noise levels of a run, falling, a final 0 included. The first may be `inf` under zero terminal SNR."""
+"""Noise levels of a run, falling, with a final 0. The first may be `inf` under zero terminal SNR."""
 
 Noise: TypeAlias = Callable[[float, float], "Tensor"]
-"""`noise(sigma, target)`: unit-variance noise for the step between two sigmas, shaped like the latents."""
+"""`noise(sigma, target)` returns unit-variance noise for the step between two sigmas, shaped like the latents."""
 
-Question: TypeAlias = tuple["Tensor", float]
-"""Latents and their sigma, for which a sampler asks for the denoised estimate."""
+NoisyLatents: TypeAlias = tuple["Tensor", float]
+"""Latents under noise and their sigma."""
 
-Sampling: TypeAlias = Generator[Question, "Tensor", "Tensor"]
-"""A running sampler: yields questions, is sent estimates and returns the final latents."""
+SamplerCoroutine: TypeAlias = Generator[NoisyLatents, "Tensor", "Tensor"]
+"""A running sampler: yields noisy latents, is sent their denoised estimates and returns the final latents."""
 
 Pixels: TypeAlias = "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]"
-"""An image of 8 bits a channel, (height, width, channels); RGB unless stated otherwise."""
+"""An image with 8 bits per channel, (height, width, channels); RGB unless stated otherwise."""
 
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""

@@ -1,1 +1,1 @@
-"""HTTP, queue, files and metadata: nothing here knows tensors."""
+"""The HTTP API, the queue, configuration, the command line and metadata. No tensor maths."""

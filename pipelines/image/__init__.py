@@ -1,1 +1,1 @@
-"""Between pictures and latents: the VAE, init images, inpainting and what is done to finished pixels."""
+"""Images and latents: the VAE, init images, inpainting, previews, and overlay and color matching of pixels."""

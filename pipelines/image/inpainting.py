@@ -1,8 +1,8 @@
-"""What stays of a picture while a part of it is drawn anew: the two ways of inpainting.
+"""The two ways to inpaint: with an inpainting UNet, or with an ordinary one and a latent blend.
 
-An inpainting network is shown the mask and the picture without what the mask hides (Rombach et al. 2022; nine
-channels). An ordinary one is asked about the picture itself outside the mask, noised as far as the rest is, with the
-same noise in every step (ComfyUI's way).
+An inpainting UNet has nine input channels, among them the mask and the latents of the image with the masked part erased
+(Rombach et al. 2022). An ordinary UNet gets the init image's latents outside the mask, noised to the current sigma with
+the same noise at every step (ComfyUI's method).
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from torch.nn.functional import interpolate
 
 from pipelines.types import Sigmas
 
-LEAST = 1 / 255
-"""What a mask's bytes can say least of a change."""
+MIN_MASK = 1 / 255
+"""The lowest non-zero value of a mask, whose values come from bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatentBlend:
-    """A picture that an ordinary network may change in places.
+    """Keeps an init image's latents outside the mask while an ordinary UNet runs.
 
     Attributes:
-        latents: the picture's, (4, h, w).
-        noise: the unit noise the image starts with, of the same shape.
-        change: (1, h, w), from 0, which stays, to 1; values between give way as late in the run as they are low
-            (Levin & Fried 2023).
-        sigmas: the run's ladder.
+        latents: the init image's, (4, h, w).
+        noise: the unit noise that the run starts from, (4, h, w).
+        mask: (1, h, w), from 0 (keep) to 1 (change). The lower a value between them, the later in the run the latent
+            may change (Levin & Fried 2023).
+        sigmas: of the run.
     """
 
     latents: Tensor
@@ -36,30 +36,30 @@ class LatentBlend:
     sigmas: Sigmas
 
     def blend_input(self, x: Tensor, sigma: float) -> Tensor:
-        """What the network is asked about: outside, the picture under its own noise."""
+        """Return the UNet's input: `x` inside the mask, the init image noised to `sigma` outside."""
         if isinf(sigma):
-            return x  # the unit noise itself, and of the picture nothing is left in it
-        return torch.where(self._open(sigma), x, self.latents + sigma * self.noise)
+            return x  # unit noise, which holds nothing of the init image
+        return torch.where(self._change_mask(sigma), x, self.latents + sigma * self.noise)
 
     def blend_estimate(self, x0: Tensor, sigma: float) -> Tensor:
-        """The estimate, with the picture outside."""
-        return torch.where(self._open(sigma), x0, self.latents)
+        """Return the estimate inside the mask, the init image outside."""
+        return torch.where(self._change_mask(sigma), x0, self.latents)
 
     def blend_result(self, x: Tensor) -> Tensor:
-        """The end of a run, with the picture where nothing may change."""
-        return torch.where(self.mask >= LEAST, x, self.latents)
+        """Return the run's final latents, with the init image wherever the mask is 0."""
+        return torch.where(self.mask >= MIN_MASK, x, self.latents)
 
-    def _open(self, sigma: float) -> Tensor:
-        """Where the picture may change by now."""
-        done = sum(rung > sigma for rung in self.sigmas) / (len(self.sigmas) - 1)
-        return self.mask >= max(1 - done, LEAST)
-
-
-def erase_masked(picture: Tensor, change: Tensor) -> Tensor:
-    """A picture (3, 8h, 8w) in [-1, 1] with mid-grey wherever the mask (1, h, w) is at least a half."""
-    return picture * (interpolate(change[None], scale_factor=8, mode="nearest")[0] < 0.5)
+    def _change_mask(self, sigma: float) -> Tensor:
+        """Boolean mask (1, h, w) of the latents that may change at `sigma`."""
+        progress = sum(step_sigma > sigma for step_sigma in self.sigmas) / (len(self.sigmas) - 1)
+        return self.mask >= max(1 - progress, MIN_MASK)
 
 
-def build_inpaint_channels(change: Tensor, latents: Tensor) -> Tensor:
-    """What an inpainting network is shown: the mask, binary, and the latents of the hidden picture, (5, h, w)."""
-    return torch.cat([(change >= 0.5).to(latents), latents])
+def erase_masked(image: Tensor, mask: Tensor) -> Tensor:
+    """Return an image (3, 8h, 8w) in [-1, 1] with mid-gray where the mask (1, h, w) is at least 0.5."""
+    return image * (interpolate(mask[None], scale_factor=8, mode="nearest")[0] < 0.5)
+
+
+def build_inpaint_channels(mask: Tensor, erased_latents: Tensor) -> Tensor:
+    """Return an inpainting UNet's extra channels (5, h, w): the binary mask, then the erased image's latents."""
+    return torch.cat([(mask >= 0.5).to(erased_latents), erased_latents])

@@ -1,8 +1,8 @@
-"""From latents to pixels and back: the VAE, in tiles where the picture is large.
+"""The VAE: latents to pixels and back, in tiles where the image is large.
 
-Tiling depends on the size alone, so that the same request always takes the same path. Tiles overlap and are
-blended with straight ramps; all are of one shape. GroupNorm sees each tile for itself, which shifts colours
-slightly: the threshold is as high as memory allows.
+Whether to tile depends on the size alone, so that a request always takes the same path. All tiles have one shape; they
+overlap and are blended with linear ramps. GroupNorm normalizes each tile on its own, which shifts colors slightly, so
+the threshold is as high as memory allows.
 """
 
 from collections.abc import Callable
@@ -16,123 +16,126 @@ from pipelines.types import Pixels
 from pipelines.weights.networks import Vae
 
 TILE, OVERLAP = 128, 32
-LARGEST_WHOLE = 192 * 192
-"""Latent sizes: tiles of 1024 pixels overlapping by 256; up to 1536 x 1536 pixels are decoded whole."""
+"""In latents: tiles of 1024 pixels that overlap by 256."""
+MAX_UNTILED = 192 * 192
+"""Latents that are processed in one piece: up to 1536 x 1536 pixels."""
 
 
 class VaeCodec:
-    """Decodes one VAE's latents, and encodes pictures to them.
+    """Decodes latents to pixels and encodes images to latents, with one VAE.
 
     Args:
-        scale: what the VAE's latents were multiplied by (0.13025 for SDXL).
-        dtype: bfloat16 or float32; float16 overflows in SDXL's VAE, which the retry then mends at a cost.
+        scale: the factor between the VAE's latents and the UNet's (0.13025 for SDXL).
+        dtype: bfloat16 or float32; float16 overflows in SDXL's VAE, which costs a second run in float32.
     """
 
     def __init__(self, vae: Vae, scale: float, dtype: torch.dtype) -> None:
         self._vae, self._scale, self._dtype = vae, scale, dtype
 
     def decode(self, latents: Tensor) -> Pixels:
-        """Clean latents (4, h, w) to RGB (8h, 8w, 3).
+        """Decode clean latents (4, h, w) to RGB (8h, 8w, 3), in float32 if the result is not finite otherwise.
 
         Raises:
-            NotFinite: the latents, or the decoded picture even in float32, are not finite.
+            NotFinite: the latents, or the decoded image even in float32, are not finite.
         """
         if not bool(latents.isfinite().all()):
             raise NotFinite("the network returned latents that are not finite")
-        picture = self._decode(latents, self._dtype)
-        if not bool(picture.isfinite().all()):
-            picture = self._decode(latents, torch.float32)
-        if not bool(picture.isfinite().all()):
-            raise NotFinite("the VAE returned a picture that is not finite, in float32 too")
-        return to_pixels(picture)
+        image = self._decode_in(self._dtype, latents)
+        if not bool(image.isfinite().all()):
+            image = self._decode_in(torch.float32, latents)
+        if not bool(image.isfinite().all()):
+            raise NotFinite("the VAE returned an image that is not finite, in float32 too")
+        return to_pixels(image)
 
-    def encode(self, picture: Tensor) -> Tensor:
-        """A picture (3, 8h, 8w) in [-1, 1] to its latents (4, h, w), always the same for the same picture.
+    def encode(self, image: Tensor) -> Tensor:
+        """Encode an image (3, 8h, 8w) in [-1, 1] to latents (4, h, w); the same image always gives the same latents.
 
         Raises:
             NotFinite: the VAE's latents are not finite, in float32 too.
         """
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
-            latents = self._in(
-                dtype, lambda dtype=dtype: _run_tiled(self._vae.encode, picture.to(dtype), (8, 1), 4)
-            )
+            latents = self._encode_in(dtype, image)
             if bool(latents.isfinite().all()):
                 return latents * self._scale
         raise NotFinite("the VAE returned latents that are not finite, in float32 too")
 
-    def _decode(self, latents: Tensor, dtype: torch.dtype) -> Tensor:
-        """One picture (3, 8h, 8w) in [-1, 1], the VAE computing in this dtype."""
-        return self._in(
+    def _encode_in(self, dtype: torch.dtype, image: Tensor) -> Tensor:
+        """Encode to unscaled latents (4, h, w), computing in `dtype`."""
+        return self._run_in(dtype, lambda: _run_tiled(self._vae.encode, image.to(dtype), (8, 1), 4))
+
+    def _decode_in(self, dtype: torch.dtype, latents: Tensor) -> Tensor:
+        """Decode to an image (3, 8h, 8w) in [-1, 1], computing in `dtype`."""
+        return self._run_in(
             dtype, lambda: _run_tiled(self._vae.decode, (latents / self._scale).to(dtype), (1, 8), 3)
         )
 
-    def _in(self, dtype: torch.dtype, work: Callable[[], Tensor]) -> Tensor:
-        """Do something while the VAE computes in a dtype."""
+    def _run_in(self, dtype: torch.dtype, run: Callable[[], Tensor]) -> Tensor:
+        """Call `run` with the VAE's weights in `dtype`, and convert them back afterwards."""
         if dtype != self._dtype:
             self._vae.to(dtype)
         try:
-            return work()
+            return run()
         finally:
             if dtype != self._dtype:
                 self._vae.to(self._dtype)
 
 
 def _run_tiled(
-    code: Callable[[Tensor], Tensor], given: Tensor, scales: tuple[int, int], channels: int
+    network: Callable[[Tensor], Tensor], x: Tensor, scales: tuple[int, int], channels: int
 ) -> Tensor:
-    """Send (C, H, W) through one half of a VAE, in tiles where it is large.
+    """Run the VAE's encoder or decoder on (C, H, W), in tiles where it is large.
 
     Args:
-        scales: how many places of what is given, and of what is made, a latent is wide.
-        channels: of what is made.
+        scales: input and output elements per latent, along each side.
+        channels: of the output.
     """
-    (per_given, per_made), (height, width) = scales, given.shape[-2:]
-    height, width = height // per_given, width // per_given
-    if height * width <= LARGEST_WHOLE:
-        return code(given[None])[0].float()
-    total = torch.zeros(channels, height * per_made, width * per_made, device=given.device)
-    weight = torch.zeros_like(total[:1])
-    ramp = _tile_weights(min(TILE, height), min(TILE, width), per_made).to(given.device)
+    (scale_in, scale_out), (height, width) = scales, x.shape[-2:]
+    height, width = height // scale_in, width // scale_in
+    if height * width <= MAX_UNTILED:
+        return network(x[None])[0].float()
+    total = torch.zeros(channels, height * scale_out, width * scale_out, device=x.device)
+    total_weight = torch.zeros_like(total[:1])
+    weights = _make_tile_weights(min(TILE, height), min(TILE, width), scale_out).to(x.device)
     for top in tile_starts(height):
         for left in tile_starts(width):
-            place = (..., *_window(top, left, per_made))
-            total[place] += code(given[..., *_window(top, left, per_given)][None])[0].float() * ramp
-            weight[place] += ramp
-    return total / weight
+            window = (..., *_window(top, left, scale_out))
+            total[window] += network(x[..., *_window(top, left, scale_in)][None])[0].float() * weights
+            total_weight[window] += weights
+    return total / total_weight
 
 
 def _window(top: int, left: int, scale: int) -> tuple[slice, slice]:
-    """The place of the tile that begins at a latent."""
+    """Rows and columns of the tile that starts at a latent, with `scale` elements per latent."""
     return slice(top * scale, (top + TILE) * scale), slice(left * scale, (left + TILE) * scale)
 
 
 def tile_starts(length: int) -> list[int]:
-    """Where tiles begin along a side: evenly spread, overlapping by at least OVERLAP, the last flush."""
+    """Start of each tile along a side of `length` latents: evenly spaced, overlapping by at least OVERLAP."""
     if length <= TILE:
         return [0]
     count = -(-(length - OVERLAP) // (TILE - OVERLAP))
     return [round(k * (length - TILE) / (count - 1)) for k in range(count)]
 
 
-def _tile_weights(height: int, width: int, scale: int) -> Tensor:
-    """The weights of a tile of so many latents: rising over the overlap, flat inside, never zero."""
+def _make_tile_weights(height: int, width: int, scale: int) -> Tensor:
+    """Return blending weights (height * scale, width * scale): rising over the overlap, then 1, never 0."""
 
-    def side(length: int) -> Tensor:
+    def make_ramp(length: int) -> Tensor:
         steps = torch.arange(length * scale) + 0.5
         return torch.minimum(steps, steps.flip(0)).clamp(max=OVERLAP * scale) / (OVERLAP * scale)
 
-    return side(height)[:, None] * side(width)
+    return make_ramp(height)[:, None] * make_ramp(width)
 
 
-def to_pixels(picture: Tensor) -> Pixels:
-    """[-1, 1] floats (3, height, width) to rounded bytes (height, width, 3)."""
-    scaled = ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def to_pixels(image: Tensor) -> Pixels:
+    """Convert floats (3, height, width) in [-1, 1] to rounded bytes (height, width, 3)."""
+    scaled = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return scaled.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def to_tensor(picture: RgbImage) -> Tensor:
-    """RGB bytes to floats (3, height, width) in [-1, 1]."""
-    pixels = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8)
+def to_tensor(image: RgbImage) -> Tensor:
+    """Convert RGB bytes to floats (3, height, width) in [-1, 1]."""
+    pixels = torch.frombuffer(bytearray(image.rgb), dtype=torch.uint8)
     # channels first in memory too: torch's GroupNorm is a hundred times less exact on channels last
-    channels = pixels.view(picture.height, picture.width, 3).permute(2, 0, 1).contiguous()
+    channels = pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
     return channels.float() / 127.5 - 1

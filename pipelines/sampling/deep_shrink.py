@@ -1,9 +1,9 @@
 """Deep shrink: in the early steps the inner part of a UNet works on half the height and width, or a quarter.
 
-Pictures much larger than a model has learned come out with limbs and people repeated, as its inner layers see only
-parts of them. Halving what these see while the composition is decided mends that (kohya-ss, "deep shrink", 2023). The
-features are halved behind the first downsampler, as often as it takes to come down to an area that the model knows, and
-brought back before the block that undoes it. How often is told in halving.py.
+On images much larger than a model was trained on, its inner layers see only parts of the image, and limbs and people
+are repeated. Downscaling their features while the composition is decided prevents that (kohya-ss, "deep shrink", 2023).
+The features are downscaled behind the first downsampler, as often as it takes to reach an area the model was trained
+on, and upscaled before the up block that undoes that downsampler. The number of downscales is in halving.py.
 """
 
 from collections.abc import Generator
@@ -15,42 +15,42 @@ from torch.nn.functional import interpolate
 
 
 class DeepShrink:
-    """Can shrink the inner part of one UNet.
+    """Hooks that downscale the inner features of one UNet.
 
     Args:
-        unet: diffusers' UNet2DConditionModel; hooks are put into it, which do nothing unless `halved`.
+        unet: diffusers' UNet2DConditionModel; the hooks do nothing outside of `shrink`.
     """
 
     def __init__(self, unet: nn.Module) -> None:
         blocks = cast("Any", unet)
-        downs = [block for block in blocks.down_blocks if block.downsamplers is not None]
-        self._multiple = 2 ** (len(downs) - 1)
+        down_blocks = [block for block in blocks.down_blocks if block.downsamplers is not None]
+        self._multiple = 2 ** (len(down_blocks) - 1)
         self._times = 0
-        if downs:
-            downs[0].downsamplers[0].register_forward_hook(self._halve)
-            blocks.up_blocks[-1].register_forward_pre_hook(self._restore, with_kwargs=True)
+        if down_blocks:
+            down_blocks[0].downsamplers[0].register_forward_hook(self._downscale)
+            blocks.up_blocks[-1].register_forward_pre_hook(self._upscale, with_kwargs=True)
 
     @contextmanager
     def shrink(self, times: int) -> Generator[None]:
-        """Halve so many times in the passes meanwhile."""
+        """Downscale `times` times by 2 in the passes inside the context."""
         self._times = times
         try:
             yield
         finally:
             self._times = 0
 
-    def _halve(self, _module: nn.Module, _given: object, features: Tensor) -> Tensor:
+    def _downscale(self, _module: nn.Module, _args: object, features: Tensor) -> Tensor:
         for _ in range(self._times):
-            # rounded, as what follows halves it again and must find its way back
+            # rounded to a size that the later downsamplers divide evenly, so that upsampling restores it
             size = [self._multiple * max(1, round(side / 2 / self._multiple)) for side in features.shape[-2:]]
             features = interpolate(features, size=size, mode="bicubic", align_corners=False)
         return features
 
-    def _restore(
-        self, _module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    def _upscale(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._times:
-            size = named["res_hidden_states_tuple"][-1].shape[-2:]
-            features = interpolate(named["hidden_states"], size=size, mode="bicubic", align_corners=False)
-            named = named | {"hidden_states": features}
-        return given, named
+            size = kwargs["res_hidden_states_tuple"][-1].shape[-2:]
+            features = interpolate(kwargs["hidden_states"], size=size, mode="bicubic", align_corners=False)
+            kwargs = kwargs | {"hidden_states": features}
+        return args, kwargs

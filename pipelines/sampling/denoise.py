@@ -1,8 +1,8 @@
-"""Between sampler and network: turns each estimate a sampler asks for into rows, and their outputs into x0.
+"""Turns the estimates a sampler requests into rows for the network, and the rows' outputs into estimates (x0).
 
-`denoise` is a coroutine like the samplers, one layer down: it yields the rows it wants evaluated and is sent
-the network's raw outputs. It knows prediction, guidance and the exact step from infinite noise, and neither
-the network nor who else is asking.
+`denoise` is a coroutine like the samplers, one layer below them: it yields the rows to evaluate and is sent the
+network's raw outputs. It handles prediction types, guidance and the exact step from infinite noise. It does not
+call the network.
 """
 
 from collections.abc import Generator, Sequence
@@ -17,107 +17,124 @@ from pipelines.sampling.guidance import apply_guides
 from pipelines.sampling.noise import ImageNoise
 from pipelines.sampling.prediction import ToX0
 from pipelines.sampling.pyramid import average, downscale, upscale
-from pipelines.sampling.smea import Smea, View
+from pipelines.sampling.smea import Smea
 from pipelines.text.encoding import Conditioning, PromptEmbeddings
-from pipelines.types import Sampling
+from pipelines.types import NoisyLatents, SamplerCoroutine
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All the network needs to know for one forward pass of one image.
+    """The network's inputs for one forward pass on one image.
 
-    `x` is (4, h, w), the unit noise itself where sigma is infinite; `context` is (tokens, width); `pooled` and
-    `ids`, the six size ids, are None for networks without them; `extra_channels` go beside the latents as they
-    are, unscaled; `halvings` asks for deep shrink.
+    Attributes:
+        x: latents (4, h, w); the unit noise itself where sigma is infinite.
+        context: (tokens, width).
+        pooled: (width,), or None for networks without it.
+        time_ids: SDXL's six size ids, or None for networks without them.
+        extra_channels: concatenated to the latents without scaling.
+        deep_shrink: number of 2x downscales of the UNet's inner features.
     """
 
     x: Tensor
     sigma: float
     context: Tensor
     pooled: Tensor | None = None
-    ids: tuple[float, ...] | None = None
+    time_ids: tuple[float, ...] | None = None
     extra_channels: Tensor | None = None
     deep_shrink: int = 0
-    adapters: tuple[str, ...] = ()
 
 
 Rows = tuple[Row, ...]
-Denoising = Generator[Rows, Sequence[Tensor], Tensor]
-Estimating = Generator[Rows, Sequence[Tensor], Tensor]
+RowCoroutine = Generator[Rows, Sequence[Tensor], Tensor]
+"""Yields rows, is sent one output for each, and returns final latents or an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Answers a sampler's question about one image.
+    """Computes the denoised estimates of one image.
 
-    `around` is what an inpainting network is shown beside the latents, (5, h, w); `kept` what stays of a picture
-    where the network is an ordinary one; `multipass` takes SMEA's second look.
+    Attributes:
+        time_ids: SDXL's six size ids, or None for networks without them.
+        inpaint_channels: mask and masked latents (5, h, w) for an inpainting network.
+        blend: latent blend with the init image, for inpainting with an ordinary network.
+        smea: adds SMEA's low-resolution evaluations.
     """
 
     plan: Plan
-    texts: PromptEmbeddings
-    ids: tuple[float, ...] | None
+    embeddings: PromptEmbeddings
+    time_ids: tuple[float, ...] | None
     to_x0: ToX0
     inpaint_channels: Tensor | None = None
     blend: LatentBlend | None = None
     smea: Smea | None = None
 
-    def estimate(self, x: Tensor, sigma: float) -> Estimating:
-        """Ask for the rows this sigma needs and fold what comes back into x0."""
+    def estimate(self, x: Tensor, sigma: float) -> RowCoroutine:
+        """Request the rows this sigma needs and return x0."""
         if self.blend is not None:
             x = self.blend.blend_input(x, sigma)
-        if times := self.plan.pyramid_levels(sigma):
-            x0 = yield from self._estimate_low_resolution(x, sigma, times)
+        if levels := self.plan.pyramid_levels(sigma):
+            x0 = yield from self._estimate_low_resolution(x, sigma, levels)
         else:
             x0 = yield from self._estimate_full_resolution(x, sigma)
         return x0 if self.blend is None else self.blend.blend_estimate(x0, sigma)
 
-    def _estimate_low_resolution(self, x: Tensor, sigma: float, times: int) -> Estimating:
-        """The estimate of a smaller copy, made as large as the picture."""
-        texts, look = self.conditionings(sigma), downscale(x, sigma, times)
-        ids = None if self.ids is None else tuple(side / 2**times for side in self.ids)
-        around = None if self.inpaint_channels is None else average(self.inpaint_channels, times)
-        halvings = self.plan.deep_shrink_levels(look[1])
-        outputs = yield tuple(Row(*look, text.context, text.pooled, ids, around, halvings) for text in texts)
-        return upscale(self._combine_outputs(outputs, *look), (x.shape[-2], x.shape[-1]))
-
-    def _estimate_full_resolution(self, x: Tensor, sigma: float) -> Estimating:
-        """The estimate of the picture, with SMEA's second look."""
-        texts = self.conditionings(sigma)
-        looks = ((x, sigma),) if self.smea is None else self.smea.views(x, sigma)
+    def _estimate_low_resolution(self, x: Tensor, sigma: float, levels: int) -> RowCoroutine:
+        """Estimate x0 from downscaled latents and upscale it."""
+        conditionings, view = self._select_conditionings(sigma), downscale(x, sigma, levels)
+        time_ids = None if self.time_ids is None else tuple(side / 2**levels for side in self.time_ids)
+        extra = None if self.inpaint_channels is None else average(self.inpaint_channels, levels)
+        shrink = self.plan.deep_shrink_levels(view[1])
         outputs = yield tuple(
-            self._make_row(look, text, look is looks[0]) for look in looks for text in texts
+            Row(*view, conditioning.context, conditioning.pooled, time_ids, extra, shrink)
+            for conditioning in conditionings
         )
+        return upscale(self._combine_outputs(outputs, *view), (x.shape[-2], x.shape[-1]))
+
+    def _estimate_full_resolution(self, x: Tensor, sigma: float) -> RowCoroutine:
+        """Estimate x0 from the latents, and with SMEA also from its low-resolution copy."""
+        conditionings = self._select_conditionings(sigma)
+        views = ((x, sigma),) if self.smea is None else self.smea.make_views(x, sigma)
+        outputs = yield tuple(
+            self._make_row(view, conditioning, view is views[0])
+            for view in views
+            for conditioning in conditionings
+        )
+        count = len(conditionings)
         x0, *low = (
-            self._combine_outputs(outputs[k * len(texts) : (k + 1) * len(texts)], *look)
-            for k, look in enumerate(looks)
+            self._combine_outputs(outputs[k * count : (k + 1) * count], *view) for k, view in enumerate(views)
         )
         if self.smea is not None and low:
             x0 = self.smea.merge(x0, low[0], sigma)
         return x0
 
-    def _make_row(self, look: View, text: Conditioning, is_first: bool) -> Row:
-        halvings = self.plan.deep_shrink_levels(look[1]) if is_first else 0
-        return Row(*look, text.context, text.pooled, self.ids, self.inpaint_channels, halvings)
+    def _make_row(self, view: NoisyLatents, conditioning: Conditioning, is_full_resolution: bool) -> Row:
+        """Return a row; only full resolution is deep shrunk."""
+        shrink = self.plan.deep_shrink_levels(view[1]) if is_full_resolution else 0
+        context, pooled = conditioning.context, conditioning.pooled
+        return Row(*view, context, pooled, self.time_ids, self.inpaint_channels, shrink)
 
     def _combine_outputs(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
+        """Convert the outputs for one view to estimates and apply guidance."""
         return apply_guides(self.plan.guides, x, sigma, *(self.to_x0(output, x, sigma) for output in outputs))
 
-    def conditionings(self, sigma: float) -> tuple[Conditioning, ...]:
-        """The prompt, then the negative and the empty prompt where they are used."""
+    def _select_conditionings(self, sigma: float) -> tuple[Conditioning, ...]:
+        """Return the positive conditioning, then the negative and the empty one where this sigma uses them."""
         if not self.plan.uses_guidance(sigma):
-            return (self.texts.positive,)
-        negative = self.texts.empty if self.plan.negative_is_empty else self.texts.negative
+            return (self.embeddings.positive,)
+        negative = self.embeddings.empty if self.plan.negative_is_empty else self.embeddings.negative
         if self.plan.needs_empty:
-            return self.texts.positive, negative, self.texts.empty
-        return self.texts.positive, negative
+            return self.embeddings.positive, negative, self.embeddings.empty
+        return self.embeddings.positive, negative
 
 
-def denoise(estimator: Estimator, x: Tensor, noise: ImageNoise) -> Denoising:
-    """Draw one image: from its start to clean latents.
+def denoise(estimator: Estimator, x: Tensor, noise: ImageNoise) -> RowCoroutine:
+    """Generate one image's clean latents.
+
+    The first step from infinite noise is exact: for an ODE, x1 = x0 + sigma1 * unit noise. The sampler starts after
+    it, with an empty history.
 
     Args:
-        x: the start at the ladder's first sigma; unit noise where that is infinite.
+        x: the latents at the plan's first sigma; unit noise where that is infinite.
     """
     plan, sigmas = estimator.plan, estimator.plan.sigmas
     if isinf(sigmas[0]):
@@ -126,21 +143,21 @@ def denoise(estimator: Estimator, x: Tensor, noise: ImageNoise) -> Denoising:
             return x0
         x = x0 + sigmas[1] * _renew_noise(x, noise.renewal, plan.sampler.eta)
         sigmas = sigmas[1:]
-    x = yield from _answer_sampler(plan.sampler(x, sigmas, noise.step), estimator)
+    x = yield from _run_sampler(plan.sampler(x, sigmas, noise.step), estimator)
     return x if estimator.blend is None else estimator.blend.blend_result(x)
 
 
 def _renew_noise(unit: Tensor, fresh: Tensor | None, eta: float) -> Tensor:
-    """The unit noise of the second rung: the first's own, or as much of it as eta leaves."""
+    """Return the unit noise at the second sigma: the first one's, mixed with fresh noise by the share eta."""
     return unit if fresh is None else sqrt(1 - eta**2) * unit + eta * fresh
 
 
-def _answer_sampler(sampling: Sampling, estimator: Estimator) -> Denoising:
-    """Run a sampler, answering every question it asks."""
+def _run_sampler(sampler: SamplerCoroutine, estimator: Estimator) -> RowCoroutine:
+    """Run a sampler to its end on the estimator's estimates."""
     try:
-        x, sigma = next(sampling)
+        x, sigma = next(sampler)
         while True:
             x0 = yield from estimator.estimate(x, sigma)
-            x, sigma = sampling.send(x0)
-    except StopIteration as finished:
-        return finished.value
+            x, sigma = sampler.send(x0)
+    except StopIteration as stop:
+        return stop.value

@@ -1,40 +1,43 @@
-"""DPM-Solver in log sigma: `dpm_fast` spends a fixed number of estimates, `dpm_adaptive` chooses its steps.
+"""DPM-Solver in log sigma: `dpm_fast` makes a fixed number of evaluations, `dpm_adaptive` chooses its own steps.
 
-Both walk from the first sigma to the last above zero and end with the estimate there. In `t = -ln sigma` the
-ODE's linear part is solved exactly, only the noise direction is approximated: Lu et al. 2022, DPM-Solver,
-algorithms 1, 2 and 4; the step control follows k-diffusion's PID controller (order 3, integral term alone).
+Both go from the first sigma to the last above zero and end with the estimate there. In `t = -ln sigma` the ODE's
+linear part is solved exactly and only the noise (eps) is approximated. Sources: Lu et al. 2022, DPM-Solver,
+algorithms 1, 2 and 4; step control: k-diffusion's PID controller (order 3, integral term only).
 """
 
 from collections.abc import Generator
 from math import atan, exp, expm1, inf, log
 from typing import TYPE_CHECKING
 
-from pipelines.types import Noise, Question, Sampling, Sigmas
+from pipelines.types import Noise, NoisyLatents, SamplerCoroutine, Sigmas
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RTOL, ATOL = 0.05, 0.0078
 FIRST_STEP = 0.05
-SAFETY = 0.81
-MOST_ESTIMATES = 200
+ACCEPT_FACTOR = 0.81
+MAX_EVALUATIONS = 200
 
 
-def dpm_fast(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
-    """`n - 1` estimates in equal segments of log sigma, mostly of order 3, and the estimate at the end."""
+def dpm_fast(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
+    """`n - 1` evaluations in equal segments of log sigma, mostly of order 3, then one at the last sigma.
+
+    Source: k-diffusion, sample_dpm_fast.
+    """
     budget = len(sigmas) - 2
     t, end = -log(sigmas[0]), -log(sigmas[-2])
-    orders = _orders(budget)
-    width = (end - t) / len(orders) if orders else 0.0
+    orders = _segment_orders(budget)
+    h = (end - t) / len(orders) if orders else 0.0
     for order in orders:
-        slope = yield from _slope(x, t)
-        _, x = yield from STEPS[order](x, slope, t, width)
-        t += width
+        eps = yield from _evaluate_eps(x, t)
+        _, x = yield from STEPS[order](x, eps, t, h)
+        t += h
     return (yield x, sigmas[-2])
 
 
-def _orders(budget: int) -> list[int]:
-    """How many estimates each segment may spend: threes, then what is left."""
+def _segment_orders(budget: int) -> list[int]:
+    """Return the number of evaluations of each segment: threes, then the remainder."""
     if budget <= 0:
         return []
     if budget % 3 == 0:
@@ -42,78 +45,86 @@ def _orders(budget: int) -> list[int]:
     return [3] * (budget // 3) + [budget % 3]
 
 
-def dpm_adaptive(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
-    """Orders 2 and 3 are compared and the step sized by their difference; the ladder's rungs are ignored.
+def dpm_adaptive(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
+    """Compare orders 2 and 3 and size each step by their difference; the sigmas between first and last are ignored.
 
-    At most 200 estimates: when they are spent, what is left of the way is one step.
+    At most 200 evaluations: when they are used up, one step covers the rest.
+    Source: k-diffusion, sample_dpm_adaptive.
     """
     t, end = -log(sigmas[0]), -log(sigmas[-2])
-    width, spent, before = FIRST_STEP, 0, x
-    slope: Tensor | None = None
+    next_h, evaluations, x_previous = FIRST_STEP, 0, x
+    eps: Tensor | None = None
     while t < end - 1e-5:
-        if slope is None:
-            slope = yield from _slope(x, t)
-            spent += 1
-        last_chance = spent > MOST_ESTIMATES - 6  # this step, the next one's slope and step, and the end
-        step = end - t if last_chance else min(end - t, width)
-        low, high = yield from third_order(x, slope, t, step)
-        spent += 2
-        factor = _growth(_error(low, high, before))
-        if factor >= SAFETY or last_chance:
-            x, before, slope, t = high, low, None, t + step
-        width = step * factor
+        if eps is None:
+            eps = yield from _evaluate_eps(x, t)
+            evaluations += 1
+        # 6 are reserved: 2 for this step, 3 for the next, 1 for the estimate at the end
+        is_last = evaluations > MAX_EVALUATIONS - 6
+        h = end - t if is_last else min(end - t, next_h)
+        x_low, x_high = yield from dpm_solver_3_step(x, eps, t, h)
+        evaluations += 2
+        factor = _step_factor(_scaled_error(x_low, x_high, x_previous))
+        if factor >= ACCEPT_FACTOR or is_last:
+            x, x_previous, eps, t = x_high, x_low, None, t + h
+        next_h = h * factor
     return (yield x, sigmas[-2])
 
 
-def _error(low: "Tensor", high: "Tensor", before: "Tensor") -> float:
-    """The difference of two orders in units of the tolerance: the one number that leaves the device."""
-    allowed = (RTOL * low.abs().maximum(before.abs())).clamp(min=ATOL)
-    return float(((low - high) / allowed).square().mean().sqrt())
+def _scaled_error(x_low: "Tensor", x_high: "Tensor", x_previous: "Tensor") -> float:
+    """Return the RMS difference of two orders in units of the tolerance. The only device-to-host copy of a step."""
+    tolerance = (RTOL * x_low.abs().maximum(x_previous.abs())).clamp(min=ATOL)
+    return float(((x_low - x_high) / tolerance).square().mean().sqrt())
 
 
-def _growth(error: float) -> float:
-    """The factor for the next step's width, softly limited to (0.2, 2.6)."""
+def _step_factor(error: float) -> float:
+    """Return the factor for the next step size, softly limited to (0.2, 2.6)."""
     factor = inf if error == 0 else (1 / (error + 1e-8)) ** (1 / 3)
     return 1 + atan(factor - 1)
 
 
-def _slope(x: "Tensor", t: float) -> Generator[Question, "Tensor", "Tensor"]:
-    """Ask for the estimate at t and return the noise direction."""
+def _evaluate_eps(x: "Tensor", t: float) -> Generator[NoisyLatents, "Tensor", "Tensor"]:
+    """Request the estimate at t and return the noise eps it implies."""
     sigma = exp(-t)
     x0 = yield x, sigma
     return (x - x0) / sigma
 
 
-def first_order(
-    x: "Tensor", slope: "Tensor", t: float, h: float
-) -> Generator[Question, "Tensor", tuple["Tensor", "Tensor"]]:
-    """No further estimate: DPM-Solver-1, which is DDIM. Every step returns (a lower order, its own)."""
+def dpm_solver_1_step(
+    x: "Tensor", eps: "Tensor", t: float, h: float
+) -> Generator[NoisyLatents, "Tensor", tuple["Tensor", "Tensor"]]:
+    """DPM-Solver-1, which is DDIM, without further evaluations. Source: Lu et al. 2022.
+
+    All three step functions return the result of a lower order and their own.
+    """
     yield from ()
-    result = x - exp(-t - h) * expm1(h) * slope
+    result = x - exp(-t - h) * expm1(h) * eps
     return result, result
 
 
-def second_order(
-    x: "Tensor", slope: "Tensor", t: float, h: float, r: float = 0.5
-) -> Generator[Question, "Tensor", tuple["Tensor", "Tensor"]]:
-    """One more estimate at the share r of the step."""
-    inner = yield from _slope(x - exp(-t - r * h) * expm1(r * h) * slope, t + r * h)
-    low = x - exp(-t - h) * expm1(h) * slope
-    return low, low - exp(-t - h) * expm1(h) / (2 * r) * (inner - slope)
+def dpm_solver_2_step(
+    x: "Tensor", eps: "Tensor", t: float, h: float, r: float = 0.5
+) -> Generator[NoisyLatents, "Tensor", tuple["Tensor", "Tensor"]]:
+    """DPM-Solver-2, with one more evaluation at the share r of the step. Source: Lu et al. 2022, algorithm 1."""
+    eps_r = yield from _evaluate_eps(x - exp(-t - r * h) * expm1(r * h) * eps, t + r * h)
+    x_low = x - exp(-t - h) * expm1(h) * eps
+    return x_low, x_low - exp(-t - h) * expm1(h) / (2 * r) * (eps_r - eps)
 
 
-def third_order(
-    x: "Tensor", slope: "Tensor", t: float, h: float
-) -> Generator[Question, "Tensor", tuple["Tensor", "Tensor"]]:
-    """Two more estimates, at one and two thirds; the lower order returned is DPM-Solver-2's."""
-    third, two = h / 3, 2 * h / 3
-    first = yield from _slope(x - exp(-t - third) * expm1(third) * slope, t + third)
-    bend = first - slope
-    halfway = x - exp(-t - two) * expm1(two) * slope - exp(-t - two) * 2 * (expm1(two) / two - 1) * bend
-    second = yield from _slope(halfway, t + two)
-    plain = x - exp(-t - h) * expm1(h) * slope
-    low = plain - exp(-t - h) * expm1(h) * 1.5 * bend
-    return low, plain - exp(-t - h) * 1.5 * (expm1(h) / h - 1) * (second - slope)
+def dpm_solver_3_step(
+    x: "Tensor", eps: "Tensor", t: float, h: float
+) -> Generator[NoisyLatents, "Tensor", tuple["Tensor", "Tensor"]]:
+    """DPM-Solver-3, with two more evaluations at one and two thirds of the step; the lower order is DPM-Solver-2's.
+
+    Source: Lu et al. 2022, algorithm 2.
+    """
+    h_1, h_2 = h / 3, 2 * h / 3
+    eps_1 = yield from _evaluate_eps(x - exp(-t - h_1) * expm1(h_1) * eps, t + h_1)
+    change = eps_1 - eps
+    x_2 = x - exp(-t - h_2) * expm1(h_2) * eps - exp(-t - h_2) * 2 * (expm1(h_2) / h_2 - 1) * change
+    eps_2 = yield from _evaluate_eps(x_2, t + h_2)
+    x_first = x - exp(-t - h) * expm1(h) * eps
+    x_low = x_first - exp(-t - h) * expm1(h) * 1.5 * change
+    return x_low, x_first - exp(-t - h) * 1.5 * (expm1(h) / h - 1) * (eps_2 - eps)
 
 
-STEPS = {1: first_order, 2: second_order, 3: third_order}
+STEPS = {1: dpm_solver_1_step, 2: dpm_solver_2_step, 3: dpm_solver_3_step}

@@ -1,9 +1,9 @@
-"""Guidance: predictions with and without the prompt, combined by a fold of small functions.
+"""Guidance: functions that combine the estimates with and without the prompt.
 
-Each guide takes a `Prediction` and returns the next; the estimate so far is its `x0`. All of them work on one
-image's (channels, height, width) in the sampler's own precision, at `sigma = inf` too, where `x` is the unit
-noise. CFG: Ho & Salimans 2022; rescale: Lin et al. 2023, section 3.4, on the velocity; dynamic thresholding
-with a mimicked scale: sd-dynamic-thresholding; uncond scale: NAI's Undesired Content Strength (our reading).
+Each guide takes an `Estimates` and returns the next one; the result so far is its `x0`. Guides work on one image's
+(channels, height, width) in the sampler's dtype, also at `sigma = inf`, where `x` is the unit noise. Sources: Ho &
+Salimans 2022 (CFG); Lin et al. 2023, section 3.4 (rescale, applied to the velocity); sd-dynamic-thresholding (with a
+mimicked scale); uncond scale is our reading of NAI's Undesired Content Strength.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """Denoised estimates of one evaluation; `uncond` and `empty` are None where they were not asked for."""
+    """Denoised estimates of one evaluation.
+
+    Attributes:
+        cond, uncond, empty: for the prompt, the negative and the empty prompt; None where not evaluated.
+        x0: the combined estimate so far.
+    """
 
     x: "Tensor"
     sigma: float
@@ -34,45 +39,48 @@ Guide = Callable[[Estimates], Estimates]
 
 
 def build_guides(guidance: Guidance) -> tuple[Guide, ...]:
-    """The fold for a job, in its fixed order; what would change nothing is left out."""
-    steps: list[Guide] = []
+    """Return a job's guides in the order they are applied; a guide that would change nothing is left out."""
+    guides: list[Guide] = []
     if needs_empty(guidance):
-        steps.append(uncond_scale(guidance.uncond_scale))
-    steps.append(cfg(guidance.scale))
+        guides.append(uncond_scale_guide(guidance.uncond_scale))
+    guides.append(cfg_guide(guidance.scale))
     if guidance.threshold is not None:
-        steps.append(dynamic_threshold(guidance.scale, guidance.threshold))
+        guides.append(dynamic_threshold_guide(guidance.scale, guidance.threshold))
     if guidance.rescale:
-        steps.append(rescale(guidance.rescale))
-    return tuple(steps)
+        guides.append(rescale_guide(guidance.rescale))
+    return tuple(guides)
 
 
 def apply_guides(
-    steps: tuple[Guide, ...],
+    guides: tuple[Guide, ...],
     x: "Tensor",
     sigma: float,
     cond: "Tensor",
     uncond: "Tensor | None" = None,
     empty: "Tensor | None" = None,
 ) -> "Tensor":
-    """Fold the estimates into one x0; without `uncond` the prompt's own estimate is the answer."""
+    """Combine the estimates into one x0; without `uncond`, return `cond` unchanged."""
     if uncond is None:
         return cond
     start = Estimates(x, sigma, cond, uncond, empty, cond)
-    return reduce(lambda prediction, guide: guide(prediction), steps, start).x0
+    return reduce(lambda estimates, guide: guide(estimates), guides, start).x0
 
 
 def uses_empty_negative(guidance: Guidance) -> bool:
-    """Whether the negative prompt is switched off, so that the empty prompt stands in its place."""
+    """Whether the negative prompt is switched off, so the empty prompt replaces it."""
     return 0 <= guidance.uncond_scale <= 1e-4
 
 
 def needs_empty(guidance: Guidance) -> bool:
-    """Whether the empty prompt is asked for beside the negative one: three rows instead of two."""
+    """Whether the empty prompt is evaluated in addition to the negative one: three rows instead of two."""
     return guidance.uncond_scale != 1 and not uses_empty_negative(guidance)
 
 
-def uncond_scale(strength: float) -> Guide:
-    """Move the negative prediction between the empty prompt's (0) and itself (1), or beyond."""
+def uncond_scale_guide(strength: float) -> Guide:
+    """Return a guide that replaces `uncond` by `empty + strength * (uncond - empty)`.
+
+    Source: our reading of NAI's Undesired Content Strength.
+    """
 
     def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
@@ -82,8 +90,8 @@ def uncond_scale(strength: float) -> Guide:
     return guide
 
 
-def cfg(scale: float) -> Guide:
-    """Away from the negative prediction, `scale` times as far as the prompt's own."""
+def cfg_guide(scale: float) -> Guide:
+    """Return the guide of classifier-free guidance. Source: Ho & Salimans 2022."""
 
     def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
@@ -92,33 +100,40 @@ def cfg(scale: float) -> Guide:
     return guide
 
 
-def dynamic_threshold(scale: float, threshold: Threshold) -> Guide:
-    """Give each channel the range it would have had at a lower scale, clipping the few values beyond."""
+def dynamic_threshold_guide(scale: float, threshold: Threshold) -> Guide:
+    """Return a guide that gives each channel the range it would have at a lower scale and clips the outliers.
+
+    Source: sd-dynamic-thresholding, with mean start and separate channels.
+    """
 
     def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
         mimic = p.uncond + min(scale, threshold.mimic_scale) * (p.cond - p.uncond)
-        range_wanted = _centred(mimic).abs().amax(dim=(-2, -1), keepdim=True)
+        mimic_range = _subtract_mean(mimic).abs().amax(dim=(-2, -1), keepdim=True)
         mean = p.x0.mean(dim=(-2, -1), keepdim=True)
-        centred = p.x0 - mean
-        reach = centred.abs().flatten(-2).quantile(threshold.percentile, dim=-1)[..., None, None]
-        peak = reach.maximum(range_wanted).clamp(min=1e-8)
-        return replace(p, x0=centred.clamp(-peak, peak) * (range_wanted / peak) + mean)
+        centered = p.x0 - mean
+        quantile = centered.abs().flatten(-2).quantile(threshold.percentile, dim=-1)[..., None, None]
+        peak = quantile.maximum(mimic_range).clamp(min=1e-8)
+        return replace(p, x0=centered.clamp(-peak, peak) * (mimic_range / peak) + mean)
 
     return guide
 
 
-def _centred(x: "Tensor") -> "Tensor":
+def _subtract_mean(x: "Tensor") -> "Tensor":
+    """Subtract each channel's mean."""
     return x - x.mean(dim=(-2, -1), keepdim=True)
 
 
-def rescale(amount: float) -> Guide:
-    """Bring the spread of the guided velocity back towards the prompt's own, by this share."""
+def rescale_guide(amount: float) -> Guide:
+    """Return a guide that moves the guided velocity's standard deviation towards the prompt's by the share `amount`.
+
+    Source: Lin et al. 2023, section 3.4.
+    """
 
     def guide(p: Estimates) -> Estimates:
         velocity = to_velocity(p.x0, p.x, p.sigma)
-        wanted = to_velocity(p.cond, p.x, p.sigma).std()
-        factor = amount * wanted / velocity.std().clamp(min=1e-8) + (1 - amount)
+        cond_std = to_velocity(p.cond, p.x, p.sigma).std()
+        factor = amount * cond_std / velocity.std().clamp(min=1e-8) + (1 - amount)
         return replace(p, x0=from_velocity(velocity * factor, p.x, p.sigma))
 
     return guide

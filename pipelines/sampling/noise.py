@@ -1,10 +1,10 @@
-"""Where an image's randomness comes from: one CPU generator per image, drawn in one fixed order.
+"""An image's random numbers: one CPU generator per image, drawn from in a fixed order.
 
-The order for an image of seed s (a request's image i has seed s + i): the initial noise; then, only for samplers
-with eta > 0 on an infinite ladder, the noise that renews it after the first step; then one draw for each step
-noise, unless these come from a Brownian tree of the same seed (torchsde; the path depends on the noise table
-alone, so that changing the number of steps keeps it). Everything is float32 on the CPU and moved afterwards,
-so that a seed means the same picture on every device.
+Image i of a request with seed s has seed s + i. Its draws, in order: the initial noise; for samplers with eta > 0 on
+an infinite schedule, the fresh noise of the first step; one draw for each step that adds noise, unless step noise
+comes from a Brownian tree of the same seed (torchsde). The tree's path depends on the noise table alone, so it stays
+the same when the number of steps changes. Everything is drawn in float32 on the CPU and then moved, so a seed gives
+the same noise on every device.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,13 @@ from pipelines.types import Noise, Sigmas
 
 @dataclass(frozen=True, slots=True)
 class ImageNoise:
-    """All the noise one image will use; `renewal` is None where the first step needs none."""
+    """All the noise of one image.
+
+    Attributes:
+        initial: unit-variance noise of the initial latents.
+        renewal: fresh noise of the step from infinite noise, or None where that step adds none.
+        step: noise of the sampler's steps.
+    """
 
     initial: Tensor
     renewal: Tensor | None
@@ -41,15 +47,15 @@ def make_image_noise(
     executor: Executor | None = None,
     device: torch.device | None = None,
 ) -> ImageNoise:
-    """Set up an image's noise.
+    """Seed a generator, draw the first noise and set up the step noise.
 
     Args:
-        seed: reduced to 32 bits.
-        shape: of one image's latents, (channels, height, width).
-        sigmas: the whole ladder, an infinite first rung included.
-        brownian: take step noise from the tree.
-        executor: a single worker that draws each step's noise while the device still works on the step before.
-        device: where the noise is moved once it is drawn.
+        seed: taken modulo 2**32.
+        shape: shape of one image's latents, (channels, height, width).
+        sigmas: all sigmas of the run, including an infinite first one.
+        brownian: take step noise from a Brownian tree.
+        executor: a single worker that draws each step's noise while the device works on the step before.
+        device: where the noise is moved to.
     """
     generator = torch.Generator().manual_seed(seed % SEED_MODULUS)
 
@@ -57,24 +63,27 @@ def make_image_noise(
         return torch.randn(shape, generator=generator).to(device)
 
     initial = draw()
-    infinite = isinf(sigmas[0])
-    renewal = draw() if infinite and sampler.eta and sigmas[1] else None
-    step = brownian_noise(seed, shape, *brownian_bounds(table), device) if brownian else draw
+    starts_infinite = isinf(sigmas[0])
+    renewal = draw() if starts_infinite and sampler.eta and sigmas[1] else None
+    step = make_brownian_noise(seed, shape, *brownian_bounds(table), device) if brownian else draw
     if executor is not None:
-        step = prefetch(step, list_noise_calls(sampler, sigmas[1:] if infinite else sigmas), executor)
+        step = prefetch(step, list_noise_calls(sampler, sigmas[1:] if starts_infinite else sigmas), executor)
     return ImageNoise(initial, renewal, step)
 
 
 def brownian_bounds(table: NoiseTable) -> tuple[float, float]:
-    """The sigmas between which the Brownian path lives: the same for every number of steps."""
-    top = table.sigmas[-2] if isinf(table.highest) else max(table.sigmas[-2], table.highest)
-    return table.lowest / 2, 2 * top
+    """Return the lowest and highest sigma of the Brownian path; they do not depend on the number of steps."""
+    highest = table.sigmas[-2] if isinf(table.sigma_max) else max(table.sigmas[-2], table.sigma_max)
+    return table.sigma_min / 2, 2 * highest
 
 
-def brownian_noise(
+def make_brownian_noise(
     seed: int, shape: tuple[int, ...], low: float, high: float, device: torch.device | None = None
 ) -> Noise:
-    """Increments of one Brownian path over sigma, scaled to unit variance."""
+    """Return increments of one Brownian path over sigma, scaled to unit variance.
+
+    Source: k-diffusion, BrownianTreeNoiseSampler.
+    """
     from torchsde import BrownianTree  # pyright: ignore[reportMissingTypeStubs]
 
     tree = BrownianTree(t0=low, w0=torch.zeros(shape), t1=high, entropy=seed % SEED_MODULUS)
@@ -86,39 +95,40 @@ def brownian_noise(
     return noise
 
 
-def prefetch(noise: Noise, asked: Sequence[tuple[float, float]], executor: Executor) -> Noise:
-    """The same noise, each draw started when the one before is taken.
+def prefetch(noise: Noise, calls: Sequence[tuple[float, float]], executor: Executor) -> Noise:
+    """Return the same noise, with each draw started when the one before is taken.
 
-    `asked` are the queries in the order in which they will come; any other query is our own mistake.
+    Args:
+        calls: the arguments of all calls, in order; the result asserts that it is called with these.
     """
-    coming = iter(asked)
+    remaining = iter(calls)
 
-    def start() -> tuple[tuple[float, float], Future[Tensor]] | None:
-        query = next(coming, None)
-        return None if query is None else (query, executor.submit(noise, *query))
+    def start_next() -> tuple[tuple[float, float], Future[Tensor]] | None:
+        call = next(remaining, None)
+        return None if call is None else (call, executor.submit(noise, *call))
 
-    waiting = start()
+    pending = start_next()
 
     def take(sigma: float, target: float) -> Tensor:
-        nonlocal waiting
-        assert waiting is not None
-        assert waiting[0] == (sigma, target), "noise was asked for out of order"
-        drawn = waiting[1].result()
-        waiting = start()
-        return drawn
+        nonlocal pending
+        assert pending is not None
+        assert pending[0] == (sigma, target), "noise was requested out of order"
+        result = pending[1].result()
+        pending = start_next()
+        return result
 
     return take
 
 
 def list_noise_calls(sampler: Sampler, sigmas: Sigmas) -> list[tuple[float, float]]:
-    """The noise a run will ask for, in order: found by running the sampler over a single zero."""
-    asked: list[tuple[float, float]] = []
+    """Return the arguments of a run's noise calls, in order, by running the sampler on a single zero."""
+    calls: list[tuple[float, float]] = []
     if not sampler.eta or len(sigmas) < 2:
-        return asked
+        return calls
     zero = torch.zeros(())
 
     def record(sigma: float, target: float) -> Tensor:
-        asked.append((sigma, target))
+        calls.append((sigma, target))
         return zero
 
     run = sampler(zero, sigmas, record)
@@ -127,4 +137,4 @@ def list_noise_calls(sampler: Sampler, sigmas: Sigmas) -> list[tuple[float, floa
         while True:
             run.send(zero)
     except StopIteration:
-        return asked
+        return calls

@@ -1,8 +1,8 @@
-"""What the network's output means: functions from output to x0, and the table between sigma and t.
+"""Prediction types: conversions from the network's output to x0, and the table between sigma and timestep.
 
-Everything above this module speaks in `x = x0 + sigma * noise` and sees denoised estimates only.
-At `sigma = inf` the `x` handed in is the unit noise itself. Formulas: Salimans & Ho 2022, appendix D;
-Karras et al. 2022, table 1; zero terminal SNR: Lin et al. 2023, algorithm 1.
+All other modules use `x = x0 + sigma * noise` and denoised estimates x0. At `sigma = inf` the argument `x` is the unit
+noise. Sources: Salimans & Ho 2022, appendix D (velocity); Karras et al. 2022, table 1 (scaling); Lin et al. 2023,
+algorithm 1 (zero terminal SNR).
 """
 
 from bisect import bisect_left
@@ -19,24 +19,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ToX0 = Callable[["Tensor", "Tensor", float], "Tensor"]
+"""`to_x0(output, x, sigma)` returns the denoised estimate."""
 
 
 def eps_to_x0(output: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
-    """The output is the noise. It says nothing about x0 at infinite noise, so that raises."""
+    """Convert a noise prediction to x0.
+
+    Raises:
+        PipelineError: `sigma` is infinite, where the noise does not determine x0.
+    """
     if isinf(sigma):
-        raise PipelineError("a noise-predicting network has no estimate at infinite noise")
+        raise PipelineError(
+            "a network that predicts eps has no estimate at infinite noise; use a finite sigma_max"
+        )
     return x - sigma * output
 
 
 def v_to_x0(output: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
-    """The output is the velocity, `v = alpha * noise - sigma_vp * x0`."""
+    """Convert a velocity prediction `v = alpha * noise - sigma_vp * x0` to x0."""
     if isinf(sigma):
         return -output
     return x / (sigma**2 + 1) - output * (sigma / sqrt(sigma**2 + 1))
 
 
 def edm_v_to_x0(output: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
-    """The velocity with the sign that CosXL-class networks were trained with."""
+    """Convert a velocity prediction of the opposite sign to x0; used for CosXL-class networks."""
     if isinf(sigma):
         return output
     return x / (sigma**2 + 1) + output * (sigma / sqrt(sigma**2 + 1))
@@ -46,41 +53,45 @@ PREDICTIONS: dict[str, ToX0] = {"eps": eps_to_x0, "v": v_to_x0, "edm_v": edm_v_t
 
 
 def to_velocity(x0: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
-    """The velocity that stands for this estimate."""
+    """Return the velocity of an estimate; the inverse of `from_velocity`."""
     if isinf(sigma):
         return -x0
     return (x / (sigma**2 + 1) - x0) * (sqrt(sigma**2 + 1) / sigma)
 
 
 def from_velocity(velocity: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
-    """The estimate that this velocity stands for."""
+    """Return the estimate of a velocity."""
     return v_to_x0(velocity, x, sigma)
 
 
 def input_scale(sigma: float) -> float:
-    """c_in: what brings `x` to the network's unit variance."""
+    """Return c_in, the factor that scales `x` to unit variance."""
     return 1.0 if isinf(sigma) else 1.0 / sqrt(sigma**2 + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseTable:
-    """The sigmas a network was trained on, rising with t; the last is `inf` under zero terminal SNR.
+    """The noise levels a network was trained on.
 
-    `timesteps` is what the network is told for each entry, `highest` where every ladder starts.
+    Attributes:
+        sigmas: rising with t; the last is `inf` under zero terminal SNR.
+        timesteps: the network's timestep input for each entry.
+        sigma_max: the first sigma of every run.
+        zsnr: whether the betas were rescaled to zero terminal SNR.
     """
 
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...]
-    highest: float
+    sigma_max: float
     zsnr: bool = False
 
     @property
-    def lowest(self) -> float:
-        """The smallest noise the network knows, where every ladder ends before its zero."""
+    def sigma_min(self) -> float:
+        """The smallest sigma of the table, the last before 0 in every run."""
         return self.sigmas[0]
 
-    def sigma(self, t: float) -> float:
-        """Sigma at a possibly fractional index t, log-linear between entries."""
+    def sigma_at(self, t: float) -> float:
+        """Return sigma at a possibly fractional index t, log-linear between entries."""
         low = min(floor(t), len(self.sigmas) - 2)
         share = t - low
         if share == 0.0:
@@ -89,8 +100,8 @@ class NoiseTable:
             return self.sigmas[low + 1]
         return exp((1 - share) * log(self.sigmas[low]) + share * log(self.sigmas[low + 1]))
 
-    def index(self, sigma: float) -> int:
-        """The entry nearest to sigma in log space."""
+    def nearest_index(self, sigma: float) -> int:
+        """Return the index of the entry nearest to sigma in log space."""
         if isinf(sigma):
             return len(self.sigmas) - 1
         above = bisect_left(self.sigmas, sigma)
@@ -101,33 +112,36 @@ class NoiseTable:
         below = log(sigma) - log(self.sigmas[above - 1])
         return above - 1 if below <= log(self.sigmas[above]) - log(sigma) else above
 
-    def position(self, sigma: float) -> float:
-        """The fractional index of sigma: the inverse of `sigma()`, clamped to the table."""
-        at = min(max(bisect_left(self.sigmas, sigma), 1), len(self.sigmas) - 1)
-        low, high = self.sigmas[at - 1], self.sigmas[at]
+    def fractional_index(self, sigma: float) -> float:
+        """Return the fractional index of sigma, clamped to the table; the inverse of `sigma_at`."""
+        above = min(max(bisect_left(self.sigmas, sigma), 1), len(self.sigmas) - 1)
+        low, high = self.sigmas[above - 1], self.sigmas[above]
         if sigma <= low:
-            return float(at - 1)
+            return float(above - 1)
         if isinf(high):
-            return float(at if isinf(sigma) else at - 1)
-        return at - 1 + min(1.0, (log(sigma) - log(low)) / (log(high) - log(low)))
+            return float(above if isinf(sigma) else above - 1)
+        return above - 1 + min(1.0, (log(sigma) - log(low)) / (log(high) - log(low)))
 
-    def time(self, sigma: float) -> float:
-        """What the network is told at this sigma."""
-        return self.timesteps[self.index(sigma)]
+    def timestep(self, sigma: float) -> float:
+        """Return the network's timestep input for sigma."""
+        return self.timesteps[self.nearest_index(sigma)]
 
-    def starting_at(self, sigma_max: float) -> "NoiseTable":
-        """The same table with its ladders starting elsewhere.
+    def with_sigma_max(self, sigma_max: float) -> "NoiseTable":
+        """Return a table whose runs start at `sigma_max`.
 
-        At or above the last entry but one, `sigma_max` takes the last entry's place (4518.76 is ComfyUI's
-        stand-in for infinity, 20000 the NAI paper's); below, the table stays and only the start moves.
+        At or above the second last entry, `sigma_max` replaces the last entry (ComfyUI uses 4518.76 for infinity, the
+        NAI paper 20000); below it, only the start of runs changes.
         """
         if sigma_max < self.sigmas[-2]:
-            return replace(self, highest=max(sigma_max, self.lowest))
-        return replace(self, sigmas=(*self.sigmas[:-1], sigma_max), highest=sigma_max)
+            return replace(self, sigma_max=max(sigma_max, self.sigma_min))
+        return replace(self, sigmas=(*self.sigmas[:-1], sigma_max), sigma_max=sigma_max)
 
 
 def scaled_linear(zsnr: bool = False) -> NoiseTable:
-    """The 1000 sigmas of Stable Diffusion's betas, optionally rescaled to zero terminal SNR."""
+    """Return the 1000 sigmas of Stable Diffusion's betas, optionally rescaled to zero terminal SNR.
+
+    Source of the rescaling: Lin et al. 2023, algorithm 1.
+    """
     first, last = sqrt(0.00085), sqrt(0.012)
     betas = ((first + (last - first) * k / 999) ** 2 for k in range(1000))
     roots = [sqrt(a) for a in accumulate((1 - beta for beta in betas), mul)]
@@ -139,7 +153,7 @@ def scaled_linear(zsnr: bool = False) -> NoiseTable:
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 120.0) -> NoiseTable:
-    """CosXL's continuous range as 1000 exponential entries; the network is told `ln(sigma) / 4`."""
+    """Return CosXL's continuous range as 1000 exponentially spaced entries; the timestep is `ln(sigma) / 4`."""
     ratio = log(sigma_max / sigma_min)
     sigmas = tuple(sigma_min * exp(ratio * k / 999) for k in range(1000))
     return NoiseTable(sigmas, tuple(0.25 * log(sigma) for sigma in sigmas), sigma_max)

@@ -1,10 +1,10 @@
-"""Samplers: coroutines that ask for denoised estimates and return the final latents.
+"""Samplers: coroutines that request denoised estimates and return the final latents.
 
-Each yields `(x, sigma)`, is sent the estimate x0 of the same shape, and never knows who answers. `sigmas` is
-a falling tuple of floats ending in 0; `noise(sigma, target)` is unit-variance noise shaped like `x`.
-A sampler that evaluates twice in a step yields twice. The maths is elementwise, so `x` may be any tensor.
-Sources: Karras et al. 2022 (euler, heun); k-diffusion (ancestral split, dpm_2, lms); Lu et al. 2022,
-DPM-Solver++ (2s, 2m, sde); Liu et al. 2022 (plms). The two DPM-Solver drivers live in dpm_solver.py.
+Each yields `(x, sigma)` and is sent the estimate x0, shaped like `x`; it does not call the network. `sigmas` is a
+falling tuple of floats that ends in 0; `noise(sigma, target)` returns unit-variance noise shaped like `x`. A sampler
+with two evaluations per step yields twice. All operations are elementwise, so `x` may be any tensor. The DPM-Solver
+samplers with their own steps are in dpm_solver.py. Sources: k-diffusion's sampling.py, whose function names are given
+below; Karras et al. 2022; Lu et al. 2022, DPM-Solver and DPM-Solver++; Liu et al. 2022 (plms); Song et al. 2021 (ddim).
 """
 
 from collections.abc import Callable
@@ -17,85 +17,98 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import UnknownName
 from pipelines.sampling.dpm_solver import dpm_adaptive, dpm_fast
-from pipelines.types import Noise, Sampling, Sigmas
+from pipelines.types import Noise, SamplerCoroutine, Sigmas
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def move(x: "Tensor", x0: "Tensor", ratio: float) -> "Tensor":
-    """Keep the estimate, shrink the distance to it: the exact ODE path when x0 is constant."""
+def euler_step(x: "Tensor", x0: "Tensor", ratio: float) -> "Tensor":
+    """Return x after an Euler step from sigma to `ratio * sigma`; exact where x0 is constant."""
     return x0 + (x - x0) * ratio
 
 
-def ancestral(sigma: float, target: float, eta: float = 1.0) -> tuple[float, float]:
-    """Split a step into a deterministic descent and the noise added after it: `(down, up)`."""
-    up = min(target, eta * sqrt(target**2 * (sigma**2 - target**2) / sigma**2))
-    return sqrt(target**2 - up**2), up
+def ancestral_step(sigma: float, target: float, eta: float = 1.0) -> tuple[float, float]:
+    """Split an ancestral step into `(sigma_down, sigma_up)`: the deterministic step's target and the noise to add.
+
+    Source: k-diffusion, get_ancestral_step.
+    """
+    sigma_up = min(target, eta * sqrt(target**2 * (sigma**2 - target**2) / sigma**2))
+    return sqrt(target**2 - sigma_up**2), sigma_up
 
 
-def euler(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
-    """One estimate a step along the ODE."""
+def euler(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
+    """Euler, one evaluation per step. Source: Karras et al. 2022, algorithm 2 without churn; sample_euler."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
-        x = move(x, x0, target / sigma)
+        x = euler_step(x, x0, target / sigma)
     return x
 
 
-def euler_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
-    """Euler to below the target, then noise back up to it."""
+def euler_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
+    """Euler step to sigma_down, then noise up to the target. Source: sample_euler_ancestral."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
-        down, up = ancestral(sigma, target, eta)
-        x = move(x, x0, down / sigma)
-        if up:
-            x = x + up * noise(sigma, target)
+        sigma_down, sigma_up = ancestral_step(sigma, target, eta)
+        x = euler_step(x, x0, sigma_down / sigma)
+        if sigma_up:
+            x = x + sigma_up * noise(sigma, target)
     return x
 
 
-def heun(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
-    """Euler, then the average of the slopes at both ends."""
+def heun(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
+    """Euler step, corrected with the mean of the slopes at both ends; two evaluations per step.
+
+    Source: Karras et al. 2022, algorithm 1; sample_heun.
+    """
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
-        guess = move(x, x0, target / sigma)
+        x_next = euler_step(x, x0, target / sigma)
         if target:
             slope = (x - x0) / sigma
-            x0 = yield guess, target
-            guess = x + (slope + (guess - x0) / target) * ((target - sigma) / 2)
-        x = guess
+            x0 = yield x_next, target
+            x_next = x + (slope + (x_next - x0) / target) * ((target - sigma) / 2)
+        x = x_next
     return x
 
 
-def dpm_2(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 0.0) -> Sampling:
-    """The slope at the geometric middle carries the whole step; eta > 0 adds ancestral noise."""
+def dpm_2(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 0.0) -> SamplerCoroutine:
+    """Midpoint method with the midpoint in log sigma; eta > 0 adds ancestral noise; two evaluations per step.
+
+    Source: Lu et al. 2022, DPM-Solver-2, in Karras' form; sample_dpm_2 and sample_dpm_2_ancestral.
+    """
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
-        down, up = ancestral(sigma, target, eta)
-        if not down:
+        sigma_down, sigma_up = ancestral_step(sigma, target, eta)
+        if not sigma_down:
             x = x0
             continue
-        middle = sqrt(sigma * down)
-        halfway = move(x, x0, middle / sigma)
-        x0 = yield halfway, middle
-        x = x + (halfway - x0) * ((down - sigma) / middle)
-        if up:
-            x = x + up * noise(sigma, target)
+        sigma_mid = sqrt(sigma * sigma_down)
+        x_mid = euler_step(x, x0, sigma_mid / sigma)
+        x0 = yield x_mid, sigma_mid
+        x = x + (x_mid - x0) * ((sigma_down - sigma) / sigma_mid)
+        if sigma_up:
+            x = x + sigma_up * noise(sigma, target)
     return x
 
 
-def lms(x: "Tensor", sigmas: Sigmas, noise: Noise, order: int = 4) -> Sampling:
-    """Linear multistep: a polynomial through the last slopes, integrated exactly over the step."""
+def lms(x: "Tensor", sigmas: Sigmas, noise: Noise, order: int = 4) -> SamplerCoroutine:
+    """Linear multistep: the polynomial through the last slopes is integrated exactly over the step.
+
+    Source: sample_lms, which integrates numerically.
+    """
     slopes: list[Tensor] = []
     for step, (sigma, target) in enumerate(pairwise(sigmas)):
         x0 = yield x, sigma
         slopes = [(x - x0) / sigma, *slopes][:order]
         nodes = sigmas[step::-1][: len(slopes)]
-        x = x + reduce(add, (_adams(nodes, k, sigma, target) * slope for k, slope in enumerate(slopes)))
+        weights = [_adams_weight(nodes, k, sigma, target) for k in range(len(nodes))]
+        x = x + reduce(add, (weight * slope for weight, slope in zip(weights, slopes, strict=True)))
     return x
 
 
-def _adams(nodes: Sigmas, k: int, start: float, end: float) -> float:
-    """The integral over [start, end] of the Lagrange polynomial that is 1 at node k (degree 3 at most)."""
+def _adams_weight(nodes: Sigmas, k: int, start: float, end: float) -> float:
+    """Return the integral over [start, end] of the Lagrange polynomial that is 1 at node k; degree 3 at most."""
     middle, half = (start + end) / 2, (end - start) / 2
     total = 0.0
     for point in (middle - half / sqrt(3), middle + half / sqrt(3)):  # two Gauss nodes: exact to degree 3
@@ -107,55 +120,64 @@ def _adams(nodes: Sigmas, k: int, start: float, end: float) -> float:
     return total * half
 
 
-def dpmpp_2s_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
-    """DPM-Solver++(2S) to below the target, then noise back up to it."""
+def dpmpp_2s_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
+    """DPM-Solver++(2S) step to sigma_down, then noise up to the target; two evaluations per step.
+
+    Source: Lu et al. 2022, DPM-Solver++, algorithm 1; sample_dpmpp_2s_ancestral.
+    """
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
-        down, up = ancestral(sigma, target, eta)
-        if not down:
+        sigma_down, sigma_up = ancestral_step(sigma, target, eta)
+        if not sigma_down:
             x = x0
             continue
-        middle = sqrt(sigma * down)
-        x0 = yield move(x, x0, middle / sigma), middle
-        x = move(x, x0, down / sigma)
-        if up:
-            x = x + up * noise(sigma, target)
+        sigma_mid = sqrt(sigma * sigma_down)
+        x0 = yield euler_step(x, x0, sigma_mid / sigma), sigma_mid
+        x = euler_step(x, x0, sigma_down / sigma)
+        if sigma_up:
+            x = x + sigma_up * noise(sigma, target)
     return x
 
 
-def dpmpp_2m(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
-    """DPM-Solver++(2M): the last two estimates extrapolate to the middle of the step in log sigma."""
-    before: tuple[float, Tensor] | None = None
+def dpmpp_2m(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
+    """DPM-Solver++(2M): the last two estimates are extrapolated to the middle of the step in log sigma.
+
+    Source: Lu et al. 2022, DPM-Solver++, algorithm 2; sample_dpmpp_2m.
+    """
+    previous: tuple[float, Tensor] | None = None
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
-        if before is None or not target:
-            x = move(x, x0, target / sigma)
+        if previous is None or not target:
+            x = euler_step(x, x0, target / sigma)
         else:
-            ratio = log(before[0] / sigma) / log(sigma / target)
-            x = move(x, x0 + (x0 - before[1]) / (2 * ratio), target / sigma)
-        before = sigma, x0
+            ratio = log(previous[0] / sigma) / log(sigma / target)
+            x = euler_step(x, x0 + (x0 - previous[1]) / (2 * ratio), target / sigma)
+        previous = sigma, x0
     return x
 
 
-def dpmpp_2m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
-    """The stochastic DPM-Solver++(2M), midpoint form."""
-    before: tuple[float, Tensor] | None = None
+def dpmpp_2m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
+    """DPM-Solver++(2M) for the SDE, midpoint form. Source: sample_dpmpp_2m_sde."""
+    previous: tuple[float, Tensor] | None = None
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         if not target:
             return x0
         h = log(sigma / target)
-        gain = -expm1(-h * (1 + eta))
-        fresh = move(x, x0, 1 - gain)
-        if before is not None:
-            fresh = fresh + (x0 - before[1]) * (gain / 2 * h / log(before[0] / sigma))
-        x = fresh + target * sqrt(-expm1(-2 * eta * h)) * noise(sigma, target)
-        before = sigma, x0
+        weight = -expm1(-h * (1 + eta))
+        x_next = euler_step(x, x0, 1 - weight)
+        if previous is not None:
+            x_next = x_next + (x0 - previous[1]) * (weight / 2 * h / log(previous[0] / sigma))
+        x = x_next + target * sqrt(-expm1(-2 * eta * h)) * noise(sigma, target)
+        previous = sigma, x0
     return x
 
 
-def dpmpp_3m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
-    """The stochastic DPM-Solver++ with up to three estimates; the divided differences are of log sigma."""
+def dpmpp_3m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
+    """DPM-Solver++(3M) for the SDE: the last three estimates, with divided differences in log sigma.
+
+    Source: sample_dpmpp_3m_sde.
+    """
     past: list[tuple[float, Tensor]] = []
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -163,53 +185,59 @@ def dpmpp_3m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) ->
             return x0
         h = log(sigma / target)
         width = h * (1 + eta)
-        x = move(x, x0, exp(-width))
+        x = euler_step(x, x0, exp(-width))
         past = [(sigma, x0), *past][:3]
         if len(past) > 1:
-            x = x + _multistep(past, h, width)
+            x = x + _multistep_correction(past, h, width)
         x = x + target * sqrt(-expm1(-2 * eta * h)) * noise(sigma, target)
     return x
 
 
-def _multistep(past: list[tuple[float, "Tensor"]], h: float, width: float) -> "Tensor":
-    """What the slope, and from the third step the curvature, of the estimates add to a 3M step."""
+def _multistep_correction(past: list[tuple[float, "Tensor"]], h: float, width: float) -> "Tensor":
+    """Return what the estimates' slope and, from the third step on, their curvature add to a 3M step."""
     phi_2 = expm1(-width) / width + 1
-    (now, x0), (then, x1), *older = past
-    r_0 = log(then / now) / h
+    (sigma_0, x0), (sigma_1, x1), *older = past
+    r_0 = log(sigma_1 / sigma_0) / h
     slope = (x0 - x1) / r_0
     if not older:
         return phi_2 * slope
-    r_1 = log(older[0][0] / then) / h
-    bend = (slope - (x1 - older[0][1]) / r_1) / (r_0 + r_1)
-    return phi_2 * (slope + bend * r_0) - (phi_2 / width - 0.5) * bend
+    r_1 = log(older[0][0] / sigma_1) / h
+    curvature = (slope - (x1 - older[0][1]) / r_1) / (r_0 + r_1)
+    return phi_2 * (slope + curvature * r_0) - (phi_2 / width - 0.5) * curvature
 
 
-def dpmpp_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> Sampling:
-    """DPM-Solver++(2S) as an SDE: an ancestral half step, then the whole step with the second estimate."""
+def dpmpp_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
+    """DPM-Solver++(2S) for the SDE: an ancestral half step (r = 1/2), then the full step with its estimate.
+
+    Source: sample_dpmpp_sde.
+    """
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         if not target:
             return x0
-        middle = sqrt(sigma * target)
-        down, up = ancestral(sigma, middle, eta)
-        halfway = move(x, x0, down / sigma) + up * noise(sigma, middle)
-        x0 = yield halfway, middle
-        down, up = ancestral(sigma, target, eta)
-        x = move(x, x0, down / sigma) + up * noise(sigma, target)
+        sigma_mid = sqrt(sigma * target)
+        sigma_down, sigma_up = ancestral_step(sigma, sigma_mid, eta)
+        x_mid = euler_step(x, x0, sigma_down / sigma) + sigma_up * noise(sigma, sigma_mid)
+        x0 = yield x_mid, sigma_mid
+        sigma_down, sigma_up = ancestral_step(sigma, target, eta)
+        x = euler_step(x, x0, sigma_down / sigma) + sigma_up * noise(sigma, target)
     return x
 
 
-def plms(x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
-    """Pseudo linear multistep: Adams-Bashforth weights on the slopes; the first step averages two."""
+def plms(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
+    """Pseudo linear multistep: Adams-Bashforth weights on the slopes; the first step averages two slopes.
+
+    Source: Liu et al. 2022, PNDM (PLMS); Stable Diffusion's plms.py. A first step to 0 is plain Euler, unlike there.
+    """
     slopes: list[Tensor] = []
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         slopes = [(x - x0) / sigma, *slopes][:4]
         slope = reduce(add, (weight * past for weight, past in zip(PLMS[len(slopes)], slopes, strict=True)))
         if len(slopes) == 1 and target:
-            guess = x + slope * (target - sigma)
-            x0 = yield guess, target
-            slope = (slope + (guess - x0) / target) / 2
+            x_next = x + slope * (target - sigma)
+            x0 = yield x_next, target
+            slope = (slope + (x_next - x0) / target) / 2
         x = x + slope * (target - sigma)
     return x
 
@@ -224,19 +252,21 @@ PLMS: dict[int, tuple[float, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A sampler as the registry offers it.
+    """A sampler's function and properties.
 
-    `eta` is the share of fresh noise in the exact step from infinite noise; `brownian` says that its noise
-    comes from a Brownian tree; `own_ladder` that it ignores the noise schedule and walks table entries.
+    Attributes:
+        eta: share of fresh noise in the exact step from infinite noise; 0 for deterministic samplers.
+        brownian: its noise always comes from a Brownian tree.
+        own_schedule: it ignores the requested noise schedule and uses entries of the noise table.
     """
 
-    run: Callable[["Tensor", Sigmas, Noise], Sampling]
+    run: Callable[["Tensor", Sigmas, Noise], SamplerCoroutine]
     eta: float = 0.0
     brownian: bool = False
     own_schedule: bool = False
 
-    def __call__(self, x: "Tensor", sigmas: Sigmas, noise: Noise) -> Sampling:
-        """Start a run."""
+    def __call__(self, x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
+        """Start the coroutine."""
         return self.run(x, sigmas, noise)
 
 
@@ -263,14 +293,14 @@ ALIASES: dict[str, tuple[str, str]] = {
     "nai_smea": ("k_euler_ancestral", "smea"),
     "nai_smea_dyn": ("k_euler_ancestral", "dyn"),
 }
-"""Other names a request may use: the sampler meant, and the SMEA mode that comes with it."""
+"""Other names a request may use, with the sampler and SMEA mode they stand for."""
 
 
 def resolve_sampler(name: str) -> tuple[str, str]:
-    """The registry's name for a requested sampler, and the SMEA mode its name implies.
+    """Return the name in SAMPLERS for a requested sampler, and the SMEA mode the requested name implies.
 
     Raises:
-        UnknownName: neither a sampler nor an alias.
+        UnknownName: `name` is neither a sampler nor an alias.
     """
     if name in SAMPLERS:
         return name, "off"

@@ -1,7 +1,7 @@
-"""Noise ladders: how a run of n steps descends from the highest sigma to zero.
+"""Noise schedules: the sigmas of a run of n steps, from the highest to zero.
 
-A ladder is a tuple of n floats and a final 0. Under zero terminal SNR the first may be `inf`; karras and
-its kin, which cannot be laid over an infinite range, then begin at `start` after that first step.
+A schedule gives n floats and a final 0. Under zero terminal SNR the first may be `inf`; karras, exponential and
+polyexponential cannot span an infinite range and begin at `sigma_start` after that first step.
 Sources: Karras et al. 2022, eq. 5 (karras); k-diffusion (exponential, polyexponential);
 Stable Diffusion's generative-models (sgm_uniform); ComfyUI (simple); Lee et al. 2024 (beta).
 """
@@ -15,52 +15,55 @@ from pipelines.types import Sigmas
 
 
 def linspace(first: float, last: float, count: int) -> list[float]:
-    """`count` evenly spaced numbers, both ends included; the first alone when there is but one."""
+    """Return `count` evenly spaced numbers, both ends included; `[first]` if `count` is 1."""
     if count < 2:
         return [first] * count
     return [*(first + (last - first) * k / (count - 1) for k in range(count - 1)), last]
 
 
 def native(steps: int, table: NoiseTable) -> list[float]:
-    """Uniform in t, both ends included: what NAI's own lists of sigmas equal (arXiv 2409.15997)."""
-    return [table.sigma(t) for t in linspace(table.position(table.highest), 0.0, steps)]
+    """Uniform in t, both ends included; equals the lists of sigmas in NAI's paper (arXiv 2409.15997)."""
+    return [table.sigma_at(t) for t in linspace(table.fractional_index(table.sigma_max), 0.0, steps)]
 
 
 def sgm_uniform(steps: int, table: NoiseTable) -> list[float]:
-    """Uniform in t with the lowest rung left out."""
-    return [table.sigma(t) for t in linspace(table.position(table.highest), 0.0, steps + 1)[:-1]]
+    """Uniform in t without the lowest entry. Source: generative-models."""
+    return [table.sigma_at(t) for t in linspace(table.fractional_index(table.sigma_max), 0.0, steps + 1)[:-1]]
 
 
 def simple(steps: int, table: NoiseTable) -> list[float]:
-    """Every (n / steps)-th entry of the table, from the top."""
-    top = round(table.position(table.highest))
+    """Every (n / steps)-th of the table's n entries, from the top. Source: ComfyUI."""
+    top = round(table.fractional_index(table.sigma_max))
     return [table.sigmas[top - floor(k * (top + 1) / steps)] for k in range(steps)]
 
 
 def beta(steps: int, table: NoiseTable, alpha: float = 0.6) -> list[float]:
-    """Quantiles of Beta(0.6, 0.6) in t, dense at both ends; equal neighbours are merged."""
+    """Quantiles of Beta(0.6, 0.6) in t, dense at both ends; duplicates are dropped. Source: Lee et al. 2024."""
     from scipy.special import betaincinv  # pyright: ignore[reportMissingTypeStubs]
 
-    top = round(table.position(table.highest))
+    top = round(table.fractional_index(table.sigma_max))
     quantiles = (float(betaincinv(alpha, alpha, 1 - k / steps)) for k in range(steps))
     entries = dict.fromkeys(round(quantile * top) for quantile in quantiles)
     return [table.sigmas[t] for t in entries]
 
 
-def karras(steps: int, highest: float, lowest: float, rho: float = 7.0) -> list[float]:
-    """Evenly spaced in sigma^(1/7)."""
-    return [root**rho for root in linspace(highest ** (1 / rho), lowest ** (1 / rho), steps)]
+def karras(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> list[float]:
+    """Evenly spaced in sigma^(1/7). Source: Karras et al. 2022, eq. 5."""
+    return [root**rho for root in linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps)]
 
 
-def exponential(steps: int, highest: float, lowest: float) -> list[float]:
-    """Evenly spaced in log sigma."""
-    return [exp(value) for value in linspace(log(highest), log(lowest), steps)]
+def exponential(steps: int, sigma_max: float, sigma_min: float) -> list[float]:
+    """Evenly spaced in log sigma. Source: k-diffusion, get_sigmas_exponential."""
+    return [exp(value) for value in linspace(log(sigma_max), log(sigma_min), steps)]
 
 
-def polyexponential(steps: int, highest: float, lowest: float, rho: float = 1.0) -> list[float]:
-    """A power of an even spacing in log sigma; rho = 1, the common default, makes it exponential."""
-    spread = log(highest / lowest)
-    return [exp(share**rho * spread + log(lowest)) for share in linspace(1.0, 0.0, steps)]
+def polyexponential(steps: int, sigma_max: float, sigma_min: float, rho: float = 1.0) -> list[float]:
+    """A power of an even spacing in log sigma; rho = 1, the common default, equals exponential.
+
+    Source: k-diffusion, get_sigmas_polyexponential.
+    """
+    spread = log(sigma_max / sigma_min)
+    return [exp(share**rho * spread + log(sigma_min)) for share in linspace(1.0, 0.0, steps)]
 
 
 TABLE_SCHEDULES: dict[str, Callable[[int, NoiseTable], list[float]]] = {
@@ -77,47 +80,51 @@ RANGE_SCHEDULES: dict[str, Callable[[int, float, float], list[float]]] = {
 SCHEDULES = (*TABLE_SCHEDULES, *RANGE_SCHEDULES)
 
 
-def make_sigmas(schedule: str, steps: int, table: NoiseTable, start: float = 56.0) -> Sigmas:
-    """The sigmas of a run, a final 0 included.
+def make_sigmas(schedule: str, steps: int, table: NoiseTable, sigma_start: float = 56.0) -> Sigmas:
+    """Return the sigmas of a run, including a final 0.
 
     Args:
         schedule: a name in SCHEDULES.
-        steps: at least 1; `beta` may return fewer rungs where two would fall together.
-        table: the network's noise table; its `highest` is the first rung.
-        start: where the ranged schedules begin on a zero-terminal-SNR table, after the first step;
-            clamped into the table's finite part.
+        steps: at least 1; `beta` may return fewer sigmas because it drops duplicates.
+        table: the network's noise table; its `sigma_max` is the first sigma.
+        sigma_start: second sigma of the range schedules on a zero-terminal-SNR table; clamped to the table's finite
+            sigmas.
 
     Raises:
-        UnknownName: there is no such schedule.
+        UnknownName: `schedule` is not in SCHEDULES.
     """
     if schedule not in SCHEDULES:
         raise UnknownName("noise schedule", schedule, SCHEDULES)
     if schedule in TABLE_SCHEDULES:
-        rungs = TABLE_SCHEDULES[schedule](steps, table)
-    elif not table.zsnr or table.highest < table.sigmas[-2]:
-        rungs = RANGE_SCHEDULES[schedule](steps, table.highest, table.lowest)
+        values = TABLE_SCHEDULES[schedule](steps, table)
+    elif not table.zsnr or table.sigma_max < table.sigmas[-2]:
+        values = RANGE_SCHEDULES[schedule](steps, table.sigma_max, table.sigma_min)
     else:
-        start = min(max(start, table.lowest), table.sigmas[-2])
-        rungs = [table.highest, *RANGE_SCHEDULES[schedule](steps - 1, start, table.lowest)]
-    # the start is the table's to the last digit, not a rounded trip through t or a root and back
-    return (table.highest, *rungs[1:], 0.0)
+        sigma_start = min(max(sigma_start, table.sigma_min), table.sigmas[-2])
+        values = [table.sigma_max, *RANGE_SCHEDULES[schedule](steps - 1, sigma_start, table.sigma_min)]
+    # the first sigma is the table's own: a round trip through t or a root would change its last digits
+    return (table.sigma_max, *values[1:], 0.0)
 
 
 def snap_to_table(sigmas: Sigmas, table: NoiseTable) -> Sigmas:
-    """The ladder with every rung moved to the table entry the network will be told: DDIM's and PLMS's way."""
-    return (*(sigma if isinf(sigma) else table.sigmas[table.index(sigma)] for sigma in sigmas[:-1]), 0.0)
+    """Return the sigmas moved to the table entries nearest to them, as DDIM and PLMS use them."""
+    nearest = (sigma if isinf(sigma) else table.sigmas[table.nearest_index(sigma)] for sigma in sigmas[:-1])
+    return (*nearest, 0.0)
 
 
 def truncate_sigmas(sigmas: Sigmas, strength: float, table: NoiseTable) -> Sigmas:
-    """The lower part of a ladder that a picture redrawn at `strength` in (0, 1] runs through.
+    """Return the last part of `sigmas` that a run from an init image uses.
 
-    `max(1, ceil(n * strength))` intervals are kept. A picture cannot survive infinite noise, so below full
-    strength an infinite first rung becomes the table's sigma at that share of its entries, or the entry above the
-    second rung where that is higher.
+    `max(1, ceil(n * strength))` steps are kept. Infinite noise would erase the init image, so if `strength` < 1 an
+    infinite first sigma is replaced by the table's sigma at that share of its entries, or by the entry above the
+    second sigma where that is higher.
+
+    Args:
+        strength: share of the steps to keep, in (0, 1].
     """
-    intervals = max(1, ceil((len(sigmas) - 1) * strength - 1e-9))
-    part = sigmas[len(sigmas) - 1 - intervals :]
+    steps = max(1, ceil((len(sigmas) - 1) * strength - 1e-9))
+    part = sigmas[len(sigmas) - 1 - steps :]
     if strength < 1 and isinf(part[0]):
-        entry = max(floor(999 * strength), min(floor(table.position(part[1])) + 1, 998))
+        entry = max(floor(999 * strength), min(floor(table.fractional_index(part[1])) + 1, 998))
         return (table.sigmas[entry], *part[1:])
     return part

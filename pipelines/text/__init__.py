@@ -1,1 +1,1 @@
-"""From a prompt to embeddings."""
+"""From a prompt to its embeddings."""

@@ -1,8 +1,8 @@
-"""Prompts as the network reads them: encoded chunk by chunk, weighted, and mixed.
+"""Prompt embeddings: chunks of tokens encoded one by one, weighted and mixed.
 
-Every chunk of 77 tokens is encoded alone and remembered under (encoder, ids), so that a prompt gives the same
-numbers whatever it is encoded beside. A weight moves a token's embedding along the line from the empty prompt's
-at the same position; the pooled vector is the first chunk's and never weighted. `|` blends both.
+Every chunk of 77 tokens is encoded alone and cached under (encoder, ids), so its numbers do not depend on what is
+encoded together with it. A weight interpolates or extrapolates a token's embedding from the empty prompt's embedding at
+the same position. The pooled vector is the first chunk's and is not weighted. `|` blends both.
 """
 
 from collections import OrderedDict
@@ -17,12 +17,20 @@ from pipelines.text.prompt import Segment, mix_weights, parse
 from pipelines.text.tokens import EMPTY, Chunk, split_chunks
 from pipelines.weights.networks import TextEncoder
 
-REMEMBERED = 128
+CACHE_SIZE = 128
+"""Number of chunks kept; a chunk counts once for each text encoder."""
+
+_Segments = Sequence[tuple[Segment, tuple[Chunk, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """`context` is (77 * chunks, width) and `pooled` (width,), both float32 on the device."""
+    """One encoded prompt, float32 on the device.
+
+    Attributes:
+        context: (77 * chunks, width).
+        pooled: (width,), or None for models without it.
+    """
 
     context: Tensor
     pooled: Tensor | None
@@ -30,7 +38,7 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True)
 class PromptEmbeddings:
-    """The three conditionings of a job, all of the same length."""
+    """The three conditionings of a job, all with the same number of chunks."""
 
     positive: Conditioning
     negative: Conditioning
@@ -38,74 +46,77 @@ class PromptEmbeddings:
 
 
 class PromptEncoder:
-    """The text encoders of a model, side by side, and what they have encoded lately."""
+    """Encodes prompts with all text encoders of a model and caches the encoded chunks."""
 
-    def __init__(self, towers: Sequence[TextEncoder], device: torch.device) -> None:
-        self._towers = tuple(towers)
+    def __init__(self, text_encoders: Sequence[TextEncoder], device: torch.device) -> None:
+        self._text_encoders = tuple(text_encoders)
         self._device = device
-        self._known: OrderedDict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor | None]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor | None]] = OrderedDict()
 
     def encode(self, prompts: Prompts) -> PromptEmbeddings:
-        """Encode a job's prompts.
+        """Encode a job's positive, negative and empty prompt.
 
         Raises:
             InvalidPrompt: every part of a `|` mix has weight 0.
         """
-        sides = [
+        parsed = [
             [
                 (segment, split_chunks(segment.runs, prompts.drop_seam_tokens))
                 for segment in parse(text, prompts.syntax)
             ]
             for text in (prompts.positive, prompts.negative, "")
         ]
-        length = max(len(parts) for side in sides for _, parts in side)
-        return PromptEmbeddings(*(self._mix(side, length) for side in sides))
+        length = max(len(chunks) for segments in parsed for _, chunks in segments)
+        return PromptEmbeddings(*(self._mix_segments(segments, length) for segments in parsed))
 
-    def _mix(self, side: Sequence[tuple[Segment, tuple[Chunk, ...]]], length: int) -> Conditioning:
-        if len(side) == 1:
-            return self._encode(side[0][1], length)
+    def _mix_segments(self, segments: _Segments, length: int) -> Conditioning:
+        """Encode a prompt's segments, each as `length` chunks, and blend them by their shares."""
+        if len(segments) == 1:
+            return self._encode_chunks(segments[0][1], length)
+        shares = mix_weights([segment for segment, _ in segments])
         return blend_conditionings(
             [
-                (share, self._encode(parts, length))
-                for share, (_, parts) in zip(mix_weights([segment for segment, _ in side]), side, strict=True)
+                (share, self._encode_chunks(chunks, length))
+                for share, (_, chunks) in zip(shares, segments, strict=True)
                 if share
             ]
         )
 
-    def _encode(self, parts: Sequence[Chunk], length: int) -> Conditioning:
-        padded = [*parts, *(EMPTY for _ in range(length - len(parts)))]
-        context = torch.cat([self._chunk(chunk) for chunk in padded])
-        pooled = [self._tower(k, parts[0])[1] for k in range(len(self._towers))]
+    def _encode_chunks(self, chunks: Sequence[Chunk], length: int) -> Conditioning:
+        """Encode chunks, filled with empty ones to `length`."""
+        filled = [*chunks, *(EMPTY for _ in range(length - len(chunks)))]
+        context = torch.cat([self._embed_chunk(chunk) for chunk in filled])
+        pooled = [self._run_text_encoder(k, chunks[0])[1] for k in range(len(self._text_encoders))]
         return Conditioning(context, next((vector for vector in pooled if vector is not None), None))
 
-    def _chunk(self, chunk: Chunk) -> Tensor:
-        """One chunk's weighted embedding, the encoders' features side by side: (77, width)."""
-        weights = torch.tensor(chunk.padded_weights(), device=self._device)[:, None]
-        sides: list[Tensor] = []
-        for k in range(len(self._towers)):
-            hidden, nothing = self._tower(k, chunk)[0], self._tower(k, EMPTY)[0]
-            sides.append(torch.lerp(nothing, hidden, weights))
-        return torch.cat(sides, dim=-1)
+    def _embed_chunk(self, chunk: Chunk) -> Tensor:
+        """Return a chunk's weighted embedding, all encoders' features concatenated: (77, width)."""
+        weights = torch.tensor(chunk.pad_weights(), device=self._device)[:, None]
+        features: list[Tensor] = []
+        for k in range(len(self._text_encoders)):
+            hidden, empty = self._run_text_encoder(k, chunk)[0], self._run_text_encoder(k, EMPTY)[0]
+            features.append(torch.lerp(empty, hidden, weights))
+        return torch.cat(features, dim=-1)
 
-    def _tower(self, k: int, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
-        """What encoder k makes of a chunk, unweighted: hidden states (77, width) and pooled (width,)."""
-        ids = chunk.padded(self._towers[k].pad)
-        if (k, ids) not in self._known:
-            hidden, pooled = self._towers[k].encode(torch.tensor([ids], device=self._device))
-            self._known[k, ids] = hidden[0].float(), None if pooled is None else pooled[0].float()
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        self._known.move_to_end((k, ids))
-        return self._known[k, ids]
+    def _run_text_encoder(self, k: int, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
+        """Return encoder k's output for a chunk, unweighted: hidden states (77, width) and pooled (width,)."""
+        ids = chunk.pad_ids(self._text_encoders[k].pad)
+        if (k, ids) not in self._cache:
+            hidden, pooled = self._text_encoders[k].encode(torch.tensor([ids], device=self._device))
+            self._cache[k, ids] = hidden[0].float(), None if pooled is None else pooled[0].float()
+            if len(self._cache) > CACHE_SIZE:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end((k, ids))
+        return self._cache[k, ids]
 
 
 def blend_conditionings(parts: Sequence[tuple[float, Conditioning]]) -> Conditioning:
-    """A weighted sum of conditionings of equal length."""
+    """Return the weighted sum of conditionings of equal length."""
 
-    def total(pick: Callable[[Conditioning], Tensor | None]) -> Tensor | None:
-        picked = [share * tensor for share, part in parts if (tensor := pick(part)) is not None]
-        return torch.stack(picked).sum(0) if picked else None
+    def blend(pick: Callable[[Conditioning], Tensor | None]) -> Tensor | None:
+        weighted = [share * tensor for share, part in parts if (tensor := pick(part)) is not None]
+        return torch.stack(weighted).sum(0) if weighted else None
 
-    context = total(lambda part: part.context)
+    context = blend(lambda part: part.context)
     assert context is not None
-    return Conditioning(context, total(lambda part: part.pooled))
+    return Conditioning(context, blend(lambda part: part.pooled))

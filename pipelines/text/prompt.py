@@ -1,8 +1,8 @@
-"""The grammar of prompts: emphasis as a running weight, `|` as a mix of segments.
+"""Prompt syntax: emphasis as a running weight, and `|` as a mix of segments.
 
-In NAI's grammar (V1 to V3) `{` and `]` multiply the weight of what follows by 1.05, `}` and `[` divide it;
-brackets need not balance, parentheses are literal. A trailing `:number` on a segment is its share in the mix.
-The A1111 grammar, for models whose users write it: `(text:1.2)`, `(text)` = 1.1, `[text]` = 1 / 1.1, `\\(`.
+In NAI's syntax (V1 to V3) `{` and `]` multiply the weight of the following text by 1.05, `}` and `[` divide it by 1.05.
+Brackets need not balance, and parentheses are literal. A trailing `:number` on a segment is its share of the mix.
+The A1111 syntax, for models whose users write it: `(text:1.2)`, `(text)` = 1.1, `[text]` = 1 / 1.1, `\\(`.
 """
 
 import re
@@ -13,28 +13,28 @@ from pipelines.errors import InvalidPrompt, UnknownName
 
 EMPHASIS = {"{": 1, "]": 1, "}": -1, "[": -1}
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
-"""Written so that a long row of digits is read once, not from each of its beginnings."""
+"""Written so that matching a long run of digits takes linear, not quadratic, time."""
 MIX = re.compile(rf":(-?{NUMBER})\s*$")
 A1111 = re.compile(rf"\\[()\[\]\\]|:\s*([+-]?{NUMBER})\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
-LARGEST = 1e6
-"""Numbers and emphasis end here, as sums and products of larger ones could leave the floats."""
+MAX_WEIGHT = 1e6
+"""Numbers and emphasis are clamped to this, because sums and products of larger ones could overflow."""
 
 Run = tuple[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One side of a mix: its share, and its text in runs of equal weight (unclamped)."""
+    """One part of a mix: its share, and its text as runs of equal weight (unclamped)."""
 
     mix: float
     runs: tuple[Run, ...]
 
 
 def parse(text: str, syntax: str = "nai") -> tuple[Segment, ...]:
-    """Read a prompt; any text is legal, and the result has at least one segment.
+    """Parse a prompt. Any text is valid; the result has at least one segment.
 
     Raises:
-        UnknownName: there is no such syntax.
+        UnknownName: `syntax` is not in SYNTAXES.
     """
     if syntax not in SYNTAXES:
         raise UnknownName("prompt syntax", syntax, SYNTAXES)
@@ -42,7 +42,7 @@ def parse(text: str, syntax: str = "nai") -> tuple[Segment, ...]:
 
 
 def mix_weights(segments: Sequence[Segment]) -> tuple[float, ...]:
-    """Each segment's signed share of a mix, their sizes together 1; one that says nothing has none.
+    """Return each segment's signed share of the mix; their absolute values sum to 1. An empty segment has share 0.
 
     Raises:
         InvalidPrompt: every segment of a mix has weight 0.
@@ -52,34 +52,36 @@ def mix_weights(segments: Sequence[Segment]) -> tuple[float, ...]:
     mixes = [segment.mix if segment.runs else 0.0 for segment in segments]
     total = sum(map(abs, mixes))
     if not total:
-        raise InvalidPrompt("every part of the '|' mix has weight 0; at least one must have some")
+        raise InvalidPrompt(
+            "every part of the '|' mix has weight 0; give at least one part text and a weight other than 0"
+        )
     return tuple(mix / total for mix in mixes)
 
 
 def parse_nai(text: str) -> tuple[Segment, ...]:
-    """NAI's grammar; each `|` starts again at weight 1."""
+    """Parse NAI's syntax; the weight is reset to 1 after each `|`."""
     if "|" not in text:
-        return (Segment(1.0, _merged(_braced(text))),)
-    return tuple(_mixed(part) for part in text.split("|"))
+        return (Segment(1.0, _merge_runs(_split_emphasis(text))),)
+    return tuple(_parse_segment(part) for part in text.split("|"))
 
 
-def _mixed(part: str) -> Segment:
-    found = MIX.search(part)
-    text, mix = (part[: found.start()], _number(found[1])) if found else (part, 1.0)
-    return Segment(mix, _merged(_braced(text)))
+def _parse_segment(part: str) -> Segment:
+    share = MIX.search(part)
+    text, mix = (part[: share.start()], _parse_number(share[1])) if share else (part, 1.0)
+    return Segment(mix, _merge_runs(_split_emphasis(text)))
 
 
-def _braced(text: str) -> Iterable[Run]:
+def _split_emphasis(text: str) -> Iterable[Run]:
     level = 0
     for piece in re.split(r"([{}\[\]])", text):
         if piece in EMPHASIS:
             level += EMPHASIS[piece]
         else:
-            yield piece, min(1.05 ** min(level, 1000), LARGEST)
+            yield piece, min(1.05 ** min(level, 1000), MAX_WEIGHT)
 
 
 def parse_a1111(text: str) -> tuple[Segment, ...]:
-    """A1111's grammar without AND: one segment. What is left open at the end weighs as if closed."""
+    """Parse A1111's syntax without AND, as one segment; brackets left open are closed at the end."""
     runs: list[Run] = []
     opened: list[tuple[str, int]] = []
     for token in A1111.finditer(text):
@@ -87,28 +89,28 @@ def parse_a1111(text: str) -> tuple[Segment, ...]:
         if piece in ("(", "["):
             opened.append((piece, len(runs)))
         elif number and opened and opened[-1][0] == "(":
-            _scale(runs, opened.pop()[1], _number(number))
+            _scale_weights(runs, opened.pop()[1], _parse_number(number))
         elif piece == ")" and opened and opened[-1][0] == "(":
-            _scale(runs, opened.pop()[1], 1.1)
+            _scale_weights(runs, opened.pop()[1], 1.1)
         elif piece == "]" and opened and opened[-1][0] == "[":
-            _scale(runs, opened.pop()[1], 1 / 1.1)
+            _scale_weights(runs, opened.pop()[1], 1 / 1.1)
         else:
             runs.append((piece[-1] if piece[0] == "\\" and len(piece) == 2 else piece, 1.0))
     for bracket, start in reversed(opened):
-        _scale(runs, start, 1.1 if bracket == "(" else 1 / 1.1)
-    return (Segment(1.0, _merged(runs)),)
+        _scale_weights(runs, start, 1.1 if bracket == "(" else 1 / 1.1)
+    return (Segment(1.0, _merge_runs(runs)),)
 
 
-def _number(text: str) -> float:
-    return min(max(float(text), -LARGEST), LARGEST)
+def _parse_number(text: str) -> float:
+    return min(max(float(text), -MAX_WEIGHT), MAX_WEIGHT)
 
 
-def _scale(runs: list[Run], start: int, factor: float) -> None:
+def _scale_weights(runs: list[Run], start: int, factor: float) -> None:
     runs[start:] = [(text, weight * factor) for text, weight in runs[start:]]
 
 
-def _merged(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Join neighbours of equal weight and drop what is empty."""
+def _merge_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Merge adjacent runs of equal weight and drop empty ones."""
     merged: list[Run] = []
     for text, weight in runs:
         if text and merged and merged[-1][1] == weight:

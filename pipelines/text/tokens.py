@@ -1,6 +1,6 @@
-"""CLIP's vocabulary, and prompts cut into the chunks of 75 tokens that its encoders take.
+"""CLIP's tokenizer, and prompts split into the chunks of 75 tokens that its text encoders take.
 
-The merges are OpenAI's (pipelines/text/clip/merges.txt.gz, MIT; see NOTICE). The vocabulary follows from them.
+The merges are OpenAI's (pipelines/text/clip/merges.txt.gz, MIT; see NOTICE). The vocabulary is derived from them.
 """
 
 import gzip
@@ -16,25 +16,25 @@ from pipelines.text.prompt import Run
 
 BOS, EOS = 49406, 49407
 CHUNK = 75
-LIMIT = 3 * CHUNK
+MAX_TOKENS = 3 * CHUNK
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SEAM_POSITIONS = frozenset({73, 74, 75, 148, 149, 150})
-"""Token positions (from 0) that NAI V3 lost before 2023-12-21: `legacy_v3_extend` drops them again."""
+"""Token positions (from 0) that NAI V3 dropped before 2023-12-21; `legacy_v3_extend` drops them too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """At most 75 token ids and their weights; begin, end and padding are the encoder's business."""
+    """At most 75 token ids and their weights, without begin, end and padding tokens."""
 
     ids: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
 
-    def padded(self, pad: int) -> tuple[int, ...]:
-        """The 77 ids an encoder reads."""
+    def pad_ids(self, pad: int) -> tuple[int, ...]:
+        """Return the 77 ids for a text encoder, filled with `pad`."""
         return (BOS, *self.ids, EOS, *(pad for _ in range(CHUNK - len(self.ids))))
 
-    def padded_weights(self) -> tuple[float, ...]:
-        """One weight per position of `padded`: everything but the text itself weighs 1."""
+    def pad_weights(self) -> tuple[float, ...]:
+        """Return the 77 weights for the ids of `pad_ids`; begin, end and padding have weight 1."""
         return (1.0, *self.weights, *(1.0 for _ in range(CHUNK + 1 - len(self.weights))))
 
 
@@ -42,40 +42,40 @@ EMPTY = Chunk()
 
 
 def split_chunks(runs: Iterable[Run], drop_seams: bool = False) -> tuple[Chunk, ...]:
-    """Cut weighted text into chunks, losing nothing but what lies beyond 225 tokens; at least one chunk.
+    """Split weighted text into chunks, at least one; tokens beyond 225 are dropped.
 
-    Weights are clamped to [0.01, 100] here, where they are about to be applied.
+    Weights are clamped to [0.01, 100].
     """
-    tokens = weighted_tokens(runs)
+    tokens = tokenize_runs(runs)
     if drop_seams:
         tokens = [token for position, token in enumerate(tokens) if position not in SEAM_POSITIONS]
-    parts = [tokens[start : start + CHUNK] for start in range(0, min(len(tokens), LIMIT), CHUNK)]
-    return tuple(Chunk(*map(tuple, zip(*part, strict=True))) for part in parts) or (EMPTY,)
+    chunks = [tokens[start : start + CHUNK] for start in range(0, min(len(tokens), MAX_TOKENS), CHUNK)]
+    return tuple(Chunk(*map(tuple, zip(*chunk, strict=True))) for chunk in chunks) or (EMPTY,)
 
 
-def weighted_tokens(runs: Iterable[Run]) -> list[tuple[int, float]]:
-    """Every token of every run with its clamped weight, however many there are."""
+def tokenize_runs(runs: Iterable[Run]) -> list[tuple[int, float]]:
+    """Return every token of every run with its weight clamped to [0.01, 100]; the number is not limited."""
     return [(token, min(max(weight, 0.01), 100.0)) for text, weight in runs for token in tokenize(text)]
 
 
 def tokenize(text: str) -> list[int]:
-    """The ids of a text, without begin and end."""
+    """Return the ids of a text, without begin and end tokens."""
     return clip_tokenizer().encode(text, add_special_tokens=False).ids
 
 
 @cache
 def clip_tokenizer() -> Tokenizer:
-    """CLIP's byte-pair encoding: NFC, single spaces, lower case, as transformers' CLIPTokenizer."""
+    """Return CLIP's byte-pair tokenizer: NFC, single spaces, lower case, as in transformers' CLIPTokenizer."""
     packed = files("pipelines.text").joinpath("clip/merges.txt.gz").read_bytes()
     merges = [tuple(line.split()) for line in gzip.decompress(packed).decode().split("\n")]
     letters = _byte_letters()
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
-    ids = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    ids = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
     tokenizer = Tokenizer(
         BPE(
             ids,
             merges,  # pyright: ignore[reportArgumentType]  # pairs by construction
-            unk_token="<|endoftext|>",  # noqa: S106  # not that kind of token
+            unk_token="<|endoftext|>",  # noqa: S106  # a text token, not a secret
             end_of_word_suffix="</w>",
             fuse_unk=False,
         )
@@ -93,6 +93,6 @@ def clip_tokenizer() -> Tokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's 256 printable stand-ins for bytes, in the order in which the vocabulary counts them."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(code) for code in plain] + [chr(256 + k) for k in range(256 - len(plain))]
+    """Return GPT-2's 256 printable characters for bytes, in vocabulary order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(code) for code in printable] + [chr(256 + k) for k in range(256 - len(printable))]

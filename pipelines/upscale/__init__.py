@@ -1,1 +1,1 @@
-"""Making pictures larger, by a network or by Lanczos."""
+"""Upscaling of images, with an ESRGAN-family network or Lanczos."""

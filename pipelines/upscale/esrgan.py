@@ -1,7 +1,7 @@
-"""ESRGAN-family weight files: recognised by the keys in their headers, in every spelling that people have.
+"""ESRGAN-family weight files: detect the network from the keys and shapes in the header, and load it.
 
-Three spellings: that of ESRGAN's first code, whose keys are places in a list; that of its later releases; and
-Real-ESRGAN's, which is ours too. A factor of 3 is not told by any key: such an old file is taken for one of 2.
+Three key formats are known: that of ESRGAN's first code, whose keys are indices in a list; that of its later releases;
+and Real-ESRGAN's, which is also ours. No key shows a scale of 3: an old file of that scale is read as one of scale 2.
 """
 
 import re
@@ -18,56 +18,56 @@ from pipelines.upscale.rrdbnet import RrdbConfig, RrdbNet
 from pipelines.weights.checkpoint import Header, read_header
 from pipelines.weights.networks import load_state
 
-FAMILY = "not an ESRGAN-family upscaler"
-MOST_DOUBLINGS = 3
+NOT_ESRGAN = "not an ESRGAN-family upscaler"
+MAX_DOUBLINGS = 3
 FOLDS = {3: 1, 12: 2, 48: 4}
-"""The fold by the channels of the first layer, which is the only place where it shows."""
+"""The fold by the input channels of the first layer, the only tensor that shows it."""
 FLOATS = {"F64", "F32", "F16", "BF16"}
 PREFIXES = ("params_ema.", "params.")
-"""What the trainer BasicSR puts before its keys; a file with both holds averaged weights and the last ones."""
+"""Key prefixes of the trainer BasicSR; a file with both holds the averaged weights and the last ones."""
 NUMBERED = re.compile(r"(?:conv_up|upconv)(\d{1,3})\.")
 LISTED = re.compile(r"model\.(\d{1,3})\.(?:weight|bias)")
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
+class KeyFormat:
     """One way to name the weights.
 
     Attributes:
-        first: the key of the first layer's weights.
-        growing: the key of the weights of the first dense block's first layer.
-        block: how the keys of a block begin; captures its number.
-        key: the key of one of our names, in a network of a shape.
+        first: key of the first layer's weights.
+        growing: key of the weights of the first dense block's first layer.
+        block: matches the start of a block's keys and captures the block's number.
+        to_key: from one of our names to the key, for a network of a given config.
     """
 
     first: str
     growing: str
     block: re.Pattern[str]
-    key: Callable[[str, RrdbConfig], str]
+    to_key: Callable[[str, RrdbConfig], str]
 
 
 def load_rrdbnet(path: Path, device: torch.device, dtype: torch.dtype) -> RrdbNet:
     """Load an upscaler's network from a safetensors file.
 
     Raises:
-        WeightsError: the file cannot be read, is no ESRGAN-family upscaler, or not a whole one.
+        WeightsError: the file cannot be read, is not an ESRGAN-family upscaler, or is incomplete.
     """
-    shape, keys = detect_rrdbnet(read_header(path))
-    network = _empty(shape)
+    config, keys = detect_rrdbnet(read_header(path))
+    network = _make_meta_network(config)
     try:
         with cast("Any", safe_open)(path, framework="pt") as file:
             load_state(network, {name: file.get_tensor(key) for name, key in keys.items()})
     except SafetensorError as error:
         raise WeightsError(path, f"a damaged file: {error}") from None
-    # channels last: on a CPU a third less memory, and faster, than torch's own order
+    # channels last takes a third less memory on a CPU than torch's own order, and is faster
     return cast("Any", network.eval()).to(device, dtype, memory_format=torch.channels_last)
 
 
 def detect_rrdbnet(header: Header) -> tuple[RrdbConfig, Mapping[str, str]]:
-    """The shape of a file's network, and the file's key for each of our names.
+    """Return the config of a file's network, and the file's key for each of our names.
 
     Raises:
-        WeightsError: it is no ESRGAN-family upscaler, or not a whole one; names the tensor.
+        WeightsError: the file is not an ESRGAN-family upscaler, or is incomplete; the message names the tensor.
     """
     prefix = next((start for start in PREFIXES if any(key.startswith(start) for key in header.tensors)), "")
     shapes = {
@@ -75,103 +75,106 @@ def detect_rrdbnet(header: Header) -> tuple[RrdbConfig, Mapping[str, str]]:
         for key, entry in header.tensors.items()
         if key.startswith(prefix)
     }
-    spelling = next((one for one in SPELLINGS if any(map(one.block.match, shapes))), SPELLINGS[0])
-    shape = _shape(header.path, spelling, shapes)
-    wanted = {name: tuple(tensor.shape) for name, tensor in _empty(shape).state_dict().items()}
-    keys = {name: prefix + spelling.key(name, shape) for name in wanted}
-    _refuse_unequal(header, {keys[name]: wanted[name] for name in wanted})
-    return shape, keys
+    key_format = next((one for one in KEY_FORMATS if any(map(one.block.match, shapes))), KEY_FORMATS[0])
+    config = _detect_config(header.path, key_format, shapes)
+    expected = {name: tuple(tensor.shape) for name, tensor in _make_meta_network(config).state_dict().items()}
+    keys = {name: prefix + key_format.to_key(name, config) for name in expected}
+    _check_tensors(header, {keys[name]: expected[name] for name in expected})
+    return config, keys
 
 
-def _empty(shape: RrdbConfig) -> RrdbNet:
-    """A network without memory for its weights."""
+def _make_meta_network(config: RrdbConfig) -> RrdbNet:
+    """Return a network without memory for its weights."""
     with torch.device("meta"):
-        return RrdbNet(shape)
+        return RrdbNet(config)
 
 
-def _shape(path: Path, spelling: Spelling, shapes: Mapping[str, tuple[int, ...]]) -> RrdbConfig:
-    """What the keys and two of the tensors tell; the other tensors have yet to agree."""
-    for key in (spelling.first, spelling.growing):
+def _detect_config(path: Path, key_format: KeyFormat, shapes: Mapping[str, tuple[int, ...]]) -> RrdbConfig:
+    """Detect the config from the keys and the shapes of two tensors; the others are not checked here."""
+    for key in (key_format.first, key_format.growing):
         if key not in shapes:
-            raise WeightsError(path, f"{FAMILY}: no {key}")
+            raise WeightsError(path, f"{NOT_ESRGAN}: no {key}")
         if len(shapes[key]) != 4 or min(shapes[key]) < 1:
-            raise WeightsError(path, f"{FAMILY}: {key} has the shape {shapes[key]}")
-    (features, channels, *_), (growth, *_) = shapes[spelling.first], shapes[spelling.growing]
-    blocks = {match[1] for key in shapes if (match := spelling.block.match(key))}
-    doublings = _doublings(shapes)
+            raise WeightsError(path, f"{NOT_ESRGAN}: {key} has the shape {shapes[key]}")
+    (features, channels, *_), (growth, *_) = shapes[key_format.first], shapes[key_format.growing]
+    blocks = {match[1] for key in shapes if (match := key_format.block.match(key))}
+    doublings = _count_doublings(shapes)
     if channels not in FOLDS:
-        raise WeightsError(path, f"its first layer takes {channels} channels; 3, 12 or 48 can run")
-    if doublings > MOST_DOUBLINGS or 2**doublings < FOLDS[channels]:
+        raise WeightsError(path, f"its first layer takes {channels} channels; 3, 12 and 48 are supported")
+    if doublings > MAX_DOUBLINGS or 2**doublings < FOLDS[channels]:
         raise WeightsError(
-            path, f"it folds by {FOLDS[channels]} and doubles {doublings} times; scales of 1 to 8 can run"
+            path,
+            f"it folds by {FOLDS[channels]} and doubles {doublings} times; scales of 1 to 8 are supported",
         )
     return RrdbConfig(features, growth, len(blocks), doublings, FOLDS[channels])
 
 
-def _doublings(keys: Mapping[str, object]) -> int:
-    """How many layers double the size, even where one is missing.
+def _count_doublings(keys: Mapping[str, object]) -> int:
+    """Return the number of upsampling layers, even if one of them is missing.
 
-    In a list of places those are at 3, 6 and so on, the two last layers 2 and 4 places behind the last of them.
+    In the list format they have the indices 3, 6 and so on. The two layers after them have the last of these plus 2
+    and plus 4.
     """
     numbered = [int(match[1]) for key in keys if (match := NUMBERED.match(key))]
     listed = [int(match[1]) for key in keys if (match := LISTED.fullmatch(key))]
-    return max([*numbered, *(place // 3 - (place % 3 == 1) for place in listed)], default=0)
+    return max([*numbered, *(index // 3 - (index % 3 == 1) for index in listed)], default=0)
 
 
-def _refuse_unequal(header: Header, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise unless a file holds these keys in these shapes, and no others."""
-    for key, shape in wanted.items():
+def _check_tensors(header: Header, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise WeightsError unless a file holds exactly these keys, in these shapes."""
+    for key, shape in expected.items():
         if key not in header.tensors:
-            raise WeightsError(header.path, f"{key} is missing; {len(wanted)} tensors make it whole")
+            raise WeightsError(header.path, f"{key} is missing; the file needs {len(expected)} tensors")
         entry = header.tensors[key]
         if entry.shape != shape:
             raise WeightsError(header.path, f"{key} has the shape {entry.shape}, not {shape}")
         if entry.dtype not in FLOATS:
-            raise WeightsError(header.path, f"{key} holds {entry.dtype}; {', '.join(sorted(FLOATS))} can run")
-    # beside averaged weights the last ones may lie, which nobody needs
-    averaged = next(iter(wanted)).startswith(PREFIXES[0])
+            allowed = ", ".join(sorted(FLOATS))
+            raise WeightsError(header.path, f"{key} holds {entry.dtype}; {allowed} are supported")
+    # a file of averaged weights may hold the last ones too, which are not used
+    is_averaged = next(iter(expected)).startswith(PREFIXES[0])
     for key in header.tensors:
-        if key not in wanted and not (averaged and key.startswith(PREFIXES[1])):
-            raise WeightsError(header.path, f"{key} is unexpected; it is of another architecture")
+        if key not in expected and not (is_averaged and key.startswith(PREFIXES[1])):
+            raise WeightsError(header.path, f"{key} is unexpected; the file holds another architecture")
 
 
-def _listed(name: str, shape: RrdbConfig) -> str:
-    """ESRGAN's first code: the network is a list, and the layers without weights take places in it."""
+def _to_listed_key(name: str, config: RrdbConfig) -> str:
+    """ESRGAN's first code: the network is a list, in which layers without weights have indices too."""
     inside = re.fullmatch(r"body\.(\d+)\.rdb(\d)\.conv(\d)\.(\w+)", name)
     if inside:
         return "model.1.sub.{}.RDB{}.conv{}.0.{}".format(*inside.groups())
     layer, kind = name.split(".")
-    doubled = 3 * shape.doublings
-    places = {"conv_first": "0", "conv_body": f"1.sub.{shape.blocks}"}
-    places |= {f"conv_up{number}": f"{3 * number}" for number in range(1, MOST_DOUBLINGS + 1)}
-    places |= {"conv_hr": f"{doubled + 2}", "conv_last": f"{doubled + 4}"}
-    return f"model.{places[layer]}.{kind}"
+    last_doubling = 3 * config.doublings
+    indices = {"conv_first": "0", "conv_body": f"1.sub.{config.blocks}"}
+    indices |= {f"conv_up{number}": f"{3 * number}" for number in range(1, MAX_DOUBLINGS + 1)}
+    indices |= {"conv_hr": f"{last_doubling + 2}", "conv_last": f"{last_doubling + 4}"}
+    return f"model.{indices[layer]}.{kind}"
 
 
-def _released(name: str, _shape: RrdbConfig) -> str:
-    """ESRGAN's later releases, and BSRGAN's."""
+def _to_released_key(name: str, _config: RrdbConfig) -> str:
+    """ESRGAN's later releases, and BSRGAN."""
     name = re.sub(r"^body\.(\d+)\.rdb", r"RRDB_trunk.\1.RDB", name)
     for ours, theirs in (("conv_body", "trunk_conv"), ("conv_up", "upconv"), ("conv_hr", "HRconv")):
         name = name.replace(ours, theirs)
     return name
 
 
-def _ours(name: str, _shape: RrdbConfig) -> str:
+def _keep_name(name: str, _config: RrdbConfig) -> str:
     return name
 
 
-SPELLINGS = (
-    Spelling("conv_first.weight", "body.0.rdb1.conv1.weight", re.compile(r"body\.(\d+)\.rdb"), _ours),
-    Spelling(
+KEY_FORMATS = (
+    KeyFormat("conv_first.weight", "body.0.rdb1.conv1.weight", re.compile(r"body\.(\d+)\.rdb"), _keep_name),
+    KeyFormat(
         "conv_first.weight",
         "RRDB_trunk.0.RDB1.conv1.weight",
         re.compile(r"RRDB_trunk\.(\d+)\.RDB"),
-        _released,
+        _to_released_key,
     ),
-    Spelling(
+    KeyFormat(
         "model.0.weight",
         "model.1.sub.0.RDB1.conv1.0.weight",
         re.compile(r"model\.1\.sub\.(\d+)\.RDB"),
-        _listed,
+        _to_listed_key,
     ),
 )

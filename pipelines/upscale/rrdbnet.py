@@ -1,8 +1,7 @@
-"""ESRGAN's network, RRDBNet.
+"""RRDBNet, the network of ESRGAN and Real-ESRGAN. Files, tiles and image bytes are handled elsewhere.
 
-The network: Wang et al., "ESRGAN", 2018, section 3.1 (https://arxiv.org/abs/1809.00219); factors below 4 by folding
-squares of pixels into channels: Wang et al., "Real-ESRGAN", 2021, section 3.3 (https://arxiv.org/abs/2107.10833).
-Knows nothing of files, tiles and bytes.
+The network: Wang et al., "ESRGAN", 2018, section 3.1 (https://arxiv.org/abs/1809.00219). Scales below 4 by pixel
+unshuffle: Wang et al., "Real-ESRGAN", 2021, section 3.3 (https://arxiv.org/abs/2107.10833).
 """
 
 from dataclasses import dataclass
@@ -12,21 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SLOPE = 0.2
-"""Of every leaky ReLU; neither this nor DAMPING can be told from the weights."""
-DAMPING = 0.2
-"""What a block's own contribution is multiplied by before it is added to what came in: the paper's beta."""
+"""Negative slope of every leaky ReLU. Like RESIDUAL_SCALE it cannot be detected from the weights."""
+RESIDUAL_SCALE = 0.2
+"""Factor on a block's output before it is added to the block's input: the paper's beta."""
 
 
 @dataclass(frozen=True, slots=True)
 class RrdbConfig:
-    """All that tells one RRDBNet from another.
+    """The sizes that distinguish one RRDBNet from another.
 
     Attributes:
-        features: the channels between blocks.
-        growth: the channels that each layer of a dense block adds.
-        blocks: residual blocks of three dense blocks each.
-        doublings: how often the height and width are doubled behind the blocks.
-        fold: how many pixels wide the squares are that are folded into channels before them.
+        features: channels between blocks.
+        growth: channels that each layer of a dense block adds.
+        blocks: residual blocks, each of three dense blocks.
+        doublings: 2x upsampling layers after the blocks.
+        fold: side in pixels of the squares that are folded into channels before the blocks (pixel unshuffle).
     """
 
     features: int
@@ -37,36 +36,42 @@ class RrdbConfig:
 
     @property
     def scale(self) -> int:
-        """How many times higher and wider the picture becomes."""
+        """Output height and width over the input's."""
         return 2**self.doublings // self.fold
 
 
 class RrdbNet(nn.ModuleDict):
-    """The network of a shape; its weights have the names that Real-ESRGAN gave them."""
+    """The network; its weights are named as in Real-ESRGAN."""
 
-    def __init__(self, shape: RrdbConfig) -> None:
-        features = shape.features
-        blocks = (ResidualBlock(features, shape.growth) for _ in range(shape.blocks))
+    def __init__(self, config: RrdbConfig) -> None:
+        features = config.features
+        blocks = (ResidualBlock(features, config.growth) for _ in range(config.blocks))
         super().__init__(
             {
-                "conv_first": _conv(3 * shape.fold**2, features),
+                "conv_first": _make_conv(3 * config.fold**2, features),
                 "body": nn.Sequential(*blocks),
-                "conv_body": _conv(features, features),
-                **{f"conv_up{number + 1}": _conv(features, features) for number in range(shape.doublings)},
-                "conv_hr": _conv(features, features),
-                "conv_last": _conv(features, 3),
+                "conv_body": _make_conv(features, features),
+                **{
+                    f"conv_up{number + 1}": _make_conv(features, features)
+                    for number in range(config.doublings)
+                },
+                "conv_hr": _make_conv(features, features),
+                "conv_last": _make_conv(features, 3),
             }
         )
-        self.shape = shape
+        self.config = config
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """(B, 3, h, w) in [0, 1], its sides multiples of the fold, to (B, 3, scale * h, scale * w) in about [0, 1]."""
-        x = self["conv_first"](functional.pixel_unshuffle(picture, self.shape.fold))
+    def forward(self, image: Tensor) -> Tensor:
+        """Upscale (B, 3, h, w) in [0, 1], h and w multiples of the fold, to (B, 3, scale * h, scale * w).
+
+        The output is only approximately within [0, 1].
+        """
+        x = self["conv_first"](functional.pixel_unshuffle(image, self.config.fold))
         x = x + self["conv_body"](self["body"](x))
-        for number in range(self.shape.doublings):
+        for number in range(self.config.doublings):
             x = functional.interpolate(x, scale_factor=2, mode="nearest")
-            x = _bent(self[f"conv_up{number + 1}"](x))
-        return self["conv_last"](_bent(self["conv_hr"](x)))
+            x = _leaky_relu(self[f"conv_up{number + 1}"](x))
+        return self["conv_last"](_leaky_relu(self["conv_hr"](x)))
 
 
 class ResidualBlock(nn.ModuleDict):
@@ -76,35 +81,35 @@ class ResidualBlock(nn.ModuleDict):
         super().__init__({f"rdb{number}": DenseBlock(features, growth) for number in (1, 2, 3)})
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, features, h, w), and back the same."""
-        through = x
+        """Map (B, features, h, w) to the same shape."""
+        residual = x
         for block in self.values():
-            through = block(through)
-        return x + DAMPING * through
+            residual = block(residual)
+        return x + RESIDUAL_SCALE * residual
 
 
 class DenseBlock(nn.ModuleDict):
-    """Five convolutions, each of which sees what came in and what all before it made."""
+    """Five convolutions; each gets the block's input and the outputs of all convolutions before it."""
 
     def __init__(self, features: int, growth: int) -> None:
-        made = (growth, growth, growth, growth, features)
+        channels = (growth, growth, growth, growth, features)
         super().__init__(
-            {f"conv{before + 1}": _conv(features + before * growth, out) for before, out in enumerate(made)}
+            {f"conv{k + 1}": _make_conv(features + k * growth, out) for k, out in enumerate(channels)}
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, features, h, w), and back the same."""
-        seen = [x]
+        """Map (B, features, h, w) to the same shape."""
+        inputs = [x]
         *growing, last = self.values()
         for conv in growing:
-            seen.append(_bent(conv(torch.cat(seen, 1))))
-        return x + DAMPING * last(torch.cat(seen, 1))
+            inputs.append(_leaky_relu(conv(torch.cat(inputs, 1))))
+        return x + RESIDUAL_SCALE * last(torch.cat(inputs, 1))
 
 
-def _conv(channels: int, out: int) -> nn.Conv2d:
+def _make_conv(channels: int, out: int) -> nn.Conv2d:
     return nn.Conv2d(channels, out, 3, padding=1)
 
 
-def _bent(x: Tensor) -> Tensor:
-    # in place: at full height and width a second copy would be the largest thing in memory
+def _leaky_relu(x: Tensor) -> Tensor:
+    # in place: at full height and width a second copy would be the largest tensor in memory
     return functional.leaky_relu(x, SLOPE, inplace=True)

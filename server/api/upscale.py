@@ -18,7 +18,7 @@ from server.picture.signature import SIGNED_HASH
 from server.picture.webp import check_webp_size
 from server.picture.writer import ImageFormat, MetadataPolicy, write_picture
 from server.request import images as sources
-from server.request.decoding import MOST_PIXELS, open_image
+from server.request.images import MAX_PIXELS, open_image
 from server.request.schema import LARGEST_AREA, Real, WireModel, validate_body
 
 LONGEST_CARRIED = 50_000
@@ -59,9 +59,9 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
     picture, scale = RgbImage(*rgb.size, rgb.tobytes()), asked.scale or 2.0
     image_format = asked.image_format or "png"
     width, height = round(picture.width * scale), round(picture.height * scale)
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         made = f"{scale:g} makes {picture.width}x{picture.height} {width}x{height}"
-        raise Rejected("scale", f"{made}, {width * height} pixels; at most {MOST_PIXELS}")
+        raise Rejected("scale", f"{made}, {width * height} pixels; at most {MAX_PIXELS}")
     check_webp_size(image_format, width, height, "image_format")
     digest, fields = sha256(picture.rgb).hexdigest(), said.text or said.alpha or {}
     return Upscale(UpscaleJob(picture, width, height), digest, fields, image_format)

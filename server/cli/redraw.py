@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 from server.errors import Rejected
 from server.picture.inspection import parse_json, read_metadata
-from server.request.decoding import open_image
-from server.request.images import to_upright_rgb
+from server.request.images import open_image, to_upright_rgb
 from server.request.passes import scale_size
 
 RECALLED = (

@@ -19,7 +19,7 @@ from server.errors import Rejected
 from server.picture.signature import NOVELAI_KEY, SIGNED_HASH, is_public_key, verify_comment
 from server.picture.stealth import extract
 from server.picture.webp import ASCII, USER_COMMENT
-from server.request.decoding import open_image
+from server.request.images import open_image
 
 NESTED = {"Comment", "Description", "Source"}
 """What tells a user comment with all the fields from one that is a Comment itself."""
@@ -87,7 +87,7 @@ def inspect(data: bytes, field: str = "file") -> Inspection:
         field: what it is called in a refusal.
 
     Raises:
-        Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MOST_PIXELS.
+        Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MAX_PIXELS.
     """
     with open_image(data, field) as picture:
         return read_metadata(picture)

@@ -13,7 +13,7 @@ from pipelines.job import SEED_MODULUS, Guidance, InitImage, Job, Prompts, Thres
 from pipelines.sampling.samplers import resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.prompt import mix_weights, parse
-from pipelines.text.tokens import LIMIT, weighted_tokens
+from pipelines.text.tokens import MAX_TOKENS, tokenize_runs
 from pipelines.types import Size
 from server.config.profiles import Profile
 from server.engine.model import ServedModel
@@ -217,9 +217,9 @@ def _check_prompts(prompts: Prompts) -> list[str]:
             mix_weights(segments)
         except InvalidPrompt as error:
             raise Rejected(name, str(error)) from None
-        longest = max(len(weighted_tokens(segment.runs)) for segment in segments)
-        if longest > LIMIT:
-            warnings.append(f"{name}: {longest} tokens, cut after {LIMIT}")
+        longest = max(len(tokenize_runs(segment.runs)) for segment in segments)
+        if longest > MAX_TOKENS:
+            warnings.append(f"{name}: {longest} tokens, cut after {MAX_TOKENS}")
     return warnings
 
 

@@ -1,8 +1,8 @@
 """The request as clients send it: names, types and bounds that depend on no model, and nothing else.
 
-Tolerant where real clients differ: unknown keys are ignored, numbers and booleans may be strings (sizes may not), `action`
-may be missing, and None everywhere means that the server decides. A task's fields are validated only for that task, so
-in other requests they may hold anything. A field's description is what the error message says is allowed.
+Tolerant where real clients differ: unknown keys are ignored, numbers and booleans may be strings (sizes may not),
+`action` may be missing, and None everywhere means that the server decides. A task's fields are validated only for that
+task; in other requests they may hold anything. A field's description is what the error message says is allowed.
 """
 
 from collections.abc import Mapping

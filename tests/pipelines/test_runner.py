@@ -1,43 +1,39 @@
-"""Second passes and enlargements, around a pipeline that only notes what it is asked for."""
+"""All passes of a job, and upscales, around a pipeline that records what it is given."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from jobs import change, make_job
 
 from pipelines.errors import Cancelled
-from pipelines.job import Enhance, Guidance, Job, Prompts, RgbImage, UpscaleJob
+from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
 from pipelines.runner import Runner
-from pipelines.types import Progress
+from pipelines.types import Output, Progress
 
-ENHANCE = Enhance(96, 160, 0.5, 0.1, seed=2**32 - 1, noise_seed=30)
-JOB = Job(
-    "m", Prompts("a"), 64, 96, 4, "k_euler", "native", Guidance(), seeds=(5, 6), enhance=ENHANCE
-)  # fmt: skip
+ENHANCE = Pass(96, 160, (2**32 - 1, 0), PreviousPass(), 0.5, 0.1, noise_seed=30)
+ONE_PASS = make_job(64, 96, seeds=(5, 6))
+JOB = replace(ONE_PASS, passes=(*ONE_PASS.passes, ENHANCE))
 
 
-class Noting:
-    """Draws a flat picture, a shade lighter each time."""
+class RecordingPipeline:
+    """Returns flat images, a shade lighter in each pass and image."""
 
     def __init__(self):
-        self.jobs = []
+        self.passes = []
 
-    def run(self, job, watch):
-        self.jobs.append(job)
-        for image in range(len(job.seeds)):
-            watch(Progress(image, 1, job.steps, 1.0))
-        shade = 10 * len(self.jobs)
-        return [np.full((job.height, job.width, 3), shade + k, np.uint8) for k in range(len(job.seeds))]
-
-    def ladder(self, job):
-        return (math.inf, 0.0) if job.source is None else (1.0, 0.0)
+    def run(self, job, on_step, pass_, previous):
+        self.passes.append((pass_, previous))
+        for image in range(len(pass_.seeds)):
+            on_step(Progress(image, 1, job.steps, 1.0))
+        shade, size = 10 * len(self.passes), (pass_.height, pass_.width, 3)
+        images = [np.full(size, shade + index, np.uint8) for index in range(len(pass_.seeds))]
+        return Output(images, (float(len(self.passes)), 0.0))
 
 
 class Doubling:
-    """An upscaler that doubles by repeating, and marks what it made."""
+    """An upscaler that repeats pixels, and adds 100 to them as its mark."""
 
     scale = 2
 
@@ -48,7 +44,7 @@ class Doubling:
 
 @pytest.fixture
 def pipeline() -> Any:
-    return Noting()
+    return RecordingPipeline()
 
 
 @pytest.fixture
@@ -56,53 +52,54 @@ def doubling() -> Any:
     return Doubling()
 
 
-def test_each_picture_is_enlarged_and_drawn_on_from_with_its_own_seeds(pipeline):
-    seen = []
-    drawn = Runner(pipeline).run(JOB, seen.append)
-    first, *seconds = pipeline.jobs
-    assert first is JOB
-    assert [picture.shape for picture in drawn] == [(160, 96, 3)] * 2
-    assert [second.seeds for second in seconds] == [(2**32 - 1,), (0,)]
-    assert [second.source.noise_seed for second in seconds] == [30, 31]
-    assert [second.source.picture.rgb[0] for second in seconds] == [10, 11]
-    assert [progress.image for progress in seen] == [0, 1, 0, 1]
+def test_the_second_pass_starts_from_the_first_ones_images_at_its_own_size(pipeline):
+    steps = []
+    output = Runner(pipeline).run(JOB, steps.append)
+    (first, nothing), (second, previous) = pipeline.passes
+    assert (first, second) == JOB.passes
+    assert nothing == ()
+    assert [(image.width, image.height, image.rgb[0]) for image in previous] == [(96, 160, 10), (96, 160, 11)]
+    assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
+    assert [image[0, 0, 0] for image in output.images] == [20, 21]
+    assert [progress.image for progress in steps] == [0, 1, 0, 1]
 
 
-def test_a_network_enlarges_where_it_is_asked_for(pipeline, doubling):
-    studio = Runner(pipeline, doubling)
-    studio.run(JOB, lambda _: None)
-    assert pipeline.jobs[1].source.picture.rgb[0] == 10
-    studio.run(replace(JOB, enhance=replace(ENHANCE, network=True)), lambda _: None)
-    assert pipeline.jobs[4].source.picture.rgb[0] == 40 + 100
+def test_the_sigmas_are_the_last_passes(pipeline):
+    assert Runner(pipeline).run(JOB, lambda _: None).sigmas == (2.0, 0.0)
+
+
+def test_the_second_pass_uses_the_upscaling_network_only_on_request(pipeline, doubling):
+    runner = Runner(pipeline, doubling)
+    runner.run(JOB, lambda _: None)
+    assert pipeline.passes[1][1][0].rgb[0] == 10
+    with_network = replace(ENHANCE, init=PreviousPass(network=True))
+    runner.run(replace(JOB, passes=(JOB.passes[0], with_network)), lambda _: None)
+    assert pipeline.passes[3][1][0].rgb[0] == 30 + 100
 
 
 @pytest.mark.parametrize(("network", "shade"), [(False, 50), (True, 150)])
-def test_an_enlargement_is_made_by_what_is_loaded(pipeline, doubling, network, shade):
-    studio = Runner(pipeline, doubling if network else None)
-    work = UpscaleJob(RgbImage(8, 4, bytes([50]) * 96), 12, 6)
-    (enlarged,) = studio.run(work)
-    assert enlarged.shape == (6, 12, 3)
-    assert (enlarged == shade).all()
-    assert studio.ladder(work) == ()
-    assert pipeline.jobs == []
+def test_an_upscale_uses_the_network_that_is_loaded_or_lanczos(pipeline, doubling, network, shade):
+    runner = Runner(pipeline, doubling if network else None)
+    output = runner.run(UpscaleJob(RgbImage(8, 4, bytes([50]) * 96), 12, 6))
+    (image,) = output.images
+    assert image.shape == (6, 12, 3)
+    assert (image == shade).all()
+    assert output.sigmas == ()
+    assert pipeline.passes == []
 
 
-def test_an_enlargement_can_be_called_off(pipeline, doubling):
-    def called_off(progress):
+def test_an_upscale_can_be_cancelled(pipeline, doubling):
+    def cancel(progress):
         raise Cancelled(f"{progress.step} of {progress.steps}")
 
     work = UpscaleJob(RgbImage(8, 4, bytes([50]) * 96), 12, 6)
     with pytest.raises(Cancelled, match="1 of 1"):
-        Runner(pipeline, doubling).run(work, called_off)
-
-
-def test_the_ladder_told_is_the_last_pass_s(pipeline):
-    assert Runner(pipeline).ladder(JOB) == (1.0, 0.0)
+        Runner(pipeline, doubling).run(work, cancel)
 
 
 def test_the_demo_model_enhances(demo):
-    job = replace(JOB, width=64, height=64, seeds=(5,), enhance=replace(ENHANCE, width=96, height=96))
-    with torch.inference_mode():
-        (drawn,) = Runner(demo).run(job)
-    assert drawn.shape == (96, 96, 3)
-    assert drawn.std() > 1
+    first = change(JOB, width=64, height=64, seeds=(5,)).passes[0]
+    second = replace(ENHANCE, width=96, height=96, seeds=(2**32 - 1,))
+    (image,) = Runner(demo).run(replace(JOB, passes=(first, second))).images
+    assert image.shape == (96, 96, 3)
+    assert image.std() > 1

@@ -1,4 +1,4 @@
-"""Runs that start from a picture, on the demo's networks."""
+"""Runs that start from an init image, on the demo model."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,83 +6,81 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jobs import change, make_job
 
 from demo.captions import random_scene
 from demo.checkpoint import build_demo
 from pipelines.image.init_image import InitLatents
 from pipelines.image.vae import VaeCodec, to_pixels, to_tensor
-from pipelines.job import Guidance, InitImage, Job, Prompts, RgbImage
+from pipelines.job import Guidance, InitImage, Prompts, RgbImage
 from pipelines.pipeline import Pipeline
 from pipelines.weights.load import load_weights
 
 RNG = np.random.default_rng(3)
 PIXELS = random_scene(RNG).draw(128, 192, RNG)
-PICTURE = RgbImage(128, 192, PIXELS.tobytes())
-JOB = Job(
-    "m", Prompts("1girl"), 128, 192, 28, "k_euler", "native", Guidance(1.0), seeds=(3, 4), source=InitImage(PICTURE)
-)  # fmt: skip
+IMAGE = RgbImage(128, 192, PIXELS.tobytes())
+JOB = make_job(128, 192, Prompts("1girl"), steps=28, guidance=Guidance(1.0), seeds=(3, 4))
 
 
-def redrawn(demo, strength, **changes):
-    source = InitImage(PICTURE, strength, **changes)
-    return demo.run(replace(JOB, source=source, seeds=(3,)))[0]
+def run_img2img(demo, strength, **changes):
+    job = change(JOB, init=InitImage(IMAGE), strength=strength, seeds=(3,), **changes)
+    return demo.run(job).images[0]
 
 
-def change(a, b):
+def mean_change(a, b):
     return float(np.abs(a.astype(int) - b).mean())
 
 
-def test_pixels_and_bytes_are_the_same_picture():
-    assert (to_pixels(to_tensor(PICTURE)) == PIXELS).all()
+def test_to_tensor_and_to_pixels_are_inverse():
+    assert (to_pixels(to_tensor(IMAGE)) == PIXELS).all()
 
 
-def test_a_hundredth_of_strength_returns_the_picture_within_the_vaes_own_error(demo):
-    room = VaeCodec(demo.weights.vae, demo.weights.architecture.latent_scale, torch.float32)
+def test_a_strength_of_one_hundredth_stays_within_the_vaes_error(demo):
+    vae = VaeCodec(demo.weights.vae, demo.weights.architecture.latent_scale, torch.float32)
     with torch.inference_mode():
-        through = room.decode(room.encode(to_tensor(PICTURE)))
-    assert change(redrawn(demo, 0.01), through) < 4  # the lowest rung, 0.03, moves a latent by as much
+        decoded = vae.decode(vae.encode(to_tensor(IMAGE)))
+    # the lowest sigma, 0.03, moves a latent by as much
+    assert mean_change(run_img2img(demo, 0.01), decoded) < 4
 
 
-def test_the_more_strength_the_more_changes(demo):
-    changes = [change(redrawn(demo, strength), PIXELS) for strength in (0.01, 0.5, 0.95)]
+def test_more_strength_changes_more(demo):
+    changes = [mean_change(run_img2img(demo, strength), PIXELS) for strength in (0.01, 0.5, 0.95)]
     assert changes[0] < changes[1] < changes[2]
 
 
-def test_noise_of_its_own_seed_changes_the_start(demo):
-    plain, noisy = redrawn(demo, 0.3), redrawn(demo, 0.3, noise=0.3, noise_seed=8)
-    assert change(plain, noisy) > 0
-    assert change(noisy, redrawn(demo, 0.3, noise=0.3, noise_seed=9)) > 0
-    assert change(plain, redrawn(demo, 0.3, noise_seed=9)) == 0
+def test_extra_noise_has_its_own_seed(demo):
+    plain, noisy = run_img2img(demo, 0.3), run_img2img(demo, 0.3, noise=0.3, noise_seed=8)
+    assert mean_change(plain, noisy) > 0
+    assert mean_change(noisy, run_img2img(demo, 0.3, noise=0.3, noise_seed=9)) > 0
+    assert mean_change(plain, run_img2img(demo, 0.3, noise_seed=9)) == 0
 
 
-def test_the_extra_noise_is_absolute_and_each_images_own():
+def test_extra_noise_is_absolute_and_depends_on_its_seed():
     latents = torch.zeros(4, 32, 32)
-    origin = InitLatents(InitImage(PICTURE, noise=0.2, noise_seed=5), latents)
-    first, second = origin.add_noise(0), origin.add_noise(1)
+    init_latents = InitLatents(latents)
+    first, second = init_latents.add_noise(0.2, 5), init_latents.add_noise(0.2, 6)
     assert float(first.std()) == pytest.approx(0.2, rel=0.05)
     assert not torch.equal(first, second)
-    assert torch.equal(second, InitLatents(InitImage(PICTURE, noise=0.2, noise_seed=6), latents).add_noise(0))
+    assert torch.equal(second, init_latents.add_noise(0.2, 6))
     start = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
-    assert (
-        abs(float((start * first).mean())) < 0.02
-    )  # of the same seed, yet another draw: standard error 0.003
+    assert abs(float((start * first).mean())) < 0.02  # same seed, different draw: standard error 0.003
 
 
-def test_what_the_mask_keeps_comes_back(demo):
+def test_the_latents_outside_the_mask_come_back(demo):
     mask = np.zeros((24, 16), np.uint8)
     mask[:, 8:] = 255
-    source = InitImage(PICTURE, 1.0, mask=mask.tobytes())
-    drawn = demo.generate_latents(replace(JOB, source=source))
-    room = VaeCodec(demo.weights.vae, demo.weights.architecture.latent_scale, torch.float32)
+    init_image = InitImage(IMAGE, mask=mask.tobytes())
+    results = demo.generate_latents(change(JOB, init=init_image))
+    vae = VaeCodec(demo.weights.vae, demo.weights.architecture.latent_scale, torch.float32)
     with torch.inference_mode():
-        own = room.encode(to_tensor(PICTURE))
-    for latents in drawn:
-        assert torch.equal(latents[..., :8], own[..., :8])
-        assert float((latents[..., 8:] - own[..., 8:]).abs().mean()) > 0.1
+        original = vae.encode(to_tensor(IMAGE))
+    for latents in results:
+        assert torch.equal(latents[..., :8], original[..., :8])
+        assert float((latents[..., 8:] - original[..., 8:]).abs().mean()) > 0.1
 
 
-class Folding:
-    """A VAE whose latents are means of 8x8 squares: what it encodes does not depend on where tiles lie."""
+class AveragingVae:
+    """A VAE whose latents are means of 8x8 squares, so that tiling cannot change them."""
 
     def __init__(self, overflows=False):
         self.overflows, self.dtype = overflows, torch.bfloat16
@@ -91,7 +89,7 @@ class Folding:
         self.dtype = dtype
 
     def decode(self, latents):
-        raise AssertionError("nothing is decoded here")
+        raise AssertionError("decode is not used")
 
     def encode(self, picture):
         if self.overflows and self.dtype != torch.float32:
@@ -101,42 +99,42 @@ class Folding:
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (100, 400)])
-def test_a_large_picture_is_encoded_in_tiles_without_a_trace(height, width):
-    picture = torch.rand(3, 8 * height, 8 * width)
-    latents = VaeCodec(Folding(), 2.0, torch.float32).encode(picture)
-    torch.testing.assert_close(latents, 2 * Folding().encode(picture[None])[0])
+def test_a_large_image_is_encoded_in_tiles_without_seams(height, width):
+    image = torch.rand(3, 8 * height, 8 * width)
+    latents = VaeCodec(AveragingVae(), 2.0, torch.float32).encode(image)
+    torch.testing.assert_close(latents, 2 * AveragingVae().encode(image[None])[0])
 
 
-def test_an_encoder_that_overflows_is_asked_again_in_float32_and_put_back():
-    vae = Folding(overflows=True)
+def test_an_encoder_that_overflows_runs_again_in_float32_and_is_converted_back():
+    vae = AveragingVae(overflows=True)
     latents = VaeCodec(vae, 1.0, torch.bfloat16).encode(torch.ones(3, 64, 64))
     torch.testing.assert_close(latents, torch.ones(4, 8, 8))
     assert vae.dtype == torch.bfloat16
 
 
-def test_an_inpainting_unet_is_shown_what_is_around_and_nothing_is_blended(demo, demo_file, tmp_path):
-    nine = build_demo(tmp_path / "nine.safetensors", channels=9)
-    weights: Any = load_weights(demo_file, inpainting=nine)
-    asked = []
+def test_an_inpainting_unet_gets_extra_channels_and_no_blend(demo, demo_file, tmp_path):
+    inpainting = build_demo(tmp_path / "nine.safetensors", channels=9)
+    weights: Any = load_weights(demo_file, inpainting=inpainting)
+    samples = []
     unet = weights.inpainting
 
     def network(sample, *rest, **more):
-        asked.append(sample)
+        samples.append(sample)
         return unet(sample, *rest, **more)
 
     mask = np.zeros((24, 16), np.uint8)
     mask[:, 8:] = 255
-    source = InitImage(PICTURE, 1.0, mask=mask.tobytes(), overlay="hard")
+    init_image = InitImage(IMAGE, mask=mask.tobytes(), overlay="hard")
     pipeline = Pipeline(replace(weights, inpainting=network))
-    drawn = pipeline.run(replace(JOB, source=source, steps=3, seeds=(3,)))[0]
-    assert (drawn[:, :64] == PIXELS[:, :64]).all()
-    assert (drawn[:, 64:] != PIXELS[:, 64:]).any()
-    around = asked[0][0, 4:]
-    assert torch.equal(around[0] > 0.5, torch.from_numpy(mask > 0))
-    assert len({tuple(sample[0, 4:].flatten().tolist()) for sample in asked}) == 1
-    room = VaeCodec(weights.vae, weights.architecture.latent_scale, torch.float32)
-    picture = to_tensor(PICTURE)
-    picture[..., 64:] = 0
+    result = pipeline.run(change(JOB, init=init_image, steps=3, seeds=(3,))).images[0]
+    assert (result[:, :64] == PIXELS[:, :64]).all()
+    assert (result[:, 64:] != PIXELS[:, 64:]).any()
+    extra = samples[0][0, 4:]
+    assert torch.equal(extra[0] > 0.5, torch.from_numpy(mask > 0))
+    assert len({tuple(sample[0, 4:].flatten().tolist()) for sample in samples}) == 1
+    vae = VaeCodec(weights.vae, weights.architecture.latent_scale, torch.float32)
+    erased = to_tensor(IMAGE)
+    erased[..., 64:] = 0
     with torch.inference_mode():
-        torch.testing.assert_close(around[1:], room.encode(picture))
-    assert (drawn != demo.run(replace(JOB, source=source, steps=3, seeds=(3,)))[0]).any()
+        torch.testing.assert_close(extra[1:], vae.encode(erased))
+    assert (result != demo.run(change(JOB, init=init_image, steps=3, seeds=(3,))).images[0]).any()

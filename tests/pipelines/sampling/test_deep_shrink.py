@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from jobs import change, make_job, plan_first
 
 from demo.architecture import demo_architecture
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance
 from pipelines.pipeline import Pipeline
-from pipelines.plan import make_plan
-from pipelines.sampling.halving import count_downscales
 from pipelines.sampling.prediction import scaled_linear
 from pipelines.weights.networks import DiffusersUNet
 
@@ -25,7 +24,7 @@ SD15 = dict(demo_architecture().unet) | {
 }
 
 
-def network(config):
+def make_unet(config):
     torch.manual_seed(0)
     unet = DiffusersUNet(config)
     unet.module.to_empty(device="cpu")
@@ -36,18 +35,18 @@ def network(config):
 
 @pytest.fixture(scope="module", params=["sdxl", "sd15"])
 def unet(request):
-    return network(demo_architecture().unet if request.param == "sdxl" else SD15)
+    return make_unet(demo_architecture().unet if request.param == "sdxl" else SD15)
 
 
-def passed(unet, height, width, halvings=0):
-    """An output, and the sizes that the features of the blocks had."""
+def run_unet(unet, height, width, halvings=0):
+    """Return the output and the sizes of the features of all blocks."""
     sizes = []
     blocks = [*unet.module.down_blocks, unet.module.mid_block, *unet.module.up_blocks]
 
-    def note(module, given, output):
+    def record(module, args, output):
         sizes.append(tuple((output[0] if isinstance(output, tuple) else output).shape[-2:]))
 
-    hooks = [block.register_forward_hook(note) for block in blocks]
+    hooks = [block.register_forward_hook(record) for block in blocks]
     x = torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(1))
     added = {"text_embeds": torch.zeros(1, 64), "time_ids": torch.zeros(1, 6)}
     with torch.inference_mode():
@@ -58,53 +57,46 @@ def passed(unet, height, width, halvings=0):
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (20, 28), (12, 16), (8, 8)])
-def test_the_output_keeps_its_size_and_the_inside_is_half_as_large(unet, height, width):
-    plain, whole = passed(unet, height, width)
-    shrunk, inner = passed(unet, height, width, halvings=1)
+def test_the_output_keeps_its_size_and_inner_features_have_half_the_size(unet, height, width):
+    plain, full_sizes = run_unet(unet, height, width)
+    shrunk, inner_sizes = run_unet(unet, height, width, halvings=1)
     assert shrunk.shape == plain.shape == (1, 4, height, width)
     assert shrunk.isfinite().all()
-    assert torch.equal(shrunk, plain) == (inner == whole)  # the smallest cannot be halved once more
-    assert inner[-1] == whole[-1] == (height, width)
+    # the smallest features cannot be downscaled further
+    assert torch.equal(shrunk, plain) == (inner_sizes == full_sizes)
+    assert inner_sizes[-1] == full_sizes[-1] == (height, width)
     middle = len(unet.module.down_blocks)
     if min(height, width) >= 32:
-        assert inner[middle] == tuple(side // 2 for side in whole[middle])
+        assert inner_sizes[middle] == tuple(side // 2 for side in full_sizes[middle])
 
 
-def test_it_is_halved_as_often_as_asked(unet):
-    _, whole = passed(unet, 64, 96)
-    output, inner = passed(unet, 64, 96, halvings=2)
+def test_features_are_downscaled_as_many_times_as_requested(unet):
+    _, full_sizes = run_unet(unet, 64, 96)
+    output, inner_sizes = run_unet(unet, 64, 96, halvings=2)
     middle = len(unet.module.down_blocks)
-    assert inner[middle] == tuple(side // 4 for side in whole[middle])
-    assert inner[-1] == output.shape[-2:] == (64, 96)
+    assert inner_sizes[middle] == tuple(side // 4 for side in full_sizes[middle])
+    assert inner_sizes[-1] == output.shape[-2:] == (64, 96)
 
 
-@pytest.mark.parametrize(
-    ("area", "times"),
-    [(100, 0), (589_824, 0), (589_825, 1), (1024 * 1024, 1), (4 * 589_824, 1), (1_769_472 * 2, 2)],
-)
-def test_a_picture_is_halved_until_so_many_pixels_are_left(area, times):
-    assert count_downscales(area, known=589_824) == times
+def test_without_deep_shrink_the_output_is_unchanged(unet):
+    before, _ = run_unet(unet, 32, 48)
+    run_unet(unet, 32, 48, halvings=1)
+    assert torch.equal(run_unet(unet, 32, 48)[0], before)
 
 
-def test_without_being_asked_nothing_is_shrunk(unet):
-    before, _ = passed(unet, 32, 48)
-    passed(unet, 32, 48, halvings=1)
-    assert torch.equal(passed(unet, 32, 48)[0], before)
-
-
-def test_a_run_is_shrunk_less_and_less(demo):
-    job = Job("m", Prompts("a"), 128, 128, 20, "k_euler", "native", Guidance(1.0), (1,), deep_shrink=2)
-    plan = make_plan(job, scaled_linear(zsnr=True))
+def test_a_run_uses_deep_shrink_less_from_step_to_step(demo):
+    job = make_job(128, 128, steps=20, guidance=Guidance(1.0), deep_shrink=2)
+    plan = plan_first(job, scaled_linear(zsnr=True))
     expected = [2] * 7 + [1] * 9 + [0] * 4
     assert [plan.deep_shrink_levels(sigma) for sigma in plan.sigmas[:-1]] == expected
-    asked = []
+    downscales = []
 
-    def noting(sample, timestep, context, added_cond_kwargs, halvings):
-        asked.append(halvings)
+    def record_unet(sample, timestep, context, added_cond_kwargs, halvings):
+        downscales.append(halvings)
         return demo.weights.unet(sample, timestep, context, added_cond_kwargs, halvings)
 
-    Pipeline(replace(demo.weights, unet=noting)).generate_latents(job)
-    assert asked == expected
-    asked.clear()
-    Pipeline(replace(demo.weights, unet=noting)).generate_latents(replace(job, smea="smea"))
-    assert asked[:4] == [2, 0] * 2  # SMEA's smaller copy is small enough
+    Pipeline(replace(demo.weights, unet=record_unet)).generate_latents(job)
+    assert downscales == expected
+    downscales.clear()
+    Pipeline(replace(demo.weights, unet=record_unet)).generate_latents(change(job, smea="smea"))
+    assert downscales[:4] == [2, 0] * 2  # SMEA's low-resolution copy is not shrunk

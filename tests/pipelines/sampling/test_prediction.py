@@ -17,22 +17,22 @@ EPS, ZSNR = scaled_linear(), scaled_linear(zsnr=True)
 
 
 def exact_output(kind, x0, noise, sigma):
-    """What a perfect network of this kind returns."""
-    alpha, rest = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
-    velocity = alpha * noise - rest * x0
+    """Return the output of a perfect network of this prediction type."""
+    alpha, sigma_vp = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
+    velocity = alpha * noise - sigma_vp * x0
     return {"eps": noise, "v": velocity, "edm_v": -velocity}[kind]
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
 @pytest.mark.parametrize("sigma", [1e-3, 0.03, 1.0, 14.6, 56.0, 4518.0])
-def test_a_perfect_output_gives_back_the_picture(kind, sigma):
+def test_a_perfect_output_converts_to_x0(kind, sigma):
     x0, noise = torch.tensor([0.7, -1.1], dtype=torch.float64), torch.tensor([0.3, 2.0], dtype=torch.float64)
-    found = PREDICTIONS[kind](exact_output(kind, x0, noise, sigma), x0 + sigma * noise, sigma)
+    result = PREDICTIONS[kind](exact_output(kind, x0, noise, sigma), x0 + sigma * noise, sigma)
     # eps loses sigma * 2^-53 to cancellation, v nothing: that is why zero-SNR models predict v
-    torch.testing.assert_close(found, x0, rtol=0, atol=1e-15 * max(10.0, 4 * sigma))
+    torch.testing.assert_close(result, x0, rtol=0, atol=1e-15 * max(10.0, 4 * sigma))
 
 
-def test_at_infinite_noise_v_is_minus_the_picture_and_eps_says_so():
+def test_at_infinite_noise_v_gives_minus_the_output_and_eps_fails():
     output = torch.tensor([0.5, -2.0])
     assert torch.equal(PREDICTIONS["v"](output, torch.ones(2), math.inf), -output)
     with pytest.raises(PipelineError, match="infinite noise"):
@@ -40,13 +40,13 @@ def test_at_infinite_noise_v_is_minus_the_picture_and_eps_says_so():
 
 
 @pytest.mark.parametrize("sigma", [0.03, 5.0, 1000.0, math.inf])
-def test_velocity_and_estimate_are_each_others_inverse(sigma):
+def test_to_velocity_and_from_velocity_are_inverse(sigma):
     x, x0 = torch.randn(9, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
     back = from_velocity(to_velocity(x0, x, sigma), x, sigma)
     torch.testing.assert_close(back, x0, rtol=0, atol=1e-12)
 
 
-def test_tables_equal_the_goldens(golden):
+def test_noise_tables_equal_the_goldens(golden):
     file = golden("schedules")
     for name, table in (("table_eps", EPS), ("table_zsnr", ZSNR)):
         for t, sigma in file[name].items():
@@ -62,30 +62,30 @@ def test_only_the_last_entry_is_infinite_under_zero_terminal_snr():
 @pytest.mark.parametrize(
     ("sigma", "t"), [(14.61, 880), (19, 903), (29, 932), (56.18, 962), (447, 994), (math.inf, 999)]
 )
-def test_sigma_finds_the_nearest_entry(sigma, t):
-    assert ZSNR.index(sigma) == t
-    assert ZSNR.time(sigma) == float(t)
+def test_nearest_index_is_nearest_in_log_space(sigma, t):
+    assert ZSNR.nearest_index(sigma) == t
+    assert ZSNR.timestep(sigma) == float(t)
 
 
-def test_position_inverts_sigma():
+def test_fractional_index_inverts_sigma_at():
     for t in (0.0, 0.25, 500.3, 998.0):
-        assert ZSNR.position(ZSNR.sigma(t)) == pytest.approx(t, abs=1e-9)
-    assert ZSNR.position(math.inf) == 999
-    assert ZSNR.index(1e6) == 998
-    assert EPS.index(1e-9) == 0
+        assert ZSNR.fractional_index(ZSNR.sigma_at(t)) == pytest.approx(t, abs=1e-9)
+    assert ZSNR.fractional_index(math.inf) == 999
+    assert ZSNR.nearest_index(1e6) == 998
+    assert EPS.nearest_index(1e-9) == 0
 
 
-def test_a_stand_in_for_infinity_replaces_the_last_entry_and_a_lower_start_only_moves_the_start():
-    high, low = ZSNR.starting_at(20000.0), ZSNR.starting_at(14.6)
-    assert (high.sigmas[-1], high.highest) == (20000.0, 20000.0)
-    assert (low.sigmas[-1], low.highest) == (math.inf, 14.6)
+def test_a_high_sigma_max_replaces_the_last_entry_and_a_low_one_moves_only_the_start():
+    high, low = ZSNR.with_sigma_max(20000.0), ZSNR.with_sigma_max(14.6)
+    assert (high.sigmas[-1], high.sigma_max) == (20000.0, 20000.0)
+    assert (low.sigmas[-1], low.sigma_max) == (math.inf, 14.6)
 
 
-def test_cosxl_is_told_a_quarter_of_the_logarithm():
+def test_cosxl_timesteps_are_a_quarter_of_the_logarithm():
     table = edm()
     assert table.sigmas[0] == pytest.approx(0.002)
-    assert table.highest == 120.0
-    assert table.time(120.0) == pytest.approx(0.25 * math.log(120))
+    assert table.sigma_max == 120.0
+    assert table.timestep(120.0) == pytest.approx(0.25 * math.log(120))
 
 
 def test_the_input_has_unit_variance_at_every_sigma():

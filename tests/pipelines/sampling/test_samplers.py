@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from analytic import drive, gaussian, gaussian_path, mixture, silence
+from analytic import gaussian_denoiser, mixture_denoiser, run_sampler, solve_gaussian_ode, zero_noise
 
 from pipelines.errors import UnknownName
 from pipelines.sampling.noise import list_noise_calls
@@ -26,7 +26,7 @@ def test_end_states_equal_the_goldens_in_float64(golden):
         def noise(sigma, target, calls=calls, j=j):
             return math.sqrt(2) * torch.cos(1.7 * next(calls) + 0.9 * j + 0.2)
 
-        result, _ = drive(SAMPLERS[case["sampler"]](x, tuple(case["sigmas"]), noise), mixture)
+        result, _ = run_sampler(SAMPLERS[case["sampler"]](x, tuple(case["sigmas"]), noise), mixture_denoiser)
         expected = torch.tensor(case["result"], dtype=torch.float64)
         # 1e-9: the goldens were summed in another order of the same float64 operations
         assert (result - expected).abs().max() < 1e-9, case["sampler"]
@@ -34,26 +34,26 @@ def test_end_states_equal_the_goldens_in_float64(golden):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_one_step_is_the_denoiser_itself(name):
+def test_one_step_returns_the_denoisers_estimate(name):
     x = torch.linspace(-20, 20, 7, dtype=torch.float64)
-    result, asked = drive(SAMPLERS[name](x, (14.0, 0.0), silence), mixture)
-    assert asked == 1
-    torch.testing.assert_close(result, mixture(x, 14.0), rtol=0, atol=1e-12)
+    result, evaluations = run_sampler(SAMPLERS[name](x, (14.0, 0.0), zero_noise), mixture_denoiser)
+    assert evaluations == 1
+    torch.testing.assert_close(result, mixture_denoiser(x, 14.0), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 28])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_point_mass_is_reached_exactly(name, steps):
+def test_data_of_a_single_point_is_reached_exactly(name, steps):
     x = torch.linspace(-20, 20, 7, dtype=torch.float64)
     noise = torch.Generator().manual_seed(0)
 
     def draw(sigma, target):
         return torch.randn(7, generator=noise, dtype=torch.float64)
 
-    result, _ = drive(
+    result, _ = run_sampler(
         SAMPLERS[name](x, make_sigmas("native", steps, TABLE), draw), lambda x, sigma: torch.full_like(x, 0.5)
     )
-    # the last step of every sampler trusts the estimate; the rest is rounding of |x| <= 20
+    # the last step of every sampler returns the estimate; the rest is rounding of |x| <= 20
     torch.testing.assert_close(result, torch.full_like(x, 0.5), rtol=0, atol=1e-12)
 
 
@@ -63,55 +63,55 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("name", ORDERS)
-def test_the_error_shrinks_at_the_order_of_the_method(name):
+def test_the_error_falls_with_the_order_of_the_method(name):
     spread, start, end = 1.3, 10.0, 0.5
     x = torch.tensor([7.0], dtype=torch.float64)
-    exact = gaussian_path(x, start, end, spread)
+    exact = solve_gaussian_ode(x, start, end, spread)
 
     def error(steps):
-        rungs = tuple(start * (end / start) ** (k / steps) for k in range(steps + 1))
-        found = state_at_last_rung(SAMPLERS[name], x, rungs, gaussian(spread))
-        return abs(float(found - exact))
+        sigmas = tuple(start * (end / start) ** (k / steps) for k in range(steps + 1))
+        result = state_at_last_sigma(SAMPLERS[name], x, sigmas, gaussian_denoiser(spread))
+        return abs(float(result - exact))
 
     slopes = [math.log2(error(n) / error(2 * n)) for n in (48, 96)]
-    # the asymptotic order is approached from below or above; a wrong coefficient costs a whole order. lms and plms
-    # have higher orders inside, but their first, lower-order steps decide
+    # the asymptotic order is approached from below or above; a wrong coefficient costs a full order. lms and plms
+    # have a higher order later, but their first, lower-order steps dominate the error
     assert min(slopes) > ORDERS[name] - 0.25, slopes
 
 
-def state_at_last_rung(sampler, x, rungs, denoiser):
-    """The state in which the sampler asks at the last rung above zero."""
-    seen = []
+def state_at_last_sigma(sampler, x, sigmas, denoiser):
+    """Return the latents of the evaluation at the last sigma above zero."""
+    states = []
 
-    def watched(x, sigma):
-        if abs(sigma - rungs[-1]) < 1e-9:
-            seen.append(x)
+    def record(x, sigma):
+        if abs(sigma - sigmas[-1]) < 1e-9:
+            states.append(x)
         return denoiser(x, sigma)
 
-    drive(sampler(x, (*rungs, 0.0), silence), watched)
-    return seen[-1]
+    run_sampler(sampler(x, (*sigmas, 0.0), zero_noise), record)
+    return states[-1]
 
 
 def test_dpm_adaptive_keeps_its_tolerance():
     x = torch.tensor([7.0], dtype=torch.float64)
-    rungs = (10.0, 0.5)
-    found = state_at_last_rung(SAMPLERS["k_dpm_adaptive"], x, rungs, gaussian(1.3))
-    exact = gaussian_path(x, 10.0, 0.5, 1.3)
-    assert abs(float(found / exact) - 1) < 0.05  # its relative tolerance per step
+    sigmas = (10.0, 0.5)
+    result = state_at_last_sigma(SAMPLERS["k_dpm_adaptive"], x, sigmas, gaussian_denoiser(1.3))
+    exact = solve_gaussian_ode(x, 10.0, 0.5, 1.3)
+    assert abs(float(result / exact) - 1) < 0.05  # its relative tolerance per step
 
 
-def test_dpm_adaptive_never_asks_more_than_two_hundred_times():
+def test_dpm_adaptive_makes_at_most_200_evaluations():
     def rough(x, sigma):
         return torch.sin(40 * x / sigma)
 
     x = torch.linspace(-9, 9, 50, dtype=torch.float64)
-    result, asked = drive(SAMPLERS["k_dpm_adaptive"](x, (14.6, 0.03, 0.0), silence), rough)
-    assert asked <= 200
+    result, evaluations = run_sampler(SAMPLERS["k_dpm_adaptive"](x, (14.6, 0.03, 0.0), zero_noise), rough)
+    assert evaluations <= 200
     assert result.isfinite().all()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_samples_have_the_spread_of_the_data(name):
+def test_samples_have_the_standard_deviation_of_the_data(name):
     spread, count = 1.3, 60_000
     generator = torch.Generator().manual_seed(1)
 
@@ -120,14 +120,14 @@ def test_samples_have_the_spread_of_the_data(name):
 
     sigmas = make_sigmas("karras", 250, TABLE)
     x = draw() * math.sqrt(sigmas[0] ** 2 + spread**2)
-    result, _ = drive(SAMPLERS[name](x, sigmas, draw), gaussian(spread))
+    result, _ = run_sampler(SAMPLERS[name](x, sigmas, draw), gaussian_denoiser(spread))
     # 0.3 % statistical (60,000 draws), the rest is the discretisation; dpm_adaptive stops at its own tolerance
     assert float(result.std()) == pytest.approx(spread, rel=0.05 if name == "k_dpm_adaptive" else 0.02)
     assert abs(float(result.mean())) < 0.03
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "k_dpm_adaptive"])
-def test_elements_do_not_influence_each_other(name):
+def test_elements_are_sampled_independently(name):
     x = torch.linspace(-20, 20, 5, dtype=torch.float64)
     sigmas = make_sigmas("native", 9, TABLE)
 
@@ -135,33 +135,33 @@ def test_elements_do_not_influence_each_other(name):
         calls = iter(range(1000))
         return lambda sigma, target: torch.sin(next(calls) + torch.arange(5, dtype=torch.float64)[part])
 
-    whole, _ = drive(SAMPLERS[name](x, sigmas, noise(slice(None))), mixture)
-    alone, _ = drive(SAMPLERS[name](x[2:3], sigmas, noise(slice(2, 3))), mixture)
-    torch.testing.assert_close(whole[2:3], alone, rtol=0, atol=1e-13)
+    together, _ = run_sampler(SAMPLERS[name](x, sigmas, noise(slice(None))), mixture_denoiser)
+    alone, _ = run_sampler(SAMPLERS[name](x[2:3], sigmas, noise(slice(2, 3))), mixture_denoiser)
+    torch.testing.assert_close(together[2:3], alone, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_deterministic_samplers_never_ask_for_noise(name):
+def test_deterministic_samplers_use_no_noise(name):
     def refuse(sigma, target):
         raise AssertionError("noise")
 
-    drive(SAMPLERS[name](torch.ones(3), make_sigmas("native", 12, TABLE), refuse), mixture)
+    run_sampler(SAMPLERS[name](torch.ones(3), make_sigmas("native", 12, TABLE), refuse), mixture_denoiser)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_noise_a_run_will_ask_for_is_known_beforehand(name):
-    sigmas, asked = make_sigmas("karras", 11, TABLE), []
+def test_list_noise_calls_predicts_the_calls_of_a_run(name):
+    sigmas, calls = make_sigmas("karras", 11, TABLE), []
 
     def record(sigma, target):
-        asked.append((sigma, target))
+        calls.append((sigma, target))
         return torch.zeros(3)
 
-    drive(SAMPLERS[name](torch.ones(3), sigmas, record), mixture)
-    assert list_noise_calls(SAMPLERS[name], sigmas) == asked
-    assert bool(asked) == (name in STOCHASTIC)
+    run_sampler(SAMPLERS[name](torch.ones(3), sigmas, record), mixture_denoiser)
+    assert list_noise_calls(SAMPLERS[name], sigmas) == calls
+    assert bool(calls) == (name in STOCHASTIC)
 
 
-def test_aliases_lead_to_samplers_and_strangers_are_told_what_there_is():
+def test_aliases_resolve_to_samplers_and_unknown_names_get_a_suggestion():
     assert all(resolve_sampler(alias)[0] in SAMPLERS for alias in ALIASES)
     assert resolve_sampler("nai_smea_dyn") == ("k_euler_ancestral", "dyn")
     with pytest.raises(UnknownName, match="did you mean 'k_euler'"):

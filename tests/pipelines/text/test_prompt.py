@@ -10,15 +10,15 @@ from pipelines.text.prompt import parse
 
 def test_prompts_parse_exactly_as_the_goldens(golden):
     for case in golden("prompts")["cases"]:
-        found = [
+        parsed = [
             {"mix": segment.mix, "runs": [list(run) for run in segment.runs]}
             for segment in parse(case["prompt"])
         ]
-        assert found == case["segments"], case["prompt"]
+        assert parsed == case["segments"], case["prompt"]
 
 
 @given(st.text())
-def test_no_text_is_refused_or_loses_anything_but_its_marks(text):
+def test_every_text_parses_and_keeps_all_but_its_brackets(text):
     segments = parse(text)
     assert segments
     if "|" not in text:
@@ -26,7 +26,7 @@ def test_no_text_is_refused_or_loses_anything_but_its_marks(text):
         assert kept == "".join(letter for letter in text if letter not in "{}[]")
 
 
-def test_a_mix_weight_counts_only_beside_a_bar():
+def test_a_mix_share_is_read_only_if_there_is_a_bar():
     assert parse("x:2")[0].runs == (("x:2", 1.0),)
     assert [segment.mix for segment in parse("a:.5 | b:2 |c:-1")] == [0.5, 2.0, -1.0]
 
@@ -43,18 +43,18 @@ def test_a_mix_weight_counts_only_beside_a_bar():
         ("{nai}", [("{nai}", 1.0)]),
     ],
 )
-def test_the_a1111_grammar_reads_weights_escapes_and_open_brackets(text, runs):
+def test_the_a1111_syntax_reads_weights_escapes_and_open_brackets(text, runs):
     (segment,) = parse(text, "a1111")
     assert [text for text, _ in segment.runs] == [text for text, _ in runs]
     assert [weight for _, weight in segment.runs] == pytest.approx([weight for _, weight in runs])
 
 
 @given(st.text(alphabet="ab ()[]\\:.0123,"))
-def test_the_a1111_grammar_accepts_anything(text):
+def test_the_a1111_syntax_accepts_every_text(text):
     assert len(parse(text, "a1111")) == 1
 
 
-def test_an_unknown_syntax_is_named():
+def test_an_unknown_syntax_error_lists_the_known_ones():
     with pytest.raises(UnknownName, match="a1111"):
         parse("x", "a111")
 
@@ -70,7 +70,7 @@ def test_an_unknown_syntax_is_named():
         "]" * 39_000 + "a|b",
     ],
 )
-def test_no_text_leads_out_of_the_floats(text, syntax):
+def test_weights_of_extreme_texts_are_finite(text, syntax):
     for segment in parse(text, syntax):
         assert isfinite(segment.mix)
         assert all(isfinite(weight) for _, weight in segment.runs)
@@ -81,6 +81,6 @@ def test_no_text_leads_out_of_the_floats(text, syntax):
     "text",
     ["a:" + "1" * 38_000 + "a|b", "(a:" + "1" * 38_000, "(a:" + " " * 38_000, "a:1" + " " * 38_000 + "b|"],
 )
-def test_long_rows_of_digits_and_spaces_are_read(text, syntax):
-    # a pattern that tries each beginning anew would take minutes here
+def test_long_runs_of_digits_and_spaces_parse_quickly(text, syntax):
+    # a pattern of quadratic time would take minutes
     assert sum(len(run) for segment in parse(text, syntax) for run, _ in segment.runs) > 0

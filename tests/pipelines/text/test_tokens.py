@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from transformers import CLIPTokenizer
 
-from pipelines.text.tokens import BOS, EMPTY, EOS, clip_tokenizer, split_chunks, tokenize, weighted_tokens
+from pipelines.text.tokens import BOS, EMPTY, EOS, clip_tokenizer, split_chunks, tokenize, tokenize_runs
 
-ODD = [
+PIECES = [
     "a",
     "b",
     " ",
@@ -32,53 +32,53 @@ ODD = [
 ]
 
 
-def test_the_vocabulary_is_clips():
+def test_the_vocabulary_equals_clips():
     assert clip_tokenizer().get_vocab_size() == 49408
     assert tokenize("a photo of a cat") == [320, 1125, 539, 320, 2368]
 
 
-def test_every_text_is_cut_as_transformers_cuts_it():
+def test_tokens_equal_those_of_transformers():
     merges = (
         gzip.decompress(files("pipelines.text").joinpath("clip/merges.txt.gz").read_bytes())
         .decode()
         .split("\n")
     )
     pairs: Any = [tuple(line.split()) for line in merges]
-    theirs = CLIPTokenizer(vocab=clip_tokenizer().get_vocab(), merges=pairs)
-    pick = random.Random(0)
+    reference = CLIPTokenizer(vocab=clip_tokenizer().get_vocab(), merges=pairs)
+    rng = random.Random(0)
     for _ in range(500):
-        text = "".join(pick.choice(ODD) for _ in range(pick.randint(0, 20)))
-        assert tokenize(text) == theirs(text)["input_ids"][1:-1], text
+        text = "".join(rng.choice(PIECES) for _ in range(rng.randint(0, 20)))
+        assert tokenize(text) == reference(text)["input_ids"][1:-1], text
 
 
-def test_the_end_of_text_cannot_be_typed():
+def test_the_end_token_cannot_be_written_in_a_prompt():
     assert EOS not in tokenize("a <|endoftext|> b")
 
 
-def test_chunks_lose_nothing_up_to_the_limit():
+def test_chunks_keep_every_token_up_to_the_limit():
     runs = [("1girl, " * 60, 1.0), ("smile", 1.1)]
-    parts = split_chunks(runs)
-    assert [token for part in parts for token in part.ids] == [token for token, _ in weighted_tokens(runs)]
-    assert [len(part.ids) for part in parts] == [75, 75, 31]
-    assert parts[-1].weights[-1] == 1.1
+    chunks = split_chunks(runs)
+    assert [token for chunk in chunks for token in chunk.ids] == [token for token, _ in tokenize_runs(runs)]
+    assert [len(chunk.ids) for chunk in chunks] == [75, 75, 31]
+    assert chunks[-1].weights[-1] == 1.1
 
 
-def test_text_beyond_three_chunks_is_cut():
-    assert sum(len(part.ids) for part in split_chunks([("cat " * 300, 1.0)])) == 225
+def test_text_beyond_three_chunks_is_dropped():
+    assert sum(len(chunk.ids) for chunk in split_chunks([("cat " * 300, 1.0)])) == 225
 
 
-def test_no_text_is_one_empty_chunk():
+def test_empty_text_gives_one_empty_chunk():
     assert split_chunks([]) == (EMPTY,)
-    assert EMPTY.padded(0) == (BOS, EOS, *[0] * 75)
+    assert EMPTY.pad_ids(0) == (BOS, EOS, *[0] * 75)
 
 
-def test_the_seams_of_2023_are_dropped_on_request():
-    ids = [token for token, _ in weighted_tokens([("cat dog " * 90, 1.0)])]
-    kept = [token for place, token in enumerate(ids, 1) if place not in (74, 75, 76, 149, 150, 151)]
-    found = [token for part in split_chunks([("cat dog " * 90, 1.0)], drop_seams=True) for token in part.ids]
-    assert found == kept
+def test_seam_tokens_are_dropped_on_request():
+    ids = [token for token, _ in tokenize_runs([("cat dog " * 90, 1.0)])]
+    kept = [token for position, token in enumerate(ids, 1) if position not in (74, 75, 76, 149, 150, 151)]
+    chunks = split_chunks([("cat dog " * 90, 1.0)], drop_seams=True)
+    assert [token for chunk in chunks for token in chunk.ids] == kept
 
 
 @pytest.mark.parametrize(("weight", "applied"), [(1e-9, 0.01), (1e9, 100.0), (1.05, 1.05)])
-def test_weights_are_kept_within_reason(weight, applied):
-    assert weighted_tokens([("cat", weight)])[0][1] == applied
+def test_weights_are_clamped(weight, applied):
+    assert tokenize_runs([("cat", weight)])[0][1] == applied

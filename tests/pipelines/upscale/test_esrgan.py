@@ -1,4 +1,4 @@
-"""The files that hold upscalers: every spelling, and everything that is none."""
+"""ESRGAN-family files: every key format, and files that are refused."""
 
 import json
 import struct
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from enlargers import at_random, shape
 from safetensors.torch import save_file
+from upscaler_files import random_network, small_config
 
 from pipelines.errors import WeightsError
 from pipelines.upscale.esrgan import detect_rrdbnet, load_rrdbnet
@@ -15,7 +15,7 @@ from pipelines.upscale.rrdbnet import RrdbConfig, RrdbNet
 from pipelines.weights.checkpoint import read_header
 
 CPU = torch.device("cpu")
-# how the layers around the blocks are spelled where the network doubles so many times
+# keys of the layers outside the blocks, by the number of doublings
 LISTED = {
     0: {"conv_hr": "model.2", "conv_last": "model.4"},
     1: {"conv_up1": "model.3", "conv_hr": "model.5", "conv_last": "model.7"},
@@ -38,18 +38,18 @@ RELEASED = {
 }
 
 
-def listed(weights, blocks=2, doublings=2):
-    around = LISTED[doublings] | {"conv_first": "model.0", "conv_body": f"model.1.sub.{blocks}"}
-    return spelled(weights, around, "model.1.sub.{}.RDB{}.conv{}.0")
+def to_listed(weights, blocks=2, doublings=2):
+    outside = LISTED[doublings] | {"conv_first": "model.0", "conv_body": f"model.1.sub.{blocks}"}
+    return rename_keys(weights, outside, "model.1.sub.{}.RDB{}.conv{}.0")
 
 
-def released(weights):
-    return spelled(weights, RELEASED, "RRDB_trunk.{}.RDB{}.conv{}")
+def to_released(weights):
+    return rename_keys(weights, RELEASED, "RRDB_trunk.{}.RDB{}.conv{}")
 
 
-def spelled(weights, around, inside):
+def rename_keys(weights, outside, inside):
     """The weights under other keys."""
-    keys = dict(around)
+    keys = dict(outside)
     for block in range(2):
         for dense in (1, 2, 3):
             for conv in (1, 2, 3, 4, 5):
@@ -58,18 +58,18 @@ def spelled(weights, around, inside):
     return {f"{keys[layer]}.{kind}": weights[name] for name, (layer, _, kind) in layers.items()}
 
 
-def behind(prefix, weights):
+def add_prefix(prefix, weights):
     return {prefix + name: weight for name, weight in weights.items()}
 
 
-def saved(path, weights):
+def save(path, weights):
     save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
     return path
 
 
 @pytest.fixture(scope="module")
 def network():
-    return at_random()
+    return random_network()
 
 
 @pytest.fixture(scope="module")
@@ -78,56 +78,56 @@ def weights(network):
 
 
 @pytest.mark.parametrize(
-    "spelling",
+    "to_format",
     [
         dict,
-        released,
-        listed,
-        lambda weights: behind("params_ema.", weights),
-        lambda weights: behind("params.", weights),
-        lambda weights: behind("params.", listed(weights)),
-        # a trainer's file: the averaged weights are those to use
+        to_released,
+        to_listed,
+        lambda weights: add_prefix("params_ema.", weights),
+        lambda weights: add_prefix("params.", weights),
+        lambda weights: add_prefix("params.", to_listed(weights)),
+        # a trainer's file with both: the averaged weights are used
         lambda weights: (
-            behind("params_ema.", weights)
-            | behind("params.", {name: 2 * weight for name, weight in weights.items()})
+            add_prefix("params_ema.", weights)
+            | add_prefix("params.", {name: 2 * weight for name, weight in weights.items()})
         ),
     ],
     ids=["ours", "released", "listed", "averaged", "last", "listed last", "both"],
 )
-def test_every_spelling_gives_the_same_picture(tmp_path, network, weights, spelling):
-    loaded: Any = load_rrdbnet(saved(tmp_path / "up.safetensors", spelling(weights)), CPU, torch.float32)
-    given = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(1))
-    loaded.to(memory_format=torch.contiguous_format)  # another order of memory would sum in another order
-    assert torch.equal(loaded(given), network(given))
+def test_every_key_format_loads_the_same_network(tmp_path, network, weights, to_format):
+    loaded: Any = load_rrdbnet(save(tmp_path / "up.safetensors", to_format(weights)), CPU, torch.float32)
+    image = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(1))
+    loaded.to(memory_format=torch.contiguous_format)  # another memory format would sum in another order
+    assert torch.equal(loaded(image), network(image))
 
 
 @pytest.mark.parametrize(
     ("doublings", "fold"), [(0, 1), (1, 1), (2, 1), (3, 1), (2, 2), (2, 4)], ids=lambda number: str(number)
 )
-@pytest.mark.parametrize("old", [True, False], ids=["listed", "ours"])
-def test_the_scale_follows_from_the_keys_and_the_first_layer(tmp_path, doublings, fold, old):
-    made = shape(doublings=doublings, fold=fold)
-    weights = RrdbNet(made).state_dict()
-    weights = listed(weights, doublings=doublings) if old else weights
-    found, keys = detect_rrdbnet(read_header(saved(tmp_path / "up.safetensors", weights)))
-    assert found == made
+@pytest.mark.parametrize("is_listed", [True, False], ids=["listed", "ours"])
+def test_the_scale_is_detected_from_the_keys_and_the_first_layer(tmp_path, doublings, fold, is_listed):
+    config = small_config(doublings=doublings, fold=fold)
+    weights = RrdbNet(config).state_dict()
+    weights = to_listed(weights, doublings=doublings) if is_listed else weights
+    detected, keys = detect_rrdbnet(read_header(save(tmp_path / "up.safetensors", weights)))
+    assert detected == config
     assert set(keys.values()) == set(weights)
 
 
-def test_the_anime_models_shape_has_its_number_of_parameters(tmp_path):
+def test_the_anime_models_config_and_parameter_count(tmp_path):
     with torch.device("meta"):
         sizes = {
             name: tuple(weight.shape)
             for name, weight in RrdbNet(RrdbConfig(64, 32, 6, 2, 1)).named_parameters()
         }
-    found, _ = detect_rrdbnet(read_header(hollow(tmp_path / "anime.safetensors", sizes)))
-    assert found == RrdbConfig(features=64, growth=32, blocks=6, doublings=2, fold=1)
-    # RealESRGAN_x4plus_anime_6B's, as spandrel counts them
+    config, _ = detect_rrdbnet(read_header(write_zeros(tmp_path / "anime.safetensors", sizes)))
+    assert config == RrdbConfig(features=64, growth=32, blocks=6, doublings=2, fold=1)
+    # RealESRGAN_x4plus_anime_6B's count, according to spandrel
     assert sum(torch.Size(size).numel() for size in sizes.values()) == 4_467_779
 
 
-def hollow(path, sizes, dtype="F16", hole=0):
-    """A file of the right header and size without its values; a hole before them is against the format."""
+def write_zeros(path, sizes, dtype="F16", hole=0):
+    """A file of zeros with these shapes; a hole before the first tensor violates the format."""
     header, start = {}, hole
     for key, size in sizes.items():
         stop = start + 2 * torch.Size(size).numel()
@@ -137,9 +137,9 @@ def hollow(path, sizes, dtype="F16", hole=0):
     return path
 
 
-def changed(**others):
-    """The weights with some replaced, and those that are None left out; `__` stands for a dot."""
-    replaced = {name.replace("__", "."): weight for name, weight in others.items()}
+def replace_tensors(**changes):
+    """Replace tensors, or remove them where None is passed; `__` stands for a dot."""
+    replaced = {name.replace("__", "."): weight for name, weight in changes.items()}
     return lambda weights: {
         name: weight for name, weight in (weights | replaced).items() if weight is not None
     }
@@ -148,53 +148,79 @@ def changed(**others):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (changed(conv_first__weight=None), "not an ESRGAN-family upscaler: no conv_first.weight"),
+        (replace_tensors(conv_first__weight=None), "not an ESRGAN-family upscaler: no conv_first.weight"),
         (lambda weights: {"layers.0.weight": torch.zeros(1)}, "not an ESRGAN-family upscaler: no conv_first"),
         (lambda weights: {}, "not an ESRGAN-family upscaler: no conv_first.weight"),
-        # SwinIR's files begin like ours
+        # SwinIR's files start with the same key
         (
             lambda weights: {"conv_first.weight": torch.zeros(8, 3, 3, 3), "layers.0.norm": torch.zeros(8)},
             "not an ESRGAN-family upscaler: no body.0.rdb1.conv1.weight",
         ),
-        (changed(conv_first__weight=torch.zeros(8)), r"conv_first.weight has the shape \(8,\)"),
-        (changed(conv_first__weight=torch.zeros(0, 3, 3, 3)), r"conv_first.weight has the shape \(0, 3"),
-        (changed(conv_first__weight=torch.zeros(8, 4, 3, 3)), "takes 4 channels; 3, 12 or 48 can run"),
-        (changed(conv_first__bias=None), "conv_first.bias is missing; 72 tensors"),
-        (changed(body__1__rdb2__conv3__weight=None), "body.1.rdb2.conv3.weight is missing"),
-        (changed(body__1__rdb1__conv1__weight=None), "body.1.rdb1.conv1.weight is missing"),
-        (changed(conv_up1__weight=None), "conv_up1.weight is missing"),
-        (changed(conv_last__weight=None), "conv_last.weight is missing"),
+        (replace_tensors(conv_first__weight=torch.zeros(8)), r"conv_first.weight has the shape \(8,\)"),
         (
-            changed(body__1__rdb2__conv3__weight=torch.zeros(4, 15, 3, 3)),
+            replace_tensors(conv_first__weight=torch.zeros(0, 3, 3, 3)),
+            r"conv_first.weight has the shape \(0, 3",
+        ),
+        (
+            replace_tensors(conv_first__weight=torch.zeros(8, 4, 3, 3)),
+            "takes 4 channels; 3, 12 and 48 are supported",
+        ),
+        (replace_tensors(conv_first__bias=None), "conv_first.bias is missing; the file needs 72 tensors"),
+        (replace_tensors(body__1__rdb2__conv3__weight=None), "body.1.rdb2.conv3.weight is missing"),
+        (replace_tensors(body__1__rdb1__conv1__weight=None), "body.1.rdb1.conv1.weight is missing"),
+        (replace_tensors(conv_up1__weight=None), "conv_up1.weight is missing"),
+        (replace_tensors(conv_last__weight=None), "conv_last.weight is missing"),
+        (
+            replace_tensors(body__1__rdb2__conv3__weight=torch.zeros(4, 15, 3, 3)),
             r"conv3.weight has the shape \(4, 15",
         ),
-        (changed(conv_last__weight=torch.zeros(1, 8, 3, 3)), r"\(1, 8, 3, 3\), not \(3, 8, 3, 3\)"),
-        (changed(conv_hr__weight=torch.zeros(8, 8, 1, 1)), r"conv_hr.weight has the shape \(8, 8, 1, 1\)"),
-        (changed(conv_hr__bias=torch.zeros(8, dtype=torch.int32)), "conv_hr.bias holds I32; BF16, F16, F32"),
-        (changed(body__0__rdb1__conv1x1__weight=torch.zeros(4, 8, 1, 1)), "conv1x1.weight is unexpected"),
-        (changed(conv_up9__weight=torch.zeros(8, 8, 3, 3)), "doubles 9 times; scales of 1 to 8 can run"),
+        (replace_tensors(conv_last__weight=torch.zeros(1, 8, 3, 3)), r"\(1, 8, 3, 3\), not \(3, 8, 3, 3\)"),
         (
-            changed(conv_first__weight=torch.zeros(8, 48, 3, 3), conv_up2__weight=None, conv_up2__bias=None),
+            replace_tensors(conv_hr__weight=torch.zeros(8, 8, 1, 1)),
+            r"conv_hr.weight has the shape \(8, 8, 1, 1\)",
+        ),
+        (
+            replace_tensors(conv_hr__bias=torch.zeros(8, dtype=torch.int32)),
+            "conv_hr.bias holds I32; BF16, F16, F32",
+        ),
+        (
+            replace_tensors(body__0__rdb1__conv1x1__weight=torch.zeros(4, 8, 1, 1)),
+            "conv1x1.weight is unexpected",
+        ),
+        (
+            replace_tensors(conv_up9__weight=torch.zeros(8, 8, 3, 3)),
+            "doubles 9 times; scales of 1 to 8 are supported",
+        ),
+        (
+            replace_tensors(
+                conv_first__weight=torch.zeros(8, 48, 3, 3), conv_up2__weight=None, conv_up2__bias=None
+            ),
             "1 to 8",
         ),
-        (lambda weights: changed(model__6__bias=None)(listed(weights)), "model.6.bias is missing"),
-        (lambda weights: changed(model__10__weight=None)(listed(weights)), "model.10.weight is missing"),
-        (lambda weights: changed(model__1__sub__2__weight=None)(listed(weights)), "sub.2.weight is missing"),
+        (lambda weights: replace_tensors(model__6__bias=None)(to_listed(weights)), "model.6.bias is missing"),
         (
-            lambda weights: behind("params.", changed(conv_hr__bias=None)(weights)),
+            lambda weights: replace_tensors(model__10__weight=None)(to_listed(weights)),
+            "model.10.weight is missing",
+        ),
+        (
+            lambda weights: replace_tensors(model__1__sub__2__weight=None)(to_listed(weights)),
+            "sub.2.weight is missing",
+        ),
+        (
+            lambda weights: add_prefix("params.", replace_tensors(conv_hr__bias=None)(weights)),
             "params.conv_hr.bias is miss",
         ),
-        (lambda weights: behind("params_ema.", weights) | {"step": torch.zeros(1)}, "step is unexpected"),
+        (lambda weights: add_prefix("params_ema.", weights) | {"step": torch.zeros(1)}, "step is unexpected"),
     ],
 )
-def test_anything_else_is_refused_by_name(tmp_path, weights, change, reason):
-    path = saved(tmp_path / "up.safetensors", change(weights))
+def test_another_file_is_refused_with_the_tensors_name(tmp_path, weights, change, reason):
+    path = save(tmp_path / "up.safetensors", change(weights))
     with pytest.raises(WeightsError, match=reason) as caught:
         load_rrdbnet(path, CPU, torch.float32)
     assert str(caught.value).startswith("up.safetensors: ")
 
 
-def test_pickles_are_not_opened(tmp_path, weights):
+def test_pickles_are_refused(tmp_path, weights):
     path = tmp_path / "RealESRGAN_x4plus.pth"
     torch.save({"params_ema": weights}, path)
     with pytest.raises(WeightsError, match=r"RealESRGAN_x4plus\.pth: a pickle can run code"):
@@ -203,16 +229,16 @@ def test_pickles_are_not_opened(tmp_path, weights):
         load_rrdbnet(path.rename(tmp_path / "renamed.safetensors"), CPU, torch.float32)
 
 
-def test_a_header_against_the_format_is_refused(tmp_path, weights):
+def test_a_header_that_violates_the_format_is_refused(tmp_path, weights):
     sizes = {name: list(weight.shape) for name, weight in weights.items()}
-    path = hollow(tmp_path / "up.safetensors", sizes, hole=2)
+    path = write_zeros(tmp_path / "up.safetensors", sizes, hole=2)
     with pytest.raises(WeightsError, match=r"up\.safetensors: a damaged file"):
         load_rrdbnet(path, CPU, torch.float32)
 
 
-def test_weights_take_the_dtype_asked_for(tmp_path, weights):
+def test_weights_are_converted_to_the_requested_dtype(tmp_path, weights):
     half = {name: weight.half() for name, weight in weights.items()}
-    path = saved(tmp_path / "up.safetensors", half)
+    path = save(tmp_path / "up.safetensors", half)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         loaded = load_rrdbnet(path, CPU, dtype)
         assert {weight.dtype for weight in loaded.parameters()} == {dtype}

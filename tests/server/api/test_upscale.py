@@ -94,7 +94,7 @@ def test_a_network_is_named_and_nothing_is_warned_of(served, painter, signing_ke
         ({}, "image: is required"),
         ({"image": ""}, "image: is required"),
         ({"image": "http://169.254.169.254/"}, "image: not Base64"),
-        ({"image": "AAAA"}, "image: not a PNG, WebP or JPEG picture"),
+        ({"image": "AAAA"}, "image: not a PNG, WebP or JPEG image"),
         ({"image": base64_of(PIXELS), "scale": 1}, "scale: 1 is not a number above 1, at most 4"),
         ({"image": base64_of(PIXELS), "scale": 8}, "scale: 8 is not"),
         ({"image": base64_of(np.zeros((3000, 1000, 3), np.uint8)), "scale": 4}, "48000000 pixels; at most"),

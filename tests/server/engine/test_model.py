@@ -1,6 +1,6 @@
-import enlargers
 import pytest
 import torch
+import upscaler_files
 from safetensors.torch import save_file
 
 from demo.checkpoint import build_demo
@@ -48,7 +48,7 @@ def test_a_second_unet_for_inpainting_is_named_in_the_card(demo_file, tmp_path):
 
 def test_what_enlarges_is_named_hashed_and_checked(demo_file, tmp_path):
     network, wrong = tmp_path / "anime.safetensors", tmp_path / "wrong.safetensors"
-    save_file(enlargers.at_random().state_dict(), network)
+    save_file(upscaler_files.random_network().state_dict(), network)
     save_file({"a": torch.zeros(1)}, wrong)
     catalog = single_model_catalog(demo_file).model_copy(update={"upscaler": network})
     found = detect_model(catalog)

@@ -28,7 +28,7 @@ from server.picture.inspection import (
 )
 from server.picture.signature import NOVELAI_KEY, sign_comment
 from server.picture.stealth import add_opaque_alpha, embed
-from server.request.decoding import MOST_PIXELS
+from server.request.images import MAX_PIXELS
 
 GENUINE = sorted(SAMPLES.glob("*.png"))
 RGB = np.random.default_rng(3).integers(0, 256, (96, 64, 3), np.uint8)
@@ -283,9 +283,9 @@ WHOLE = png.encode_png(RGB, {"Title": "a title"})
         (b"no picture", "not a PNG"),
         (gif(), "not a PNG"),
         (WHOLE[: len(WHOLE) // 2], "broken"),
-        (header(MOST_PIXELS + 1, 1), f"more than {MOST_PIXELS}"),
-        (header(8192, 8192), f"more than {MOST_PIXELS}"),
-        (header(60_000, 60_000), f"more than {MOST_PIXELS}"),
+        (header(MAX_PIXELS + 1, 1), f"more than {MAX_PIXELS}"),
+        (header(8192, 8192), f"more than {MAX_PIXELS}"),
+        (header(60_000, 60_000), f"more than {MAX_PIXELS}"),
     ],
     ids=["nothing", "no picture", "GIF", "half", "wide", "large", "a bomb"],
 )

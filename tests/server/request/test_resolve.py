@@ -1,4 +1,4 @@
-"""What lands in a job, what is refused, and what is said beside it."""
+"""From requests to jobs: defaults, refusals and warnings."""
 
 import math
 from base64 import b64encode
@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from pipelines.job import Guidance, Prompts, Threshold
+from pipelines.job import Guidance, InitImage, Prompts, RgbImage, Threshold
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
 from server.config.catalog import single_model_catalog
@@ -18,7 +18,7 @@ from server.engine.model import detect_model
 from server.errors import Rejected
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy, random_seed, resolve
-from server.request.schema import GenerateRequest
+from server.request.schema import read_request
 
 PRESETS = load_presets(configs() / "presets.toml")
 PROFILE = Profile(
@@ -31,7 +31,7 @@ BIG = {"width": 1536, "height": 1536}
 
 @pytest.fixture(scope="module")
 def served(demo_file):
-    """A catalogue's first model, which also answers for `mine`; `nai-diffusion-furry-3` is another in it."""
+    """A catalogue's first model, also listed as `mine`; its `nai-diffusion-furry-3` is another checkpoint."""
     found = detect_model(single_model_catalog(demo_file))
     listed = {"ids": ("nai-diffusion-3", "mine"), "elsewhere": ("nai-diffusion-furry-3",)}
     return replace(found, model="nai-diffusion-3", profile=PROFILE, **listed)
@@ -42,7 +42,7 @@ def ask(served):
     def ask(parameters=None, profile=PROFILE, **top):
         choices = {name: top.pop(name) for name in ("mode", "unknown_models") if name in top}
         policy = RequestPolicy(replace(served, profile=profile), PRESETS, **choices)
-        request = GenerateRequest.model_validate({"input": "cat", "parameters": parameters or {}, **top})
+        request = read_request({"input": "cat", "parameters": parameters or {}, **top})
         return resolve(request, policy, lambda: 99)
 
     return ask
@@ -58,19 +58,24 @@ def refusal(ask):
     return refusal
 
 
-def test_what_a_request_leaves_out_the_profile_decides(ask):
+def test_missing_fields_default_to_the_profile(ask):
     found = ask()
     job, guidance = found.job, found.job.guidance
-    assert (job.model, job.width, job.height, job.steps) == ("nai-diffusion-3", 640, 512, 23)
+    assert (job.model, job.passes[0].width, job.passes[0].height, job.steps) == (
+        "nai-diffusion-3",
+        640,
+        512,
+        23,
+    )
     assert (job.sampler, job.schedule, job.sigma_start) == ("k_dpmpp_2m", "karras", 41.0)
     assert guidance == Guidance(6.5, 0.2, 1.0, threshold=None, skip_above=math.inf, skip_below=0.0)
     assert job.prompts == Prompts("cat", "", "nai", drop_seam_tokens=False)
-    assert (job.seeds, job.smea, job.brownian) == ((99,), "off", False)
+    assert (job.passes[0].seeds, job.passes[0].smea, job.brownian) == ((99,), "off", False)
     assert (found.image_format, found.warnings) == ("png", ())
     assert found.recorded == {"deliberate_euler_ancestral_bug": True, "prefer_brownian": False}
 
 
-def test_null_and_an_empty_name_are_left_out_too(ask):
+def test_null_and_empty_names_count_as_missing(ask):
     names = "width steps seed scale uc sm skip_cfg_above_sigma image_format n_samples legacy qualityToggle"
     assert ask(dict.fromkeys(names.split()), model=None, action=None) == ask()
     assert ask({"sampler": "", "noise_schedule": ""}, model="") == ask()
@@ -79,8 +84,8 @@ def test_null_and_an_empty_name_are_left_out_too(ask):
 @pytest.mark.parametrize(
     ("parameters", "found"),
     [
-        ({"width": 96, "height": 1024}, lambda job: (job.width, job.height) == (96, 1024)),
-        ({"width": 128}, lambda job: (job.width, job.height) == (128, 512)),
+        ({"width": 96, "height": 1024}, lambda job: (job.passes[0].width, job.passes[0].height) == (96, 1024)),
+        ({"width": 128}, lambda job: (job.passes[0].width, job.passes[0].height) == (128, 512)),
         ({"steps": 1}, lambda job: job.steps == 1),
         ({"scale": 0}, lambda job: job.guidance.scale == 0.0),
         ({"scale": 25}, lambda job: job.guidance.scale == 25.0),
@@ -99,11 +104,11 @@ def test_null_and_an_empty_name_are_left_out_too(ask):
         ({"prefer_brownian": True}, lambda job: job.brownian),
     ],
 )  # fmt: skip
-def test_what_a_request_says_wins_even_when_it_is_nothing(ask, parameters, found):
+def test_sent_values_win_over_defaults_even_if_falsy(ask, parameters, found):
     assert found(ask(parameters).job)
 
 
-def test_what_is_only_echoed_changes_no_job(ask):
+def test_echoed_flags_change_no_job(ask):
     found = ask({"legacy": True, "deliberate_euler_ancestral_bug": False, "image_format": "webp"})
     told = {"legacy": True, "deliberate_euler_ancestral_bug": False, "prefer_brownian": False}
     assert found.recorded == told
@@ -112,13 +117,13 @@ def test_what_is_only_echoed_changes_no_job(ask):
     assert found.job == ask().job
 
 
-def test_what_belongs_to_other_kinds_of_request_changes_nothing(ask):
+def test_fields_of_other_tasks_change_nothing(ask):
     junk = {"strength": 0.7, "noise": "x", "extra_noise_seed": 1, "mask": "AAAA", "image": "", "v4_prompt": 5}
     none = {"reference_image": None, "reference_image_multiple": [], "params_version": 3, "stream": "sse"}
     assert ask(junk | none) == ask()
 
 
-# pictures to start from
+# init images
 
 
 def base64_of(colour, size=(64, 96)):
@@ -132,50 +137,43 @@ SIZE = {"width": 64, "height": 96, "seed": 5}
 
 
 @pytest.mark.parametrize("action", ["img2img", "generate", None])
-def test_a_picture_makes_it_img2img_with_nais_defaults(ask, action):
-    source = ask(SIZE | {"image": WHITE, "mask": "junk" if action else None}, action=action).job.source
-    assert (source.strength, source.noise, source.noise_seed, source.mask, source.overlay) == (
-        0.7,
-        0.0,
-        5,
-        None,
-        "none",
-    )
-    assert (source.picture.width, source.picture.height) == (64, 96)
-    assert set(source.picture.rgb) == {255}
+def test_an_image_selects_img2img_with_nais_defaults(ask, action):
+    first = ask(SIZE | {"image": WHITE, "mask": "junk" if action else None}, action=action).job.passes[0]
+    assert (first.strength, first.noise, first.noise_seed) == (0.7, 0.0, 5)
+    assert first.init == InitImage(RgbImage(64, 96, b"\xff" * (64 * 96 * 3)))
 
 
-def test_what_is_said_of_the_picture_counts(ask):
-    said = {"strength": "0.3", "noise": 0.1, "extra_noise_seed": -1}
-    source = ask(SIZE | {"image": WHITE} | said).job.source
-    assert (source.strength, source.noise, source.noise_seed) == (0.3, 0.1, 2**32 - 1)
+def test_img2img_reads_strength_noise_and_its_seed(ask):
+    fields = {"strength": "0.3", "noise": 0.1, "extra_noise_seed": -1}
+    first = ask(SIZE | {"image": WHITE} | fields).job.passes[0]
+    assert (first.strength, first.noise, first.noise_seed) == (0.3, 0.1, 2**32 - 1)
 
 
-def test_extra_noise_has_the_seed_that_was_picked(ask):
+def test_extra_noise_defaults_to_the_picked_seed(ask):
     job = ask(SIZE | {"image": WHITE, "seed": 0}).job
-    assert job.source.noise_seed == job.seeds[0]
+    assert job.passes[0].noise_seed == job.passes[0].seeds[0]
 
 
 @pytest.mark.parametrize("action", ["infill", None])
 def test_infill_ignores_the_strength_that_every_client_sends(ask, action):
     job = ask(SIZE | {"image": PICTURE, "mask": WHITE, "strength": 0.7, "noise": 0.2}, action=action).job
-    assert (job.source.strength, job.source.noise, job.source.overlay) == (1.0, 0.0, "soft")
-    assert job.source.mask == b"\xff" * (8 * 12)
+    assert (job.passes[0].strength, job.passes[0].noise, job.passes[0].init.overlay) == (1.0, 0.0, "soft")
+    assert job.passes[0].init.mask == b"\xff" * (8 * 12)
 
 
-def test_infill_has_a_strength_and_overlays_of_its_own(ask):
+def test_infill_has_its_own_strength_and_overlays(ask):
     infill = SIZE | {"image": PICTURE, "mask": WHITE}
-    assert ask(infill | {"inpaintImg2ImgStrength": 0.4}).job.source.strength == 0.4
-    assert ask(infill | {"add_original_image": False}).job.source.overlay == "none"
-    assert ask(infill | {"add_original_image": False, "overlay": "hard"}).job.source.overlay == "hard"
+    assert ask(infill | {"inpaintImg2ImgStrength": 0.4}).job.passes[0].strength == 0.4
+    assert ask(infill | {"add_original_image": False}).job.passes[0].init.overlay == "none"
+    assert ask(infill | {"add_original_image": False, "overlay": "hard"}).job.passes[0].init.overlay == "hard"
 
 
-def test_pictures_exclude_smea_and_infill_excludes_ddim(ask):
+def test_init_images_exclude_smea_and_infill_excludes_ddim(ask):
     job = ask(SIZE | {"image": WHITE, "sm": True, "sm_dyn": True, "sampler": "ddim"}).job
-    assert (job.sampler, job.smea) == ("ddim_v3", "off")
+    assert (job.sampler, job.passes[0].smea) == ("ddim_v3", "off")
     found = ask(SIZE | {"image": PICTURE, "mask": WHITE, "sampler": "ddim"}, action="infill")
     assert found.job.sampler == "k_euler_ancestral"
-    assert "sampler: 'ddim' does not go with infill; k_euler_ancestral does" in found.warnings
+    assert "sampler: 'ddim' cannot infill; k_euler_ancestral was used" in found.warnings
 
 
 # texts
@@ -205,33 +203,33 @@ OWL, RAT = ({"caption": {"base_caption": text}} for text in ("owl", "rat"))
         ({"model": "nai-diffusion-3", "input": ""}, {"v4_prompt": OWL, "v4_negative_prompt": RAT}, "owl", "rat"),
     ],
 )  # fmt: skip
-def test_the_texts_are_found_wherever_they_are(ask, top, sent, positive, negative):
+def test_prompts_are_read_from_any_of_their_fields(ask, top, sent, positive, negative):
     prompts = ask(sent, **top).job.prompts
     assert (prompts.positive, prompts.negative) == (positive, negative)
 
 
-def test_a_wrong_caption_is_refused_where_it_is_meant_and_nowhere_else(ask, refusal):
+def test_invalid_captions_are_refused_only_for_models_that_read_them(ask, refusal):
     wrong = {"v4_prompt": {"caption": {"base_caption": 5}}, "v4_negative_prompt": []}
     assert ask(wrong).job.prompts.positive == "cat"
-    said = "parameters.v4_prompt.caption.base_caption: 5 is not a text"
-    assert refusal(wrong, model="nai-diffusion-4-full") == said
-    assert refusal(wrong, input="") == said
-    said = "parameters.v4_negative_prompt: an array is not an object"
-    assert refusal({"v4_negative_prompt": []}, model="nai-diffusion-4-full") == said
+    message = "parameters.v4_prompt.caption.base_caption: 5 is not a text"
+    assert refusal(wrong, model="nai-diffusion-4-full") == message
+    assert refusal(wrong, input="") == message
+    message = "parameters.v4_negative_prompt: an array is not an object"
+    assert refusal({"v4_negative_prompt": []}, model="nai-diffusion-4-full") == message
 
 
-def test_the_grammar_is_the_profiles(ask):
+def test_the_profile_selects_the_prompt_syntax(ask):
     a1111 = PROFILE.model_copy(update={"syntax": "a1111"})
     prompts = ask({"qualityToggle": True}, profile=a1111, model="safe-diffusion", input="cat|dog").job.prompts
     assert prompts == Prompts("masterpiece, best quality, cat|dog", "", "a1111")
 
 
-def test_the_operator_decides_about_presets(ask):
+def test_the_policy_selects_the_preset_mode(ask):
     assert ask({"qualityToggle": True, "ucPreset": 0}, mode="client").job == ask().job
     assert ask(mode="always").job.prompts.negative.startswith("nsfw, lowres, {bad}")
 
 
-def test_presets_are_those_of_the_model_that_was_asked_for(ask):
+def test_presets_are_those_of_the_requested_model(ask):
     flags = {"qualityToggle": True, "ucPreset": 1}
     assert ask(flags, model="nai-diffusion-2").job.prompts.positive.startswith("very aesthetic, best")
     assert ask(flags, model="nai-diffusion-4-curated").job.prompts.positive.startswith("cat, rating:general")
@@ -254,18 +252,18 @@ def test_presets_are_those_of_the_model_that_was_asked_for(ask):
         (49152, 64, 4),
     ],
 )
-def test_how_many_pictures_depends_on_their_area(ask, refusal, width, height, most):
+def test_the_number_of_images_is_limited_by_area(ask, refusal, width, height, most):
     size = {"width": width, "height": height}
-    assert len(ask(size | {"n_samples": most}).job.seeds) == most
+    assert len(ask(size | {"n_samples": most}).job.passes[0].seeds) == most
     if most < 8:
-        said = f"parameters.n_samples: {most + 1} pictures of {width}x{height}; at most {most}"
-        assert refusal(size | {"n_samples": most + 1}) == said
+        message = f"parameters.n_samples: {most + 1} images of {width}x{height}; at most {most}"
+        assert refusal(size | {"n_samples": most + 1}) == message
 
 
 @pytest.mark.parametrize(("width", "height"), [(224, 14048), (1024, 3104), (49152, 96), (3072, 3072)])
-def test_an_area_has_its_limit(refusal, width, height):
-    said = f"parameters.width: {width}x{height} is {width * height} pixels; at most 3145728"
-    assert refusal({"width": width, "height": height}) == said
+def test_areas_above_the_limit_are_refused(refusal, width, height):
+    message = f"parameters.width: {width}x{height} is {width * height} pixels; at most 3145728"
+    assert refusal({"width": width, "height": height}) == message
 
 
 @pytest.mark.parametrize(
@@ -275,13 +273,13 @@ def test_an_area_has_its_limit(refusal, width, height):
         *((9999999999, 1410065407), (2**63 - 1, 4294967295), ("7", 7), (-0.0, 99), (1e10, 1410065408)),
     ],
 )
-def test_any_number_is_a_seed(ask, seed, first):
-    assert ask({"seed": seed}).job.seeds == (first,)
+def test_any_integer_is_a_seed(ask, seed, first):
+    assert ask({"seed": seed}).job.passes[0].seeds == (first,)
 
 
-def test_samples_have_neighbouring_seeds_around_the_end_of_their_range(ask):
-    assert ask({"seed": 2**32 - 1, "n_samples": 3}).job.seeds == (2**32 - 1, 0, 1)
-    assert ask({"n_samples": 2}).job.seeds == (99, 100)
+def test_seeds_count_up_and_wrap_around(ask):
+    assert ask({"seed": 2**32 - 1, "n_samples": 3}).job.passes[0].seeds == (2**32 - 1, 0, 1)
+    assert ask({"n_samples": 2}).job.passes[0].seeds == (99, 100)
 
 
 def test_the_server_never_picks_seed_zero():
@@ -292,14 +290,14 @@ def test_the_server_never_picks_seed_zero():
 
 
 @pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES])
-def test_every_sampler_of_nais_is_taken(ask, name):
+def test_every_sampler_of_nai_is_accepted(ask, name):
     found = ask({"sampler": name})
     assert found.job.sampler == ALIASES.get(name, (name,))[0]
     assert found.warnings == ()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_schedule_is_taken(ask, name):
+def test_every_schedule_is_accepted(ask, name):
     assert ask({"noise_schedule": name}).job.schedule == name
 
 
@@ -307,18 +305,18 @@ NATIVE = ("ddim_v3", "ddim", "plms", "k_lms", "k_dpm_fast", "nai_smea", "nai_sme
 
 
 @pytest.mark.parametrize("sampler", NATIVE)
-def test_a_schedule_that_a_sampler_does_not_have_is_replaced_and_that_is_told(ask, sampler):
+def test_unusable_schedules_are_replaced_with_a_warning(ask, sampler):
     for name in set(SCHEDULES) - {"native"}:
         found = ask({"sampler": sampler, "noise_schedule": name})
         assert found.job.schedule == "native"
-        assert found.warnings == (f"noise_schedule: {name!r} does not go with {sampler}; native does",)
+        assert found.warnings == (f"noise_schedule: {name!r} cannot be used with {sampler}; native was used",)
     for harmless in ({"noise_schedule": "native"}, {}):
         found = ask({"sampler": sampler, **harmless})
         assert (found.job.schedule, found.warnings) == ("native", ())
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in NATIVE])
-def test_the_others_have_every_schedule(ask, sampler):
+def test_other_samplers_accept_every_schedule(ask, sampler):
     assert ask({"sampler": sampler, "noise_schedule": "polyexponential"}).job.schedule == "polyexponential"
 
 
@@ -351,7 +349,7 @@ def test_the_others_have_every_schedule(ask, sampler):
 )
 def test_samplers_aliases_and_smea(ask, asked, sampler, smea):
     job = ask(asked).job
-    assert (job.sampler, job.smea) == (sampler, smea)
+    assert (job.sampler, job.passes[0].smea) == (sampler, smea)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +364,7 @@ def test_samplers_aliases_and_smea(ask, asked, sampler, smea):
         ({"sampler": "k_euler", "deliberate_euler_ancestral_bug": False, "prefer_brownian": True}, False, True),
     ],
 )  # fmt: skip
-def test_the_flags_of_euler_a(ask, asked, bug, brownian):
+def test_ancestral_flags(ask, asked, bug, brownian):
     found = ask(asked)
     assert found.recorded == {"deliberate_euler_ancestral_bug": bug, "prefer_brownian": brownian}
     assert found.job.brownian is brownian
@@ -377,7 +375,7 @@ def test_the_flags_of_euler_a(ask, asked, bug, brownian):
 
 @pytest.mark.parametrize("setting", ["map", "refuse"])
 @pytest.mark.parametrize("model", ["nai-diffusion-3", "nai-diffusion-3-inpainting", "mine", None, ""])
-def test_the_model_that_is_loaded_answers_under_all_its_names(ask, model, setting):
+def test_the_loaded_model_answers_to_all_its_ids(ask, model, setting):
     found = ask(model=model, unknown_models=setting)
     assert (found.job.model, found.warnings) == ("nai-diffusion-3", ())
 
@@ -387,46 +385,46 @@ def test_an_unknown_model_is_answered_by_the_loaded_one_or_refused(ask, refusal,
     found = ask(model=model)
     assert found.job.model == "nai-diffusion-3"
     assert found.warnings == (f"model: {model!r} is answered by 'nai-diffusion-3'",)
-    assert refusal(model=model, unknown_models="refuse").startswith(f"model: {model!r} doesn't exist here")
+    assert refusal(model=model, unknown_models="refuse").startswith(f"model: {model!r} is not served")
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
-        ("nai-difusion-3", "model: 'nai-difusion-3' doesn't exist here; did you mean 'nai-diffusion-3'?; served: nai-diffusion-3, mine"),
-        ("dalle-mini", "model: 'dalle-mini' doesn't exist here; served: nai-diffusion-3, mine"),
+        ("nai-difusion-3", "model: 'nai-difusion-3' is not served; did you mean 'nai-diffusion-3'?; served: nai-diffusion-3, mine"),
+        ("dalle-mini", "model: 'dalle-mini' is not served; served: nai-diffusion-3, mine"),
     ],
 )  # fmt: skip
-def test_a_refusal_names_what_there_is(refusal, model, said):
-    assert refusal(model=model, unknown_models="refuse") == said
+def test_a_refusal_lists_the_served_models(refusal, model, message):
+    assert refusal(model=model, unknown_models="refuse") == message
 
 
 @pytest.mark.parametrize("setting", ["map", "refuse"])
 @pytest.mark.parametrize("kind", ["", "-inpainting"])
 @pytest.mark.parametrize("model", ["nai-diffusion-furry-3", "nai-diffusion-3-furry"])
-def test_a_model_that_is_listed_but_not_loaded_is_never_answered_by_another(refusal, model, kind, setting):
+def test_a_listed_model_that_is_not_loaded_is_refused(refusal, model, kind, setting):
     name = PRESETS.canonical(model + kind)
-    said = f"model: {name!r} is in the catalogue but not loaded; loaded is 'nai-diffusion-3'"
-    assert refusal(model=model + kind, unknown_models=setting) == said
+    message = f"model: {name!r} is in the catalogue but not loaded; loaded is 'nai-diffusion-3'"
+    assert refusal(model=model + kind, unknown_models=setting) == message
 
 
-# what is refused, and what is only said
+# refusals and warnings
 
 
 @pytest.mark.parametrize(
-    ("top", "parameters", "said"),
+    ("top", "parameters", "message"),
     [
         ({}, {"sampler": "k_eular"}, "parameters.sampler: 'k_eular' is not a sampler (did you mean 'k_euler'?); known: k_euler, k_euler_ancestral, "),
         ({}, {"sampler": "K_EULER"}, "parameters.sampler: 'K_EULER' is not a sampler"),
         ({}, {"noise_schedule": "karas"}, "parameters.noise_schedule: 'karas' is not a noise schedule (did you mean 'karras'?); known: native, "),
         ({}, {"noise_schedule": "karas", "sampler": "ddim_v3"}, "parameters.noise_schedule: 'karas' is not a noise schedule"),
-        # pictures to start from
+        # init images
         ({}, {"image": "AAAA"}, "parameters.image: not a PNG, WebP or JPEG picture"),
         ({"action": "img2img"}, {"image": "AAAA", "strength": 7}, "parameters.strength: 7 is not a number from 0 to 1"),
         ({}, {"image": "AAAA", "noise": "much"}, "parameters.noise: 'much' is not a number from 0 to 1"),
-        ({}, {"image": "http://169.254.169.254/x"}, "parameters.image: not Base64; a picture is sent in it"),
+        ({}, {"image": "http://169.254.169.254/x"}, "parameters.image: not Base64; send an image in Base64"),
         ({}, {"image": {"url": "file:///etc/passwd"}}, "parameters.image: not a text"),
-        ({"action": "infill"}, {"image": PICTURE, "mask": "AAAA"}, "parameters.mask: not a PNG, WebP or JPEG picture"),
+        ({"action": "infill"}, {"image": PICTURE, "mask": "AAAA"}, "parameters.mask: not a PNG, WebP or JPEG image"),
         ({"action": "infill"}, {"image": PICTURE, "mask": PICTURE}, "parameters.mask: black everywhere"),
         ({"action": "infill"}, {"image": PICTURE, "mask": WHITE, "inpaintImg2ImgStrength": 0}, "parameters.inpaintImg2ImgStrength: 0 is not a number above 0"),
         ({"action": "img2img"}, {"strength": 0.7}, "parameters.image: img2img needs an image"),
@@ -437,45 +435,45 @@ def test_a_model_that_is_listed_but_not_loaded_is_never_answered_by_another(refu
         ({}, {"reference_image_multiple": ["AAAA"]}, "parameters.reference_image_multiple: vibe transfer is not offered"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_names_field_value_and_what_is_allowed(refusal, top, parameters, said):
-    assert refusal(parameters, **top).startswith(said)
+def test_refusals_name_the_field_the_value_and_what_is_allowed(refusal, top, parameters, message):
+    assert refusal(parameters, **top).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("top", "parameters", "said"),
+    ("top", "parameters", "message"),
     [
         ({"input": "cat " * 225}, {}, ()),
         ({"input": "cat " * 226}, {}, ("input: 226 tokens, cut after 225",)),
         ({"input": "cat " * 225 + "|" + "cat " * 224}, {}, ()),
         ({"input": "cat|" + "cat " * 300}, {}, ("input: 300 tokens, cut after 225",)),
         ({}, {"negative_prompt": "cat " * 230}, ("negative_prompt: 230 tokens, cut after 225",)),
-        ({}, {"uc": "cat " * 230, "scale": 7.5}, ("negative_prompt: 230 tokens, cut after 225", "scale: 7.5 is more than this model takes well (7)")),
+        ({}, {"uc": "cat " * 230, "scale": 7.5}, ("negative_prompt: 230 tokens, cut after 225", "scale: 7.5 is above what this model is suited to (7)")),
         ({}, {"scale": 7}, ()),
         ({"model": "x"}, {"sampler": "ddim_v3", "noise_schedule": "karras"},
-         ("model: 'x' is answered by 'nai-diffusion-3'", "noise_schedule: 'karras' does not go with ddim_v3; native does")),
+         ("model: 'x' is answered by 'nai-diffusion-3'", "noise_schedule: 'karras' cannot be used with ddim_v3; native was used")),
     ],
 )  # fmt: skip
-def test_what_is_said_beside_the_pictures(ask, top, parameters, said):
-    assert ask(parameters, **top).warnings == said
+def test_warnings(ask, top, parameters, message):
+    assert ask(parameters, **top).warnings == message
 
 
-def test_a_model_that_takes_any_scale_says_nothing(ask):
+def test_without_a_guard_any_scale_is_accepted_silently(ask):
     assert ask({"scale": 50}, profile=PROFILE.model_copy(update={"guards": Guards()})).warnings == ()
 
 
-def test_a_webp_too_long_for_the_format_is_refused_before_it_is_drawn(ask, refusal):
+def test_a_side_too_long_for_webp_is_refused(ask, refusal):
     size = {"width": 64, "height": 49152}
-    assert ask({**size, "image_format": "png"}).job.height == 49152
+    assert ask({**size, "image_format": "png"}).job.passes[0].height == 49152
     assert "webp cannot hold 64x49152; sides are at most 16383" in refusal({**size, "image_format": "webp"})
 
 
 @pytest.mark.parametrize("top", [{"input": "a|" * 32}, {"parameters": {"uc": "a|" * 32}}])
-def test_a_mix_has_an_end(ask, refusal, top):
-    said = refusal(**top) if "input" in top else refusal(top["parameters"])
-    assert "mixes 33 texts; at most 32" in said
+def test_the_number_of_mixed_segments_is_limited(ask, refusal, top):
+    message = refusal(**top) if "input" in top else refusal(top["parameters"])
+    assert "mixes 33 texts; at most 32" in message
     assert ask(input="|".join("a" * 32)).job.prompts.positive.count("|") == 31
 
 
-def test_a_mix_of_nothing_is_told_by_the_name_of_its_field(refusal):
+def test_a_mix_without_weight_is_refused_by_the_name_of_its_field(refusal):
     assert refusal(input="cat:0|dog:0").startswith("input: every part of the '|' mix has weight 0")
     assert refusal({"uc": "cat:0|"}).startswith("negative_prompt: every part of the '|' mix has weight 0")

@@ -1,4 +1,4 @@
-"""What may stand in a body, field by field, and what is said of what may not."""
+"""What a body may hold, field by field, and the messages for everything else."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from server.api.body import parse_json_object
-from server.errors import Rejected, to_rejection
-from server.request.schema import LONGEST_TEXT, GenerateRequest, Parameters, read_infilling, read_starting
+from server.errors import Rejected
+from server.request.schema import LONGEST_TEXT, GenerateParameters, Parameters, read_request
 
 WORD = f"a text of at most {LONGEST_TEXT} characters"
 NAME = "a name of at most 200 characters"
@@ -29,33 +29,38 @@ UNUSED = {
     "auto_smea": "auto_smea_too",
     "qualityToggle": "quality_toggle",
     "ucPreset": "uc_preset",
-    "inpaintImg2ImgStrength": "inpaint_strength",
     **{
         name: name
         for name in (
             *("v4_prompt", "v4_negative_prompt", "image", "mask"),
             *("reference_image", "reference_image_multiple"),
-            *("strength", "noise", "extra_noise_seed", "add_original_image", "overlay", "color_correct"),
-            *("soft_mask", "enhance"),
         )
     },
 }
 
 
 def read(body):
-    """A body as it comes: an object, or its JSON."""
+    """Read a body: an object, or its JSON."""
     text = body if isinstance(body, str) else json.dumps(body)
-    return GenerateRequest.model_validate(parse_json_object(text.encode()))
+    return read_request(parse_json_object(text.encode()))
 
 
-def parameters(**given):
-    return read({"parameters": given}).parameters
+def parameters(**fields):
+    return GenerateParameters.model_validate(parse_json_object(json.dumps(fields).encode()))
+
+
+def img2img(**fields):
+    return read({"parameters": {"image": "x"} | fields}).parameters
+
+
+def infill(**fields):
+    return read({"parameters": {"image": "x", "mask": "x"} | fields}).parameters
 
 
 def refusal(body):
-    with pytest.raises(ValidationError) as wrong:
+    with pytest.raises(Rejected) as refused:
         read(body)
-    return to_rejection(wrong.value, GenerateRequest).message
+    return refused.value.message
 
 
 KEPT = [
@@ -94,7 +99,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("field", "value", "kept"), KEPT, ids=lambda value: repr(value)[:30])
-def test_what_a_field_takes(field, value, kept):
+def test_accepted_values(field, value, kept):
     found = getattr(parameters(**{field: value}), UNUSED.get(field) or field)
     assert found == kept
     assert type(found) is type(kept) or isinstance(found, float)
@@ -161,23 +166,23 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("field", "value", "shown", "allowed"), WRONG, ids=lambda value: str(value)[:20])
-def test_what_a_field_does_not_take_is_told_with_name_value_and_what_it_does(field, value, shown, allowed):
+def test_refusals_name_the_field_the_value_and_what_is_allowed(field, value, shown, allowed):
     message = refusal(f'{{"parameters": {{"{field}": {value}}}}}')
     assert message == f"parameters.{field}: {shown} is not {allowed}"
 
 
 @pytest.mark.parametrize("field", ["width", "steps", "n_samples", "seed", *REALS, *SIGMAS])
-def test_a_boolean_is_no_number(field):
+def test_a_boolean_is_not_a_number(field):
     message = refusal({"parameters": {field: True}})
     assert message.lower().startswith(f"parameters.{field}: true is not a")
 
 
 @pytest.mark.parametrize("field", ["width", "height"])
-def test_a_side_in_quotes_is_refused(field):
+def test_a_size_as_a_string_is_refused(field):
     assert refusal({"parameters": {field: "832"}}).startswith(f"parameters.{field}: '832' is not {SIDE}")
 
 
-def test_every_field_is_told_of_here():
+def test_every_field_is_in_these_tables():
     known = {field.alias or name for name, field in Parameters.model_fields.items()}
     assert known == {field for field, _, _ in KEPT}
     assert known - UNUSED.keys() == {field for field, *_ in WRONG}
@@ -200,86 +205,110 @@ def test_every_field_is_told_of_here():
         ({"parameters": {"image_format": "wepb"}}, "parameters.image_format: 'wepb' is not png or webp; did you mean 'webp'?"),
     ],
 )  # fmt: skip
-def test_what_stands_around_the_parameters_is_told_too(wrong, said):
+def test_refusals_of_fields_outside_parameters(wrong, said):
     assert refusal({"input": "cat", "parameters": {}} | wrong) == said
 
 
-def test_parameters_are_all_that_is_required():
+def test_only_parameters_are_required():
     assert refusal({"input": "cat"}) == "parameters: is required"
     least = read({"parameters": {}})
-    assert (least.input, least.model, least.action) == (None, None, None)
+    assert (least.input, least.model, least.task) == (None, None, "generate")
     assert set(least.parameters.model_dump().values()) == {None}
 
 
-@pytest.mark.parametrize("action", ["generate", "img2img", "infill", None])
-def test_the_actions_of_nais_page(action):
-    assert read({"action": action, "parameters": {}}).action == action
+@pytest.mark.parametrize(
+    ("action", "images", "task"),
+    [
+        *((action, (), "generate") for action in ("generate", None)),
+        *((action, ("mask",), "generate") for action in ("generate", None)),
+        *((action, ("image",), "img2img") for action in ("generate", "img2img", None)),
+        *((action, ("image", "mask"), "img2img") for action in ("generate", "img2img")),
+        *((action, ("image", "mask"), "infill") for action in ("infill", None)),
+    ],
+)
+def test_action_and_images_decide_the_task(action, images, task):
+    assert read({"action": action, "parameters": dict.fromkeys(images, "x")}).task == task
 
 
-def test_the_first_thing_wrong_is_told_and_only_that():
+@pytest.mark.parametrize(
+    ("action", "images", "message"),
+    [
+        ("img2img", (), "parameters.image: img2img needs an image"),
+        ("img2img", ("mask",), "parameters.image: img2img needs an image"),
+        *(
+            ("infill", images, "parameters.mask: infill needs an image and a mask")
+            for images in ((), ("image",), ("mask",))
+        ),
+    ],
+)
+def test_an_action_without_its_images_is_refused(action, images, message):
+    assert refusal({"action": action, "parameters": dict.fromkeys(images, "x")}) == message
+
+
+def test_only_the_first_error_is_reported():
     message = refusal({"input": 5, "parameters": {"steps": 0, "scale": -1}})
     assert message == f"input: 5 is not {WORD}"
 
 
-def test_unknown_keys_are_not_read():
+def test_unknown_keys_are_ignored():
     junk = '"Steps": "x", "\\ud83d": 1, "model": [], "quality_toggle": true'
     found = read(f'{{"url": NaN, "parameters": {{"steps": 5, {junk}}}, "x": {{}}}}')
-    assert found.parameters == Parameters.model_validate({"steps": 5})
+    assert found.parameters == GenerateParameters(steps=5)
 
 
-def test_the_last_of_two_equal_keys_counts():
+def test_the_last_of_two_equal_keys_is_used():
     assert read('{"parameters": {"steps": "x", "steps": 5}}').parameters.steps == 5
 
 
-def test_unused_fields_may_nest_as_deep_as_json_may():
+def test_unused_fields_may_be_nested_as_deep_as_json_allows():
     deep = "[" * 400 + "]" * 400
     found = read(f'{{"junk": {deep}, "parameters": {{"v4_prompt": {deep}, "junk": {deep}}}}}')
     assert found.parameters.v4_prompt == json.loads(deep)
 
 
 @pytest.mark.parametrize("junk", ["[" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, "1" + "0" * 5000])
-def test_what_no_reader_can_hold_is_not_json(junk):
+def test_values_beyond_the_json_reader_are_refused(junk):
     with pytest.raises(Rejected, match="body: is not JSON in UTF-8, or nested too deeply"):
         read(f'{{"parameters": {{"junk": {junk}}}}}')
 
 
-def test_a_request_does_not_change():
+def test_a_request_is_frozen():
     found = parameters(steps=5)
     with pytest.raises(ValidationError, match="frozen"):
         found.steps = 6
 
 
-STARTING = [
-    *((read_starting, name, value) for name in ("strength", "noise") for value in (-0.1, 1.1, "much", True, [])),
-    *((read_starting, "extra_noise_seed", value) for value in (0.5, "x", True)),
-    *((read_infilling, "inpaintImg2ImgStrength", value) for value in (0, -1, 1.5, "x")),
-    *((read_infilling, name, value) for name in ("add_original_image", "soft_mask") for value in (3, "maybe")),
-    *((read, "color_correct", 3) for read in (read_starting, read_infilling)),
-    (read_infilling, "overlay", "medium"),
+SECTIONS = [
+    *((img2img, name, value) for name in ("strength", "noise") for value in (-0.1, 1.1, "much", True, [])),
+    *((img2img, "extra_noise_seed", value) for value in (0.5, "x", True)),
+    *((infill, "inpaintImg2ImgStrength", value) for value in (0, -1, 1.5, "x")),
+    *((infill, name, value) for name in ("add_original_image", "soft_mask") for value in (3, "maybe")),
+    *((read, "color_correct", 3) for read in (img2img, infill)),
+    (infill, "overlay", "medium"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("reader", "name", "value"), STARTING)
-def test_what_is_said_of_a_picture_is_looked_at_only_when_there_is_one(reader, name, value):
-    asked = parameters(**{name: value})
+@pytest.mark.parametrize(("reader", "name", "value"), SECTIONS)
+def test_a_tasks_own_fields_are_validated_for_that_task_alone(reader, name, value):
     with pytest.raises(Rejected, match=rf"^parameters\.{name}: .* is not "):
-        reader(asked)
+        reader(**{name: value})
+    assert not hasattr(read({"parameters": {name: value}}).parameters, name)
 
 
-def test_what_is_said_of_a_picture_may_come_as_text_or_not_at_all():
-    said = read_starting(parameters(strength="0.5", noise=0, extra_noise_seed="7", color_correct="false"))
-    assert (said.strength, said.noise, said.extra_noise_seed, said.color_correct) == (0.5, 0.0, 7, False)
-    infill = read_infilling(parameters(inpaintImg2ImgStrength="0.5", add_original_image="false"))
-    assert (infill.strength, infill.add_original_image, infill.overlay) == (0.5, False, None)
-    for nothing in (read_starting(parameters()), read_infilling(parameters())):
-        assert set(nothing.model_dump().values()) == {None}
+def test_a_tasks_own_fields_may_be_strings_or_missing():
+    found = img2img(strength="0.5", noise=0, extra_noise_seed="7", color_correct="false")
+    assert (found.strength, found.noise, found.extra_noise_seed, found.color_correct) == (0.5, 0.0, 7, False)
+    found = infill(inpaintImg2ImgStrength="0.5", add_original_image="false")
+    assert (found.strength, found.add_original_image, found.overlay) == (0.5, False, None)
+    for empty in (img2img(), infill()):
+        assert set(empty.model_dump(exclude={"image", "mask"}).values()) == {None}
 
 
-def test_each_task_looks_at_its_own_fields_alone():
-    wrong = parameters(strength=9, noise="x", overlay=7, inpaintImg2ImgStrength=0, soft_mask="perhaps")
+def test_each_task_ignores_the_others_fields():
+    wrong = {"strength": 9, "noise": "x", "overlay": 7, "inpaintImg2ImgStrength": 0, "soft_mask": "perhaps"}
     with pytest.raises(Rejected, match=r"parameters\.strength"):
-        read_starting(wrong)
+        img2img(**wrong)
     with pytest.raises(Rejected, match=r"parameters\.inpaintImg2ImgStrength"):
-        read_infilling(wrong)
-    assert read_starting(parameters(overlay=7, inpaintImg2ImgStrength=0)).strength is None
-    assert read_infilling(parameters(strength=9, noise="x")).strength is None
+        infill(**wrong)
+    assert img2img(overlay=7, inpaintImg2ImgStrength=0).strength is None
+    assert infill(strength=9, noise="x").strength is None
