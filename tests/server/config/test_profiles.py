@@ -111,3 +111,9 @@ def test_infinity_and_numbers_are_both_a_highest_sigma(tmp_path):
     for name, value in (("a", '"inf"'), ("b", "4518.76")):
         (tmp_path / f"{name}.toml").write_text(f'family = "sdxl"\nprediction = "v"\nsigma_max = {value}')
     assert [profile.sigma_max for profile in load_profiles(tmp_path)] == [float("inf"), 4518.76]
+
+
+def test_an_unknown_family_is_refused_with_those_that_exist(tmp_path):
+    (tmp_path / "mine.toml").write_text('family = "sdx"\nprediction = "v"\n')
+    with pytest.raises(ConfigError, match=r"mine\.toml:1: family = 'sdx': .*did you mean 'sdxl'.*sd15"):
+        load_profiles(tmp_path)
