@@ -59,27 +59,27 @@ def write_job_picture(
     Raises:
         Rejected: the format cannot hold an image of this size.
     """
-    description = describe_job(
+    naiad_object = describe_job(
         job, result.sigmas, policy.batching, policy.source_hash, policy.inpainting, policy.files
     )
     make_comment = partial(build_comment, job, index, recorded)
     rgb = result.pictures[index]
-    return write_picture(policy, rgb, make_comment, description, result.run_seconds, image_format)
+    return write_picture(policy, rgb, make_comment, naiad_object, result.run_seconds, image_format)
 
 
 def write_picture(
     policy: MetadataPolicy,
     rgb: Pixels,
     make_comment: Callable[[Mapping[str, object] | None], dict[str, object]],
-    description: Mapping[str, object],
+    naiad_object: Mapping[str, object],
     seconds: float,
     image_format: ImageFormat,
 ) -> bytes:
     """Return the file of an image, with the metadata that the policy asks for.
 
     Args:
-        make_comment: builds the Comment from its `naiad` object, which is None below level "full".
-        description: the `naiad` object.
+        make_comment: builds the Comment around a `naiad` object, or without one below level "full".
+        naiad_object: describes how the image was made, for exact reproduction.
         seconds: run time of the job.
 
     Raises:
@@ -90,7 +90,7 @@ def write_picture(
         return encode(rgb, {})
     if policy.key is None or policy.level == "plain":
         return encode(rgb, build_text_fields(make_comment(None), policy.source_hash, seconds))
-    comment = sign_comment(rgb, make_comment(description), policy.key)
+    comment = sign_comment(rgb, make_comment(naiad_object), policy.key)
     fields = build_text_fields(comment, policy.source_hash, seconds, policy.key.public)
     return encode(_embed_fields(rgb, fields), fields)
 
