@@ -45,7 +45,7 @@ def random_pixels(height=128, width=96, channels=4):
 
 
 def read_chunks(file):
-    """The type and content of every chunk, read without a library; consecutive IDAT chunks count once, without content."""
+    """The type and content of every chunk, read without a library; a run of IDAT chunks counts once, without content."""
     chunks, offset = [], 8
     while offset < len(file):
         length, kind = struct.unpack(">I4s", file[offset : offset + 8])
