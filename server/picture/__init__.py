@@ -1,1 +1,1 @@
-"""Finished pictures: files, their metadata and signature, and reading them back."""
+"""Image files: encoding, metadata and its signature, and reading both back."""

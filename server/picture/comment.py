@@ -1,7 +1,7 @@
-"""What a picture says about itself, in NAI's own keys, types and order, and that it is not NovelAI's.
+"""The metadata fields of an image, with the keys, types and order of NAI's.
 
-`Software = NovelAI` names the format: readers compare it exactly. Who made the picture is said by `generator`
-and by a Source hash of our own model's, never one of NAI's. Every key and its place: reference, metadata, 1.
+`Software = NovelAI` is the name of the format; readers compare it exactly. The actual origin is in `generator` and in
+`Source`, which holds the hash of this server's model and never one of NAI's. All keys: reference, metadata, 1.
 """
 
 import json
@@ -22,25 +22,29 @@ NAI_HASHES = frozenset(
         *("4BE8C60C", "C8704949", "37C2B166", "F306816B", "9CC2F394"),
     }
 )
+"""The `Source` hashes of NAI's V3 models: anime, then furry."""
 RECORDED = ("legacy", "deliberate_euler_ancestral_bug", "prefer_brownian")
-"""NAI's flags that change nothing in a job but are echoed, in NAI's order; the first is a task's."""
+"""NAI's flags that are recorded as the request was read, in NAI's order.
+
+`legacy` and `deliberate_euler_ancestral_bug` change nothing. `prefer_brownian` selects the noise (`Job.brownian`).
+"""
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-"""NUL ends a text chunk early and a lone surrogate is no character at all."""
+"""NUL ends a text chunk early; a lone surrogate cannot be encoded."""
 
 
-@cache  # it is looked up on disk
+@cache  # reads the package metadata from disk
 def naiad_version() -> str:
-    """The version of naiad that is installed."""
+    """Return the installed version of naiad."""
     return version("naiad")
 
 
 def software_name() -> str:
-    """The program and its version."""
+    """Return the name and version of this program."""
     return f"naiad {naiad_version()}"
 
 
 def generator_text() -> str:
-    """Who made the picture."""
+    """Return the text of `generator`: this program, and that it is not NovelAI."""
     return f"{software_name()} (self-hosted, not NovelAI)"
 
 
@@ -212,22 +216,22 @@ def _init_fields(pass_: Pass, index: int) -> dict[str, object]:
 def build_text_fields(
     comment: Mapping[str, object], source_hash: str, seconds: float, public_key: str | None = None
 ) -> dict[str, str]:
-    """The text chunks in NAI's order, then our own.
+    """Return the text fields in NAI's order, followed by naiad's own.
 
     Args:
         comment: the Comment, with its signature if it has one.
-        source_hash: 8 upper-case hex digits of the model.
-        seconds: how long the drawing took.
-        public_key: whose signature the Comment carries. Without one the picture does not call itself NovelAI's
-            format, since it could then be edited until it no longer says who made it.
+        source_hash: 8 upper-case hex digits that identify the model.
+        seconds: run time of the job.
+        public_key: the key that signed the Comment, or None. `Software` is NovelAI only if there is one: in an
+            unsigned file the `generator` could be edited out unnoticed.
 
     Raises:
-        ValueError: no hash, one of NAI's own, which no picture of ours may carry, or a number JSON has not.
+        ValueError: `source_hash` is malformed or one of NAI's, or the Comment has a number that JSON does not allow.
     """
     if not re.fullmatch("[0-9A-F]{8}", source_hash):
         raise ValueError(f"{source_hash!r} is not 8 upper-case hex digits")
     if source_hash in NAI_HASHES:
-        raise ValueError(f"{source_hash} names a model of NovelAI's")
+        raise ValueError(f"{source_hash} is the hash of a NovelAI model")
     return {
         "Title": "AI generated image",
         "Description": str(comment["prompt"]),
@@ -241,12 +245,12 @@ def build_text_fields(
 
 
 def build_alpha_text(fields: Mapping[str, str]) -> str:
-    """What goes into the alpha: the same fields but the title, the Comment still a string."""
+    """Return the JSON text for the alpha layer: all fields except the title, the Comment as a string."""
     return json.dumps({key: value for key, value in fields.items() if key != "Title"})
 
 
 def strip_unwritable(text: str) -> str:
-    """A text as it can be written into a file."""
+    """Return the text without NUL and lone surrogates, which metadata cannot hold."""
     return UNWRITABLE.sub("", text)
 
 

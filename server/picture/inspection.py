@@ -1,7 +1,7 @@
-"""Reading what a picture says of itself, and who signed it: whatever `naiad inspect` and `naiad verify` print.
+"""Reading an image's metadata and verifying its signatures, for `naiad inspect` and `naiad verify`.
 
-A picture is a stranger's: its size is looked at before it is unpacked, what cannot be read is refused in our own
-words, and text is shown so that a terminal does nothing but print it.
+Images are untrusted input: the size is checked before decoding, unreadable files raise Rejected, and text is escaped
+so that it cannot control a terminal.
 """
 
 import json
@@ -21,31 +21,31 @@ from server.picture.stealth import extract
 from server.picture.webp import ASCII, USER_COMMENT
 from server.request.images import open_image
 
-NESTED = {"Comment", "Description", "Source"}
-"""What tells a user comment with all the fields from one that is a Comment itself."""
+FIELD_NAMES = {"Comment", "Description", "Source"}
+"""An EXIF user comment with one of these keys holds all fields; any other JSON object is a bare Comment."""
 
 Layer = Literal["text", "alpha"]
 Signer = Literal["ours", "given", "NovelAI", "another", "broken", "none"]
-TRUSTED: tuple[Signer, ...] = ("ours", "given", "NovelAI")
-SAID: Mapping[Signer, str] = {
+TRUSTED_SIGNERS: tuple[Signer, ...] = ("ours", "given", "NovelAI")
+SIGNER_MESSAGES: Mapping[Signer, str] = {
     "ours": "valid, by this server: NOT NovelAI, key {}",
     "given": "valid, by the given key: NOT NovelAI, key {}",
     "NovelAI": "valid, by NovelAI, key {}",
-    "another": "by a key that only the picture itself names, as anybody's could: NOT NovelAI, key {}",
-    "broken": "BROKEN: signed, but not as it is now, or by a key that is not known here",
+    "another": "by an unknown key that only the image itself names, which proves nothing: NOT NovelAI, key {}",
+    "broken": "BROKEN: image or Comment changed after signing, or signed by an unknown key",
     "none": "not signed",
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inspection:
-    """A picture as it was read.
+    """An image file's pixels and metadata.
 
     Attributes:
         format: "PNG", "WEBP" or "JPEG".
         rgb: the pixels (height, width, 3), uint8.
-        text: the fields of the text chunks, or of the EXIF where there are none.
-        alpha: the fields in the lowest bit of the alpha, or None when there are none.
+        text: the fields of the text chunks, or of the EXIF if there are no text chunks.
+        alpha: the fields in the lowest bit of the alpha, or None if there are none.
     """
 
     format: str
@@ -60,20 +60,20 @@ class Inspection:
 
     @property
     def layers(self) -> dict[Layer, dict[str, str]]:
-        """The layers that say something."""
+        """The layers that have fields."""
         layers: dict[Layer, dict[str, str]] = {"text": self.text, "alpha": self.alpha or {}}
         return {name: fields for name, fields in layers.items() if fields}
 
     @property
-    def agree(self) -> bool:
-        """Whether both layers say the same wherever both say something."""
+    def layers_agree(self) -> bool:
+        """Whether every field that is in both layers has the same value in both."""
         alpha = self.alpha or {}
         return all(self.text[key] == alpha[key] for key in self.text.keys() & alpha.keys())
 
 
 @dataclass(frozen=True, slots=True)
 class SignatureCheck:
-    """Who signed a layer's Comment, and with which public key (Base64; None where there is no valid signature)."""
+    """Who signed a layer's Comment, and the public key in Base64, None without a valid signature."""
 
     layer: Layer
     signer: Signer
@@ -81,86 +81,89 @@ class SignatureCheck:
 
 
 def inspect(data: bytes, field: str = "file") -> Inspection:
-    """Read a picture from a file's bytes.
+    """Read an image from a file's bytes.
 
     Args:
-        field: what it is called in a refusal.
+        field: what the file is called in an error.
 
     Raises:
         Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MAX_PIXELS.
     """
-    with open_image(data, field) as picture:
-        return read_metadata(picture)
+    with open_image(data, field) as image:
+        return read_metadata(image)
 
 
-def read_metadata(picture: Image.Image) -> Inspection:
-    """What an open picture says."""
-    text = {str(key): str(value) for key, value in picture.info.items() if isinstance(value, str)}
-    rgb = np.asarray(picture.convert("RGB"))
-    # NAI hides text in a full alpha alone; grey or indexed pictures have been through other hands
-    alpha = _fields(extract(np.asarray(picture))) if picture.mode == "RGBA" else None
-    return Inspection(str(picture.format), rgb, text or _exif_fields(picture), alpha)
+def read_metadata(image: Image.Image) -> Inspection:
+    """Return the pixels and metadata of an opened image."""
+    text = {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
+    rgb = np.asarray(image.convert("RGB"))
+    # NAI writes the alpha layer into RGBA files only; other programs convert them to gray or indexed color
+    alpha = _parse_fields(extract(np.asarray(image))) if image.mode == "RGBA" else None
+    return Inspection(str(image.format), rgb, text or _read_exif_fields(image), alpha)
 
 
-def _exif_fields(picture: Image.Image) -> dict[str, str]:
-    """The fields in an EXIF user comment: all of them as JSON, or a bare Comment (reference: metadata, 6)."""
+def _read_exif_fields(image: Image.Image) -> dict[str, str]:
+    """Return the fields in an EXIF user comment: all of them as JSON, or a bare Comment (reference: metadata, 6)."""
     try:
-        found: object = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT)
+        user_comment: object = image.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
         return {}
-    if not isinstance(found, bytes) or not found.startswith(ASCII):
+    if not isinstance(user_comment, bytes) or not user_comment.startswith(ASCII_PREFIX):
         return {}
-    text = found.removeprefix(ASCII).decode(errors="replace")
-    if parse_json(text).keys() & NESTED:
-        return _fields(text) or {}
+    text = user_comment.removeprefix(ASCII_PREFIX).decode(errors="replace")
+    if parse_json(text).keys() & FIELD_NAMES:
+        return _parse_fields(text) or {}
     return {"Comment": text} if parse_json(text) else {}
 
 
-def _fields(text: str | None) -> dict[str, str] | None:
-    """The strings of the JSON object in a text, None when there are none."""
-    found = parse_json(text or "")
-    return {key: value for key, value in found.items() if isinstance(value, str)} or None
+def _parse_fields(text: str | None) -> dict[str, str] | None:
+    """Return the string values of a JSON object, or None if there are none."""
+    values = parse_json(text or "")
+    return {key: value for key, value in values.items() if isinstance(value, str)} or None
 
 
 def parse_json(text: str) -> dict[str, object]:
-    """The JSON object in a text that a stranger may have written; empty when it is none."""
+    """Parse a JSON object from untrusted text; empty if the text is anything else or has infinities or NaN."""
     try:
-        found: object = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        value: object = json.loads(text, parse_constant=_reject_constant, parse_float=_parse_finite)
     except (ValueError, RecursionError):
         return {}
-    return cast("dict[str, object]", found) if isinstance(found, dict) else {}
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
-def _no_number(text: str) -> float:
+def _reject_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
-    return value if isfinite(value) else _no_number(text)
+    return value if isfinite(value) else _reject_constant(text)
 
 
 def check_signatures(
-    inspection: Inspection, own: str | None, given: str | None
+    inspection: Inspection, server_key: str | None, trusted_key: str | None
 ) -> tuple[SignatureCheck, ...]:
-    """Who signed each layer that has a Comment.
+    """Verify each layer that has a Comment against the known keys and the one the image names.
 
     Args:
-        inspection: the picture.
-        own: this server's public key, Base64.
-        given: a key the user trusts, Base64.
+        inspection: the image.
+        server_key: this server's public key in Base64.
+        trusted_key: a public key in Base64 that the user trusts.
 
     Raises:
-        Rejected: the given key is none.
+        Rejected: `trusted_key` is not a public key.
     """
-    if given is not None and not is_public_key(given):
-        raise Rejected("key", "not the Base64 of 32 bytes, as `Signature key` in a picture is")
-    known: dict[Signer, str | None] = {"ours": own, "NovelAI": NOVELAI_KEY, "given": given}
-    layers = inspection.layers.items()
-    return tuple(_verdict(inspection.rgb, layer, told, known) for layer, told in layers if "Comment" in told)
+    if trusted_key is not None and not is_public_key(trusted_key):
+        raise Rejected("key", "must be 32 bytes in Base64, like the field `Signature key` of an image")
+    known: dict[Signer, str | None] = {"ours": server_key, "NovelAI": NOVELAI_KEY, "given": trusted_key}
+    return tuple(
+        _check_layer(inspection.rgb, layer, fields, known)
+        for layer, fields in inspection.layers.items()
+        if "Comment" in fields
+    )
 
 
-def _verdict(
+def _check_layer(
     rgb: Pixels, layer: Layer, fields: Mapping[str, str], known: Mapping[Signer, str | None]
 ) -> SignatureCheck:
     comment = fields["Comment"]
@@ -173,58 +176,58 @@ def _verdict(
     return SignatureCheck(layer, "broken")
 
 
-def is_trusted(verdicts: tuple[SignatureCheck, ...]) -> bool:
-    """Whether every Comment is signed by this server, the given key or NovelAI, and there is one at all.
+def is_trusted(checks: tuple[SignatureCheck, ...]) -> bool:
+    """Return whether there is a Comment and each is signed by this server, the user's trusted key or NovelAI.
 
-    An unsigned Comment beside a signed one is not trusted either: somebody has taken its signature away.
+    An unsigned Comment in one layer is not trusted even if the other layer is signed: its signature was removed.
     """
-    return bool(verdicts) and all(verdict.signer in TRUSTED for verdict in verdicts)
+    return bool(checks) and all(check.signer in TRUSTED_SIGNERS for check in checks)
 
 
-def format_signatures(verdicts: tuple[SignatureCheck, ...]) -> str:
-    """What `naiad verify` prints: a line for each layer, and what a signature is worth."""
-    if not verdicts:
-        return "no Comment in the picture, so nothing to verify"
-    lines = [f"{verdict.layer}: {_shown(SAID[verdict.signer].format(verdict.key))}" for verdict in verdicts]
-    return "\n".join([*lines, "a signature covers the pixels' colours and the Comment, nothing else"])
+def format_signatures(checks: tuple[SignatureCheck, ...]) -> str:
+    """Return the output of `naiad verify`: one line per layer, and what a signature covers."""
+    if not checks:
+        return "the image has no Comment, so there is nothing to verify"
+    lines = [f"{check.layer}: {_escape(SIGNER_MESSAGES[check.signer].format(check.key))}" for check in checks]
+    return "\n".join([*lines, "a signature covers the colors of the pixels and the Comment, nothing else"])
 
 
 def format_report(inspection: Inspection) -> str:
-    """What `naiad inspect` prints: format and size, the text's fields, and those of the alpha that are not the same."""
+    """Return the output of `naiad inspect`: format, size, the text fields and the alpha fields that differ."""
     width, height = inspection.size
-    lines = [f"{inspection.format}, {width} x {height}", *_layer_lines("text", inspection.text)]
+    lines = [f"{inspection.format}, {width} x {height}", *_format_layer("text", inspection.text)]
     if inspection.alpha is None:
         return "\n".join([*lines, "alpha: none"])
-    others = {key: told for key, told in inspection.alpha.items() if inspection.text.get(key) != told}
-    if not inspection.agree:
+    different = {key: value for key, value in inspection.alpha.items() if inspection.text.get(key) != value}
+    if not inspection.layers_agree:
         lines.append("THE LAYERS DIFFER")
-    return "\n".join([*lines, *(_layer_lines("alpha", others) if others else ["alpha: the same"])])
+    return "\n".join([*lines, *(_format_layer("alpha", different) if different else ["alpha: the same"])])
 
 
-def _layer_lines(layer: Layer, fields: Mapping[str, str]) -> list[str]:
+def _format_layer(layer: Layer, fields: Mapping[str, str]) -> list[str]:
     if not fields:
         return [f"{layer}: none"]
-    return [f"{layer}:", *(line for key in fields for line in _field_lines(key, fields[key]))]
+    return [f"{layer}:", *(line for key in fields for line in _format_field(key, fields[key]))]
 
 
-def _field_lines(key: str, value: str) -> list[str]:
+def _format_field(key: str, value: str) -> list[str]:
     comment = parse_json(value) if key == "Comment" else {}
     if not comment:
-        return [f"  {_shown(key)}: {_shown(value)}"]
-    inner = (
-        f"    {_shown(name)}: {_shown(json.dumps(told, ensure_ascii=False))}"
-        for name, told in comment.items()
+        return [f"  {_escape(key)}: {_escape(value)}"]
+    lines = (
+        f"    {_escape(name)}: {_escape(json.dumps(entry, ensure_ascii=False))}"
+        for name, entry in comment.items()
     )
-    return ["  Comment:", *inner]
+    return ["  Comment:", *lines]
 
 
-def _shown(text: str) -> str:
-    """A text on one line in which nothing steers a terminal."""
+def _escape(text: str) -> str:
+    """Return the text on one line, with line breaks and control characters as escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def to_json(inspection: Inspection, verdicts: tuple[SignatureCheck, ...]) -> dict[str, object]:
-    """All of it as plain JSON values; a Comment is parsed where it can be."""
+def to_json(inspection: Inspection, checks: tuple[SignatureCheck, ...]) -> dict[str, object]:
+    """Return image, metadata and checks as JSON values; a Comment is an object if it can be parsed."""
     width, height = inspection.size
     return {
         "format": inspection.format,
@@ -237,7 +240,7 @@ def to_json(inspection: Inspection, verdicts: tuple[SignatureCheck, ...]) -> dic
             }
             for layer, fields in inspection.layers.items()
         },
-        "agree": inspection.agree,
-        "signatures": [{"layer": said.layer, "signer": said.signer, "key": said.key} for said in verdicts],
-        "trusted": is_trusted(verdicts),
+        "agree": inspection.layers_agree,
+        "signatures": [{"layer": check.layer, "signer": check.signer, "key": check.key} for check in checks],
+        "trusted": is_trusted(checks),
     }

@@ -1,7 +1,7 @@
-"""Text in the lowest bit of a picture's alpha: the `stealth_pngcomp` layer that NAI's readers look for.
+"""The `stealth_pngcomp` layer: text in the lowest bit of the alpha channel, where NAI's readers look for it.
 
-The bits run down the columns from the top left; alpha is 254 for 0, 255 for 1, and 255 behind the end. The
-stream is a 15-byte mark, the payload's length in bits (uint32, big endian), and the payload, a gzip member.
+Bits run down the columns from the top left. Alpha is 254 for 0 and 255 for 1, and 255 after the end. The stream is a
+15-byte magic, the payload's length in bits (uint32, big endian) and the payload, one gzip member.
 """
 
 import gzip
@@ -11,24 +11,24 @@ import numpy as np
 
 from pipelines.types import Pixels
 
-MARK = b"stealth_pngcomp"
-HEADER = len(MARK) + 4
-LONGEST = 1 << 22
-"""More text than any picture's honest metadata; what unpacks to more is somebody's joke."""
-SPARE = 32
-"""Bits left at 1 behind the payload: readers take the 32 bits there for the length of a block we do not write."""
+MAGIC = b"stealth_pngcomp"
+HEADER_BYTES = len(MAGIC) + 4
+MAX_TEXT_BYTES = 1 << 22
+"""Decompression limit against gzip bombs; real metadata is far smaller."""
+SPARE_BITS = 32
+"""Bits left at 1 after the payload. Readers take the next 32 bits as the length of a block that is not written here."""
 
 
 def embed(rgb: Pixels, text: str) -> "Pixels | None":
-    """The picture with a text in its alpha, or None when the picture is too small for it."""
+    """Return the image with a text in its alpha, or None if the image is too small for it."""
     return embed_packed(rgb, gzip.compress(text.encode(), 9, mtime=0))
 
 
 def embed_packed(rgb: Pixels, packed: bytes) -> "Pixels | None":
-    """As `embed`, for a text that is compressed already."""
-    stream = MARK + (8 * len(packed)).to_bytes(4, "big") + packed
+    """Like `embed`, for a text that is already gzipped."""
+    stream = MAGIC + (8 * len(packed)).to_bytes(4, "big") + packed
     height, width = rgb.shape[:2]
-    if 8 * len(stream) + SPARE > height * width:
+    if 8 * len(stream) + SPARE_BITS > height * width:
         return None
     rgba = add_opaque_alpha(rgb)
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))
@@ -39,10 +39,10 @@ def embed_packed(rgb: Pixels, packed: bytes) -> "Pixels | None":
 
 
 def add_opaque_alpha(rgb: Pixels) -> Pixels:
-    """The picture with a full alpha."""
+    """Return the image with an alpha of 255."""
     packed, count = np.ascontiguousarray(rgb), rgb.shape[0] * rgb.shape[1]
-    # read as words that overlap, a pixel and one byte more; channel by channel takes half as long again
-    words = np.ndarray(count - 1, "<u4", packed, strides=(3,))  # the last pixel has no byte more
+    # overlapping 4-byte words, each a pixel and the next byte: copying by channel takes half as long again
+    words = np.ndarray(count - 1, "<u4", packed, strides=(3,))  # no byte follows the last pixel
     rgba = np.empty((*rgb.shape[:2], 4), np.uint8)
     np.bitwise_or(words, 255 << 24, out=rgba.reshape(-1).view("<u4")[:-1])
     rgba[-1, -1] = (*rgb[-1, -1], 255)
@@ -50,31 +50,31 @@ def add_opaque_alpha(rgb: Pixels) -> Pixels:
 
 
 def extract(rgba: Pixels) -> str | None:
-    """The text in a picture's alpha, or None when there is no readable one."""
+    """Return the text in an image's alpha, or None if there is no readable text."""
     packed = extract_packed(rgba)
     if packed is None:
         return None
-    unpacking = zlib.decompressobj(wbits=31)  # a gzip member
+    decompressor = zlib.decompressobj(wbits=31)  # 31: gzip format
     try:
-        text = unpacking.decompress(packed, LONGEST).decode()
+        text = decompressor.decompress(packed, MAX_TEXT_BYTES).decode()
     except (zlib.error, UnicodeDecodeError):
         return None
-    return text if unpacking.eof else None
+    return text if decompressor.eof else None
 
 
 def extract_packed(rgba: Pixels) -> bytes | None:
-    """The compressed payload, or None when the mark is not there or the length is not the picture's."""
-    header = _stream(rgba, HEADER)
-    if header[: len(MARK)] != MARK:
+    """Return the gzipped payload, or None if the magic is missing or the length does not fit the image."""
+    header = _read_stream(rgba, HEADER_BYTES)
+    if header[: len(MAGIC)] != MAGIC:
         return None
-    length = int.from_bytes(header[len(MARK) :], "big")
-    if length % 8 or 8 * HEADER + length > rgba.shape[0] * rgba.shape[1]:
+    length = int.from_bytes(header[len(MAGIC) :], "big")
+    if length % 8 or 8 * HEADER_BYTES + length > rgba.shape[0] * rgba.shape[1]:
         return None
-    return _stream(rgba, HEADER + length // 8)[HEADER:]
+    return _read_stream(rgba, HEADER_BYTES + length // 8)[HEADER_BYTES:]
 
 
-def _stream(rgba: Pixels, count: int) -> bytes:
-    """The first `count` bytes, touching only the columns that hold them."""
+def _read_stream(rgba: Pixels, count: int) -> bytes:
+    """Return the first `count` bytes; only the columns that hold them are read."""
     columns = -(-8 * count // rgba.shape[0])
     bits = rgba[:, :columns, 3].T.reshape(-1)[: 8 * count] & 1
     return np.packbits(bits).tobytes()

@@ -1,4 +1,4 @@
-"""From what the device drew to what a client gets: files that say in NAI's layout what they are and who made them."""
+"""Writing finished images as files, with metadata and signature in NAI's layout."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -21,16 +21,17 @@ ENCODERS = {"png": png.encode_png, "webp": webp.encode_webp}
 
 @dataclass(frozen=True, slots=True)
 class MetadataPolicy:
-    """What a server puts into every picture.
+    """The metadata that a server writes into its images.
 
     Attributes:
-        source_hash: 8 upper-case hex digits of the model.
-        key: signs the pictures; needed for "full" alone.
-        level: "full" signs and writes all fields, in the alpha too; "plain" writes text under our own name and
-            neither key nor signature: nothing in it is the operator's own but the model; "none" writes nothing.
-        batching: how jobs shared the device, for the canonical job.
-        inpainting: likewise how a part of a picture is drawn anew, "network" or "blend".
-        files: likewise the hashes of the weights from beside the model.
+        source_hash: 8 upper-case hex digits that identify the model.
+        key: the signing key; only "full" needs one.
+        level: "full" writes and signs all fields, also in the alpha. "plain" writes text fields with naiad as the
+            `Software`, without key and signature, so that only the model identifies the operator. "none" writes
+            nothing.
+        batching: the batching mode, recorded under `naiad`.
+        inpainting: the inpainting method, "network" or "blend", recorded under `naiad`.
+        files: fingerprints of the auxiliary weights, recorded under `naiad`.
     """
 
     source_hash: str
@@ -42,61 +43,62 @@ class MetadataPolicy:
 
     def __post_init__(self) -> None:
         if self.level == "full" and self.key is None:
-            raise ValueError("full metadata is signed: a key is needed")
+            raise ValueError("metadata level 'full' needs a signing key")
 
 
 def write_job_picture(
-    imprint: MetadataPolicy,
+    policy: MetadataPolicy,
     job: Job,
-    drawn: Result,
+    result: Result,
     index: int,
     recorded: Mapping[str, bool],
     image_format: ImageFormat,
 ) -> bytes:
-    """The file of a job's picture `index`.
+    """Return the file of image `index` of a job.
 
     Raises:
-        Rejected: the format cannot hold a picture of this size.
+        Rejected: the format cannot hold an image of this size.
     """
-    ours = describe_job(
-        job, drawn.sigmas, imprint.batching, imprint.source_hash, imprint.inpainting, imprint.files
+    naiad_object = describe_job(
+        job, result.sigmas, policy.batching, policy.source_hash, policy.inpainting, policy.files
     )
-    tell = partial(build_comment, job, index, recorded)
-    return write_picture(imprint, drawn.pictures[index], tell, ours, drawn.run_seconds, image_format)
+    make_comment = partial(build_comment, job, index, recorded)
+    rgb = result.pictures[index]
+    return write_picture(policy, rgb, make_comment, naiad_object, result.run_seconds, image_format)
 
 
 def write_picture(
-    imprint: MetadataPolicy,
+    policy: MetadataPolicy,
     rgb: Pixels,
-    tell: Callable[[Mapping[str, object] | None], dict[str, object]],
-    about: Mapping[str, object],
+    make_comment: Callable[[Mapping[str, object] | None], dict[str, object]],
+    naiad_object: Mapping[str, object],
     seconds: float,
     image_format: ImageFormat,
 ) -> bytes:
-    """The file of a picture with whatever its server puts into it.
+    """Return the file of an image, with the metadata that the policy asks for.
 
     Args:
-        tell: makes the Comment, of what is given to it as the `naiad` object.
-        about: that object.
-        seconds: how long the drawing took.
+        make_comment: builds the Comment around a `naiad` object, or without one below level "full".
+        naiad_object: describes how the image was made, for exact reproduction.
+        seconds: run time of the job.
 
     Raises:
-        Rejected: the format cannot hold a picture of this size.
+        Rejected: the format cannot hold an image of this size.
     """
     encode = ENCODERS[image_format]
-    if imprint.level == "none":
+    if policy.level == "none":
         return encode(rgb, {})
-    if imprint.key is None or imprint.level == "plain":
-        return encode(rgb, build_text_fields(tell(None), imprint.source_hash, seconds))
-    told = sign_comment(rgb, tell(about), imprint.key)
-    fields = build_text_fields(told, imprint.source_hash, seconds, imprint.key.public)
-    return encode(_layered(rgb, fields), fields)
+    if policy.key is None or policy.level == "plain":
+        return encode(rgb, build_text_fields(make_comment(None), policy.source_hash, seconds))
+    comment = sign_comment(rgb, make_comment(naiad_object), policy.key)
+    fields = build_text_fields(comment, policy.source_hash, seconds, policy.key.public)
+    return encode(_embed_fields(rgb, fields), fields)
 
 
-def _layered(rgb: Pixels, fields: Mapping[str, str]) -> Pixels:
-    """The picture with its fields in the alpha, if they fit."""
+def _embed_fields(rgb: Pixels, fields: Mapping[str, str]) -> Pixels:
+    """Return the image with its fields in the alpha, or with an opaque alpha if they do not fit."""
     rgba = embed(rgb, build_alpha_text(fields))
     if rgba is None:
-        log.warning("a %dx%d picture is too small for its metadata in alpha", rgb.shape[1], rgb.shape[0])
+        log.warning("a %dx%d image is too small for metadata in its alpha", rgb.shape[1], rgb.shape[0])
         return add_opaque_alpha(rgb)
     return rgba

@@ -1,8 +1,8 @@
-"""NAI's quality tags and undesired-content presets: data, and the rule for adding them to a request's texts.
+"""NAI's quality tags and undesired-content presets, and the rule for adding them to a request's prompts.
 
-NAI's own page writes them into the texts and sends `qualityToggle` and `ucPreset` for the record; hand-written
-requests send the flags alone. So a text is only added where it cannot be there already, and adding twice is
-adding once.
+NAI's web page writes these texts into the prompts itself and sends `qualityToggle` and `ucPreset` only for the record;
+hand-written requests send the flags alone. Hence a text is added only if the prompt cannot contain it already, and
+adding is idempotent.
 """
 
 import re
@@ -18,20 +18,24 @@ from server.config.toml import ConfigError, StrictModel, locate, read_toml, vali
 
 Mode = Literal["auto", "client", "always"]
 MARKUP = re.compile(r"^\s*[-\d.]+::|::\s*$|:[\d.]+[\s)]*$|[{}\[\]()]")
-"""Emphasis around a tag in any of the grammars: numbers in front of `::`, after `:`, and brackets.
+"""Emphasis around a tag in any prompt syntax: a number before `::` or after `:`, and brackets.
 
-No two of its repetitions can share characters: on a long text they would take hours."""
+No two of its repetitions can match the same characters; otherwise a long text would take hours."""
 
 
 class UndesiredPreset(StrictModel):
-    """One entry of a model's list of undesired-content presets."""
+    """An undesired-content preset of a model."""
 
     name: str
     text: str
 
 
 class ModelPresets(StrictModel):
-    """The texts of some model ids; a preset's index is its place in `undesired`, the last one means none."""
+    """Quality tags and presets of some model ids.
+
+    `ucPreset` is an index into `undesired`, whose last entry means "none". `every_segment` is false if only the first
+    segment of a `|` mix gets the quality tags.
+    """
 
     ids: tuple[str, ...]
     quality: str
@@ -41,7 +45,7 @@ class ModelPresets(StrictModel):
 
 
 class Presets(StrictModel):
-    """Everything in presets.toml."""
+    """The contents of presets.toml."""
 
     fallback: str
     never_nsfw: tuple[str, ...]
@@ -50,18 +54,18 @@ class Presets(StrictModel):
     models: tuple[ModelPresets, ...]
 
     def canonical(self, model: str) -> str:
-        """The id that a client's spelling stands for."""
+        """Return the model id for a client's spelling of it."""
         return self.aliases.get(model, model)
 
     def for_model(self, model: str) -> ModelPresets:
-        """The texts for a model id, the fallback's for one that is not listed."""
-        listed = {name: texts for texts in self.models for name in texts.ids}
+        """Return the presets of a model id, or the fallback's if the id is not listed."""
+        listed = {name: entry for entry in self.models for name in entry.ids}
         return listed.get(model) or listed[self.fallback]
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTexts:
-    """A request's two texts, and the flags it came with as they were sent."""
+    """A request's prompt and negative prompt, and its preset flags as they were sent."""
 
     positive: str
     negative: str
@@ -73,10 +77,10 @@ def load_presets(file: Path) -> Presets:
     """Read presets.toml.
 
     Raises:
-        ConfigError: an unknown key, a value that is not allowed, or a fallback that is not listed.
+        ConfigError: an unknown key, an invalid value, or a fallback that no model lists.
     """
     presets = validate(Presets, read_toml(file), file)
-    if not any(presets.fallback in texts.ids for texts in presets.models):
+    if not any(presets.fallback in entry.ids for entry in presets.models):
         where = locate(file, ["fallback"])
         raise ConfigError(f"{where}: fallback = {presets.fallback!r} is not an id of any of the models")
     return presets
@@ -85,72 +89,83 @@ def load_presets(file: Path) -> Presets:
 def apply_presets(
     texts: PromptTexts, presets: Presets, model: str, mode: Mode, mixes: bool = True
 ) -> PromptTexts:
-    """The texts with what the flags ask for.
+    """Return the texts with the quality tags and the preset that the flags ask for.
 
     Args:
-        mode: "auto" acts on `qualityToggle` when it is exactly true and on `ucPreset` when there is no negative
-            text at all; "always" adds both unless `qualityToggle` is false; "client" changes nothing.
-        mixes: whether `|` separates segments in this prompt's grammar.
+        mode: "auto" adds the quality tags if `qualityToggle` is exactly true, and the preset if there is no negative
+            prompt at all. "always" adds both, except quality tags when `qualityToggle` is false. "client" adds nothing.
+        mixes: whether `|` separates segments in this prompt syntax.
     """
     if mode == "client":
         return texts
-    own = presets.for_model(model)
+    model_presets = presets.for_model(model)
     is_off = str(texts.quality_toggle).lower() == "false"
     positive, negative = texts.positive, texts.negative
     if texts.quality_toggle is True or (mode == "always" and not is_off):
-        positive = add_quality_tags(positive, own, mixes)
-    index = _index(texts.uc_preset, own, mode)
+        positive = add_quality_tags(positive, model_presets, mixes)
+    index = _pick_preset(texts.uc_preset, model_presets, mode)
     if index is not None and (mode == "always" or not negative.strip()):
-        may_nsfw = model not in presets.never_nsfw and "nsfw" not in positive.lower()
-        negative = add_undesired(negative, own, index, may_nsfw)
+        allows_nsfw = model not in presets.never_nsfw and "nsfw" not in positive.lower()
+        negative = add_undesired(negative, model_presets, index, allows_nsfw)
     return PromptTexts(positive, negative, texts.quality_toggle, texts.uc_preset)
 
 
-def add_quality_tags(text: str, own: ModelPresets, mixes: bool) -> str:
-    """A prompt whose segments have the quality tags, those that have one of them already left as they are."""
+def add_quality_tags(text: str, presets: ModelPresets, mixes: bool) -> str:
+    """Add the quality tags to each segment of a prompt that has none of them yet."""
     segments = text.split("|") if mixes else [text]
-    reached = len(segments) if own.every_segment else 1
-    several = len(segments) > 1
+    is_mix = len(segments) > 1
+    tagged = len(segments) if presets.every_segment else 1
     return "|".join(
-        _qualified(segment, own, several) if number < reached else segment
-        for number, segment in enumerate(segments)
+        [
+            *(_add_tags_to_segment(segment, presets, is_mix) for segment in segments[:tagged]),
+            *segments[tagged:],
+        ]
     )
 
 
-def _qualified(segment: str, own: ModelPresets, several: bool) -> str:
-    """One segment; the weight it has in a mix stays behind the tags, and an empty one in a mix stays empty."""
-    weight = MIX.search(segment) if several else None
+def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool) -> str:
+    """Add the quality tags to one segment.
+
+    In a mix, the segment's weight stays after the tags and an empty segment stays empty.
+    """
+    weight = MIX.search(segment) if is_mix else None
     text, tail = (segment[: weight.start()], weight[0]) if weight else (segment, "")
-    if (several and not text.strip()) or fold_tags(own.quality) & fold_tags(text):
+    if (is_mix and not text.strip()) or fold_tags(presets.quality) & fold_tags(text):
         return segment
     body = text.strip().strip(",").strip()
+    if not body:
+        return f"{presets.quality}{tail}"
     before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
-    parts = (own.quality, body) if own.quality_place == "prefix" else (body, own.quality)
-    return f"{before if body else ''}{', '.join(part for part in parts if part)}{after if body else ''}{tail}"
+    parts = (presets.quality, body) if presets.quality_place == "prefix" else (body, presets.quality)
+    return f"{before}{', '.join(part for part in parts if part)}{after}{tail}"
 
 
-def add_undesired(text: str, own: ModelPresets, index: int, may_nsfw: bool) -> str:
-    """A negative prompt led by a preset, unless it is in there; "none" gives way to the user's own words."""
-    preset, none = own.undesired[index].text, own.undesired[-1].text
+def add_undesired(text: str, presets: ModelPresets, index: int, allows_nsfw: bool) -> str:
+    """Put a preset in front of a negative prompt, unless the prompt contains it.
+
+    The preset "none" is only used if there is no negative prompt.
+    """
+    preset, none = presets.undesired[index].text, presets.undesired[-1].text
     is_none = preset == none
     if (is_none and text.strip()) or (preset and fold_tags(preset) <= fold_tags(text)):
         return text
-    led = f"nsfw, {preset}" if may_nsfw and not is_none else preset
-    return ", ".join(part for part in (led, text.strip()) if part)
+    prefix = f"nsfw, {preset}" if allows_nsfw and not is_none else preset
+    return ", ".join(part for part in (prefix, text.strip()) if part)
 
 
 def fold_tags(text: str) -> frozenset[str]:
-    """A text's tags without case, emphasis and extra spaces."""
+    """Return a text's tags in lower case, without emphasis and extra spaces."""
     tags = (" ".join(MARKUP.sub("", tag).split()).lower() for tag in re.split(r"[,|]", text))
     return frozenset(tag for tag in tags if tag)
 
 
-def _index(value: object, own: ModelPresets, mode: Mode) -> int | None:
-    """A flag as an index of the model's list: clients send numbers from lists of their own, and words.
+def _pick_preset(value: object, presets: ModelPresets, mode: Mode) -> int | None:
+    """Return the index of the preset that `ucPreset` selects, or None if none is to be added.
 
-    What "always" makes of them is what NAI's page does: a number beyond the list means "none", no number the first.
+    Clients also send words, and numbers from lists of their own. Mode "always" reads those as NAI's page does: a
+    number outside the list means "none", anything else the first preset.
     """
-    last = len(own.undesired) - 1
+    last = len(presets.undesired) - 1
     if isinstance(value, bool) or not isinstance(value, int):
         return 0 if mode == "always" else None
     if 0 <= value <= last:

@@ -1,49 +1,50 @@
-"""The structured prompts of NAI's V4 models as one text, which is all that an SDXL model can read."""
+"""Flattening the structured prompts of NAI's V4 models to one text, as SDXL models need it."""
 
 from typing import cast
 
 from server.errors import Rejected, shorten
 from server.request.schema import LONGEST_TEXT, clean_text
 
-KINDS = {dict: "an object", list: "an array", str: "a text"}
+TYPE_NAMES = {dict: "an object", list: "an array", str: "a text"}
 
 
 def flatten_v4_prompt(prompt: object, field: str) -> str:
-    """The base caption, then each character's, in their order and joined by commas.
+    """Return the base caption and the character captions in their order, joined by commas.
 
-    Where characters stand is not read, and parts may be missing or null.
+    Character positions are ignored. Any part may be missing or null.
 
     Args:
-        field: the prompt's own name in the request.
+        field: the name of the prompt's field in the request, for errors.
 
     Raises:
-        Rejected: a part is of another kind than it must be, or the whole is too long.
+        Rejected: a part has the wrong type, or the text is longer than LONGEST_TEXT.
     """
-    inside = f"{field}.caption"
-    caption = _table(_table(prompt, field).get("caption"), inside)
-    texts = [_text(caption.get("base_caption"), f"{inside}.base_caption")]
-    for number, entry in enumerate(_array(caption.get("char_captions"), f"{inside}.char_captions")):
-        name = f"{inside}.char_captions.{number}"
-        texts.append(_text(_table(entry, name).get("char_caption"), f"{name}.char_caption"))
-    joined = ", ".join(text for text in texts if text)
-    if len(joined) > LONGEST_TEXT:
-        raise Rejected(field, f"{len(joined)} characters; at most {LONGEST_TEXT}")
-    return joined
+    caption_field = f"{field}.caption"
+    caption = _read_object(_read_object(prompt, field).get("caption"), caption_field)
+    texts = [_read_text(caption.get("base_caption"), f"{caption_field}.base_caption")]
+    characters = _read_array(caption.get("char_captions"), f"{caption_field}.char_captions")
+    for number, entry in enumerate(characters):
+        name = f"{caption_field}.char_captions.{number}"
+        texts.append(_read_text(_read_object(entry, name).get("char_caption"), f"{name}.char_caption"))
+    text = ", ".join(part for part in texts if part)
+    if len(text) > LONGEST_TEXT:
+        raise Rejected(field, f"{len(text)} characters; at most {LONGEST_TEXT}")
+    return text
 
 
-def _table(value: object, field: str) -> dict[str, object]:
-    return cast("dict[str, object]", _of(dict, value, field) or {})
+def _read_object(value: object, field: str) -> dict[str, object]:
+    return cast("dict[str, object]", _check_type(value, dict, field) or {})
 
 
-def _array(value: object, field: str) -> list[object]:
-    return cast("list[object]", _of(list, value, field) or [])
+def _read_array(value: object, field: str) -> list[object]:
+    return cast("list[object]", _check_type(value, list, field) or [])
 
 
-def _text(value: object, field: str) -> str:
-    return cast("str", clean_text(_of(str, value, field) or "")).strip()
+def _read_text(value: object, field: str) -> str:
+    return cast("str", clean_text(_check_type(value, str, field) or "")).strip()
 
 
-def _of(kind: type, value: object, field: str) -> object:
-    if value is not None and not isinstance(value, kind):
-        raise Rejected(field, f"{shorten(value)} is not {KINDS[kind]}")
+def _check_type(value: object, expected: type, field: str) -> object:
+    if value is not None and not isinstance(value, expected):
+        raise Rejected(field, f"{shorten(value)} is not {TYPE_NAMES[expected]}")
     return value

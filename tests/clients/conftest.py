@@ -1,4 +1,4 @@
-"""Server processes that other people's programs are pointed at."""
+"""Fixtures: server processes for third-party clients and readers."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/clients/programs.py is a plain module
 
-from programs import serving
+from programs import run_server
 
 TOKENS = """
 [[account]]
@@ -20,22 +20,22 @@ token = "pst-an-account-of-its-own"
 
 @pytest.fixture(scope="session")
 def open_address(demo_file, tmp_path_factory):
-    """A server that asks for no token, as on loopback by default."""
-    with serving(demo_file, tmp_path_factory.mktemp("open")) as address:
+    """The address of a server without a token, the default on loopback."""
+    with run_server(demo_file, tmp_path_factory.mktemp("open")) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def closed_address(demo_file, tmp_path_factory):
-    """A server with a token, and with an account whose token is let in as well."""
+    """The address of a server with a token and with an account that has another token."""
     folder = tmp_path_factory.mktemp("closed")
     tokens = folder / "tokens.toml"
     tokens.write_text(TOKENS)
-    with serving(demo_file, folder, token="pst-the-server-s-own", tokens=tokens) as address:
+    with run_server(demo_file, folder, token="pst-the-server-s-own", tokens=tokens) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
-def own_key(open_address):
-    """The public key that the open server signs with."""
+def server_key(open_address):
+    """The public key of the server without a token."""
     return httpx.get(f"{open_address}/key").json()["key"]

@@ -1,4 +1,4 @@
-"""Run by nekoai-api's own Python: asks a server for one thing and prints what the client made of the answer."""
+"""Sends one request to a server with nekoai-api and prints the result. Run by a Python that has nekoai-api."""
 
 import asyncio
 import json
@@ -9,37 +9,37 @@ from nekoai.exceptions import NovelAIError
 from nekoai.imaging import parse_image
 
 
-async def ask(client: NovelAI, task: str, folder: str, request: dict) -> dict:
-    """What the client made of the answer; a login has happened before, and is tried out here."""
-    if task in ("subscription", "login"):
+async def perform(client: NovelAI, operation: str, folder: str, request: dict) -> dict:
+    """Perform one operation; "login" reads the subscription, as the client has logged in before."""
+    if operation in ("subscription", "login"):
         return await client.get_subscription()
-    if task == "data":
+    if operation == "data":
         return await client.get_user_data()
     quality = request.pop("quality")
     request |= {"model": "nai-diffusion-3", "qualityToggle": quality}
     if start := request.pop("start", None):
         request["action"] = kind = start.pop("kind")
         request["model"] += "-inpainting" if kind == "infill" else ""
-        pictures = {name: start.pop(name) for name in ("image", "mask") if name in start}
-        request |= start | {name: parse_image(file)[2] for name, file in pictures.items()}
+        files = {name: start.pop(name) for name in ("image", "mask") if name in start}
+        request |= start | {name: parse_image(file)[2] for name, file in files.items()}
     images = await client.generate_image(**request)
     for number, image in enumerate(images):
         image.save(folder, f"{number}.png")
-    return {"pictures": len(images)}
+    return {"images": len(images)}
 
 
-async def main(address: str, token: str, task: str, folder: str, request: str) -> None:
-    """Ask once; a refusal is told by the client's own kind of error."""
-    known = {"username": "a@b.c", "password": token} if task == "login" else {"token": token}
-    client = NovelAI(**known, host=address, api_host=address)
+async def main(address: str, token: str, operation: str, folder: str, request: str) -> None:
+    """Send one request and print its result, or the name and message of the client's own exception."""
+    credentials = {"username": "a@b.c", "password": token} if operation == "login" else {"token": token}
+    client = NovelAI(**credentials, host=address, api_host=address)
     try:
-        await client.init(timeout=240)  # it gives up after 30 seconds otherwise
-        said = await ask(client, task, folder, json.loads(request))
+        await client.init(timeout=240)  # the default is 30 seconds
+        result = await perform(client, operation, folder, json.loads(request))
     except NovelAIError as error:
-        said = {"error": type(error).__name__, "says": str(error)}
+        result = {"error": type(error).__name__, "message": str(error)}
     finally:
         await client.close()
-    print(json.dumps(said))
+    print(json.dumps(result))
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Run by novelai-python's own Python: asks a server for one thing and prints what the client made of the answer."""
+"""Sends one request to a server with novelai-python and prints the result. Run by a Python that has novelai-python."""
 
 import asyncio
 import json
@@ -10,44 +10,44 @@ from novelai_python.credential import ApiCredential, SecretStr
 from novelai_python.sdk.ai.generate_image import Model, Sampler
 
 
-async def ask(asked, address: str, token: str):
-    """The client's answer to one of its requests, each of which has an address of its own."""
-    asked.endpoint = address
-    return await asked.request(session=ApiCredential(api_token=SecretStr(token)))
+async def send(request, address: str, token: str):
+    """Send one of the client's requests; the address is an attribute of each request."""
+    request.endpoint = address
+    return await request.request(session=ApiCredential(api_token=SecretStr(token)))
 
 
-async def draw(address: str, token: str, folder: Path, request: dict) -> dict:
-    """Pictures, saved as they came."""
-    own = {"sampler": Sampler(request.pop("sampler")), "qualityToggle": request.pop("quality")}
+async def generate(address: str, token: str, folder: Path, request: dict) -> dict:
+    """Generate images and save their files unchanged."""
+    options = {"sampler": Sampler(request.pop("sampler")), "qualityToggle": request.pop("quality")}
     samples, start = request.pop("n_samples"), request.pop("start", {"kind": "generate"})
     kind = start.pop("kind")
     model = Model.NAI_DIFFUSION_3_INPAINTING if kind == "infill" else Model.NAI_DIFFUSION_3
-    own |= start | {name: Path(start[name]).read_bytes() for name in ("image", "mask") if name in start}
-    asked = getattr(GenerateImageInfer, f"build_{kind}")(model=model, **own, **request)
-    asked.parameters.n_samples = samples
-    answer = await ask(asked, address, token)
-    for number, (_, content) in enumerate(answer.files):
+    options |= start | {name: Path(start[name]).read_bytes() for name in ("image", "mask") if name in start}
+    generation = getattr(GenerateImageInfer, f"build_{kind}")(model=model, **options, **request)
+    generation.parameters.n_samples = samples
+    response = await send(generation, address, token)
+    for number, (_, content) in enumerate(response.files):
         (folder / f"{number}.png").write_bytes(content)
-    return {"pictures": len(answer.files)}
+    return {"images": len(response.files)}
 
 
-async def perform(address: str, token: str, task: str, folder: str, request: str) -> dict:
-    """What the client made of the answer; the token of a login is tried out."""
-    if task == "picture":
-        return await draw(address, token, Path(folder), json.loads(request))
-    if task == "login":
-        token = (await ask(Login.build(user_name="a@b.c", password=token), address, token)).accessToken
-    page = Information() if task == "information" else Subscription()
-    return (await ask(page, address, token)).model_dump()
+async def perform(address: str, token: str, operation: str, folder: str, parameters: str) -> dict:
+    """Perform one operation; "login" reads the subscription with the token it receives."""
+    if operation == "generate":
+        return await generate(address, token, Path(folder), json.loads(parameters))
+    if operation == "login":
+        token = (await send(Login.build(user_name="a@b.c", password=token), address, token)).accessToken
+    request = Information() if operation == "information" else Subscription()
+    return (await send(request, address, token)).model_dump()
 
 
 async def main(*arguments: str) -> None:
-    """Ask once; a refusal is told by the client's own kind of error."""
+    """Send one request and print its result, or the name and message of the client's own exception."""
     try:
-        said = await perform(*arguments)
+        result = await perform(*arguments)
     except APIError as error:
-        said = {"error": type(error).__name__, "says": error.message, "code": error.code}
-    print(json.dumps(said))
+        result = {"error": type(error).__name__, "message": error.message, "code": error.code}
+    print(json.dumps(result))
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Run by novelai-sdk's own Python: asks a server for one thing and prints what the client made of the answer."""
+"""Sends one request to a server with novelai-sdk and prints the result. Run by a Python that has novelai-sdk."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ from novelai.types.user.image import I2iParams, InpaintParams
 from PIL.PngImagePlugin import PngInfo
 
 
-def draw(client: NovelAI, folder: Path, request: dict) -> dict:
-    """Pictures, saved as the client opened them: Pillow leaves the texts out unless told."""
+def generate(client: NovelAI, folder: Path, request: dict) -> dict:
+    """Generate images and save them with their text chunks, which Pillow drops by default."""
     size = (request.pop("width"), request.pop("height"))
     if start := request.pop("start", None):
         kind = {"img2img": "i2i", "infill": "inpaint"}[start.pop("kind")]
@@ -23,20 +23,20 @@ def draw(client: NovelAI, folder: Path, request: dict) -> dict:
         for name, text in image.info.items():
             texts.add_text(name, text)
         image.save(folder / f"{number}.png", pnginfo=texts)
-    return {"pictures": len(images)}
+    return {"images": len(images)}
 
 
-def main(address: str, token: str, task: str, folder: str, request: str) -> None:
-    """Ask once; a refusal is told by the client's own kind of error."""
+def main(address: str, token: str, operation: str, folder: str, request: str) -> None:
+    """Send one request and print its result, or the name and message of the client's own exception."""
     with NovelAI(api_key=token, image_base=address) as client:
         try:
-            if task == "subscription":
-                said = client.user.get_subscription().model_dump()
+            if operation == "subscription":
+                result = client.user.get_subscription().model_dump()
             else:
-                said = draw(client, Path(folder), json.loads(request))
+                result = generate(client, Path(folder), json.loads(request))
         except NovelAIError as error:
-            said = {"error": type(error).__name__, "says": str(error)}
-    print(json.dumps(said))
+            result = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps(result))
 
 
 main(*sys.argv[1:])

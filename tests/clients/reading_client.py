@@ -1,12 +1,15 @@
-"""Run by a metadata reader's own Python: prints what it makes of a picture, under names common to all readers."""
+"""Reads an image with a third-party metadata reader and prints the result under common names.
+
+Run by a Python that has the reader.
+"""
 
 import json
 import sys
 from pathlib import Path
 
 
-def of_comment(comment: dict) -> dict:
-    """The facts in a Comment that a reader hands over whole."""
+def select_settings(comment: dict) -> dict:
+    """Return the settings from a Comment, for readers that return all of it."""
     return {
         "negative": comment["uc"],
         **{key: comment[key] for key in ("prompt", "seed", "steps", "sampler")},
@@ -14,63 +17,66 @@ def of_comment(comment: dict) -> dict:
 
 
 def sd_parsers(file: Path) -> dict:
-    """Asked to look everywhere; by default it leaves the alpha alone."""
+    """Read with sd-parsers; EAGER is needed for the alpha, which it ignores by default."""
     from sd_parsers import ParserManager
     from sd_parsers.data import Generators
     from sd_parsers.extractors import Eagerness
 
-    found = ParserManager(eagerness=Eagerness.EAGER).parse(file)
-    assert found.generator is Generators.NOVELAI
-    sampler = found.samplers[0]
+    result = ParserManager(eagerness=Eagerness.EAGER).parse(file)
+    assert result.generator is Generators.NOVELAI
+    sampler = result.samplers[0]
     return {
-        "prompt": found.full_prompt,
-        "negative": found.full_negative_prompt,
+        "prompt": result.full_prompt,
+        "negative": result.full_negative_prompt,
         "seed": sampler.parameters["seed"],
-        "steps": found.metadata["steps"],
+        "steps": result.metadata["steps"],
         "sampler": sampler.name,
     }
 
 
 def naipng(file: Path) -> dict:
-    """Takes an open file: given bytes it fails on any PNG. Needs orjson, as `json` reads no memoryview."""
+    """Read with naipng from an open file; given bytes, it fails on any PNG.
+
+    It needs orjson, as `json` reads no memoryview.
+    """
     from naipng import read_image_gen
 
-    with file.open("rb") as opened:
-        return of_comment(read_image_gen(opened))
+    with file.open("rb") as stream:
+        return select_settings(read_image_gen(stream))
 
 
 def dghs_imgutils(file: Path) -> dict:
-    """The alpha first, then the text."""
+    """Read with dghs-imgutils, which prefers the alpha to the text."""
     from imgutils.sd import get_naimeta_from_image
 
-    return of_comment(get_naimeta_from_image(str(file)).parameters)
+    return select_settings(get_naimeta_from_image(str(file)).parameters)
 
 
 def sd_prompt_reader(file: Path) -> dict:
-    """Everything is text to it."""
+    """Read with sd-prompt-reader, which returns all values as text."""
     from sd_prompt_reader.image_data_reader import ImageDataReader
 
-    found = ImageDataReader(file)
-    assert found.tool == "NovelAI"
+    result = ImageDataReader(file)
+    assert result.tool == "NovelAI"
     return {
-        "prompt": found.positive,
-        "negative": found.negative,
-        "seed": int(found.parameter["seed"]),
-        "steps": int(found.parameter["steps"]),
-        "sampler": found.parameter["sampler"],
+        "prompt": result.positive,
+        "negative": result.negative,
+        "seed": int(result.parameter["seed"]),
+        "steps": int(result.parameter["steps"]),
+        "sampler": result.parameter["sampler"],
     }
 
 
 def novelai_python(file: Path) -> dict:
-    """The alpha first, then the text."""
+    """Read with novelai-python, which prefers the alpha to the text."""
     from novelai_python.tool.image_metadata import ImageMetadata
     from PIL import Image
 
-    return of_comment(ImageMetadata.load_image(Image.open(file)).Comment.model_dump())
+    return select_settings(ImageMetadata.load_image(Image.open(file)).Comment.model_dump())
 
 
 def novelai_python_verifier(file: Path, key: str) -> dict:
-    """Whether the picture is signed by NovelAI, whose key is built in, and whether by the key given."""
+    """Verify against NovelAI's key, which is built in, and against the given key."""
     from novelai_python.tool.image_metadata import ImageVerifier
     from PIL import Image
 
@@ -79,12 +85,12 @@ def novelai_python_verifier(file: Path, key: str) -> dict:
 
 
 def novelai_sdk(file: Path) -> dict:
-    """The text and the alpha, each as it is."""
+    """Read with novelai-sdk, which returns text and alpha separately."""
     from novelai.utils.metadata import extract_metadata
 
-    found = extract_metadata(file)
-    text = found.png_info.get("Comment")
-    return of_comment(found.alpha_info["Comment"] if text is None else json.loads(text))
+    result = extract_metadata(file)
+    text = result.png_info.get("Comment")
+    return select_settings(result.alpha_info["Comment"] if text is None else json.loads(text))
 
 
 reader, *arguments = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""Real clients, unmodified but for their address, against a real server process that has the demo model."""
+"""Published clients, with only the address changed, against a server process that has the demo model."""
 
 import json
 from typing import Any, cast
@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from PIL import Image
-from programs import Program, cases
+from programs import Program, build_cases
 
 from server.picture.inspection import check_signatures, inspect, parse_json
 
@@ -16,7 +16,7 @@ PYTHON = Program("novelai-python", "novelai_python_client.py", "NAIAD_CLIENT_NOV
 
 pytestmark = pytest.mark.clients
 
-PICTURE = {
+REQUEST = {
     "prompt": "1girl, smile",
     "quality": True,
     "width": 256,
@@ -28,93 +28,94 @@ PICTURE = {
 }
 
 
-def ask(client, address, folder, task="picture", token="pst-anything-at-all", **changes):
-    """What the client made of the answer to one request."""
-    return client.run(address, token, task, folder, json.dumps(PICTURE | changes))
+def send(client, address, folder, operation="generate", token="pst-anything-at-all", **changes):
+    """Send one request with a client and return the client's result."""
+    return client.run(address, token, operation, folder, json.dumps(REQUEST | changes))
 
 
-def picture(folder, number=0):
-    """A picture that the client saved, and its Comment."""
-    found = inspect((folder / f"{number}.png").read_bytes())
-    return found, parse_json(found.text["Comment"])
+def inspect_saved(folder, number=0):
+    """The inspection and the Comment of an image that the client saved."""
+    inspection = inspect((folder / f"{number}.png").read_bytes())
+    return inspection, parse_json(inspection.text["Comment"])
 
 
-@pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
-def test_it_gets_the_picture_it_asked_for(client, open_address, own_key, tmp_path):
-    assert ask(client, open_address, tmp_path) == {"pictures": 1}
-    drawn, said = picture(tmp_path)
-    assert drawn.size == (256, 384)
-    assert len(np.unique(drawn.rgb)) > 50  # a picture, not one colour
-    assert (said["seed"], said["steps"], said["sampler"]) == (42, 4, "k_euler")
-    assert str(said["prompt"]).count("1girl, smile") == 1
-    assert str(said["prompt"]).count("best quality") == 1  # added by the client or the server, never by both
-    assert "not NovelAI" in str(said["generator"])
-    assert [one.signer for one in check_signatures(drawn, own_key, None)] == ["ours", "ours"]
+@pytest.mark.parametrize("client", build_cases((SDK,), (NEKOAI,), (PYTHON,)))
+def test_it_gets_the_requested_image(client, open_address, server_key, tmp_path):
+    assert send(client, open_address, tmp_path) == {"images": 1}
+    inspection, comment = inspect_saved(tmp_path)
+    assert inspection.size == (256, 384)
+    assert len(np.unique(inspection.rgb)) > 50  # an image, not a single color
+    assert (comment["seed"], comment["steps"], comment["sampler"]) == (42, 4, "k_euler")
+    assert str(comment["prompt"]).count("1girl, smile") == 1
+    assert str(comment["prompt"]).count("best quality") == 1  # added by the client or the server, not by both
+    assert "not NovelAI" in str(comment["generator"])
+    assert [check.signer for check in check_signatures(inspection, server_key, None)] == ["ours", "ours"]
 
 
-@pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
-def test_two_samples_are_two_pictures_of_neighbouring_seeds(client, open_address, tmp_path):
-    assert ask(client, open_address, tmp_path, n_samples=2) == {"pictures": 2}
-    (first, of_first), (second, of_second) = picture(tmp_path, 0), picture(tmp_path, 1)
-    assert (of_first["seed"], of_second["seed"]) == (42, 43)
+@pytest.mark.parametrize("client", build_cases((SDK,), (NEKOAI,), (PYTHON,)))
+def test_two_samples_are_two_images_with_consecutive_seeds(client, open_address, tmp_path):
+    assert send(client, open_address, tmp_path, n_samples=2) == {"images": 2}
+    (first, first_comment), (second, second_comment) = (inspect_saved(tmp_path, number) for number in (0, 1))
+    assert (first_comment["seed"], second_comment["seed"]) == (42, 43)
     assert not np.array_equal(first.rgb, second.rgb)
 
 
 SOURCE = Image.effect_mandelbrot((256, 384), (-2, -1.5, 1, 1.5), 40).convert("RGB")
-PLACES = np.zeros((48, 32), np.uint8)
-PLACES[8:24, 8:24] = 255
-INSIDE = PLACES.repeat(8, 0).repeat(8, 1) > 0
+MASK = np.zeros((48, 32), np.uint8)
+MASK[8:24, 8:24] = 255
+IS_MASKED = MASK.repeat(8, 0).repeat(8, 1) > 0
 
 
-def files(folder, **pictures):
-    """Pictures as files, by name."""
-    for name, image in pictures.items():
+def save_images(folder, **images):
+    """Save images as files and return their paths by name."""
+    for name, image in images.items():
         image.save(folder / f"{name}.png")
-    return {name: str(folder / f"{name}.png") for name in pictures}
+    return {name: str(folder / f"{name}.png") for name in images}
 
 
-def change(drawn):
-    """How far each pixel is from the source's."""
-    return np.abs(drawn.rgb.astype(int) - np.asarray(SOURCE)).max(axis=2)
+def measure_change(rgb):
+    """The largest difference of each pixel from the source, over the channels."""
+    return np.abs(rgb.astype(int) - np.asarray(SOURCE)).max(axis=2)
 
 
-@pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
-def test_it_draws_on_from_a_picture(client, open_address, own_key, tmp_path):
-    start = {"kind": "img2img", **files(tmp_path, image=SOURCE), "strength": 0.5, "noise": 0.1}
-    assert ask(client, open_address, tmp_path, start=start) == {"pictures": 1}
-    drawn, said = picture(tmp_path)
-    assert drawn.size == (256, 384)
-    assert (said["request_type"], said["strength"], said["noise"]) == ("Img2ImgRequest", 0.5, 0.1)
-    assert change(drawn).mean() < change_of_noise()
-    assert [one.signer for one in check_signatures(drawn, own_key, None)] == ["ours", "ours"]
+@pytest.mark.parametrize("client", build_cases((SDK,), (NEKOAI,), (PYTHON,)))
+def test_it_generates_from_an_init_image(client, open_address, server_key, tmp_path):
+    start = {"kind": "img2img", **save_images(tmp_path, image=SOURCE), "strength": 0.5, "noise": 0.1}
+    assert send(client, open_address, tmp_path, start=start) == {"images": 1}
+    inspection, comment = inspect_saved(tmp_path)
+    assert inspection.size == (256, 384)
+    assert (comment["request_type"], comment["strength"], comment["noise"]) == ("Img2ImgRequest", 0.5, 0.1)
+    assert measure_change(inspection.rgb).mean() < measure_change_of_noise()
+    assert [check.signer for check in check_signatures(inspection, server_key, None)] == ["ours", "ours"]
 
 
-def change_of_noise():
-    """How far a picture of noise is from the source."""
-    noise = np.random.default_rng(0).integers(0, 256, (384, 256, 3))
-    return np.abs(noise - np.asarray(SOURCE)).max(axis=2).mean()
+def measure_change_of_noise():
+    """The mean difference of an image of noise from the source."""
+    return measure_change(np.random.default_rng(0).integers(0, 256, (384, 256, 3))).mean()
 
 
 @pytest.mark.parametrize("form", ["full", "eighth"])
-@pytest.mark.parametrize("client", cases((SDK,), (NEKOAI,), (PYTHON,)))
-def test_it_paints_into_a_picture(client, form, open_address, tmp_path):
-    mask = Image.fromarray(INSIDE if form == "full" else PLACES)
-    start: Any = {"kind": "infill", **files(tmp_path, image=SOURCE, mask=mask.convert("L"))}
-    if client is not SDK:  # these two send a strength, which infill does not look at
+@pytest.mark.parametrize("client", build_cases((SDK,), (NEKOAI,), (PYTHON,)))
+def test_it_inpaints_an_image(client, form, open_address, tmp_path):
+    mask = Image.fromarray(IS_MASKED if form == "full" else MASK)
+    start: Any = {"kind": "infill", **save_images(tmp_path, image=SOURCE, mask=mask.convert("L"))}
+    if client is not SDK:  # these two send a strength, which infill ignores
         start["strength"] = 0.7
-    assert ask(client, open_address, tmp_path, start=start) == {"pictures": 1}
-    found = picture(tmp_path)
-    drawn, said = found[0], cast("Any", found[1])
-    assert said["request_type"] == "NativeInfillingRequest"
-    assert said["naiad"]["job"]["source"]["strength"] == 1.0
-    # novelai-sdk switches the overlay off, so that all of its picture has been through the VAE
-    assert said["add_original_image"] is (client is not SDK)
-    assert change(drawn)[~INSIDE].mean() < (change(drawn)[INSIDE].mean() / 2 if client is SDK else 1e-9)
+    assert send(client, open_address, tmp_path, start=start) == {"images": 1}
+    inspection, saved_comment = inspect_saved(tmp_path)
+    comment = cast("Any", saved_comment)
+    assert comment["request_type"] == "NativeInfillingRequest"
+    assert comment["naiad"]["job"]["source"]["strength"] == 1.0
+    # novelai-sdk turns the overlay off, so the entire image has passed through the VAE
+    assert comment["add_original_image"] is (client is not SDK)
+    assert measure_change(inspection.rgb)[~IS_MASKED].mean() < (
+        measure_change(inspection.rgb)[IS_MASKED].mean() / 2 if client is SDK else 1e-9
+    )
 
 
 @pytest.mark.parametrize(
-    ("client", "page", "known"),
-    cases(
+    ("client", "operation", "expected"),
+    build_cases(
         (SDK, "subscription", {"tier": 3, "active": True}),
         (NEKOAI, "subscription", {"tier": 3, "active": True}),
         (NEKOAI, "data", {"settings": "{}"}),
@@ -122,29 +123,31 @@ def test_it_paints_into_a_picture(client, form, open_address, tmp_path):
         (PYTHON, "information", {"emailVerified": True}),
     ),
 )
-def test_it_reads_the_account(client, page, known, open_address, tmp_path):
-    said = ask(client, open_address, tmp_path, page)
-    assert {key: said.get(key) for key in known} == known
+def test_it_reads_the_account(client, operation, expected, open_address, tmp_path):
+    result = send(client, open_address, tmp_path, operation)
+    assert {key: result.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize(
-    ("client", "error"), cases((SDK, "InvalidRequestError"), (NEKOAI, "APIError"), (PYTHON, "AuthError"))
+    ("client", "error"),
+    build_cases((SDK, "InvalidRequestError"), (NEKOAI, "APIError"), (PYTHON, "AuthError")),
 )
-def test_it_passes_on_why_a_request_is_refused(client, error, open_address, tmp_path):
-    said = ask(client, open_address, tmp_path, prompt="a:0|b:0", quality=False)
-    assert said["error"] == error
-    assert "weight 0" in str(said["says"])
+def test_it_reports_why_a_request_is_rejected(client, error, open_address, tmp_path):
+    result = send(client, open_address, tmp_path, prompt="a:0|b:0", quality=False)
+    assert result["error"] == error
+    assert "weight 0" in str(result["message"])
 
 
 @pytest.mark.parametrize(
-    ("client", "error"), cases((SDK, "AuthenticationError"), (NEKOAI, "AuthError"), (PYTHON, "AuthError"))
+    ("client", "error"),
+    build_cases((SDK, "AuthenticationError"), (NEKOAI, "AuthError"), (PYTHON, "AuthError")),
 )
-def test_only_the_right_token_opens_a_closed_server(client, error, closed_address, tmp_path):
-    assert ask(client, closed_address, tmp_path, token="pst-another")["error"] == error
-    assert ask(client, closed_address, tmp_path, token="pst-the-server-s-own") == {"pictures": 1}
+def test_a_server_with_a_token_requires_it(client, error, closed_address, tmp_path):
+    assert send(client, closed_address, tmp_path, token="pst-another")["error"] == error
+    assert send(client, closed_address, tmp_path, token="pst-the-server-s-own") == {"images": 1}
 
 
-@pytest.mark.parametrize(("client", "error"), cases((NEKOAI, "AuthError"), (PYTHON, "APIError")))
+@pytest.mark.parametrize(("client", "error"), build_cases((NEKOAI, "AuthError"), (PYTHON, "APIError")))
 def test_only_the_right_password_logs_in(client, error, closed_address, tmp_path):
-    assert ask(client, closed_address, tmp_path, "login", token="passw0rd")["error"] == error
-    assert ask(client, closed_address, tmp_path, "login", token="password")["tier"] == 3
+    assert send(client, closed_address, tmp_path, "login", token="passw0rd")["error"] == error
+    assert send(client, closed_address, tmp_path, "login", token="password")["tier"] == 3

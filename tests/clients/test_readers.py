@@ -1,4 +1,4 @@
-"""Programs that read a picture's metadata, on the picture that a real server answers with."""
+"""Third-party metadata readers, on images from a server process."""
 
 import io
 from base64 import b64encode
@@ -8,7 +8,7 @@ import httpx
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from programs import Program, cases
+from programs import Program, build_cases
 
 SCRIPT = "reading_client.py"
 SD_PARSERS = Program("sd-parsers", SCRIPT, "NAIAD_READER_SD_PARSERS")
@@ -22,109 +22,111 @@ pytestmark = pytest.mark.clients
 
 PROMPT = '1girl, {{smile}}, "quoted", café, 初音ミク ☂\nsecond line, it\'s'
 NEGATIVE = 'lowres, [bad], "worst"\nñ 雨'
-READ = {"prompt": PROMPT, "negative": NEGATIVE, "seed": 4294967295, "steps": 3, "sampler": "k_dpmpp_2m"}
+EXPECTED = {"prompt": PROMPT, "negative": NEGATIVE, "seed": 4294967295, "steps": 3, "sampler": "k_dpmpp_2m"}
 
 
 PARAMETERS = {
     "negative_prompt": NEGATIVE,
-    **{key: READ[key] for key in ("seed", "steps", "sampler")},
+    **{key: EXPECTED[key] for key in ("seed", "steps", "sampler")},
     "width": 320,
     "height": 192,
 }
 
 
 @pytest.fixture(scope="module")
-def draw(open_address):
-    """Ask the server for a picture."""
+def generate(open_address):
+    """A function that requests an image from the server and returns its file."""
 
-    def draw(path="/ai/generate-image", **parameters):
+    def generate(path="/ai/generate-image", **parameters):
         body = {"input": PROMPT, "model": "nai-diffusion-3", "parameters": PARAMETERS | parameters}
-        answer = httpx.post(
+        response = httpx.post(
             open_address + path,
             json=parameters if path == "/ai/upscale" else body,
             headers={"Accept": "image/png"},
             timeout=240,
         )
-        assert answer.status_code == 200, answer.text
-        return answer.content
+        assert response.status_code == 200, response.text
+        return response.content
 
-    return draw
+    return generate
 
 
 @pytest.fixture(scope="module")
-def answered(draw):
-    """The file that the server answers with."""
-    return draw()
+def image_file(generate):
+    """An image file as the server sends it."""
+    return generate()
 
 
-def without_text(data):
-    """The same pixels without text chunks, as where a site has stripped them."""
-    picture, kept = Image.open(io.BytesIO(data)), io.BytesIO()
-    Image.frombytes(picture.mode, picture.size, picture.tobytes()).save(kept, "PNG")
-    return kept.getvalue()
+def remove_text(data):
+    """Keep the pixels but not the text chunks, as sites do that strip metadata."""
+    image, file = Image.open(io.BytesIO(data)), io.BytesIO()
+    Image.frombytes(image.mode, image.size, image.tobytes()).save(file, "PNG")
+    return file.getvalue()
 
 
-def without_alpha(data):
-    """The same colours and texts, as where a program has dropped the alpha."""
-    picture, kept = Image.open(io.BytesIO(data)), io.BytesIO()
+def remove_alpha(data):
+    """Keep the colors and the text chunks but not the alpha, as some programs do."""
+    image, file = Image.open(io.BytesIO(data)), io.BytesIO()
     texts = PngInfo()
-    for name, text in picture.info.items():
+    for name, text in image.info.items():
         texts.add_text(str(name), text)
-    picture.convert("RGB").save(kept, "PNG", pnginfo=texts)
-    return kept.getvalue()
+    image.convert("RGB").save(file, "PNG", pnginfo=texts)
+    return file.getvalue()
 
 
 @pytest.fixture
-def file(request, answered, tmp_path):
-    """The answer as it is, or what is left of it."""
-    changed = {"whole": bytes, "alpha": without_text, "text": without_alpha}[request.param](answered)
-    path = tmp_path / "picture.png"
-    path.write_bytes(changed)
+def file(request, image_file, tmp_path):
+    """The path of an image with both layers, or with only its alpha or text."""
+    change = {"both": bytes, "alpha": remove_text, "text": remove_alpha}[request.param]
+    path = tmp_path / "image.png"
+    path.write_bytes(change(image_file))
     return path
 
 
 @pytest.mark.parametrize(
     ("reader", "file"),
-    cases(
-        *product((SD_PARSERS, IMGUTILS, PYTHON, SDK, PROMPT_READER), ("whole", "text", "alpha")),
-        *product((NAIPNG,), ("whole", "text")),
+    build_cases(
+        *product((SD_PARSERS, IMGUTILS, PYTHON, SDK, PROMPT_READER), ("both", "text", "alpha")),
+        *product((NAIPNG,), ("both", "text")),
     ),
     indirect=["file"],
 )
-def test_it_reads_what_was_asked_for(reader, file):
-    assert reader.run(reader.name.replace("-", "_"), file) == READ
+def test_it_reads_the_requested_settings(reader, file):
+    assert reader.run(reader.name.replace("-", "_"), file) == EXPECTED
 
 
 @pytest.fixture(scope="module")
-def started(draw, answered):
-    """Files of pictures that start from another, by their kind."""
-    image = b64encode(answered).decode()
-    white = Image.new("L", (320, 192))
-    white.paste(255, (0, 0, 160, 192))
+def derived_files(generate, image_file):
+    """Files of images that start from another image, by the kind of request."""
+    image = b64encode(image_file).decode()
+    mask_image = Image.new("L", (320, 192))
+    mask_image.paste(255, (0, 0, 160, 192))
     mask = io.BytesIO()
-    white.save(mask, "PNG")
+    mask_image.save(mask, "PNG")
     return {
-        "img2img": draw(image=image, strength=0.5),
-        "infill": draw(image=image, mask=b64encode(mask.getvalue()).decode()),
-        "enhance": draw(enhance={"scale": 1.5, "magnitude": 1, "seed": READ["seed"]}),
-        "upscale": draw("/ai/upscale", image=image, scale=2),
+        "img2img": generate(image=image, strength=0.5),
+        "infill": generate(image=image, mask=b64encode(mask.getvalue()).decode()),
+        "enhance": generate(enhance={"scale": 1.5, "magnitude": 1, "seed": EXPECTED["seed"]}),
+        "upscale": generate("/ai/upscale", image=image, scale=2),
     }
 
 
 @pytest.mark.parametrize(
     ("reader", "kind"),
-    cases(
+    build_cases(
         *product(
             (SD_PARSERS, IMGUTILS, PYTHON, SDK, PROMPT_READER, NAIPNG),
             ("img2img", "infill", "enhance", "upscale"),
         )
     ),
 )
-def test_it_reads_pictures_that_start_from_another(reader, kind, started, tmp_path):
-    (tmp_path / "picture.png").write_bytes(started[kind])
-    assert reader.run(reader.name.replace("-", "_"), tmp_path / "picture.png") == READ
+def test_it_reads_images_that_start_from_another(reader, kind, derived_files, tmp_path):
+    (tmp_path / "image.png").write_bytes(derived_files[kind])
+    assert reader.run(reader.name.replace("-", "_"), tmp_path / "image.png") == EXPECTED
 
 
-@pytest.mark.parametrize(("reader", "file"), cases((PYTHON, "whole"), (PYTHON, "alpha")), indirect=["file"])
-def test_a_verifier_takes_our_key_and_never_novelais(reader, file, own_key):
-    assert reader.run("novelai_python_verifier", file, own_key) == {"NovelAI": False, "given": True}
+@pytest.mark.parametrize(
+    ("reader", "file"), build_cases((PYTHON, "both"), (PYTHON, "alpha")), indirect=["file"]
+)
+def test_a_verifier_accepts_our_key_and_not_novelais(reader, file, server_key):
+    assert reader.run("novelai_python_verifier", file, server_key) == {"NovelAI": False, "given": True}

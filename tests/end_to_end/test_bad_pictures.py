@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from server.picture.stealth import MARK
+from server.picture.stealth import MAGIC
 
 PLAIN = False  # there is no TLS here, and httpx would read all certificates anew for every request
 PIXELS = np.random.default_rng(8).integers(0, 256, (64, 64, 3), np.uint8)
@@ -59,7 +59,7 @@ def huge():
 
 def lying_alpha():
     """A picture whose alpha claims to hide a quarter of a gigabyte."""
-    stream = MARK + (2**31).to_bytes(4, "big") + bytes(20)
+    stream = MAGIC + (2**31).to_bytes(4, "big") + bytes(20)
     rgba = np.dstack([np.tile(PIXELS, (2, 2, 1)), np.full((128, 128), 255, np.uint8)])
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))
     rgba[: len(bits) % 128 or 128, 0, 3] = 255

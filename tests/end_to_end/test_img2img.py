@@ -6,8 +6,8 @@ from io import BytesIO
 import httpx
 import numpy as np
 import pytest
-from bodies import base64_of
 from PIL import Image
+from request_bodies import encode_image
 
 from demo.captions import random_scene
 
@@ -23,7 +23,7 @@ MASK = np.kron(PLACES, np.ones((8, 8), bool))
 @pytest.fixture(scope="module")
 def ask(server):
     def ask(action, **parameters):
-        size = {"width": WIDTH, "height": HEIGHT, "steps": 6, "seed": 9, "image": base64_of(OWN)}
+        size = {"width": WIDTH, "height": HEIGHT, "steps": 6, "seed": 9, "image": encode_image(OWN)}
         body = {
             "input": "1girl",
             "model": "nai-diffusion-3",
@@ -61,7 +61,7 @@ def test_a_little_strength_keeps_the_picture_and_much_does_not(ask):
 
 
 def test_infill_changes_the_masked_part_alone(ask):
-    mask = base64_of(MASK.astype(np.uint8) * 255)
+    mask = encode_image(MASK.astype(np.uint8) * 255)
     drawn, told = ask("infill", model="nai-diffusion-3-inpainting", mask=mask, strength=0.7)
     assert np.abs(drawn.astype(int) - OWN)[~MASK].max() == 0
     assert change(drawn, MASK) > 5
@@ -73,11 +73,11 @@ def test_infill_changes_the_masked_part_alone(ask):
 
 def test_every_form_of_the_mask_draws_the_same_picture(ask):
     forms = (MASK.astype(np.uint8) * 255, PLACES.astype(np.uint8) * 255)
-    whole, eighth = (ask("infill", mask=base64_of(form))[0] for form in forms)
+    whole, eighth = (ask("infill", mask=encode_image(form))[0] for form in forms)
     assert (whole == eighth).all()
 
 
 def test_infill_of_some_strength_keeps_more_of_what_was_there(ask):
-    mask = base64_of(MASK.astype(np.uint8) * 255)
+    mask = encode_image(MASK.astype(np.uint8) * 255)
     little, much = (ask("infill", mask=mask, inpaintImg2ImgStrength=strength)[0] for strength in (0.05, 1))
     assert change(little, MASK) < change(much, MASK)

@@ -6,8 +6,8 @@ from io import BytesIO
 import httpx
 import numpy as np
 import pytest
-from bodies import infills
 from PIL import Image
+from request_bodies import build_infill_bodies
 
 from demo import evaluate as judging
 from demo.checkpoint import DEMO, INPAINTING
@@ -81,7 +81,7 @@ def test_nearly_all_strength_follows_the_prompt():
     assert judging.shape(result) == "circle"
 
 
-SENT = infills(CIRCLE, OWN, PLACES)
+SENT = build_infill_bodies(CIRCLE, OWN, PLACES)
 
 
 @pytest.mark.parametrize("body", SENT.values(), ids=SENT)

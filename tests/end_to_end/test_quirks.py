@@ -1,14 +1,14 @@
-"""Bodies as real clients send them, and what the picture's Comment says was made of them."""
+"""Request bodies as real clients send them, and how the image's Comment shows they were read."""
 
 import json
 from dataclasses import replace
 
 import pytest
-from bodies import BODIES, HEAVY, LIGHT, QUALITY, SMALL, V3
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from painter import HERE, URL, Painter, comment, house, pictures
+from request_bodies import BODIES, HEAVY, LIGHT, QUALITY, SMALL, V3
 
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from server.app import create_app
@@ -30,44 +30,44 @@ def policy(demo_file):
 
 @pytest.fixture(scope="module")
 def client(policy, signing_key):
-    here = house(policy.served, Painter(), signing_key)
-    with TestClient(create_app(here), base_url=HERE) as client:
-        here.engine.wait_ready()
+    state = house(policy.served, Painter(), signing_key)
+    with TestClient(create_app(state), base_url=HERE) as client:
+        state.engine.wait_ready()
         yield client
 
 
 def post(client, body):
-    answer = client.post(URL, content=json.dumps(body), headers={"Content-Type": "application/json"})
-    assert answer.status_code == 200, answer.text
-    return answer
+    response = client.post(URL, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert response.status_code == 200, response.text
+    return response
 
 
-def said(client, parameters, **top):
-    return comment(post(client, {"input": "1girl", **top, "parameters": SMALL | parameters}))
+def generate_comment(client, parameters, **top_level):
+    return comment(post(client, {"input": "1girl", **top_level, "parameters": SMALL | parameters}))
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_every_client_is_understood(client, name):
+def test_every_client_s_body_is_read(client, name):
     body = BODIES[name]
-    found = comment(post(client, body))
-    assert (found["width"], found["height"]) == (128, 192)
-    assert found["steps"] == body["parameters"].get("steps", 28)
-    assert found["seed"] == body["parameters"]["seed"] % 2**32
-    assert found["scale"] == body["parameters"].get("scale", 5)
-    assert isinstance(found["scale"], float)
-    assert found["request_type"] == "PromptGenerateRequest"
+    metadata = comment(post(client, body))
+    assert (metadata["width"], metadata["height"]) == (128, 192)
+    assert metadata["steps"] == body["parameters"].get("steps", 28)
+    assert metadata["seed"] == body["parameters"]["seed"] % 2**32
+    assert metadata["scale"] == body["parameters"].get("scale", 5)
+    assert isinstance(metadata["scale"], float)
+    assert metadata["request_type"] == "PromptGenerateRequest"
 
 
-FLAGGED = ("written by hand", "Kohaku", "SDStudio", "NAIS2", "novelai-sdk")
-WRITTEN = [name for name in BODIES if name not in FLAGGED]
+FLAGS_ONLY = ("written by hand", "Kohaku", "SDStudio", "NAIS2", "novelai-sdk")
+COMPLETE_TEXTS = [name for name in BODIES if name not in FLAGS_ONLY]
 
 
-@pytest.mark.parametrize("name", WRITTEN)
-def test_a_client_that_writes_its_texts_gets_them_unchanged(client, name):
+@pytest.mark.parametrize("name", COMPLETE_TEXTS)
+def test_prompts_that_a_client_completes_stay_unchanged(client, name):
     body = BODIES[name]
-    found = comment(post(client, body))
-    assert found["prompt"] == body["input"]
-    assert found["uc"] == body["parameters"].get("negative_prompt", "")
+    metadata = comment(post(client, body))
+    assert metadata["prompt"] == body["input"]
+    assert metadata["uc"] == body["parameters"].get("negative_prompt", "")
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,19 @@ def test_a_client_that_writes_its_texts_gets_them_unchanged(client, name):
         ("Kohaku", "1girl" + QUALITY, f"nsfw, {HEAVY}"),
         ("SDStudio", "1girl" + QUALITY, "worst quality"),
         ("NAIS2", "1girl", f"nsfw, {HEAVY}"),
-        ("novelai-sdk", "1girl" + QUALITY, f", {HEAVY} , "),  # what it wrote into parameters.prompt is V4.5's
+        ("novelai-sdk", "1girl" + QUALITY, f", {HEAVY} , "),  # its parameters.prompt has V4.5's tags
     ],
 )
-def test_flags_without_texts_get_them_from_the_server(client, name, prompt, uc):
-    found = comment(post(client, BODIES[name]))
-    assert (found["prompt"], found["uc"]) == (prompt, uc)
+def test_the_server_adds_the_texts_for_flags_without_texts(client, name, prompt, uc):
+    metadata = comment(post(client, BODIES[name]))
+    assert (metadata["prompt"], metadata["uc"]) == (prompt, uc)
 
 
-@pytest.mark.parametrize("name", FLAGGED)
-def test_flags_are_for_the_record_where_the_operator_says_so(policy, name):
+@pytest.mark.parametrize("name", FLAGS_ONLY)
+def test_mode_client_ignores_the_flags(policy, name):
     body = BODIES[name]
-    found = final(replace(policy, mode="client"), body)
-    assert found == (body["input"], body["parameters"].get("negative_prompt", ""))
+    texts = resolve_texts(replace(policy, mode="client"), body)
+    assert texts == (body["input"], body["parameters"].get("negative_prompt", ""))
 
 
 LATER = (
@@ -97,13 +97,13 @@ LATER = (
     *("tag_hint_qt", "tag_hint_uc_preset", "tag_hint_transparent_background", "upscale", "upscaled_enhance"),
     *("variety_plus", "se_seed", "extra_passthrough_testing", "controlnet_any", "image_cache_secret_key"),
 )
-"""Keys of V4 and later, which requests for V3 carry along."""
+"""Keys of V4 and later that requests for V3 also contain."""
 
 
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        # the core
+        # basic fields
         *(({"params_version": number}, {"prompt": "1girl"}) for number in (1, 3, 4, None)),
         ({"width": 96, "height": 160}, {"width": 96, "height": 160}),
         ({"scale": 7}, {"scale": 7.0}),
@@ -124,7 +124,7 @@ LATER = (
         ({"noise_schedule": None, "sampler": None}, {"noise_schedule": "native", "sampler": "k_euler"}),
         ({"stream": "msgpack"}, {"request_type": "PromptGenerateRequest"}),
         ({"width": None, "steps": None, "seed": 3}, {"width": 832, "steps": 28, "seed": 3}),
-        # undesired content under all its names
+        # all names of the negative prompt
         ({"uc": "bad"}, {"uc": "bad"}),
         ({"uc": "bad", "negative_prompt": "worse"}, {"uc": "worse"}),
         ({"uc": "bad", "negative_prompt": ""}, {"uc": "bad"}),
@@ -151,15 +151,15 @@ LATER = (
         ({"sampler": "plms", "sm": True}, {"sm": False}),
         ({"sampler": "k_lms", "sm": True}, {"sm": False}),
         ({"autoSmea": True}, {"sm": False}),
-        ({"autoSmea": True, "width": 1472, "height": 1472}, {"sm": False}),  # one pixel too few
+        ({"autoSmea": True, "width": 1472, "height": 1472}, {"sm": False}),  # one pixel below the threshold
         ({"autoSmea": True, "width": 1472, "height": 1504}, {"sm": True}),
         ({"auto_smea": True, "width": 1536, "height": 1536}, {"sm": True}),
         ({"autoSmea": False, "width": 1536, "height": 1536}, {"sm": False}),
-        # schedules that a sampler does not have
+        # noise schedules that a sampler does not support
         *(({"sampler": name, "noise_schedule": "karras"}, {"noise_schedule": "native"})
           for name in ("ddim", "ddim_v3", "plms", "k_lms", "k_dpm_fast")),
         *(({"sampler": "ddim", "steps": steps}, {"steps": steps}) for steps in (3, 9, 27, 36, 37)),
-        # the flags of Euler a
+        # flags of Euler ancestral
         ({"sampler": "k_euler_ancestral"}, {"deliberate_euler_ancestral_bug": True, "prefer_brownian": False}),
         ({"sampler": "k_euler_ancestral", "noise_schedule": "karras"},
          {"deliberate_euler_ancestral_bug": False, "prefer_brownian": True}),
@@ -167,12 +167,12 @@ LATER = (
          {"deliberate_euler_ancestral_bug": False, "prefer_brownian": True}),
         ({"sampler": "k_euler_ancestral", "deliberate_euler_ancestral_bug": None}, {"deliberate_euler_ancestral_bug": True}),
         ({"deliberate_euler_ancestral_bug": "false"}, {"deliberate_euler_ancestral_bug": False}),
-        # variety
+        # Variety+
         *(({"skip_cfg_above_sigma": value}, {"skip_cfg_above_sigma": value}) for value in (19, 11.84515480302779)),
         ({"skip_cfg_above_sigma": 19.343056794463642}, {"skip_cfg_above_sigma": 19.343056794463642}),
         ({"skip_cfg_above_sigma": 58}, {"skip_cfg_above_sigma": 58.0}),
         ({"skip_cfg_below_sigma": 0.5}, {"skip_cfg_below_sigma": 0.5}),
-        # what belongs to other kinds of request has no say, whatever its value
+        # fields of other request types are ignored with any value
         ({"strength": 7, "noise": "much", "extra_noise_seed": None, "img2img": {"strength": 0.7}}, {}),
         ({"image": "", "mask": None, "reference_image_multiple": [], "reference_image": ""}, {}),
         ({"mask": "AAAA", "inpaintImg2ImgStrength": 5, "controlnet_strength": -1, "color_correct": 3}, {}),
@@ -184,60 +184,61 @@ LATER = (
         (dict.fromkeys(LATER, "junk"), {"prompt": "1girl", "uc": "", "width": 128}),
         ({"model": "NAI Diffusion V3"}, {"prompt": "1girl"}),
         ({"ucPreset": "heavy", "qualityToggle": "yes", "autoSmea": "perhaps"}, {"prompt": "1girl", "uc": ""}),
-        *(({"ucPreset": index}, {"uc": ""}) for index in (4, 5, 6, 7, 99)),  # other clients' own enums
+        *(({"ucPreset": index}, {"uc": ""}) for index in (4, 5, 6, 7, 99)),  # indices of other clients' lists
         ({"ucPreset": -1}, {"uc": ""}),
         ({"ucPreset": True}, {"uc": ""}),
         ({"v4_prompt": {"caption": {"base_caption": "not this"}}, "characterPrompts": [1]}, {"prompt": "1girl"}),
         ({"ucPresetId": "heavy", "qualityPresetId": "standard", "variety_plus": True, "url": 1}, {"uc": ""}),
     ],
 )  # fmt: skip
-def test_a_quirk(client, parameters, expected):
-    found = said(client, parameters)
-    assert {key: found[key] for key in expected} == expected
-    assert "skip_cfg_above_sigma" in found or not parameters.get("skip_cfg_above_sigma")
+def test_the_comment_shows_how_parameters_are_read(client, parameters, expected):
+    metadata = generate_comment(client, parameters)
+    assert {key: metadata[key] for key in expected} == expected
+    assert "skip_cfg_above_sigma" in metadata or not parameters.get("skip_cfg_above_sigma")
 
 
 @pytest.mark.parametrize("value", [None, 0.0])
-def test_variety_is_off_when_it_is_null_and_a_number_when_it_is_one(client, value):
-    assert said(client, {"skip_cfg_above_sigma": value}).get("skip_cfg_above_sigma") == value
+def test_skip_cfg_above_sigma_is_recorded_unless_null(client, value):
+    assert generate_comment(client, {"skip_cfg_above_sigma": value}).get("skip_cfg_above_sigma") == value
 
 
 @pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES])
-def test_every_sampler_id_that_was_ever_sent_is_known(client, name):
-    assert said(client, {"sampler": name, "noise_schedule": None})["sampler"] == ALIASES.get(name, (name,))[0]
+def test_every_known_sampler_id_is_accepted(client, name):
+    metadata = generate_comment(client, {"sampler": name, "noise_schedule": None})
+    assert metadata["sampler"] == ALIASES.get(name, (name,))[0]
 
 
-def test_the_answer_is_what_clients_insist_on(client):
-    answer = post(client, BODIES["the least"] | {"parameters": SMALL | {"n_samples": 3}})
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "binary/octet-stream")
-    assert ".zip" in answer.headers["content-disposition"]
-    assert list(pictures(answer)) == ["image_0.png", "image_1.png", "image_2.png"]
+def test_the_response_has_the_type_and_names_that_clients_require(client):
+    response = post(client, BODIES["the least"] | {"parameters": SMALL | {"n_samples": 3}})
+    assert (response.status_code, response.headers["content-type"]) == (200, "binary/octet-stream")
+    assert ".zip" in response.headers["content-disposition"]
+    assert list(pictures(response)) == ["image_0.png", "image_1.png", "image_2.png"]
     webp = pictures(post(client, BODIES["the least"] | {"parameters": SMALL | {"image_format": "webp"}}))
-    assert {name: picture.format for name, picture in webp.items()} == {"image_0.webp": "WEBP"}
+    assert {name: image.format for name, image in webp.items()} == {"image_0.webp": "WEBP"}
 
 
-def test_what_is_refused_is_told_in_nais_envelope(client):
+def test_a_rejected_request_gets_nais_error_envelope(client):
     for field, value in {"steps": 51, "width": 100, "sampler": "none", "image": "AAAA"}.items():
-        answer = client.post(URL, json={"input": "1girl", "parameters": SMALL | {field: value}})
-        assert answer.status_code == answer.json()["statusCode"] == 400
-        assert answer.json()["message"].startswith(f"parameters.{field}: ")
+        response = client.post(URL, json={"input": "1girl", "parameters": SMALL | {field: value}})
+        assert response.status_code == response.json()["statusCode"] == 400
+        assert response.json()["message"].startswith(f"parameters.{field}: ")
 
 
 @pytest.mark.parametrize("seed", [0, None, 2**32, "0"])
-def test_seed_zero_means_any(client, seed):
-    first, second = (said(client, {"seed": seed})["seed"] for _ in range(2))
+def test_seed_zero_means_a_random_seed(client, seed):
+    first, second = (generate_comment(client, {"seed": seed})["seed"] for _ in range(2))
     assert first != second
     assert 0 < first < 2**32
 
 
-def test_samples_count_up_from_the_seed_and_past_its_end(client):
-    answer = post(client, {"input": "a", "parameters": SMALL | {"seed": 2**32 - 2, "n_samples": 4}})
-    seeds = [json.loads(picture.info["Comment"])["seed"] for picture in pictures(answer).values()]
+def test_samples_use_consecutive_seeds_that_wrap_around(client):
+    response = post(client, {"input": "a", "parameters": SMALL | {"seed": 2**32 - 2, "n_samples": 4}})
+    seeds = [json.loads(image.info["Comment"])["seed"] for image in pictures(response).values()]
     assert seeds == [4294967294, 4294967295, 0, 1]
 
 
 @pytest.mark.parametrize(
-    ("top", "parameters", "prompt"),
+    ("top_level", "parameters", "prompt"),
     [
         ({"input": "cat"}, {"prompt": "dog"}, "cat"),
         ({"input": ""}, {"prompt": "dog"}, "dog"),
@@ -248,13 +249,13 @@ def test_samples_count_up_from_the_seed_and_past_its_end(client):
         ({"input": "<lora:../../x:1>, __wildcard__, é \"quoted\"\n猫"}, {}, "<lora:../../x:1>, __wildcard__, é \"quoted\"\n猫"),
     ],
 )  # fmt: skip
-def test_the_prompt_is_the_input_and_kept_to_the_letter(client, top, parameters, prompt):
-    answer = post(client, top | {"parameters": SMALL | parameters})
-    picture = pictures(answer)["image_0.png"]
-    assert json.loads(picture.info["Comment"])["prompt"] == picture.info["Description"] == prompt
+def test_the_prompt_comes_from_the_input_and_stays_unchanged(client, top_level, parameters, prompt):
+    response = post(client, top_level | {"parameters": SMALL | parameters})
+    image = pictures(response)["image_0.png"]
+    assert json.loads(image.info["Comment"])["prompt"] == image.info["Description"] == prompt
 
 
-def test_a_v4_prompt_becomes_one_text_for_the_models_that_mean_it(client):
+def test_a_v4_prompt_becomes_one_text_for_v4_models(client):
     girls = [{"char_caption": "girl, red hair", "centers": []}, {"char_caption": "girl, hat"}]
     prompts = {
         "v4_prompt": {
@@ -264,22 +265,22 @@ def test_a_v4_prompt_becomes_one_text_for_the_models_that_mean_it(client):
         "v4_negative_prompt": {"caption": {"base_caption": "bad", "char_captions": [{"char_caption": "boy"}]}},
     }  # fmt: skip
     body = {"input": "2girls", "model": "nai-diffusion-4-5-full", "parameters": SMALL | prompts}
-    answer = post(client, body)
-    found = comment(answer)
-    assert found["prompt"] == "2girls, street, girl, red hair, girl, hat"
-    assert found["uc"] == "bad, boy"
-    assert "nai-diffusion-4-5-full" in answer.headers["x-naiad-warning"]
+    response = post(client, body)
+    metadata = comment(response)
+    assert metadata["prompt"] == "2girls, street, girl, red hair, girl, hat"
+    assert metadata["uc"] == "bad, boy"
+    assert "nai-diffusion-4-5-full" in response.headers["x-naiad-warning"]
 
 
 @pytest.mark.parametrize("action", ["generate", None])
-def test_the_action_may_be_missing(client, action):
+def test_the_action_is_optional(client, action):
     body = {"input": "1girl", "parameters": SMALL, "action": action}
     assert comment(post(client, body))["seed"] == SMALL["seed"]
 
 
-def test_what_else_stands_at_the_top_is_not_read(client):
+def test_other_top_level_keys_are_ignored(client):
     junk = {"url": 1, "use_new_shared_trial": "yes", "recaptcha_token": None, "service_tier": [], "x": {}}
-    assert said(client, {}, **junk)["prompt"] == "1girl"
+    assert generate_comment(client, {}, **junk)["prompt"] == "1girl"
 
 
 IDS = (
@@ -294,7 +295,7 @@ IDS = (
 
 
 @pytest.mark.parametrize(
-    ("model", "warned"),
+    ("model", "is_warned"),
     [
         ("nai-diffusion-3", False),
         ("nai-diffusion-3-inpainting", False),
@@ -304,67 +305,67 @@ IDS = (
         *((model, True) for model in IDS),
     ],
 )
-def test_other_models_are_answered_by_the_one_there_is_and_that_is_told(client, model, warned):
-    answer = post(client, {"input": "1girl", "model": model, "parameters": SMALL})
-    assert ("x-naiad-warning" in answer.headers) == warned
-    assert not warned or "is answered by 'nai-diffusion-3'" in answer.headers["x-naiad-warning"]
+def test_the_loaded_model_serves_other_ids_with_a_warning(client, model, is_warned):
+    response = post(client, {"input": "1girl", "model": model, "parameters": SMALL})
+    assert ("x-naiad-warning" in response.headers) == is_warned
+    assert not is_warned or "is answered by 'nai-diffusion-3'" in response.headers["x-naiad-warning"]
 
 
-def test_a_furry_request_gets_the_furry_texts_under_either_spelling(client):
+def test_a_furry_request_gets_the_furry_texts_in_either_spelling(client):
     flags = SMALL | {"qualityToggle": True, "ucPreset": 1}
     for model in ("nai-diffusion-furry-3", "nai-diffusion-3-furry"):
-        found = comment(post(client, {"input": "wolf", "model": model, "parameters": flags}))
-        assert found["prompt"] == "wolf, {best quality}, {amazing quality}"
-        assert found["uc"].startswith("nsfw, {worst quality}, guide lines")
+        metadata = comment(post(client, {"input": "wolf", "model": model, "parameters": flags}))
+        assert metadata["prompt"] == "wolf, {best quality}, {amazing quality}"
+        assert metadata["uc"].startswith("nsfw, {worst quality}, guide lines")
 
 
 HUMAN = f"{HEAVY}, bad anatomy, bad hands, @_@"
 
 
-def final(policy, body):
+def resolve_texts(policy, body):
     prompts = resolve(GenerateRequest.model_validate(body), policy).job.prompts
     return prompts.positive, prompts.negative
 
 
-def again(body, texts):
-    """The request that a client makes of a picture's Comment: the texts it holds, the flags as they were."""
+def build_resent_body(body, texts):
+    """The request that a client builds from an image's Comment: the texts in it, the flags as before."""
     positive, negative = texts
-    kept = {key: value for key, value in body["parameters"].items() if key not in ("uc", "prompt")}
-    return body | {"input": positive, "parameters": kept | {"negative_prompt": negative}}
+    others = {key: value for key, value in body["parameters"].items() if key not in ("uc", "prompt")}
+    return body | {"input": positive, "parameters": others | {"negative_prompt": negative}}
 
 
 @pytest.mark.parametrize("mode", ["auto", "always", "client"])
 @pytest.mark.parametrize("name", BODIES)
-def test_presets_applied_twice_are_presets_applied_once(policy, name, mode):
-    here = RequestPolicy(policy.served, policy.presets, mode)
-    once = final(here, BODIES[name])
-    assert final(here, again(BODIES[name], once)) == once
+def test_applying_presets_twice_equals_applying_them_once(policy, name, mode):
+    policy = RequestPolicy(policy.served, policy.presets, mode)
+    once = resolve_texts(policy, BODIES[name])
+    assert resolve_texts(policy, build_resent_body(BODIES[name], once)) == once
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_picture_imported_and_sent_again_says_the_same(client, name):
+def test_resending_an_imported_comment_gives_the_same_comment(client, name):
     sent = BODIES[name]["parameters"]
     once = comment(post(client, BODIES[name]))
-    kept = once.keys() - {"prompt", "uc", "generator", "naiad", "signed_hash"}
+    imported = once.keys() - {"prompt", "uc", "generator", "naiad", "signed_hash"}
     flags = {key: sent[key] for key in sent.keys() & {"qualityToggle", "ucPreset"}}
-    resent = {key: once[key] for key in kept} | flags | {"negative_prompt": once["uc"]}
+    resent = {key: once[key] for key in imported} | flags | {"negative_prompt": once["uc"]}
     body = {"input": once["prompt"], "model": BODIES[name].get("model"), "action": "generate"}
     twice = comment(post(client, body | {"parameters": resent}))
     assert {**twice, "signed_hash": "", "naiad": ""} == {**once, "signed_hash": "", "naiad": ""}
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_nais_page_imports_a_picture_and_sends_it_again(client, name):
-    """It reads its toggles off the texts, and what it then sends is the same texts; for none at all, its "none"."""
+def test_nais_page_imports_an_image_and_resends_it(client, name):
+    """The page infers its toggles from the texts and sends the same texts, or "lowres" without a negative prompt."""
     once = comment(post(client, BODIES[name]))
     presets = [index for index, text in enumerate((HEAVY, LIGHT, HUMAN)) if text in once["uc"]]
     flags = {"qualityToggle": QUALITY in once["prompt"], "ucPreset": max(presets, default=3)}
     names = ("width", "height", "scale", "steps", "seed", "sampler", "noise_schedule", "sm", "sm_dyn")
-    chosen = {name: once[name] for name in names}
-    sent = {"params_version": 3, "negative_prompt": once["uc"] or "lowres", **chosen, **flags}
+    sampling = {name: once[name] for name in names}
+    sent = {"params_version": 3, "negative_prompt": once["uc"] or "lowres", **sampling, **flags}
     twice = comment(post(client, V3 | {"input": once["prompt"], "parameters": sent}))
     assert (twice["prompt"], twice["uc"]) == (once["prompt"], sent["negative_prompt"])
-    assert {name: twice[name] for name in names} == chosen
+    assert {name: twice[name] for name in names} == sampling
 
 
 TAGS = st.sampled_from(
@@ -381,18 +382,18 @@ TAGS = st.sampled_from(
     st.sampled_from(["nai-diffusion-3", "nai-diffusion-2", "safe-diffusion", "nai-diffusion-furry-3", "nai-diffusion-4-full", "x"]),
 )  # fmt: skip
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_presets_are_idempotent_whatever_is_written(policy, positive, negative, quality, preset, mode, model):
-    here = RequestPolicy(policy.served, policy.presets, mode)
+def test_presets_are_idempotent_for_any_text(policy, positive, negative, quality, preset, mode, model):
+    policy = RequestPolicy(policy.served, policy.presets, mode)
     parameters = {"negative_prompt": negative, "qualityToggle": quality, "ucPreset": preset}
     body = {"input": positive, "model": model, "parameters": parameters}
     try:
-        once = final(here, body)
-    except Rejected:  # a `|` mix of nothing
+        once = resolve_texts(policy, body)
+    except Rejected:  # a `|` mix without any text
         assume(False)
-    assert final(here, again(body, once)) == once
+    assert resolve_texts(policy, build_resent_body(body, once)) == once
 
 
-def test_light_is_one_preset_and_nsfw_stays_out_when_it_is_asked_for(client):
-    found = said(client, {"ucPreset": 1}, input="1girl, NSFW")
-    assert found["uc"] == LIGHT
-    assert said(client, {"ucPreset": 3})["uc"] == "lowres"
+def test_a_preset_omits_nsfw_if_the_prompt_asks_for_it(client):
+    metadata = generate_comment(client, {"ucPreset": 1}, input="1girl, NSFW")
+    assert metadata["uc"] == LIGHT
+    assert generate_comment(client, {"ucPreset": 3})["uc"] == "lowres"

@@ -39,46 +39,46 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
 FLAGS = {"prefer_brownian": True, "legacy": False, "deliberate_euler_ancestral_bug": False}
 
 
-needs_samples = pytest.mark.skipif(not NEWEST.exists(), reason="the genuine pictures are not here")
+needs_samples = pytest.mark.skipif(not NEWEST.exists(), reason="no genuine NAI images next to this checkout")
 
 
 @needs_samples
-def test_keys_stand_in_the_order_of_a_genuine_picture_with_its_types():
-    theirs = json.loads(inspect(NEWEST.read_bytes()).text["Comment"])
-    expected = [key for key in theirs if key not in {*ONLY_IMG2IMG, "signed_hash"}]
+def test_keys_have_the_order_and_types_of_a_genuine_image():
+    genuine = json.loads(inspect(NEWEST.read_bytes()).text["Comment"])
+    expected = [key for key in genuine if key not in {*ONLY_IMG2IMG, "signed_hash"}]
     ours = build_comment(JOB, 0)
     assert list(ours) == [*expected, "generator"]
-    assert {key: type(ours[key]) for key in expected} == {key: type(theirs[key]) for key in expected}
+    assert {key: type(ours[key]) for key in expected} == {key: type(genuine[key]) for key in expected}
 
 
 @needs_samples
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.png")), ids=lambda path: path.stem)
-def test_both_layers_of_a_genuine_picture_agree(path):
-    found = inspect(path.read_bytes())
-    assert build_alpha_text(found.text) == json.dumps(found.alpha)
+def test_both_layers_of_a_genuine_image_agree(path):
+    inspection = inspect(path.read_bytes())
+    assert build_alpha_text(inspection.text) == json.dumps(inspection.alpha)
     ours = list(build_text_fields({"prompt": ""}, "00000000", 0.0, "a key"))
-    assert ours == [*found.text, "Generator", "Signature key"]
+    assert ours == [*inspection.text, "Generator", "Signature key"]
 
 
 @needs_samples
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.png")), ids=lambda path: path.stem)
-def test_a_genuine_comment_is_written_as_ours_is(path):
+def test_a_genuine_comment_is_serialized_identically(path):
     text = inspect(path.read_bytes()).text["Comment"]
     assert build_text_fields(json.loads(text), "00000000", 0.0)["Comment"] == text
 
 
-def test_every_picture_of_a_request_tells_its_own_seed():
+def test_every_image_of_a_request_records_its_own_seed():
     assert [build_comment(JOB, index)["seed"] for index in (0, 1)] == [7, 8]
     assert build_comment(JOB, 1)["n_samples"] == 2
 
 
-def test_whole_numbers_that_nai_calls_floats_are_written_as_floats():
+def test_integers_that_nai_writes_as_floats_are_floats():
     text = json.dumps(build_comment(JOB, 0))
     for part in ('"scale": 5.0', '"uncond_scale": 1.0', '"cfg_rescale": 0.0', '"skip_cfg_below_sigma": 0.0'):
         assert part in text
 
 
-def test_an_upper_limit_of_guidance_is_written_only_when_there_is_one():
+def test_the_upper_guidance_limit_is_written_only_if_set():
     assert "skip_cfg_above_sigma" not in build_comment(JOB, 0)
     limited = build_comment(replace(JOB, guidance=Guidance(skip_above=19)), 0)
     keys = list(limited)
@@ -88,72 +88,72 @@ def test_an_upper_limit_of_guidance_is_written_only_when_there_is_one():
 
 
 @pytest.mark.parametrize(("smea", "flags"), [("off", (0, 0)), ("smea", (1, 0)), ("dyn", (1, 1))])
-def test_smea_is_told_by_two_flags(smea, flags):
-    found = build_comment(replace(JOB, smea=smea), 0)
-    assert (found["sm"], found["sm_dyn"]) == flags
+def test_smea_is_recorded_in_two_flags(smea, flags):
+    comment = build_comment(replace(JOB, smea=smea), 0)
+    assert (comment["sm"], comment["sm_dyn"]) == flags
 
 
-def test_dynamic_thresholding_echoes_nai_constants_whatever_was_used():
-    found = build_comment(replace(JOB, guidance=Guidance(threshold=Threshold(mimic_scale=3.0))), 0)
-    assert found["dynamic_thresholding"] is True
-    assert found["dynamic_thresholding_percentile"] == 0.999
-    assert found["dynamic_thresholding_mimic_scale"] == 10.0
+def test_dynamic_thresholding_always_records_nai_s_constants():
+    comment = build_comment(replace(JOB, guidance=Guidance(threshold=Threshold(mimic_scale=3.0))), 0)
+    assert comment["dynamic_thresholding"] is True
+    assert comment["dynamic_thresholding_percentile"] == 0.999
+    assert comment["dynamic_thresholding_mimic_scale"] == 10.0
 
 
-def test_dropped_seams_are_told_under_nai_name():
+def test_dropped_seam_tokens_are_recorded_under_nai_s_name():
     prompts = replace(JOB.prompts, drop_seam_tokens=True)
     assert build_comment(replace(JOB, prompts=prompts), 0)["legacy_v3_extend"] is True
 
 
-def test_what_cannot_be_written_is_left_out():
-    found = build_comment(replace(JOB, prompts=Prompts("a\0b\ud83dc", "\udc00")), 0)
-    assert (found["prompt"], found["uc"]) == ("abc", "")
+def test_unwritable_characters_are_removed():
+    comment = build_comment(replace(JOB, prompts=Prompts("a\0b\ud83dc", "\udc00")), 0)
+    assert (comment["prompt"], comment["uc"]) == ("abc", "")
 
 
-def test_a_picture_says_that_it_is_not_novelai_s():
+def test_the_generator_says_that_the_image_is_not_novelai_s():
     assert "not NovelAI" in generator_text()
     assert build_comment(JOB, 0)["generator"] == generator_text()
 
 
 @pytest.mark.parametrize("name", sorted(NAI_HASHES))
 @pytest.mark.parametrize("spelling", [str, str.lower, " {} ".format])
-def test_a_model_of_novelai_s_is_never_named_as_the_source(name, spelling):
+def test_the_hash_of_a_novelai_model_is_rejected_as_source(name, spelling):
     with pytest.raises(ValueError, match=r"NovelAI|hex digits"):
         build_text_fields(build_comment(JOB, 0), spelling(name), 1.0)
 
 
-def test_the_alpha_holds_the_text_fields_but_the_title():
+def test_the_alpha_holds_all_text_fields_except_the_title():
     fields = build_text_fields(build_comment(JOB, 0), "00C0FFEE", 4.25)
     assert fields["Source"] == "Stable Diffusion XL 00C0FFEE"
-    hidden = json.loads(build_alpha_text(fields))
-    assert list(hidden) == list(fields)[1:]
-    assert json.loads(hidden["Comment"]) == build_comment(JOB, 0)
+    alpha = json.loads(build_alpha_text(fields))
+    assert list(alpha) == list(fields)[1:]
+    assert json.loads(alpha["Comment"]) == build_comment(JOB, 0)
     assert build_alpha_text(fields).isascii()
 
 
 @given(ANY_TEXT, ANY_TEXT, st.floats(0, 100), st.integers(0, 2**32 - 1))
-def test_a_comment_survives_its_text(positive, negative, scale, seed):
+def test_a_comment_survives_serialization(positive, negative, scale, seed):
     job = replace(JOB, prompts=Prompts(positive, negative), guidance=Guidance(scale), seeds=(seed,))
-    told = build_comment(job, 0, FLAGS, describe_job(job, (inf, 1.0, 0.0), "exact", "00C0FFEE"))
-    fields = build_text_fields(told, "00C0FFEE", 4.25)
-    assert json.loads(fields["Comment"]) == told
+    comment = build_comment(job, 0, FLAGS, describe_job(job, (inf, 1.0, 0.0), "exact", "00C0FFEE"))
+    fields = build_text_fields(comment, "00C0FFEE", 4.25)
+    assert json.loads(fields["Comment"]) == comment
     assert json.dumps(json.loads(fields["Comment"])) == fields["Comment"]
     assert fields["Comment"].isascii()
     assert "\0" not in fields["Description"]
-    fields["Description"].encode()  # raises if there is a lone surrogate in it
+    fields["Description"].encode()  # raises on a lone surrogate
 
 
-def test_flags_that_change_nothing_are_echoed_before_uc_in_nai_s_order():
+def test_recorded_flags_stand_before_uc_in_nai_s_order():
     keys = list(build_comment(JOB, 0, FLAGS))
-    at = keys.index("lora_clip_weights")
-    assert keys[at + 1 : at + 5] == ["legacy", "deliberate_euler_ancestral_bug", "prefer_brownian", "uc"]
+    start = keys.index("lora_clip_weights") + 1
+    assert keys[start : start + 4] == ["legacy", "deliberate_euler_ancestral_bug", "prefer_brownian", "uc"]
     assert build_comment(JOB, 0, FLAGS)["prefer_brownian"] is True
 
 
-def test_the_naiad_object_tells_the_whole_job_in_plain_json():
-    told = describe_job(JOB, (inf, 1.5, 0.0), "exact", "00C0FFEE")
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told == {
+def test_the_naiad_object_holds_the_entire_job_as_json():
+    description = describe_job(JOB, (inf, 1.5, 0.0), "exact", "00C0FFEE")
+    assert json.loads(json.dumps(description, allow_nan=False)) == description
+    assert description == {
         "version": naiad_version(),
         "model": "00C0FFEE",
         "batching": "exact",
@@ -186,23 +186,23 @@ def test_the_naiad_object_tells_the_whole_job_in_plain_json():
     }  # fmt: skip
 
 
-def test_every_key_is_explained_in_the_documentation():
-    told = build_comment(
+def test_every_key_is_documented():
+    comment = build_comment(
         replace(JOB, guidance=Guidance(skip_above=19)), 0, FLAGS, describe_job(JOB, (), "exact", "00C0FFEE")
     )
-    naiad = told["naiad"]
+    naiad = comment["naiad"]
     assert isinstance(naiad, dict)
     page = (ROOT / "docs" / "metadata.md").read_text("utf-8")
-    fields = build_text_fields(told, "00C0FFEE", 1.0, "a key")
-    assert [key for key in (*told, *naiad, *fields, "signed_hash") if f"`{key}`" not in page] == []
+    fields = build_text_fields(comment, "00C0FFEE", 1.0, "a key")
+    assert [key for key in (*comment, *naiad, *fields, "signed_hash") if f"`{key}`" not in page] == []
 
 
-def test_our_own_keys_stand_last():
-    told = build_comment(JOB, 0, {}, describe_job(JOB, (), "exact", "00C0FFEE"))
-    assert list(told)[-3:] == ["request_type", "naiad", "generator"]
+def test_naiad_s_own_keys_come_last():
+    comment = build_comment(JOB, 0, {}, describe_job(JOB, (), "exact", "00C0FFEE"))
+    assert list(comment)[-3:] == ["request_type", "naiad", "generator"]
 
 
-def test_only_a_signed_picture_is_called_novelai_s_format():
+def test_software_is_novelai_only_in_a_signed_image():
     signed, unsigned = (
         build_text_fields(build_comment(JOB, 0), "00C0FFEE", 1.0, key) for key in ("a key", None)
     )
@@ -213,6 +213,6 @@ def test_only_a_signed_picture_is_called_novelai_s_format():
 
 
 @pytest.mark.parametrize("number", [inf, -inf, float("nan")])
-def test_a_number_that_json_has_not_is_never_written(number):
+def test_numbers_that_json_lacks_are_rejected(number):
     with pytest.raises(ValueError, match="JSON"):
         build_text_fields(build_comment(JOB, 0) | {"scale": number}, "00C0FFEE", 1.0)

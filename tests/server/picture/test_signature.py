@@ -38,29 +38,29 @@ JSON = st.recursive(
 )
 
 
-def independently(rgb, text, key):
-    """NAI's way to verify, written again from its description; raises InvalidSignature."""
+def verify_independently(rgb, text, key):
+    """NAI's verification, reimplemented from its description; raises InvalidSignature."""
     comment = json.loads(text)
     signature = b64decode(comment.pop("signed_hash"))
     message = bytes(rgb.reshape(-1).tolist()) + json.dumps(comment).encode()
     Ed25519PublicKey.from_public_bytes(b64decode(key)).verify(signature, message)
 
 
-def pem(key, password=None):
-    locked = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+def encode_pem(key, password=None):
+    encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
-def test_a_fixed_key_picture_and_comment_make_a_fixed_signature():
+def test_a_fixed_key_image_and_comment_give_a_fixed_signature():
     assert KEY.public == "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
     assert list(SIGNED) == ["prompt", "scale", "signed_hash"]
     assert SIGNED["signed_hash"] == (
         "R7ul7q5J5t0/iGWxXcWdeU/7i7GnZAjAeCFiJ9U/RJalwVMSvCA/e9M1RJBnB13uZssX9QO3MXun8ZoqV0+VDQ=="
     )
-    independently(RGB, TEXT, KEY.public)
+    verify_independently(RGB, TEXT, KEY.public)
 
 
-def test_what_is_signed_verifies_under_its_own_key_alone():
+def test_a_signature_verifies_with_its_own_key_only():
     assert verify_comment(RGB, TEXT, KEY.public)
     assert not verify_comment(RGB, TEXT, NOVELAI_KEY)
     assert not verify_comment(RGB, TEXT, SigningKey(Ed25519PrivateKey.generate()).public)
@@ -80,33 +80,33 @@ def test_the_comment_and_the_order_of_its_keys_are_covered():
     assert not verify_comment(RGB, json.dumps(dict(reversed(SIGNED.items()))), KEY.public)
 
 
-def test_white_space_and_escapes_are_not_covered():
+def test_whitespace_and_escapes_are_not_covered():
     assert verify_comment(RGB, json.dumps(SIGNED, indent=2, ensure_ascii=False), KEY.public)
 
 
-def test_pixels_that_do_not_lie_together_are_signed_as_if_they_did():
+def test_an_array_that_is_not_contiguous_has_the_same_signature():
     wide = np.zeros((2, 4, 3), np.uint8)
     wide[:, ::2] = RGB
     assert sign_comment(wide[:, ::2], {"a": 1}, KEY) == sign_comment(RGB, {"a": 1}, KEY)
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
-def test_a_number_that_json_has_not_is_never_signed(number):
+def test_numbers_that_json_lacks_are_not_signed(number):
     with pytest.raises(ValueError, match="JSON"):
         sign_comment(RGB, {"scale": number}, KEY)
 
 
 @given(st.dictionaries(ANY_TEXT.filter(lambda key: key != "signed_hash"), JSON, max_size=4))
-def test_whatever_json_holds_is_signed_and_verified(comment):
+def test_any_json_object_is_signed_and_verified(comment):
     text = json.dumps(sign_comment(RGB, comment, KEY))
-    independently(RGB, text, KEY.public)
+    verify_independently(RGB, text, KEY.public)
     assert verify_comment(RGB, text, KEY.public)
     with pytest.raises(InvalidSignature):
-        independently(RGB ^ 1, text, KEY.public)
+        verify_independently(RGB ^ 1, text, KEY.public)
 
 
 @given(JSON.map(json.dumps) | ANY_TEXT, ANY_TEXT)
-def test_a_stranger_s_text_is_answered_not_raised(text, key):
+def test_arbitrary_text_is_false_not_an_error(text, key):
     assert verify_comment(RGB, text, key) is False
     assert verify_comment(RGB, text, KEY.public) is False
 
@@ -116,60 +116,60 @@ def test_a_stranger_s_text_is_answered_not_raised(text, key):
     [None, 1, [], {}, "", "AAAA", "\u00e9", "A" * 87 + "\n", b64encode(bytes(64)).decode(), "A" * 1_000_001],
     ids=repr,
 )
-def test_a_signature_of_no_worth_is_answered_not_raised(value):
+def test_a_malformed_signature_is_false_not_an_error(value):
     assert not verify_comment(RGB, json.dumps(SIGNED | {"signed_hash": value}), KEY.public)
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"a":' * 100_000, "9" * 100_000, "NaN", "", "\0", '{"signed_hash"']
 )
-def test_deep_and_long_texts_are_answered_not_raised(text):
+def test_deep_and_long_texts_are_false_not_an_error(text):
     assert not verify_comment(RGB, text, KEY.public)
     assert not verify_comment(RGB, f'{{"a": {text}, "signed_hash": "{SIGNED["signed_hash"]}"}}', KEY.public)
 
 
 @pytest.mark.parametrize("key", ["", "AAAA", NOVELAI_KEY + "\n", NOVELAI_KEY[:-1], "\u00e9", "A" * 43 + "*"])
-def test_a_text_that_is_no_key_verifies_nothing(key):
+def test_a_malformed_key_verifies_nothing(key):
     assert not is_public_key(key)
     assert not verify_comment(RGB, TEXT, key)
 
 
-def test_the_public_key_is_one():
+def test_real_public_keys_are_recognized():
     assert is_public_key(KEY.public)
     assert is_public_key(NOVELAI_KEY)
 
 
-def test_a_key_is_made_once_and_kept_to_its_owner(tmp_path):
+def test_a_key_is_created_once_and_readable_by_its_owner_only(tmp_path):
     path = tmp_path / "new" / "folder" / "signing.pem"
     assert read_key(path) is None
     assert not path.parent.exists()
-    made = open_key(path)
+    created = open_key(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(path.parent.iterdir()) == [path]
     assert path.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
-    again = read_key(path)
-    assert again is not None
-    assert open_key(path).public == again.public == made.public
-    assert open_key(tmp_path / "other.pem").public != made.public
+    reread = read_key(path)
+    assert reread is not None
+    assert open_key(path).public == reread.public == created.public
+    assert open_key(tmp_path / "other.pem").public != created.public
 
 
-def test_of_many_starting_at_once_one_makes_the_key_for_all(tmp_path, caplog):
+def test_one_of_several_concurrent_starts_creates_the_key_for_all(tmp_path, caplog):
     caplog.set_level(logging.INFO, "naiad")
     for attempt in range(5):
-        together = Barrier(8)
+        barrier = Barrier(8)
 
-        def start(path=tmp_path / f"{attempt}.pem", together=together):
-            together.wait()
+        def start(path=tmp_path / f"{attempt}.pem", barrier=barrier):
+            barrier.wait()
             return open_key(path).public
 
         with ThreadPoolExecutor(8) as pool:
             keys = [future.result() for future in [pool.submit(start) for _ in range(8)]]
         assert len(set(keys)) == 1
     assert len(list(tmp_path.iterdir())) == 5
-    assert caplog.text.count("made the signing key") == 5
+    assert caplog.text.count("created the signing key") == 5
 
 
-def test_the_private_half_is_not_told(tmp_path):
+def test_repr_hides_the_private_key(tmp_path):
     key = open_key(tmp_path / "signing.pem")
     assert "private" not in repr(key).lower()
 
@@ -180,76 +180,78 @@ def test_the_private_half_is_not_told(tmp_path):
         b"",
         b"\0\xff" * 100_000,
         b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-        pem(generate_private_key(SECP256R1())),
-        pem(Ed25519PrivateKey.generate(), b"password"),
+        encode_pem(generate_private_key(SECP256R1())),
+        encode_pem(Ed25519PrivateKey.generate(), b"password"),
     ],
-    ids=["empty", "binary", "short", "another kind", "locked"],
+    ids=["empty", "binary", "short", "another type", "encrypted"],
 )
-def test_a_file_that_holds_no_key_is_refused_and_left_alone(tmp_path, content):
+def test_a_file_without_a_key_is_rejected_and_kept(tmp_path, content):
     path = tmp_path / "signing.pem"
     path.write_bytes(content)
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match="Ed25519") as refusal:
+    with pytest.raises(ConfigError, match="Ed25519") as error:
         open_key(path)
-    assert str(path) in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
     assert path.read_bytes() == content
 
 
-def test_a_folder_or_a_lost_link_in_the_key_s_place_is_refused(tmp_path):
+def test_a_folder_or_a_broken_link_as_key_file_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for place, words in ((tmp_path, "cannot be read"), (tmp_path / "link", "link to nowhere")):
-        with pytest.raises(ConfigError, match=words) as refusal:
-            open_key(place)
-        assert str(place) in str(refusal.value)
+    for path, message in ((tmp_path, "cannot be read"), (tmp_path / "link", "broken link")):
+        with pytest.raises(ConfigError, match=message) as error:
+            open_key(path)
+        assert str(path) in str(error.value)
     with pytest.raises(ConfigError, match="signing_key"):
         open_key(tmp_path / "file" / "signing.pem")
 
 
-def test_a_key_that_cannot_be_read_is_told_and_not_replaced(tmp_path, monkeypatch):
+def test_an_unreadable_key_is_reported_and_not_replaced(tmp_path, monkeypatch):
     path = tmp_path / "signing.pem"
     open_key(path)
     before = path.read_bytes()
 
-    def refused(self, mode):
+    def deny(self, mode):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pathlib.Path.open", refused)  # root, as which a container runs, can read anything
-        with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\)") as refusal:
+        patched.setattr("pathlib.Path.open", deny)  # root, as in a container, ignores file permissions
+        with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\)") as error:
             open_key(path)
-    assert str(path) in str(refusal.value)
+    assert str(path) in str(error.value)
     assert path.read_bytes() == before
 
 
-def test_a_file_system_that_refuses_is_told(tmp_path, monkeypatch):
-    def refused(self, target):
+def test_a_file_system_error_is_reported(tmp_path, monkeypatch):
+    def deny(self, target):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("pathlib.Path.hardlink_to", refused)
+    monkeypatch.setattr("pathlib.Path.hardlink_to", deny)
     path = tmp_path / "signing.pem"
-    with pytest.raises(ConfigError, match=r"cannot be made \(Operation not permitted\)") as refusal:
+    with pytest.raises(ConfigError, match=r"cannot be created \(Operation not permitted\)") as error:
         open_key(path)
-    assert str(path) in str(refusal.value)
+    assert str(path) in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX's")
-@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
-def test_a_key_that_others_can_read_is_warned_of(tmp_path, caplog, mode, warned):
+@pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX only")
+@pytest.mark.parametrize(
+    ("mode", "is_warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)]
+)
+def test_a_key_readable_by_others_logs_a_warning(tmp_path, caplog, mode, is_warned):
     path = tmp_path / "signing.pem"
     open_key(path)
     path.chmod(mode)
     with caplog.at_level(logging.WARNING, "naiad"):
         open_key(path)
-    assert (str(path) in caplog.text) is warned
+    assert (str(path) in caplog.text) is is_warned
 
 
 @settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_pictures_of_any_size_are_signed(height, width):
+def test_images_of_any_size_are_signed(height, width):
     rgb = np.random.default_rng(height * 41 + width).integers(0, 256, (height, width, 3), np.uint8)
     text = json.dumps(sign_comment(rgb, {"prompt": ""}, KEY))
-    independently(rgb, text, KEY.public)
+    verify_independently(rgb, text, KEY.public)
     assert verify_comment(rgb, text, KEY.public)

@@ -8,9 +8,9 @@ from paths import SAMPLES
 from PIL import Image
 
 from server.picture.stealth import (
-    LONGEST,
-    MARK,
-    SPARE,
+    MAGIC,
+    MAX_TEXT_BYTES,
+    SPARE_BITS,
     add_opaque_alpha,
     embed,
     embed_packed,
@@ -21,57 +21,57 @@ from server.picture.stealth import (
 GENUINE = sorted(SAMPLES.glob("*.png"))
 
 
-def picture(height, width):
+def random_pixels(height, width):
     return np.random.default_rng(7).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def bits_down_the_columns(rgba):
-    """The layer read the slow way, one pixel after another."""
+def read_bits(rgba):
+    """The layer's bits down the columns, read pixel by pixel."""
     height, width = rgba.shape[:2]
     return [int(rgba[n % height, n // height, 3]) & 1 for n in range(height * width)]
 
 
-def as_bytes(bits):
+def pack_bits(bits):
     return bytes(int("".join(map(str, bits[n : n + 8])), 2) for n in range(0, len(bits) // 8 * 8, 8))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (101, 77), (1, 4000), (4000, 1), (1216, 832)])
-def test_what_is_embedded_is_extracted(size):
+def test_extract_returns_the_embedded_text(size):
     text = '{"Description": "caf\u00e9 \u732b \\n"}'
-    rgba = embed(picture(*size), text)
+    rgba = embed(random_pixels(*size), text)
     assert rgba is not None
     assert extract(rgba) == text
-    assert np.array_equal(rgba[..., :3], picture(*size))
+    assert np.array_equal(rgba[..., :3], random_pixels(*size))
 
 
 @given(st.text(), st.integers(1, 90), st.integers(1, 90))
-def test_a_text_comes_back_or_is_too_long_for_its_picture(text, height, width):
-    rgba = embed(picture(height, width), text)
-    room = height * width - 8 * (len(MARK) + 4) - SPARE
-    assert (rgba is None) is (8 * len(gzip.compress(text.encode(), 9, mtime=0)) > room)
+def test_a_text_is_extracted_or_too_long_for_its_image(text, height, width):
+    rgba = embed(random_pixels(height, width), text)
+    capacity = height * width - 8 * (len(MAGIC) + 4) - SPARE_BITS
+    assert (rgba is None) is (8 * len(gzip.compress(text.encode(), 9, mtime=0)) > capacity)
     assert rgba is None or extract(rgba) == text
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (5, 7)])
 @pytest.mark.parametrize("step", [1, 2])
-def test_a_full_alpha_leaves_the_colours_as_they_are(size, step):
-    rgb = picture(size[0], size[1] * step)[:, ::step]
+def test_an_opaque_alpha_keeps_the_colors(size, step):
+    rgb = random_pixels(size[0], size[1] * step)[:, ::step]
     rgba = add_opaque_alpha(rgb)
     assert np.array_equal(rgba[..., :3], rgb)
     assert set(rgba[..., 3].flat) == {255}
 
 
-def test_what_unpacks_to_more_than_any_metadata_is_no_text():
-    for length, read in ((LONGEST, True), (LONGEST + 1, False)):
-        rgba = embed(picture(256, 256), "a" * length)
+def test_text_beyond_the_decompression_limit_is_not_read():
+    for length, is_read in ((MAX_TEXT_BYTES, True), (MAX_TEXT_BYTES + 1, False)):
+        rgba = embed(random_pixels(256, 256), "a" * length)
         assert rgba is not None
-        assert (extract(rgba) is not None) is read
+        assert (extract(rgba) is not None) is is_read
 
 
-def test_the_layer_is_laid_out_as_the_format_says():
-    rgba = embed(picture(67, 53), "text")
+def test_the_layer_follows_the_format():
+    rgba = embed(random_pixels(67, 53), "text")
     assert rgba is not None
-    stream = as_bytes(bits_down_the_columns(rgba))
+    stream = pack_bits(read_bits(rgba))
     packed = gzip.compress(b"text", 9, mtime=0)
     assert stream[:15] == b"stealth_pngcomp"
     assert int.from_bytes(stream[15:19], "big") == 8 * len(packed)
@@ -80,15 +80,15 @@ def test_the_layer_is_laid_out_as_the_format_says():
     assert set(np.unique(rgba[..., 3])) == {254, 255}
 
 
-def test_a_picture_needs_room_for_the_text_and_32_bits_more():
+def test_an_image_needs_room_for_the_text_and_32_bits_more():
     packed = bytes(10)
-    needed = 8 * (len(MARK) + 4 + len(packed)) + SPARE
-    assert embed_packed(picture(needed, 1), packed) is not None
-    assert embed_packed(picture(needed - 1, 1), packed) is None
+    needed = 8 * (len(MAGIC) + 4 + len(packed)) + SPARE_BITS
+    assert embed_packed(random_pixels(needed, 1), packed) is not None
+    assert embed_packed(random_pixels(needed - 1, 1), packed) is None
 
 
-def test_columns_behind_the_text_are_never_looked_at():
-    rgba = embed(picture(256, 256), "text")
+def test_columns_after_the_text_are_ignored():
+    rgba = embed(random_pixels(256, 256), "text")
     assert rgba is not None
     rgba[:, 200:, 3] = 0
     assert extract(rgba) == "text"
@@ -96,13 +96,13 @@ def test_columns_behind_the_text_are_never_looked_at():
 
 @pytest.mark.parametrize("alpha", [0, 254, 255])
 @pytest.mark.parametrize("size", [(1, 1), (64, 64)])
-def test_a_picture_without_the_layer_holds_no_text(size, alpha):
+def test_an_image_without_the_layer_has_no_text(size, alpha):
     assert extract(np.full((size[0], size[1], 4), alpha, np.uint8)) is None
 
 
 @pytest.mark.parametrize("length", [1, 8, 2**32 - 1])
-def test_a_false_length_is_no_text(length):
-    stream = MARK + length.to_bytes(4, "big")
+def test_an_invalid_length_is_no_text(length):
+    stream = MAGIC + length.to_bytes(4, "big")
     rgba = np.full((64, 64, 4), 255, np.uint8)
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))
     columns = rgba[..., 3].T.copy()
@@ -111,23 +111,23 @@ def test_a_false_length_is_no_text(length):
     assert extract(rgba) is None
 
 
-def test_a_cut_or_foreign_payload_is_no_text():
-    whole = gzip.compress(b"a text that is long enough to be cut" * 9, 9, mtime=0)
-    bad_block = whole[:10] + b"\xff" + whole[11:]
-    for packed in (whole[:-9], b"not gzip at all", whole[:-8] + bytes(8), bad_block):
-        rgba = embed_packed(picture(64, 64), packed)
+def test_a_truncated_or_foreign_payload_is_no_text():
+    valid = gzip.compress(b"a text that is long enough to be cut" * 9, 9, mtime=0)
+    bad_block = valid[:10] + b"\xff" + valid[11:]
+    for packed in (valid[:-9], b"not gzip at all", valid[:-8] + bytes(8), bad_block):
+        rgba = embed_packed(random_pixels(64, 64), packed)
         assert rgba is not None
         assert extract(rgba) is None
 
 
-@pytest.mark.skipif(not GENUINE, reason="the genuine pictures are not beside this checkout")
+@pytest.mark.skipif(not GENUINE, reason="no genuine NAI images next to this checkout")
 @pytest.mark.parametrize("path", GENUINE, ids=lambda path: path.stem)
-def test_a_genuine_picture_is_read_and_written_again_bit_for_bit(path):
+def test_a_genuine_image_is_read_and_rewritten_bit_for_bit(path):
     with Image.open(path) as genuine:
         rgba = np.asarray(genuine)
     packed = extract_packed(rgba)
     assert packed is not None
     assert '"Software": "NovelAI"' in (extract(rgba) or "")
-    again = embed_packed(rgba[..., :3], packed)
-    assert again is not None
-    assert np.array_equal(again, rgba)
+    rewritten = embed_packed(rgba[..., :3], packed)
+    assert rewritten is not None
+    assert np.array_equal(rewritten, rgba)

@@ -1,4 +1,4 @@
-"""NAI's texts to the letter, as the reference transcribes them from its page, and when they are added."""
+"""NAI's preset texts, transcribed from its web page by the reference, and when they are added."""
 
 import re
 from itertools import product
@@ -182,55 +182,55 @@ NEVER_NSFW = {
 }
 
 
-def added(positive="", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", mixes=True):
-    final = apply_presets(PromptTexts(positive, negative, quality, preset), PRESETS, model, mode, mixes)
-    return final.positive, final.negative
+def apply(positive="", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", mixes=True):
+    texts = apply_presets(PromptTexts(positive, negative, quality, preset), PRESETS, model, mode, mixes)
+    return texts.positive, texts.negative
 
 
-def quality(positive, model="nai-diffusion-3", mixes=True):
-    return added(positive, quality=True, model=model, mixes=mixes)[0]
+def add_quality(positive, model="nai-diffusion-3", mixes=True):
+    return apply(positive, quality=True, model=model, mixes=mixes)[0]
 
 
-def undesired(preset, **given):
-    return added(preset=preset, **given)[1]
+def select_undesired(preset, **options):
+    return apply(preset=preset, **options)[1]
 
 
-def test_the_file_lists_the_ids_that_are_told_here_and_no_others():
-    assert sorted(name for texts in PRESETS.models for name in texts.ids) == sorted(IDS)
+def test_the_file_lists_exactly_the_ids_of_this_test():
+    assert sorted(name for entry in PRESETS.models for name in entry.ids) == sorted(IDS)
     assert set(PRESETS.never_nsfw) == NEVER_NSFW
 
 
 @pytest.mark.parametrize(("model", "text"), [(model, QUALITY[group]) for group in QUALITY for model in group])
-def test_the_quality_tags_are_nais_and_in_their_place(model, text):
-    assert quality("cat", model) == text
+def test_quality_tags_match_nais_text_and_position(model, text):
+    assert add_quality("cat", model) == text
     assert PRESETS.for_model(model).quality_place == ("suffix" if text.startswith("cat") else "prefix")
 
 
 @pytest.mark.parametrize("model", IDS)
-def test_the_presets_are_nais_in_their_order(model):
+def test_presets_match_nais_texts_in_nais_order(model):
     group = next(group for group in UNDESIRED if model in group)
     assert tuple((entry.name, entry.text) for entry in PRESETS.for_model(model).undesired) == UNDESIRED[group]
 
 
 @pytest.mark.parametrize("model", IDS)
-def test_a_preset_is_led_by_nsfw_unless_it_is_none_or_the_model_is_curated(model):
+def test_a_preset_begins_with_nsfw_unless_it_is_none_or_the_model_is_curated(model):
     *texts, none = (text for _, text in UNDESIRED[next(group for group in UNDESIRED if model in group)])
     for index, text in enumerate(texts):
-        led = text if model in NEVER_NSFW else f"nsfw, {text}"
-        assert undesired(index, positive="1girl", model=model) == led
-        assert undesired(index, positive="1girl, {NSFW}", model=model) == text
-    assert undesired(len(texts), positive="1girl", model=model) == none
+        expected = text if model in NEVER_NSFW else f"nsfw, {text}"
+        assert select_undesired(index, positive="1girl", model=model) == expected
+        assert select_undesired(index, positive="1girl, {NSFW}", model=model) == text
+    assert select_undesired(len(texts), positive="1girl", model=model) == none
 
 
 @pytest.mark.parametrize("model", ["custom", "curated-diffusion-test"])
-def test_an_experiment_of_nais_has_the_fallbacks_texts_but_never_nsfw(model):
-    assert undesired(0, model=model) == V3_HEAVY
+def test_nais_experimental_models_use_the_fallback_without_nsfw(model):
+    assert select_undesired(0, model=model) == V3_HEAVY
 
 
 @pytest.mark.parametrize("model", ["nai-diffusion-5-full", "mine", ""])
-def test_an_id_that_is_not_listed_gets_the_texts_of_v3(model):
-    assert quality("cat", model) == QUALITY[V3]
-    assert undesired(2, model=model) == "nsfw, " + UNDESIRED[V3][2][1]
+def test_an_unlisted_id_uses_the_texts_of_v3(model):
+    assert add_quality("cat", model) == QUALITY[V3]
+    assert select_undesired(2, model=model) == "nsfw, " + UNDESIRED[V3][2][1]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_an_id_that_is_not_listed_gets_the_texts_of_v3(model):
         ("mine", "mine"),
     ],
 )
-def test_the_wrong_ids_in_the_wild_are_known(spelling, model):
+def test_ids_that_clients_misspell_are_corrected(spelling, model):
     assert PRESETS.canonical(spelling) == model
 
 
@@ -265,7 +265,7 @@ Q4 = "no text, best quality, very aesthetic, absurdres"
         (V3[0], "cat|dog:0.5", f"cat, {Q}|dog, {Q}:0.5"),
         (V3[0], "cat:-1|dog:.5 ", f"cat, {Q}:-1|dog, {Q}:.5 "),
         (V3[0], "cat | dog :2", f"cat, {Q} | dog, {Q} :2"),
-        (V3[0], "cat:1.5", f"cat:1.5, {Q}"),  # no mix, so no weight in one
+        (V3[0], "cat:1.5", f"cat:1.5, {Q}"),  # a single segment has no mix weight
         (V3[0], "cat||dog|:2| ", f"cat, {Q}||dog, {Q}|:2| "),
         (V3[0], "cat|dog, {{Best  QUALITY}}", f"cat, {Q}|dog, {{{{Best  QUALITY}}}}"),
         (V3[0], "absurdres|dog", f"absurdres|dog, {Q}"),
@@ -281,34 +281,34 @@ Q4 = "no text, best quality, very aesthetic, absurdres"
         (V4[0], "cat|absurdres", f"cat, {Q4}|absurdres"),
     ],
 )
-def test_each_part_of_a_mix_has_its_own_quality_tags(model, before, after):
-    assert quality(before, model) == after
+def test_each_segment_of_a_mix_gets_its_own_quality_tags(model, before, after):
+    assert add_quality(before, model) == after
 
 
-def test_where_the_grammar_has_no_mixes_a_bar_is_a_character():
-    assert quality("cat|dog:0.5", mixes=False) == f"cat|dog:0.5, {Q}"
+def test_a_bar_is_plain_text_in_a_syntax_without_mixes():
+    assert add_quality("cat|dog:0.5", mixes=False) == f"cat|dog:0.5, {Q}"
 
 
 @pytest.mark.parametrize(
     "tag",
     ["Best Quality", "{best quality}", "[[best   quality]]", "(best quality:1.2)", "1.3::best quality::", " best quality:2"],
 )  # fmt: skip
-def test_a_tag_is_known_under_case_emphasis_and_spaces(tag):
-    assert quality(f"cat, {tag}, hat") == f"cat, {tag}, hat"
+def test_case_emphasis_and_spaces_of_a_tag_are_ignored(tag):
+    assert add_quality(f"cat, {tag}, hat") == f"cat, {tag}, hat"
 
 
-def test_a_tag_that_only_looks_alike_is_another():
+def test_a_similar_tag_is_a_different_tag():
     for tag in ("best quality!", "not best quality", "quality", "very"):
-        assert quality(tag) == f"{tag}, {Q}"
+        assert add_quality(tag) == f"{tag}, {Q}"
 
 
 HEAVY = f"nsfw, {V3_HEAVY}"
 
 
 @pytest.mark.parametrize(
-    ("mode", "given", "expected"),
+    ("mode", "options", "expected"),
     [
-        # auto: only what is said outright, and only where nothing is written
+        # auto: only for exact flags and only if the prompt has no such text
         ("auto", {}, ("cat", "")),
         ("auto", {"quality": True}, (f"cat, {Q}", "")),
         ("auto", {"quality": "true"}, ("cat", "")),
@@ -323,27 +323,31 @@ HEAVY = f"nsfw, {V3_HEAVY}"
         ("auto", {"preset": "0"}, ("cat", "")),
         ("auto", {"preset": 1.0}, ("cat", "")),
         ("auto", {"preset": [0]}, ("cat", "")),
-        # client: nothing, whatever is asked for
+        # client: never adds anything
         ("client", {"quality": True, "preset": 0}, ("cat", "")),
-        # always: unless it is said that not
+        # always: unless the flag is false
         ("always", {}, (f"cat, {Q}", HEAVY)),
         ("always", {"quality": False}, ("cat", HEAVY)),
         ("always", {"quality": "False"}, ("cat", HEAVY)),
         ("always", {"preset": 1, "negative": "hat"}, (f"cat, {Q}", f"nsfw, {V3_LIGHT}, hat")),
         ("always", {"preset": 3, "negative": "hat"}, (f"cat, {Q}", "hat")),
         ("always", {"preset": 3}, (f"cat, {Q}", "lowres")),
-        ("always", {"preset": 4, "negative": "hat"}, (f"cat, {Q}", "hat")),  # Aedial's 4 is no index: none
+        (
+            "always",
+            {"preset": 4, "negative": "hat"},
+            (f"cat, {Q}", "hat"),
+        ),  # 4, as novelai-api (Aedial) sends, is out of range and means "none"
         ("always", {"preset": -1}, (f"cat, {Q}", "lowres")),
         ("always", {"preset": "heavy"}, (f"cat, {Q}", HEAVY)),
         ("always", {"preset": 1, "negative": V3_LIGHT.upper()}, (f"cat, {Q}", V3_LIGHT.upper())),
     ],
 )
-def test_what_a_mode_adds(mode, given, expected):
-    assert added("cat", mode=mode, **given) == expected
+def test_each_mode_adds_the_expected_texts(mode, options, expected):
+    assert apply("cat", mode=mode, **options) == expected
 
 
-def test_nsfw_is_looked_for_after_the_quality_tags_are_there():
-    odd = PRESETS.model_copy(
+def test_nsfw_is_searched_for_after_the_quality_tags_are_added():
+    changed = PRESETS.model_copy(
         update={
             "models": (
                 PRESETS.for_model(V3[0]).model_copy(update={"quality": "not nsfw"}),
@@ -351,13 +355,15 @@ def test_nsfw_is_looked_for_after_the_quality_tags_are_there():
             )
         }
     )
-    assert apply_presets(PromptTexts("cat", "", True, 1), odd, V3[0], "auto").negative == V3_LIGHT
-    assert apply_presets(PromptTexts("cat", "", None, 1), odd, V3[0], "auto").negative == f"nsfw, {V3_LIGHT}"
+    assert apply_presets(PromptTexts("cat", "", True, 1), changed, V3[0], "auto").negative == V3_LIGHT
+    assert (
+        apply_presets(PromptTexts("cat", "", None, 1), changed, V3[0], "auto").negative == f"nsfw, {V3_LIGHT}"
+    )
 
 
-def test_the_flags_are_kept_as_they_were_sent():
-    final = apply_presets(PromptTexts("cat", "", "yes", [1]), PRESETS, V3[0], "always")
-    assert (final.quality_toggle, final.uc_preset) == ("yes", [1])
+def test_flags_are_kept_as_they_were_sent():
+    texts = apply_presets(PromptTexts("cat", "", "yes", [1]), PRESETS, V3[0], "always")
+    assert (texts.quality_toggle, texts.uc_preset) == ("yes", [1])
 
 
 PROMPTS = ("", "cat", "cat|dog:0.5", "nsfw, cat", "{Best Quality}, cat|", "rating:general", "a, , b,", "|||")
@@ -366,11 +372,11 @@ NEGATIVES = ("", "hat", "lowres", "low res", f"nsfw, {V3_LIGHT}", "{Worst  Quali
 
 @pytest.mark.parametrize("mode", ["auto", "always", "client"])
 @pytest.mark.parametrize("model", [*(group[0] for group in UNDESIRED), "nai-diffusion", "custom", "mine"])
-def test_twice_is_once(model, mode):
+def test_applying_presets_twice_equals_applying_them_once(model, mode):
     for positive, negative, flag, preset in product(PROMPTS, NEGATIVES, (True, False), (*range(6), -1, None)):
-        given = {"quality": flag, "preset": preset, "model": model, "mode": mode}
-        once = added(positive, negative, **given)
-        assert added(*once, **given) == once, (positive, negative, flag, preset)
+        options = {"quality": flag, "preset": preset, "model": model, "mode": mode}
+        once = apply(positive, negative, **options)
+        assert apply(*once, **options) == once, (positive, negative, flag, preset)
 
 
 WORDS = st.sampled_from(
@@ -379,37 +385,39 @@ WORDS = st.sampled_from(
 EMPHASIS = st.sampled_from(["{}", "{{{}}}", "[{}]", " {}  ", "({}:1.2)", "1.5::{}::", "{}:0.5", "({}"])
 NONSENSE = st.sampled_from(["{}:", "::{}", ":{}:", "{}::1", "\n{}"])
 CASE = st.sampled_from([str.lower, str.upper, str.title, lambda word: word.replace(" ", "  ")])
-TAG = st.builds(lambda word, around, case: around.format(case(word)), WORDS, EMPHASIS | NONSENSE, CASE)
+TAG = st.builds(lambda word, emphasis, case: emphasis.format(case(word)), WORDS, EMPHASIS | NONSENSE, CASE)
 LIST = st.lists(TAG, max_size=6).map(", ".join) | st.lists(TAG, max_size=6).map(",".join)
 PROMPT = st.lists(LIST, max_size=4).map("|".join)
 
 
-def bare(text):
+def strip_separators(text):
     return re.sub(r"[\s,]+", "", text)
 
 
 @given(PROMPT, LIST, st.sampled_from([True, False, None]), st.sampled_from([*range(6), None]), st.sampled_from(["auto", "always"]),
        st.sampled_from([group[0] for group in UNDESIRED]), st.booleans())  # fmt: skip
 @settings(max_examples=300, derandomize=True)
-def test_whatever_is_written_is_kept_and_twice_is_once(positive, negative, flag, preset, mode, model, mixes):
-    given = {"quality": flag, "preset": preset, "model": model, "mode": mode, "mixes": mixes}
-    once = added(positive, negative, **given)
-    assert added(*once, **given) == once
-    assert bare(once[0].replace(PRESETS.for_model(model).quality, "")) == bare(positive)
-    assert bare(once[1]).endswith(bare(negative))
+def test_any_text_is_kept_and_presets_are_idempotent(positive, negative, flag, preset, mode, model, mixes):
+    options = {"quality": flag, "preset": preset, "model": model, "mode": mode, "mixes": mixes}
+    once = apply(positive, negative, **options)
+    assert apply(*once, **options) == once
+    assert strip_separators(once[0].replace(PRESETS.for_model(model).quality, "")) == strip_separators(
+        positive
+    )
+    assert strip_separators(once[1]).endswith(strip_separators(negative))
     if mode == "auto" and negative.strip():
         assert once[1] == negative
 
 
 @given(st.sampled_from([group[0] for group in UNDESIRED]), st.data())
 @settings(max_examples=100, derandomize=True)
-def test_one_quality_tag_however_it_is_written_keeps_the_others_away(model, data):
-    own = data.draw(st.sampled_from(sorted(fold_tags(PRESETS.for_model(model).quality))))
-    text = f"cat, {data.draw(EMPHASIS).format(data.draw(CASE)(own))}, hat"
-    assert quality(text, model) == text
+def test_one_quality_tag_in_any_spelling_prevents_adding_them(model, data):
+    tag = data.draw(st.sampled_from(sorted(fold_tags(PRESETS.for_model(model).quality))))
+    text = f"cat, {data.draw(EMPHASIS).format(data.draw(CASE)(tag))}, hat"
+    assert add_quality(text, model) == text
 
 
-def test_a_long_text_is_no_riddle():
+def test_a_long_text_is_folded_in_linear_time():
     for text in (f"cat:1{' ' * 400_000}a", f"{'1' * 400_000}::a", f"cat::{' ' * 400_000}a"):
         assert len(fold_tags(text)) == 1
 
@@ -418,7 +426,7 @@ SHIPPED = FILE.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "said"),
+    ("right", "wrong", "message"),
     [
         ("quality_place", "quality_plac", "'models.0.quality_plac' is not a key here; did you mean 'models.0.quality_place'?"),
         ('"suffix"', '"middle"', "models.0.quality_place = 'middle': should be 'prefix' or 'suffix'"),
@@ -429,16 +437,16 @@ SHIPPED = FILE.read_text("utf-8")
         ('quality = "best', 'quality "best', "Expected"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_refused_with_file_and_line(tmp_path, right, wrong, said):
+def test_an_invalid_file_is_rejected_with_file_and_line(tmp_path, right, wrong, message):
     file = tmp_path / "presets.toml"
     file.write_text(SHIPPED.replace(right, wrong, 1), "utf-8")
     start = SHIPPED.index(right)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as error:
         load_presets(file)
-    assert str(refused.value).startswith(f"{file}:{SHIPPED.count(chr(10), 0, start) + 1}: {said}")
+    assert str(error.value).startswith(f"{file}:{SHIPPED.count(chr(10), 0, start) + 1}: {message}")
 
 
-def test_a_model_without_presets_is_refused(tmp_path):
+def test_a_model_without_presets_is_rejected(tmp_path):
     file = tmp_path / "presets.toml"
     table = 'fallback = "a"\nnever_nsfw = []\n[aliases]\n[sizes]\n[[models]]\nids = ["a"]\nquality = ""\nquality_place = "suffix"\n'
     file.write_text(f"{table}undesired = []\n")
@@ -449,6 +457,6 @@ def test_a_model_without_presets_is_refused(tmp_path):
         load_presets(file)
 
 
-def test_only_the_models_that_read_structured_prompts_have_tags_in_their_first_part_alone():
-    first_alone = {name for texts in PRESETS.models for name in texts.ids if not texts.every_segment}
-    assert first_alone == set(filter(STRUCTURED.match, IDS))
+def test_only_models_with_structured_prompts_tag_the_first_segment_alone():
+    first_only = {name for entry in PRESETS.models for name in entry.ids if not entry.every_segment}
+    assert first_only == set(filter(STRUCTURED.match, IDS))

@@ -1,7 +1,7 @@
-"""What each known client sends for a V3 picture from text, key for key, as far as it is known; sizes made small.
+"""Request bodies of known clients for text to image and infill with V3, key for key as far as known, with small sizes.
 
-The texts are as the clients send them: the first group writes quality tags and presets into them itself, the
-second sends flags it does not mean, the third leaves flags out.
+Prompts are as the clients send them: the first group writes quality tags and presets into them, the second sends flags
+without meaning them, the third omits the flags.
 """
 
 from base64 import b64encode
@@ -31,7 +31,7 @@ BODIES = {
             "reference_information_extracted": 1, "reference_strength": 0.6, "negative_prompt": f"nsfw, {HEAVY}",
         },
     },
-    "official page, a mix": {
+    "official page, a `|` mix": {
         **V3, "input": f"cat{QUALITY}|dog{QUALITY}:0.5",
         "parameters": {**SMALL, "qualityToggle": True, "ucPreset": 1, "negative_prompt": f"nsfw, {LIGHT}, hat"},
     },
@@ -43,13 +43,13 @@ BODIES = {
             "controlnet_strength": 1, "legacy": False, "add_original_image": True, "cfg_rescale": 0,
             "noise_schedule": "karras", "legacy_v3_extend": False, "skip_cfg_above_sigma": None,
             "use_coords": False, "characterPrompts": [{"prompt": "boy", "uc": "", "center": {"x": 0, "y": 0}}],
-            "v4_prompt": {"caption": {"base_caption": "never read", "char_captions": []}},
+            "v4_prompt": {"caption": {"base_caption": "ignored", "char_captions": []}},
             "reference_image_multiple": [], "reference_strength_multiple": [],
             "deliberate_euler_ancestral_bug": False, "prefer_brownian": True,
             "negative_prompt": HEAVY + ", bad anatomy, bad hands, @_@",
         },
     },
-    "official page, nothing undesired": {
+    "official page, no undesired content": {
         **V3, "input": "1girl",
         "parameters": {**SMALL, "qualityToggle": False, "ucPreset": 3, "negative_prompt": "lowres"},
     },
@@ -70,7 +70,7 @@ BODIES = {
             "prefer_brownian": True, "noise_schedule": "karras", "sampler": "k_euler_ancestral",
         },
     },
-    "novelai, the old package": {
+    "novelai, the older package": {
         **V3, "input": "1girl" + QUALITY,
         "parameters": {
             **SMALL, "negative_prompt": ", " + HEAVY, "ucPreset": 2, "qualityToggle": True, "strength": 0.3, "noise": 0,
@@ -131,47 +131,47 @@ BODIES = {
 }  # fmt: skip
 
 
-def base64_of(pixels):
-    """Bytes (height, width) or (height, width, 3 | 4) as a PNG in base64."""
+def encode_image(pixels):
+    """Pixels (height, width) or (height, width, 3 or 4) as a PNG in Base64."""
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return b64encode(file.getvalue()).decode()
 
 
-def infills(prompt, pixels, places):
-    """What clients send to have the places (height / 8, width / 8) of a picture drawn anew; each says a strength of .7.
+def build_infill_bodies(prompt, pixels, mask):
+    """The bodies that clients send to inpaint an image under a mask (height / 8, width / 8), with a strength of 0.7.
 
-    Masks come in all the forms that are known.
+    Their masks cover all known formats.
     """
     height, width = pixels.shape[:2]
-    small = places * np.uint8(255)
+    small = mask * np.uint8(255)
     full = small.repeat(8, 0).repeat(8, 1)
     opaque = np.full_like(full, 255)
     size = {"width": width, "height": height, "seed": 4, "steps": 28, "scale": 5, "sampler": "k_euler", "ucPreset": 0}  # fmt: skip
-    page = {
+    official = {
         **size, "params_version": 1, "n_samples": 1, "qualityToggle": True, "sm": False, "sm_dyn": False,
         "dynamic_thresholding": False, "controlnet_strength": 1, "legacy": False, "uncond_scale": 1, "cfg_rescale": 0,
         "noise_schedule": "native", "strength": 0.7, "noise": 0, "extra_noise_seed": 4,
-        "image": base64_of(np.dstack([pixels, opaque])), "mask": base64_of(np.dstack([full] * 3 + [opaque])),
+        "image": encode_image(np.dstack([pixels, opaque])), "mask": encode_image(np.dstack([full] * 3 + [opaque])),
         "negative_prompt": f"nsfw, {HEAVY}",
     }  # fmt: skip
-    drawn = {"model": "nai-diffusion-3-inpainting", "action": "infill", "input": prompt + QUALITY}
-    raw = {**size, "image": base64_of(pixels), "negative_prompt": HEAVY, "strength": 0.7}
+    infill = {"model": "nai-diffusion-3-inpainting", "action": "infill", "input": prompt + QUALITY}
+    base = {**size, "image": encode_image(pixels), "negative_prompt": HEAVY, "strength": 0.7}
     return {
-        "official page, January 2024": {**drawn, "parameters": {**page, "add_original_image": True}},
-        "official page, April 2024": {**drawn, "parameters": {**page, "add_original_image": False}},
+        "official page, January 2024": {**infill, "parameters": {**official, "add_original_image": True}},
+        "official page, April 2024": {**infill, "parameters": {**official, "add_original_image": False}},
         "novelai-sdk": {
-            **drawn, "input": prompt, "use_new_shared_trial": True,
+            **infill, "input": prompt, "use_new_shared_trial": True,
             "parameters": {
-                **raw, "prompt": prompt + ", very aesthetic, masterpiece, no text", "qualityToggle": True, "noise": 0.0,
+                **base, "prompt": prompt + ", very aesthetic, masterpiece, no text", "qualityToggle": True, "noise": 0.0,
                 "img2img": {"strength": 0.7, "noise": 0.0, "color_correct": False, "extra_noise_seed": 77},
                 "inpaintImg2ImgStrength": 1, "add_original_image": False, "skip_cfg_above_sigma": 58,
-                "mask": page["mask"],
+                "mask": official["mask"],
             },
         },
         "LlmKira": {
-            **drawn, "parameters": {**raw, "noise": 0.0, "color_correct": True, "extra_noise_seed": 4, "mask": base64_of(full)},
+            **infill, "parameters": {**base, "noise": 0.0, "color_correct": True, "extra_noise_seed": 4, "mask": encode_image(full)},
         },
-        "ComfyUI": {**drawn, "parameters": {**raw, "qualityToggle": False, "mask": base64_of(np.dstack([small] * 4))}},
-        "nkdk": {**drawn, "parameters": {**raw, "mask": base64_of(small)}},
+        "ComfyUI": {**infill, "parameters": {**base, "qualityToggle": False, "mask": encode_image(np.dstack([small] * 4))}},
+        "nkdk": {**infill, "parameters": {**base, "mask": encode_image(small)}},
     }  # fmt: skip
