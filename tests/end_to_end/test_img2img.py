@@ -1,4 +1,4 @@
-"""Pictures that start from pictures, asked of a server process over HTTP."""
+"""img2img and infill requests to a server process over HTTP."""
 
 import json
 from io import BytesIO
@@ -13,71 +13,71 @@ from demo.captions import random_scene
 
 RNG = np.random.default_rng(5)
 WIDTH, HEIGHT = 128, 192
-OWN = random_scene(RNG).draw(WIDTH, HEIGHT, RNG)
-PLACES = np.zeros((HEIGHT // 8, WIDTH // 8), bool)
-PLACES[8:16, 4:12] = True
+ORIGINAL = random_scene(RNG).draw(WIDTH, HEIGHT, RNG)
+LATENT_MASK = np.zeros((HEIGHT // 8, WIDTH // 8), bool)
+LATENT_MASK[8:16, 4:12] = True
 EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
-MASK = np.kron(PLACES, np.ones((8, 8), bool))
+MASK = np.kron(LATENT_MASK, np.ones((8, 8), bool))
 
 
 @pytest.fixture(scope="module")
-def ask(server):
-    def ask(action, **parameters):
-        size = {"width": WIDTH, "height": HEIGHT, "steps": 6, "seed": 9, "image": base64_of(OWN)}
+def generate(server):
+    def generate(action, **parameters):
+        defaults = {"width": WIDTH, "height": HEIGHT, "steps": 6, "seed": 9, "image": base64_of(ORIGINAL)}
         body = {
             "input": "1girl",
             "model": "nai-diffusion-3",
             "action": action,
-            "parameters": size | parameters,
+            "parameters": defaults | parameters,
         }
-        answer = httpx.post(
+        response = httpx.post(
             f"{server}/ai/generate-image", json=body, headers={"Accept": "image/png"}, timeout=120
         )
-        assert answer.status_code == 200, answer.text
-        image = Image.open(BytesIO(answer.content))
+        assert response.status_code == 200, response.text
+        image = Image.open(BytesIO(response.content))
         return np.asarray(image.convert("RGB")), json.loads(image.info["Comment"])
 
-    return ask
+    return generate
 
 
-def change(pixels, where=EVERYWHERE):
-    return float(np.abs(pixels.astype(int) - OWN)[where].mean())
+def mean_change(pixels, where=EVERYWHERE):
+    return float(np.abs(pixels.astype(int) - ORIGINAL)[where].mean())
 
 
-def test_a_little_strength_keeps_the_picture_and_much_does_not(ask):
-    little, told = ask("img2img", strength=0.01)
-    much, _ = ask("img2img", strength=0.99)
-    assert change(little) < 25 < change(much)
-    assert told["request_type"] == "Img2ImgRequest"
-    assert (told["strength"], told["noise"], told["extra_noise_seed"], told["legacy"]) == (
+def test_low_strength_keeps_the_image_and_high_strength_does_not(generate):
+    low, comment = generate("img2img", strength=0.01)
+    high, _ = generate("img2img", strength=0.99)
+    assert mean_change(low) < 25 < mean_change(high)
+    assert comment["request_type"] == "Img2ImgRequest"
+    assert (comment["strength"], comment["noise"], comment["extra_noise_seed"], comment["legacy"]) == (
         0.01,
         0.0,
         9,
         False,
     )
-    assert set(told["naiad"]["inputs"]) == {"picture"}
-    assert told["naiad"]["job"]["source"]["picture"] is None
-    assert "image" not in told
+    assert set(comment["naiad"]["inputs"]) == {"picture"}
+    assert comment["naiad"]["job"]["source"]["picture"] is None
+    assert "image" not in comment
 
 
-def test_infill_changes_the_masked_part_alone(ask):
+def test_infill_changes_only_the_masked_part(generate):
     mask = base64_of(MASK.astype(np.uint8) * 255)
-    drawn, told = ask("infill", model="nai-diffusion-3-inpainting", mask=mask, strength=0.7)
-    assert np.abs(drawn.astype(int) - OWN)[~MASK].max() == 0
-    assert change(drawn, MASK) > 5
-    assert (told["request_type"], told["add_original_image"]) == ("NativeInfillingRequest", True)
-    assert "strength" not in told
-    assert set(told["naiad"]["inputs"]) == {"picture", "mask", "inpainting"}
-    assert told["naiad"]["inputs"]["inpainting"] == "blend"
+    pixels, comment = generate("infill", model="nai-diffusion-3-inpainting", mask=mask, strength=0.7)
+    assert np.abs(pixels.astype(int) - ORIGINAL)[~MASK].max() == 0
+    assert mean_change(pixels, MASK) > 5
+    assert (comment["request_type"], comment["add_original_image"]) == ("NativeInfillingRequest", True)
+    assert "strength" not in comment
+    assert set(comment["naiad"]["inputs"]) == {"picture", "mask", "inpainting"}
+    assert comment["naiad"]["inputs"]["inpainting"] == "blend"
 
 
-def test_every_form_of_the_mask_draws_the_same_picture(ask):
-    forms = (MASK.astype(np.uint8) * 255, PLACES.astype(np.uint8) * 255)
-    whole, eighth = (ask("infill", mask=base64_of(form))[0] for form in forms)
-    assert (whole == eighth).all()
+def test_every_form_of_the_mask_gives_the_same_image(generate):
+    forms = (MASK.astype(np.uint8) * 255, LATENT_MASK.astype(np.uint8) * 255)
+    full_size, eighth = (generate("infill", mask=base64_of(form))[0] for form in forms)
+    assert (full_size == eighth).all()
 
 
-def test_infill_of_some_strength_keeps_more_of_what_was_there(ask):
+def test_infill_of_low_strength_keeps_more_of_the_image(generate):
     mask = base64_of(MASK.astype(np.uint8) * 255)
-    little, much = (ask("infill", mask=mask, inpaintImg2ImgStrength=strength)[0] for strength in (0.05, 1))
-    assert change(little, MASK) < change(much, MASK)
+    low, high = (generate("infill", mask=mask, inpaintImg2ImgStrength=strength)[0] for strength in (0.05, 1))
+    assert mean_change(low, MASK) < mean_change(high, MASK)
