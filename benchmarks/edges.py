@@ -1,11 +1,11 @@
-"""Claim: PNG, metadata, signature and ZIP of a picture cost at most a fifth of Pillow's default PNG save alone.
+"""Claim: PNG, metadata, signature and ZIP of an image cost at most a fifth of Pillow's default PNG save alone.
 
-From the pixels a device drew to the ZIP a client gets, against `Image.save` of the very RGBA pixels that lie in that
-ZIP, without any text. Both sides take turns; what is compared are the medians of the CPU time of all threads, which
-other programs disturb less than the clock (also told). Pictures of 832 x 1216: shapes with soft edges and not a
-trace of grain, which Pillow finds easiest; the same with a grain of one level, as decoders leave; noise; genuine
-pictures when they lie beside the checkout, resized, but none enlarged more than twice. A blank page is measured too,
-outside the claim: two thirds of our side are the signature, whose cost depends on size alone.
+Compares the steps from a pipeline's pixels to the client's ZIP with `Image.save` of the same RGBA pixels, without text.
+The two alternate. The ratio is of the medians of the CPU time of all threads, which other programs disturb less than
+wall-clock time (reported too). Images of 832 x 1216: shapes with soft edges and no grain, which Pillow compresses most
+easily; the same with a grain of one level, as decoders leave; noise; and real images if there are any next to the
+checkout, resized, but none upscaled more than 2 times. A blank image is measured too but is not part of the claim: two
+thirds of our cost for it is the signature, which depends on the size alone.
 Run: python -m benchmarks.edges [--rounds 15].
 """
 
@@ -49,97 +49,97 @@ JOB = Job(
     guidance=Guidance(5.0),
     seeds=(7,),
 )
-LADDER = tuple(14.6 * (1 - step / 28) for step in range(29))
-IMPRINT = MetadataPolicy("00C0FFEE", SigningKey(Ed25519PrivateKey.generate()), "full", "exact")
+SIGMAS = tuple(14.6 * (1 - step / 28) for step in range(29))
+POLICY = MetadataPolicy("00C0FFEE", SigningKey(Ed25519PrivateKey.generate()), "full", "exact")
 
 
-def pictures() -> Iterator[tuple[str, Pixels]]:
-    """Every picture and its name."""
-    drawn, random = shapes(), np.random.default_rng(0)
-    yield "drawn", drawn
-    grain = random.integers(-1, 2, drawn.shape)
-    yield "grained", np.clip(drawn + grain, 0, 255).astype(np.uint8)
-    yield "noisy", random.integers(0, 256, drawn.shape, np.uint8)
+def make_images() -> Iterator[tuple[str, Pixels]]:
+    """Yield the name and the pixels of every image."""
+    shapes, random = draw_shapes(), np.random.default_rng(0)
+    yield "drawn", shapes
+    grain = random.integers(-1, 2, shapes.shape)
+    yield "grained", np.clip(shapes + grain, 0, 255).astype(np.uint8)
+    yield "noisy", random.integers(0, 256, shapes.shape, np.uint8)
     for path in sorted(SAMPLES.glob("*.png")):
-        with Image.open(path) as genuine:
-            if 2 * genuine.width >= WIDTH and 2 * genuine.height >= HEIGHT:
-                resized = genuine.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+        with Image.open(path) as image:
+            if 2 * image.width >= WIDTH and 2 * image.height >= HEIGHT:
+                resized = image.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
                 yield f"genuine {path.stem}", np.array(resized)
-    yield "blank", np.full_like(drawn, 255)
+    yield "blank", np.full_like(shapes, 255)
 
 
-def shapes() -> Pixels:
-    """Two hundred outlined ellipses before a gradient, their edges soft."""
-    picture = Image.linear_gradient("L").resize((WIDTH, HEIGHT)).convert("RGB")
-    pen, random = ImageDraw.Draw(picture), np.random.default_rng(3)
+def draw_shapes() -> Pixels:
+    """Return an image of two hundred outlined ellipses with soft edges on a gradient."""
+    image = Image.linear_gradient("L").resize((WIDTH, HEIGHT)).convert("RGB")
+    pen, random = ImageDraw.Draw(image), np.random.default_rng(3)
     for _ in range(200):
         left, top = random.integers(-100, [WIDTH, HEIGHT]).tolist()
         width, height = random.integers(10, 400, 2).tolist()
-        colour = tuple(random.integers(0, 256, 3).tolist())
-        pen.ellipse((left, top, left + width, top + height), colour, "black", 3)
-    return np.array(picture.filter(ImageFilter.GaussianBlur(1.5)))
+        color = tuple(random.integers(0, 256, 3).tolist())
+        pen.ellipse((left, top, left + width, top + height), color, "black", 3)
+    return np.array(image.filter(ImageFilter.GaussianBlur(1.5)))
 
 
-def ours(rgb: Pixels) -> bytes:
-    """The ZIP of a picture."""
-    drawn = Result([rgb], LADDER, queue_seconds=0.0, run_seconds=4.25)
-    return zip_pictures([write_job_picture(IMPRINT, JOB, drawn, 0, {}, "png")])
+def make_zip(rgb: Pixels) -> bytes:
+    """Return the ZIP that a client gets for one image."""
+    result = Result([rgb], SIGMAS, queue_seconds=0.0, run_seconds=4.25)
+    return zip_pictures([write_job_picture(POLICY, JOB, result, 0, {}, "png")])
 
 
-def within(archive: bytes) -> Image.Image:
-    """The picture in a ZIP, with neither text nor file."""
-    with ZipFile(BytesIO(archive)) as opened, Image.open(BytesIO(opened.read("image_0.png"))) as picture:
-        return Image.fromarray(np.array(picture))
+def read_zip(archive: bytes) -> Image.Image:
+    """Return the image in a ZIP, without its text."""
+    with ZipFile(BytesIO(archive)) as file, Image.open(BytesIO(file.read("image_0.png"))) as image:
+        return Image.fromarray(np.array(image))
 
 
-def saved(picture: Image.Image) -> bytes:
-    """A picture as Pillow saves it when told nothing."""
+def save_with_pillow(image: Image.Image) -> bytes:
+    """Return the PNG that Pillow writes by default."""
     file = BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
-def timed(work: Callable[[], bytes]) -> tuple[float, float]:
-    """Seconds of CPU, and of the clock."""
+def measure_seconds(run: Callable[[], bytes]) -> tuple[float, float]:
+    """Return the CPU and the wall-clock time of a call, in seconds."""
     cpu, clock = process_time(), perf_counter()
-    work()
+    run()
     return process_time() - cpu, perf_counter() - clock
 
 
-def compared(rgb: Pixels, rounds: int) -> dict[str, float]:
-    """Both sides of one picture; a first round of each is not counted."""
-    archive = ours(rgb)
-    picture = within(archive)
-    theirs = saved(picture)
-    left, right = [], []
+def compare(rgb: Pixels, rounds: int) -> dict[str, float]:
+    """Measure both sides on one image; a first round of each is not counted."""
+    archive = make_zip(rgb)
+    image = read_zip(archive)
+    pillow_png = save_with_pillow(image)
+    ours, theirs = [], []
     for _ in range(rounds):
-        left.append(timed(lambda: ours(rgb)))
-        right.append(timed(lambda: saved(picture)))
+        ours.append(measure_seconds(lambda: make_zip(rgb)))
+        theirs.append(measure_seconds(lambda: save_with_pillow(image)))
     (cpu, clock), (their_cpu, their_clock) = (
-        tuple(median(times) for times in zip(*side, strict=True)) for side in (left, right)
+        tuple(median(times) for times in zip(*side, strict=True)) for side in (ours, theirs)
     )
     return {
         "cpu_ratio": round(cpu / their_cpu, 3),
         "clock_ratio": round(clock / their_clock, 3),
-        "size_ratio": round(len(archive) / len(theirs), 2),
+        "size_ratio": round(len(archive) / len(pillow_png), 2),
         "our_cpu_milliseconds": round(1000 * cpu, 1),
         "pillow_cpu_milliseconds": round(1000 * their_cpu, 1),
     }
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
-    kinds: dict[str, dict[str, float]] = {}
-    for name, rgb in pictures():
-        kinds[name] = compared(rgb, rounds)
-        print(f"{name:30} {kinds[name]}")
-    worst = max(figures["cpu_ratio"] for name, figures in kinds.items() if name != "blank")
-    print(f"worst of what is drawn: {worst}")
-    here = machine() | {name: version(name) for name in ("numpy", "pillow", "isal", "cryptography")}
-    result = {"rounds": rounds, "worst_cpu_ratio": worst, "pictures": kinds, "machine": here}
+    results: dict[str, dict[str, float]] = {}
+    for name, rgb in make_images():
+        results[name] = compare(rgb, rounds)
+        print(f"{name:30} {results[name]}")
+    worst = max(figures["cpu_ratio"] for name, figures in results.items() if name != "blank")
+    print(f"highest ratio, without the blank image: {worst}")
+    environment = machine() | {name: version(name) for name in ("numpy", "pillow", "isal", "cryptography")}
+    result = {"rounds": rounds, "worst_cpu_ratio": worst, "pictures": results, "machine": environment}
     (RESULTS / "edges.json").write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -1,8 +1,8 @@
-"""Claim: Enhance keeps the composition, less with each magnitude, and draws finer than an enlargement is.
+"""Claim: Enhance keeps the composition, less with each magnitude, and adds finer detail than Lanczos upscaling.
 
-One picture of 832x1216 from the demo model, enhanced 1.5 times at every magnitude. Told are the likeness of each
-result, made as small as the source again, to the source (SSIM, Wang et al. 2004, on luma), and its share of fine
-structure beside the Lanczos enlargement's. The sheet in docs/ shows source, enlargement and results.
+One 832x1216 image of the demo model, enhanced 1.5 times at every magnitude. Likeness: SSIM (Wang et al. 2004, on luma)
+of the first image and the result downscaled to its size. Fineness: the energy of fine detail over that of the Lanczos
+upscale. The sheet in docs/ shows the upscale, then the results.
 Run: python -m benchmarks.enhance [--model FILE] [--seed 3].
 """
 
@@ -31,68 +31,69 @@ PROMPT = (
     "1girl, solo, red hair, long hair, blue eyes, smile, white background, upper body, "
     "best quality, amazing quality, very aesthetic, absurdres"
 )
-UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
+NEGATIVE_PROMPT = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
 Plane = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
-def luma(pixels: Pixels) -> Plane:
-    """(height, width), 0 to 255."""
+def to_luma(pixels: Pixels) -> Plane:
+    """Convert RGB to luma (height, width), 0 to 255."""
     return np.asarray(Image.fromarray(pixels).convert("L"), np.float64)
 
 
-def smooth(plane: Plane, sigma: float) -> Plane:
-    """A Gaussian blur."""
+def blur(plane: Plane, sigma: float) -> Plane:
+    """Apply a Gaussian blur."""
     return cast("Plane", cast("Any", ndimage).gaussian_filter(plane, sigma))
 
 
-def likeness(one: Plane, other: Plane) -> float:
-    """The mean structural similarity of two pictures of 0 to 255, with the paper's window and constants."""
-    means = smooth(one, 1.5), smooth(other, 1.5)
-    spreads = tuple(smooth(a * a, 1.5) - m * m for a, m in zip((one, other), means, strict=True))
-    shared = smooth(one * other, 1.5) - means[0] * means[1]
-    first, second = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    luminance = (2 * means[0] * means[1] + first) / (means[0] ** 2 + means[1] ** 2 + first)
-    return float((luminance * (2 * shared + second) / (spreads[0] + spreads[1] + second)).mean())
+def compute_ssim(one: Plane, other: Plane) -> float:
+    """Return the mean structural similarity of two planes of 0 to 255, with the paper's window and constants."""
+    means = blur(one, 1.5), blur(other, 1.5)
+    variances = tuple(blur(a * a, 1.5) - m * m for a, m in zip((one, other), means, strict=True))
+    covariance = blur(one * other, 1.5) - means[0] * means[1]
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * means[0] * means[1] + c1) / (means[0] ** 2 + means[1] ** 2 + c1)
+    return float((luminance * (2 * covariance + c2) / (variances[0] + variances[1] + c2)).mean())
 
 
-def fineness(plane: Plane) -> float:
-    """The energy of what a blur of a pixel takes away."""
-    return float(((plane - smooth(plane, 1.0)) ** 2).mean())
+def measure_fine_detail(plane: Plane) -> float:
+    """Return the energy that a blur of one pixel removes."""
+    return float(((plane - blur(plane, 1.0)) ** 2).mean())
 
 
-def job(seed: int) -> Job:
-    """The picture before it is enhanced."""
-    prompts = Prompts(PROMPT, UNDESIRED)
+def make_job(seed: int) -> Job:
+    """Return the job of the first pass."""
+    prompts = Prompts(PROMPT, NEGATIVE_PROMPT)
     return as_served(Job("demo", prompts, *SMALL, 28, "k_euler", "native", Guidance(5.0), (seed,)))
 
 
 def main() -> None:
-    """Draw, enhance, compare, and write the result and the sheet."""
+    """Generate, enhance, compare, and write the results and the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
     pipeline = Pipeline(load_weights(arguments.model))
-    first = job(arguments.seed)
-    drawn = pipeline.run(first)[0]
-    enlarged = resize_lanczos(drawn, *LARGE)
-    shown, found = [enlarged], dict[str, dict[str, float]]()
+    job = make_job(arguments.seed)
+    original = pipeline.run(job)[0]
+    upscaled = resize_lanczos(original, *LARGE)
+    images, magnitudes = [upscaled], dict[str, dict[str, float]]()
     for magnitude, (strength, noise) in MAGNITUDES.items():
         seeds = {"seed": arguments.seed + 1, "noise_seed": arguments.seed + 1}
         enhance = Enhance(*LARGE, strength, noise, **seeds)
-        picture = RgbImage(*LARGE, enlarged.tobytes())
-        result = pipeline.run(as_served(second_pass(first, enhance, 0, picture)))[0]
-        shown.append(result)
-        found[str(magnitude)] = {
-            "likeness": round(likeness(luma(resize_lanczos(result, *SMALL)), luma(drawn)), 3),
-            "fineness": round(fineness(luma(result)) / fineness(luma(enlarged)), 2),
+        init_image = RgbImage(*LARGE, upscaled.tobytes())
+        result = pipeline.run(as_served(second_pass(job, enhance, 0, init_image)))[0]
+        images.append(result)
+        magnitudes[str(magnitude)] = {
+            "likeness": round(compute_ssim(to_luma(resize_lanczos(result, *SMALL)), to_luma(original)), 3),
+            "fineness": round(
+                measure_fine_detail(to_luma(result)) / measure_fine_detail(to_luma(upscaled)), 2
+            ),
         }
-        print(magnitude, found[str(magnitude)], flush=True)
-    told = {"sizes": [SMALL, LARGE], "magnitudes": found, "machine": machine()}
-    (HERE / "results" / "enhance.json").write_text(json.dumps(told, indent=2) + "\n")
-    sheet = np.concatenate(
-        [resize_lanczos(picture, LARGE[0] // 3, LARGE[1] // 3) for picture in shown], axis=1
-    )
+        print(magnitude, magnitudes[str(magnitude)], flush=True)
+    results = {"sizes": [SMALL, LARGE], "magnitudes": magnitudes, "machine": machine()}
+    (HERE / "results" / "enhance.json").write_text(json.dumps(results, indent=2) + "\n")
+    thumbnails = [resize_lanczos(image, LARGE[0] // 3, LARGE[1] // 3) for image in images]
+    sheet = np.concatenate(thumbnails, axis=1)
     Image.fromarray(sheet).save(HERE.parent / "docs" / "enhance.webp", quality=85)
 
 

@@ -38,7 +38,7 @@ class LatentBlend:
     def blend_input(self, x: Tensor, sigma: float) -> Tensor:
         """Return the UNet's input: `x` inside the mask, the init image noised to `sigma` outside."""
         if isinf(sigma):
-            return x  # unit noise, which holds nothing of the init image
+            return x  # pure noise: the init image has no weight in it
         return torch.where(self._change_mask(sigma), x, self.latents + sigma * self.noise)
 
     def blend_estimate(self, x0: Tensor, sigma: float) -> Tensor:

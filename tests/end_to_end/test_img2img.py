@@ -1,4 +1,4 @@
-"""Pictures that start from pictures, asked of a server process over HTTP."""
+"""img2img and infill requests to a server process over HTTP."""
 
 import json
 from io import BytesIO
@@ -13,11 +13,11 @@ from demo.captions import random_scene
 
 RNG = np.random.default_rng(5)
 WIDTH, HEIGHT = 128, 192
-OWN = random_scene(RNG).draw(WIDTH, HEIGHT, RNG)
-PLACES = np.zeros((HEIGHT // 8, WIDTH // 8), bool)
-PLACES[8:16, 4:12] = True
+ORIGINAL = random_scene(RNG).draw(WIDTH, HEIGHT, RNG)
+LATENT_MASK = np.zeros((HEIGHT // 8, WIDTH // 8), bool)
+LATENT_MASK[8:16, 4:12] = True
 EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
-MASK = np.kron(PLACES, np.ones((8, 8), bool))
+MASK = np.kron(LATENT_MASK, np.ones((8, 8), bool))
 
 
 @pytest.fixture(scope="module")
@@ -28,36 +28,36 @@ def ask(server):
             "input": "1girl",
             "model": "nai-diffusion-3",
             "action": action,
-            "parameters": size | parameters,
+            "parameters": defaults | parameters,
         }
-        answer = httpx.post(
+        response = httpx.post(
             f"{server}/ai/generate-image", json=body, headers={"Accept": "image/png"}, timeout=120
         )
-        assert answer.status_code == 200, answer.text
-        image = Image.open(BytesIO(answer.content))
+        assert response.status_code == 200, response.text
+        image = Image.open(BytesIO(response.content))
         return np.asarray(image.convert("RGB")), json.loads(image.info["Comment"])
 
-    return ask
+    return generate
 
 
-def change(pixels, where=EVERYWHERE):
-    return float(np.abs(pixels.astype(int) - OWN)[where].mean())
+def mean_change(pixels, where=EVERYWHERE):
+    return float(np.abs(pixels.astype(int) - ORIGINAL)[where].mean())
 
 
-def test_a_little_strength_keeps_the_picture_and_much_does_not(ask):
-    little, told = ask("img2img", strength=0.01)
-    much, _ = ask("img2img", strength=0.99)
-    assert change(little) < 25 < change(much)
-    assert told["request_type"] == "Img2ImgRequest"
-    assert (told["strength"], told["noise"], told["extra_noise_seed"], told["legacy"]) == (
+def test_low_strength_keeps_the_image_and_high_strength_does_not(generate):
+    low, comment = generate("img2img", strength=0.01)
+    high, _ = generate("img2img", strength=0.99)
+    assert mean_change(low) < 25 < mean_change(high)
+    assert comment["request_type"] == "Img2ImgRequest"
+    assert (comment["strength"], comment["noise"], comment["extra_noise_seed"], comment["legacy"]) == (
         0.01,
         0.0,
         9,
         False,
     )
-    assert set(told["naiad"]["inputs"]) == {"picture"}
-    assert told["naiad"]["job"]["source"]["picture"] is None
-    assert "image" not in told
+    assert set(comment["naiad"]["inputs"]) == {"picture"}
+    assert comment["naiad"]["job"]["source"]["picture"] is None
+    assert "image" not in comment
 
 
 def test_infill_changes_the_masked_part_alone(ask):

@@ -1,4 +1,4 @@
-"""What pictures show that the demo drew from pictures: over masks, on both kinds of UNet, and over sketches."""
+"""What the demo model generates from init images: inpainting with both kinds of UNet, and img2img over sketches."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from request_bodies import build_infill_bodies
 
-from demo import evaluate as judging
+from demo import evaluate
 from demo.checkpoint import DEMO, INPAINTING
 from demo.scenes import Scene
 from demo.shapes import Shape
@@ -20,10 +20,10 @@ from pipelines.weights.load import load_weights
 
 SIZE = (256, 256)
 HEART = Scene((Shape("heart", "blue"),), "white")
-OWN = HEART.draw(*SIZE, np.random.default_rng(3))
-PLACES = np.zeros((32, 32), bool)
-PLACES[3:29, 3:29] = True
-MASK = np.kron(PLACES, np.ones((8, 8), bool))
+ORIGINAL = HEART.draw(*SIZE, np.random.default_rng(3))
+LATENT_MASK = np.zeros((32, 32), bool)
+LATENT_MASK[3:29, 3:29] = True
+MASK = np.kron(LATENT_MASK, np.ones((8, 8), bool))
 CIRCLE = "no humans, red circle, white background"
 
 
@@ -32,42 +32,42 @@ def pipeline(request):
     return Pipeline(load_weights(DEMO, inpainting=INPAINTING if request.param == "inpainting UNet" else None))
 
 
-def drawn(pipeline, prompt, picture, strength=1.0, masked=True):
-    """A picture (height, width, 3) over another, laid over it where a mask keeps it."""
-    mask = (PLACES * np.uint8(255)).tobytes() if masked else None
-    source = InitImage(RgbImage(*SIZE, picture.tobytes()), strength, mask=mask, overlay="soft")
-    return pipeline.run(replace(asked(prompt, SIZE, seed=4, steps=28), source=source))[0]
+def generate(pipeline, prompt, init_pixels, strength=1.0, masked=True):
+    """An image (height, width, 3) generated from another, which is laid over it outside the mask."""
+    mask = (LATENT_MASK * np.uint8(255)).tobytes() if masked else None
+    init_image = InitImage(RgbImage(*SIZE, init_pixels.tobytes()), strength, mask=mask, overlay="soft")
+    return pipeline.run(replace(asked(prompt, SIZE, seed=4, steps=28), source=init_image))[0]
 
 
-def steps(pixels, axis):
-    """The largest change of a channel from each pixel to its neighbour."""
+def pixel_steps(pixels, axis):
+    """The largest change of a channel from each pixel to the next."""
     return np.abs(np.diff(pixels.astype(float), axis=axis)).max(axis=2)
 
 
-def across_edges(pixels):
-    """The steps over the edge of the mask."""
-    found = []
+def steps_across_edges(pixels):
+    """The pixel steps across the edge of the mask."""
+    steps = []
     for axis in (0, 1):
         changes = np.diff(MASK.astype(int), axis=axis) != 0
-        found.append(steps(pixels, axis)[changes])
-    return np.concatenate(found)
+        steps.append(pixel_steps(pixels, axis)[changes])
+    return np.concatenate(steps)
 
 
-def test_infill_draws_the_new_thing_inside_without_a_seam(pipeline):
-    result = drawn(pipeline, CIRCLE, OWN)
-    assert judging.colour_of(result) == "red"
-    assert judging.shape(result) == "circle"
-    assert np.abs(result.astype(int) - OWN)[~MASK].max() <= 2
-    usual = np.percentile(np.concatenate([steps(OWN, axis).ravel() for axis in (0, 1)]), 95)
-    assert across_edges(result).max() <= max(1.5 * usual, 8)
+def test_infill_generates_the_new_object_without_a_seam(pipeline):
+    result = generate(pipeline, CIRCLE, ORIGINAL)
+    assert evaluate.colour_of(result) == "red"
+    assert evaluate.shape(result) == "circle"
+    assert np.abs(result.astype(int) - ORIGINAL)[~MASK].max() <= 2
+    usual = np.percentile(np.concatenate([pixel_steps(ORIGINAL, axis).ravel() for axis in (0, 1)]), 95)
+    assert steps_across_edges(result).max() <= max(1.5 * usual, 8)
 
 
-def test_a_sketch_over_the_picture_is_kept_at_some_strength_and_forgotten_at_all(pipeline):
-    sketch = OWN.copy()
+def test_a_sketch_on_the_image_is_kept_at_low_strength_and_gone_at_full(pipeline):
+    sketch = ORIGINAL.copy()
     sketch[96:176, 96:176] = (245, 140, 30)
     orange = [
-        judging.share(
-            drawn(pipeline, "no humans, heart, white background", sketch, strength=strength), "orange"
+        evaluate.share(
+            generate(pipeline, "no humans, heart, white background", sketch, strength=strength), "orange"
         )
         for strength in (0.4, 1.0)
     ]
@@ -75,22 +75,22 @@ def test_a_sketch_over_the_picture_is_kept_at_some_strength_and_forgotten_at_all
     assert orange[1] < 0.01
 
 
-def test_nearly_all_strength_follows_the_prompt():
-    result = drawn(Pipeline(load_weights(DEMO)), CIRCLE, OWN, strength=0.99, masked=False)
-    assert judging.colour_of(result) == "red"
-    assert judging.shape(result) == "circle"
+def test_high_strength_follows_the_prompt():
+    result = generate(Pipeline(load_weights(DEMO)), CIRCLE, ORIGINAL, strength=0.99, masked=False)
+    assert evaluate.colour_of(result) == "red"
+    assert evaluate.shape(result) == "circle"
 
 
 SENT = build_infill_bodies(CIRCLE, OWN, PLACES)
 
 
-@pytest.mark.parametrize("body", SENT.values(), ids=SENT)
-def test_the_strength_that_clients_send_with_infill_leaves_nothing_of_what_was_there(server, body):
-    answer = httpx.post(
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_the_strength_that_clients_send_with_infill_is_ignored(server, body):
+    response = httpx.post(
         f"{server}/ai/generate-image", json=body, headers={"Accept": "image/png"}, timeout=120
     )
-    assert answer.status_code == 200, answer.text
-    result = np.asarray(Image.open(BytesIO(answer.content)).convert("RGB"))
-    assert judging.colour_of(result) == "red"
-    assert judging.shape(result) == "circle"
-    assert judging.share(result, "blue") < 0.001
+    assert response.status_code == 200, response.text
+    result = np.asarray(Image.open(BytesIO(response.content)).convert("RGB"))
+    assert evaluate.colour_of(result) == "red"
+    assert evaluate.shape(result) == "circle"
+    assert evaluate.share(result, "blue") < 0.001

@@ -423,7 +423,7 @@ def test_a_listed_model_that_is_not_loaded_is_refused(refusal, model, kind, sett
         ({"action": "img2img"}, {"image": "AAAA", "strength": 7}, "parameters.strength: 7 is not a number from 0 to 1"),
         ({}, {"image": "AAAA", "noise": "much"}, "parameters.noise: 'much' is not a number from 0 to 1"),
         ({}, {"image": "http://169.254.169.254/x"}, "parameters.image: not Base64; send an image in Base64"),
-        ({}, {"image": {"url": "file:///etc/passwd"}}, "parameters.image: not a text"),
+        ({}, {"image": {"url": "file:///etc/passwd"}}, "parameters.image: not a string"),
         ({"action": "infill"}, {"image": PICTURE, "mask": "AAAA"}, "parameters.mask: not a PNG, WebP or JPEG image"),
         ({"action": "infill"}, {"image": PICTURE, "mask": PICTURE}, "parameters.mask: black everywhere"),
         ({"action": "infill"}, {"image": PICTURE, "mask": WHITE, "inpaintImg2ImgStrength": 0}, "parameters.inpaintImg2ImgStrength: 0 is not a number above 0"),
