@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.machine import machine
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.types import Pixels
 from server.api.archive import zip_pictures
 from server.engine.engine import Result
@@ -41,13 +41,11 @@ NEGATIVE = (
 JOB = Job(
     model="nai-diffusion-3",
     prompts=Prompts(PROMPT, NEGATIVE),
-    width=WIDTH,
-    height=HEIGHT,
     steps=28,
     sampler="k_euler",
     schedule="native",
     guidance=Guidance(5.0),
-    seeds=(7,),
+    passes=(Pass(WIDTH, HEIGHT, (7,)),),
 )
 SIGMAS = tuple(14.6 * (1 - step / 28) for step in range(29))
 POLICY = MetadataPolicy("00C0FFEE", SigningKey(Ed25519PrivateKey.generate()), "full", "exact")

@@ -18,12 +18,12 @@ from scipy import ndimage
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
 from demo.model import as_served
-from pipelines.job import Enhance, Guidance, Job, Prompts, RgbImage, second_pass
+from pipelines.job import Guidance, Job, Pass, PreviousPass, Prompts, RgbImage
 from pipelines.pipeline import Pipeline
 from pipelines.types import Pixels
 from pipelines.upscale.upscaler import resize_lanczos
 from pipelines.weights.load import load_weights
-from server.request.tasks import MAGNITUDES
+from server.request.passes import MAGNITUDES
 
 HERE = Path(__file__).parent
 SMALL, LARGE = (832, 1216), (1248, 1824)
@@ -62,8 +62,8 @@ def measure_fine_detail(plane: Plane) -> float:
 
 def make_job(seed: int) -> Job:
     """Return the job of the first pass."""
-    prompts = Prompts(PROMPT, NEGATIVE_PROMPT)
-    return as_served(Job("demo", prompts, *SMALL, 28, "k_euler", "native", Guidance(5.0), (seed,)))
+    passes = (as_served(Pass(*SMALL, (seed,))),)
+    return Job("demo", Prompts(PROMPT, NEGATIVE_PROMPT), 28, "k_euler", "native", Guidance(5.0), passes)
 
 
 def main() -> None:
@@ -74,14 +74,13 @@ def main() -> None:
     arguments = parser.parse_args()
     pipeline = Pipeline(load_weights(arguments.model))
     job = make_job(arguments.seed)
-    original = pipeline.run(job)[0]
+    original = pipeline.run(job).images[0]
     upscaled = resize_lanczos(original, *LARGE)
     images, magnitudes = [upscaled], dict[str, dict[str, float]]()
     for magnitude, (strength, noise) in MAGNITUDES.items():
-        seeds = {"seed": arguments.seed + 1, "noise_seed": arguments.seed + 1}
-        enhance = Enhance(*LARGE, strength, noise, **seeds)
-        init_image = RgbImage(*LARGE, upscaled.tobytes())
-        result = pipeline.run(as_served(second_pass(job, enhance, 0, init_image)))[0]
+        seed = arguments.seed + 1
+        second = as_served(Pass(*LARGE, (seed,), PreviousPass(), strength, noise, seed))
+        result = pipeline.run(job, None, second, [RgbImage(*LARGE, upscaled.tobytes())]).images[0]
         images.append(result)
         magnitudes[str(magnitude)] = {
             "likeness": round(compute_ssim(to_luma(resize_lanczos(result, *SMALL)), to_luma(original)), 3),

@@ -18,7 +18,7 @@ from pipelines.types import Pixels
 from server.errors import Rejected
 from server.picture.signature import NOVELAI_KEY, SIGNED_HASH, is_public_key, verify_comment
 from server.picture.stealth import extract
-from server.picture.webp import ASCII, USER_COMMENT
+from server.picture.webp import ASCII_PREFIX, USER_COMMENT
 from server.request.images import open_image
 
 FIELD_NAMES = {"Comment", "Description", "Source"}

@@ -5,9 +5,10 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import change, make_job
 from paths import ROOT, SAMPLES
 
-from pipelines.job import Guidance, Job, Prompts, Threshold
+from pipelines.job import Guidance, Prompts, Threshold
 from server.picture.comment import (
     NAI_HASHES,
     build_alpha_text,
@@ -22,16 +23,14 @@ from server.picture.inspection import inspect
 
 NEWEST = SAMPLES / "v3_img2img_2024-07.png"
 ONLY_IMG2IMG = {"strength", "noise", "extra_noise_seed", "legacy"}
-JOB = Job(
-    model="nai-diffusion-3",
-    prompts=Prompts("1girl, caf\u00e9", "lowres"),
-    width=832,
-    height=1216,
+JOB = make_job(
+    832,
+    1216,
+    Prompts("1girl, caf\u00e9", "lowres"),
     steps=28,
-    sampler="k_euler",
-    schedule="native",
     guidance=Guidance(scale=5),
     seeds=(7, 8),
+    model="nai-diffusion-3",
 )
 
 
@@ -80,7 +79,7 @@ def test_integers_that_nai_writes_as_floats_are_floats():
 
 def test_the_upper_guidance_limit_is_written_only_if_set():
     assert "skip_cfg_above_sigma" not in build_comment(JOB, 0)
-    limited = build_comment(replace(JOB, guidance=Guidance(skip_above=19)), 0)
+    limited = build_comment(change(JOB, guidance=Guidance(skip_above=19)), 0)
     keys = list(limited)
     assert limited["skip_cfg_above_sigma"] == 19.0
     assert keys[keys.index("skip_cfg_above_sigma") + 1] == "skip_cfg_below_sigma"
@@ -89,12 +88,12 @@ def test_the_upper_guidance_limit_is_written_only_if_set():
 
 @pytest.mark.parametrize(("smea", "flags"), [("off", (0, 0)), ("smea", (1, 0)), ("dyn", (1, 1))])
 def test_smea_is_recorded_in_two_flags(smea, flags):
-    comment = build_comment(replace(JOB, smea=smea), 0)
+    comment = build_comment(change(JOB, smea=smea), 0)
     assert (comment["sm"], comment["sm_dyn"]) == flags
 
 
 def test_dynamic_thresholding_always_records_nai_s_constants():
-    comment = build_comment(replace(JOB, guidance=Guidance(threshold=Threshold(mimic_scale=3.0))), 0)
+    comment = build_comment(change(JOB, guidance=Guidance(threshold=Threshold(mimic_scale=3.0))), 0)
     assert comment["dynamic_thresholding"] is True
     assert comment["dynamic_thresholding_percentile"] == 0.999
     assert comment["dynamic_thresholding_mimic_scale"] == 10.0
@@ -102,11 +101,11 @@ def test_dynamic_thresholding_always_records_nai_s_constants():
 
 def test_dropped_seam_tokens_are_recorded_under_nai_s_name():
     prompts = replace(JOB.prompts, drop_seam_tokens=True)
-    assert build_comment(replace(JOB, prompts=prompts), 0)["legacy_v3_extend"] is True
+    assert build_comment(change(JOB, prompts=prompts), 0)["legacy_v3_extend"] is True
 
 
 def test_unwritable_characters_are_removed():
-    comment = build_comment(replace(JOB, prompts=Prompts("a\0b\ud83dc", "\udc00")), 0)
+    comment = build_comment(change(JOB, prompts=Prompts("a\0b\ud83dc", "\udc00")), 0)
     assert (comment["prompt"], comment["uc"]) == ("abc", "")
 
 
@@ -133,7 +132,7 @@ def test_the_alpha_holds_all_text_fields_except_the_title():
 
 @given(ANY_TEXT, ANY_TEXT, st.floats(0, 100), st.integers(0, 2**32 - 1))
 def test_a_comment_survives_serialization(positive, negative, scale, seed):
-    job = replace(JOB, prompts=Prompts(positive, negative), guidance=Guidance(scale), seeds=(seed,))
+    job = change(JOB, prompts=Prompts(positive, negative), guidance=Guidance(scale), seeds=(seed,))
     comment = build_comment(job, 0, FLAGS, describe_job(job, (inf, 1.0, 0.0), "exact", "00C0FFEE"))
     fields = build_text_fields(comment, "00C0FFEE", 4.25)
     assert json.loads(fields["Comment"]) == comment
@@ -188,7 +187,7 @@ def test_the_naiad_object_holds_the_entire_job_as_json():
 
 def test_every_key_is_documented():
     comment = build_comment(
-        replace(JOB, guidance=Guidance(skip_above=19)), 0, FLAGS, describe_job(JOB, (), "exact", "00C0FFEE")
+        change(JOB, guidance=Guidance(skip_above=19)), 0, FLAGS, describe_job(JOB, (), "exact", "00C0FFEE")
     )
     naiad = comment["naiad"]
     assert isinstance(naiad, dict)

@@ -4,27 +4,20 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from jobs import make_job
 from PIL import Image
 from sd_parsers import ParserManager
 from sd_parsers.extractors import Eagerness
 
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance, Prompts
 from server.engine.engine import Result
 from server.picture.comment import build_alpha_text
 from server.picture.inspection import inspect
 from server.picture.signature import verify_comment
 from server.picture.writer import ENCODERS, MetadataPolicy, write_job_picture
 
-JOB = Job(
-    model="nai-diffusion-3",
-    prompts=Prompts("1girl, {caf\u00e9}", "lowres"),
-    width=192,
-    height=256,
-    steps=28,
-    sampler="k_euler",
-    schedule="native",
-    guidance=Guidance(5.0),
-    seeds=(7, 8),
+JOB = make_job(
+    192, 256, Prompts("1girl, {caf\u00e9}", "lowres"), steps=28, guidance=Guidance(5.0), seeds=(7, 8)
 )
 NAI_ORDER = """
     prompt steps height width scale uncond_scale cfg_rescale seed n_samples hide_debug_overlay noise_schedule
@@ -40,7 +33,10 @@ def build_result(height=256, width=192):
     """A result as the engine returns it for JOB, or one of another size."""
     random = np.random.default_rng(5)
     return Result(
-        [random.integers(0, 256, (height, width, 3), np.uint8) for _ in JOB.seeds], (1.0, 0.0), 0.1, 4.25
+        [random.integers(0, 256, (height, width, 3), np.uint8) for _ in JOB.passes[0].seeds],
+        (1.0, 0.0),
+        0.1,
+        4.25,
     )
 
 
