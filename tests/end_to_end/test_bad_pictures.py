@@ -61,8 +61,8 @@ def make_bomb():
     return PNG[:8] + make_chunk(b"IHDR", header) + make_chunk(b"IDAT", body) + make_chunk(b"IEND", b"")
 
 
-def lying_alpha():
-    """A picture whose alpha claims to hide a quarter of a gigabyte."""
+def make_false_stealth():
+    """An image whose alpha announces a quarter of a gigabyte of hidden text."""
     stream = MAGIC + (2**31).to_bytes(4, "big") + bytes(20)
     rgba = np.dstack([np.tile(PIXELS, (2, 2, 1)), np.full((128, 128), 255, np.uint8)])
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))

@@ -6,8 +6,8 @@ from io import BytesIO
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 from request_bodies import encode_image
+from PIL import Image
 
 from demo.captions import random_scene
 
@@ -21,9 +21,9 @@ MASK = np.kron(LATENT_MASK, np.ones((8, 8), bool))
 
 
 @pytest.fixture(scope="module")
-def ask(server):
-    def ask(action, **parameters):
-        size = {"width": WIDTH, "height": HEIGHT, "steps": 6, "seed": 9, "image": encode_image(OWN)}
+def generate(server):
+    def generate(action, **parameters):
+        defaults = {"width": WIDTH, "height": HEIGHT, "steps": 6, "seed": 9, "image": encode_image(ORIGINAL)}
         body = {
             "input": "1girl",
             "model": "nai-diffusion-3",
@@ -60,24 +60,24 @@ def test_low_strength_keeps_the_image_and_high_strength_does_not(generate):
     assert "image" not in comment
 
 
-def test_infill_changes_the_masked_part_alone(ask):
+def test_infill_changes_only_the_masked_part(generate):
     mask = encode_image(MASK.astype(np.uint8) * 255)
-    drawn, told = ask("infill", model="nai-diffusion-3-inpainting", mask=mask, strength=0.7)
-    assert np.abs(drawn.astype(int) - OWN)[~MASK].max() == 0
-    assert change(drawn, MASK) > 5
-    assert (told["request_type"], told["add_original_image"]) == ("NativeInfillingRequest", True)
-    assert "strength" not in told
-    assert set(told["naiad"]["inputs"]) == {"picture", "mask", "inpainting"}
-    assert told["naiad"]["inputs"]["inpainting"] == "blend"
+    pixels, comment = generate("infill", model="nai-diffusion-3-inpainting", mask=mask, strength=0.7)
+    assert np.abs(pixels.astype(int) - ORIGINAL)[~MASK].max() == 0
+    assert mean_change(pixels, MASK) > 5
+    assert (comment["request_type"], comment["add_original_image"]) == ("NativeInfillingRequest", True)
+    assert "strength" not in comment
+    assert set(comment["naiad"]["inputs"]) == {"picture", "mask", "inpainting"}
+    assert comment["naiad"]["inputs"]["inpainting"] == "blend"
 
 
-def test_every_form_of_the_mask_draws_the_same_picture(ask):
-    forms = (MASK.astype(np.uint8) * 255, PLACES.astype(np.uint8) * 255)
-    whole, eighth = (ask("infill", mask=encode_image(form))[0] for form in forms)
-    assert (whole == eighth).all()
+def test_every_form_of_the_mask_gives_the_same_image(generate):
+    forms = (MASK.astype(np.uint8) * 255, LATENT_MASK.astype(np.uint8) * 255)
+    full_size, eighth = (generate("infill", mask=encode_image(form))[0] for form in forms)
+    assert (full_size == eighth).all()
 
 
-def test_infill_of_some_strength_keeps_more_of_what_was_there(ask):
+def test_infill_of_low_strength_keeps_more_of_the_image(generate):
     mask = encode_image(MASK.astype(np.uint8) * 255)
-    little, much = (ask("infill", mask=mask, inpaintImg2ImgStrength=strength)[0] for strength in (0.05, 1))
-    assert change(little, MASK) < change(much, MASK)
+    low, high = (generate("infill", mask=mask, inpaintImg2ImgStrength=strength)[0] for strength in (0.05, 1))
+    assert mean_change(low, MASK) < mean_change(high, MASK)

@@ -6,8 +6,8 @@ from io import BytesIO
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 from request_bodies import build_infill_bodies
+from PIL import Image
 
 from demo import evaluate
 from demo.checkpoint import DEMO, INPAINTING
@@ -81,7 +81,7 @@ def test_high_strength_follows_the_prompt():
     assert evaluate.shape(result) == "circle"
 
 
-SENT = build_infill_bodies(CIRCLE, OWN, PLACES)
+BODIES = build_infill_bodies(CIRCLE, ORIGINAL, LATENT_MASK)
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)

@@ -18,7 +18,7 @@ from server.engine.model import detect_model
 from server.errors import Rejected
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy, resolve
-from server.request.schema import GenerateRequest
+from server.request.schema import read_request
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +323,7 @@ HUMAN = f"{HEAVY}, bad anatomy, bad hands, @_@"
 
 
 def resolve_texts(policy, body):
-    prompts = resolve(GenerateRequest.model_validate(body), policy).job.prompts
+    prompts = resolve(read_request(body), policy).job.prompts
     return prompts.positive, prompts.negative
 
 

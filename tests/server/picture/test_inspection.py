@@ -286,12 +286,12 @@ COMPLETE = png.encode_png(RGB, {"Title": "a title"})
     ("data", "reason"),
     [
         (b"", "not a PNG"),
-        (b"no picture", "not a PNG"),
-        (gif(), "not a PNG"),
-        (WHOLE[: len(WHOLE) // 2], "broken"),
-        (header(MAX_PIXELS + 1, 1), f"more than {MAX_PIXELS}"),
-        (header(8192, 8192), f"more than {MAX_PIXELS}"),
-        (header(60_000, 60_000), f"more than {MAX_PIXELS}"),
+        (b"no image", "not a PNG"),
+        (build_gif(), "not a PNG"),
+        (COMPLETE[: len(COMPLETE) // 2], "broken"),
+        (build_header(MAX_PIXELS + 1, 1), f"more than {MAX_PIXELS}"),
+        (build_header(8192, 8192), f"more than {MAX_PIXELS}"),
+        (build_header(60_000, 60_000), f"more than {MAX_PIXELS}"),
     ],
     ids=["empty", "no image", "GIF", "truncated", "wide", "large", "bomb"],
 )
