@@ -10,17 +10,19 @@ from server.config.toml import ConfigError
 Checkpoint = Annotated[
     Path | None, typer.Argument(help="A safetensors checkpoint or a diffusers folder.", show_default=False)
 ]
-Demo = Annotated[
-    bool, typer.Option("--demo", help="Use the embedded demo model, which needs no weights and no GPU.")
-]
+Demo = Annotated[bool, typer.Option("--demo", help="Use the embedded demo model: no weights, no GPU.")]
 Config = Annotated[
     Path | None, typer.Option(help="Settings file (TOML), like configs/server.toml.", show_default=False)
 ]
 WeightsFile = Annotated[
     Path | None, typer.Option(help="Model catalog (TOML), like weights.example.toml.", show_default=False)
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.", show_default=False)]
+Device = Annotated[
+    str | None, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.", show_default=False)
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="Dtype: auto, float32, float16 or bfloat16.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Image file to write: .png or .webp.")]
 Seed = Annotated[int | None, typer.Option(help="Seed; random by default.", show_default=False)]

@@ -27,7 +27,7 @@ from server.config.toml import ConfigError
 
 
 def inspect(picture: Picture, config: Config = None, as_json: AsJson = False) -> None:
-    """Print an image's metadata and signatures; reads images of NovelAI too."""
+    """Print an image's metadata and signatures; images made by NovelAI can be read too."""
     from server.picture import inspection
 
     result = inspection.inspect(_read_file(picture))

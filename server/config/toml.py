@@ -108,7 +108,7 @@ def locate(file: Path | str, key: Key) -> str:
     return str(file) if line is None else f"{file}:{line}"
 
 
-# No maintained parser for Python gives the lines of keys: tomllib and tomlkit give them for syntax errors alone
+# No maintained parser for Python gives the lines of keys: tomllib and tomlkit give only those of syntax errors
 # (tomlkit's issue 55, open since 2019). Parsing the first n lines instead handles quoted keys, dotted keys and inline
 # tables without a grammar of our own.
 def find_line(text: str, key: Key) -> int | None:

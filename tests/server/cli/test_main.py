@@ -36,9 +36,9 @@ def test_generate_makes_the_images_of_a_request(naiad, demo_file, tmp_path):
     options = ("--size", "128x192", "--steps", 4, "--seed", 11, "--samples", 2, "--negative", "lowres")
     done = naiad("generate", "1girl, smile", demo_file, "-o", out, *options)
     assert done.returncode == 0, done.stderr
-    pictures = [Image.open(BytesIO(file.read_bytes())) for file in (out, tmp_path / "out_1.png")]
-    assert [picture.size for picture in pictures] == [(128, 192)] * 2
-    comments = [json.loads(picture.info["Comment"]) for picture in pictures]
+    images = [Image.open(BytesIO(file.read_bytes())) for file in (out, tmp_path / "out_1.png")]
+    assert [image.size for image in images] == [(128, 192)] * 2
+    comments = [json.loads(image.info["Comment"]) for image in images]
     assert [comment["seed"] for comment in comments] == [11, 12]
     assert (comments[0]["uc"], comments[0]["steps"]) == ("lowres", 4)
     assert comments[0]["prompt"].startswith("1girl, smile, best quality")
