@@ -1,8 +1,8 @@
-# naiad without weights. Mount checkpoints on /models and name one as the argument:
+# naiad without weights. Mount checkpoints on /models and pass the path of one as the argument:
 #   docker build -t naiad .
 #   docker run --gpus all -p 127.0.0.1:4242:4242 -v ~/models:/models:ro -v naiad:/data naiad /models/model.safetensors
-# For machines without a GPU: --build-arg TARGET=cpu, and --build-arg TORCH_INDEX=... to name PyTorch's index of CPU
-# wheels; without it the CUDA build is installed and left unused.
+# For machines without a GPU: --build-arg TARGET=cpu and --build-arg TORCH_INDEX=... with PyTorch's index of CPU wheels;
+# without TORCH_INDEX the CUDA build is installed.
 FROM debian:12-slim
 
 ARG TARGET=cuda
@@ -15,7 +15,7 @@ RUN apt-get update \
 
 WORKDIR /opt/naiad
 COPY constraints.txt ./
-# torch alone first: the largest layer changes least
+# torch first, in its own layer: it is the largest and changes least
 RUN python3 -m venv venv \
  && venv/bin/pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml README.md LICENSE NOTICE ./
@@ -30,7 +30,7 @@ RUN venv/bin/pip install --no-cache-dir -c constraints.txt -e . \
  && printf '#!/bin/sh\nNAIAD_DEVICE="${NAIAD_DEVICE:-%s}" exec /opt/naiad/venv/bin/naiad serve "$@"\n' "$device" > serve \
  && chmod 755 serve
 
-# inside a container loopback reaches nobody: a token is needed, and one is made and printed when none is set
+# a container must listen on all addresses, so a token is required; one is generated and printed if none is set
 ENV PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 NAIAD_HOST=0.0.0.0 NAIAD_SIGNING_KEY=/data/signing.pem
 USER naiad
 VOLUME ["/models", "/data"]

@@ -1,4 +1,4 @@
-# `make serve` shows a picture's address, `make test` checks everything. PYTHON names the interpreter to start from.
+# `make serve` starts a server, `make test` runs all checks. PYTHON is the interpreter that .venv is created with.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A full-size SDXL model of random weights on this machine's GPU: fp16 against fp32, then seconds for a picture of
-# 832x1216 in 28 steps with CFG, beside plain diffusers and beside the floor of its floating-point operations.
-# One command, under ten minutes: benchmarks/gpu.sh [--small] [--out FILE]; --small runs the same path on a CPU.
-# Packages may be carried as wheels: put them in .whl/ and they are installed without an index.
+# A full-size SDXL model with random weights on this machine's GPU: the error of fp16 against fp32, then the seconds for
+# an image of 832x1216 with 28 steps and CFG, compared with plain diffusers and with the lower bound given by its FLOPs.
+# Takes less than ten minutes: benchmarks/gpu.sh [--small] [--out FILE]; --small runs the same code on a CPU.
+# Without network: wheels in .whl/ are installed without an index.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

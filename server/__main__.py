@@ -1,4 +1,4 @@
-"""`python -m server`, for places without the console script."""
+"""`python -m server`, the same as the console script `naiad`."""
 
 from server.cli.main import main
 

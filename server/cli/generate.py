@@ -1,14 +1,15 @@
-"""Drawing one request without HTTP, on the server's own path: `naiad generate`."""
+"""`naiad generate`: one request without HTTP, resolved, run and written as the server does it, with a progress bar."""
 
 from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from server.cli import bootstrap as serving
-from server.cli.progress import wait_with_progress
+from server.cli.bootstrap import build_engine, build_metadata_policy, build_request_policy
 from server.config.settings import Settings
-from server.engine.engine import Result
+from server.engine.engine import Result, Ticket
 from server.engine.model import ServedModel
 from server.picture.writer import write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
@@ -16,37 +17,63 @@ from server.request.schema import read_request
 
 
 def generate_to_file(
-    served: ServedModel, settings: Settings, body: Mapping[str, object], output: Path
+    model: ServedModel, settings: Settings, body: Mapping[str, object], output: Path
 ) -> None:
-    """Resolve, draw and save; the first picture goes to `output`, the others beside it by number.
+    """Generate the images of a request body; the first is written to `output`, the others to `output`_1 and so on.
 
     Raises:
-        Rejected: the request cannot be drawn.
-        ConfigError: a setting, or the place of the picture, is wrong.
+        Rejected: a value in the request is not allowed.
+        ConfigError: a setting is invalid.
     """
-    resolved = resolve(read_request(body), serving.build_request_policy(served, settings))
-    imprint = serving.build_metadata_policy(served, settings)
-    for name, text in (
-        ("prompt", resolved.job.prompts.positive),
-        ("negative", resolved.job.prompts.negative),
-    ):
-        typer.echo(f"{name}: {text}", err=True)
+    resolved = resolve(read_request(body), build_request_policy(model, settings))
+    metadata = build_metadata_policy(model, settings)
+    job = resolved.job
+    typer.echo(f"prompt: {job.prompts.positive}\nnegative: {job.prompts.negative}", err=True)
     for warning in resolved.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    drawn = _drawn(resolved, served, settings)
-    for index in range(len(drawn.pictures)):
-        place = output if index == 0 else output.with_stem(f"{output.stem}_{index}")
-        place.write_bytes(
-            write_job_picture(imprint, resolved.job, drawn, index, resolved.recorded, resolved.image_format)
-        )
-        typer.echo(str(place))
+    result = _run(resolved, model, settings)
+    for index in range(len(result.pictures)):
+        file = write_job_picture(metadata, job, result, index, resolved.recorded, resolved.image_format)
+        path = output if index == 0 else output.with_stem(f"{output.stem}_{index}")
+        path.write_bytes(file)
+        typer.echo(str(path))
 
 
-def _drawn(resolved: ResolvedRequest, served: ServedModel, settings: Settings) -> Result:
-    engine = serving.build_engine(served, settings)
+def _run(resolved: ResolvedRequest, model: ServedModel, settings: Settings) -> Result:
+    engine = build_engine(model, settings)
     engine.start()
     try:
         engine.wait_ready()
         return wait_with_progress(engine.submit(resolved.job), len(resolved.job.passes[0].seeds))
     finally:
         engine.stop()
+
+
+def wait_with_progress(ticket: Ticket, images: int) -> Result:
+    """Wait for a job of some images behind a progress bar of steps, sigma and pace.
+
+    An interrupt cancels the job before its next evaluation.
+    """
+    columns = (
+        TextColumn("generating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("sigma {task.fields[sigma]}"),
+        TextColumn("{task.fields[pace]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=None, sigma="-", pace="")
+        try:
+            while not wait((ticket.future,), 0.1, FIRST_COMPLETED).done:
+                step = ticket.progress
+                if step is not None:
+                    done, total = (step.step - 1) * images + step.image, step.steps * images
+                    speed = progress.tasks[0].speed
+                    pace = f"{speed:.2f} it/s" if speed else ""
+                    progress.update(task, completed=done, total=total, sigma=f"{step.sigma:.3g}", pace=pace)
+        except KeyboardInterrupt:
+            ticket.cancel()
+            raise
+        progress.update(task, completed=progress.tasks[0].total, sigma="0")
+    return ticket.future.result()

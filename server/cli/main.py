@@ -1,4 +1,4 @@
-"""The `naiad` command. Its modules are imported when they are needed, so that `--help` is there at once."""
+"""The `naiad` command. Commands import what they need when they run, so that `--help` is instant."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines.errors import PipelineError
-from server.cli import pictures as gallery
+from server.cli import pictures
 from server.cli.options import (
     AsJson,
     Checkpoint,
@@ -29,7 +29,7 @@ from server.config.toml import ConfigError
 from server.errors import ApiError
 
 app = typer.Typer(
-    help="A self-hosted server for the NovelAI Diffusion V3 image API, on open SDXL weights.",
+    help="A self-hosted server for the NovelAI Diffusion V3 image API with open SDXL weights.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command; what goes wrong on purpose is one line, and status 2 when it is the setup, else 1."""
+    """Run the command. Expected errors are printed in one line; the status is 2 for a wrong setup, else 1."""
     try:
         app()
     except ConfigError as error:
@@ -63,34 +63,38 @@ def serve(
     flags = {"host": host, "port": port, "device": device, "dtype": dtype}
     settings = load_settings(config, os.environ, flags)
     catalog = choose_catalog(settings, checkpoint, demo, weights)
-    from server.cli.bootstrap import serve
+    from server.cli.serve import run_server
     from server.engine.model import detect_model
 
-    serve(detect_model(catalog), settings)
+    run_server(detect_model(catalog), settings)
 
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw, in NAI's grammar.")],
+    prompt: Annotated[str, typer.Argument(help="Prompt, in NAI's syntax.")],
     checkpoint: Checkpoint = None,
     demo: Demo = False,
     output: Output = Path("out.png"),
-    negative: Annotated[str, typer.Option(help="What to keep out; with none, the UC preset.")] = "",
+    negative: Annotated[str, typer.Option(help="Negative prompt; if empty, the UC preset is used.")] = "",
     quality: Annotated[bool, typer.Option(help="Add NAI's quality tags.")] = True,
-    uc_preset: Annotated[int, typer.Option(help="Which of the model's UC presets.")] = 0,
-    size: Annotated[str | None, typer.Option(help="Like 832x1216.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(show_default=False)] = None,
-    scale: Annotated[float | None, typer.Option(show_default=False)] = None,
-    sampler: Annotated[str | None, typer.Option(help="Like k_euler.", show_default=False)] = None,
-    schedule: Annotated[str | None, typer.Option(help="Like native or karras.", show_default=False)] = None,
+    uc_preset: Annotated[int, typer.Option(help="Index of the model's UC preset.")] = 0,
+    size: Annotated[
+        str | None, typer.Option(help="Width and height, like 832x1216.", show_default=False)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps.", show_default=False)] = None,
+    scale: Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False)] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampler, like k_euler.", show_default=False)] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Noise schedule, like native or karras.", show_default=False)
+    ] = None,
     seed: Seed = None,
-    samples: Annotated[int | None, typer.Option(help="How many pictures.", show_default=False)] = None,
+    samples: Annotated[int | None, typer.Option(help="Number of images.", show_default=False)] = None,
     config: Config = None,
     weights: WeightsFile = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Draw one request, on the same path as the server's."""
+    """Generate the images of one request, exactly as the server does."""
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
     width, height = parse_size(size)
     parameters = {
@@ -122,34 +126,34 @@ def models(
     weights: WeightsFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models there are: what each file is, how that is known, and which profile it gets."""
+    """List all models: what each file is, the evidence, and its profile."""
     settings = load_settings(config, os.environ, {})
     catalog = choose_catalog(settings, checkpoint, demo, weights)
-    from server.engine.model import format_card, model_cards
+    from server.engine.model import build_model_cards, format_card
 
-    found = model_cards(catalog)
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(format_card, found)))
+    cards = build_model_cards(catalog)
+    typer.echo(json.dumps(cards, indent=2) if as_json else "\n\n".join(map(format_card, cards)))
 
 
 @app.command()
 def check(
     checkpoint: Checkpoint = None, demo: Demo = False, config: Config = None, weights: WeightsFile = None
 ) -> None:
-    """Check the setup without loading a model: settings, presets, profiles, accounts, key and every checkpoint."""
+    """Check settings, profiles, presets, accounts, the signing key and all checkpoints, without loading a model."""
     settings = load_settings(config, os.environ, {})
     catalog = choose_catalog(settings, checkpoint, demo, weights)
-    from server.cli.bootstrap import check_setup
+    from server.cli.check import check_setup
 
-    for said in check_setup(catalog, settings):
-        typer.echo(said)
+    for line in check_setup(catalog, settings):
+        typer.echo(line)
 
 
 @app.command("merge-inpaint")
 def merge_inpaint(
-    inpaint: Annotated[Path, typer.Argument(help="An SDXL inpainting model, with 9 channels.")],
-    fine_tune: Annotated[Path, typer.Argument(help="The model that is to inpaint.")],
-    base: Annotated[Path, typer.Argument(help="What both were made from: SDXL 1.0.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A safetensors file to make.")] = Path(
+    inpaint: Annotated[Path, typer.Argument(help="An SDXL inpainting model, with 9 input channels.")],
+    fine_tune: Annotated[Path, typer.Argument(help="The fine-tune to make an inpainting model for.")],
+    base: Annotated[Path, typer.Argument(help="The model that both were trained from: SDXL 1.0.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Safetensors file to write.")] = Path(
         "inpainting.safetensors"
     ),
 ) -> None:
@@ -162,10 +166,10 @@ def merge_inpaint(
 
 
 @app.command()
-def account(name: Annotated[str, typer.Argument(help="Whose it is, for the file alone.")]) -> None:
+def account(name: Annotated[str, typer.Argument(help="Name of the account; only used in the file.")]) -> None:
     """Print an account for tokens.toml, for clients that log in with an e-mail address and a password.
 
-    There are two keys to an address with capitals: some clients make them small first.
+    Prints two entries if the address has capitals, because some clients lower-case it before deriving the key.
     """
     from server.api.access import generate_token
     from server.api.accesskey import derive_access_key
@@ -173,12 +177,11 @@ def account(name: Annotated[str, typer.Argument(help="Whose it is, for the file 
     email = typer.prompt("E-mail address", err=True)
     password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     token = generate_token()
-    for key in dict.fromkeys(derive_access_key(written, password) for written in (email, email.lower())):
+    for key in dict.fromkeys(derive_access_key(address, password) for address in (email, email.lower())):
         fields = {"name": name, "key": key, "token": token}
-        typer.echo(
-            "\n".join(["[[account]]", *(f"{field} = {json.dumps(told)}" for field, told in fields.items())])
-        )
+        lines = (f"{field} = {json.dumps(value)}" for field, value in fields.items())
+        typer.echo("\n".join(["[[account]]", *lines]))
 
 
-for command in (gallery.inspect, gallery.verify, gallery.enhance, gallery.variations):
+for command in (pictures.inspect, pictures.verify, pictures.enhance, pictures.variations):
     app.command()(command)

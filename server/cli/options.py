@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Command line arguments and options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,28 +8,36 @@ import typer
 from server.config.toml import ConfigError
 
 Checkpoint = Annotated[
-    Path | None, typer.Argument(help="A safetensors checkpoint, or a diffusers folder.", show_default=False)
+    Path | None, typer.Argument(help="A safetensors checkpoint or a diffusers folder.", show_default=False)
 ]
-Demo = Annotated[bool, typer.Option("--demo", help="Use the small embedded model: no weights, no GPU.")]
+Demo = Annotated[bool, typer.Option("--demo", help="Use the embedded demo model: no weights, no GPU.")]
 Config = Annotated[
-    Path | None, typer.Option(help="A TOML file like configs/server.toml.", show_default=False)
+    Path | None, typer.Option(help="Settings file (TOML), like configs/server.toml.", show_default=False)
 ]
 WeightsFile = Annotated[
-    Path | None, typer.Option(help="A catalogue like weights.example.toml.", show_default=False)
+    Path | None, typer.Option(help="Model catalog (TOML), like weights.example.toml.", show_default=False)
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.", show_default=False)]
+Device = Annotated[
+    str | None, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.", show_default=False)
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="Dtype: auto, float32, float16 or bfloat16.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Where the picture goes: .png or .webp.")]
-Seed = Annotated[int | None, typer.Option(show_default=False)]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Image file to write: .png or .webp.")]
+Seed = Annotated[int | None, typer.Option(help="Seed; random by default.", show_default=False)]
 PromptOverride = Annotated[
-    str | None, typer.Option("--prompt", help="In place of the picture's own.", show_default=False)
+    str | None, typer.Option("--prompt", help="Replaces the image's own prompt.", show_default=False)
 ]
 Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
 
 
 def parse_size(text: str | None) -> tuple[int | None, int | None]:
-    """Width and height of a text like 832x1216; a ConfigError for any other."""
+    """Return width and height of a text like 832x1216.
+
+    Raises:
+        ConfigError: the text has another form.
+    """
     if text is None:
         return None, None
     try:
@@ -40,7 +48,11 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
 
 
 def parse_format(output: Path) -> str:
-    """The format that a file's name asks for; a ConfigError when it is none of ours."""
+    """Return the image format of a file name: "png" or "webp".
+
+    Raises:
+        ConfigError: the name has another ending.
+    """
     suffix = output.suffix.lower().removeprefix(".")
     if suffix not in ("png", "webp"):
         raise ConfigError(f"--output {str(output)!r} does not end in .png or .webp")

@@ -1,4 +1,4 @@
-"""The commands about pictures there are: reading them, and drawing on from them."""
+"""The commands on image files: `naiad inspect`, `verify`, `enhance` and `variations`."""
 
 import json
 import os
@@ -27,33 +27,32 @@ from server.config.toml import ConfigError
 
 
 def inspect(picture: Picture, config: Config = None, as_json: AsJson = False) -> None:
-    """Print what a picture says about itself, and who signed it; genuine NAI pictures too."""
-    from server.picture.inspection import check_signatures, format_report, format_signatures
-    from server.picture.inspection import inspect as read
-    from server.picture.inspection import to_json as plain
+    """Print an image's metadata and signatures; images made by NovelAI can be read too."""
+    from server.picture import inspection
 
-    inspection = read(_content(picture))
-    found = check_signatures(inspection, _own_key(config), None)
+    result = inspection.inspect(_read_file(picture))
+    checks = inspection.check_signatures(result, _read_public_key(config), None)
     if as_json:
-        typer.echo(json.dumps(plain(inspection, found), indent=2))
+        typer.echo(json.dumps(inspection.to_json(result, checks), indent=2))
     else:
-        typer.echo(f"{format_report(inspection)}\n{format_signatures(found)}")
+        typer.echo(f"{inspection.format_report(result)}\n{inspection.format_signatures(checks)}")
 
 
 def verify(
     picture: Picture,
     key: Annotated[
-        str | None, typer.Option(help="The public key to trust, Base64.", show_default=False)
+        str | None, typer.Option(help="A public key to trust (Base64).", show_default=False)
     ] = None,
     config: Config = None,
 ) -> None:
-    """Say who signed a picture; status 1 unless it was this server, the key given, or NovelAI."""
-    from server.picture.inspection import check_signatures, format_signatures, is_trusted
-    from server.picture.inspection import inspect as read
+    """Print who signed an image; the status is 0 if it was this server, the given key or NovelAI, else 1."""
+    from server.picture import inspection
 
-    found = check_signatures(read(_content(picture)), _own_key(config), key)
-    typer.echo(format_signatures(found))
-    raise typer.Exit(0 if is_trusted(found) else 1)
+    checks = inspection.check_signatures(
+        inspection.inspect(_read_file(picture)), _read_public_key(config), key
+    )
+    typer.echo(inspection.format_signatures(checks))
+    raise typer.Exit(0 if inspection.is_trusted(checks) else 1)
 
 
 def enhance(
@@ -61,14 +60,16 @@ def enhance(
     checkpoint: Checkpoint = None,
     demo: Demo = False,
     output: Output = Path("enhanced.png"),
-    magnitude: Annotated[int, typer.Option(min=1, max=5, help="How much may change.")] = 3,
+    magnitude: Annotated[
+        int, typer.Option(min=1, max=5, help="How much the image changes, as in NAI's Enhance.")
+    ] = 3,
     strength: Annotated[
-        float | None, typer.Option(help="In place of a magnitude.", show_default=False)
+        float | None, typer.Option(help="Replaces the magnitude: 0 to 1.", show_default=False)
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(help="In place of a magnitude's.", show_default=False)
+        float | None, typer.Option(help="Replaces the magnitude's noise: 0 to 1.", show_default=False)
     ] = None,
-    scale: Annotated[float, typer.Option(help="Of the picture's sides.")] = 1.5,
+    scale: Annotated[float, typer.Option(help="Factor for width and height.")] = 1.5,
     prompt: PromptOverride = None,
     seed: Seed = None,
     config: Config = None,
@@ -81,8 +82,8 @@ def enhance(
 
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
     catalog = choose_catalog(settings, checkpoint, demo, weights)
-    amount = enhance_change(magnitude, strength, noise)
-    _restart(picture, catalog, settings, output, scale, amount, input=prompt, seed=seed)
+    change = enhance_change(magnitude, strength, noise)
+    _redraw(picture, catalog, settings, output, scale, change, input=prompt, seed=seed)
 
 
 def variations(
@@ -90,7 +91,7 @@ def variations(
     checkpoint: Checkpoint = None,
     demo: Demo = False,
     output: Output = Path("variation.png"),
-    samples: Annotated[int, typer.Option(help="How many pictures.")] = 3,
+    samples: Annotated[int, typer.Option(help="Number of images.")] = 3,
     prompt: PromptOverride = None,
     seed: Seed = None,
     config: Config = None,
@@ -98,43 +99,43 @@ def variations(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Draw pictures like one there is, as NAI's Variations do: prompt and settings are read from its metadata."""
+    """Generate variations of an image, like NAI's Variations. Prompt and settings come from its metadata."""
     from server.cli.redraw import VARIATIONS
 
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
     catalog = choose_catalog(settings, checkpoint, demo, weights)
-    _restart(picture, catalog, settings, output, 1.0, VARIATIONS, input=prompt, seed=seed, n_samples=samples)
+    _redraw(picture, catalog, settings, output, 1.0, VARIATIONS, input=prompt, seed=seed, n_samples=samples)
 
 
-def _restart(
+def _redraw(
     picture: Path,
     catalog: Catalog,
     settings: Settings,
     output: Path,
     scale: float,
     change: tuple[float, float],
-    **asked: object,
+    **overrides: object,
 ) -> None:
-    """Draw on from a picture, by this strength and noise."""
+    """Run img2img on an image file; `change` is strength and noise."""
     from server.cli.generate import generate_to_file
     from server.cli.redraw import build_redraw_request
     from server.engine.model import detect_model
 
-    asked["image_format"] = parse_format(output)
-    body = build_redraw_request(_content(picture), scale, *change, asked)
+    overrides["image_format"] = parse_format(output)
+    body = build_redraw_request(_read_file(picture), scale, *change, overrides)
     generate_to_file(detect_model(catalog), settings, body, output)
 
 
-def _content(picture: Path) -> bytes:
+def _read_file(file: Path) -> bytes:
     try:
-        return picture.read_bytes()
+        return file.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{picture}: {error.strerror}") from None
+        raise ConfigError(f"{file}: {error.strerror}") from None
 
 
-def _own_key(config: Path | None) -> str | None:
-    """This server's public key, if it has made one."""
+def _read_public_key(config: Path | None) -> str | None:
+    """Return this server's public key, or None if it has no key yet."""
     from server.picture.signature import read_key
 
-    own = read_key(signing_key_path(load_settings(config, os.environ, {})))
-    return None if own is None else own.public
+    key = read_key(signing_key_path(load_settings(config, os.environ, {})))
+    return None if key is None else key.public

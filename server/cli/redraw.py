@@ -1,4 +1,4 @@
-"""From a picture's own metadata to a request that starts from it: `naiad enhance` and `naiad variations`."""
+"""Requests of `naiad enhance` and `naiad variations`: img2img from a file, with parameters from its metadata."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -8,39 +8,39 @@ from server.picture.inspection import parse_json, read_metadata
 from server.request.images import open_image, to_upright_rgb
 from server.request.passes import scale_size
 
-RECALLED = (
+COPIED_PARAMETERS = (
     *("steps", "scale", "uncond_scale", "cfg_rescale", "sampler", "noise_schedule", "dynamic_thresholding"),
     *("skip_cfg_above_sigma", "skip_cfg_below_sigma", "legacy_v3_extend", "prefer_brownian"),
 )
-"""What a Comment says of how it was drawn, in a request's own words."""
+"""Keys that a Comment shares with a request's `parameters`."""
 VARIATIONS = (0.8, 0.1)
 """Strength and noise of NAI's Variations."""
 
 
 def build_redraw_request(
-    data: bytes, scale: float, strength: float, noise: float, asked: Mapping[str, object]
+    data: bytes, scale: float, strength: float, noise: float, overrides: Mapping[str, object]
 ) -> dict[str, object]:
-    """A request's body: a picture drawn on from itself, by the prompts and settings in its metadata.
+    """Return the body of an img2img request that has an image as init image and its metadata as parameters.
 
     Args:
-        data: the file of the picture.
-        scale: of its sides, rounded down as NAI's page does.
-        asked: parameters, and `input`, that count instead of the picture's own; None leaves these.
+        data: content of the image file.
+        scale: factor for both sides, which are rounded down as in NAI's web client.
+        overrides: `input` and parameters that replace those of the metadata, unless they are None.
 
     Raises:
-        Rejected: the file cannot be read, or no prompt is known.
+        Rejected: the file cannot be read, or there is no prompt.
     """
-    with open_image(data, "file") as picture:
-        found, size = read_metadata(picture), to_upright_rgb(picture).size
-    told = parse_json((found.text or found.alpha or {}).get("Comment", ""))
-    given = {key: value for key, value in asked.items() if value is not None}
-    prompt = given.pop("input", told.get("prompt"))
+    with open_image(data, "file") as image:
+        inspection, size = read_metadata(image), to_upright_rgb(image).size
+    comment = parse_json((inspection.text or inspection.alpha or {}).get("Comment", ""))
+    parameters = {key: value for key, value in overrides.items() if value is not None}
+    prompt = parameters.pop("input", comment.get("prompt"))
     if not isinstance(prompt, str):
-        raise Rejected("file", "says no prompt; give one with --prompt")
+        raise Rejected("file", "has no prompt in its metadata; give one with --prompt")
     width, height = scale_size(size, scale)
-    own = {
-        "negative_prompt": told.get("uc", ""),
-        **{key: told[key] for key in RECALLED if key in told},
+    defaults = {
+        "negative_prompt": comment.get("uc", ""),
+        **{key: comment[key] for key in COPIED_PARAMETERS if key in comment},
         "image": b64encode(data).decode(),
         "width": width,
         "height": height,
@@ -48,4 +48,4 @@ def build_redraw_request(
         "noise": noise,
         "qualityToggle": False,
     }
-    return {"input": prompt, "action": "img2img", "parameters": own | given}
+    return {"input": prompt, "action": "img2img", "parameters": defaults | parameters}

@@ -1,1 +1,1 @@
-"""Configuration files: settings, the model catalogue and profiles."""
+"""Configuration files: settings, the model catalog and profiles."""

@@ -1,4 +1,4 @@
-"""Which checkpoints there are: those of `weights.toml`, one named alone, or the embedded demo model."""
+"""Catalogs of checkpoints: read from `weights.toml`, or made for one checkpoint or the embedded demo model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,26 +6,26 @@ from typing import Literal
 
 from pydantic import PrivateAttr
 
-from server.config.profiles import HighestSigma
+from server.config.profiles import SigmaMax
 from server.config.resources import demo_weights
 from server.config.settings import Settings
-from server.config.toml import ConfigError, Key, StrictModel, dotted, locate, read_toml, validate
+from server.config.toml import ConfigError, Key, StrictModel, join_key, locate, read_toml, validate
 
 
 class ModelEntry(StrictModel):
-    """One checkpoint: a file or diffusers folder, and whatever overrules or completes it."""
+    """A checkpoint, either a file or a diffusers folder, with overrides and auxiliary weights."""
 
     path: Path
     profile: str | None = None
     prediction: Literal["eps", "v", "edm_v"] | None = None
     zsnr: bool | None = None
-    sigma_max: HighestSigma | None = None
+    sigma_max: SigmaMax | None = None
     vae: Path | None = None
     text_encoders: tuple[Path, ...] = ()
     inpainting: Path | None = None
 
-    def relative_to(self, folder: Path) -> "ModelEntry":
-        """The same entry with relative paths taken from a folder."""
+    def resolve_paths(self, folder: Path) -> "ModelEntry":
+        """Return the entry with its relative paths resolved against a folder."""
         return self.model_copy(
             update={
                 "path": folder / self.path,
@@ -35,9 +35,8 @@ class ModelEntry(StrictModel):
             }
         )
 
-    def files(self) -> Iterator[tuple[Key, Path]]:
-        """Every file or folder it names, and the key that does."""
-        yield ("path",), self.path
+    def iter_auxiliary_files(self) -> Iterator[tuple[Key, Path]]:
+        """Yield the key and path of each file or folder besides the checkpoint."""
         if self.vae is not None:
             yield ("vae",), self.vae
         for index, path in enumerate(self.text_encoders):
@@ -47,9 +46,9 @@ class ModelEntry(StrictModel):
 
 
 class Catalog(StrictModel):
-    """NAI model ids and their checkpoints; `default` answers for every id that is not listed.
+    """NAI model ids and their checkpoints.
 
-    `upscaler` is the network that enlarges the pictures of all of them.
+    `default` serves all ids that are not listed; `upscaler` is the upscaling network for all models.
     """
 
     default: str
@@ -57,77 +56,81 @@ class Catalog(StrictModel):
     upscaler: Path | None = None
     _file: Path | None = PrivateAttr(None)
 
-    def distinct(self) -> tuple[str, ...]:
-        """One model id for each checkpoint, the default's first."""
+    def distinct_models(self) -> tuple[str, ...]:
+        """Return one model id per checkpoint, starting with the default."""
         names = (self.default, *self.models)
         entries = [self.models[name] for name in names]
         return tuple(name for index, name in enumerate(names) if self.models[name] not in entries[:index])
 
-    def relative_to(self, file: Path) -> "Catalog":
-        """The same catalogue as this file's: relative paths are taken from beside it."""
-        entries = {name: entry.relative_to(file.parent) for name, entry in self.models.items()}
+    def resolve_paths(self, file: Path) -> "Catalog":
+        """Return the catalog as read from a file: relative paths are resolved against the file's folder."""
+        entries = {name: entry.resolve_paths(file.parent) for name, entry in self.models.items()}
         upscaler = None if self.upscaler is None else file.parent / self.upscaler
         catalog = self.model_copy(update={"models": entries, "upscaler": upscaler})
         catalog._file = file
         return catalog
 
     def require_files(self, model: str) -> None:
-        """Refuse a listed model with a ConfigError unless all the files it names are there."""
-        for key, path in ((("path",), self.models[model].path), *self.auxiliary_files(model)):
-            if not path.exists():
-                named = key if key == ("upscaler",) else ("models", model, *key)
-                where = "" if self._file is None else f"{locate(self._file, named)}: {dotted(named)}: "
-                raise ConfigError(f"{where}{path}: no such file")
+        """Check that all files of a listed model exist.
 
-    def auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
-        """The weights that a model is served with beside its checkpoint, and what the catalogue calls them."""
-        yield from ((key, path) for key, path in self.models[model].files() if key != ("path",))
+        Raises:
+            ConfigError: one does not; the message has its line in the catalog.
+        """
+        for key, path in ((("path",), self.models[model].path), *self.iter_auxiliary_files(model)):
+            if not path.exists():
+                full_key = key if key == ("upscaler",) else ("models", model, *key)
+                prefix = (
+                    "" if self._file is None else f"{locate(self._file, full_key)}: {join_key(full_key)}: "
+                )
+                raise ConfigError(f"{prefix}{path}: no such file")
+
+    def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
+        """Yield the key and path of each file that a model uses besides its checkpoint."""
+        yield from self.models[model].iter_auxiliary_files()
         if self.upscaler is not None:
             yield ("upscaler",), self.upscaler
 
 
 def load_catalog(file: Path) -> Catalog:
-    """Read a catalogue; its relative paths are beside it, and need not lead anywhere yet.
+    """Read a catalog; relative paths are resolved against its folder. The files need not exist.
 
     Raises:
-        ConfigError: an unknown key, a value that is not allowed, or a default that is not listed.
+        ConfigError: an unknown key, an invalid value, or a default that is not listed.
     """
     catalog = validate(Catalog, read_toml(file), file)
     if catalog.default not in catalog.models:
-        listed = ", ".join(catalog.models) or "the models, of which there are none"
-        raise ConfigError(
-            f"{locate(file, ['default'])}: default = {catalog.default!r} is not one of {listed}"
-        )
-    return catalog.relative_to(file)
+        line, names = locate(file, ["default"]), ", ".join(catalog.models)
+        reason = f"is not one of {names}" if names else "is not listed; the catalog has no models"
+        raise ConfigError(f"{line}: default = {catalog.default!r} {reason}")
+    return catalog.resolve_paths(file)
 
 
 def single_model_catalog(path: Path) -> Catalog:
-    """A catalogue of one checkpoint, which answers for every model id."""
+    """A catalog of one checkpoint, which serves all model ids."""
     return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": ModelEntry(path=path)})
 
 
 def choose_catalog(settings: Settings, checkpoint: Path | None, demo: bool, weights: Path | None) -> Catalog:
-    """The catalogue a command is about: what its arguments name, else what the settings do.
+    """Return the catalog that a command's arguments name, or else the settings.
 
     Raises:
-        ConfigError: the arguments name more than one, nothing names any, or the catalogue is wrong.
+        ConfigError: the arguments name more than one catalog, there is none, or the catalog is invalid.
     """
-    asked = {"a checkpoint": checkpoint is not None, "--demo": demo, "--weights": weights is not None}
-    given = [name for name, is_given in asked.items() if is_given]
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)} contradict each other; name one of them")
+    options = {"a checkpoint": checkpoint is not None, "--demo": demo, "--weights": weights is not None}
+    used = [name for name, is_used in options.items() if is_used]
+    if len(used) > 1:
+        raise ConfigError(f"{' and '.join(used)} cannot be combined; use one of them")
     if demo:
-        return _demo()
+        return _build_demo_catalog()
     if checkpoint is not None:
         return single_model_catalog(checkpoint)
     file = weights or settings.weights
     if file is None:
-        raise ConfigError("no model: name a checkpoint, a catalogue with --weights, or --demo")
+        raise ConfigError("no model: name a checkpoint, a catalog with --weights, or --demo")
     return load_catalog(file)
 
 
-def _demo() -> Catalog:
-    """The embedded demo model."""
+def _build_demo_catalog() -> Catalog:
     folder = demo_weights()
     inpainting = folder / "naiad-demo-inpainting.safetensors"
     entry = ModelEntry(

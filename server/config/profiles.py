@@ -1,4 +1,7 @@
-"""What differs between model families, as data: defaults, where ladders start, and how prompts are written."""
+"""Profiles of model families: default parameters, noise schedule limits, prompt syntax, and size thresholds.
+
+A profile is chosen by the checkpoint's file name, or else by what its network predicts.
+"""
 
 import re
 from math import inf
@@ -31,57 +34,45 @@ def _sampler(name: str) -> str:
     return name
 
 
-def _schedule(name: str) -> str:
+def _check_schedule(name: str) -> str:
     if name not in SCHEDULES:
         raise ValueError(str(UnknownName("noise schedule", name, SCHEDULES)))
     return name
 
 
-def _pattern(text: str) -> str:
+def _check_pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from None
+        raise ValueError(f"is not a regular expression: {error}") from None
     return text
 
 
-def _artist(text: str) -> str:
-    if "{name}" not in text:
-        raise ValueError("should contain {name}, where the artist's name goes")
-    return text
-
-
-def _size(size: tuple[int, int]) -> tuple[int, int]:
-    width, height = size
-    if width * height > LARGEST_AREA:
-        raise ValueError(f"{width}x{height} is more than {LARGEST_AREA} pixels")
-    return size
-
-
-def _infinity(value: object) -> object:
+def _parse_infinity(value: object) -> object:
     return inf if value == "inf" else value
 
 
 Side = Annotated[int, Field(ge=64, multiple_of=32)]
-Size = Annotated[tuple[Side, Side], AfterValidator(_size)]
-"""Width and height in pixels."""
 Scale = Annotated[float, Field(ge=0, le=50)]
-HighestSigma = Annotated[float, BeforeValidator(_infinity), Field(gt=0)]
-"""Where a noise table ends; "inf" may be written as a text, as JSON would have it."""
+SigmaMax = Annotated[float, BeforeValidator(_parse_infinity), Field(gt=0)]
+"""Largest sigma of a noise table. The string "inf" is accepted, because values are validated as JSON."""
 
 
 class Match(StrictModel):
-    """Which checkpoints a profile is for, by regular expressions for the name; `generic` ones take what is left."""
+    """Checkpoints that a profile is for: regular expressions for file names.
 
-    name: tuple[Annotated[str, AfterValidator(_pattern)], ...] = ()
+    `generic` profiles are for all other checkpoints of the same family and prediction.
+    """
+
+    name: tuple[Annotated[str, AfterValidator(_check_pattern)], ...] = ()
     generic: bool = False
 
 
 class Defaults(StrictModel):
-    """What a request gets where it says nothing."""
+    """Values of the parameters that a request leaves out."""
 
-    sampler: Annotated[str, AfterValidator(_sampler)] = "k_euler"
-    noise_schedule: Annotated[str, AfterValidator(_schedule)] = "native"
+    sampler: Annotated[str, AfterValidator(_check_sampler)] = "k_euler"
+    noise_schedule: Annotated[str, AfterValidator(_check_schedule)] = "native"
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 28
     scale: Scale = 5.0
     cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -89,33 +80,33 @@ class Defaults(StrictModel):
     height: Side = 1216
 
     @model_validator(mode="after")
-    def area(self) -> "Defaults":
-        _size((self.width, self.height))
+    def check_area(self) -> "Defaults":
+        if self.width * self.height > LARGEST_AREA:
+            raise ValueError(f"{self.width}x{self.height} is more than {LARGEST_AREA} pixels")
         return self
 
 
 class Guards(StrictModel):
-    """Where a value is legal but unlikely to be meant; `mimic_scale` is dynamic thresholding's."""
+    """Guidance limits: requests above `warn_scale_above` get a warning; `mimic_scale` is for dynamic thresholding."""
 
     warn_scale_above: Scale | None = None
     mimic_scale: Scale = 5.0
 
 
-class Tags(StrictModel):
-    """The family's own words for quality, and how it writes an artist."""
-
-    quality: str = ""
-    quality_position: Literal["prefix", "suffix"] = "suffix"
-    negative: str = ""
-    artist_format: Annotated[str, AfterValidator(_artist)] = "artist:{name}"
-
-
 class Profile(StrictModel):
-    """One family's settings; `prediction` and `zsnr` narrow what a generic profile is for.
+    """Settings of one model family.
 
-    Pictures of more than `deep_shrink_above` pixels are drawn with deep shrink unless a request says otherwise, halved
-    until so many are left; of more than `pyramid_above` they begin as smaller copies (sampling/pyramid.py); of
-    `auto_smea_from` on `autoSmea` means SMEA.
+    Attributes:
+        prediction: what the network predicts; with `zsnr`, it limits which checkpoints a generic profile is for.
+        zsnr: whether the network was trained with zero terminal SNR.
+        sigma_max: largest sigma of the noise table.
+        sigma_start: first finite sigma of karras, exponential and polyexponential schedules with zero terminal SNR.
+        syntax: prompt grammar.
+        deep_shrink_above: images of more pixels use deep shrink unless the request turns it off: the UNet's inner
+            features are downscaled 2x until at most this area is left (sampling/deep_shrink.py).
+        pyramid_above: images of more pixels use the pyramid: early steps run on latents that are downscaled 2x until
+            at most this area is left (sampling/pyramid.py).
+        auto_smea_from: area in pixels from which `autoSmea` turns SMEA on.
     """
 
     name: str
@@ -123,30 +114,28 @@ class Profile(StrictModel):
     prediction: Literal["eps", "v", "edm_v"]
     zsnr: bool = False
     match: Match = Match()
-    sigma_max: HighestSigma = inf
+    sigma_max: SigmaMax = inf
     sigma_start: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 56.0
     syntax: Literal["nai", "a1111"] = "nai"
-    sizes: tuple[Size, ...] = ()
     deep_shrink_above: Annotated[int, Field(ge=1)] | None = None
     pyramid_above: Annotated[int, Field(ge=1)] | None = None
     auto_smea_from: Annotated[int, Field(ge=1)] = 2_166_785
     defaults: Defaults = Defaults()
     guards: Guards = Guards()
-    tags: Tags = Tags()
 
     @field_validator("zsnr")
     @classmethod
-    def only_velocity(cls, zsnr: bool, seen: ValidationInfo) -> bool:
-        if zsnr and seen.data.get("prediction", "v") != "v":
-            raise ValueError("zero terminal SNR goes with prediction 'v' alone")
+    def require_velocity(cls, zsnr: bool, info: ValidationInfo) -> bool:
+        if zsnr and info.data.get("prediction", "v") != "v":
+            raise ValueError("zero terminal SNR needs prediction = 'v'")
         return zsnr
 
 
 def load_profiles(folder: Path) -> tuple[Profile, ...]:
-    """All profiles of a folder; a file's name is its profile's.
+    """Return all profiles of a folder, named after their files.
 
     Raises:
-        ConfigError: a file that says something unknown or not allowed.
+        ConfigError: a file has an unknown key or an invalid value.
     """
     return tuple(
         validate(Profile, {"name": file.stem, **read_toml(file)}, file)
@@ -155,23 +144,32 @@ def load_profiles(folder: Path) -> tuple[Profile, ...]:
 
 
 def find_profile(profiles: tuple[Profile, ...], name: str) -> Profile:
-    """The profile of this name; a ConfigError lists those there are."""
-    found = next((profile for profile in profiles if profile.name == name), None)
-    if found is None:
-        raise ConfigError(f"{name!r} is not a profile; there are {', '.join(p.name for p in profiles)}")
-    return found
+    """Return the profile of a name.
+
+    Raises:
+        ConfigError: there is none; the message lists all names.
+    """
+    profile = next((profile for profile in profiles if profile.name == name), None)
+    if profile is None:
+        raise ConfigError(f"{name!r} is not a profile; choose one of {', '.join(p.name for p in profiles)}")
+    return profile
 
 
-def match_profile(profiles: tuple[Profile, ...], file: str, identity: Detection) -> tuple[Profile, str]:
-    """The profile for a checkpoint, and why: its name, else what the network predicts."""
-    kind = (identity.family, identity.prediction, identity.zsnr)
+def match_profile(profiles: tuple[Profile, ...], file: str, detection: Detection) -> tuple[Profile, str]:
+    """Return the profile for a checkpoint and the reason: its file name, or else what its network predicts.
+
+    Raises:
+        ConfigError: no profile is for this kind of network.
+    """
+    kind = (detection.family, detection.prediction, detection.zsnr)
     for profile in profiles:
         fits = (profile.family, profile.prediction) == kind[:2]
         if fits and any(re.search(pattern, file, re.IGNORECASE) for pattern in profile.match.name):
             return profile, f"the file's name matches {profile.name}"
     for profile in profiles:
         if profile.match.generic and (profile.family, profile.prediction, profile.zsnr) == kind:
-            return profile, "what the network predicts; no known name"
+            return profile, "matches what the network predicts; the file's name matches no profile"
     raise ConfigError(
-        f"{file}: no profile for {identity.family} with {identity.prediction} (zero SNR: {identity.zsnr})"
+        f"{file}: no profile for {detection.family} with {detection.prediction} prediction "
+        f"and zero terminal SNR {'on' if detection.zsnr else 'off'}"
     )

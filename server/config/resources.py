@@ -1,4 +1,4 @@
-"""Files that come with naiad: beside the code in a checkout, inside the package in a built wheel."""
+"""Data files of naiad: at the root of a checkout, or inside the `server` package in a built wheel."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ SERVER = Path(__file__).parents[1]
 
 
 def configs() -> Path:
-    """Folder of profiles and presets."""
-    return _packaged("configs", "configs")
+    """Folder of the profiles and the presets."""
+    return _find_folder("configs", "configs")
 
 
 def demo_weights() -> Path:
     """Folder of the demo model's files."""
-    return _packaged("weights", "demo/weights")
+    return _find_folder("weights", "demo/weights")
 
 
-def _packaged(in_wheel: str, in_checkout: str) -> Path:
-    packaged = SERVER / in_wheel
+def _find_folder(in_package: str, in_checkout: str) -> Path:
+    packaged = SERVER / in_package
     return packaged if packaged.is_dir() else SERVER.parent / in_checkout

@@ -1,4 +1,7 @@
-"""How the server is set up: a TOML file, overruled by the environment, overruled by flags. Never read at import."""
+"""Settings of the server: a TOML file, overridden by environment variables, overridden by flags.
+
+Nothing is read at import.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,29 +16,29 @@ from typer import get_app_dir
 from server.config.toml import ConfigError, StrictModel, format_error, read_toml, setting_names, validate
 
 PREFIX = "NAIAD_"
-FROM_FILE = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
-"""Variables that name a file with the value of another, as containers are given their secrets."""
+FILE_VARIABLES = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
+"""Variables that hold the path of a file with another variable's value, which is how containers get secrets."""
 
 
-def _token(text: str) -> str:
+def _check_token(text: str) -> str:
     if not re.fullmatch("[!-~]{8,}", text):
         raise ValueError("must be at least 8 characters of printable ASCII, without spaces")
     return text
 
 
-def _device(name: str) -> str:
+def _check_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise ValueError("should be auto, cpu, cuda, a numbered one like cuda:1, or mps")
+        raise ValueError("should be auto, cpu, cuda, a numbered GPU like cuda:1, or mps")
     return name
 
 
-def _origin(address: str) -> str:
+def _check_origin(address: str) -> str:
     if not re.fullmatch(r"https?://[^/\s]+", address):
         raise ValueError("should be like https://example.org, with no path and no / at its end")
     return address
 
 
-def _host(name: str) -> str:
+def _check_host(name: str) -> str:
     if not re.fullmatch(r"[^/\s:\[\]]+|([0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(%\w+)?", name):
         raise ValueError(
             "should be a name like example.org or an address, without http:// and without a port"
@@ -43,38 +46,38 @@ def _host(name: str) -> str:
     return name
 
 
-Token = Annotated[str, AfterValidator(_token)]
-"""A bearer token, as an HTTP header can carry it."""
+Token = Annotated[str, AfterValidator(_check_token)]
+"""A bearer token that fits into an HTTP header."""
 
 
 class EngineSettings(StrictModel):
-    """How work is queued and batched."""
+    """The queue and batching."""
 
     queue_limit: Annotated[int, Field(ge=1)] = 64
     batching: Literal["exact", "shared"] = "exact"
 
 
 class ApiSettings(StrictModel):
-    """How requests are read, and who may send them."""
+    """How requests are read, and which hosts and origins may send them."""
 
     presets: Literal["auto", "client", "always"] = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
-    hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = ()
-    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    hosts: tuple[Annotated[str, AfterValidator(_check_host)], ...] = ()
+    origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
 
 
 class Settings(StrictModel):
-    """Every setting; `configs/server.toml` lists them with their defaults."""
+    """All settings; `configs/server.toml` explains each."""
 
-    host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_check_host)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 4242
     token: Annotated[Token | None, Field(repr=False)] = None
     tokens: Path | None = None
     metadata: Literal["full", "plain", "none"] = "full"
     signing_key: Path | None = None
     weights: Path | None = None
-    device: Annotated[str, AfterValidator(_device)] = "auto"
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
     engine: EngineSettings = EngineSettings()
@@ -82,74 +85,83 @@ class Settings(StrictModel):
 
 
 def load_settings(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
-    """Settings from all three sources; flags that are None were not given.
+    """Return the settings of a file, overridden by the environment, overridden by the flags that are not None.
 
     Raises:
-        ConfigError: an unknown key, a value that is not allowed, or two variables that contradict each other.
+        ConfigError: an unknown key or variable, an invalid value, or two variables that exclude each other.
     """
     sources = (
-        {} if file is None else _from_file(file),
-        *_from_environment(environment),
-        *_from_flags(flags),
+        {} if file is None else _read_file(file),
+        *_read_environment(environment),
+        *_read_flags(flags),
     )
-    return Settings.model_validate(reduce(_with, sources))
+    return Settings.model_validate(reduce(_merge, sources))
 
 
 def signing_key_path(settings: Settings) -> Path:
-    """Where the key that signs pictures is kept; unless set, in the user's own configuration folder."""
+    """Path of the key that signs images; by default in the user's configuration folder."""
     return settings.signing_key or Path(get_app_dir("naiad")) / "signing.pem"
 
 
-def _from_file(file: Path) -> dict[str, Any]:
-    """What a file sets; its relative paths are beside it."""
+def _read_file(file: Path) -> dict[str, Any]:
+    """Return a file's settings, with relative paths resolved against its folder."""
     values = read_toml(file)
     validate(Settings, values, file)
     paths = values.keys() & {"weights", "tokens", "signing_key"}
     return values | {key: file.parent / values[key] for key in paths}
 
 
-def _from_environment(environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """NAIAD_ENGINE_QUEUE_LIMIT sets engine.queue_limit; a variable that sets nothing is refused."""
-    known = {PREFIX + name.replace(".", "_").upper(): name for name in setting_names(Settings)}
+def _read_environment(environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the settings of all variables: NAIAD_ENGINE_QUEUE_LIMIT sets engine.queue_limit.
+
+    Raises:
+        ConfigError: a variable with our prefix is no setting, is empty, or excludes another.
+    """
+    names = {PREFIX + name.replace(".", "_").upper(): name for name in setting_names(Settings)}
     for variable, value in environment.items():
         if variable.startswith(PREFIX):
-            plain = FROM_FILE.get(variable, variable)
-            if plain not in known:
-                raise ConfigError(f"environment: {variable} is not a setting{_hint(variable, known)}")
-            if plain != variable and plain in environment:
-                raise ConfigError(f"environment: {plain} and {variable} are both set; one of them is enough")
+            target = FILE_VARIABLES.get(variable, variable)
+            if target not in names:
+                raise ConfigError(
+                    f"environment: {variable} is not a setting{_suggest_variable(variable, names)}"
+                )
+            if target != variable and target in environment:
+                raise ConfigError(f"environment: {target} and {variable} are both set; set only one")
             if not value:
                 raise ConfigError(f"environment: {variable} is empty; give it a value or unset it")
-            told = value if plain == variable else _secret(variable, Path(value))
-            yield _alone(known[plain].split("."), told, f"environment: {variable}")
+            text = value if target == variable else _read_secret(variable, Path(value))
+            yield _parse_setting(names[target].split("."), text, f"environment: {variable}")
 
 
-def _hint(variable: str, known: Mapping[str, str]) -> str:
-    inner = [name for name in known if name.startswith(f"{variable}_")]
+def _suggest_variable(variable: str, names: Mapping[str, str]) -> str:
+    inner = [name for name in names if name.startswith(f"{variable}_")]
     if inner:
-        return f" but a table of them; there are {', '.join(inner)}"
-    near = get_close_matches(variable, [*known, *FROM_FILE], n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+        return f" but a table; set one of {', '.join(inner)}"
+    close = get_close_matches(variable, [*names, *FILE_VARIABLES], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
-def _secret(variable: str, file: Path) -> str:
-    """The content of a file that a variable names, as lines come from editors and secret stores."""
+def _read_secret(variable: str, file: Path) -> str:
+    """Return the content of a secret's file, without the newline that editors and secret stores append."""
     try:
         return file.read_text("utf-8").strip()
     except OSError as error:
         raise ConfigError(f"environment: {variable} = '{file}': {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"environment: {variable} = '{file}': not a text") from None
+        raise ConfigError(f"environment: {variable} = '{file}': not a text file in UTF-8") from None
 
 
-def _from_flags(flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+def _read_flags(flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
     for key, value in flags.items():
         if value is not None:
-            yield _alone([key], value, f"--{key}")
+            yield _parse_setting([key], value, f"--{key}")
 
 
-def _alone(path: list[str], value: object, label: str) -> dict[str, Any]:
-    """One setting from a source that is text: read leniently, and what is wrong is said of the source."""
+def _parse_setting(path: list[str], value: object, label: str) -> dict[str, Any]:
+    """Return one setting of a source that has only text, as nested tables.
+
+    Types are converted, and a list is split at commas. An error names the setting by `label`.
+    """
     if isinstance(value, str) and _is_list(path):
         value = [part.strip() for part in value.split(",") if part.strip()]
     values = cast("dict[str, Any]", reduce(lambda inner, key: {key: inner}, reversed(path), value))
@@ -161,18 +173,18 @@ def _alone(path: list[str], value: object, label: str) -> dict[str, Any]:
 
 
 def _is_list(path: list[str]) -> bool:
-    table: Any = Settings
+    annotation: Any = Settings
     for key in path:
-        table = table.model_fields[key].annotation
-    return get_origin(table) is tuple
+        annotation = annotation.model_fields[key].annotation
+    return get_origin(annotation) is tuple
 
 
-def _with(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One mapping laid over another, tables merged key by key."""
+def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with `overrides` on top, tables merged key by key."""
     merged = dict(values)
-    for key, value in over.items():
+    for key, value in overrides.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _with(merged[key], cast("dict[str, Any]", value))
+            merged[key] = _merge(merged[key], cast("dict[str, Any]", value))
         else:
             merged[key] = value
     return merged

@@ -1,4 +1,4 @@
-"""TOML files, read strictly: whatever is wrong is told with its file, its line, its key, and what is allowed there."""
+"""Strict reading of TOML files: an error names the file, the line, the key, the value and what is allowed."""
 
 import json
 import tomllib
@@ -12,18 +12,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 SECRETS = {"token", "key"}
-"""Keys whose values no message repeats."""
+"""Keys whose values are left out of error messages."""
 
 Key = Sequence[str | int]
-"""Where something stands in a document: the names of tables and keys, and indices into arrays."""
+"""Path of a value in a document: names of tables and keys, and indices into arrays."""
 
 
 class ConfigError(ValueError):
-    """A file, variable or flag that sets something wrongly; the message says where, what, and what is allowed."""
+    """A file, variable or flag has an invalid setting; the message says where, which value, and what is allowed."""
 
 
 class StrictModel(BaseModel):
-    """A table of a configuration file: frozen, and no key it does not know."""
+    """A table of a configuration file: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,17 +32,23 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file; a ConfigError names the file, and the line that is none."""
-    text = _text(file)
+    """Return the content of a TOML file.
+
+    Raises:
+        ConfigError: the file cannot be read, is not UTF-8, or has a syntax error.
+    """
+    text = _read_text(file)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        reason, _, place = str(error).partition(" (at ")
-        line = int(place.split()[1].strip(",")) if place.startswith("line") else text.count("\n") + 1
+        # "Invalid value (at line 1, column 7)", or "(at end of document)"
+        reason, _, position = str(error).partition(" (at ")
+        is_numbered = position.startswith("line")
+        line = int(position.split()[1].strip(",")) if is_numbered else text.count("\n") + 1
         raise ConfigError(f"{file}:{line}: {reason}") from None
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text("utf-8-sig")
     except FileNotFoundError:
@@ -51,36 +57,36 @@ def _text(file: Path) -> str:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{file}:{line}: not UTF-8, which TOML always is") from None
+        raise ConfigError(f"{file}:{line}: not UTF-8; a TOML file must be") from None
 
 
 def validate(model: type[Model], values: Mapping[str, Any], file: Path | str) -> Model:
-    """What a file says, as a model: types are taken at their word, so that `true` is no number and "1" none either.
+    """Return the values of a file as a model, without converting types: neither `true` nor `"1"` is a number.
 
     Raises:
-        ConfigError: the first thing that is wrong, an unknown key before anything it may have been meant for.
+        ConfigError: the first error. Unknown keys go first, because a required key may only be misspelled.
     """
     try:
         # as JSON, because a strict model then still takes paths from strings and tuples from arrays
         return model.model_validate_json(json.dumps(values), strict=True)
     except TypeError:
-        raise ConfigError(f"{file}: dates and times are no setting's value") from None
+        raise ConfigError(f"{file}: no setting takes a date or a time") from None
     except ValidationError as error:
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    raise ConfigError(f"{locate(file, first['loc'])}: {_fault(first, model)}")
+    raise ConfigError(f"{locate(file, first['loc'])}: {_format_key_error(first, model)}")
 
 
-def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:
-    key = dotted(error["loc"])
+def _format_key_error(error: ErrorDetails, model: type[BaseModel]) -> str:
+    key = join_key(error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{key!r} is not a key here{_near(error['loc'], model)}"
+        return f"{key!r} is not a key here{_suggest_key(error['loc'], model)}"
     if error["type"] == "missing":
         return f"{key} is required"
     return format_error(error, key)
 
 
 def format_error(error: ErrorDetails, label: str) -> str:
-    """What pydantic found wrong, as `label = value: reason`; secrets and whole tables are not repeated."""
+    """Return pydantic's error as `label = value: reason`; without the value if it is a secret, a table or an array."""
     reason = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
     value = error["input"]
     if SECRETS & set(error["loc"]) or not isinstance(value, str | int | float):
@@ -88,47 +94,49 @@ def format_error(error: ErrorDetails, label: str) -> str:
     return f"{label} = {str(value).lower() if isinstance(value, bool) else repr(value)}: {reason}"
 
 
-def dotted(key: Key) -> str:
-    """A key as a file would write it: `engine.queue_limit`."""
+def join_key(key: Key) -> str:
+    """Return a key as one dotted name: `engine.queue_limit`."""
     return ".".join(map(str, key))
 
 
 def locate(file: Path | str, key: Key) -> str:
-    """`FILE:LINE` of a key, or of the table it is missing from; the file alone where no line can be told."""
+    """Return `FILE:LINE` of a key or of the table it is missing from; `FILE` if neither has a line."""
     try:
-        line = line_of(Path(file).read_text("utf-8-sig"), key)
+        line = find_line(Path(file).read_text("utf-8-sig"), key)
     except (OSError, ValueError):  # the file has changed since it was read
         line = None
     return str(file) if line is None else f"{file}:{line}"
 
 
-def line_of(text: str, key: Key) -> int | None:
-    """The line, from 1, where the statement begins that first sets a key, or the nearest table around it.
+# No maintained parser for Python gives the lines of keys: tomllib and tomlkit give only those of syntax errors
+# (tomlkit's issue 55, open since 2019). Parsing the first n lines instead handles quoted keys, dotted keys and inline
+# tables without a grammar of our own.
+def find_line(text: str, key: Key) -> int | None:
+    """Return the line, from 1, of the statement that first sets a key, else of the innermost table around it.
 
-    tomllib tells no positions, but the lines down to the end of any statement are a document too: the key is set
-    by the first line after which it is there. Quoted keys, dotted keys and inline tables are so no special case.
+    That is the smallest n for which the statements that begin in the first n lines contain the key.
     """
-    while key and not _holds(tomllib.loads(text), key):
+    while key and not _has_key(tomllib.loads(text), key):
         key = key[:-1]
     lines = text.split("\n")
 
-    def reached(count: int) -> bool:
-        return _holds(_statements(lines, count), key)
+    def is_set_by(count: int) -> bool:
+        return _has_key(_parse_statements(lines, count), key)
 
-    return bisect_left(range(len(lines)), True, key=reached) if key else None
+    return bisect_left(range(len(lines)), True, key=is_set_by) if key else None
 
 
-def _statements(lines: Sequence[str], count: int) -> dict[str, Any]:
-    """The document of all statements that begin in the first `count` lines."""
+def _parse_statements(lines: Sequence[str], count: int) -> dict[str, Any]:
+    """Parse all statements that begin in the first `count` lines; the last one may end later."""
     for end in range(count, len(lines)):
         try:
             return tomllib.loads("\n".join(lines[:end]))
-        except tomllib.TOMLDecodeError:  # the line is in the middle of a statement
+        except tomllib.TOMLDecodeError:  # cut in the middle of a statement
             continue
     return tomllib.loads("\n".join(lines))
 
 
-def _holds(document: object, key: Key) -> bool:
+def _has_key(document: object, key: Key) -> bool:
     for part in key:
         try:
             document = cast("dict[str | int, object]", document)[part]
@@ -137,27 +145,27 @@ def _holds(document: object, key: Key) -> bool:
     return True
 
 
-def _near(key: Key, model: type[BaseModel]) -> str:
-    """The known key nearest to an unknown one: among those of its own table first, then anywhere."""
+def _suggest_key(key: Key, model: type[BaseModel]) -> str:
+    """Return a hint at the closest known key: among those of the same table first, then among all."""
     table: type[BaseModel] | None = model
     for part in key[:-1]:
         if table is not None and part in table.model_fields:
-            table = _table(table.model_fields[str(part)].annotation)
-    siblings = [] if table is None else [dotted((*key[:-1], name)) for name in table.model_fields]
-    wanted, anywhere = dotted(key), [*setting_names(model)]
-    near = get_close_matches(wanted, siblings, n=1) or get_close_matches(wanted, anywhere, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+            table = _find_model(table.model_fields[str(part)].annotation)
+    siblings = [] if table is None else [join_key((*key[:-1], name)) for name in table.model_fields]
+    name, names = join_key(key), [*setting_names(model)]
+    close = get_close_matches(name, siblings, n=1) or get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _table(kind: object) -> type[BaseModel] | None:
-    """The model in an annotation, such as that of a table's or an array's entries."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return kind
-    return next((found for inner in get_args(kind) if (found := _table(inner))), None)
+def _find_model(annotation: object) -> type[BaseModel] | None:
+    """Return the first model in an annotation, such as `Account` in `tuple[Account, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _find_model(inner))), None)
 
 
 def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all keys of a model and the tables in it."""
+    """Yield the dotted names of all keys of a model, those of nested tables included."""
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):

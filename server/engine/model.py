@@ -1,4 +1,4 @@
-"""The model a server answers with, known from its file alone: what it is, and the profile that fits it."""
+"""The served model as known from its files, before it is loaded: detection, profile and fingerprints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,16 +11,21 @@ from pipelines.weights.detect import Detection, detect, detect_inpainting
 from server.config.catalog import Catalog, ModelEntry
 from server.config.profiles import Profile, find_profile, load_profiles, match_profile
 from server.config.resources import configs
-from server.config.toml import ConfigError
+from server.config.toml import ConfigError, join_key
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A checkpoint before it is loaded.
+    """A checkpoint of the catalog that is not loaded yet.
 
-    `model` is its id in the catalogue, `ids` all that name the same checkpoint, `elsewhere` those that name another;
-    `fingerprint` is the 8 hex digits its pictures carry as Source; `upscaler` the file of what enlarges them;
-    `files` the hashes of all weights from beside the checkpoint, by their keys in the catalogue.
+    Attributes:
+        model: id in the catalog.
+        ids: all ids of the same checkpoint.
+        elsewhere: the ids of other checkpoints.
+        reason: why this profile was chosen.
+        fingerprint: 8 hex digits of the checkpoint, which images carry as Source.
+        upscaler: file of the upscaling network, if any.
+        files: fingerprints of the auxiliary weights by their keys in the catalog.
     """
 
     model: str
@@ -36,16 +41,16 @@ class ServedModel:
 
     @property
     def upscales(self) -> bool:
-        """Whether there is a network that enlarges pictures."""
+        """Whether there is an upscaling network."""
         return self.upscaler is not None
 
     @property
     def inpainting(self) -> str:
-        """What draws a part of a picture anew: a "network" made for it, or a "blend" with the picture."""
+        """Inpainting method: a "network" with 9 channels, or a "blend" of latents with the base model."""
         return "blend" if self.entry.inpainting is None else "network"
 
     def card(self) -> dict[str, object]:
-        """What `/models` tells: facts and how they are known, never a path."""
+        """Entry of `/models`: what the model is, and the evidence for it. Paths are left out."""
         return {
             "id": self.model,
             "file": self.entry.path.name,
@@ -63,50 +68,52 @@ class ServedModel:
 
 
 def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
-    """Look at a listed checkpoint, the default unless another is named, without loading it.
+    """Detect what a listed checkpoint is, without loading it; by default the catalog's default model.
 
     Raises:
-        WeightsError: it cannot serve.
-        ConfigError: a file or profile that the catalogue names does not exist.
+        WeightsError: the checkpoint cannot be served.
+        ConfigError: a file or profile that the catalog names does not exist.
     """
     name = model or catalog.default
     entry = catalog.models[name]
     catalog.require_files(name)
-    identity = detect(entry.path, entry.prediction, entry.zsnr)
-    if identity.channels != 4:
+    detection = detect(entry.path, entry.prediction, entry.zsnr)
+    if detection.channels != 4:
         raise WeightsError(
-            entry.path, "an inpainting model, which draws only into a picture; name one with 4 channels"
+            entry.path, "an inpainting model, which needs an init image; name a model with 4 input channels"
         )
     if entry.inpainting is not None:
-        detect_inpainting(entry.inpainting, identity)
-    profiles = load_profiles(configs() / "profiles")
-    if entry.profile is not None:
-        profile, reason = find_profile(profiles, entry.profile), "the catalogue says so"
-    else:
-        profile, reason = match_profile(profiles, entry.path.name, identity)
-    same = tuple(other for other in catalog.models if catalog.models[other] == entry)
-    elsewhere = tuple(other for other in catalog.models if other not in same)
-    files = {".".join(map(str, key)): fingerprint(path) for key, path in catalog.auxiliary_files(name)}
+        detect_inpainting(entry.inpainting, detection)
+    profile, reason = _choose_profile(entry, detection)
+    ids = tuple(other for other in catalog.models if catalog.models[other] == entry)
     return ServedModel(
-        name,
-        same,
-        elsewhere,
-        entry,
-        identity,
-        profile,
-        reason,
-        fingerprint(entry.path),
-        catalog.upscaler,
-        files,
+        model=name,
+        ids=ids,
+        elsewhere=tuple(other for other in catalog.models if other not in ids),
+        entry=entry,
+        detection=detection,
+        profile=profile,
+        reason=reason,
+        fingerprint=fingerprint(entry.path),
+        upscaler=catalog.upscaler,
+        files={join_key(key): fingerprint(path) for key, path in catalog.iter_auxiliary_files(name)},
     )
 
 
-def model_cards(catalog: Catalog) -> list[Mapping[str, object]]:
-    """A card for every checkpoint of a catalogue; one that cannot serve says why."""
-    return [_card(catalog, model) for model in catalog.distinct()]
+def _choose_profile(entry: ModelEntry, detection: Detection) -> tuple[Profile, str]:
+    """Return the profile and the reason for it."""
+    profiles = load_profiles(configs() / "profiles")
+    if entry.profile is not None:
+        return find_profile(profiles, entry.profile), "named in the catalog"
+    return match_profile(profiles, entry.path.name, detection)
 
 
-def _card(catalog: Catalog, model: str) -> Mapping[str, object]:
+def build_model_cards(catalog: Catalog) -> list[Mapping[str, object]]:
+    """Return the card of every checkpoint in a catalog; one that cannot be served has `id` and `problem` only."""
+    return [_build_card(catalog, model) for model in catalog.distinct_models()]
+
+
+def _build_card(catalog: Catalog, model: str) -> Mapping[str, object]:
     try:
         return detect_model(catalog, model).card()
     except (WeightsError, ConfigError) as error:
@@ -114,7 +121,7 @@ def _card(catalog: Catalog, model: str) -> Mapping[str, object]:
 
 
 def format_card(card: Mapping[str, object]) -> str:
-    """A model's card for a person to read."""
+    """Return a model's card as text for a terminal."""
     if "problem" in card:
         return f"{card['id']}: {card['problem']}"
     lines = [f"{card['id']}: {card['file']}, {card['family']}, hash {card['hash']}"]

@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipelines.text.prompt import MIX
-from server.config.profiles import Size
 from server.config.toml import ConfigError, StrictModel, locate, read_toml, validate
 
 Mode = Literal["auto", "client", "always"]
@@ -50,7 +49,6 @@ class Presets(StrictModel):
     fallback: str
     never_nsfw: tuple[str, ...]
     aliases: dict[str, str]
-    sizes: dict[str, Size]
     models: tuple[ModelPresets, ...]
 
     def canonical(self, model: str) -> str:

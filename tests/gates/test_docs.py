@@ -1,4 +1,4 @@
-"""Whatever can be asked for, set or run is named in the documentation."""
+"""The documentation names every sampler, schedule, setting, endpoint, command, module and make target."""
 
 import re
 from typing import Any
@@ -19,18 +19,18 @@ COMMANDS: Any = cli.app.registered_commands
 TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
 
 
-def paths():
-    nothing: Any = None
-    routes = create_app(AppState(nothing, nothing, nothing)).routes
+def list_paths():
+    unused: Any = None
+    routes = create_app(AppState(unused, unused, unused)).routes
     return sorted({str(getattr(route, "path", "")) for route in routes} - {""})
 
 
-def targets():
+def list_make_targets():
     return sorted(set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)))
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES, *SCHEDULES, *setting_names(Settings), *paths()])
-def test_it_is_named_in_the_documentation(name):
+@pytest.mark.parametrize("name", [*SAMPLERS, *ALIASES, *SCHEDULES, *setting_names(Settings), *list_paths()])
+def test_a_name_is_in_the_documentation(name):
     assert f"`{name}`" in TEXT or f"`GET {name}`" in TEXT or f"`POST {name}`" in TEXT
 
 
@@ -38,27 +38,27 @@ def test_it_is_named_in_the_documentation(name):
     "module",
     sorted(file.stem for half in ("pipelines", "server") for file in (ROOT / half).rglob("[a-z]*.py")),
 )
-def test_a_module_is_named_where_the_architecture_is_told(module):
+def test_a_module_is_named_in_the_architecture(module):
     assert f"`{module}`" in (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in COMMANDS])
-def test_a_command_is_named_in_the_documentation(command):
+def test_a_command_is_in_the_documentation(command):
     assert f"`naiad {command}" in TEXT
 
 
 @pytest.mark.parametrize("key", [*Catalog.model_fields, *ModelEntry.model_fields])
-def test_a_key_of_the_catalogue_is_named_in_the_example(key):
+def test_a_key_of_the_catalog_is_in_the_example(key):
     example = (ROOT / "weights.example.toml").read_text("utf-8")
     assert key == "models" or re.search(rf"^(# )?{key} = ", example, re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", targets())
-def test_a_make_target_is_named_in_the_documentation(target):
+@pytest.mark.parametrize("target", list_make_targets())
+def test_a_make_target_is_in_the_documentation(target):
     assert f"`make {target}`" in TEXT
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_within_the_documentation_lead_somewhere(page):
+def test_relative_links_in_the_documentation_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources and checked in fresh interpreters."""
+"""Allowed imports, read from the sources and checked in fresh interpreters."""
 
 import ast
 import subprocess
@@ -23,23 +23,23 @@ TORCH_FREE = (
 HEAVY = ("torch", "diffusers", "transformers")
 
 
-def modules(package):
-    """The dotted names of a package's modules, however deep."""
+def list_modules(package):
+    """Return the dotted names of all modules of a package."""
     paths = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / package).rglob("*.py"))
     return sorted(".".join(path.parts) for path in paths if path.name != "__init__")
 
 
 def test_modules_are_found_in_every_folder():
-    assert {"pipelines.plan", "pipelines.sampling.samplers"} <= {*modules("pipelines")}
-    assert {"server.app", "server.request.resolve"} <= {*modules("server")}
+    assert {"pipelines.plan", "pipelines.sampling.samplers"} <= {*list_modules("pipelines")}
+    assert {"server.app", "server.request.resolve"} <= {*list_modules("server")}
 
 
 def is_typing_only(node):
     return ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 
-def imports(node, lazy):
-    """Names a tree imports at run time: with `lazy` those inside functions too, else the module level's alone."""
+def iter_imports(node, lazy):
+    """Yield the names that a syntax tree imports at run time; those inside functions only with `lazy`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
@@ -48,72 +48,78 @@ def imports(node, lazy):
             yield from (f"{child.module}.{alias.name}" for alias in child.names)
         elif isinstance(child, ast.If) and is_typing_only(child):
             for other in child.orelse:
-                yield from imports(ast.Module([other], []), lazy)
+                yield from iter_imports(ast.Module([other], []), lazy)
         elif lazy or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from imports(child, lazy)
+            yield from iter_imports(child, lazy)
 
 
 @cache
-def imported(module, lazy=False):
+def direct_imports(module, lazy=False):
     path = ROOT / f"{module.replace('.', '/')}.py"
     if not path.exists():
         return frozenset()
-    return frozenset(imports(ast.parse(path.read_text("utf-8")), lazy))
+    return frozenset(iter_imports(ast.parse(path.read_text("utf-8")), lazy))
 
 
 @cache
-def reached(module):
-    """Everything a module's import brings in, through our own modules too."""
-    found = set()
-    waiting = [module]
-    while waiting:
-        for name in imported(waiting.pop()) - found:
-            found.add(name)
-            waiting.append(name)
-    return frozenset(found)
+def all_imports(module):
+    """Return everything that importing a module imports, directly or through our own modules."""
+    names = set()
+    queue = [module]
+    while queue:
+        for name in direct_imports(queue.pop()) - names:
+            names.add(name)
+            queue.append(name)
+    return frozenset(names)
 
 
-def heavy(names):
+def select_heavy(names):
     return {name for name in names if name.split(".")[0] in HEAVY}
 
 
-def python(code):
+def run_python(code):
     command = [sys.executable, "-P", "-c", code]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
 
 
-@pytest.mark.parametrize("module", modules("pipelines"))
-def test_pipelines_never_import_the_server(module):
-    assert not {name for name in imported(module, lazy=True) if name.split(".")[0] in {"server", "demo"}}
-
-
-@pytest.mark.parametrize("name", TORCH_FREE)
-def test_the_plain_half_of_pipelines_needs_no_torch(name):
-    assert not heavy(reached(f"pipelines.{name}"))
+@pytest.mark.parametrize("module", list_modules("pipelines"))
+def test_pipelines_do_not_import_the_server(module):
     assert not {
-        name for name in heavy(imported(f"pipelines.{name}", lazy=True)) if not name.startswith("torch")
+        name for name in direct_imports(module, lazy=True) if name.split(".")[0] in {"server", "demo"}
     }
 
 
-@pytest.mark.parametrize("module", modules("server"))
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_the_torch_free_half_of_pipelines_imports_no_torch(name):
+    assert not select_heavy(all_imports(f"pipelines.{name}"))
+    assert not {
+        name
+        for name in select_heavy(direct_imports(f"pipelines.{name}", lazy=True))
+        if not name.startswith("torch")
+    }
+
+
+@pytest.mark.parametrize("module", list_modules("server"))
 def test_only_loading_imports_the_torch_half_of_pipelines(module):
-    torch_half = {name for name in modules("pipelines") if heavy(reached(name))}
+    torch_half = {name for name in list_modules("pipelines") if select_heavy(all_imports(name))}
     assert "pipelines.pipeline" in torch_half
-    touched = imported(module, lazy=True) & torch_half | heavy(imported(module, lazy=True))
-    assert not touched or module == "server.engine.loading"
+    torch_imports = direct_imports(module, lazy=True) & torch_half | select_heavy(
+        direct_imports(module, lazy=True)
+    )
+    assert not torch_imports or module == "server.engine.loading"
 
 
 @pytest.mark.parametrize(
     "module", ["server.app", "server.request.schema", "server.request.resolve", "server.cli.main"]
 )
-def test_importing_the_server_leaves_torch_out(module):
-    done = python(f"import sys, {module}; sys.exit(' '.join({set(HEAVY)} & set(sys.modules)) or 0)")
+def test_importing_the_server_does_not_import_torch(module):
+    done = run_python(f"import sys, {module}; sys.exit(' '.join({set(HEAVY)} & set(sys.modules)) or 0)")
     assert done.returncode == 0, done.stderr
 
 
 def test_help_works_without_torch():
     hidden = "; ".join(f"sys.modules[{name!r}] = None" for name in HEAVY)
-    done = python(
+    done = run_python(
         f"import sys; {hidden}; sys.argv = ['naiad', '--help']; from server.cli.main import main; main()"
     )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What is imported, what a wheel holds, and that the version is told once."""
+"""The imported packages, the content of a wheel, and the version."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ def test_both_packages_come_from_this_checkout():
         assert Path(str(package.__file__)).resolve().is_relative_to(ROOT)
 
 
-def test_a_wheel_holds_the_two_packages_the_configs_and_the_demo(tmp_path):
+def test_a_wheel_contains_the_two_packages_the_configs_and_the_demo(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -43,27 +43,27 @@ def test_a_wheel_holds_the_two_packages_the_configs_and_the_demo(tmp_path):
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    beside = {
+    data = {
         f"server/{folder.name}/{path.relative_to(folder).as_posix()}"
         for folder in (ROOT / "configs", ROOT / "demo" / "weights")
         for path in folder.rglob("*")
         if path.is_file()
     }
-    assert packed == sources | beside
+    assert packed == sources | data
     assert {name.rpartition("/")[2] for name in names - packed} >= {"LICENSE", "NOTICE"}
 
 
-def test_the_version_is_the_changelogs_newest():
+def test_the_version_is_the_newest_in_the_changelog():
     newest = re.search(r"^## \[?(\d[^\s\]]*)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert newest is not None
     assert newest[1] == PROJECT["version"] == version("naiad")
 
 
-def test_tests_are_no_package():
+def test_tests_are_not_a_package():
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
 
-def test_constraints_pin_exactly_and_leave_torchvision_out():
+def test_constraints_are_exact_and_do_not_include_torchvision():
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
@@ -73,5 +73,5 @@ def test_constraints_pin_exactly_and_leave_torchvision_out():
     assert "torchvision" not in names
 
 
-def test_nothing_can_upload_the_project():
+def test_the_project_cannot_be_uploaded():
     assert "Private :: Do Not Upload" in PROJECT["classifiers"]

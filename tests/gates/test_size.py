@@ -1,4 +1,4 @@
-"""Files and functions stay small enough to read in one go."""
+"""Limits for the length of files and functions."""
 
 import ast
 

@@ -11,52 +11,51 @@ from PIL import Image
 
 @pytest.fixture
 def naiad(tmp_path):
-    """Run the command in a place and with a key of its own."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
-    clean["NAIAD_SIGNING_KEY"] = str(tmp_path / "signing.pem")
+    """Run the command in a temporary folder and with a temporary signing key."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
+    inherited["NAIAD_SIGNING_KEY"] = str(tmp_path / "signing.pem")
 
-    def run(*arguments, environment=None, typed=""):
+    def run(*arguments, environment=None, stdin=""):
         command = [sys.executable, "-P", "-m", "server", *map(str, arguments)]
-        told = clean | (environment or {})
         return subprocess.run(
             command,
             capture_output=True,
             text=True,
             timeout=300,
-            env=told,
+            env=inherited | (environment or {}),
             check=False,
-            input=typed,
+            input=stdin,
             cwd=tmp_path,
         )
 
     return run
 
 
-def test_generate_draws_the_pictures_a_request_would_get(naiad, demo_file, tmp_path):
+def test_generate_makes_the_images_of_a_request(naiad, demo_file, tmp_path):
     out = tmp_path / "out.png"
     options = ("--size", "128x192", "--steps", 4, "--seed", 11, "--samples", 2, "--negative", "lowres")
     done = naiad("generate", "1girl, smile", demo_file, "-o", out, *options)
     assert done.returncode == 0, done.stderr
-    pictures = [Image.open(BytesIO(file.read_bytes())) for file in (out, tmp_path / "out_1.png")]
-    assert [picture.size for picture in pictures] == [(128, 192)] * 2
-    comments = [json.loads(picture.info["Comment"]) for picture in pictures]
+    images = [Image.open(BytesIO(file.read_bytes())) for file in (out, tmp_path / "out_1.png")]
+    assert [image.size for image in images] == [(128, 192)] * 2
+    comments = [json.loads(image.info["Comment"]) for image in images]
     assert [comment["seed"] for comment in comments] == [11, 12]
     assert (comments[0]["uc"], comments[0]["steps"]) == ("lowres", 4)
     assert comments[0]["prompt"].startswith("1girl, smile, best quality")
     assert f"prompt: {comments[0]['prompt']}\nnegative: lowres\n" in done.stderr
 
 
-def test_a_picture_can_be_verified_and_inspected_where_it_was_made(naiad, demo_file, tmp_path):
+def test_an_image_can_be_verified_inspected_and_enhanced(naiad, demo_file, tmp_path):
     out = tmp_path / "out.webp"
     done = naiad("generate", "1girl", demo_file, "-o", out, "--size", "128x192", "--steps", 1, "--no-quality")
     assert done.returncode == 0, done.stderr
     verified = naiad("verify", out)
     assert verified.returncode == 0
     assert "by this server: NOT NovelAI" in verified.stdout
-    told = json.loads(naiad("inspect", out, "--json").stdout)
-    assert (told["format"], told["width"], told["trusted"]) == ("WEBP", 128, True)
-    assert told["layers"]["text"]["Comment"]["prompt"] == "1girl"
-    key = told["signatures"][0]["key"]
+    report = json.loads(naiad("inspect", out, "--json").stdout)
+    assert (report["format"], report["width"], report["trusted"]) == ("WEBP", 128, True)
+    assert report["layers"]["text"]["Comment"]["prompt"] == "1girl"
+    key = report["signatures"][0]["key"]
     larger = tmp_path / "larger.png"
     done = naiad("enhance", out, demo_file, "-o", larger, "--magnitude", 2, "--seed", 5)
     assert done.returncode == 0, done.stderr
@@ -70,36 +69,36 @@ def test_a_picture_can_be_verified_and_inspected_where_it_was_made(naiad, demo_f
     assert not (tmp_path / "signing.pem").exists()
 
 
-def test_models_tells_what_each_file_is_and_why_one_cannot_serve(naiad, demo_file, tmp_path):
-    catalogue = tmp_path / "weights.toml"
-    catalogue.write_text(
+def test_models_lists_each_file_or_why_it_cannot_be_served(naiad, demo_file, tmp_path):
+    catalog = tmp_path / "weights.toml"
+    catalog.write_text(
         f'default = "nai-diffusion-3"\n[models.nai-diffusion-3]\npath = "{demo_file.as_posix()}"\n'
-        '[models.gone]\npath = "gone.safetensors"\n'
+        '[models.missing]\npath = "missing.safetensors"\n'
     )
-    cards = json.loads(naiad("models", "--weights", catalogue, "--json").stdout)
+    cards = json.loads(naiad("models", "--weights", catalog, "--json").stdout)
     assert (cards[0]["id"], cards[0]["profile"], cards[0]["prediction"]) == ("nai-diffusion-3", "demo", "v")
-    assert cards[1]["id"] == "gone"
+    assert cards[1]["id"] == "missing"
     assert "weights.toml:5" in cards[1]["problem"]
-    listed = naiad("models", "--weights", catalogue).stdout
+    listed = naiad("models", "--weights", catalog).stdout
     assert "nai-diffusion-3: naiad-demo.safetensors" in listed
     assert "no such file" in listed
-    checked = naiad("check", "--weights", catalogue)
+    checked = naiad("check", "--weights", catalog)
     assert checked.returncode == 2
-    assert "gone.safetensors" in checked.stderr
+    assert "missing.safetensors" in checked.stderr
 
 
-def test_check_finds_a_good_setup_good_and_makes_nothing(naiad, demo_file, tmp_path):
+def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_path):
     done = naiad("check", demo_file)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "all is well"
+    assert done.stdout.splitlines()[-1] == "OK"
     assert not (tmp_path / "signing.pem").exists()
 
 
 @pytest.mark.parametrize(("address", "count"), [("a@b.c", 1), ("A@b.c", 2)])
-def test_account_makes_a_table_that_the_server_reads(naiad, tmp_path, address, count):
+def test_account_prints_a_table_that_the_server_reads(naiad, tmp_path, address, count):
     from server.api.accounts import load_accounts
 
-    done = naiad("account", "me", typed=f"{address}\npassword\npassword\n")
+    done = naiad("account", "me", stdin=f"{address}\npassword\npassword\n")
     assert done.returncode == 0, done.stderr
     file = tmp_path / "tokens.toml"
     file.write_text(done.stdout)
@@ -112,7 +111,7 @@ def test_account_makes_a_table_that_the_server_reads(naiad, tmp_path, address, c
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (("generate", "a"), 2, "no model"),
         (("generate", "a", "nothing.safetensors"), 2, "nothing.safetensors: no such file"),
@@ -120,20 +119,20 @@ def test_account_makes_a_table_that_the_server_reads(naiad, tmp_path, address, c
         (("generate", "a", "--demo", "-o", "a.jpg"), 2, ".png or .webp"),
         (("generate", "a", "--demo", "--sampler", "k_eular"), 1, "did you mean 'k_euler'"),
         (("generate", "a", "--demo", "--steps", 99), 1, "parameters.steps"),
-        (("serve", "--demo", "--weights", "weights.toml"), 2, "contradict"),
+        (("serve", "--demo", "--weights", "weights.toml"), 2, "cannot be combined"),
         (("serve", "--demo", "--config", "none.toml"), 2, "none.toml: no such file"),
-        (("serve", "--demo", "--host", "nobody.invalid"), 2, "no address of this machine"),
+        (("serve", "--demo", "--host", "unknown.invalid"), 2, "not an address of this machine"),
         (("inspect", "none.png"), 2, "none.png: No such file"),
         (("variations", "none.png", "--demo"), 2, "none.png: No such file"),
         (("verify", __file__), 1, "not a PNG, WebP or JPEG"),
     ],
 )
-def test_what_goes_wrong_is_one_line(naiad, arguments, status, said):
+def test_an_expected_error_is_one_line(naiad, arguments, status, message):
     done = naiad(*arguments)
     assert done.returncode == status, done.stderr
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("naiad: ")
-    assert said in line
+    assert message in line
     assert "Traceback" not in done.stderr
 
 
@@ -144,7 +143,7 @@ def test_a_pickle_is_refused_by_name(naiad, tmp_path):
     assert "pickle" in done.stderr
 
 
-def test_a_port_that_is_taken_is_told_before_anything_is_loaded(naiad):
+def test_a_used_port_is_reported_before_the_model_is_loaded(naiad):
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = naiad("serve", "--demo", "--port", other.getsockname()[1])
     assert done.returncode == 2
@@ -152,21 +151,21 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(naiad):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("prot = 1", "mine.toml:1: 'prot' is not a key here; did you mean 'port'?"),
         ("port = true", "mine.toml:1: port = true"),
         ('\ntokens = "tokens.toml"', "tokens.toml: no such file"),
     ],
 )
-def test_a_wrong_setup_ends_with_status_2(naiad, tmp_path, text, said):
+def test_an_invalid_setup_ends_with_status_2(naiad, tmp_path, text, message):
     (tmp_path / "mine.toml").write_text(text)
     done = naiad("serve", "--demo", "--config", "mine.toml")
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
 
 
-def test_an_unknown_setting_is_refused_with_the_nearest_known(naiad):
+def test_an_unknown_variable_is_refused_with_a_suggestion(naiad):
     done = naiad("serve", "--demo", environment={"NAIAD_PROT": "1"})
     assert done.returncode == 2
     assert "NAIAD_PORT" in done.stderr
@@ -188,7 +187,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known(naiad):
         "account",
     ],
 )
-def test_help_is_there_without_torch(command):
+def test_help_works_without_torch(command):
     code = (
         "import sys; from server.cli.main import app\n"
         f"try: app({[*command.split(), '--help']!r})\n"

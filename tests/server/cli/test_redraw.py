@@ -1,4 +1,4 @@
-"""Requests made from what a picture says of itself."""
+"""Requests made from an image's metadata."""
 
 import json
 from base64 import b64decode
@@ -30,19 +30,19 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
 
 @pytest.fixture(params=["png", "webp"])
 def file(request, signing_key):
-    drawn = Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
+    result = Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
     return write_job_picture(
-        MetadataPolicy("00C0FFEE", signing_key, "full", "exact"), JOB, drawn, 0, {}, request.param
+        MetadataPolicy("00C0FFEE", signing_key, "full", "exact"), JOB, result, 0, {}, request.param
     )
 
 
-def bare():
+def build_bare_png():
     file = BytesIO()
     Image.fromarray(PIXELS).save(file, "PNG")
     return file.getvalue()
 
 
-def test_a_picture_is_drawn_on_from_as_it_was_drawn(file, demo_file):
+def test_the_metadata_of_an_image_become_the_parameters(file, demo_file):
     body: Any = build_redraw_request(file, 2.0, 0.5, 0.1, {"seed": 3, "input": None, "image_format": "png"})
     policy = RequestPolicy(
         detect_model(single_model_catalog(demo_file)), load_presets(configs() / "presets.toml")
@@ -55,13 +55,13 @@ def test_a_picture_is_drawn_on_from_as_it_was_drawn(file, demo_file):
     assert b64decode(body["parameters"]["image"]) == file
 
 
-def test_what_is_asked_for_counts_instead(file):
+def test_overrides_replace_the_metadata(file):
     body: Any = build_redraw_request(file, 1.0, 0.5, 0.0, {"input": "cat", "steps": 5})
     assert body["input"] == "cat"
     assert body["parameters"]["steps"] == 5
 
 
-def test_a_picture_that_lies_on_its_side_is_measured_upright():
+def test_a_rotated_image_is_measured_upright():
     image, file = Image.fromarray(PIXELS), BytesIO()
     exif = image.getexif()
     exif[0x0112] = 6
@@ -70,9 +70,9 @@ def test_a_picture_that_lies_on_its_side_is_measured_upright():
     assert (body["parameters"]["width"], body["parameters"]["height"]) == (128, 192)
 
 
-def test_a_picture_without_a_prompt_needs_one():
-    with pytest.raises(Rejected, match="says no prompt"):
-        build_redraw_request(bare(), 1.5, 0.5, 0.0, {})
-    body: Any = build_redraw_request(bare(), 1.5, 0.5, 0.0, {"input": "cat"})
+def test_an_image_without_metadata_needs_a_prompt():
+    with pytest.raises(Rejected, match="has no prompt"):
+        build_redraw_request(build_bare_png(), 1.5, 0.5, 0.0, {})
+    body: Any = build_redraw_request(build_bare_png(), 1.5, 0.5, 0.0, {"input": "cat"})
     assert (body["input"], body["parameters"]["width"]) == ("cat", 144)
     json.dumps(body)

@@ -19,7 +19,7 @@ KINDS = {
 }
 
 
-# the names the files bear where they are published
+# the files' names as published
 @pytest.mark.parametrize(
     ("file", "kind", "profile"),
     [
@@ -49,65 +49,63 @@ KINDS = {
         ("mine.safetensors", "sd15", "sd15"),
     ],
 )
-def test_a_published_file_finds_its_profile(file, kind, profile):
-    found, reason = match_profile(PROFILES, file, KINDS[kind])
-    assert found.name == profile
+def test_a_published_file_gets_its_profile(file, kind, profile):
+    match, reason = match_profile(PROFILES, file, KINDS[kind])
+    assert match.name == profile
     assert reason
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
-def test_a_shipped_profile_asks_for_what_there_is(profile):
+def test_a_shipped_profile_has_usable_values(profile):
     defaults = profile.defaults
     assert defaults.sampler in SAMPLERS
     assert defaults.noise_schedule in SCHEDULES
-    assert (defaults.width, defaults.height) in profile.sizes
-    assert all(side % 64 == 0 for size in profile.sizes for side in size)
+    assert defaults.width % 64 == defaults.height % 64 == 0
     assert 0.2 <= defaults.scale <= 12
     assert not (profile.zsnr and profile.prediction == "eps")
-    assert "{name}" in profile.tags.artist_format
     assert all(re.compile(pattern) for pattern in profile.match.name)
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
-def test_only_the_demo_shrinks_sizes_it_offers_as_it_learned_them_so(profile):
-    offered = (*profile.sizes, (profile.defaults.width, profile.defaults.height))
-    largest = max(width * height for width, height in offered)
-    assert profile.name == "demo" or profile.deep_shrink_above is None or largest <= profile.deep_shrink_above
+def test_only_the_demo_uses_deep_shrink_or_the_pyramid_at_its_default_size(profile):
+    # the demo was trained with both
+    area, limit = profile.defaults.width * profile.defaults.height, profile.deep_shrink_above
+    assert profile.name == "demo" or limit is None or area <= limit
     assert profile.name == "demo" or profile.pyramid_above is None
 
 
-def test_the_demo_has_nai_own_defaults():
+def test_the_demo_has_the_defaults_of_nai():
     defaults = find_profile(PROFILES, "demo").defaults
     assert (defaults.sampler, defaults.noise_schedule, defaults.steps) == ("k_euler", "native", 28)
     assert (defaults.scale, defaults.width, defaults.height) == (5.0, 832, 1216)
 
 
-def test_a_network_that_no_profile_is_for_is_refused_by_name():
+def test_a_network_without_a_profile_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"odd\.safetensors.*v"):
         match_profile(PROFILES, "odd.safetensors", Detection("sd15", "single", 4, "v", True, ()))
 
 
-def test_an_unknown_profile_is_refused_with_those_there_are():
+def test_an_unknown_profile_is_refused_with_a_list_of_all():
     with pytest.raises(ConfigError, match=r"'noobai'.*noobai-vpred"):
         find_profile(PROFILES, "noobai")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('[defaults]\nsamplers = "k_euler"', r"defaults\.samplers"),
         ('syntax = "comfy"', "syntax = 'comfy'.*'nai' or 'a1111'"),
         ("sigma_max =", "mine.toml"),
     ],
 )
-def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path, text, said):
+def test_an_invalid_profile_is_refused_with_file_and_key(tmp_path, text, message):
     (tmp_path / "mine.toml").write_text(f'family = "sdxl"\nprediction = "v"\n{text}\n')
-    with pytest.raises(ConfigError, match=said) as refused:
+    with pytest.raises(ConfigError, match=message) as error:
         load_profiles(tmp_path)
-    assert "mine.toml" in str(refused.value)
+    assert "mine.toml" in str(error.value)
 
 
-def test_infinity_and_numbers_are_both_a_highest_sigma(tmp_path):
+def test_sigma_max_is_infinity_or_a_number(tmp_path):
     for name, value in (("a", '"inf"'), ("b", "4518.76")):
         (tmp_path / f"{name}.toml").write_text(f'family = "sdxl"\nprediction = "v"\nsigma_max = {value}')
     assert [profile.sigma_max for profile in load_profiles(tmp_path)] == [float("inf"), 4518.76]

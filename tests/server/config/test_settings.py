@@ -24,51 +24,53 @@ OTHER = {
     "api.hosts": "pictures.example, other.example",
     "api.origins": "https://pictures.example",
 }
-"""For each setting that does not take any text, a value that is not its default."""
+"""A value other than the default for each setting that does not accept any text."""
 
 
-def written(folder, text):
+def write_settings(folder, text):
     file = folder / "mine.toml"
     file.write_text(text)
     return file
 
 
-def flat(table, prefix=""):
+def iter_keys(table, prefix=""):
     for key, value in table.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from iter_keys(value, f"{prefix}{key}.")
         else:
             yield prefix + key
 
 
-def test_the_shipped_file_is_the_defaults():
+def test_the_shipped_file_has_the_defaults():
     assert load_settings(FILE, {}, {}) == Settings() == load_settings(None, {}, {})
 
 
-def test_the_shipped_file_names_every_setting_and_comments_it():
+def test_the_shipped_file_lists_every_setting_with_a_comment():
     text = FILE.read_text("utf-8")
-    named = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
-    assert list(flat(tomllib.loads(named))) == list(setting_names(Settings))
-    assert all(" # " in line for line in named.splitlines() if re.match(r"\w+ = ", line))
+    complete = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
+    assert list(iter_keys(tomllib.loads(complete))) == list(setting_names(Settings))
+    assert all(" # " in line for line in complete.splitlines() if re.match(r"\w+ = ", line))
 
 
-def test_environment_overrules_the_file_and_flags_overrule_both(tmp_path):
-    file = written(tmp_path, 'host = "10.0.0.1"\nport = 1\ndevice = "cpu"\n[engine]\nqueue_limit = 2\n')
+def test_environment_overrides_the_file_and_flags_override_both(tmp_path):
+    file = write_settings(
+        tmp_path, 'host = "10.0.0.1"\nport = 1\ndevice = "cpu"\n[engine]\nqueue_limit = 2\n'
+    )
     environment = {"NAIAD_PORT": "3", "NAIAD_DEVICE": "cuda", "NAIAD_ENGINE_QUEUE_LIMIT": "4", "HOME": "/"}
-    found = load_settings(file, environment, {"device": "mps", "port": None})
-    assert (found.host, found.port, found.device) == ("10.0.0.1", 3, "mps")
-    assert (found.engine.queue_limit, found.engine.batching) == (4, "exact")
+    settings = load_settings(file, environment, {"device": "mps", "port": None})
+    assert (settings.host, settings.port, settings.device) == ("10.0.0.1", 3, "mps")
+    assert (settings.engine.queue_limit, settings.engine.batching) == (4, "exact")
 
 
 @pytest.mark.parametrize("name", [*setting_names(Settings)])
-def test_every_setting_has_its_variable(name):
+def test_every_setting_has_a_variable(name):
     value = OTHER.get(name, "other")
-    found = load_settings(None, {"NAIAD_" + name.replace(".", "_").upper(): value}, {})
-    assert found != Settings()
+    settings = load_settings(None, {"NAIAD_" + name.replace(".", "_").upper(): value}, {})
+    assert settings != Settings()
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("prt = 1", r":1: 'prt'.*'port'"),
         ("[engine]\nqueue_limits = 1", r":2: 'engine\.queue_limits'.*'engine\.queue_limit'"),
@@ -78,23 +80,23 @@ def test_every_setting_has_its_variable(name):
         ('port = "4242"', "port = '4242': .*integer"),
         ('[engine]\nbatching = "fast"', "batching = 'fast'.*'exact' or 'shared'"),
         ('device = "gpu"', "device = 'gpu'.*auto, cpu, cuda"),
-        ('token = "ключ-от-двери"', "token: must be at least 8 characters of printable ASCII"),
+        ('token = "секретный-ключ"', "token: must be at least 8 characters of printable ASCII"),
         ('token = "short"', "token: must be"),
         ('[api]\nhosts = ["http://a.example"]', r"api\.hosts\.0 = 'http://a\.example'.*without http"),
         ('[api]\norigins = ["https://a.example/"]', "origins.*no / at its end"),
         ("port =", r"mine\.toml:1: Invalid value"),
-        ("host = 2026-01-01", "dates and times"),
+        ("host = 2026-01-01", "no setting takes a date or a time"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_line_and_the_key(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said) as refused:
-        load_settings(written(tmp_path, text), {}, {})
-    assert "mine.toml" in str(refused.value)
-    assert "short" not in str(refused.value)
+def test_an_invalid_file_is_refused_with_its_line_and_the_key(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_settings(write_settings(tmp_path, text), {}, {})
+    assert "mine.toml" in str(error.value)
+    assert "short" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"NAIAD_PROT": "1"}, "NAIAD_PROT.*NAIAD_PORT"),
         ({"NAIAD_PORT": "many"}, "NAIAD_PORT = 'many'"),
@@ -109,34 +111,34 @@ def test_a_wrong_file_is_refused_with_its_line_and_the_key(tmp_path, text, said)
         ({"NAIAD_TOKEN": "with space"}, "NAIAD_TOKEN: must be"),
     ],
 )
-def test_a_wrong_variable_is_refused_by_name(environment, said):
-    with pytest.raises(ConfigError, match=said) as refused:
+def test_an_invalid_variable_is_refused_by_name(environment, message):
+    with pytest.raises(ConfigError, match=message) as error:
         load_settings(None, environment, {})
-    assert "with space" not in str(refused.value)
+    assert "with space" not in str(error.value)
 
 
-def test_a_wrong_flag_is_refused_by_name():
+def test_an_invalid_flag_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"--port = 99999: .*65535"):
         load_settings(None, {}, {"port": 99999})
 
 
-def test_a_token_may_come_in_a_file(tmp_path):
+def test_a_token_can_be_read_from_a_file(tmp_path):
     (tmp_path / "token").write_text("pst-from-a-file\n")
     assert load_settings(None, {"NAIAD_TOKEN_FILE": str(tmp_path / "token")}, {}).token == "pst-from-a-file"
 
 
-def test_settings_do_not_show_the_token():
+def test_the_token_is_not_in_the_repr():
     assert "pst-secret" not in repr(load_settings(None, {"NAIAD_TOKEN": "pst-secret"}, {}))
 
 
 def test_lists_in_variables_are_separated_by_commas():
-    found = load_settings(None, {"NAIAD_API_HOSTS": "a.example, b.example"}, {})
-    assert found.api.hosts == ("a.example", "b.example")
+    settings = load_settings(None, {"NAIAD_API_HOSTS": "a.example, b.example"}, {})
+    assert settings.api.hosts == ("a.example", "b.example")
 
 
-def test_relative_paths_in_a_file_are_beside_it(tmp_path):
-    found = load_settings(written(tmp_path, 'weights = "w.toml"\nsigning_key = "key.pem"'), {}, {})
-    assert (found.weights, signing_key_path(found)) == (tmp_path / "w.toml", tmp_path / "key.pem")
+def test_relative_paths_are_resolved_against_the_files_folder(tmp_path):
+    settings = load_settings(write_settings(tmp_path, 'weights = "w.toml"\nsigning_key = "key.pem"'), {}, {})
+    assert (settings.weights, signing_key_path(settings)) == (tmp_path / "w.toml", tmp_path / "key.pem")
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -144,11 +146,11 @@ def test_a_missing_file_is_refused(tmp_path):
         load_settings(tmp_path / "none.toml", {}, {})
 
 
-def test_a_folder_is_no_settings_file(tmp_path):
+def test_a_folder_is_not_a_settings_file(tmp_path):
     with pytest.raises(ConfigError, match="directory"):
         load_settings(tmp_path, {}, {})
 
 
-def test_settings_do_not_change():
+def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         setattr(Settings(), "port", 1)  # noqa: B010 - an assignment is what must fail

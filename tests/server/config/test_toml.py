@@ -1,19 +1,19 @@
 import pytest
 
-from server.config.toml import ConfigError, StrictModel, line_of, read_toml, validate
+from server.config.toml import ConfigError, StrictModel, find_line, read_toml, validate
 
 
 class Engine(StrictModel):
     limit: int = 1
 
 
-class House(StrictModel):
+class Example(StrictModel):
     port: int = 1
     share: float = 1.0
     token: str | None = None
     names: tuple[str, ...] = ()
     engine: Engine = Engine()
-    rooms: tuple[Engine, ...] = ()
+    workers: tuple[Engine, ...] = ()
 
 
 DOCUMENT = """
@@ -31,10 +31,10 @@ port = 2
 '''
 inline = {a = 1, b = {c = 2}}
 
-[[rooms]]
+[[workers]]
 limit = 1
 
-[[rooms]]
+[[workers]]
 limit = 2
 """
 
@@ -50,24 +50,24 @@ limit = 2
         (("other",), 10),
         (("other", "text"), 11),
         (("other", "inline", "b", "c"), 14),
-        (("rooms", 0, "limit"), 17),
-        (("rooms", 1, "limit"), 20),
-        (("rooms", 1, "missing"), 19),
+        (("workers", 0, "limit"), 17),
+        (("workers", 1, "limit"), 20),
+        (("workers", 1, "missing"), 19),
         (("nowhere",), None),
     ],
 )
-def test_a_key_stands_on_a_line(key, line):
-    assert line_of(DOCUMENT, key) == line
+def test_the_line_of_a_key_is_found(key, line):
+    assert find_line(DOCUMENT, key) == line
 
 
-def read(tmp_path, text):
+def read_example(tmp_path, text):
     file = tmp_path / "a.toml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return validate(House, read_toml(file), file)
+    return validate(Example, read_toml(file), file)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("port = 1.0", r"a\.toml:1: port = 1\.0: should be a valid integer"),
         ("port = false", r"a\.toml:1: port = false: should be a valid integer"),
@@ -80,22 +80,25 @@ def read(tmp_path, text):
             "[engine]\nlimits = 1",
             r"a\.toml:2: 'engine\.limits' is not a key here; did you mean 'engine\.limit'\?",
         ),
-        ("[[rooms]]\n[[rooms]]\nlimit = ''", r"a\.toml:3: rooms\.1\.limit = '': should be a valid integer"),
+        (
+            "[[workers]]\n[[workers]]\nlimit = ''",
+            r"a\.toml:3: workers\.1\.limit = '': should be a valid integer",
+        ),
         ("port = 1\nport = 2", r"a\.toml:2: "),
         ("a = [\n1,\n", r"a\.toml:\d: "),
         (b"port = 1\n# \xff", r"a\.toml:2: not UTF-8"),
     ],
 )
-def test_what_is_wrong_is_told_with_file_line_and_key(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
-        read(tmp_path, text)
+def test_an_error_has_file_line_and_key(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_example(tmp_path, text)
 
 
-def test_a_byte_order_mark_and_whole_numbers_for_fractions_are_fine(tmp_path):
-    assert read(tmp_path, b"\xef\xbb\xbfshare = 2") == House(share=2.0)
+def test_a_byte_order_mark_and_integers_for_floats_are_accepted(tmp_path):
+    assert read_example(tmp_path, b"\xef\xbb\xbfshare = 2") == Example(share=2.0)
 
 
-def test_a_secret_is_not_repeated(tmp_path):
-    with pytest.raises(ConfigError) as refused:
-        read(tmp_path, 'token = ["sesame"]')
-    assert "sesame" not in str(refused.value)
+def test_a_secret_is_not_in_the_message(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        read_example(tmp_path, 'token = ["sesame"]')
+    assert "sesame" not in str(error.value)

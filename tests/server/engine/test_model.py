@@ -7,7 +7,7 @@ from demo.checkpoint import build_demo
 from pipelines.errors import WeightsError
 from pipelines.job import RgbImage, UpscaleJob
 from pipelines.weights.checkpoint import fingerprint
-from server.cli.bootstrap import check_setup
+from server.cli.check import check_setup
 from server.config.catalog import Catalog, ModelEntry, single_model_catalog
 from server.config.settings import Settings
 from server.config.toml import ConfigError
@@ -15,54 +15,54 @@ from server.engine.loading import load_runner
 from server.engine.model import detect_model
 
 
-def listed(file, profile):
+def build_catalog(file, profile):
     return Catalog(default="a", models={"a": ModelEntry(path=file, profile=profile)})
 
 
-def test_a_model_is_known_by_its_file_and_gets_its_profile(demo_file):
-    served = detect_model(single_model_catalog(demo_file))
-    assert (served.profile.name, served.detection.prediction, served.detection.zsnr) == ("demo", "v", True)
-    assert served.card()["hash"] == served.fingerprint
-    assert str(demo_file.parent) not in str(served.card())
+def test_a_model_is_detected_from_its_file_and_gets_its_profile(demo_file):
+    model = detect_model(single_model_catalog(demo_file))
+    assert (model.profile.name, model.detection.prediction, model.detection.zsnr) == ("demo", "v", True)
+    assert model.card()["hash"] == model.fingerprint
+    assert str(demo_file.parent) not in str(model.card())
 
 
-def test_the_catalogue_may_name_the_profile(demo_file):
-    assert detect_model(listed(demo_file, "noobai-vpred")).profile.name == "noobai-vpred"
+def test_the_catalog_can_name_the_profile(demo_file):
+    assert detect_model(build_catalog(demo_file, "noobai-vpred")).profile.name == "noobai-vpred"
     with pytest.raises(ConfigError, match="noobai-vpred"):
-        detect_model(listed(demo_file, "nobody"))
+        detect_model(build_catalog(demo_file, "unknown"))
 
 
-def test_an_inpainting_model_is_not_served_for_drawing_from_text(tmp_path):
+def test_an_inpainting_model_cannot_be_the_main_model(tmp_path):
     with pytest.raises(WeightsError, match="inpainting model"):
         detect_model(
             single_model_catalog(build_demo(tmp_path / "naiad-demo-inpainting.safetensors", channels=9))
         )
 
 
-def test_a_second_unet_for_inpainting_is_named_in_the_card(demo_file, tmp_path):
+def test_the_card_names_the_inpainting_method(demo_file, tmp_path):
     nine = build_demo(tmp_path / "nine.safetensors", channels=9)
     catalog = Catalog(default="m", models={"m": ModelEntry(path=demo_file, inpainting=nine)})
     assert detect_model(catalog).card()["inpainting"] == "network"
     assert detect_model(single_model_catalog(demo_file)).card()["inpainting"] == "blend"
 
 
-def test_what_enlarges_is_named_hashed_and_checked(demo_file, tmp_path):
+def test_the_upscaler_is_named_hashed_and_checked(demo_file, tmp_path):
     network, wrong = tmp_path / "anime.safetensors", tmp_path / "wrong.safetensors"
     save_file(upscaler_files.random_network().state_dict(), network)
     save_file({"a": torch.zeros(1)}, wrong)
     catalog = single_model_catalog(demo_file).model_copy(update={"upscaler": network})
-    found = detect_model(catalog)
-    assert found.card()["upscaler"] == "anime.safetensors"
-    assert found.files == {"upscaler": fingerprint(network)}
+    model = detect_model(catalog)
+    assert model.card()["upscaler"] == "anime.safetensors"
+    assert model.files == {"upscaler": fingerprint(network)}
     assert "upscaler: anime.safetensors, 4 times" in list(check_setup(catalog, Settings(metadata="plain")))
-    studio = load_runner(found, Settings(device="cpu"))
-    (enlarged,) = studio.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16))
-    assert enlarged.shape == (16, 16, 3)
+    runner = load_runner(model, Settings(device="cpu"))
+    (image,) = runner.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16))
+    assert image.shape == (16, 16, 3)
     with pytest.raises(WeightsError, match="not an ESRGAN-family upscaler"):
         list(check_setup(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))
 
 
-def test_a_second_unet_must_be_one_for_inpainting(demo_file):
+def test_the_inpainting_unet_must_have_nine_channels(demo_file):
     catalog = Catalog(default="m", models={"m": ModelEntry(path=demo_file, inpainting=demo_file)})
     with pytest.raises(WeightsError, match="its UNet has 4 input channels; one for inpainting has 9"):
         detect_model(catalog)

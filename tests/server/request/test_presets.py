@@ -247,12 +247,6 @@ def test_ids_that_clients_misspell_are_corrected(spelling, model):
     assert PRESETS.canonical(spelling) == model
 
 
-def test_the_sizes_are_those_of_nais_page():
-    tall = {(512, 768), (832, 1216), (1024, 1536), (1088, 1920)}
-    square = {(640, 640), (1024, 1024), (1472, 1472)}
-    assert set(PRESETS.sizes.values()) == tall | {(width, height) for height, width in tall} | square
-
-
 Q = "best quality, amazing quality, very aesthetic, absurdres"
 Q2 = "very aesthetic, best quality, absurdres"
 Q4 = "no text, best quality, very aesthetic, absurdres"
@@ -431,7 +425,6 @@ SHIPPED = FILE.read_text("utf-8")
         ("quality_place", "quality_plac", "'models.0.quality_plac' is not a key here; did you mean 'models.0.quality_place'?"),
         ('"suffix"', '"middle"', "models.0.quality_place = 'middle': should be 'prefix' or 'suffix'"),
         ('fallback = "nai-diffusion-3"', 'fallback = "nai-diffusion-9"', "fallback = 'nai-diffusion-9' is not an id of any of the models"),
-        ("square = [1024, 1024]", "square = [1000, 1024]", "sizes.square.0 = 1000: should be a multiple of 32"),
         ('name = "light"', "name = 1", "models.0.undesired.1.name = 1: should be a valid string"),
         ("every_segment = false", 'every_segment = "no"', "models.5.every_segment = 'no': should be a valid boolean"),
         ('quality = "best', 'quality "best', "Expected"),
@@ -448,12 +441,12 @@ def test_an_invalid_file_is_rejected_with_file_and_line(tmp_path, right, wrong, 
 
 def test_a_model_without_presets_is_rejected(tmp_path):
     file = tmp_path / "presets.toml"
-    table = 'fallback = "a"\nnever_nsfw = []\n[aliases]\n[sizes]\n[[models]]\nids = ["a"]\nquality = ""\nquality_place = "suffix"\n'
+    table = 'fallback = "a"\nnever_nsfw = []\n[aliases]\n[[models]]\nids = ["a"]\nquality = ""\nquality_place = "suffix"\n'
     file.write_text(f"{table}undesired = []\n")
-    with pytest.raises(ConfigError, match=r"presets\.toml:9: models\.0\.undesired: .*at least 1 item"):
+    with pytest.raises(ConfigError, match=r"presets\.toml:8: models\.0\.undesired: .*at least 1 item"):
         load_presets(file)
     file.write_text(table)
-    with pytest.raises(ConfigError, match=r"presets\.toml:5: models\.0\.undesired is required"):
+    with pytest.raises(ConfigError, match=r"presets\.toml:4: models\.0\.undesired is required"):
         load_presets(file)
 
 
