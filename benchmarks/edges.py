@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.types import Pixels
-from server.api.archive import zip_pictures
+from server.api.responses import zip_images
 from server.engine.engine import Result
 from server.picture.signature import SigningKey
 from server.picture.writer import MetadataPolicy, write_job_picture
@@ -83,7 +83,7 @@ def shapes() -> Pixels:
 def ours(rgb: Pixels) -> bytes:
     """The ZIP of a picture."""
     drawn = Result([rgb], LADDER, queue_seconds=0.0, run_seconds=4.25)
-    return zip_pictures([write_job_picture(IMPRINT, JOB, drawn, 0, {}, "png")])
+    return zip_images([write_job_picture(IMPRINT, JOB, drawn, 0, {}, "png")])
 
 
 def within(archive: bytes) -> Image.Image:

@@ -5,6 +5,7 @@ PipelineError
 ├── UnknownName        a sampler, schedule or option that is not in its registry
 ├── WeightsError       a file that cannot be loaded, with the reason
 ├── NotFinite          the network or the decoder produced NaN or infinity
+├── DeviceLost         the device fails every operation until the process ends
 └── Cancelled          whoever asked has gone
 """
 
@@ -45,3 +46,7 @@ class NotFinite(PipelineError):
 
 class Cancelled(PipelineError):
     """The run was stopped between two steps because nobody waits for it any more."""
+
+
+class DeviceLost(PipelineError):
+    """The device fails every operation; only a new process can use it again."""

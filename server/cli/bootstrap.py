@@ -14,7 +14,8 @@ import uvicorn
 from server.api.access import AccessRules, generate_token, needs_token
 from server.api.accounts import Accounts, load_accounts
 from server.api.protocol import Protocol
-from server.app import AppState, create_app
+from server.api.state import AppState
+from server.app import create_app
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs

@@ -168,7 +168,7 @@ def account(name: Annotated[str, typer.Argument(help="Whose it is, for the file 
     There are two keys to an address with capitals: some clients make them small first.
     """
     from server.api.access import generate_token
-    from server.api.accesskey import derive_access_key
+    from server.api.accounts import derive_access_key
 
     email = typer.prompt("E-mail address", err=True)
     password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

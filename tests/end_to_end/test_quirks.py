@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 from bodies import BODIES, HEAVY, LIGHT, QUALITY, SMALL, V3
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, read_comment, unzip_images
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from painter import HERE, URL, Painter, comment, house, pictures
 
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from server.app import create_app
@@ -30,26 +30,26 @@ def policy(demo_file):
 
 @pytest.fixture(scope="module")
 def client(policy, signing_key):
-    here = house(policy.served, Painter(), signing_key)
-    with TestClient(create_app(here), base_url=HERE) as client:
-        here.engine.wait_ready()
+    state = build_state(policy.served, FakeModel(), signing_key)
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
+        state.engine.wait_ready()
         yield client
 
 
 def post(client, body):
-    answer = client.post(URL, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    answer = client.post(GENERATE, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert answer.status_code == 200, answer.text
     return answer
 
 
 def said(client, parameters, **top):
-    return comment(post(client, {"input": "1girl", **top, "parameters": SMALL | parameters}))
+    return read_comment(post(client, {"input": "1girl", **top, "parameters": SMALL | parameters}))
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_every_client_is_understood(client, name):
     body = BODIES[name]
-    found = comment(post(client, body))
+    found = read_comment(post(client, body))
     assert (found["width"], found["height"]) == (128, 192)
     assert found["steps"] == body["parameters"].get("steps", 28)
     assert found["seed"] == body["parameters"]["seed"] % 2**32
@@ -65,7 +65,7 @@ WRITTEN = [name for name in BODIES if name not in FLAGGED]
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_client_that_writes_its_texts_gets_them_unchanged(client, name):
     body = BODIES[name]
-    found = comment(post(client, body))
+    found = read_comment(post(client, body))
     assert found["prompt"] == body["input"]
     assert found["uc"] == body["parameters"].get("negative_prompt", "")
 
@@ -81,7 +81,7 @@ def test_a_client_that_writes_its_texts_gets_them_unchanged(client, name):
     ],
 )
 def test_flags_without_texts_get_them_from_the_server(client, name, prompt, uc):
-    found = comment(post(client, BODIES[name]))
+    found = read_comment(post(client, BODIES[name]))
     assert (found["prompt"], found["uc"]) == (prompt, uc)
 
 
@@ -211,14 +211,14 @@ def test_the_answer_is_what_clients_insist_on(client):
     answer = post(client, BODIES["the least"] | {"parameters": SMALL | {"n_samples": 3}})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "binary/octet-stream")
     assert ".zip" in answer.headers["content-disposition"]
-    assert list(pictures(answer)) == ["image_0.png", "image_1.png", "image_2.png"]
-    webp = pictures(post(client, BODIES["the least"] | {"parameters": SMALL | {"image_format": "webp"}}))
+    assert list(unzip_images(answer)) == ["image_0.png", "image_1.png", "image_2.png"]
+    webp = unzip_images(post(client, BODIES["the least"] | {"parameters": SMALL | {"image_format": "webp"}}))
     assert {name: picture.format for name, picture in webp.items()} == {"image_0.webp": "WEBP"}
 
 
 def test_what_is_refused_is_told_in_nais_envelope(client):
     for field, value in {"steps": 51, "width": 100, "sampler": "none", "image": "AAAA"}.items():
-        answer = client.post(URL, json={"input": "1girl", "parameters": SMALL | {field: value}})
+        answer = client.post(GENERATE, json={"input": "1girl", "parameters": SMALL | {field: value}})
         assert answer.status_code == answer.json()["statusCode"] == 400
         assert answer.json()["message"].startswith(f"parameters.{field}: ")
 
@@ -232,7 +232,7 @@ def test_seed_zero_means_any(client, seed):
 
 def test_samples_count_up_from_the_seed_and_past_its_end(client):
     answer = post(client, {"input": "a", "parameters": SMALL | {"seed": 2**32 - 2, "n_samples": 4}})
-    seeds = [json.loads(picture.info["Comment"])["seed"] for picture in pictures(answer).values()]
+    seeds = [json.loads(picture.info["Comment"])["seed"] for picture in unzip_images(answer).values()]
     assert seeds == [4294967294, 4294967295, 0, 1]
 
 
@@ -250,7 +250,7 @@ def test_samples_count_up_from_the_seed_and_past_its_end(client):
 )  # fmt: skip
 def test_the_prompt_is_the_input_and_kept_to_the_letter(client, top, parameters, prompt):
     answer = post(client, top | {"parameters": SMALL | parameters})
-    picture = pictures(answer)["image_0.png"]
+    picture = unzip_images(answer)["image_0.png"]
     assert json.loads(picture.info["Comment"])["prompt"] == picture.info["Description"] == prompt
 
 
@@ -265,7 +265,7 @@ def test_a_v4_prompt_becomes_one_text_for_the_models_that_mean_it(client):
     }  # fmt: skip
     body = {"input": "2girls", "model": "nai-diffusion-4-5-full", "parameters": SMALL | prompts}
     answer = post(client, body)
-    found = comment(answer)
+    found = read_comment(answer)
     assert found["prompt"] == "2girls, street, girl, red hair, girl, hat"
     assert found["uc"] == "bad, boy"
     assert "nai-diffusion-4-5-full" in answer.headers["x-naiad-warning"]
@@ -274,7 +274,7 @@ def test_a_v4_prompt_becomes_one_text_for_the_models_that_mean_it(client):
 @pytest.mark.parametrize("action", ["generate", None])
 def test_the_action_may_be_missing(client, action):
     body = {"input": "1girl", "parameters": SMALL, "action": action}
-    assert comment(post(client, body))["seed"] == SMALL["seed"]
+    assert read_comment(post(client, body))["seed"] == SMALL["seed"]
 
 
 def test_what_else_stands_at_the_top_is_not_read(client):
@@ -313,7 +313,7 @@ def test_other_models_are_answered_by_the_one_there_is_and_that_is_told(client, 
 def test_a_furry_request_gets_the_furry_texts_under_either_spelling(client):
     flags = SMALL | {"qualityToggle": True, "ucPreset": 1}
     for model in ("nai-diffusion-furry-3", "nai-diffusion-3-furry"):
-        found = comment(post(client, {"input": "wolf", "model": model, "parameters": flags}))
+        found = read_comment(post(client, {"input": "wolf", "model": model, "parameters": flags}))
         assert found["prompt"] == "wolf, {best quality}, {amazing quality}"
         assert found["uc"].startswith("nsfw, {worst quality}, guide lines")
 
@@ -344,25 +344,25 @@ def test_presets_applied_twice_are_presets_applied_once(policy, name, mode):
 @pytest.mark.parametrize("name", BODIES)
 def test_a_picture_imported_and_sent_again_says_the_same(client, name):
     sent = BODIES[name]["parameters"]
-    once = comment(post(client, BODIES[name]))
+    once = read_comment(post(client, BODIES[name]))
     kept = once.keys() - {"prompt", "uc", "generator", "naiad", "signed_hash"}
     flags = {key: sent[key] for key in sent.keys() & {"qualityToggle", "ucPreset"}}
     resent = {key: once[key] for key in kept} | flags | {"negative_prompt": once["uc"]}
     body = {"input": once["prompt"], "model": BODIES[name].get("model"), "action": "generate"}
-    twice = comment(post(client, body | {"parameters": resent}))
+    twice = read_comment(post(client, body | {"parameters": resent}))
     assert {**twice, "signed_hash": "", "naiad": ""} == {**once, "signed_hash": "", "naiad": ""}
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_nais_page_imports_a_picture_and_sends_it_again(client, name):
     """It reads its toggles off the texts, and what it then sends is the same texts; for none at all, its "none"."""
-    once = comment(post(client, BODIES[name]))
+    once = read_comment(post(client, BODIES[name]))
     presets = [index for index, text in enumerate((HEAVY, LIGHT, HUMAN)) if text in once["uc"]]
     flags = {"qualityToggle": QUALITY in once["prompt"], "ucPreset": max(presets, default=3)}
     names = ("width", "height", "scale", "steps", "seed", "sampler", "noise_schedule", "sm", "sm_dyn")
     chosen = {name: once[name] for name in names}
     sent = {"params_version": 3, "negative_prompt": once["uc"] or "lowres", **chosen, **flags}
-    twice = comment(post(client, V3 | {"input": once["prompt"], "parameters": sent}))
+    twice = read_comment(post(client, V3 | {"input": once["prompt"], "parameters": sent}))
     assert (twice["prompt"], twice["uc"]) == (once["prompt"], sent["negative_prompt"])
     assert {name: twice[name] for name in names} == chosen
 
