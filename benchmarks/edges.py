@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.types import Pixels
-from server.api.archive import zip_pictures
+from server.api.responses import zip_images
 from server.engine.engine import Result
 from server.picture.signature import SigningKey
 from server.picture.writer import MetadataPolicy, write_job_picture

@@ -1,67 +1,27 @@
-"""The HTTP application: `create_app` and its routes; nothing happens at import."""
+"""The ASGI application: `create_app`. Importing this module has no effects."""
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from time import perf_counter
-from typing import Annotated, ParamSpec, TypeVar, cast
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from server import errors
-from server.api.access import AccessRules, enforce_access, generate_token
-from server.api.accounts import PAGES, Accounts, log_in
-from server.api.body import read_body
+from server.api.access import enforce_access
 from server.api.middleware import trace_requests
-from server.api.responses import negotiate, pictures_response
-from server.api.upscale import read_upscale, write_upscaled
-from server.engine.engine import Engine, Result, State, Ticket
-from server.picture.writer import MetadataPolicy, write_job_picture
-from server.request.resolve import RequestPolicy, ResolvedRequest, resolve
-from server.request.schema import read_request
-
-log = logging.getLogger("naiad")
-AT_ONCE = 2
-"""Requests whose pictures are unpacked at the same time: each may take half a gigabyte meanwhile."""
-Given = ParamSpec("Given")
-Read = TypeVar("Read")
+from server.api.routes import install_routes
+from server.api.state import AppState
+from server.errors import install_handlers
 
 
-@dataclass(frozen=True, slots=True)
-class AppState:
-    """Everything a request meets: how it is read, drawn, written, and who may send it.
-
-    `body_limit` is in MiB; `patience` is the seconds within which a whole body must have arrived.
-    """
-
-    engine: Engine
-    policy: RequestPolicy
-    metadata: MetadataPolicy
-    access: AccessRules = field(default_factory=AccessRules)
-    accounts: Accounts = field(default_factory=Accounts)
-    body_limit: int = 64
-    body_timeout: float = 60.0
-
-
-class AccountResponse(JSONResponse):
-    """JSON with its charset named: an old client takes bare `application/json` for an error."""
-
-    media_type = "application/json; charset=utf-8"
-
-
-def create_app(house: AppState) -> FastAPI:
-    """An application around an engine that it starts and stops."""
+def create_app(state: AppState) -> FastAPI:
+    """Return an application that starts the engine at startup and stops it at shutdown."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        house.engine.start()
+        state.engine.start()
         yield
-        await asyncio.to_thread(house.engine.stop)
+        await asyncio.to_thread(state.engine.stop)
 
     app = FastAPI(
         title="naiad",
@@ -70,22 +30,12 @@ def create_app(house: AppState) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(trace_requests), Middleware(enforce_access, rules=house.access)],
+        middleware=[Middleware(trace_requests), Middleware(enforce_access, rules=state.access)],
     )
-    app.state.house = house
-    app.state.unpacking = asyncio.Semaphore(AT_ONCE)
-    errors.install_handlers(app)
-    app.get("/")(hello)
-    app.get("/live")(live)
-    app.get("/ready")(ready)
-    app.get("/models")(models)
-    app.get("/key")(key)
-    for page in PAGES:
-        app.get(f"/user/{page}")(partial(account_page, page))
-    app.post("/user/login")(login)
-    app.post("/user/create-persistent-token")(create_persistent_token)
-    app.post("/ai/generate-image")(generate_image)
-    app.post("/ai/upscale")(upscale)
+    app.state.naiad = state
+    app.state.decode_slots = asyncio.Semaphore(state.decode_limit)
+    install_handlers(app)
+    install_routes(app)
     return app
 
 

@@ -1,18 +1,18 @@
-"""What a client can be told, and the one envelope it is told in: `{"statusCode", "message"}`.
+"""Errors that are answered with a status other than 2xx, and the JSON they are answered with.
 
 ApiError
-├── Rejected        400  the request is wrong and will stay wrong
-├── Unauthorized    401  no token, or not ours
-├── Forbidden       403  a browser page or a host name that is not let in
-├── NotFound        404  nothing is at this path
+├── Rejected        400  the request is wrong; sending it again does not help
+├── Unauthorized    401  no bearer token, or an unknown one
+├── Forbidden       403  a Host or Origin that is not allowed
+├── NotFound        404  no such path
 ├── BodyTimeout     408  the body did not arrive in time
-├── BodyTooLarge    413  the body is larger than bodies may be
-├── Unsupported     415  a kind of body that is not read
+├── BodyTooLarge    413  the body is larger than the limit
+├── Unsupported     415  a Content-Type or Content-Encoding that is not read
 ├── Overloaded      429  the queue is full
-├── HeadersTooLarge 431  more headers than are read
-└── Unavailable     503  not ready, or no longer
+├── HeadersTooLarge 431  the headers are larger than the limit
+└── Unavailable     503  the engine is not ready
 
-Whatever else goes wrong answers in the same envelope, without a library's words in it.
+Every error has the same form, `{"statusCode", "message"}`. No message carries a library's own text.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from starlette.types import Receive, Scope, Send
 from pipelines.errors import InvalidPrompt, PipelineError, UnknownName
 
 log = logging.getLogger("naiad")
-INTERNAL_ERROR = "the server made a mistake; its log says which"
-CHOICES = ("literal_error", "bool_parsing")
-"""What pydantic calls a value that is none of a few words."""
-LINGER = 2.0
-"""Seconds for which the rest of a refused body is read, so that its sender gets to see the refusal."""
+INTERNAL_ERROR = "internal server error; the server's log has the details"
+CHOICE_ERRORS = ("literal_error", "bool_parsing")
+"""Pydantic's error types for a value that must be one of a few words."""
+DRAIN_TIMEOUT = 2.0
+"""Seconds for which the rest of a refused body is read, so that the client gets to see the response."""
 
 
 class ApiError(Exception):
-    """An answer that is not 2xx."""
+    """An error with an HTTP status, a message for the client and optional response headers."""
 
     status = 500
 
@@ -49,7 +49,12 @@ class ApiError(Exception):
 
 
 class Rejected(ApiError):
-    """`field` given as `value` is not what is allowed."""
+    """A field of the request has a value that is not allowed.
+
+    Args:
+        field: dotted name of the field, or of the header or part; empty to report the reason alone.
+        reason: the rest of the sentence, such as "is required".
+    """
 
     status = 400
 
@@ -58,7 +63,7 @@ class Rejected(ApiError):
 
 
 class Unauthorized(ApiError):
-    """The bearer token is missing or wrong."""
+    """The bearer token is missing or unknown."""
 
     status = 401
 
@@ -67,18 +72,18 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """A browser page or a host name that is not let in."""
+    """The Host or the Origin is not allowed."""
 
     status = 403
 
 
 class NotFound(ApiError):
-    """Nothing is at this path."""
+    """There is no such path."""
 
     status = 404
 
     def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"{method[:20]} {shorten(path)}: there is nothing here")
+        super().__init__(f"{method[:20]} {shorten(path)}: no such path")
 
 
 class BodyTimeout(ApiError):
@@ -88,19 +93,19 @@ class BodyTimeout(ApiError):
 
 
 class BodyTooLarge(ApiError):
-    """The body is larger, or in more parts, than bodies may be."""
+    """The body has more bytes or more parts than the limit."""
 
     status = 413
 
 
 class Unsupported(ApiError):
-    """A kind of body that is not read."""
+    """The Content-Type or Content-Encoding is not read."""
 
     status = 415
 
 
 class Overloaded(ApiError):
-    """As many requests wait as may wait."""
+    """The queue is full."""
 
     status = 429
 
@@ -109,7 +114,7 @@ class Overloaded(ApiError):
 
 
 class HeadersTooLarge(ApiError):
-    """More in front of the body than is read."""
+    """The request line and headers are larger than the limit."""
 
     status = 431
 
@@ -118,7 +123,7 @@ class HeadersTooLarge(ApiError):
 
 
 class Unavailable(ApiError):
-    """The engine cannot take work."""
+    """The engine does not take jobs: it is loading, stopping or has failed."""
 
     status = 503
 
@@ -126,31 +131,31 @@ class Unavailable(ApiError):
         super().__init__(message, {"Retry-After": "10"})
 
 
-def envelope(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer NAI's clients parse for every status that is not 2xx."""
+def build_envelope(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the JSON response that NAI's clients parse for every status other than 2xx."""
     return JSONResponse({"statusCode": status, "message": message}, status, headers)
 
 
-def error_response(error: ApiError) -> JSONResponse:
-    """The answer to a refusal; one given before the body was read lets the sender finish, then hangs up."""
+def build_error_response(error: ApiError) -> JSONResponse:
+    """Return the response to an error; one sent before the body was read drains it and closes the connection."""
     if isinstance(error, BodyTooLarge | BodyTimeout):
         body = {"statusCode": error.status, "message": error.message}
-        return LingeringResponse(body, error.status, error.headers | {"Connection": "close"})
-    return envelope(error.status, error.message, error.headers)
+        return DrainingResponse(body, error.status, error.headers | {"Connection": "close"})
+    return build_envelope(error.status, error.message, error.headers)
 
 
-class LingeringResponse(JSONResponse):
-    """An answer after which the rest of the request is read and dropped for a moment.
+class DrainingResponse(JSONResponse):
+    """A response after which the rest of the request is read and dropped for `DRAIN_TIMEOUT` seconds.
 
-    Closing a connection at once while its peer still sends makes the peer lose the answer.
+    If a server closes a connection while the client still sends, the client loses the response.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer, drain, and end."""
+        """Send the response, read the rest of the request, then end the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         try:
-            async with asyncio.timeout(LINGER):
+            async with asyncio.timeout(DRAIN_TIMEOUT):
                 while (message := await receive()).get("more_body"):
                     del message
         except TimeoutError:
@@ -168,20 +173,23 @@ def to_rejection(error: ValidationError, model: type[BaseModel], prefix: tuple[s
     field = ".".join(str(part) for part in (*prefix, *first["loc"]))
     if first["type"] == "missing":
         return Rejected(field, "is required")
-    allowed = _allowed(model, [str(part) for part in first["loc"]])
-    given = first["input"]
-    hint = _hint(given, allowed) if isinstance(given, str) and first["type"] in CHOICES else ""
-    return Rejected(field or "body", f"{shorten(given)} is not {allowed}{hint}")
+    allowed = _find_description(model, [str(part) for part in first["loc"]])
+    value = first["input"]
+    hint = _suggest(value, allowed) if isinstance(value, str) and first["type"] in CHOICE_ERRORS else ""
+    return Rejected(field or "body", f"{shorten(value)} is not {allowed}{hint}")
 
 
-def _hint(given: str, allowed: str) -> str:
-    """The word of a description that was meant; only the beginning of a text is compared, as that takes its time."""
-    near = get_close_matches(given[:40], re.findall(r"\w+", allowed), n=1)
+def _suggest(value: str, allowed: str) -> str:
+    """Return "; did you mean ...?" for the word of `allowed` closest to `value`, or an empty string.
+
+    Only the first 40 characters are compared, because the comparison is slow for long texts.
+    """
+    near = get_close_matches(value[:40], re.findall(r"\w+", allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _allowed(model: type[BaseModel], path: list[str]) -> str:
-    """A field's description, found by following a path of names through models."""
+def _find_description(model: type[BaseModel], path: list[str]) -> str:
+    """Return the description of the field that a path of names leads to through nested models."""
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
     if not path or path[0] not in fields:
         return "an object"
@@ -193,7 +201,7 @@ def _allowed(model: type[BaseModel], path: list[str]) -> str:
 
 
 def shorten(value: object) -> str:
-    """A value as JSON-like text that fits into a message."""
+    """Return a value as JSON-like ASCII text of at most 80 characters."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "an array"
     if value is None or isinstance(value, bool):
@@ -203,26 +211,28 @@ def shorten(value: object) -> str:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer every failure of an app in the envelope."""
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(PipelineError, _pipeline_error)
-    app.add_exception_handler(HTTPException, _http)
+    """Make an application answer its errors in the envelope."""
+    app.add_exception_handler(ApiError, _handle_api_error)
+    app.add_exception_handler(PipelineError, _handle_pipeline_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
 
 
-def _api_error(_: Request, error: Exception) -> JSONResponse:
-    return error_response(cast("ApiError", error))
+def _handle_api_error(_: Request, error: Exception) -> JSONResponse:
+    return build_error_response(cast("ApiError", error))
 
 
-def _pipeline_error(_: Request, error: Exception) -> JSONResponse:
+def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, InvalidPrompt | UnknownName):
-        return envelope(400, str(error))
+        return build_envelope(400, str(error))
     log.error("a job failed: %s", error)
-    return envelope(500, str(error))
+    return build_envelope(500, str(error))
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
+def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
     error = cast("HTTPException", error)
     if error.status_code == 404:
-        return error_response(NotFound(request.method, request.scope["path"]))
+        return build_error_response(NotFound(request.method, request.scope["path"]))
     allowed = (error.headers or {}).get("Allow", "another method")
-    return envelope(error.status_code, f"{request.method[:20]}: this path takes {allowed}", error.headers)
+    return build_envelope(
+        error.status_code, f"{request.method[:20]}: this path takes {allowed}", error.headers
+    )

@@ -1,9 +1,9 @@
-"""Who may come in: which host names, which browser pages, and with which token.
+"""Access checks before anything else is read: Host, Origin and bearer token.
 
-A page that a browser shows may send requests to any address, this server's included. So the Host must be one of
-ours, since a name that somebody else resolves to our address would make their page ours (DNS rebinding), and a
-request that changes something must not come from a foreign page. NAI's own names are let in because its clients
-send them whatever address they were given.
+A web page in a browser may send requests to any address, this server's included. So the Host must be one of this
+server's names, because a foreign name that resolves to this address would put its page on the same origin (DNS
+rebinding), and a request that changes something must not come from a foreign page. NAI's own host names are allowed
+because its clients send them even when they are configured with another address.
 """
 
 import re
@@ -17,17 +17,24 @@ from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, Forbidden, HeadersTooLarge, Unauthorized, error_response, shorten
+from server.errors import (
+    ApiError,
+    Forbidden,
+    HeadersTooLarge,
+    Unauthorized,
+    build_error_response,
+    shorten,
+)
 
 PROTECTED_PATHS = ("/ai/", "/user/")
-LOGIN = "/user/login"
+LOGIN_PATH = "/user/login"
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
 NAI_ORIGIN = "https://novelai.net"
-LARGEST_HEAD = 16 * 1024
-"""Bytes of a request before its body; h11 refuses more by itself, but only when they come in pieces."""
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
-EXPOSED = "Content-Disposition, Server-Timing, X-Naiad-Warning, X-Request-Id"
-PREFLIGHT = {
+HEAD_LIMIT = 16 * 1024
+"""Bytes of a request before its body. h11 has a limit too, but applies it only to headers that arrive in pieces."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+EXPOSED_HEADERS = "Content-Disposition, Server-Timing, X-Naiad-Warning, X-Request-Id"
+PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Correlation-Id, X-Initiated-At",
     "Access-Control-Allow-Private-Network": "true",
@@ -37,12 +44,13 @@ PREFLIGHT = {
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """The rules of one server.
+    """The Hosts, Origins and tokens that one server accepts.
 
-    Args:
-        tokens: bearer tokens that guarded paths need one of; with none everybody may come in.
-        bound: the address listened on; when that is every address, any address in numbers is one of ours.
-        hosts: further host names; origins: browser pages, as "https://example.org", that may send requests.
+    Attributes:
+        tokens: bearer tokens, one of which the protected paths need; if empty, they need none.
+        bound: the address the server listens on; if it is the unspecified address, any IP address is accepted as Host.
+        hosts: additional host names.
+        origins: origins of web pages, such as "https://example.org", that may send requests.
     """
 
     tokens: tuple[str, ...] = ()
@@ -51,109 +59,109 @@ class AccessRules:
     origins: tuple[str, ...] = ()
 
     def allows_host(self, host: str) -> bool:
-        """Whether a Host header names this server."""
+        """Return whether a Host header names this server."""
         name = parse_host(host)
         if name in ("localhost", self.bound.lower(), *(host.lower() for host in self.hosts)):
             return True
-        address, bound = _address(name), _address(self.bound)
+        address, bound = _parse_address(name), _parse_address(self.bound)
         if address is None:
             return name.endswith(".localhost") or NAI_HOST.fullmatch(name) is not None
         return address.is_loopback or address == bound or (bound is not None and bound.is_unspecified)
 
     def allows_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of this origin may send requests: our own, or one that the operator named."""
+        """Return whether pages of this origin may send requests: this server's own, or one of `origins`."""
         return origin in (f"http://{host}", f"https://{host}", *self.origins)
 
     def allows_token(self, authorization: str) -> bool:
-        """Whether an Authorization header carries one of the tokens; takes as long for a near miss."""
+        """Return whether an Authorization header carries one of the tokens, in constant time."""
         return not self.tokens or self.find_token(authorization) is not None
 
     def find_token(self, authorization: str) -> str | None:
-        """The token among ours that an Authorization header carries."""
-        scheme, _, given = authorization.partition(" ")
-        sent = given.strip().encode()
-        found = [token for token in self.tokens if compare_digest(sent, token.encode())]
-        return found[0] if found and scheme.lower() == "bearer" else None
+        """Return the one of the tokens that an Authorization header carries, or None."""
+        scheme, _, credentials = authorization.partition(" ")
+        sent = credentials.strip().encode()
+        matches = [token for token in self.tokens if compare_digest(sent, token.encode())]
+        return matches[0] if matches and scheme.lower() == "bearer" else None
 
     def check(self, method: str, path: str, headers: Headers) -> ApiError | None:
-        """Why a request may not come in, or None."""
-        host, origin = _only(headers, "host") or "", _only(headers, "origin")
+        """Return the error that refuses a request, or None if it is allowed."""
+        host, origin = _join_values(headers, "host") or "", _join_values(headers, "origin")
         if not self.allows_host(host):
             return Forbidden(f"Host: {shorten(host)} is not a name of this server (setting api.hosts)")
-        foreign = origin is not None and not self.allows_origin(origin, host)
-        preflight = method == "OPTIONS" and "access-control-request-method" in headers
-        # clients that are no browser send NAI's origin as a constant; a browser asks first, and is refused then
-        if foreign and (preflight or (method not in READING and origin != NAI_ORIGIN)):
+        is_foreign = origin is not None and not self.allows_origin(origin, host)
+        is_preflight = method == "OPTIONS" and "access-control-request-method" in headers
+        # clients that are not browsers send NAI's origin as a constant; a browser sends a preflight first
+        if is_foreign and (is_preflight or (method not in SAFE_METHODS and origin != NAI_ORIGIN)):
             return Forbidden(f"Origin: {shorten(origin)} may not send requests here (setting api.origins)")
-        guarded = path.startswith(PROTECTED_PATHS) and path != LOGIN and method != "OPTIONS"
-        if guarded and not self.allows_token(_only(headers, "authorization") or ""):
+        is_protected = path.startswith(PROTECTED_PATHS) and path != LOGIN_PATH and method != "OPTIONS"
+        if is_protected and not self.allows_token(_join_values(headers, "authorization") or ""):
             return Unauthorized()
         return None
 
 
 def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
-    """The application behind a door; answers browsers that ask whether they may send something."""
+    """Return `app` behind the access rules. CORS preflights are answered here."""
 
-    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
-        too_large = _size_of_head(scope) > LARGEST_HEAD
-        refusal = HeadersTooLarge() if too_large else rules.check(scope["method"], path, headers)
+        too_large = _head_size(scope) > HEAD_LIMIT
+        error = HeadersTooLarge() if too_large else rules.check(scope["method"], path, headers)
         origin = headers.get("origin")
-        listed = origin is not None and origin in rules.origins
+        is_listed = origin is not None and origin in rules.origins
 
-        async def shared(message: Message) -> None:
-            if message["type"] == "http.response.start" and listed:
-                answer = MutableHeaders(scope=message)
-                answer["Access-Control-Allow-Origin"] = str(origin)
-                answer["Access-Control-Expose-Headers"] = EXPOSED
-                answer.add_vary_header("Origin")
+        async def send_with_cors(message: Message) -> None:
+            if message["type"] == "http.response.start" and is_listed:
+                response_headers = MutableHeaders(scope=message)
+                response_headers["Access-Control-Allow-Origin"] = str(origin)
+                response_headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+                response_headers.add_vary_header("Origin")
             await send(message)
 
-        if refusal is not None:
-            await error_response(refusal)(scope, receive, shared)
+        if error is not None:
+            await build_error_response(error)(scope, receive, send_with_cors)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            await Response(status_code=204, headers=PREFLIGHT)(scope, receive, shared)
+            await Response(status_code=204, headers=PREFLIGHT_HEADERS)(scope, receive, send_with_cors)
         else:
-            await app(scope, receive, shared)
+            await app(scope, receive, send_with_cors)
 
-    return checked
+    return run
 
 
 def parse_host(host: str) -> str:
-    """The name in a Host header: no port, no brackets, lower case."""
+    """Return the name in a Host header: lower case, without port and brackets."""
     name = re.sub(r":\d*$", "", host.strip().lower())
     return name.removeprefix("[").removesuffix("]").removesuffix(".")
 
 
 def needs_token(host: str) -> bool:
-    """Whether listening on this address reaches beyond the machine itself."""
+    """Return whether listening on this address makes the server reachable from other machines."""
     if host == "localhost":
         return False
-    address = _address(host)
+    address = _parse_address(host)
     return address is None or not address.is_loopback
 
 
 def generate_token() -> str:
-    """A token in NAI's own form, `pst-` and 64 letters or digits, which some clients check."""
+    """Return a random token in NAI's own form, `pst-` and 64 letters or digits, which some clients check."""
     return "pst-" + "".join(choice(ascii_letters + digits) for _ in range(64))
 
 
-def _only(headers: Headers, name: str) -> str | None:
-    """A header's value; one sent twice is all its values, and so nothing that is let in."""
-    found = headers.getlist(name)
-    return ", ".join(found) if found else None
+def _join_values(headers: Headers, name: str) -> str | None:
+    """Return a header's value, or None. The values of a repeated header are joined, so they match nothing allowed."""
+    values = headers.getlist(name)
+    return ", ".join(values) if values else None
 
 
-def _size_of_head(scope: Scope) -> int:
+def _head_size(scope: Scope) -> int:
     headers = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
     return headers + len(scope.get("raw_path") or b"") + len(scope["query_string"])
 
 
-def _address(name: str) -> IPv4Address | IPv6Address | None:
+def _parse_address(name: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(name)
     except ValueError:

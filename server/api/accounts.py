@@ -1,14 +1,17 @@
-"""`tokens.toml`: who may log in, and the account pages that NAI's clients read before they draw.
+"""`tokens.toml`: who may log in, and the account pages that NAI's clients read before they generate.
 
-There are no accounts in earnest here. Clients want to see a subscription that allows drawing, and some turn a
-name and a password into an access key and log in with that: a listed key gets its token, any other gets 401.
+The server keeps no accounts of its own. Clients require a subscription that allows generating, and some derive an
+access key from e-mail address and password and log in with it: a listed key gets its token, any other gets 401.
 """
 
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from hashlib import blake2b
 from hmac import compare_digest
 from pathlib import Path
 from typing import Annotated
 
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from pydantic import Field
 
 from server.api.access import generate_token
@@ -17,6 +20,7 @@ from server.errors import Rejected, Unauthorized
 
 Secret = Annotated[str, Field(pattern=r"^[!-~]{8,200}$")]
 
+ACCESS_KEY_DOMAIN = "novelai_data_access_key"
 PRIORITY = {"maxPriorityActions": 1000, "nextRefillAt": 0, "taskPriority": 10}
 SUBSCRIPTION: Mapping[str, object] = {
     "tier": 3,
@@ -50,7 +54,7 @@ INFORMATION = {
     "accountCreatedAt": 0,
 }
 KEYSTORE = {"keystore": "", "changeIndex": 0}
-PAGES: Mapping[str, Mapping[str, object]] = {
+ACCOUNT_PAGES: Mapping[str, Mapping[str, object]] = {
     "subscription": SUBSCRIPTION,
     "information": INFORMATION,
     "priority": PRIORITY,
@@ -63,11 +67,11 @@ PAGES: Mapping[str, Mapping[str, object]] = {
         "information": INFORMATION,
     },
 }
-"""What `/user/…` answers: a subscription of the highest tier, and otherwise an empty house."""
+"""Responses of `GET /user/...`: a subscription of the highest tier, everything else empty."""
 
 
 class Account(StrictModel):
-    """One who may log in: the access key that clients make of a name and a password, and the token it is worth."""
+    """An account: the access key that clients derive from e-mail address and password, and the token it gets."""
 
     name: str
     key: Secret
@@ -81,7 +85,7 @@ class Accounts(StrictModel):
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The token of each."""
+        """The tokens of all accounts."""
         return tuple(account.token for account in self.account)
 
 
@@ -89,24 +93,35 @@ def load_accounts(file: Path) -> Accounts:
     """Read tokens.toml.
 
     Raises:
-        ConfigError: an unknown key, or a key or token that cannot be one.
+        ConfigError: the file has an unknown key, or an access key or token in the wrong form.
     """
     return validate(Accounts, read_toml(file), str(file))
 
 
-def log_in(key: object, accounts: Accounts, is_open: bool) -> str:
-    """The token a login is answered with; where everybody may come in a random one, which opens nothing.
+def choose_login_token(key: object, accounts: Accounts, needs_token: bool) -> str:
+    """Return the token that a login with this access key gets.
+
+    Args:
+        needs_token: whether the server requires tokens. If it does not, the token is random and grants nothing.
 
     Raises:
-        Rejected: the key is no text.
-        Unauthorized: nobody with this key is listed.
+        Rejected: the key is not a text.
+        Unauthorized: no account has this key.
     """
     if not isinstance(key, str):
-        raise Rejected("key", "is required: the access key made of name and password")
-    if is_open:
+        raise Rejected("key", "is required: the access key derived from e-mail address and password")
+    if not needs_token:
         return generate_token()
     sent = key.encode("utf-8", "replace")
-    found = [account.token for account in accounts.account if compare_digest(sent, account.key.encode())]
-    if not found:
+    tokens = [account.token for account in accounts.account if compare_digest(sent, account.key.encode())]
+    if not tokens:
         raise Unauthorized
-    return found[0]
+    return tokens[0]
+
+
+def derive_access_key(email: str, password: str) -> str:
+    """Return the 64 characters that a client sends to `/user/login`. Capitals in the e-mail address count."""
+    salt = blake2b((password[:6] + email + ACCESS_KEY_DOMAIN).encode(), digest_size=16).digest()
+    # 2,000,000 bytes, rounded down to KiB as clients do
+    argon = Argon2id(salt=salt, length=64, iterations=2, lanes=1, memory_cost=2_000_000 // 1024)
+    return urlsafe_b64encode(argon.derive(password.encode())).decode()[:64]

@@ -1,7 +1,8 @@
-"""The bytes a client sends, read behind limits, as one JSON object.
+"""Reading a request's body as one JSON object, within limits of size and time.
 
 Two forms are read: `application/json`, and NAI's newer `multipart/form-data` whose part `request` is that JSON.
-A browser cannot send either to a foreign server without asking first, which is why nothing else is read.
+Nothing else is, `text/plain` in particular, which a browser sends to a foreign server without a preflight. It sends
+multipart forms without one too; those depend on the Origin check in `access`.
 """
 
 import asyncio
@@ -19,43 +20,43 @@ from starlette.requests import ClientDisconnect
 from server.errors import BodyTimeout, BodyTooLarge, Rejected, Unsupported
 
 MIB = 1 << 20
-MOST_PARTS = 64
+PART_LIMIT = 64
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 
 
-async def read_body(request: Request, limit: int, patience: float) -> dict[str, object]:
-    """The object a request carries.
+async def read_body(request: Request, limit: int, timeout: float) -> dict[str, object]:
+    """Return the JSON object in a request's body.
 
     Args:
-        limit: MiB that a body may have.
-        patience: seconds within which all of it must have arrived.
+        limit: maximum size in MiB.
+        timeout: seconds within which the entire body must have arrived.
 
     Raises:
-        Rejected: there is no body, or it is no JSON object.
-        TooSlow, TooLarge, Unsupported: it is not read to its end, or not at all.
+        Rejected: the body is empty, cut off or not a JSON object.
+        BodyTimeout, BodyTooLarge, Unsupported: it was not read to its end, or not at all.
     """
-    kind = _kind(request.headers)
+    media_type = _check_media_type(request.headers)
     try:
-        async with asyncio.timeout(patience):
-            body = await _whole(request, limit * MIB)
+        async with asyncio.timeout(timeout):
+            body = await _read_bytes(request, limit * MIB)
     except TimeoutError:
-        raise BodyTimeout(f"the body did not arrive within {patience:g} seconds") from None
+        raise BodyTimeout(f"the body did not arrive within {timeout:g} seconds") from None
     except ClientDisconnect:
         raise Rejected("body", "ended before it was complete") from None
     if not body:
         raise Rejected("body", "is empty; send a JSON object")
-    if kind == "multipart/form-data":
-        body = await _request_part(request.headers, body)
-    elif kind != "application/json":
-        raise Unsupported(f"Content-Type: {kind!a} is not application/json or multipart/form-data")
+    if media_type == "multipart/form-data":
+        body = await _extract_request_part(request.headers, body)
+    elif media_type != "application/json":
+        raise Unsupported(f"Content-Type: {media_type!a} is not application/json or multipart/form-data")
     return parse_json_object(body)
 
 
 def parse_json_object(body: bytes) -> dict[str, object]:
-    """A JSON object; of a key given twice the last value counts.
+    """Return a JSON object; if a key is repeated, its last value counts.
 
     Raises:
-        Rejected: it is something else.
+        Rejected: the bytes are not a JSON object.
     """
     try:
         value: object = json.loads(body.decode("utf-8-sig"))
@@ -66,18 +67,22 @@ def parse_json_object(body: bytes) -> dict[str, object]:
     return cast("dict[str, object]", value)
 
 
-def _kind(headers: Headers) -> str:
-    """The media type, refused at once when nothing of its kind is read; empty when none is named."""
+def _check_media_type(headers: Headers) -> str:
+    """Return the media type of the body, or an empty string if the headers do not say.
+
+    Raises:
+        Unsupported: bodies of this type or encoding are not read.
+    """
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise Unsupported(f"Content-Encoding: {encoding!a} is not read; send the body as it is")
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()[:80]
-    if kind not in ("", "application/json", "multipart/form-data"):
-        raise Unsupported(f"Content-Type: {kind!a} is not application/json or multipart/form-data")
-    return kind
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()[:80]
+    if media_type not in ("", "application/json", "multipart/form-data"):
+        raise Unsupported(f"Content-Type: {media_type!a} is not application/json or multipart/form-data")
+    return media_type
 
 
-async def _whole(request: Request, limit: int) -> bytes:
+async def _read_bytes(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise _too_large(limit)
@@ -93,14 +98,14 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {limit // MIB} MiB")
 
 
-async def _request_part(headers: Headers, body: bytes) -> bytes:
-    """The part named `request` of a multipart body."""
-    boundary = _boundary(headers)
-    if body.count(f"--{boundary}".encode()) > MOST_PARTS + 1:
-        raise BodyTooLarge(f"the body has more than {MOST_PARTS} parts")
-    # nothing but the boundary: the library would decode parts by any codec a charset names, some of them slow
+async def _extract_request_part(headers: Headers, body: bytes) -> bytes:
+    """Return the part named `request` of a multipart body."""
+    boundary = _parse_boundary(headers)
+    if body.count(f"--{boundary}".encode()) > PART_LIMIT + 1:
+        raise BodyTooLarge(f"the body has more than {PART_LIMIT} parts")
+    # only the boundary is passed on: the parser would decode parts by any codec that `charset` names, some of them slow
     plain = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
-    parser = MultiPartParser(plain, _once(body), max_part_size=len(body))
+    parser = MultiPartParser(plain, _stream_once(body), max_part_size=len(body))
     try:
         form = await parser.parse()
     except (MultiPartException, ValueError, KeyError):
@@ -108,21 +113,21 @@ async def _request_part(headers: Headers, body: bytes) -> bytes:
     part = form.get("request")
     try:
         if part is None:
-            raise Rejected("request", "is the part that must hold the JSON, and is missing")
+            raise Rejected("request", "the part that must hold the JSON is missing")
         return await part.read() if isinstance(part, UploadFile) else part.encode()
     finally:
         await form.close()
 
 
-def _boundary(headers: Headers) -> str:
+def _parse_boundary(headers: Headers) -> str:
     message = Message()
     message["content-type"] = headers.get("content-type", "")
     boundary = message.get_param("boundary")
     if not isinstance(boundary, str) or not BOUNDARY.fullmatch(boundary):
-        raise Rejected("Content-Type", "names no boundary of at most 70 plain characters")
+        raise Rejected("Content-Type", "names no boundary of at most 70 ASCII characters")
     return boundary
 
 
-async def _once(body: bytes) -> AsyncGenerator[bytes]:
+async def _stream_once(body: bytes) -> AsyncGenerator[bytes]:
     yield body
     yield b""

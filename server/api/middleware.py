@@ -1,4 +1,4 @@
-"""An id for every request, in its answer and in the log, and an answer even when everything else fails."""
+"""Middleware that gives each request an id and a line in the log, and answers 500 if all else fails."""
 
 import logging
 from secrets import token_hex
@@ -7,43 +7,44 @@ from time import perf_counter
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import INTERNAL_ERROR, envelope
+from server.errors import INTERNAL_ERROR, build_envelope
 
 log = logging.getLogger("naiad.requests")
-PROBED = ("/live", "/ready")
-"""What supervisors ask every few seconds."""
+PROBE_PATHS = ("/live", "/ready")
+"""Paths that supervisors request every few seconds; logged at DEBUG."""
 
 
 def trace_requests(app: ASGIApp) -> ASGIApp:
-    """The application with `X-Request-Id` on each answer, and a line in the log for each request.
+    """Return `app` with `X-Request-Id` on each response and one log line for each request.
 
-    The line names the path and never the query or a header, where strangers' secrets are.
+    The line has the path, but neither the query nor a header, because those may hold secrets. An exception before the
+    response has started is answered with 500; a later one is raised again.
     """
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        identity, started, status = token_hex(8), perf_counter(), 0
+        request_id, started, status = token_hex(8), perf_counter(), 0
 
-        async def stamped(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = identity
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
         try:
-            await app(scope, receive, stamped)
+            await app(scope, receive, send_with_id)
         except Exception:
-            log.exception("%s failed", identity)
+            log.exception("%s failed", request_id)
             if status:
                 raise
-            await envelope(500, INTERNAL_ERROR)(scope, receive, stamped)
+            await build_envelope(500, INTERNAL_ERROR)(scope, receive, send_with_id)
         finally:
-            taken = 1000 * (perf_counter() - started)
+            milliseconds = 1000 * (perf_counter() - started)
             method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
-            level = logging.DEBUG if scope["path"] in PROBED else logging.INFO
-            log.log(level, "%s %s %s %d %.0f ms", identity, method, path, status, taken)
+            level = logging.DEBUG if scope["path"] in PROBE_PATHS else logging.INFO
+            log.log(level, "%s %s %s %d %.0f ms", request_id, method, path, status, milliseconds)
 
     return run

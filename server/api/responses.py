@@ -1,25 +1,25 @@
-"""The forms a finished picture is answered in, and which of them a client's `Accept` asks for.
+"""Responses with images: the media type that a client's `Accept` header asks for, and the body in that type.
 
-NAI's image host sends a ZIP as `binary/octet-stream`; its older host called the same ZIP
-`application/x-zip-compressed`, which clients of that time insist on and name. JSON and the bare picture are for
-those who do not accept a ZIP at all: many clients send a browser's Accept, or put JSON first, and mean the ZIP.
+NAI's image host sends a ZIP as `binary/octet-stream`. Its older host called the same ZIP
+`application/x-zip-compressed`, which clients of that time name and insist on. JSON and bare images are only for
+clients that do not accept a ZIP: many send a browser's Accept header, or list JSON first, and expect the ZIP.
 """
 
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from io import BytesIO
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from fastapi.responses import JSONResponse, Response
 
-from server.api.archive import zip_pictures
-
 OCTETS, OLD_ZIP, JSON = "binary/octet-stream", "application/x-zip-compressed", "application/json"
-MOST_RANGES = 64
+MEDIA_RANGE_LIMIT = 64
 
 
 def negotiate(accept: str | None, image_format: str) -> str:
-    """The media type to answer with."""
-    accepted = _accepted(accept or "*/*")
+    """Return the media type to answer with."""
+    accepted = _parse_accept(accept or "*/*")
     if OLD_ZIP in accepted:
         return OLD_ZIP
     if accepted & {OCTETS, "binary/*", "*/*"}:
@@ -31,27 +31,40 @@ def negotiate(accept: str | None, image_format: str) -> str:
     return OCTETS
 
 
-def pictures_response(
-    kind: str, pictures: Sequence[bytes], seeds: Sequence[int], image_format: str
+def build_image_response(
+    media_type: str, images: Sequence[bytes], seeds: Sequence[int], image_format: str
 ) -> Response:
-    """The pictures as a media type that `chosen` returned."""
-    if kind == JSON:
-        images = [
-            {"image": b64encode(picture).decode(), "index": index, "seed": seed}
-            for index, (picture, seed) in enumerate(zip(pictures, seeds, strict=True))
+    """Return the encoded images as a media type chosen by `negotiate`; as a bare image, only the first."""
+    if media_type == JSON:
+        entries = [
+            {"image": b64encode(image).decode(), "index": index, "seed": seed}
+            for index, (image, seed) in enumerate(zip(images, seeds, strict=True))
         ]
-        return JSONResponse({"images": images})
-    if kind.startswith("image/"):
-        return Response(pictures[0], media_type=kind)
+        return JSONResponse({"images": entries})
+    if media_type.startswith("image/"):
+        return Response(images[0], media_type=media_type)
     headers = {"Content-Disposition": 'attachment; filename="images.zip"'}
-    return Response(zip_pictures(pictures, image_format), media_type=kind, headers=headers)
+    return Response(zip_images(images, image_format), media_type=media_type, headers=headers)
 
 
-def _accepted(accept: str) -> set[str]:
-    """The media ranges of an Accept header (RFC 9110 §12.5.1) but those with quality 0."""
-    found: set[str] = set()
-    for entry in accept.lower().split(",")[:MOST_RANGES]:
+def zip_images(images: Sequence[bytes], suffix: str = "png") -> bytes:
+    """Return a ZIP with the entries `image_0.png`, `image_1.png` and so on.
+
+    They are stored uncompressed, since encoded images do not shrink, and dated 1980-01-01, the earliest date of a ZIP,
+    so that the same images give the same bytes.
+    """
+    file = BytesIO()
+    with ZipFile(file, "w", ZIP_STORED) as archive:
+        for index, image in enumerate(images):
+            archive.writestr(ZipInfo(f"image_{index}.{suffix}"), image)
+    return file.getvalue()
+
+
+def _parse_accept(accept: str) -> set[str]:
+    """Return the media ranges of an Accept header (RFC 9110 §12.5.1), without those of quality 0."""
+    ranges: set[str] = set()
+    for entry in accept.lower().split(",")[:MEDIA_RANGE_LIMIT]:
         name, *parameters = (part.strip() for part in entry.split(";"))
         if not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters):
-            found.add(name)
-    return found
+            ranges.add(name)
+    return ranges

@@ -1,4 +1,4 @@
-"""`POST /ai/upscale`: a picture enlarged, and what it then says of itself and of the picture it came from."""
+"""Reading the body of `POST /ai/upscale`, and writing the upscaled image with metadata about itself and its source."""
 
 import json
 from collections.abc import Mapping
@@ -21,35 +21,35 @@ from server.request import images as sources
 from server.request.images import MAX_PIXELS, open_image
 from server.request.schema import LARGEST_AREA, Real, WireModel, validate_body
 
-LONGEST_CARRIED = 50_000
-"""Characters of a source's own text beyond which only its hash is kept."""
-OWN = ("prompt", "naiad", "derived_from", "generator", SIGNED_HASH)
-"""What a Comment says of the file it is in, and of no other."""
+SOURCE_TEXT_LIMIT = 50_000
+"""Characters of a source image's text; beyond this only the hash of its pixels is kept."""
+REPLACED_KEYS = ("prompt", "naiad", "derived_from", "generator", SIGNED_HASH)
+"""Keys of a Comment that describe the file itself and are not copied from the source."""
 
 
 class UpscaleRequest(WireModel):
-    """The body, in NAI's old form and in the new one, which knows no scale; it means two there."""
+    """The request body. NAI's newer form has no `scale`, which then defaults to 2."""
 
-    image: object = Field(None, description="a picture in Base64")
+    image: object = Field(None, description="an image in Base64")
     scale: Annotated[Real, Field(gt=1, le=4)] | None = Field(None, description="a number above 1, at most 4")
     image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
 
 
 @dataclass(frozen=True, slots=True)
 class Upscale:
-    """A request that was read: what is to be done, the hash of the source's pixels, and its text fields."""
+    """A request that was read: the job, and the source's pixel hash and text fields."""
 
-    work: UpscaleJob
-    digest: str
-    fields: Mapping[str, str] = field(repr=False)
+    job: UpscaleJob
+    source_hash: str
+    source_fields: Mapping[str, str] = field(repr=False)
     image_format: ImageFormat
 
 
 def read_upscale(body: Mapping[str, object]) -> Upscale:
-    """Read a body; `width` and `height` in it, the source's own size, are not needed.
+    """Read a request body. `width` and `height` in it, the source's own size, are ignored.
 
     Raises:
-        Rejected: there is no picture that can be read, or what is asked for is too large.
+        Rejected: the image cannot be read, or the upscaled one would be too large.
     """
     asked = validate_body(UpscaleRequest, body)
     if not asked.image:
@@ -63,58 +63,63 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
         made = f"{scale:g} makes {picture.width}x{picture.height} {width}x{height}"
         raise Rejected("scale", f"{made}, {width * height} pixels; at most {MAX_PIXELS}")
     check_webp_size(image_format, width, height, "image_format")
-    digest, fields = sha256(picture.rgb).hexdigest(), said.text or said.alpha or {}
-    return Upscale(UpscaleJob(picture, width, height), digest, fields, image_format)
+    source_hash, fields = sha256(image.rgb).hexdigest(), metadata.text or metadata.alpha or {}
+    return Upscale(UpscaleJob(image, width, height), source_hash, fields, image_format)
 
 
-def write_upscaled(imprint: MetadataPolicy, upscale: Upscale, drawn: Result, way: str) -> bytes:
-    """The file of an enlarged picture, signed as ours.
+def write_upscaled(metadata: MetadataPolicy, upscale: Upscale, result: Result, method: str) -> bytes:
+    """Return the file of an upscaled image, signed with this server's key.
 
     Args:
-        way: what enlarged it: "lanczos", or the network's file name.
+        method: how the image was upscaled: "lanczos", or the file name of the upscaler.
     """
-    work = upscale.work
-    about = {
+    job = upscale.job
+    naiad_fields = {
         "version": naiad_version(),
-        "files": dict(imprint.files),
-        "upscale": {"width": work.width, "height": work.height, "by": way},
-        "inputs": {"picture": upscale.digest},
+        "files": dict(metadata.files),
+        "upscale": {"width": job.width, "height": job.height, "by": method},
+        "inputs": {"picture": upscale.source_hash},
     }
-    tell = partial(build_upscale_comment, upscale)
-    return write_picture(imprint, drawn.pictures[0], tell, about, drawn.run_seconds, upscale.image_format)
+    build = partial(build_upscale_comment, upscale)
+    return write_picture(
+        metadata, result.pictures[0], build, naiad_fields, result.run_seconds, upscale.image_format
+    )
 
 
-def build_upscale_comment(upscale: Upscale, about: Mapping[str, object] | None = None) -> dict[str, object]:
-    """The Comment of an enlarged picture: the source's own keys with the new size, and where they are from."""
-    source, fields = parse_json(upscale.fields.get("Comment", "")), upscale.fields
+def build_upscale_comment(
+    upscale: Upscale, naiad_fields: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Return the Comment of an upscaled image: the source's keys, the new size, and the source's own metadata."""
+    fields = upscale.source_fields
+    source = parse_json(fields.get("Comment", ""))
     derived = {
         key: strip_unwritable(fields[key]) for key in fields if key not in ("Comment", "Signature key")
     }
-    derived |= _unsigned(source)
-    if sum(map(len, derived.values())) > LONGEST_CARRIED:
+    derived |= _strip_signature(source)
+    if sum(map(len, derived.values())) > SOURCE_TEXT_LIMIT:
         source, derived = {}, {}
     prompt = source.get("prompt")
     return {
         "prompt": strip_unwritable(prompt) if isinstance(prompt, str) else "",
-        **{key: value for key, value in source.items() if key not in OWN and _is_flat(value)},
-        "width": upscale.work.width,
-        "height": upscale.work.height,
-        "derived_from": {**derived, "pixels": upscale.digest},
-        **({} if about is None else {"naiad": about}),
+        **{key: value for key, value in source.items() if key not in REPLACED_KEYS and _is_flat(value)},
+        "width": upscale.job.width,
+        "height": upscale.job.height,
+        "derived_from": {**derived, "pixels": upscale.source_hash},
+        **({} if naiad_fields is None else {"naiad": naiad_fields}),
         "generator": generator_text(),
     }
 
 
-def _unsigned(comment: Mapping[str, object]) -> dict[str, str]:
-    """A Comment as a field, without its signature; none for one that is empty or nested beyond measure."""
-    kept = {key: value for key, value in comment.items() if key != SIGNED_HASH}
+def _strip_signature(comment: Mapping[str, object]) -> dict[str, str]:
+    """Return a Comment as a text field without its signature; nothing if it is empty or too deeply nested."""
+    unsigned = {key: value for key, value in comment.items() if key != SIGNED_HASH}
     try:
-        return {"Comment": json.dumps(kept)} if kept else {}
+        return {"Comment": json.dumps(unsigned)} if unsigned else {}
     except RecursionError:
         return {}
 
 
 def _is_flat(value: object) -> bool:
-    """Whether a value holds no others, or is a list of such: NAI V3 has no more."""
+    """Return whether a value is a scalar or a list of scalars; NAI V3 has no others."""
     values = cast("list[object]", value) if isinstance(value, list) else [value]
-    return not any(isinstance(one, dict | list) for one in values)
+    return not any(isinstance(item, dict | list) for item in values)

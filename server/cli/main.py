@@ -172,7 +172,7 @@ def account(name: Annotated[str, typer.Argument(help="Name of the account; only 
     Prints two entries if the address has capitals, because some clients lower-case it before deriving the key.
     """
     from server.api.access import generate_token
-    from server.api.accesskey import derive_access_key
+    from server.api.accounts import derive_access_key
 
     email = typer.prompt("E-mail address", err=True)
     password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

@@ -1,7 +1,7 @@
-"""The one thread that owns the device: a bounded queue in front of it, a future for every ticket.
+"""The thread that owns the device, a bounded queue of jobs for it, and a future for the result of each.
 
-Knows nothing of what it runs: `load` returns something that draws jobs, in the thread where it will be used.
-States go NEW, LOADING, READY, DRAINING, STOPPED, and DEFUNCT from anywhere when loading fails.
+The engine does not know what it runs: `load` returns an object that runs jobs. States go NEW, LOADING, READY, DRAINING,
+STOPPED; DEFUNCT follows from any of them when loading or the device fails.
 """
 
 import logging
@@ -23,13 +23,13 @@ log = logging.getLogger("naiad.engine")
 
 
 class LoadedModel(Protocol):
-    """A loaded model, as the engine sees it."""
+    """A loaded model, as the engine uses it."""
 
     def run(self, work: Work, watch: OnStep, /) -> Output: ...
 
 
 class State(Enum):
-    """Where an engine is in its life; the value is what `/ready` says."""
+    """State of an engine; the value is what `/ready` reports."""
 
     NEW = "new"
     LOADING = "loading"
@@ -41,7 +41,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Finished work: its pictures, the sigmas they went down, the seconds they waited and were drawn for."""
+    """The images of a job, the sigmas of its last pass, and the seconds it waited and ran."""
 
     pictures: Sequence[Pixels]
     sigmas: Sigmas
@@ -50,24 +50,28 @@ class Result:
 
 
 class Ticket:
-    """Work in the queue: its future, how far it is, and a way to call it off."""
+    """A job in the queue, with its future and its progress."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
         self.future: Future[Result] = Future()
         self.queued = perf_counter()
         self.progress: Progress | None = None
-        self._unwanted = False
+        self._is_cancelled = False
 
     def cancel(self) -> None:
-        """Nobody waits any more: dropped from the queue, or stopped before its next evaluation."""
-        self._unwanted = True
+        """Drop the job from the queue, or stop it before its next evaluation."""
+        self._is_cancelled = True
         self.future.cancel()
 
     def watch(self, step: Progress) -> None:
-        """Called by the run before each evaluation."""
-        if self._unwanted:
-            raise Cancelled("nobody waits for this picture any more")
+        """Record the progress; the model calls this before each evaluation.
+
+        Raises:
+            Cancelled: the ticket was cancelled.
+        """
+        if self._is_cancelled:
+            raise Cancelled("the client no longer waits for this job")
         self.progress = step
 
 
@@ -76,7 +80,7 @@ class Engine:
 
     Args:
         load: builds the model; called once, on the device thread.
-        queue_limit: how many jobs may wait beside the one being drawn.
+        queue_limit: how many jobs may wait, the running one not counted.
     """
 
     def __init__(self, load: Callable[[], LoadedModel], queue_limit: int = 64) -> None:
@@ -89,27 +93,31 @@ class Engine:
 
     @property
     def state(self) -> State:
-        """Where the engine is now."""
+        """The current state."""
         return self._state
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait, the one being drawn not counted."""
+        """How many jobs wait, the running one not counted."""
         return len(self._waiting)
 
     def start(self) -> None:
-        """Begin to load; returns at once."""
+        """Start the device thread, which loads the model. Does not wait for it."""
         self._enter(State.LOADING)
         self._thread.start()
 
     def wait_ready(self) -> None:
-        """Block until the model is loaded, or raise what kept it from loading."""
+        """Block until the model is loaded.
+
+        Raises:
+            Unavailable: the model could not be loaded.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._state is not State.LOADING)
         self._require_ready()
 
     def submit(self, work: Work) -> Ticket:
-        """Queue a job, or a picture to be enlarged.
+        """Queue a job.
 
         Raises:
             Unavailable: the engine is not ready.
@@ -123,13 +131,13 @@ class Engine:
         return ticket
 
     def admit(self) -> None:
-        """Refuse now what `submit` would refuse; asked before a request's pictures are unpacked."""
+        """Raise what `submit` would raise now, so that a request's images need not be decoded in vain."""
         self._require_ready()
         if len(self._waiting) >= self._queue_limit:
             raise Overloaded(len(self._waiting))
 
     def stop(self) -> None:
-        """Take no more, finish what was taken, and end the thread."""
+        """Refuse new jobs, finish the queued ones and end the thread."""
         with self._changed:
             if self._state in (State.LOADING, State.READY):
                 self._state = State.DRAINING
@@ -150,30 +158,43 @@ class Engine:
             self._changed.notify_all()
 
     def _main(self) -> None:
-        """The only code that touches the device."""
+        """Load the model and run the jobs. No other code uses the device."""
         try:
             model = self._load()
-        except Exception as error:  # noqa: BLE001  # a model that cannot load must not take the port down with it
-            self._give_up(error)
+        except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
+            self._fail_loading(error)
             return
         self._enter(State.READY)
         while (ticket := self._take()) is not None:
-            self._finish(ticket, model)
-        self._enter(State.STOPPED)
+            self._run(ticket, model)
+        if self._state is not State.DEFUNCT:
+            self._enter(State.STOPPED)
 
-    def _give_up(self, error: Exception) -> None:
-        known = isinstance(error, PipelineError | ValueError)
-        self.failure = f"the model could not be loaded: {error}" if known else "the model could not be loaded"
-        log.error("%s", self.failure, exc_info=None if known else error)
+    def _fail_loading(self, error: Exception) -> None:
+        is_known = isinstance(error, PipelineError | ValueError)
+        self.failure = f"the model could not be loaded{f': {error}' if is_known else ''}"
+        log.error("%s", self.failure, exc_info=None if is_known else error)
         self._enter(State.DEFUNCT)
 
+    def _fail_device(self, error: DeviceLost, running: Ticket) -> None:
+        """Refuse the running job, all waiting and all later ones: only a new process can use the device again."""
+        self.failure = "the device has failed; restart the server"
+        log.critical("%s", self.failure, exc_info=error)
+        self._enter(State.DEFUNCT)
+        running.future.set_exception(Unavailable(self.failure))
+        while self._waiting:
+            future = self._waiting.popleft().future
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Unavailable(self.failure))
+
     def _take(self) -> Ticket | None:
-        """The next job; None once the engine drains and nothing is left."""
+        """Return the next job, or None once no job is left and none will come."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._state is State.DRAINING)
+            self._changed.wait_for(lambda: self._waiting or self._state in (State.DRAINING, State.DEFUNCT))
             return self._waiting.popleft() if self._waiting else None
 
-    def _finish(self, ticket: Ticket, model: LoadedModel) -> None:
+    def _run(self, ticket: Ticket, model: LoadedModel) -> None:
+        """Run a job and set its result or its error."""
         if not ticket.future.set_running_or_notify_cancel():
             return
         started = perf_counter()

@@ -1,4 +1,8 @@
-"""The one module of the server that reaches the torch half of pipelines; imported late, on the device thread."""
+"""The only server module that imports the torch half of pipelines.
+
+Others import it inside functions, so that commands that need no torch start fast. The engine calls `load_runner` on the
+device thread; the command line calls the other functions on the main thread.
+"""
 
 from pathlib import Path
 
@@ -18,41 +22,48 @@ from server.engine.model import ServedModel
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_runner(served: ServedModel, settings: Settings) -> Runner:
-    """Load what is served onto the settings' device.
+def load_runner(model: ServedModel, settings: Settings) -> Runner:
+    """Load a model, and its upscaler if it has one, onto the device of the settings.
 
     Raises:
-        WeightsError: the file cannot serve.
-        ConfigError: the device is not there.
+        WeightsError: a weights file cannot be used.
+        ConfigError: the device does not exist.
     """
-    entry, identity = served.entry, served.detection
-    torch.backends.cudnn.allow_tf32 = False  # float32 is asked for where half precision is not enough
-    # first, as it is quick to refuse; in float32, since half precision shows as bands in flat colours
-    upscaler = (
-        None if served.upscaler is None else load_upscaler(served.upscaler, resolve_device(settings.device))
-    )
+    entry, detection = model.entry, model.detection
+    torch.backends.cudnn.allow_tf32 = False  # float32 is used only where half precision is not enough
+    device = resolve_device(settings.device)
+    # first, because it fails fast; in float32, because half precision shows as bands in flat colors
+    upscaler = None if model.upscaler is None else load_upscaler(model.upscaler, device)
     weights = load_weights(
         entry.path,
-        device=resolve_device(settings.device),
+        device=device,
         dtype=DTYPES.get(settings.dtype),
-        prediction=identity.prediction,
-        zsnr=identity.zsnr,
+        prediction=detection.prediction,
+        zsnr=detection.zsnr,
         vae=entry.vae,
         text_encoders=entry.text_encoders,
         inpainting=entry.inpainting,
         attention=settings.attention,
     )
-    sigma_max = served.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
+    sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     return Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler)
 
 
 def read_upscaler_scale(upscaler: Path) -> int:
-    """How many times an upscaler's file makes pictures wider; WeightsError if it is none."""
+    """Return the factor by which an upscaler enlarges the sides of an image.
+
+    Raises:
+        WeightsError: the file is not a supported upscaler.
+    """
     return detect_rrdbnet(read_header(upscaler))[0].scale
 
 
 def resolve_device(name: str) -> str:
-    """The device a setting means: with "auto" the GPU there is, else the CPU."""
+    """Return the torch device that a setting names; "auto" is a GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: the device does not exist.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -60,5 +71,5 @@ def resolve_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):
-        raise ConfigError(f"device = {name!r} is not there; cpu always is") from None
+        raise ConfigError(f"device = {name!r} is not available; cpu always is") from None
     return name

@@ -275,7 +275,7 @@ def test_a_v4_prompt_becomes_one_text_for_v4_models(client):
 @pytest.mark.parametrize("action", ["generate", None])
 def test_the_action_is_optional(client, action):
     body = {"input": "1girl", "parameters": SMALL, "action": action}
-    assert comment(post(client, body))["seed"] == SMALL["seed"]
+    assert read_comment(post(client, body))["seed"] == SMALL["seed"]
 
 
 def test_other_top_level_keys_are_ignored(client):
@@ -350,7 +350,7 @@ def test_resending_an_imported_comment_gives_the_same_comment(client, name):
     flags = {key: sent[key] for key in sent.keys() & {"qualityToggle", "ucPreset"}}
     resent = {key: once[key] for key in imported} | flags | {"negative_prompt": once["uc"]}
     body = {"input": once["prompt"], "model": BODIES[name].get("model"), "action": "generate"}
-    twice = comment(post(client, body | {"parameters": resent}))
+    twice = read_comment(post(client, body | {"parameters": resent}))
     assert {**twice, "signed_hash": "", "naiad": ""} == {**once, "signed_hash": "", "naiad": ""}
 
 

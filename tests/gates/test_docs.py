@@ -8,7 +8,8 @@ from paths import ROOT
 
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
-from server.app import AppState, create_app
+from server.api.state import AppState
+from server.app import create_app
 from server.cli import main as cli
 from server.config.catalog import Catalog, ModelEntry
 from server.config.settings import Settings

@@ -1,15 +1,17 @@
-"""The application over HTTP, with a model that only paints."""
+"""The application over HTTP, with a fake model."""
 
 import io
 import json
 import zipfile
 from dataclasses import replace
+from threading import Event
 
 import pytest
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, unzip_images
 from fastapi.testclient import TestClient
-from painter import HERE, URL, Painter, house, pictures
 from PIL import Image
 
+from pipelines.errors import InvalidPrompt
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.engine import Engine
@@ -19,53 +21,53 @@ BODY = {"input": "1girl", "model": "nai-diffusion-3", "parameters": {"width": 25
 
 
 @pytest.fixture(scope="module")
-def served(demo_file):
+def model(demo_file):
     return detect_model(single_model_catalog(demo_file))
 
 
 @pytest.fixture
-def painter():
-    return Painter()
+def fake_model():
+    return FakeModel()
 
 
 @pytest.fixture
-def client(served, painter, signing_key):
-    here = house(served, painter, signing_key)
-    with TestClient(create_app(here), base_url=HERE) as client:
-        here.engine.wait_ready()
+def client(model, fake_model, signing_key):
+    state = build_state(model, fake_model, signing_key)
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
+        state.engine.wait_ready()
         yield client
 
 
-def test_the_answer_is_a_zip_as_nais_clients_insist_on(client):
-    answer = client.post(URL, json=BODY | {"parameters": BODY["parameters"] | {"n_samples": 2}})
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "binary/octet-stream"
-    assert ".zip" in answer.headers["content-disposition"]
-    found = pictures(answer)
-    assert list(found) == ["image_0.png", "image_1.png"]
-    assert [json.loads(picture.info["Comment"])["seed"] for picture in found.values()] == [7, 8]
+def test_the_response_is_a_zip_as_nai_clients_require(client):
+    response = client.post(GENERATE, json=BODY | {"parameters": BODY["parameters"] | {"n_samples": 2}})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "binary/octet-stream"
+    assert ".zip" in response.headers["content-disposition"]
+    images = unzip_images(response)
+    assert list(images) == ["image_0.png", "image_1.png"]
+    assert [json.loads(image.info["Comment"])["seed"] for image in images.values()] == [7, 8]
     assert all(
         info.compress_type == zipfile.ZIP_STORED
-        for info in zipfile.ZipFile(io.BytesIO(answer.content)).infolist()
+        for info in zipfile.ZipFile(io.BytesIO(response.content)).infolist()
     )
 
 
-def test_exactly_image_png_gets_the_picture_bare(client, served):
-    answer = client.post(URL, json=BODY, headers={"Accept": "image/png"})
-    assert answer.headers["content-type"] == "image/png"
-    picture = Image.open(io.BytesIO(answer.content))
-    assert picture.size == (256, 256)
-    assert picture.info["Source"] == f"Stable Diffusion XL {served.fingerprint}"
-    browser = client.post(URL, json=BODY, headers={"Accept": "text/html,image/png,*/*;q=0.8"})
+def test_accept_image_png_alone_gets_a_bare_image(client, model):
+    response = client.post(GENERATE, json=BODY, headers={"Accept": "image/png"})
+    assert response.headers["content-type"] == "image/png"
+    image = Image.open(io.BytesIO(response.content))
+    assert image.size == (256, 256)
+    assert image.info["Source"] == f"Stable Diffusion XL {model.fingerprint}"
+    browser = client.post(GENERATE, json=BODY, headers={"Accept": "text/html,image/png,*/*;q=0.8"})
     assert browser.headers["content-type"] == "binary/octet-stream"
 
 
-def test_a_request_without_anything_is_a_request_for_the_defaults(client):
-    picture = pictures(client.post(URL, json={"parameters": {}}))["image_0.png"]
-    assert picture.size == (832, 1216)
+def test_empty_parameters_give_the_defaults(client):
+    image = unzip_images(client.post(GENERATE, json={"parameters": {}}))["image_0.png"]
+    assert image.size == (832, 1216)
 
 
-def test_strangers_keys_strings_for_numbers_and_a_missing_action_are_tolerated(client):
+def test_unknown_keys_strings_for_numbers_and_a_missing_action_are_accepted(client):
     parameters = {
         "width": 256,
         "height": 256,
@@ -74,14 +76,12 @@ def test_strangers_keys_strings_for_numbers_and_a_missing_action_are_tolerated(c
         "autoSmea": True,
         "characterPrompts": [],
     }
-    assert (
-        client.post(URL, json={"input": "a", "recaptcha_token": "x", "parameters": parameters}).status_code
-        == 200
-    )
+    body = {"input": "a", "recaptcha_token": "x", "parameters": parameters}
+    assert client.post(GENERATE, json=body).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("parameters", "said"),
+    ("parameters", "message"),
     [
         ({"width": 100}, "parameters.width: 100 is not a whole number, a multiple of 32, from 64 to"),
         ({"height": 32}, "parameters.height: 32 is not"),
@@ -95,81 +95,84 @@ def test_strangers_keys_strings_for_numbers_and_a_missing_action_are_tolerated(c
         ({"negative_prompt": "x" * 50_000}, "parameters.negative_prompt"),
     ],
 )
-def test_bad_values_are_answered_in_nais_envelope(client, parameters, said):
-    answer = client.post(URL, json=BODY | {"parameters": parameters})
-    assert answer.status_code == 400
-    assert answer.json()["statusCode"] == 400
-    assert said in answer.json()["message"]
-    assert len(answer.text) < 600
+def test_wrong_values_are_answered_in_the_envelope(client, parameters, message):
+    response = client.post(GENERATE, json=BODY | {"parameters": parameters})
+    assert response.status_code == 400
+    assert response.json()["statusCode"] == 400
+    assert message in response.json()["message"]
+    assert len(response.text) < 600
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[1]", b'"text"', b'{"parameters": {"scale": NaN}}', b"\xff\xfe"]
 )
-def test_a_body_that_is_no_request_is_refused_in_words(client, body):
-    answer = client.post(URL, content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 400
-    assert set(answer.json()) == {"statusCode", "message"}
-    assert client.post(URL, json=BODY).status_code == 200
+def test_a_body_that_is_not_a_request_is_refused(client, body):
+    response = client.post(GENERATE, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert set(response.json()) == {"statusCode", "message"}
+    assert client.post(GENERATE, json=BODY).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("GET", URL, 405), ("POST", "/ai/annotate-image", 404)],
+    [("GET", "/nowhere", 404), ("GET", GENERATE, 405), ("POST", "/ai/annotate-image", 404)],
 )
-def test_other_paths_and_methods_answer_in_the_envelope_too(client, method, path, status):
-    answer = client.request(method, path)
-    assert answer.status_code == status
-    assert answer.json()["statusCode"] == status
+def test_other_paths_and_methods_are_answered_in_the_envelope(client, method, path, status):
+    response = client.request(method, path)
+    assert response.status_code == status
+    assert response.json()["statusCode"] == status
 
 
-def test_a_mistake_of_ours_is_a_500_that_tells_nothing(client, painter):
-    painter.failure = RuntimeError("CUDA error at /home/somebody/model.safetensors")
-    answer = client.post(URL, json=BODY)
-    assert answer.status_code == 500
-    assert "somebody" not in answer.text
-    painter.failure = None
-    assert client.post(URL, json=BODY).status_code == 200
+def test_an_internal_error_is_a_500_without_details(client, fake_model):
+    fake_model.failure = RuntimeError("CUDA error at /home/somebody/model.safetensors")
+    response = client.post(GENERATE, json=BODY)
+    assert response.status_code == 500
+    assert "somebody" not in response.text
+    fake_model.failure = None
+    assert client.post(GENERATE, json=BODY).status_code == 200
 
 
-def test_a_mix_of_nothing_is_the_clients_mistake(client, painter):
-    from pipelines.errors import InvalidPrompt
-
-    painter.failure = InvalidPrompt("every part of the '|' mix has weight 0")
-    assert client.post(URL, json=BODY).status_code == 400
+def test_a_mix_of_zero_weights_is_a_400(client, fake_model):
+    fake_model.failure = InvalidPrompt("every part of the '|' mix has weight 0")
+    assert client.post(GENERATE, json=BODY).status_code == 400
 
 
-def test_text_that_was_cut_is_told_in_a_header(client):
-    answer = client.post(URL, json=BODY | {"input": "cat " * 300})
-    assert answer.headers["x-naiad-warning"] == "input: 300 tokens, cut after 225"
+def test_a_truncated_prompt_is_reported_in_a_header(client):
+    response = client.post(GENERATE, json=BODY | {"input": "cat " * 300})
+    assert response.headers["x-naiad-warning"] == "input: 300 tokens, cut after 225"
 
 
-def test_health_and_models(client, served):
+def test_health_and_models(client, model):
     assert client.get("/").status_code == 200
     assert client.get("/live").json() == {"status": "alive"}
     assert client.get("/ready").json()["state"] == "ready"
     (card,) = client.get("/models").json()["models"]
-    assert card["hash"] == served.fingerprint
+    assert card["hash"] == model.fingerprint
     assert card["prediction"] == "v"
     assert any("v_pred" in sentence for sentence in card["evidence"])
     assert "/" not in card["file"]
 
 
-def test_while_the_model_loads_the_port_answers_503(served):
-    import threading
+def test_key_is_the_signing_key_or_404(client, model, signing_key):
+    assert client.get("/key").json() == {"algorithm": "Ed25519", "key": signing_key.public}
+    unsigned = TestClient(create_app(build_state(model, FakeModel())), base_url=BASE_URL)
+    response = unsigned.get("/key")
+    assert (response.status_code, response.json()["statusCode"]) == (404, 404)
 
-    loaded = threading.Event()
+
+def test_requests_get_503_while_the_model_loads(model):
+    loaded = Event()
 
     def load():
         assert loaded.wait(10)
-        return Painter()
+        return FakeModel()
 
-    here = replace(house(served, Painter()), engine=Engine(load))
-    with TestClient(create_app(here), base_url=HERE) as client:
+    state = replace(build_state(model, FakeModel()), engine=Engine(load))
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
         assert client.get("/live").status_code == 200
         assert client.get("/ready").status_code == 503
-        answer = client.post(URL, json=BODY)
-        assert answer.status_code == 503
-        assert "loading" in answer.json()["message"]
-        assert answer.headers["retry-after"]
+        response = client.post(GENERATE, json=BODY)
+        assert response.status_code == 503
+        assert "loading" in response.json()["message"]
+        assert response.headers["retry-after"]
         loaded.set()

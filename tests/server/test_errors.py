@@ -1,12 +1,12 @@
-"""What a client is told when it does not get a picture, always in one envelope."""
+"""Error responses, always in one envelope."""
 
 import difflib
 import json
 import re
 
 import pytest
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state
 from fastapi.testclient import TestClient
-from painter import HERE, URL, Painter, house
 
 from pipelines.errors import InvalidPrompt, NotFinite, UnknownName, WeightsError
 from server import errors
@@ -21,57 +21,57 @@ BODY = {"input": "a", "parameters": {"width": 64, "height": 64}}
 
 
 @pytest.fixture(scope="module")
-def painter():
-    return Painter()
+def fake_model():
+    return FakeModel()
 
 
 @pytest.fixture(scope="module")
-def client(demo_file, painter):
-    here = house(detect_model(single_model_catalog(demo_file)), painter, body_limit=1)
-    with pytest.MonkeyPatch.context() as patch, TestClient(create_app(here), base_url=HERE) as client:
-        patch.setattr(errors, "LINGER", 0.01)
-        here.engine.wait_ready()
+def client(demo_file, fake_model):
+    state = build_state(detect_model(single_model_catalog(demo_file)), fake_model, body_limit=1)
+    with pytest.MonkeyPatch.context() as patch, TestClient(create_app(state), base_url=BASE_URL) as client:
+        patch.setattr(errors, "DRAIN_TIMEOUT", 0.01)
+        state.engine.wait_ready()
         yield client
 
 
-def told(answer, status):
-    """The message, after everything that is true of every refusal."""
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == JSON
-    assert set(answer.json()) == {"statusCode", "message"}
-    assert answer.json()["statusCode"] == status
-    assert answer.text.isascii()
-    assert len(answer.text) < 700
-    assert not re.search(r"pydantic|starlette|Traceback|\.py\b|errors\.|line \d|site-packages", answer.text)
-    return answer.json()["message"]
+def read_message(response, status):
+    """The message of an error response, after checking what all of them have in common."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == JSON
+    assert set(response.json()) == {"statusCode", "message"}
+    assert response.json()["statusCode"] == status
+    assert response.text.isascii()
+    assert len(response.text) < 700
+    assert not re.search(r"pydantic|starlette|Traceback|\.py\b|errors\.|line \d|site-packages", response.text)
+    return response.json()["message"]
 
 
 @pytest.mark.parametrize(
     ("method", "path", "body", "kind", "status", "message"),
     [
-        ("GET", "/nowhere", None, "", 404, "GET '/nowhere': there is nothing here"),
-        ("POST", "/ai/generate-image/", BODY, JSON, 404, "POST '/ai/generate-image/': there is nothing here"),
-        ("GET", "/" + "x" * 500, None, "", 404, "GET '/" + "x" * 75 + "...: there is nothing here"),
-        ("GET", "/<script>%0a%C3%A9", None, "", 404, r"GET '/<script>\n\xe9': there is nothing here"),
-        ("GET", URL, None, "", 405, "GET: this path takes POST"),
+        ("GET", "/nowhere", None, "", 404, "GET '/nowhere': no such path"),
+        ("POST", "/ai/generate-image/", BODY, JSON, 404, "POST '/ai/generate-image/': no such path"),
+        ("GET", "/" + "x" * 500, None, "", 404, "GET '/" + "x" * 75 + "...: no such path"),
+        ("GET", "/<script>%0a%C3%A9", None, "", 404, r"GET '/<script>\n\xe9': no such path"),
+        ("GET", GENERATE, None, "", 405, "GET: this path takes POST"),
         ("POST", "/live", BODY, JSON, 405, "POST: this path takes GET"),
         ("BREW", "/live", None, "", 405, "BREW: this path takes GET"),
         ("OPTIONS", "/live", None, "", 405, "OPTIONS: this path takes GET"),
-        ("POST", URL, " " * 1_048_577, JSON, 413, "the body is larger than 1 MiB"),
-        ("POST", URL, BODY, "text/plain", 415, "Content-Type: 'text/plain' is not application/json or multipart/form-data"),
-        ("POST", URL, {"input": "a"}, JSON, 400, "parameters: is required"),
-        ("POST", URL, {"parameters": None}, JSON, 400, "parameters: null is not an object"),
-        ("POST", URL, {"parameters": "steps"}, JSON, 400, "parameters: 'steps' is not an object"),
-        ("POST", URL, {"parameters": [1]}, JSON, 400, "parameters: an array is not an object"),
+        ("POST", GENERATE, " " * 1_048_577, JSON, 413, "the body is larger than 1 MiB"),
+        ("POST", GENERATE, BODY, "text/plain", 415, "Content-Type: 'text/plain' is not application/json or multipart/form-data"),
+        ("POST", GENERATE, {"input": "a"}, JSON, 400, "parameters: is required"),
+        ("POST", GENERATE, {"parameters": None}, JSON, 400, "parameters: null is not an object"),
+        ("POST", GENERATE, {"parameters": "steps"}, JSON, 400, "parameters: 'steps' is not an object"),
+        ("POST", GENERATE, {"parameters": [1]}, JSON, 400, "parameters: an array is not an object"),
     ],
     ids=lambda part: ascii(part)[:40],
 )  # fmt: skip
-def test_every_refusal_is_in_the_envelope(client, painter, method, path, body, kind, status, message):
+def test_every_error_is_in_the_envelope(client, method, path, body, kind, status, message):
     content = body if isinstance(body, str) or body is None else json.dumps(body)
-    answer = client.request(method, path, content=content, headers={"Content-Type": kind} if kind else {})
-    assert told(answer, status) == message
-    assert status != 405 or answer.headers["allow"] == message.split()[-1]
-    assert status != 413 or answer.headers["connection"] == "close"
+    response = client.request(method, path, content=content, headers={"Content-Type": kind} if kind else {})
+    assert read_message(response, status) == message
+    assert status != 405 or response.headers["allow"] == message.split()[-1]
+    assert status != 413 or response.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,11 @@ def test_every_refusal_is_in_the_envelope(client, painter, method, path, body, k
     ],
     ids=lambda part: ascii(part)[:50],
 )  # fmt: skip
-def test_a_wrong_value_is_told_with_its_field_itself_and_what_is_allowed(client, parameters, message):
-    answer = client.post(URL, content=json.dumps({"parameters": parameters}), headers={"Content-Type": JSON})
-    assert message in told(answer, 400)
+def test_a_wrong_value_is_reported_with_its_field_and_what_is_allowed(client, parameters, message):
+    response = client.post(
+        GENERATE, content=json.dumps({"parameters": parameters}), headers={"Content-Type": JSON}
+    )
+    assert message in read_message(response, 400)
 
 
 @pytest.mark.parametrize(
@@ -107,15 +109,15 @@ def test_a_wrong_value_is_told_with_its_field_itself_and_what_is_allowed(client,
     [("generat", "generate"), ("img2image", "img2img"), ("inpaint", None), ("", None), ("generate " * 500_000, None)],
     ids=lambda part: ascii(part)[:30],
 )  # fmt: skip
-def test_what_was_meant_is_guessed_without_reading_a_whole_body(client, monkeypatch, action, hint):
+def test_a_suggestion_compares_only_the_beginning_of_a_value(client, monkeypatch, action, hint):
     compared = []
 
-    def near(word, known, n):
+    def get_close_matches(word, known, n):
         compared.append(word)
         return difflib.get_close_matches(word, known, n)
 
-    monkeypatch.setattr(errors, "get_close_matches", near)
-    message = told(client.post(URL, json={"action": action[:900_000], "parameters": {}}), 400)
+    monkeypatch.setattr(errors, "get_close_matches", get_close_matches)
+    message = read_message(client.post(GENERATE, json={"action": action[:900_000], "parameters": {}}), 400)
     assert message.startswith("action: ")
     assert "is not generate, img2img or infill" in message
     assert message.endswith(f"did you mean {hint!r}?" if hint else "infill")
@@ -138,27 +140,29 @@ def test_what_was_meant_is_guessed_without_reading_a_whole_body(client, monkeypa
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, Exception) else None,
 )
-def test_a_failure_while_drawing_is_told_as_what_it_is(
-    client, painter, monkeypatch, failure, status, message
+def test_a_failed_job_is_answered_by_its_kind_of_error(
+    client, fake_model, monkeypatch, failure, status, message
 ):
-    monkeypatch.setattr(painter, "failure", failure)
-    answer = client.post(URL, json=BODY)
-    assert told(answer, status) == message
-    assert ("retry-after" in answer.headers) == (status in (429, 503))
-    assert status not in (429, 503) or int(answer.headers["retry-after"]) > 0
+    monkeypatch.setattr(fake_model, "failure", failure)
+    response = client.post(GENERATE, json=BODY)
+    assert read_message(response, status) == message
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+    assert status not in (429, 503) or int(response.headers["retry-after"]) > 0
     monkeypatch.undo()
-    assert client.post(URL, json=BODY).status_code == 200
+    assert client.post(GENERATE, json=BODY).status_code == 200
 
 
-def test_a_token_that_is_missing_and_a_name_that_is_not_ours_are_in_the_envelope_too(demo_file):
+def test_a_missing_token_and_a_foreign_host_are_answered_in_the_envelope(demo_file):
     client = TestClient(
         create_app(
-            house(detect_model(single_model_catalog(demo_file)), Painter(), access=AccessRules(("t" * 64,)))
+            build_state(
+                detect_model(single_model_catalog(demo_file)), FakeModel(), access=AccessRules(("t" * 64,))
+            )
         ),
-        base_url=HERE,
+        base_url=BASE_URL,
     )
-    assert told(client.post(URL, json=BODY), 401) == "Unauthorized"
-    assert told(client.get("/live", headers={"Host": "evil"}), 403).startswith(
+    assert read_message(client.post(GENERATE, json=BODY), 401) == "Unauthorized"
+    assert read_message(client.get("/live", headers={"Host": "evil"}), 403).startswith(
         "Host: 'evil' is not a name of this server"
     )
 
@@ -173,11 +177,11 @@ def test_a_token_that_is_missing_and_a_name_that_is_not_ours_are_in_the_envelope
     ],
     ids=lambda part: ascii(part)[:30],
 )  # fmt: skip
-def test_a_value_in_a_message_is_short(value, text):
+def test_values_in_messages_are_shortened(value, text):
     assert shorten(value) == text
 
 
-def test_every_refusal_has_its_status():
+def test_every_error_has_its_status_and_is_in_the_docstring():
     assert {kind.__name__: kind.status for kind in ApiError.__subclasses__()} == {
         "Rejected": 400, "Unauthorized": 401, "Forbidden": 403, "NotFound": 404, "BodyTimeout": 408, "BodyTooLarge": 413,
         "Unsupported": 415, "Overloaded": 429, "HeadersTooLarge": 431, "Unavailable": 503,

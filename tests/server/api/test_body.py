@@ -1,14 +1,14 @@
-"""Bodies: which are read, how far, and what is said of the others."""
+"""Request bodies: which are read, how far, and how the others are refused."""
 
 import asyncio
 import json
 import tracemalloc
 
 import pytest
-from painter import URL
+from fake_model import GENERATE
 from starlette.requests import Request
 
-from server.api.body import MIB, MOST_PARTS, parse_json_object, read_body
+from server.api.body import MIB, PART_LIMIT, parse_json_object, read_body
 from server.errors import ApiError, Rejected
 
 OBJECT = {"input": "猫", "parameters": {"width": 64}}
@@ -16,9 +16,9 @@ TEXT = json.dumps(OBJECT).encode()
 FORM = "multipart/form-data; boundary=line"
 
 
-def request(*chunks, **headers):
-    """A request whose body comes in chunks; None stands for the client going, and after the last it waits."""
-    coming = [
+def build_request(*chunks, **headers):
+    """Return a request and its list of pending messages; None is a disconnect, and after the last it blocks."""
+    pending = [
         {"type": "http.disconnect"}
         if chunk is None
         else {"type": "http.request", "body": chunk, "more_body": True}
@@ -26,36 +26,36 @@ def request(*chunks, **headers):
     ]
 
     async def receive():
-        if not coming:
+        if not pending:
             await asyncio.Event().wait()
-        return coming.pop(0)
+        return pending.pop(0)
 
-    raw = [(name.replace("_", "-").encode(), told.encode("latin-1")) for name, told in headers.items()]
-    return Request({"type": "http", "method": "POST", "path": URL, "headers": raw}, receive), coming
+    raw = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": GENERATE, "headers": raw}, receive), pending
 
 
-def read(*chunks, ends=True, limit=1, patience=60.0, kind="application/json", **headers):
-    """What is made of a body."""
-    one, coming = request(*chunks, content_type=kind, **headers)
+def read(*chunks, ends=True, limit=1, timeout=60.0, kind="application/json", **headers):
+    """Return the object in a body."""
+    request, pending = build_request(*chunks, content_type=kind, **headers)
     if ends:
-        coming.append({"type": "http.request", "body": b"", "more_body": False})
-    return asyncio.run(read_body(one, limit, patience))
+        pending.append({"type": "http.request", "body": b"", "more_body": False})
+    return asyncio.run(read_body(request, limit, timeout))
 
 
-def refused(*chunks, **how):
-    """What is said of a body that is not read."""
+def refuse(*chunks, **options):
+    """Return the status and the message of the error that a body causes."""
     with pytest.raises(ApiError) as caught:
-        read(*chunks, **how)
+        read(*chunks, **options)
     return caught.value.status, caught.value.message
 
 
 def form(*parts, line="line", end="--line--\r\n"):
-    """A multipart body of (disposition, content)."""
-    said = [
+    """Return a multipart body; each part is (disposition, content)."""
+    encoded = [
         f"--{line}\r\nContent-Disposition: form-data; {about}\r\n\r\n".encode() + content
         for about, content in parts
     ]
-    return b"".join(part + b"\r\n" for part in said) + end.encode()
+    return b"".join(part + b"\r\n" for part in encoded) + end.encode()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_json_is_read(kind, body):
         ('name="request"', FORM + "; charset=utf-16"),
     ],
 )
-def test_a_form_with_the_part_that_nais_page_sends_is_read(about, kind):
+def test_a_form_as_nai_sends_it_is_read(about, kind):
     body = form(
         ('name="image"; filename="image"', b"\x89PNG\r\n--lin"),
         (about, json.dumps(OBJECT, ensure_ascii=False).encode()),
@@ -98,7 +98,7 @@ def test_a_form_with_the_part_that_nais_page_sends_is_read(about, kind):
         ("x" * 70, f"multipart/form-data; boundary={'x' * 70}"),
     ],
 )
-def test_boundaries_are_taken_as_they_may_be(line, kind):
+def test_valid_boundaries_are_read(line, kind):
     assert read(form(('name="request"', TEXT), line=line, end=f"--{line}--"), kind=kind) == OBJECT
 
 
@@ -107,9 +107,9 @@ ONE = form(('name="request"', TEXT))
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "status", "said"),
+    ("kind", "body", "status", "expected"),
     [
-        # nothing, or no JSON, or no object
+        # empty, not JSON, or not an object
         ("application/json", b"", 400, "body: is empty"),
         (FORM, b"", 400, "body: is empty"),
         ("application/json", b"{", 400, "body: is not JSON"),
@@ -125,13 +125,13 @@ ONE = form(('name="request"', TEXT))
         ("application/json", b"1", 400, "body: must be a JSON object"),
         ("application/json", b"null", 400, "body: must be a JSON object"),
         ("application/json", b'"{}"', 400, "body: must be a JSON object"),
-        # forms without the part, or out of shape
-        (FORM, form(('name="parameters"', TEXT)), 400, "request: is the part that must hold the JSON"),
+        # malformed forms, and forms without the part
+        (FORM, form(('name="parameters"', TEXT)), 400, "request: the part that must hold the JSON is missing"),
         (FORM, form(('name="request"', b"{")), 400, "body: is not JSON"),
         (FORM, form(('name="request"', b"\xff")), 400, "body: is not JSON"),
         (FORM, TEXT, 400, "body: is not a multipart form"),
         (FORM, b"--line\r\n\r\n\r\n--line--", 400, "body: is not a multipart form"),
-        (FORM, ONE[:30], 400, "request: is the part"),
+        (FORM, ONE[:30], 400, "request: the part that must hold"),
         (FORM, form(*MANY), 413, "more than 64 parts"),
         (FORM, b"--line\r\n" * 10_000, 413, "more than 64 parts"),
         (FORM, b"--line\r\n" + b"a: b\r\n" * 10_000, 400, "body: is not a multipart form"),
@@ -141,7 +141,7 @@ ONE = form(('name="request"', TEXT))
         ("multipart/form-data; boundary*=utf-8''line", ONE, 400, "Content-Type: names no boundary"),
         ("multipart/form-data; boundary=l\xefne", ONE, 400, "Content-Type: names no boundary"),
         ("multipart/form-data; boundary=other; boundary=line", form(*MANY), 400, "body: is not a multipart form"),
-        # kinds that are not read, least of all those that a browser sends without asking
+        # media types that are not read, among them those that a browser sends without a preflight
         ("text/plain", TEXT, 415, "Content-Type: 'text/plain' is not application/json"),
         ("application/x-www-form-urlencoded", TEXT, 415, "Content-Type: 'application/x-www-form-urlencoded'"),
         ("", TEXT, 415, "Content-Type: '' is not application/json"),
@@ -152,34 +152,34 @@ ONE = form(('name="request"', TEXT))
         ("x" * 5000, TEXT, 415, "Content-Type: '" + "x" * 80 + "' is not"),
         ("caf\xe9", TEXT, 415, r"Content-Type: 'caf\xe9' is not"),
     ],
-    ids=lambda told: ascii(told)[:40],
+    ids=lambda value: ascii(value)[:40],
 )  # fmt: skip
-def test_what_is_not_read_is_refused_in_words(kind, body, status, said):
-    answered, message = refused(body, kind=kind)
-    assert answered == status
-    assert said in message
+def test_other_bodies_are_refused_with_a_reason(kind, body, status, expected):
+    actual, message = refuse(body, kind=kind)
+    assert actual == status
+    assert expected in message
     assert len(message) < 300
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "GZIP", "gzip, identity", "x\xe9"])
-def test_packed_bodies_are_not_unpacked(encoding):
-    one, coming = request(
+def test_compressed_bodies_are_refused_unread(encoding):
+    request, pending = build_request(
         b"\x1f\x8b" + b"\0" * 1000, content_type="application/json", content_encoding=encoding
     )
     with pytest.raises(ApiError, match="Content-Encoding") as caught:
-        asyncio.run(read_body(one, 1, 60))
+        asyncio.run(read_body(request, 1, 60))
     assert caught.value.status == 415
-    assert len(coming) == 1
+    assert len(pending) == 1
     assert read(TEXT, content_encoding="identity") == OBJECT
 
 
-def test_as_many_parts_as_are_allowed_are_read():
-    empty = [('name="x"; filename="x"', b"")] * (MOST_PARTS - 1)
+def test_a_form_with_the_maximum_number_of_parts_is_read():
+    empty = [('name="x"; filename="x"', b"")] * (PART_LIMIT - 1)
     assert read(form(*empty, ('name="request"', TEXT)), kind=FORM) == OBJECT
-    assert refused(form(*empty, *empty[:1], ('name="request"', TEXT)), kind=FORM)[0] == 413
+    assert refuse(form(*empty, *empty[:1], ('name="request"', TEXT)), kind=FORM)[0] == 413
 
 
-def test_of_a_key_given_twice_the_last_value_counts():
+def test_the_last_value_of_a_repeated_key_counts():
     assert parse_json_object(b'{"input": "a", "parameters": {"steps": 1, "steps": 2}, "input": "b"}') == {
         "input": "b",
         "parameters": {"steps": 2},
@@ -189,41 +189,41 @@ def test_of_a_key_given_twice_the_last_value_counts():
 def test_a_body_as_large_as_the_limit_is_read_and_one_byte_more_is_not():
     full = TEXT + b" " * (MIB - len(TEXT))
     assert read(full[:1000], full[1000:]) == OBJECT
-    assert refused(full[:1000], full[1000:], b" ") == (413, "the body is larger than 1 MiB")
+    assert refuse(full[:1000], full[1000:], b" ") == (413, "the body is larger than 1 MiB")
     assert read(full, b" ", limit=2) == OBJECT
 
 
 @pytest.mark.parametrize("length", ["1048577", "9" * 30, "00001048577"])
-def test_a_length_over_the_limit_is_refused_before_anything_is_read(length):
-    one, coming = request(TEXT, content_type="application/json", content_length=length)
+def test_a_declared_length_over_the_limit_is_refused_unread(length):
+    request, pending = build_request(TEXT, content_type="application/json", content_length=length)
     with pytest.raises(ApiError, match="larger than 1 MiB"):
-        asyncio.run(read_body(one, 1, 60))
-    assert len(coming) == 1
+        asyncio.run(read_body(request, 1, 60))
+    assert len(pending) == 1
 
 
 @pytest.mark.parametrize("length", ["", "-1", "1e9", "\xb2", "12, 1048577"])
-def test_a_length_that_is_none_is_not_believed(length):
+def test_an_invalid_length_is_ignored(length):
     assert read(TEXT, content_length=length) == OBJECT
 
 
-def test_what_comes_without_end_is_not_kept():
+def test_an_endless_body_is_not_kept_in_memory():
     tracemalloc.start()
-    assert refused(*[b" " * 65_536] * 1000, ends=False)[0] == 413
+    assert refuse(*[b" " * 65_536] * 1000, ends=False)[0] == 413
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * MIB
 
 
-def test_a_body_that_does_not_come_is_not_waited_for():
-    assert refused(b"{", ends=False, patience=0.01) == (408, "the body did not arrive within 0.01 seconds")
-    assert refused(ends=False, patience=0.01)[0] == 408
+def test_a_body_that_does_not_arrive_times_out():
+    assert refuse(b"{", ends=False, timeout=0.01) == (408, "the body did not arrive within 0.01 seconds")
+    assert refuse(ends=False, timeout=0.01)[0] == 408
 
 
-def test_a_client_that_goes_in_the_middle_is_told_from_one_that_has_finished():
-    assert refused(TEXT, None) == (400, "body: ended before it was complete")
+def test_a_body_cut_off_by_a_disconnect_is_rejected():
+    assert refuse(TEXT, None) == (400, "body: ended before it was complete")
 
 
-def test_no_library_speaks_in_a_refusal():
+def test_an_error_has_no_text_of_a_library():
     with pytest.raises(Rejected) as caught:
         parse_json_object(b'{"a": tru}')
     assert "Expecting" not in str(caught.value)

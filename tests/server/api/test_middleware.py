@@ -1,11 +1,11 @@
-"""An id and a line for every request, and an answer even when everything fails."""
+"""An id and a log line for every request, and a response even if all else fails."""
 
 import logging
 import re
 
 import pytest
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state
 from fastapi.testclient import TestClient
-from painter import HERE, URL, Painter, house
 
 from server.api.middleware import trace_requests
 from server.app import create_app
@@ -18,21 +18,21 @@ ID = re.compile(r"[0-9a-f]{16}")
 
 
 @pytest.fixture(scope="module")
-def painter():
-    return Painter()
+def fake_model():
+    return FakeModel()
 
 
 @pytest.fixture(scope="module")
-def client(demo_file, painter):
-    here = house(detect_model(single_model_catalog(demo_file)), painter)
-    with TestClient(create_app(here), base_url=HERE) as client:
-        here.engine.wait_ready()
+def client(demo_file, fake_model):
+    state = build_state(detect_model(single_model_catalog(demo_file)), fake_model)
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
+        state.engine.wait_ready()
         yield client
 
 
 @pytest.fixture
 def lines(caplog):
-    """The lines of the log about requests."""
+    """Return the log lines about requests."""
     caplog.set_level(logging.DEBUG, "naiad.requests")
     return lambda: [record.getMessage() for record in caplog.records if record.name == "naiad.requests"]
 
@@ -41,33 +41,33 @@ def lines(caplog):
     ("method", "path", "headers", "status"),
     [
         ("GET", "/live", {}, 200),
-        ("POST", URL, {}, 200),
+        ("POST", GENERATE, {}, 200),
         ("GET", "/nowhere", {}, 404),
-        ("GET", URL, {}, 405),
-        ("POST", URL, {"Content-Type": "text/plain"}, 415),
+        ("GET", GENERATE, {}, 405),
+        ("POST", GENERATE, {"Content-Type": "text/plain"}, 415),
         ("GET", "/live", {"Host": "evil.example"}, 403),
-        ("OPTIONS", URL, {"Access-Control-Request-Method": "POST"}, 204),
+        ("OPTIONS", GENERATE, {"Access-Control-Request-Method": "POST"}, 204),
         ("GET", "/live", {"Cookie": "c" * 20_000}, 431),
     ],
 )
-def test_every_answer_has_an_id_and_every_request_one_line(client, lines, method, path, headers, status):
-    answer = client.request(method, path, json=BODY if method == "POST" else None, headers=headers)
-    assert answer.status_code == status
-    identity = answer.headers["x-request-id"]
-    assert ID.fullmatch(identity)
+def test_every_response_has_an_id_and_every_request_one_line(client, lines, method, path, headers, status):
+    response = client.request(method, path, json=BODY if method == "POST" else None, headers=headers)
+    assert response.status_code == status
+    request_id = response.headers["x-request-id"]
+    assert ID.fullmatch(request_id)
     (line,) = lines()
-    assert re.fullmatch(rf"{identity} {method} {path} {status} \d+ ms", line)
+    assert re.fullmatch(rf"{request_id} {method} {path} {status} \d+ ms", line)
 
 
 HOSTILE = ["", "7", "a\tb", "x" * 10_000, "../../x", "%0d%0aSet-Cookie: a=b", b"\xe9", "${jndi:ldap://x}"]
 
 
-@pytest.mark.parametrize("sent", HOSTILE, ids=lambda told: ascii(told)[:30])
+@pytest.mark.parametrize("sent", HOSTILE, ids=lambda value: ascii(value)[:30])
 @pytest.mark.parametrize("name", ["X-Request-Id", "X-Correlation-Id", "X-Initiated-At"])
-def test_an_id_from_outside_is_neither_echoed_nor_logged(client, lines, name, sent):
-    answer = client.get("/live", headers={name: sent})
-    assert answer.status_code == 200
-    assert ID.fullmatch(answer.headers["x-request-id"])
+def test_the_id_that_a_client_sends_is_neither_echoed_nor_logged(client, lines, name, sent):
+    response = client.get("/live", headers={name: sent})
+    assert response.status_code == 200
+    assert ID.fullmatch(response.headers["x-request-id"])
     assert re.fullmatch(r"[0-9a-f]{16} GET /live 200 \d+ ms", lines()[0])
 
 
@@ -85,7 +85,7 @@ def test_ids_differ(client):
         ("/nowhere?token=pst-secret", "/nowhere"),
     ],
 )
-def test_a_path_in_the_log_is_one_short_line_of_ascii_without_its_query(client, lines, path, logged):
+def test_a_logged_path_is_one_short_line_of_ascii_without_the_query(client, lines, path, logged):
     client.get(path)
     (line,) = lines()
     assert line.split(" ", 2)[2].startswith(f"{logged} 404 ")
@@ -93,24 +93,24 @@ def test_a_path_in_the_log_is_one_short_line_of_ascii_without_its_query(client, 
 
 def test_a_prompt_is_not_logged(client, caplog):
     caplog.set_level(logging.DEBUG)
-    assert client.post(URL, json=BODY).status_code == 200
-    assert client.post(URL, json=BODY | {"parameters": {"sampler": "k_eular"}}).status_code == 400
+    assert client.post(GENERATE, json=BODY).status_code == 200
+    assert client.post(GENERATE, json=BODY | {"parameters": {"sampler": "k_eular"}}).status_code == 400
     assert "secret wish" not in caplog.text
 
 
-def test_a_mistake_is_told_to_the_log_and_not_to_the_client(client, painter, caplog, monkeypatch):
-    monkeypatch.setattr(painter, "failure", RuntimeError("CUDA error at /home/somebody/model.safetensors"))
-    answer = client.post(URL, json=BODY)
-    assert (answer.status_code, answer.json()) == (500, {"statusCode": 500, "message": INTERNAL_ERROR})
-    assert ID.fullmatch(answer.headers["x-request-id"])
-    assert "somebody" not in str(answer.headers)
+def test_an_internal_error_is_logged_but_not_sent_to_the_client(client, fake_model, caplog, monkeypatch):
+    monkeypatch.setattr(fake_model, "failure", RuntimeError("CUDA error at /home/somebody/model.safetensors"))
+    response = client.post(GENERATE, json=BODY)
+    assert (response.status_code, response.json()) == (500, {"statusCode": 500, "message": INTERNAL_ERROR})
+    assert ID.fullmatch(response.headers["x-request-id"])
+    assert "somebody" not in str(response.headers)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert answer.headers["x-request-id"] in record.getMessage()
+    assert response.headers["x-request-id"] in record.getMessage()
     assert record.exc_info
     assert "somebody" in str(record.exc_info[1])
 
 
-def test_a_mistake_after_the_answer_began_is_not_hidden(lines):
+def test_an_error_after_the_response_started_is_raised_again(lines):
     async def broken(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("in the middle")
@@ -121,20 +121,20 @@ def test_a_mistake_after_the_answer_began_is_not_hidden(lines):
 
 
 def test_server_timing_is_three_durations_in_ascii_digits(client):
-    timing = client.post(URL, json=BODY).headers["server-timing"]
+    timing = client.post(GENERATE, json=BODY).headers["server-timing"]
     assert re.fullmatch(r"queue;dur=\d+\.\d, draw;dur=\d+\.\d, encode;dur=\d+\.\d", timing, re.ASCII)
 
 
-def test_a_warning_is_ascii_and_not_without_end(client):
+def test_a_warning_is_ascii_and_of_limited_length(client):
     body = BODY | {"model": "猫\r\nSet-Cookie: a=b" + "é" * 150}
-    warning = client.post(URL, json=body).headers["x-naiad-warning"]
+    warning = client.post(GENERATE, json=body).headers["x-naiad-warning"]
     assert warning.isascii()
     assert warning.isprintable()
     assert len(warning) <= 1000
     assert r"\u732b" in warning
 
 
-def test_what_supervisors_ask_all_day_is_logged_for_the_curious_only(client, caplog):
+def test_probes_are_logged_only_at_debug_level(client, caplog):
     caplog.set_level(logging.INFO, "naiad.requests")
     for path in ("/live", "/ready", "/"):
         client.get(path)

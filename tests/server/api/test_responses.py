@@ -1,16 +1,16 @@
-"""The form of an answer, by what `Accept` says."""
+"""The form of a response, by the Accept header."""
 
 import base64
 import io
 import json
-import zipfile
+from zipfile import ZIP_STORED, ZipFile
 
 import pytest
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state
 from fastapi.testclient import TestClient
-from painter import HERE, URL, Painter, house
 from PIL import Image
 
-from server.api.responses import negotiate, pictures_response
+from server.api.responses import build_image_response, negotiate, zip_images
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
@@ -22,16 +22,16 @@ SMALL = {"width": 64, "height": 96, "seed": 4294967295}
 
 @pytest.fixture(scope="module")
 def client(demo_file):
-    here = house(detect_model(single_model_catalog(demo_file)), Painter())
-    with TestClient(create_app(here), base_url=HERE) as client:
-        here.engine.wait_ready()
+    state = build_state(detect_model(single_model_catalog(demo_file)), FakeModel())
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
+        state.engine.wait_ready()
         yield client
 
 
 @pytest.mark.parametrize(
     ("accept", "png", "webp"),
     [
-        # a ZIP, for whoever takes anything
+        # a ZIP for clients that accept anything
         (None, OCTETS, OCTETS),
         ("", OCTETS, OCTETS),
         ("*/*", OCTETS, OCTETS),
@@ -42,28 +42,28 @@ def client(demo_file):
         ("binary/octet-stream", OCTETS, OCTETS),
         ("BINARY/Octet-Stream", OCTETS, OCTETS),
         ("binary/*", OCTETS, OCTETS),
-        # its old name, for whoever knows it
+        # the older name of the ZIP for clients that list it
         (OLD_ZIP, OLD_ZIP, OLD_ZIP),
         (f"*/*, {OLD_ZIP}", OLD_ZIP, OLD_ZIP),
         ("Application/X-Zip-Compressed;q=0.1", OLD_ZIP, OLD_ZIP),
-        # JSON, for whoever takes that and no ZIP
+        # JSON for clients that accept JSON but no ZIP
         (JSON, JSON, JSON),
         ("application/json; charset=utf-8", JSON, JSON),
         (f"{JSON}, image/png", JSON, JSON),
         (f"text/html, {JSON};q=0.9", JSON, JSON),
-        # the bare picture, in its own format
+        # a bare image, in its own format
         ("image/png", "image/png", OCTETS),
         ("image/webp", OCTETS, "image/webp"),
         ("image/*", "image/png", "image/webp"),
         ("image/webp, image/png", "image/png", "image/webp"),
         ("image/png;q=0.5", "image/png", OCTETS),
-        # with quality 0 it is not wanted
+        # quality 0 means not accepted
         ("*/*;q=0, image/png", "image/png", OCTETS),
         (f"{OLD_ZIP};q=0, */*", OCTETS, OCTETS),
         (f"{JSON};q=0.000, image/*", "image/png", "image/webp"),
         ("binary/octet-stream;q=0, image/png ; q=0.0, application/json", JSON, JSON),
         ("*/*;q=0", OCTETS, OCTETS),
-        # whatever else is asked for: what every client of NAI's reads
+        # anything else gets the ZIP, which every NAI client reads
         ("application/zip", OCTETS, OCTETS),
         ("application/*", OCTETS, OCTETS),
         ("image/jpeg", OCTETS, OCTETS),
@@ -74,44 +74,44 @@ def client(demo_file):
         ("\xff/\x00, ;;", OCTETS, OCTETS),
         ("a/b," * 5000 + "image/png", OCTETS, OCTETS),
     ],
-    ids=lambda told: ascii(told)[:60],
+    ids=lambda value: ascii(value)[:60],
 )
-def test_what_accept_asks_for(accept, png, webp):
+def test_negotiate(accept, png, webp):
     assert (negotiate(accept, "png"), negotiate(accept, "webp")) == (png, webp)
 
 
 @pytest.mark.parametrize("kind", [OCTETS, OLD_ZIP])
 @pytest.mark.parametrize("image_format", ["png", "webp"])
-def test_a_zip_holds_every_picture_as_it_is(kind, image_format):
-    found = pictures_response(kind, [b"one", b"two"], [1, 2], image_format)
-    assert found.headers["content-type"] == kind
-    assert found.headers["content-disposition"] == 'attachment; filename="images.zip"'
-    archive = zipfile.ZipFile(io.BytesIO(found.body))
+def test_a_zip_holds_every_image_unchanged(kind, image_format):
+    response = build_image_response(kind, [b"one", b"two"], [1, 2], image_format)
+    assert response.headers["content-type"] == kind
+    assert response.headers["content-disposition"] == 'attachment; filename="images.zip"'
+    archive = ZipFile(io.BytesIO(response.body))
     assert archive.namelist() == [f"image_0.{image_format}", f"image_1.{image_format}"]
     assert [archive.read(name) for name in archive.namelist()] == [b"one", b"two"]
 
 
-def test_json_holds_every_picture_with_its_seed():
-    found = pictures_response(JSON, [b"one", b"two"], [7, 8], "png")
-    assert found.headers["content-type"] == JSON
-    images = json.loads(bytes(found.body))["images"]
+def test_json_holds_every_image_with_its_seed():
+    response = build_image_response(JSON, [b"one", b"two"], [7, 8], "png")
+    assert response.headers["content-type"] == JSON
+    images = json.loads(bytes(response.body))["images"]
     assert [(base64.b64decode(image["image"]), image["index"], image["seed"]) for image in images] == [
         (b"one", 0, 7),
         (b"two", 1, 8),
     ]
 
 
-def test_a_bare_picture_is_the_first():
-    found = pictures_response("image/webp", [b"one", b"two"], [7, 8], "webp")
-    assert (found.headers["content-type"], found.body) == ("image/webp", b"one")
-    assert "content-disposition" not in found.headers
+def test_a_bare_image_is_the_first():
+    response = build_image_response("image/webp", [b"one", b"two"], [7, 8], "webp")
+    assert (response.headers["content-type"], response.body) == ("image/webp", b"one")
+    assert "content-disposition" not in response.headers
 
 
-def test_the_seeds_of_a_json_answer_are_the_ones_drawn_with(client):
+def test_the_seeds_in_json_are_the_ones_used(client):
     body = {"input": "a", "parameters": SMALL | {"n_samples": 2}}
-    found = client.post(URL, json=body, headers={"Accept": JSON}).json()["images"]
-    assert [image["seed"] for image in found] == [4294967295, 0]
-    sizes = [Image.open(io.BytesIO(base64.b64decode(image["image"]))).size for image in found]
+    images = client.post(GENERATE, json=body, headers={"Accept": JSON}).json()["images"]
+    assert [image["seed"] for image in images] == [4294967295, 0]
+    sizes = [Image.open(io.BytesIO(base64.b64decode(image["image"]))).size for image in images]
     assert sizes == [(64, 96), (64, 96)]
 
 
@@ -124,8 +124,28 @@ def test_the_seeds_of_a_json_answer_are_the_ones_drawn_with(client):
         ("png", "garbage", OCTETS, b"PK"),
     ],
 )
-def test_the_bytes_are_what_the_answer_calls_them(client, image_format, accept, kind, head):
+def test_the_body_has_the_media_type_of_its_header(client, image_format, accept, kind, head):
     body = {"input": "a", "parameters": SMALL | {"image_format": image_format}}
-    found = client.post(URL, json=body, headers={"Accept": accept})
-    assert found.headers["content-type"] == kind
-    assert found.content.startswith(head)
+    response = client.post(GENERATE, json=body, headers={"Accept": accept})
+    assert response.headers["content-type"] == kind
+    assert response.content.startswith(head)
+
+
+def test_a_zip_stores_images_in_order_under_nai_names():
+    with ZipFile(io.BytesIO(zip_images([b"first", b"second"]))) as archive:
+        assert archive.namelist() == ["image_0.png", "image_1.png"]
+        assert [archive.read(name) for name in archive.namelist()] == [b"first", b"second"]
+        assert archive.testzip() is None
+        assert {entry.compress_type for entry in archive.infolist()} == {ZIP_STORED}
+
+
+def test_the_same_images_make_the_same_zip():
+    assert zip_images([b"a", b"b"]) == zip_images([b"a", b"b"])
+    with ZipFile(io.BytesIO(zip_images([b"a"]))) as archive:
+        assert archive.infolist()[0].date_time == (1980, 1, 1, 0, 0, 0)
+
+
+def test_zip_entries_are_named_by_format_and_are_readable_when_unpacked():
+    with ZipFile(io.BytesIO(zip_images([b"a"], "webp"))) as archive:
+        assert archive.namelist() == ["image_0.webp"]
+        assert archive.infolist()[0].external_attr >> 16 & 0o400

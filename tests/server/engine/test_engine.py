@@ -1,45 +1,28 @@
+"""The engine with a fake model: queue, states, cancellation and failures."""
+
 import threading
-import time
+from threading import Event, Semaphore
 
 import numpy as np
 import pytest
+from fake_model import FakeModel
+from live_server import LIMIT, wait_until
 
-from pipelines.errors import Cancelled, WeightsError
+from pipelines.errors import Cancelled, DeviceLost, WeightsError
 from pipelines.job import Guidance, Job, Prompts
-from pipelines.types import Progress
 from server.engine.engine import Engine, State
 from server.errors import Overloaded, Unavailable
 
 JOB = Job("m", Prompts("a"), 64, 64, 3, "k_euler", "native", Guidance(), seeds=(1,))
 
 
-class Painter:
-    """A model that paints one colour, a step whenever it is let."""
-
-    def __init__(self, wait=None, fail=None):
-        self.drawn, self.wait, self.fail = [], wait, fail
-
-    def ladder(self, job):
-        return (1.0, 0.0)
-
-    def run(self, job, watch):
-        for step in range(1, job.steps + 1):
-            watch(Progress(0, step, job.steps, 1.0))
-            if self.wait is not None:
-                assert self.wait.acquire(timeout=10)
-        if self.fail is not None:
-            raise self.fail
-        self.drawn.append(job)
-        return [np.full((8, 8, 3), 7, np.uint8)]
-
-
 @pytest.fixture
-def started():
-    """Start engines and stop them all."""
+def start():
+    """Start engines, and stop them after the test."""
     engines = []
 
-    def start(load, **more):
-        engine = Engine(load, **more)
+    def start(load, **options):
+        engine = Engine(load, **options)
         engines.append(engine)
         engine.start()
         return engine
@@ -49,31 +32,23 @@ def started():
         engine.stop()
 
 
-def until(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("waited ten seconds")
-
-
-def test_a_job_comes_back_with_its_pictures_and_the_engine_is_ready_again(started):
-    engine = started(Painter)
+def test_a_job_returns_its_images_and_leaves_the_engine_ready(start):
+    engine = start(FakeModel)
     engine.wait_ready()
-    drawn = engine.submit(JOB).future.result(10)
-    assert drawn.pictures[0][0, 0, 0] == 7
-    assert drawn.run_seconds >= 0
+    result = engine.submit(JOB).future.result(LIMIT)
+    assert np.array_equal(result.pictures[0], FakeModel().run(JOB, lambda step: None)[0])
+    assert result.run_seconds >= 0
     assert engine.state is State.READY
 
 
-def test_nothing_is_taken_before_the_model_is_loaded(started):
-    loaded = threading.Event()
+def test_no_job_is_accepted_before_the_model_is_loaded(start):
+    loaded = Event()
 
     def load():
-        assert loaded.wait(10)
-        return Painter()
+        assert loaded.wait(LIMIT)
+        return FakeModel()
 
-    engine = started(load)
+    engine = start(load)
     assert engine.state is State.LOADING
     with pytest.raises(Unavailable, match="loading"):
         engine.submit(JOB)
@@ -81,11 +56,11 @@ def test_nothing_is_taken_before_the_model_is_loaded(started):
     engine.wait_ready()
 
 
-def test_a_model_that_cannot_load_says_why_and_takes_nothing(started):
+def test_a_model_that_cannot_be_loaded_is_reported_and_no_job_accepted(start):
     def load():
         raise WeightsError("a.safetensors", "truncated")
 
-    engine = started(load)
+    engine = start(load)
     with pytest.raises(Unavailable, match=r"a\.safetensors: truncated"):
         engine.wait_ready()
     assert engine.state is State.DEFUNCT
@@ -93,60 +68,119 @@ def test_a_model_that_cannot_load_says_why_and_takes_nothing(started):
         engine.submit(JOB)
 
 
-def test_a_mistake_of_ours_while_loading_is_not_told_to_clients(started):
+def test_an_internal_error_while_loading_is_not_shown_to_clients(start):
     def load():
         raise KeyError("/home/somebody/secret")
 
-    engine = started(load)
-    with pytest.raises(Unavailable) as refused:
+    engine = start(load)
+    with pytest.raises(Unavailable) as caught:
         engine.wait_ready()
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(caught.value)
 
 
-def test_a_full_queue_refuses_at_once(started):
-    step = threading.Semaphore(0)
-    engine = started(lambda: Painter(wait=step), queue_limit=2)
+def test_a_full_queue_refuses_immediately(start):
+    gate = Semaphore(0)
+    engine = start(lambda: FakeModel(gate), queue_limit=2)
     engine.wait_ready()
     tickets = [engine.submit(JOB)]
-    until(lambda: engine.waiting == 0)
+    wait_until(lambda: engine.waiting == 0)
     tickets += [engine.submit(JOB), engine.submit(JOB)]
     with pytest.raises(Overloaded, match="2 requests"):
         engine.submit(JOB)
-    step.release(9)
-    assert all(ticket.future.result(10).pictures for ticket in tickets)
+    gate.release(9)
+    assert all(ticket.future.result(LIMIT).pictures for ticket in tickets)
 
 
-def test_one_jobs_failure_is_its_own(started):
-    painter = Painter(fail=RuntimeError("boom"))
-    engine = started(lambda: painter)
+def test_a_job_that_raises_leaves_the_engine_serving_the_next(start):
+    fake_model = FakeModel()
+    engine = start(lambda: fake_model)
     engine.wait_ready()
+    fake_model.failure = RuntimeError("boom")
     with pytest.raises(RuntimeError, match="boom"):
-        engine.submit(JOB).future.result(10)
-    painter.fail = None
-    assert engine.submit(JOB).future.result(10).pictures
+        engine.submit(JOB).future.result(LIMIT)
+    assert engine.state is State.READY
+    fake_model.failure = None
+    assert engine.submit(JOB).future.result(LIMIT).pictures
 
 
-def test_a_job_nobody_waits_for_is_dropped_from_the_queue_or_stopped_at_its_next_step(started):
-    step = threading.Semaphore(0)
-    painter = Painter(wait=step)
-    engine = started(lambda: painter)
+def test_a_job_whose_sigmas_cannot_be_computed_leaves_the_engine_serving_the_next(start, monkeypatch):
+    fake_model = FakeModel()
+    engine = start(lambda: fake_model)
+    engine.wait_ready()
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeModel, "ladder", lambda self, job: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.submit(JOB).future.result(LIMIT)
+    assert engine.submit(JOB).future.result(LIMIT).pictures
+
+
+def test_a_cancelled_job_is_dropped_from_the_queue_or_stopped_before_its_next_evaluation(start):
+    gate = Semaphore(0)
+    fake_model = FakeModel(gate)
+    engine = start(lambda: fake_model)
     engine.wait_ready()
     running, queued = engine.submit(JOB), engine.submit(JOB)
-    until(lambda: running.progress is not None)
+    wait_until(lambda: fake_model.evaluations)
     queued.cancel()
     running.cancel()
-    step.release(1)
+    gate.release(1)
     with pytest.raises(Cancelled):
-        running.future.result(10)
+        running.future.result(LIMIT)
     assert queued.future.cancelled()
-    step.release(3)
-    assert engine.submit(JOB).future.result(10).pictures
-    assert len(painter.drawn) == 1
+    assert len(fake_model.evaluations) == 1
+    gate.release(3)
+    assert engine.submit(JOB).future.result(LIMIT).pictures
+    assert len(fake_model.finished) == 1
 
 
-def test_stopping_finishes_what_was_taken_and_ends_the_thread():
-    step = threading.Semaphore(9)
-    engine = Engine(lambda: Painter(wait=step))
+def test_a_lost_device_refuses_running_waiting_and_later_jobs(start, caplog):
+    gate = Semaphore(0)
+    fake_model = FakeModel(gate)
+    fake_model.failure = DeviceLost("cuda:0: CUDA error: an illegal memory access was encountered")
+    engine = start(lambda: fake_model)
+    engine.wait_ready()
+    tickets = [engine.submit(JOB) for _ in range(3)]
+    dropped = engine.submit(JOB)
+    wait_until(lambda: fake_model.evaluations)
+    dropped.cancel()
+    gate.release(JOB.steps)
+    for ticket in tickets:
+        with pytest.raises(Unavailable, match="the device has failed") as caught:
+            ticket.future.result(LIMIT)
+        assert "CUDA" not in str(caught.value)
+        assert engine.state is State.DEFUNCT
+    assert len(fake_model.jobs) == 1
+    with pytest.raises(Unavailable, match="the device has failed"):
+        engine.submit(JOB)
+    assert engine.waiting == 0
+    engine.stop()
+    assert engine.state is State.DEFUNCT
+    (record,) = [record for record in caplog.records if record.name == "naiad.engine"]
+    assert record.exc_info
+    assert "illegal memory access" in str(record.exc_info[1])
+
+
+def test_a_device_lost_while_stopping_does_not_block_the_stop(start):
+    gate = Semaphore(0)
+    fake_model = FakeModel(gate)
+    fake_model.failure = DeviceLost("cuda:0")
+    engine = start(lambda: fake_model)
+    engine.wait_ready()
+    tickets = [engine.submit(JOB), engine.submit(JOB)]
+    wait_until(lambda: fake_model.evaluations)
+    stopping = threading.Thread(target=engine.stop)
+    stopping.start()
+    wait_until(lambda: engine.state is State.DRAINING)
+    gate.release(JOB.steps)
+    stopping.join(LIMIT)
+    assert not stopping.is_alive()
+    assert engine.state is State.DEFUNCT
+    assert all(isinstance(ticket.future.exception(0), Unavailable) for ticket in tickets)
+
+
+def test_stopping_finishes_the_queued_jobs_and_ends_the_thread():
+    gate = Semaphore(9)
+    engine = Engine(lambda: FakeModel(gate))
     engine.start()
     engine.wait_ready()
     tickets = [engine.submit(JOB) for _ in range(3)]

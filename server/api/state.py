@@ -1,0 +1,40 @@
+"""The state that every request shares, and the dependency through which routes get it."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from server.api.access import AccessRules
+from server.api.accounts import Accounts
+from server.engine.engine import Engine
+from server.picture.writer import MetadataPolicy
+from server.request.resolve import RequestPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class AppState:
+    """The engine, and how requests are admitted, read and answered.
+
+    Attributes:
+        body_limit: maximum size of a request's body in MiB.
+        body_timeout: seconds within which the entire body must have arrived.
+        decode_limit: how many requests may decode their images at the same time. Each may take 0.5 GB meanwhile.
+    """
+
+    engine: Engine
+    policy: RequestPolicy
+    metadata: MetadataPolicy
+    access: AccessRules = field(default_factory=AccessRules)
+    accounts: Accounts = field(default_factory=Accounts)
+    body_limit: int = 64
+    body_timeout: float = 60.0
+    decode_limit: int = 2
+
+
+def app_state(request: Request) -> AppState:
+    """Return the state of the application that received a request."""
+    return cast("AppState", request.app.state.naiad)
+
+
+StateDependency = Annotated[AppState, Depends(app_state)]

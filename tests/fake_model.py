@@ -1,0 +1,79 @@
+"""A model without networks, and application state around it: the server can be tested without torch."""
+
+import io
+import json
+import zipfile
+from threading import Semaphore
+
+import numpy as np
+from PIL import Image
+
+from pipelines.job import RgbImage, UpscaleJob, second_pass
+from pipelines.types import Progress
+from server.api.state import AppState
+from server.config.resources import configs
+from server.engine.engine import Engine
+from server.picture.writer import MetadataPolicy
+from server.request.presets import load_presets
+from server.request.resolve import RequestPolicy
+
+GENERATE = "/ai/generate-image"
+BASE_URL = "http://127.0.0.1:4242"
+
+
+class FakeModel:
+    """Returns noise of the job's size and seed, or raises `failure`; records what it was asked for.
+
+    Args:
+        gate: acquired in each evaluation, so that a test decides when it ends.
+    """
+
+    def __init__(self, gate=None):
+        self.gate: Semaphore | None = gate
+        self.failure: Exception | None = None
+        self.jobs = []  # that began
+        self.evaluations = []  # (job, step)
+        self.finished = []
+
+    def ladder(self, job):
+        return (float("inf"), 1.0, 0.0)
+
+    def run(self, job, watch):
+        self.jobs.append(job)
+        steps = 1 if isinstance(job, UpscaleJob) else job.steps
+        for step in range(1, steps + 1):
+            watch(Progress(0, step, steps, 1.0))
+            self.evaluations.append((job, step))
+            if self.gate is not None:
+                assert self.gate.acquire(timeout=60)
+        if self.failure is not None:
+            raise self.failure
+        self.finished.append(job)
+        if isinstance(job, UpscaleJob):
+            source = Image.frombytes("RGB", (job.picture.width, job.picture.height), job.picture.rgb)
+            return [np.asarray(source.resize((job.width, job.height), Image.Resampling.NEAREST))]
+        if job.enhance is not None:
+            job = second_pass(job, job.enhance, 0, RgbImage(0, 0, b""))
+        return [
+            np.random.default_rng(seed).integers(0, 255, (job.height, job.width, 3), np.uint8)
+            for seed in job.seeds
+        ]
+
+
+def build_state(model, fake_model, key=None, **changes):
+    """Application state with default settings; `changes` are fields of AppState, or RequestPolicy's mode and unknown_models."""
+    presets = load_presets(configs() / "presets.toml")
+    choices = {name: changes.pop(name) for name in ("mode", "unknown_models") if name in changes}
+    metadata = MetadataPolicy(model.fingerprint, key, "plain" if key is None else "full", "exact")
+    return AppState(Engine(lambda: fake_model), RequestPolicy(model, presets, **choices), metadata, **changes)
+
+
+def unzip_images(response):
+    """The images in a ZIP, by their names."""
+    archive = zipfile.ZipFile(io.BytesIO(response.content))
+    return {name: Image.open(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+
+
+def read_comment(response):
+    """The Comment of a ZIP's first image."""
+    return json.loads(next(iter(unzip_images(response).values())).info["Comment"])

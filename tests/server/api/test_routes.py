@@ -1,0 +1,245 @@
+"""Requests that compete for the device: disconnects, failures and limits, most of them over a socket."""
+
+import asyncio
+import json
+import logging
+import socket
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
+from threading import Event, Lock, Semaphore
+from time import sleep
+
+import pytest
+from fake_model import GENERATE, FakeModel, build_state
+from live_server import LIMIT, exchange, serve, wait_until
+from PIL import Image
+from starlette.requests import Request
+
+from pipelines.errors import Cancelled, DeviceLost
+from pipelines.job import Guidance, Job, Prompts
+from pipelines.types import Progress
+from server.api import routes
+from server.api.routes import wait_for_result
+from server.config.catalog import single_model_catalog
+from server.engine.engine import Engine, Result, State, Ticket
+from server.engine.model import detect_model
+from server.errors import Unavailable
+
+JOB = Job("m", Prompts("a"), 64, 64, 3, "k_euler", "native", Guidance(), seeds=(1,))
+STEP = Progress(0, 1, 3, 1.0)
+
+
+@pytest.fixture(scope="module")
+def model(demo_file):
+    return detect_model(single_model_catalog(demo_file))
+
+
+@pytest.fixture
+def gate():
+    """A semaphore that the fake model acquires in each evaluation."""
+    gate = Semaphore(0)
+    yield gate
+    gate.release(10_000)
+
+
+def build_post(path, body):
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    )
+    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
+
+
+def build_generate(**parameters):
+    return build_post(GENERATE, {"input": "a", "parameters": {"width": 64, "height": 64} | parameters})
+
+
+def build_get(path):
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+
+
+def read_status(response):
+    return int(response.split(maxsplit=2)[1])
+
+
+def read_json(response):
+    return json.loads(response.partition(b"\r\n\r\n")[2])
+
+
+def test_a_client_that_disconnects_frees_the_device_within_one_evaluation(model, gate, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
+    fake_model = FakeModel(gate)
+    state = build_state(model, fake_model)
+    with serve(state) as address, ThreadPoolExecutor(1) as threads:
+        try:
+            with socket.create_connection(address) as connection:
+                connection.sendall(build_generate(steps=50))
+                wait_until(lambda: fake_model.evaluations)
+            wait_until(lambda: f"POST {GENERATE} 503" in caplog.text)  # the server has seen the disconnect
+            following = threads.submit(exchange, address, build_generate(steps=2))
+            wait_until(lambda: state.engine.waiting == 1)
+            gate.release(1 + 2)  # one evaluation for the abandoned job, two for the following one
+            assert read_status(following.result(LIMIT)) == 200
+        finally:
+            gate.release(10_000)
+    assert [(job.steps, step) for job, step in fake_model.evaluations] == [(50, 1), (2, 1), (2, 2)]
+    assert [job.steps for job in fake_model.finished] == [2]
+
+
+def test_a_client_that_disconnects_from_the_queue_is_never_served(model, gate, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
+    fake_model = FakeModel(gate)
+    state = build_state(model, fake_model)
+    with serve(state) as address, ThreadPoolExecutor(1) as threads:
+        try:
+            running = threads.submit(exchange, address, build_generate(steps=2))
+            wait_until(lambda: fake_model.evaluations)
+            with socket.create_connection(address) as connection:
+                connection.sendall(build_generate(steps=50))
+                wait_until(lambda: state.engine.waiting == 1)
+            wait_until(lambda: f"POST {GENERATE} 503" in caplog.text)
+            gate.release(2)
+            assert read_status(running.result(LIMIT)) == 200
+        finally:
+            gate.release(10_000)
+    assert [job.steps for job in fake_model.jobs] == [2]
+
+
+def run_wait_for_result(ticket, *messages):
+    """Wait for a ticket's result while a client sends these ASGI messages and nothing more."""
+    pending = list(messages)
+
+    async def receive():
+        if not pending:
+            await asyncio.Event().wait()
+        return pending.pop(0)
+
+    return asyncio.run(wait_for_result(ticket, Request({"type": "http"}, receive)))
+
+
+def test_a_disconnect_cancels_the_ticket():
+    ticket = Ticket(JOB)
+    ticket.future.set_running_or_notify_cancel()
+    ticket.watch(STEP)
+    with pytest.raises(Unavailable, match="disconnected"):
+        run_wait_for_result(ticket, {"type": "http.request"}, {"type": "http.disconnect"})
+    with pytest.raises(Cancelled):
+        ticket.watch(STEP)
+
+
+def test_a_result_is_returned_without_cancelling_the_ticket():
+    ticket = Ticket(JOB)
+    result = Result([], (), 0.0, 0.0)
+    ticket.future.set_result(result)
+    assert run_wait_for_result(ticket) is result
+    ticket.watch(STEP)
+
+
+def test_a_job_that_raises_leaves_the_server_serving_the_next(model, gate):
+    fake_model = FakeModel(gate)
+    fake_model.failure = RuntimeError("CUDA out of memory")
+    state = build_state(model, fake_model)
+    with serve(state) as address, ThreadPoolExecutor(2) as threads:
+        try:
+            failing = threads.submit(exchange, address, build_generate(steps=1))
+            wait_until(lambda: fake_model.evaluations)
+            waiting = threads.submit(exchange, address, build_generate(steps=2))
+            wait_until(lambda: state.engine.waiting == 1)
+            gate.release(1)
+            assert read_status(failing.result(LIMIT)) == 500
+            fake_model.failure = None
+            gate.release(2)
+            assert read_status(waiting.result(LIMIT)) == 200
+        finally:
+            gate.release(10_000)
+        assert read_json(exchange(address, build_get("/ready"))) == {"state": "ready", "waiting": 0}
+
+
+def test_a_lost_device_answers_503_to_requests_in_flight_and_to_all_later_ones(model, gate):
+    fake_model = FakeModel(gate)
+    fake_model.failure = DeviceLost("cuda:0: CUDA error: an illegal memory access was encountered")
+    state = build_state(model, fake_model)
+    with serve(state) as address, ThreadPoolExecutor(3) as threads:
+        try:
+            responses = [threads.submit(exchange, address, build_generate(steps=1)) for _ in range(3)]
+            wait_until(lambda: fake_model.evaluations and state.engine.waiting == 2)
+        finally:
+            gate.release(10_000)
+        received = [response.result(LIMIT) for response in responses]
+        received += [exchange(address, build_generate()), exchange(address, build_get("/ready"))]
+        assert [read_status(response) for response in received] == [503] * 5
+        assert {read_json(response)["message"] for response in received} == {
+            "the device has failed; restart the server"
+        }
+        assert b"CUDA" not in b"".join(received)
+        assert state.engine.state is State.DEFUNCT
+        assert read_status(exchange(address, build_get("/live"))) == 200
+    assert len(fake_model.jobs) == 1
+
+
+class SlowDecoder:
+    """Wraps the functions that decode images: each call blocks until `release` is set; counts those that run."""
+
+    def __init__(self):
+        self.release, self.lock = Event(), Lock()
+        self.running = self.peak = 0
+
+    def wrap(self, decode):
+        def decode_slowly(*args):
+            with self.lock:
+                self.running += 1
+                self.peak = max(self.peak, self.running)
+            assert self.release.wait(LIMIT)
+            with self.lock:
+                self.running -= 1
+            return decode(*args)
+
+        return decode_slowly
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_at_most_decode_limit_requests_decode_images_at_once(model, monkeypatch, limit):
+    file = BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    upscale = build_post("/ai/upscale", {"image": b64encode(file.getvalue()).decode()})
+    decoder, admitted = SlowDecoder(), []
+    for name in ("resolve", "read_upscale"):
+        monkeypatch.setattr(routes, name, decoder.wrap(getattr(routes, name)))
+    admit = Engine.admit
+    monkeypatch.setattr(Engine, "admit", lambda engine: (admitted.append(engine), admit(engine))[1])
+    state = build_state(model, FakeModel(), decode_limit=limit)
+    with serve(state) as address, ThreadPoolExecutor(4) as threads:
+        try:
+            sent = [build_generate(), upscale] * 2
+            responses = [threads.submit(exchange, address, request) for request in sent]
+            wait_until(lambda: len(admitted) == 4 and decoder.running == limit)
+            sleep(0.1)  # time in which a request over the limit would begin
+        finally:
+            decoder.release.set()
+        assert [read_status(response.result(LIMIT)) for response in responses] == [200] * 4
+    assert decoder.peak == limit
+
+
+def test_two_requests_decode_images_at_once_by_default(model):
+    assert build_state(model, FakeModel()).decode_limit == 2
+
+
+def test_images_are_not_decoded_if_the_job_would_not_be_accepted(model, gate, monkeypatch):
+    fake_model = FakeModel(gate)
+    engine = Engine(lambda: fake_model, queue_limit=1)
+    state = replace(build_state(model, fake_model), engine=engine)
+    with serve(state) as address, ThreadPoolExecutor(2) as threads:
+        try:
+            running = threads.submit(exchange, address, build_generate(steps=1))
+            wait_until(lambda: fake_model.evaluations)
+            waiting = threads.submit(exchange, address, build_generate(steps=1))
+            wait_until(lambda: engine.waiting == 1)
+            monkeypatch.setattr(routes, "resolve", None)  # calling it would be a 500
+            refused = exchange(address, build_generate())
+            assert read_status(refused) == 429
+            assert b"retry-after: " in refused
+        finally:
+            gate.release(10_000)
+        assert [read_status(response.result(LIMIT)) for response in (running, waiting)] == [200, 200]
