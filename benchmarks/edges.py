@@ -81,7 +81,7 @@ def draw_shapes() -> Pixels:
 def make_zip(rgb: Pixels) -> bytes:
     """Return the ZIP that a client gets for one image."""
     result = Result([rgb], SIGMAS, queue_seconds=0.0, run_seconds=4.25)
-    return zip_pictures([write_job_picture(POLICY, JOB, result, 0, {}, "png")])
+    return zip_images([write_job_picture(POLICY, JOB, result, 0, {}, "png")])
 
 
 def read_zip(archive: bytes) -> Image.Image:

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine
 from demo.architecture import demo_architecture
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.text.encoding import PromptEncoder
 from pipelines.weights.architecture import Architecture, sdxl
@@ -187,8 +187,8 @@ def measure(setup: Setup, device: torch.device, dtype: torch.dtype) -> dict[str,
     assert error < 0.02, f"{dtype} differs from float32 by {error:.3%}"
     pipeline = Pipeline(weights)
     job = Job(
-        "m", Prompts("1girl, smile", "lowres"), setup.width, setup.height, setup.steps, "k_euler", "native",
-        Guidance(5.0), seeds=(1,),
+        "m", Prompts("1girl, smile", "lowres"), setup.steps, "k_euler", "native", Guidance(5.0),
+        (Pass(setup.width, setup.height, (1,)),),
     )  # fmt: skip
     sides = {"naiad": lambda: pipeline.run(job), "diffusers": build_diffusers_run(setup, weights)}
     for generate in sides.values():
@@ -199,7 +199,9 @@ def measure(setup: Setup, device: torch.device, dtype: torch.dtype) -> dict[str,
     for _ in range(setup.rounds):
         for name, generate in sides.items():
             times[name].append(time_call(device, generate))
-    two = time_call(device, lambda: pipeline.run(replace(job, seeds=(1, 2))))
+    two = time_call(
+        device, lambda: pipeline.run(replace(job, passes=(replace(job.passes[0], seeds=(1, 2)),)))
+    )
     naiad, diffusers = median(times["naiad"]), median(times["diffusers"])
     operations, rate = count_operations(setup, weights), measure_matmul_rate(setup, weights)
     return {

@@ -5,6 +5,7 @@ PipelineError
 ├── UnknownName        a sampler, schedule or option that is not in its registry
 ├── WeightsError       a weights file that cannot be used, with the reason
 ├── NotFinite          the network or the VAE returned NaN or infinity
+├── DeviceLost         the device fails every operation until the process ends
 └── Cancelled          the client no longer waits
 """
 
@@ -41,6 +42,10 @@ class WeightsError(PipelineError):
 
 class NotFinite(PipelineError):
     """NaN or infinity instead of an image."""
+
+
+class DeviceLost(PipelineError):
+    """The device fails every operation; only a new process can use it again."""
 
 
 class Cancelled(PipelineError):

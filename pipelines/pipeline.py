@@ -61,6 +61,11 @@ class Pipeline:
         self._vae = VaeCodec(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
         self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
 
+    @property
+    def device(self) -> torch.device:
+        """The device that the networks are on."""
+        return self._device
+
     @torch.inference_mode()
     def run(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pipelines.device import translate_device_errors
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob, Work
 from pipelines.pipeline import Pipeline
 from pipelines.types import OnStep, Output, Pixels, Progress
@@ -27,8 +28,13 @@ class Runner:
             on_step: called before each evaluation and each tile of an upscale; an exception it raises ends the run.
 
         Raises:
+            DeviceLost: the device has failed for good.
             PipelineError: the job cannot be run, or its result is not finite.
         """
+        with translate_device_errors(self._pipeline.device):
+            return self._run(work, on_step)
+
+    def _run(self, work: Work, on_step: OnStep | None) -> Output:
         if isinstance(work, UpscaleJob):
             return Output([self._upscale(work, on_step)], ())
         output = Output((), ())

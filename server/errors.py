@@ -164,10 +164,10 @@ class DrainingResponse(JSONResponse):
 
 
 def to_rejection(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Rejected:
-    """Return the first thing wrong with a body: its dotted field, the value given, and the field's description.
+    """Return the first error of a body: its dotted field, the value and the field's own description.
 
     Args:
-        prefix: names of the fields around a section that was validated alone.
+        prefix: names of the fields around a section that was validated on its own.
     """
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in (*prefix, *first["loc"]))
@@ -196,8 +196,8 @@ def _find_description(model: type[BaseModel], path: list[str]) -> str:
     field = fields[path[0]]
     for inner in (field.annotation, *get_args(field.annotation)):
         if isinstance(inner, type) and issubclass(inner, BaseModel) and len(path) > 1:
-            return _allowed(inner, path[1:])
-    return field.description or "what this field takes"
+            return _find_description(inner, path[1:])
+    return field.description or "a value this field allows"
 
 
 def shorten(value: object) -> str:

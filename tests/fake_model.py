@@ -8,8 +8,8 @@ from threading import Semaphore
 import numpy as np
 from PIL import Image
 
-from pipelines.job import RgbImage, UpscaleJob, second_pass
-from pipelines.types import Progress
+from pipelines.job import UpscaleJob
+from pipelines.types import Output, Progress
 from server.api.state import AppState
 from server.config.resources import configs
 from server.engine.engine import Engine
@@ -35,14 +35,11 @@ class FakeModel:
         self.evaluations = []  # (job, step)
         self.finished = []
 
-    def ladder(self, job):
-        return (float("inf"), 1.0, 0.0)
-
-    def run(self, job, watch):
+    def run(self, job, on_step):
         self.jobs.append(job)
         steps = 1 if isinstance(job, UpscaleJob) else job.steps
         for step in range(1, steps + 1):
-            watch(Progress(0, step, steps, 1.0))
+            on_step(Progress(0, step, steps, 1.0))
             self.evaluations.append((job, step))
             if self.gate is not None:
                 assert self.gate.acquire(timeout=60)
@@ -50,14 +47,13 @@ class FakeModel:
             raise self.failure
         self.finished.append(job)
         if isinstance(job, UpscaleJob):
-            source = Image.frombytes("RGB", (job.picture.width, job.picture.height), job.picture.rgb)
-            return [np.asarray(source.resize((job.width, job.height), Image.Resampling.NEAREST))]
-        if job.enhance is not None:
-            job = second_pass(job, job.enhance, 0, RgbImage(0, 0, b""))
-        return [
-            np.random.default_rng(seed).integers(0, 255, (job.height, job.width, 3), np.uint8)
-            for seed in job.seeds
+            source = Image.frombytes("RGB", (job.image.width, job.image.height), job.image.rgb)
+            return Output([np.asarray(source.resize((job.width, job.height), Image.Resampling.NEAREST))], ())
+        size = (job.passes[-1].height, job.passes[-1].width, 3)
+        images = [
+            np.random.default_rng(seed).integers(0, 255, size, np.uint8) for seed in job.passes[-1].seeds
         ]
+        return Output(images, (float("inf"), 1.0, 0.0))
 
 
 def build_state(model, fake_model, key=None, **changes):

@@ -105,7 +105,7 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     started = perf_counter()
     images = await encode_images(state.metadata, resolved, result)
     response = await asyncio.to_thread(
-        build_image_response, media_type, images, resolved.job.seeds, resolved.image_format
+        build_image_response, media_type, images, resolved.job.passes[0].seeds, resolved.image_format
     )
     timings = {
         "queue": result.queue_seconds,
@@ -160,7 +160,7 @@ async def encode_images(metadata: MetadataPolicy, resolved: ResolvedRequest, res
             metadata, resolved.job, result, index, resolved.recorded, resolved.image_format
         )
 
-    return await asyncio.gather(*(asyncio.to_thread(encode, index) for index in range(len(result.pictures))))
+    return await asyncio.gather(*(asyncio.to_thread(encode, index) for index in range(len(result.images))))
 
 
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:

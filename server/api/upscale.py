@@ -17,8 +17,7 @@ from server.picture.inspection import parse_json, read_metadata
 from server.picture.signature import SIGNED_HASH
 from server.picture.webp import check_webp_size
 from server.picture.writer import ImageFormat, MetadataPolicy, write_picture
-from server.request import images as sources
-from server.request.images import MAX_PIXELS, open_image
+from server.request.images import MAX_PIXELS, decode_base64, open_image, to_upright_rgb
 from server.request.schema import LARGEST_AREA, Real, WireModel, validate_body
 
 SOURCE_TEXT_LIMIT = 50_000
@@ -51,17 +50,17 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
     Raises:
         Rejected: the image cannot be read, or the upscaled one would be too large.
     """
-    asked = validate_body(UpscaleRequest, body)
-    if not asked.image:
-        raise Rejected("image", "is required: a picture in Base64")
-    with open_image(sources.decode_base64(asked.image, "image"), "image", LARGEST_AREA) as sent:
-        said, rgb = read_metadata(sent), sources.to_upright_rgb(sent)
-    picture, scale = RgbImage(*rgb.size, rgb.tobytes()), asked.scale or 2.0
-    image_format = asked.image_format or "png"
-    width, height = round(picture.width * scale), round(picture.height * scale)
+    request = validate_body(UpscaleRequest, body)
+    if not request.image:
+        raise Rejected("image", "is required: an image in Base64")
+    with open_image(decode_base64(request.image, "image"), "image", LARGEST_AREA) as source:
+        metadata, rgb = read_metadata(source), to_upright_rgb(source)
+    image, scale = RgbImage(*rgb.size, rgb.tobytes()), request.scale or 2.0
+    image_format = request.image_format or "png"
+    width, height = round(image.width * scale), round(image.height * scale)
     if width * height > MAX_PIXELS:
-        made = f"{scale:g} makes {picture.width}x{picture.height} {width}x{height}"
-        raise Rejected("scale", f"{made}, {width * height} pixels; at most {MAX_PIXELS}")
+        sizes = f"{scale:g} makes {image.width}x{image.height} {width}x{height}"
+        raise Rejected("scale", f"{sizes}, {width * height} pixels; at most {MAX_PIXELS}")
     check_webp_size(image_format, width, height, "image_format")
     source_hash, fields = sha256(image.rgb).hexdigest(), metadata.text or metadata.alpha or {}
     return Upscale(UpscaleJob(image, width, height), source_hash, fields, image_format)
@@ -82,7 +81,7 @@ def write_upscaled(metadata: MetadataPolicy, upscale: Upscale, result: Result, m
     }
     build = partial(build_upscale_comment, upscale)
     return write_picture(
-        metadata, result.pictures[0], build, naiad_fields, result.run_seconds, upscale.image_format
+        metadata, result.images[0], build, naiad_fields, result.run_seconds, upscale.image_format
     )
 
 

@@ -32,7 +32,7 @@ def generate_to_file(
     for warning in resolved.warnings:
         typer.echo(f"warning: {warning}", err=True)
     result = _run(resolved, model, settings)
-    for index in range(len(result.pictures)):
+    for index in range(len(result.images)):
         file = write_job_picture(metadata, job, result, index, resolved.recorded, resolved.image_format)
         path = output if index == 0 else output.with_stem(f"{output.stem}_{index}")
         path.write_bytes(file)

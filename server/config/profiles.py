@@ -20,17 +20,17 @@ from server.config.toml import ConfigError, StrictModel, read_toml, validate
 from server.request.schema import LARGEST_AREA, MOST_STEPS
 
 
-def _family(name: str) -> str:
-    if name not in FAMILIES:
-        raise ValueError(str(UnknownName("model family", name, FAMILIES)))
-    return name
-
-
-def _sampler(name: str) -> str:
+def _check_sampler(name: str) -> str:
     try:
         resolve_sampler(name)
     except UnknownName as error:
         raise ValueError(str(error)) from None
+    return name
+
+
+def _check_family(name: str) -> str:
+    if name not in FAMILIES:
+        raise ValueError(str(UnknownName("model family", name, FAMILIES)))
     return name
 
 
@@ -110,7 +110,7 @@ class Profile(StrictModel):
     """
 
     name: str
-    family: Annotated[Family, AfterValidator(_family)]
+    family: Annotated[Family, AfterValidator(_check_family)]
     prediction: Literal["eps", "v", "edm_v"]
     zsnr: bool = False
     match: Match = Match()

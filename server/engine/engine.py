@@ -14,7 +14,7 @@ from threading import Condition, Thread
 from time import perf_counter
 from typing import Protocol
 
-from pipelines.errors import Cancelled, PipelineError
+from pipelines.errors import Cancelled, DeviceLost, PipelineError
 from pipelines.job import Work
 from pipelines.types import OnStep, Output, Pixels, Progress, Sigmas
 from server.errors import Overloaded, Unavailable
@@ -25,7 +25,7 @@ log = logging.getLogger("naiad.engine")
 class LoadedModel(Protocol):
     """A loaded model, as the engine uses it."""
 
-    def run(self, work: Work, watch: OnStep, /) -> Output: ...
+    def run(self, work: Work, on_step: OnStep, /) -> Output: ...
 
 
 class State(Enum):
@@ -43,7 +43,7 @@ class State(Enum):
 class Result:
     """The images of a job, the sigmas of its last pass, and the seconds it waited and ran."""
 
-    pictures: Sequence[Pixels]
+    images: "Sequence[Pixels]"
     sigmas: Sigmas
     queue_seconds: float
     run_seconds: float
@@ -200,7 +200,10 @@ class Engine:
         started = perf_counter()
         try:
             output = model.run(ticket.work, ticket.watch)
-        except Exception as error:  # noqa: BLE001  # the job boundary: one job's failure is that job's alone
+        except DeviceLost as error:
+            self._fail_device(error, ticket)
+            return
+        except Exception as error:  # noqa: BLE001  # the job boundary: an error ends this job and no other
             ticket.future.set_exception(error)
             return
         seconds = perf_counter() - started

@@ -63,7 +63,7 @@ def write_job_picture(
         job, result.sigmas, policy.batching, policy.source_hash, policy.inpainting, policy.files
     )
     make_comment = partial(build_comment, job, index, recorded)
-    rgb = result.pictures[index]
+    rgb = result.images[index]
     return write_picture(policy, rgb, make_comment, naiad_object, result.run_seconds, image_format)
 
 

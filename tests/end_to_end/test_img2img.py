@@ -6,8 +6,8 @@ from io import BytesIO
 import httpx
 import numpy as np
 import pytest
-from request_bodies import encode_image
 from PIL import Image
+from request_bodies import encode_image
 
 from demo.captions import random_scene
 

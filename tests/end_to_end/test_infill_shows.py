@@ -1,13 +1,13 @@
 """What the demo model generates from init images: inpainting with both kinds of UNet, and img2img over sketches."""
 
-from dataclasses import replace
 from io import BytesIO
 
 import httpx
 import numpy as np
 import pytest
-from request_bodies import build_infill_bodies
+from jobs import change
 from PIL import Image
+from request_bodies import build_infill_bodies
 
 from demo import evaluate
 from demo.checkpoint import DEMO, INPAINTING
@@ -35,8 +35,9 @@ def pipeline(request):
 def generate(pipeline, prompt, init_pixels, strength=1.0, masked=True):
     """An image (height, width, 3) generated from another, which is laid over it outside the mask."""
     mask = (LATENT_MASK * np.uint8(255)).tobytes() if masked else None
-    init_image = InitImage(RgbImage(*SIZE, init_pixels.tobytes()), strength, mask=mask, overlay="soft")
-    return pipeline.run(replace(asked(prompt, SIZE, seed=4, steps=28), source=init_image))[0]
+    init_image = InitImage(RgbImage(*SIZE, init_pixels.tobytes()), mask, overlay="soft")
+    job = change(asked(prompt, SIZE, seed=4, steps=28), init=init_image, strength=strength)
+    return pipeline.run(job).images[0]
 
 
 def pixel_steps(pixels, axis):

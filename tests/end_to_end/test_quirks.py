@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, read_comment, unzip_images
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from painter import HERE, URL, Painter, comment, house, pictures
 from request_bodies import BODIES, HEAVY, LIGHT, QUALITY, SMALL, V3
 
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
@@ -30,26 +30,26 @@ def policy(demo_file):
 
 @pytest.fixture(scope="module")
 def client(policy, signing_key):
-    state = house(policy.served, Painter(), signing_key)
-    with TestClient(create_app(state), base_url=HERE) as client:
+    state = build_state(policy.served, FakeModel(), signing_key)
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
         state.engine.wait_ready()
         yield client
 
 
 def post(client, body):
-    response = client.post(URL, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    response = client.post(GENERATE, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert response.status_code == 200, response.text
     return response
 
 
 def generate_comment(client, parameters, **top_level):
-    return comment(post(client, {"input": "1girl", **top_level, "parameters": SMALL | parameters}))
+    return read_comment(post(client, {"input": "1girl", **top_level, "parameters": SMALL | parameters}))
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_every_client_s_body_is_read(client, name):
     body = BODIES[name]
-    metadata = comment(post(client, body))
+    metadata = read_comment(post(client, body))
     assert (metadata["width"], metadata["height"]) == (128, 192)
     assert metadata["steps"] == body["parameters"].get("steps", 28)
     assert metadata["seed"] == body["parameters"]["seed"] % 2**32
@@ -65,7 +65,7 @@ COMPLETE_TEXTS = [name for name in BODIES if name not in FLAGS_ONLY]
 @pytest.mark.parametrize("name", COMPLETE_TEXTS)
 def test_prompts_that_a_client_completes_stay_unchanged(client, name):
     body = BODIES[name]
-    metadata = comment(post(client, body))
+    metadata = read_comment(post(client, body))
     assert metadata["prompt"] == body["input"]
     assert metadata["uc"] == body["parameters"].get("negative_prompt", "")
 
@@ -81,7 +81,7 @@ def test_prompts_that_a_client_completes_stay_unchanged(client, name):
     ],
 )
 def test_the_server_adds_the_texts_for_flags_without_texts(client, name, prompt, uc):
-    metadata = comment(post(client, BODIES[name]))
+    metadata = read_comment(post(client, BODIES[name]))
     assert (metadata["prompt"], metadata["uc"]) == (prompt, uc)
 
 
@@ -212,14 +212,14 @@ def test_the_response_has_the_type_and_names_that_clients_require(client):
     response = post(client, BODIES["the least"] | {"parameters": SMALL | {"n_samples": 3}})
     assert (response.status_code, response.headers["content-type"]) == (200, "binary/octet-stream")
     assert ".zip" in response.headers["content-disposition"]
-    assert list(pictures(response)) == ["image_0.png", "image_1.png", "image_2.png"]
-    webp = pictures(post(client, BODIES["the least"] | {"parameters": SMALL | {"image_format": "webp"}}))
+    assert list(unzip_images(response)) == ["image_0.png", "image_1.png", "image_2.png"]
+    webp = unzip_images(post(client, BODIES["the least"] | {"parameters": SMALL | {"image_format": "webp"}}))
     assert {name: image.format for name, image in webp.items()} == {"image_0.webp": "WEBP"}
 
 
 def test_a_rejected_request_gets_nais_error_envelope(client):
     for field, value in {"steps": 51, "width": 100, "sampler": "none", "image": "AAAA"}.items():
-        response = client.post(URL, json={"input": "1girl", "parameters": SMALL | {field: value}})
+        response = client.post(GENERATE, json={"input": "1girl", "parameters": SMALL | {field: value}})
         assert response.status_code == response.json()["statusCode"] == 400
         assert response.json()["message"].startswith(f"parameters.{field}: ")
 
@@ -233,7 +233,7 @@ def test_seed_zero_means_a_random_seed(client, seed):
 
 def test_samples_use_consecutive_seeds_that_wrap_around(client):
     response = post(client, {"input": "a", "parameters": SMALL | {"seed": 2**32 - 2, "n_samples": 4}})
-    seeds = [json.loads(image.info["Comment"])["seed"] for image in pictures(response).values()]
+    seeds = [json.loads(image.info["Comment"])["seed"] for image in unzip_images(response).values()]
     assert seeds == [4294967294, 4294967295, 0, 1]
 
 
@@ -251,7 +251,7 @@ def test_samples_use_consecutive_seeds_that_wrap_around(client):
 )  # fmt: skip
 def test_the_prompt_comes_from_the_input_and_stays_unchanged(client, top_level, parameters, prompt):
     response = post(client, top_level | {"parameters": SMALL | parameters})
-    image = pictures(response)["image_0.png"]
+    image = unzip_images(response)["image_0.png"]
     assert json.loads(image.info["Comment"])["prompt"] == image.info["Description"] == prompt
 
 
@@ -266,7 +266,7 @@ def test_a_v4_prompt_becomes_one_text_for_v4_models(client):
     }  # fmt: skip
     body = {"input": "2girls", "model": "nai-diffusion-4-5-full", "parameters": SMALL | prompts}
     response = post(client, body)
-    metadata = comment(response)
+    metadata = read_comment(response)
     assert metadata["prompt"] == "2girls, street, girl, red hair, girl, hat"
     assert metadata["uc"] == "bad, boy"
     assert "nai-diffusion-4-5-full" in response.headers["x-naiad-warning"]
@@ -314,7 +314,7 @@ def test_the_loaded_model_serves_other_ids_with_a_warning(client, model, is_warn
 def test_a_furry_request_gets_the_furry_texts_in_either_spelling(client):
     flags = SMALL | {"qualityToggle": True, "ucPreset": 1}
     for model in ("nai-diffusion-furry-3", "nai-diffusion-3-furry"):
-        metadata = comment(post(client, {"input": "wolf", "model": model, "parameters": flags}))
+        metadata = read_comment(post(client, {"input": "wolf", "model": model, "parameters": flags}))
         assert metadata["prompt"] == "wolf, {best quality}, {amazing quality}"
         assert metadata["uc"].startswith("nsfw, {worst quality}, guide lines")
 
@@ -345,7 +345,7 @@ def test_applying_presets_twice_equals_applying_them_once(policy, name, mode):
 @pytest.mark.parametrize("name", BODIES)
 def test_resending_an_imported_comment_gives_the_same_comment(client, name):
     sent = BODIES[name]["parameters"]
-    once = comment(post(client, BODIES[name]))
+    once = read_comment(post(client, BODIES[name]))
     imported = once.keys() - {"prompt", "uc", "generator", "naiad", "signed_hash"}
     flags = {key: sent[key] for key in sent.keys() & {"qualityToggle", "ucPreset"}}
     resent = {key: once[key] for key in imported} | flags | {"negative_prompt": once["uc"]}
@@ -357,13 +357,13 @@ def test_resending_an_imported_comment_gives_the_same_comment(client, name):
 @pytest.mark.parametrize("name", BODIES)
 def test_nais_page_imports_an_image_and_resends_it(client, name):
     """The page infers its toggles from the texts and sends the same texts, or "lowres" without a negative prompt."""
-    once = comment(post(client, BODIES[name]))
+    once = read_comment(post(client, BODIES[name]))
     presets = [index for index, text in enumerate((HEAVY, LIGHT, HUMAN)) if text in once["uc"]]
     flags = {"qualityToggle": QUALITY in once["prompt"], "ucPreset": max(presets, default=3)}
     names = ("width", "height", "scale", "steps", "seed", "sampler", "noise_schedule", "sm", "sm_dyn")
     sampling = {name: once[name] for name in names}
     sent = {"params_version": 3, "negative_prompt": once["uc"] or "lowres", **sampling, **flags}
-    twice = comment(post(client, V3 | {"input": once["prompt"], "parameters": sent}))
+    twice = read_comment(post(client, V3 | {"input": once["prompt"], "parameters": sent}))
     assert (twice["prompt"], twice["uc"]) == (once["prompt"], sent["negative_prompt"])
     assert {name: twice[name] for name in names} == sampling
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from jobs import change, make_job
 
-from pipelines.errors import Cancelled
+from pipelines.errors import Cancelled, DeviceLost
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
 from pipelines.runner import Runner
 from pipelines.types import Output, Progress
@@ -20,11 +21,15 @@ JOB = replace(ONE_PASS, passes=(*ONE_PASS.passes, ENHANCE))
 class RecordingPipeline:
     """Returns flat images, a shade lighter in each pass and image."""
 
+    device = torch.device("cpu")
+
     def __init__(self):
-        self.passes = []
+        self.passes, self.failure = [], None
 
     def run(self, job, on_step, pass_, previous):
         self.passes.append((pass_, previous))
+        if self.failure is not None:
+            raise self.failure
         for image in range(len(pass_.seeds)):
             on_step(Progress(image, 1, job.steps, 1.0))
         shade, size = 10 * len(self.passes), (pass_.height, pass_.width, 3)
@@ -95,6 +100,15 @@ def test_an_upscale_can_be_cancelled(pipeline, doubling):
     work = UpscaleJob(RgbImage(8, 4, bytes([50]) * 96), 12, 6)
     with pytest.raises(Cancelled, match="1 of 1"):
         Runner(pipeline, doubling).run(work, cancel)
+
+
+def test_an_error_after_which_the_device_is_unusable_is_device_lost(pipeline, monkeypatch):
+    pipeline.failure = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        Runner(pipeline).run(JOB)
+    monkeypatch.setattr("pipelines.device.is_device_lost", lambda device: True)
+    with pytest.raises(DeviceLost, match="cpu: CUDA error: an illegal memory access"):
+        Runner(pipeline).run(JOB)
 
 
 def test_the_demo_model_enhances(demo):

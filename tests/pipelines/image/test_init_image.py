@@ -91,10 +91,10 @@ class AveragingVae:
     def decode(self, latents):
         raise AssertionError("decode is not used")
 
-    def encode(self, picture):
+    def encode(self, image):
         if self.overflows and self.dtype != torch.float32:
             return torch.full((1, 4, 8, 8), float("nan"))
-        means = torch.nn.functional.avg_pool2d(picture, 8)
+        means = torch.nn.functional.avg_pool2d(image, 8)
         return torch.cat([means, means[:, :1]], dim=1)
 
 

@@ -13,12 +13,12 @@ from time import sleep
 
 import pytest
 from fake_model import GENERATE, FakeModel, build_state
+from jobs import make_job
 from live_server import LIMIT, exchange, serve, wait_until
 from PIL import Image
 from starlette.requests import Request
 
 from pipelines.errors import Cancelled, DeviceLost
-from pipelines.job import Guidance, Job, Prompts
 from pipelines.types import Progress
 from server.api import routes
 from server.api.routes import wait_for_result
@@ -27,7 +27,7 @@ from server.engine.engine import Engine, Result, State, Ticket
 from server.engine.model import detect_model
 from server.errors import Unavailable
 
-JOB = Job("m", Prompts("a"), 64, 64, 3, "k_euler", "native", Guidance(), seeds=(1,))
+JOB = make_job(64, 64, steps=3)
 STEP = Progress(0, 1, 3, 1.0)
 
 

@@ -101,9 +101,8 @@ def test_an_upscaler_is_recorded_and_there_is_no_warning(model, fake_model, sign
         ({"image": ""}, "image: is required"),
         ({"image": "http://169.254.169.254/"}, "image: not Base64"),
         ({"image": "AAAA"}, "image: not a PNG, WebP or JPEG image"),
-        ({"image": base64_of(PIXELS), "scale": 1}, "scale: 1 is not a number above 1, at most 4"),
-        ({"image": base64_of(PIXELS), "scale": 8}, "scale: 8 is not"),
-        ({"image": base64_of(np.zeros((3000, 1000, 3), np.uint8)), "scale": 4}, "48000000 pixels; at most"),
+        ({"image": encode_base64(PIXELS), "scale": 1}, "scale: 1 is not a number above 1, at most 4"),
+        ({"image": encode_base64(PIXELS), "scale": 8}, "scale: 8 is not"),
         (
             {"image": encode_base64(np.zeros((3000, 1000, 3), np.uint8)), "scale": 4},
             "48000000 pixels; at most",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance, Job, Pass, Prompts
 from server.cli.redraw import build_redraw_request
 from server.config.catalog import single_model_catalog
 from server.config.resources import configs
@@ -22,8 +22,8 @@ from server.request.resolve import RequestPolicy, resolve
 from server.request.schema import read_request
 
 JOB = Job(
-    "nai-diffusion-3", Prompts("1girl, smile", "lowres"), 96, 64, 12, "k_dpmpp_2m", "karras",
-    Guidance(6.5, rescale=0.3), (7,), brownian=True,
+    "nai-diffusion-3", Prompts("1girl, smile", "lowres"), 12, "k_dpmpp_2m", "karras",
+    Guidance(6.5, rescale=0.3), (Pass(96, 64, (7,)),), brownian=True,
 )  # fmt: skip
 PIXELS = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
 

@@ -6,14 +6,14 @@ from threading import Event, Semaphore
 import numpy as np
 import pytest
 from fake_model import FakeModel
+from jobs import make_job
 from live_server import LIMIT, wait_until
 
 from pipelines.errors import Cancelled, DeviceLost, WeightsError
-from pipelines.job import Guidance, Job, Prompts
 from server.engine.engine import Engine, State
 from server.errors import Overloaded, Unavailable
 
-JOB = Job("m", Prompts("a"), 64, 64, 3, "k_euler", "native", Guidance(), seeds=(1,))
+JOB = make_job(64, 64, steps=3)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_job_returns_its_images_and_leaves_the_engine_ready(start):
     engine = start(FakeModel)
     engine.wait_ready()
     result = engine.submit(JOB).future.result(LIMIT)
-    assert np.array_equal(result.pictures[0], FakeModel().run(JOB, lambda step: None)[0])
+    assert np.array_equal(result.images[0], FakeModel().run(JOB, lambda step: None).images[0])
     assert result.run_seconds >= 0
     assert engine.state is State.READY
 
@@ -88,7 +88,7 @@ def test_a_full_queue_refuses_immediately(start):
     with pytest.raises(Overloaded, match="2 requests"):
         engine.submit(JOB)
     gate.release(9)
-    assert all(ticket.future.result(LIMIT).pictures for ticket in tickets)
+    assert all(ticket.future.result(LIMIT).images for ticket in tickets)
 
 
 def test_a_job_that_raises_leaves_the_engine_serving_the_next(start):
@@ -100,7 +100,7 @@ def test_a_job_that_raises_leaves_the_engine_serving_the_next(start):
         engine.submit(JOB).future.result(LIMIT)
     assert engine.state is State.READY
     fake_model.failure = None
-    assert engine.submit(JOB).future.result(LIMIT).pictures
+    assert engine.submit(JOB).future.result(LIMIT).images
 
 
 def test_a_job_whose_sigmas_cannot_be_computed_leaves_the_engine_serving_the_next(start, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_job_whose_sigmas_cannot_be_computed_leaves_the_engine_serving_the_nex
         patch.setattr(FakeModel, "ladder", lambda self, job: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine.submit(JOB).future.result(LIMIT)
-    assert engine.submit(JOB).future.result(LIMIT).pictures
+    assert engine.submit(JOB).future.result(LIMIT).images
 
 
 def test_a_cancelled_job_is_dropped_from_the_queue_or_stopped_before_its_next_evaluation(start):
@@ -129,7 +129,7 @@ def test_a_cancelled_job_is_dropped_from_the_queue_or_stopped_before_its_next_ev
     assert queued.future.cancelled()
     assert len(fake_model.evaluations) == 1
     gate.release(3)
-    assert engine.submit(JOB).future.result(LIMIT).pictures
+    assert engine.submit(JOB).future.result(LIMIT).images
     assert len(fake_model.finished) == 1
 
 

@@ -49,7 +49,7 @@ def write(level, image_format, key, result=None, index=0):
 @pytest.mark.parametrize("image_format", FORMATS)
 @pytest.mark.parametrize("level", ["full", "plain", "none"])
 def test_every_level_and_format_keeps_the_colors(level, image_format, signing_key):
-    for index, rgb in enumerate(build_result().pictures):
+    for index, rgb in enumerate(build_result().images):
         inspection = inspect(write(level, image_format, signing_key, index=index))
         assert inspection.format == image_format.upper()
         assert np.array_equal(inspection.rgb, rgb)
