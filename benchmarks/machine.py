@@ -10,7 +10,7 @@ def machine() -> dict[str, object]:
     """Processor, cores, memory, GPU and the versions that matter."""
     import torch
 
-    told: dict[str, object] = {
+    facts: dict[str, object] = {
         "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
@@ -18,8 +18,8 @@ def machine() -> dict[str, object]:
         **{name: version(name) for name in ("torch", "diffusers", "transformers", "safetensors")},
     }
     if torch.cuda.is_available():
-        told |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    return told
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return facts
 
 
 def processor() -> str:

@@ -68,7 +68,7 @@ async def get_ready(state: StateDependency) -> JSONResponse:
 
 async def get_models(state: StateDependency) -> dict[str, object]:
     """The facts about the model and the evidence for them."""
-    return {"models": [state.policy.served.card()]}
+    return {"models": [state.policy.model.card()]}
 
 
 async def get_key(state: StateDependency) -> JSONResponse:
@@ -126,7 +126,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     upscale = await decode_in_thread(request, read_upscale, body)
     media_type = negotiate(request.headers.get("accept"), upscale.image_format)
     result = await wait_for_result(state.engine.submit(upscale.job), request)
-    upscaler = state.policy.served.upscaler
+    upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
     image = await asyncio.to_thread(write_upscaled, state.metadata, upscale, result, method)
     response = await asyncio.to_thread(build_image_response, media_type, [image], [0], upscale.image_format)

@@ -30,7 +30,7 @@ class ServedModel:
 
     model: str
     ids: tuple[str, ...]
-    elsewhere: tuple[str, ...]
+    other_ids: tuple[str, ...]
     entry: ModelEntry
     detection: Detection
     profile: Profile
@@ -40,7 +40,7 @@ class ServedModel:
     files: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
-    def upscales(self) -> bool:
+    def has_upscaler(self) -> bool:
         """Whether there is an upscaling network."""
         return self.upscaler is not None
 
@@ -89,7 +89,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
     return ServedModel(
         model=name,
         ids=ids,
-        elsewhere=tuple(other for other in catalog.models if other not in ids),
+        other_ids=tuple(other for other in catalog.models if other not in ids),
         entry=entry,
         detection=detection,
         profile=profile,

@@ -56,10 +56,10 @@ def describe_job(
     inpainting: str = "blend",
     files: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
-    """The Comment's `naiad` object: all that is needed to draw the picture again, as plain JSON values.
+    """Return the Comment's `naiad` object: everything needed to generate the image again, as plain JSON values.
 
-    Pictures it was drawn from are told by their hashes, how a part of one was drawn anew by `inpainting`, and weights
-    from beside the model by the hashes of their `files`.
+    Source images are recorded by SHA-256, the inpainting method under `inpainting`, auxiliary weights by fingerprint
+    under `files`.
     """
     inputs = dict[str, str]()
     init = job.passes[0].init
@@ -146,7 +146,7 @@ def build_comment(
     Args:
         job: what was drawn; with a second pass the Comment is that pass's, as after NAI's Enhance.
         index: which of its pictures.
-        recorded: NAI's flags that are only echoed; any of RECORDED.
+        recorded: NAI's flags that the Comment repeats; any of RECORDED.
         about: the `naiad` object, if the picture is to carry one.
     """
     pass_, guidance, flags = job.passes[-1], job.guidance, recorded or {}

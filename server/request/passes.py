@@ -75,7 +75,7 @@ def build_enhance_pass(
     enhance = _find_enhance(parameters)
     if enhance is None:
         return None
-    if enhance.upscaler == "network" and not model.upscales:
+    if enhance.upscaler == "network" and not model.has_upscaler:
         raise Rejected(
             "parameters.enhance.upscaler", "no upscaling network is loaded; 'lanczos' is always available"
         )

@@ -41,7 +41,7 @@ MOST_SEGMENTS = 32
 class RequestPolicy:
     """What requests are resolved against: the loaded model, NAI's presets, and the operator's choices."""
 
-    served: ServedModel
+    model: ServedModel
     presets: Presets
     mode: Mode = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
@@ -73,12 +73,12 @@ def resolve(
     Raises:
         Rejected: a value cannot be used; the message names the field, the value and what is allowed.
     """
-    parameters, profile = request.parameters, policy.served.profile
-    model = policy.presets.canonical(request.model or policy.served.model)
+    parameters, profile = request.parameters, policy.model.profile
+    model = policy.presets.canonical(request.model or policy.model.model)
     model_warnings = _check_model(model, policy)
     size = parameters.width or profile.defaults.width, parameters.height or profile.defaults.height
     samples = parameters.n_samples or 1
-    enhance = build_enhance_pass(parameters, size, samples, policy.served, pick_seed)
+    enhance = build_enhance_pass(parameters, size, samples, policy.model, pick_seed)
     final_size = size if enhance is None else (enhance.width, enhance.height)
     for pass_size in (size, final_size):
         _check_samples(samples, pass_size)
@@ -92,7 +92,7 @@ def resolve(
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     first = build_first_pass(parameters, size, seeds, smea, profile)
     job = Job(
-        model=policy.served.model,
+        model=policy.model.model,
         prompts=prompts,
         steps=parameters.steps or profile.defaults.steps,
         sampler=sampler,
@@ -114,17 +114,17 @@ def resolve(
 
 def _check_model(name: str, policy: RequestPolicy) -> tuple[str, ...]:
     """Warn if another model than the requested one answers, or refuse."""
-    served = policy.served
+    loaded = policy.model
     names = {name, name.removesuffix("-inpainting")}
-    if names & set(served.ids):
+    if names & set(loaded.ids):
         return ()
-    if names & set(served.elsewhere):
-        raise Rejected("model", f"{name!r} is in the catalogue but not loaded; loaded is {served.model!r}")
+    if names & set(loaded.other_ids):
+        raise Rejected("model", f"{name!r} is in the catalogue but not loaded; loaded is {loaded.model!r}")
     if policy.unknown_models == "refuse":
-        near = get_close_matches(name, served.ids, n=1)
+        near = get_close_matches(name, loaded.ids, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise Rejected("model", f"{name!r} is not served{hint}; served: {', '.join(served.ids)}")
-    return (f"model: {name!r} is answered by {served.model!r}",)
+        raise Rejected("model", f"{name!r} is not served{hint}; served: {', '.join(loaded.ids)}")
+    return (f"model: {name!r} is answered by {loaded.model!r}",)
 
 
 def _check_samples(count: int, size: Size) -> None:
@@ -174,7 +174,7 @@ def _ancestral_flags(parameters: Parameters, sampler: str, schedule: str) -> dic
 
 def _build_prompts(request: GenerateRequest, model: str, policy: RequestPolicy) -> Prompts:
     """The prompts, from whichever fields hold them, with the presets that apply."""
-    parameters, syntax = request.parameters, policy.served.profile.syntax
+    parameters, syntax = request.parameters, policy.model.profile.syntax
     positive, negative = _find_texts(request, model)
     texts = PromptTexts(positive, negative, parameters.quality_toggle, parameters.uc_preset)
     final = apply_presets(texts, policy.presets, model, policy.mode, mixes=syntax == "nai")

@@ -30,7 +30,7 @@ def policy(demo_file):
 
 @pytest.fixture(scope="module")
 def client(policy, signing_key):
-    state = build_state(policy.served, FakeModel(), signing_key)
+    state = build_state(policy.model, FakeModel(), signing_key)
     with TestClient(create_app(state), base_url=BASE_URL) as client:
         state.engine.wait_ready()
         yield client
@@ -337,7 +337,7 @@ def build_resent_body(body, texts):
 @pytest.mark.parametrize("mode", ["auto", "always", "client"])
 @pytest.mark.parametrize("name", BODIES)
 def test_applying_presets_twice_equals_applying_them_once(policy, name, mode):
-    policy = RequestPolicy(policy.served, policy.presets, mode)
+    policy = RequestPolicy(policy.model, policy.presets, mode)
     once = resolve_texts(policy, BODIES[name])
     assert resolve_texts(policy, build_resent_body(BODIES[name], once)) == once
 
@@ -383,7 +383,7 @@ TAGS = st.sampled_from(
 )  # fmt: skip
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_presets_are_idempotent_for_any_text(policy, positive, negative, quality, preset, mode, model):
-    policy = RequestPolicy(policy.served, policy.presets, mode)
+    policy = RequestPolicy(policy.model, policy.presets, mode)
     parameters = {"negative_prompt": negative, "qualityToggle": quality, "ucPreset": preset}
     body = {"input": positive, "model": model, "parameters": parameters}
     try:

@@ -49,9 +49,10 @@ def test_the_metadata_of_an_image_become_the_parameters(file, demo_file):
     )
     job: Any = resolve(read_request(body), policy).job
     assert job.prompts == JOB.prompts
-    assert (job.width, job.height, job.seeds) == (192, 128, (3,))
+    (only_pass,) = job.passes
+    assert (only_pass.width, only_pass.height, only_pass.seeds) == (192, 128, (3,))
     assert (job.steps, job.sampler, job.schedule, job.guidance) == (12, "k_dpmpp_2m", "karras", JOB.guidance)
-    assert (job.source.strength, job.source.noise) == (0.5, 0.1)
+    assert (only_pass.strength, only_pass.noise) == (0.5, 0.1)
     assert b64decode(body["parameters"]["image"]) == file
 
 

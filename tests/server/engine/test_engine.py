@@ -103,17 +103,6 @@ def test_a_job_that_raises_leaves_the_engine_serving_the_next(start):
     assert engine.submit(JOB).future.result(LIMIT).images
 
 
-def test_a_job_whose_sigmas_cannot_be_computed_leaves_the_engine_serving_the_next(start, monkeypatch):
-    fake_model = FakeModel()
-    engine = start(lambda: fake_model)
-    engine.wait_ready()
-    with monkeypatch.context() as patch:
-        patch.setattr(FakeModel, "ladder", lambda self, job: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            engine.submit(JOB).future.result(LIMIT)
-    assert engine.submit(JOB).future.result(LIMIT).images
-
-
 def test_a_cancelled_job_is_dropped_from_the_queue_or_stopped_before_its_next_evaluation(start):
     gate = Semaphore(0)
     fake_model = FakeModel(gate)

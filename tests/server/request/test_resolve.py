@@ -33,7 +33,7 @@ BIG = {"width": 1536, "height": 1536}
 def served(demo_file):
     """A catalogue's first model, also listed as `mine`; its `nai-diffusion-furry-3` is another checkpoint."""
     found = detect_model(single_model_catalog(demo_file))
-    listed = {"ids": ("nai-diffusion-3", "mine"), "elsewhere": ("nai-diffusion-furry-3",)}
+    listed = {"ids": ("nai-diffusion-3", "mine"), "other_ids": ("nai-diffusion-furry-3",)}
     return replace(found, model="nai-diffusion-3", profile=PROFILE, **listed)
 
 
@@ -110,8 +110,8 @@ def test_sent_values_win_over_defaults_even_if_falsy(ask, parameters, found):
 
 def test_echoed_flags_change_no_job(ask):
     found = ask({"legacy": True, "deliberate_euler_ancestral_bug": False, "image_format": "webp"})
-    told = {"legacy": True, "deliberate_euler_ancestral_bug": False, "prefer_brownian": False}
-    assert found.recorded == told
+    recorded = {"legacy": True, "deliberate_euler_ancestral_bug": False, "prefer_brownian": False}
+    assert found.recorded == recorded
     assert ask({"legacy": False}).recorded["legacy"] is False
     assert found.image_format == "webp"
     assert found.job == ask().job
@@ -419,7 +419,7 @@ def test_a_listed_model_that_is_not_loaded_is_refused(refusal, model, kind, sett
         ({}, {"noise_schedule": "karas"}, "parameters.noise_schedule: 'karas' is not a noise schedule (did you mean 'karras'?); known: native, "),
         ({}, {"noise_schedule": "karas", "sampler": "ddim_v3"}, "parameters.noise_schedule: 'karas' is not a noise schedule"),
         # init images
-        ({}, {"image": "AAAA"}, "parameters.image: not a PNG, WebP or JPEG picture"),
+        ({}, {"image": "AAAA"}, "parameters.image: not a PNG, WebP or JPEG image"),
         ({"action": "img2img"}, {"image": "AAAA", "strength": 7}, "parameters.strength: 7 is not a number from 0 to 1"),
         ({}, {"image": "AAAA", "noise": "much"}, "parameters.noise: 'much' is not a number from 0 to 1"),
         ({}, {"image": "http://169.254.169.254/x"}, "parameters.image: not Base64; send an image in Base64"),
