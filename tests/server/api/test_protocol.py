@@ -4,10 +4,13 @@ import json
 import logging
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from threading import Semaphore
+from time import sleep
 
 import pytest
 from fake_model import FakeModel, build_state
-from live_server import exchange, read_rest, serve
+from live_server import LIMIT, exchange, read_rest, serve, wait_until
 
 from server import errors
 from server.api import protocol
@@ -135,6 +138,19 @@ def test_a_second_request_has_the_same_deadline_as_the_first(address):
 
 def test_a_connection_in_use_outlives_the_deadline(address):
     assert read_statuses(exchange(address, *[LIVE] * 10, pause=0.09)) == [200] * 10
+
+
+def test_a_request_may_run_for_longer_than_the_deadline(address, fake_model, monkeypatch):
+    gate = Semaphore(0)
+    monkeypatch.setattr(fake_model, "gate", gate)
+    before = len(fake_model.evaluations)
+    with ThreadPoolExecutor(1) as threads:
+        sent = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+        response = threads.submit(exchange, address, sent)
+        wait_until(lambda: len(fake_model.evaluations) > before)
+        sleep(0.7)
+        gate.release(100)
+        assert read_statuses(response.result(LIMIT)) == [200]
 
 
 def test_the_rest_of_an_unread_body_times_out_without_a_second_response(address):
