@@ -25,7 +25,7 @@ SIZE = (512, 512)
 def infill(scenes: list[Scene]) -> dict[str, float]:
     """How often what the prompt says is there after drawing the subject anew, and what changed around it.
 
-    A shape is to become another one of another colour; a head is to have other hair.
+    A shape is to become another one of another color; a head is to have other hair.
     """
     pipeline = Pipeline(load_weights(DEMO, inpainting=INPAINTING))
     rng = np.random.default_rng(7)
@@ -51,8 +51,8 @@ def _changed(scene: Scene, rng: np.random.Generator) -> Scene:
     old = scene.subjects[0]
     assert isinstance(old, Shape)
     kind = any_of(rng, [kind for kind in KINDS if kind != old.kind])
-    colour = any_of(rng, [word for word in PLAIN if word not in (old.colour, scene.background)])
-    return replace(scene, subjects=(Shape(kind, colour),))
+    color = any_of(rng, [word for word in PLAIN if word not in (old.color, scene.background)])
+    return replace(scene, subjects=(Shape(kind, color),))
 
 
 def _over(scene: Scene) -> Mask:
@@ -66,25 +66,25 @@ def _over(scene: Scene) -> Mask:
 
 
 def shows(scene: Scene, pixels: Pixels) -> bool:
-    """Whether a character's hair, or a shape's kind and colour, are as a scene says."""
+    """Whether a character's hair, or a shape's kind and color, are as a scene says."""
     if not scene.characters:
         shape = scene.subjects[0]
         assert isinstance(shape, Shape)
-        return judging.colour_of(pixels) == shape.colour and judging.shape(pixels) == shape.kind
+        return judging.detect_color(pixels) == shape.color and judging.shape(pixels) == shape.kind
     picture = judging.lab(pixels)
     faces = judging.faces(picture)
     return bool(faces) and judging.hair(picture, faces[0]) == scene.characters[0].hair
 
 
 def adopts(scene: Scene, pixels: Pixels) -> bool:
-    """Whether a picture has the palette of a scene: its background, and its hair or its shape's colour."""
+    """Whether a picture has the palette of a scene: its background, and its hair or its shape's color."""
     if judging.background(pixels) != scene.background:
         return False
     if scene.characters:
         return shows(scene, pixels)
     shape = scene.subjects[0]
     assert isinstance(shape, Shape)
-    return judging.colour_of(pixels) == shape.colour
+    return judging.detect_color(pixels) == shape.color
 
 
 def adapter(scenes: list[Scene]) -> dict[str, float]:

@@ -65,7 +65,7 @@ class Easel:
 
 
 def scenes(count: int) -> list[Scene]:
-    """Scenes whose every colour the judge can see: single characters, pairs, and shapes."""
+    """Scenes whose every color the judge can see: single characters, pairs, and shapes."""
     rng = np.random.default_rng(2026)
     return [_character(rng, 1 + (k % 10 in (6,))) if k % 10 < 7 else _shape(rng) for k in range(count)]
 
@@ -97,9 +97,9 @@ def judged(scene: Scene, pixels: Pixels) -> dict[str, bool]:
     if not scene.characters:
         (shape,) = {one for one in scene.subjects if isinstance(one, Shape)}
         found = len(judging.pieces(judging.subject(pixels)))
-        colour = judging.colour_of(pixels) == shape.colour
+        color = judging.detect_color(pixels) == shape.color
         kind = judging.shape(pixels) == shape.kind
-        return said | {"shape colour": colour, "shape": kind, "count": found == len(scene.subjects)}
+        return said | {"shape colour": color, "shape": kind, "count": found == len(scene.subjects)}
     picture = judging.lab(pixels)
     faces = judging.faces(picture)
     said["count"] = len(faces) == len(scene.characters)
@@ -180,14 +180,14 @@ def guidance(easel: Easel, seeds: int = 12) -> dict[str, object]:
 
 
 def undesired(easel: Easel, seed: int, size: Size = (512, 512)) -> tuple[float, float]:
-    """The share of the colour that a heart of no said colour has, and what is left of it once it is in the UC."""
+    """The share of the color that a heart of no said color has, and what is left of it once it is in the UC."""
     prompt = "no humans, heart, white background"
     drawn = easel.draw(prompt, seed, size, negative="")
-    colour = judging.colour_of(drawn)
-    if colour is None:
+    color = judging.detect_color(drawn)
+    if color is None:
         return 0.0, 0.0
-    again = easel.draw(prompt, seed, size, negative=f"{colour} heart")
-    return judging.share(drawn, colour), judging.share(again, colour)
+    again = easel.draw(prompt, seed, size, negative=f"{color} heart")
+    return judging.share(drawn, color), judging.share(again, color)
 
 
 def quality(easel: Easel, pairs: int = 30) -> Shares:

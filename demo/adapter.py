@@ -86,7 +86,7 @@ def _look(attention: nn.Module) -> nn.Module:
 
 
 def prepared(picture: Pixels) -> Tensor:
-    """A picture of at most 224 pixels a side on black, (3, 224, 224), as CLIP normalises it."""
+    """A picture of at most 224 pixels a side on black, (3, 224, 224), as CLIP normalizes it."""
     height, width = picture.shape[:2]
     whole = np.zeros((SIDE, SIDE, 3), np.uint8)
     top, left = (SIDE - height) // 2, (SIDE - width) // 2

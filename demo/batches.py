@@ -14,11 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 from demo.captions import caption
 from demo.distributed import rank
-from demo.language import COMMA, chunked, sprinkled
 from demo.latents import LatentCache
 from demo.model import DemoModel
 from demo.objective import Objective
 from demo.scenes import Scene
+from demo.text_encoders import COMMA, chunked, sprinkled
 from pipelines.text.tokens import Chunk
 from pipelines.types import Size
 

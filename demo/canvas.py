@@ -7,7 +7,7 @@ from math import cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.palette import Colour, darker, mixed
+from demo.palette import Color, darker, mixed
 from pipelines.types import Pixels
 
 Point = tuple[float, float]
@@ -17,14 +17,14 @@ FINER = 3
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How things are drawn: what becomes of a colour, how wide lines are, and whether areas shade downwards.
+    """How things are drawn: what becomes of a color, how wide lines are, and whether areas shade downwards.
 
     `line` is in hundredths of a unit, 0 for none; `wobble` moves the points of sketched lines.
     """
 
-    tone: Callable[[Colour], Colour] = lambda colour: colour
+    tone: Callable[[Color], Color] = lambda color: color
     line: float = 5.0
-    ink: Colour | None = None
+    ink: Color | None = None
     shaded: bool = False
     wobble: float = 0.0
 
@@ -46,7 +46,7 @@ class Canvas:
     """
 
     def __init__(
-        self, width: int, height: int, background: Colour, manner: Manner, rng: np.random.Generator
+        self, width: int, height: int, background: Color, manner: Manner, rng: np.random.Generator
     ) -> None:
         self.size = (width, height)
         self.manner = manner
@@ -58,18 +58,18 @@ class Canvas:
         """The picture, RGB uint8 (height, width, 3)."""
         return np.asarray(self._image.reduce(FINER)).copy()
 
-    def sheet(self, top: Colour, bottom: Colour) -> None:
-        """Fill everything, from one colour above to another below."""
+    def sheet(self, top: Color, bottom: Color) -> None:
+        """Fill everything, from one color above to another below."""
         height = self._image.height
         ramp = np.linspace(0, 1, height)[:, None, None]
         rows = np.array(top) * (1 - ramp) + np.array(bottom) * ramp
         whole = np.broadcast_to(rows.round().astype(np.uint8), (height, self._image.width, 3))
         self._image.paste(Image.fromarray(np.ascontiguousarray(whole)))
 
-    def area(self, points: Sequence[Point], colour: Colour, unit: float, line: float = 1.0) -> None:
+    def area(self, points: Sequence[Point], color: Color, unit: float, line: float = 1.0) -> None:
         """A filled area with its outline, in pixels; `unit` is what line widths are measured in."""
         manner = self.manner
-        fill = manner.tone(colour)
+        fill = manner.tone(color)
         corners = [(x * FINER, y * FINER) for x, y in points]
         if manner.shaded:
             self._shaded(corners, fill)
@@ -78,12 +78,12 @@ class Canvas:
         if manner.line * line > 0:
             self.stroke([*points, points[0], points[1]], manner.ink or darker(fill, 0.45), unit, line)
 
-    def stroke(self, points: Sequence[Point], colour: Colour, unit: float, line: float = 1.0) -> None:
+    def stroke(self, points: Sequence[Point], color: Color, unit: float, line: float = 1.0) -> None:
         """An open line, in pixels."""
         width = max(1, round(max(self.manner.line, 3.0) * line * unit / 100 * FINER))
         for _ in range(2 if self.manner.wobble else 1):
             corners = [(x * FINER, y * FINER) for x, y in self._wobbled(points, unit)]
-            self._draw.line(corners, fill=colour, width=width, joint="curve")
+            self._draw.line(corners, fill=color, width=width, joint="curve")
 
     def _wobbled(self, points: Sequence[Point], unit: float) -> list[Point]:
         if not self.manner.wobble:
@@ -95,7 +95,7 @@ class Canvas:
             for k, (x, y) in enumerate(points)
         ]
 
-    def _shaded(self, corners: Sequence[Point], fill: Colour) -> None:
+    def _shaded(self, corners: Sequence[Point], fill: Color) -> None:
         left, right = min(x for x, _ in corners), max(x for x, _ in corners)
         top, bottom = min(y for _, y in corners), max(y for _, y in corners)
         place = int(left), int(top)
@@ -126,23 +126,23 @@ class Pen:
         x0, y0 = self.origin
         return [(x0 + self._turn * x * self.unit, y0 + y * self.unit) for x, y in points]
 
-    def polygon(self, points: Sequence[Point], colour: Colour, line: float = 1.0) -> None:
+    def polygon(self, points: Sequence[Point], color: Color, line: float = 1.0) -> None:
         """A filled area with straight sides."""
-        self.canvas.area(self._placed(points), colour, self.unit, line)
+        self.canvas.area(self._placed(points), color, self.unit, line)
 
-    def blob(self, points: Sequence[Point], colour: Colour, line: float = 1.0) -> None:
+    def blob(self, points: Sequence[Point], color: Color, line: float = 1.0) -> None:
         """A filled area that runs smoothly through its points."""
-        self.polygon(smooth(points, closed=True), colour, line)
+        self.polygon(smooth(points, closed=True), color, line)
 
-    def ellipse(self, centre: Point, rx: float, ry: float, colour: Colour, line: float = 1.0) -> None:
+    def ellipse(self, center: Point, rx: float, ry: float, color: Color, line: float = 1.0) -> None:
         """A filled ellipse."""
-        x, y = centre
+        x, y = center
         turns = [2 * pi * k / 40 for k in range(40)]
-        self.polygon([(x + rx * cos(turn), y + ry * sin(turn)) for turn in turns], colour, line)
+        self.polygon([(x + rx * cos(turn), y + ry * sin(turn)) for turn in turns], color, line)
 
-    def line(self, points: Sequence[Point], colour: Colour, line: float = 1.0) -> None:
+    def line(self, points: Sequence[Point], color: Color, line: float = 1.0) -> None:
         """A line that runs smoothly through its points."""
-        tone = self.canvas.manner.tone(colour)
+        tone = self.canvas.manner.tone(color)
         self.canvas.stroke(self._placed(smooth(points, closed=False)), tone, self.unit, line)
 
 

@@ -114,8 +114,8 @@ def random_scene(rng: np.random.Generator) -> Scene:
     count = int(rng.choice([1, 1, 1, 2, 2, 3]))
     shapes = (first,) * count
     if count == 2 and rng.random() < 0.5:
-        colour = any_of(rng, [word for word in PLAIN if word != ground])
-        shapes = (first, Shape(any_of(rng, KINDS), colour))
+        color = any_of(rng, [word for word in PLAIN if word != ground])
+        shapes = (first, Shape(any_of(rng, KINDS), color))
     place = any_of(rng, ("left", "right", "top", "bottom")) if count == 1 and rng.random() < 0.25 else ""
     return Scene(shapes, ground, "", style, fading, place, spoilt)
 

@@ -9,19 +9,19 @@ from math import cos, sin, tau
 from typing import Literal
 
 from demo.canvas import Pen, Point
-from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Colour, darker, mixed
+from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Color, darker, mixed
 
 Cut = Literal["long hair", "short hair", "twintails", "ponytail"]
 Mouth = Literal["smile", "open mouth", "frown", "expressionless"]
-LEGS: Colour = (70, 75, 105)
-HAT: Colour = (205, 165, 95)
-TONGUE: Colour = (235, 110, 110)
-FRAME: Colour = (150, 40, 70)
+LEGS: Color = (70, 75, 105)
+HAT: Color = (205, 165, 95)
+TONGUE: Color = (235, 110, 110)
+FRAME: Color = (150, 40, 70)
 
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """A girl or boy. Colours are words of the palette."""
+    """A girl or boy. Colors are words of the palette."""
 
     boy: bool
     hair: str
@@ -70,13 +70,13 @@ def both(draw: Callable[[float], None]) -> None:
 
 
 def _hair_behind(pen: Pen, who: Character) -> None:
-    colour = darker(HAIR[who.hair], 0.86)
+    color = darker(HAIR[who.hair], 0.86)
     if who.cut == "long hair":
         pen.blob(
             mirrored(
                 [(0, -1.1), (0.85, -0.85), (1.2, 0.0), (1.25, 1.2), (1.35, 2.3), (0.8, 2.55), (0.3, 2.2)]
             ),
-            colour,
+            color,
         )
     elif who.cut == "twintails":
         both(
@@ -90,16 +90,16 @@ def _hair_behind(pen: Pen, who: Character) -> None:
                     (s * 1.3, 1.2),
                     (s * 1.15, 0.2),
                 ],
-                colour,
+                color,
             )
         )
     elif who.cut == "ponytail":
         pen.blob(
             [(0.3, -1.0), (1.2, -1.35), (1.85, -0.6), (1.9, 0.6), (1.55, 1.7), (1.25, 0.9), (1.1, -0.2)],
-            colour,
+            color,
         )
     if who.cut != "long hair":
-        pen.blob(mirrored([(0, -1.12), (0.85, -0.85), (1.13, 0.0), (1.0, 0.75), (0.5, 0.8)]), colour)
+        pen.blob(mirrored([(0, -1.12), (0.85, -0.85), (1.13, 0.0), (1.0, 0.75), (0.5, 0.8)]), color)
 
 
 def _body(pen: Pen, who: Character, legs: bool) -> None:
@@ -169,10 +169,10 @@ def _brows(pen: Pen, who: Character) -> None:
     """Only those of boys and of who frowns; otherwise they are behind the hair."""
     slope = 0.12 if who.mouth == "frown" else 0.0
     if who.boy or slope:
-        colour = darker(HAIR[who.hair], 0.55)
+        color = darker(HAIR[who.hair], 0.55)
         both(
             lambda s: pen.line(
-                [(s * 0.2, -0.2 + slope), (s * 0.42, -0.27), (s * 0.66, -0.2 - slope)], colour, 1.6
+                [(s * 0.2, -0.2 + slope), (s * 0.42, -0.27), (s * 0.66, -0.2 - slope)], color, 1.6
             )
         )
 
@@ -206,7 +206,7 @@ def _mouth(pen: Pen, mouth: Mouth) -> None:
 
 
 def _hair_before(pen: Pen, who: Character) -> None:
-    colour = HAIR[who.hair]
+    color = HAIR[who.hair]
     if who.boy:
         spikes = [
             (0, -1.38),
@@ -230,7 +230,7 @@ def _hair_before(pen: Pen, who: Character) -> None:
                 (-0.75, -0.5),
                 *[(-x, y) for x, y in reversed(spikes) if x],
             ],
-            colour,
+            color,
         )
     else:
         sides = [
@@ -252,9 +252,9 @@ def _hair_before(pen: Pen, who: Character) -> None:
                 (-0.56, -0.34),
                 *[(-x, y) for x, y in reversed(sides) if x],
             ],
-            colour,
+            color,
         )
-    shine = mixed(colour, (255, 255, 255), 0.45)
+    shine = mixed(color, (255, 255, 255), 0.45)
     pen.line([(-0.62, -0.78), (-0.3, -0.92), (0.05, -0.95)], shine, 2.4)
 
 
@@ -273,6 +273,6 @@ def _worn(pen: Pen, who: Character) -> None:
 
 
 def _lens(pen: Pen, s: float) -> None:
-    """Round and of a colour of its own: dark corners were learned as a tangle with the lashes."""
+    """Round and of a color of its own: dark corners were learned as a tangle with the lashes."""
     angles = [k * tau / 24 for k in range(25)]
     pen.line([(s * 0.43 + 0.35 * cos(angle), 0.16 + 0.37 * sin(angle)) for angle in angles], FRAME, 1.8)

@@ -15,7 +15,7 @@ def to_monochrome(pixels: Pixels) -> Pixels:
 
 
 def degrade(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
-    """A bad copy: few pixels, blurred, packed hard as JPEG, colours faded and edges fringed.
+    """A bad copy: few pixels, blurred, packed hard as JPEG, colors faded and edges fringed.
 
     Args:
         severity: 0 to 1, from poor to very bad.

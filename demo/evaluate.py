@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage as scipy_ndimage
 
 from demo.canvas import Canvas, Manner, Pen
-from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Colour
+from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Color
 from demo.shapes import KINDS, Shape, draw_shape
 from pipelines.image import color_match as toning
 from pipelines.types import Pixels
@@ -19,10 +19,10 @@ ndimage: Any = scipy_ndimage
 Mask = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 NEAR = 13.0
-"""CIELAB units within which a colour is taken for another."""
+"""CIELAB units within which a color is taken for another."""
 WARM = ("white", "yellow", "pink", "grey", "orange", "brown")
 WALLS = 0.45
-"""What has so much of a colour beside white is not white: a house's walls are paler than its roof, and larger."""
+"""What has so much of a color beside white is not white: a house's walls are paler than its roof, and larger."""
 TEMPLATE = 40
 
 
@@ -50,33 +50,33 @@ class Face:
         return picture[top:bottom, left:right].reshape(-1, 3)
 
 
-def lab(colours: object) -> Values:
+def lab(colors: object) -> Values:
     """sRGB bytes (..., 3) to CIELAB under D65."""
-    return toning.to_lab(np.asarray(colours, np.uint8)).astype(np.float64)
+    return toning.to_lab(np.asarray(colors, np.uint8)).astype(np.float64)
 
 
-def distance(picture: Values, colour: object) -> Values:
-    """How far each pixel of a CIELAB picture is from a colour given in bytes."""
-    return np.linalg.norm(picture - lab(colour), axis=-1)
+def distance(picture: Values, color: object) -> Values:
+    """How far each pixel of a CIELAB picture is from a color given in bytes."""
+    return np.linalg.norm(picture - lab(color), axis=-1)
 
 
-def nearest(colour: object, words: Mapping[str, Colour]) -> str:
-    """The word for the colour nearest to one in CIELAB."""
-    return [*words][int(_closest(np.asarray(colour), words))]
+def nearest(color: object, words: Mapping[str, Color]) -> str:
+    """The word for the color nearest to one in CIELAB."""
+    return [*words][int(_closest(np.asarray(color), words))]
 
 
-def _closest(colours: Values, words: Mapping[str, Colour]) -> Any:  # noqa: ANN401 - an index or an array of them
-    """Which of the words each CIELAB colour (..., 3) is nearest to."""
-    return np.linalg.norm(colours[..., None, :] - lab([*words.values()]), axis=-1).argmin(axis=-1)
+def _closest(colors: Values, words: Mapping[str, Color]) -> Any:  # noqa: ANN401 - an index or an array of them
+    """Which of the words each CIELAB color (..., 3) is nearest to."""
+    return np.linalg.norm(colors[..., None, :] - lab([*words.values()]), axis=-1).argmin(axis=-1)
 
 
-def elected(pixels: Values, words: Mapping[str, Colour], others: Iterable[object] = ()) -> str | None:
+def elected(pixels: Values, words: Mapping[str, Color], others: Iterable[object] = ()) -> str | None:
     """The word that most CIELAB pixels (N, 3) are nearest to, without those nearer to one of the others."""
     votes = _votes(pixels, words, others)
     return max(votes, key=votes.__getitem__, default=None)
 
 
-def _votes(pixels: Values, words: Mapping[str, Colour], others: Iterable[object] = ()) -> dict[str, int]:
+def _votes(pixels: Values, words: Mapping[str, Color], others: Iterable[object] = ()) -> dict[str, int]:
     """How many pixels are nearest to each of the words that have any."""
     if not len(pixels):
         return {}
@@ -95,12 +95,12 @@ def rim(picture: Values) -> Values:
 
 
 def border(picture: Values) -> Values:
-    """The background's colour in CIELAB: the median of the rim."""
+    """The background's color in CIELAB: the median of the rim."""
     return np.median(rim(picture), axis=0)
 
 
 def background(pixels: Pixels) -> str:
-    """The word for the background's colour."""
+    """The word for the background's color."""
     return nearest(border(lab(pixels)), PLAIN)
 
 
@@ -142,7 +142,7 @@ def shirt(picture: Values, face: Face) -> str | None:
 
 
 def eyes(picture: Values, face: Face) -> str | None:
-    """The word for the colour of a face's eyes."""
+    """The word for the color of a face's eyes."""
     inside = face.part(picture, (0.15, 0.68), (0.1, 0.9))
     return elected(inside, EYES, [SKIN["light"], INK, (255, 255, 255), (0, 0, 0), (250, 175, 165)])
 
@@ -206,8 +206,8 @@ def _fitted(mask: Mask) -> Mask:
     return np.asarray(filled)[rows.astype(int)[:, None], columns.astype(int)]
 
 
-def colour_of(pixels: Pixels) -> str | None:
-    """The word for the colour of the things in a picture, without their outlines."""
+def detect_color(pixels: Pixels) -> str | None:
+    """The word for the color of the things in a picture, without their outlines."""
     inner = ndimage.binary_erosion(subject(pixels), iterations=max(2, pixels.shape[0] // 100))
     votes = _votes(lab(pixels)[inner], PLAIN)
     pale = votes.get("white", 0)
@@ -222,7 +222,7 @@ def luminance(pixels: Pixels) -> float:
 
 
 def share(pixels: Pixels, word: str) -> float:
-    """The share of a picture's pixels that are nearer to one plain colour than to the others."""
+    """The share of a picture's pixels that are nearer to one plain color than to the others."""
     return float((_closest(lab(pixels), PLAIN) == [*PLAIN].index(word)).mean())
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from demo.architecture import demo_architecture
 from demo.checkpoint import write
-from demo.language import Language
+from demo.text_encoders import Language
 from pipelines.job import Job
 from pipelines.sampling.deep_shrink import DeepShrink
 from pipelines.sampling.halving import DEEP_SHRINK_TIMES, count_downscales, count_pyramid_levels
@@ -19,7 +19,7 @@ from pipelines.text.tokens import EMPTY, Chunk
 from pipelines.weights.load import load_weights
 
 SPREAD = 50.0
-"""How far pooled vectors are from their mean, on average, once they are recentred."""
+"""How far pooled vectors are from their mean, on average, once they are recenterd."""
 SHRUNK_ABOVE = 160_000
 """Pictures of more pixels are drawn with deep shrink, as `deep_shrink_above` in configs/profiles/demo.toml says."""
 COPIED_ABOVE = 409_600
@@ -85,8 +85,8 @@ class DemoModel(nn.Module):
         return cast("Any", self.unet)(noisy, times, states, added_cond_kwargs=added, return_dict=False)[0]
 
     @torch.no_grad()
-    def recentre(self, captions: Sequence[Sequence[Chunk]]) -> None:
-        """Centre the pooled vectors of captions and spread them, without changing what is drawn.
+    def recenter(self, captions: Sequence[Sequence[Chunk]]) -> None:
+        """Center the pooled vectors of captions and spread them, without changing what is drawn.
 
         A step moves weights by about as much whatever they are multiplied by: the further captions are apart
         beside what they share, the sooner the UNet tells them apart.
@@ -103,7 +103,7 @@ class DemoModel(nn.Module):
 
     @torch.no_grad()
     def enable_pooled(self) -> None:
-        """Let half of the units that read the size ids hear recentred pooled vectors instead.
+        """Let half of the units that read the size ids hear recenterd pooled vectors instead.
 
         While pooled vectors said nothing, all of them went to where their activation is flat, and nothing is learned
         there. What they add begins at zero.

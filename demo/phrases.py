@@ -8,8 +8,8 @@ from torch import Tensor
 
 from demo.adapter import TOKENS
 from demo.characters import Character
-from demo.language import Language, chunked
 from demo.scenes import Scene
+from demo.text_encoders import Language, chunked
 
 
 def phrases(scene: Scene) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 from demo.canvas import Canvas, Manner, Pen, Point
 from demo.characters import Character, draw_character
 from demo.degrade import degrade, to_monochrome
-from demo.palette import INK, PAPER, PLAIN, Colour, darker, grey, mixed, retoned
+from demo.palette import INK, PAPER, PLAIN, Color, adjust_tone, darker, grey, mixed
 from demo.shapes import Shape, draw_shape
 from pipelines.types import Pixels
 
@@ -17,10 +17,10 @@ STYLES: dict[str, Manner] = {
     "flat color": Manner(line=0.0),
     "outline": Manner(line=9.0, ink=INK),
     "gradient": Manner(shaded=True),
-    "sketch": Manner(lambda colour: mixed(colour, PAPER, 0.6), line=2.5, ink=(70, 70, 80), wobble=0.025),
+    "sketch": Manner(lambda color: mixed(color, PAPER, 0.6), line=2.5, ink=(70, 70, 80), wobble=0.025),
     "monochrome": Manner(ink=INK),
-    "artist:pastel": Manner(lambda colour: retoned(colour, 0.82, 0.75), line=3.0),
-    "artist:neon": Manner(lambda colour: retoned(colour, 0.52, 2.0), line=6.0, ink=(25, 15, 60)),
+    "artist:pastel": Manner(lambda color: adjust_tone(color, 0.82, 0.75), line=3.0),
+    "artist:neon": Manner(lambda color: adjust_tone(color, 0.52, 2.0), line=6.0, ink=(25, 15, 60)),
 }
 LEEWAY = 0.02
 """How far sizes and places vary where tags say nothing of them: what varies must be learned around."""
@@ -141,8 +141,8 @@ class Scene:
         draw_shape(Pen(canvas, place, unit), one)
 
 
-def _faded(colour: Colour) -> Colour:
-    return darker(colour, 0.55) if sum(grey(colour)) > 600 else mixed(colour, (255, 255, 255), 0.6)
+def _faded(color: Color) -> Color:
+    return darker(color, 0.55) if sum(grey(color)) > 600 else mixed(color, (255, 255, 255), 0.6)
 
 
 def _aside(place: str) -> Point:

@@ -1,7 +1,7 @@
 """Trains the demo's image adapter beside its UNet: `python -m demo.train_adapter FOLDER`, after `demo.train_encoder`.
 
 A reference is another drawing of the scene that is to be drawn, and the caption says little: what is left untold,
-the colours above all, has to be seen. The UNet and the text encoders stay as they are.
+the colors above all, has to be seen. The UNet and the text encoders stay as they are.
 """
 
 import argparse

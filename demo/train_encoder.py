@@ -51,9 +51,9 @@ class Tagger(nn.Module):
 
 
 def labels(scene: Scene) -> set[str]:
-    """A scene's tags, and of shapes also the kinds and the colours alone."""
+    """A scene's tags, and of shapes also the kinds and the colors alone."""
     shapes = [one for one in scene.subjects if isinstance(one, Shape)]
-    return {*scene.tags(), *(word for one in shapes for word in (one.kind, one.colour))}
+    return {*scene.tags(), *(word for one in shapes for word in (one.kind, one.color))}
 
 
 def learned_from(count: int, first: int = 0) -> list[Scene]:

@@ -18,12 +18,12 @@ from demo.batches import BatchLoss, Part, Stage
 from demo.captions import GOOD, caption, random_scene
 from demo.checkpoint import DEMO
 from demo.distributed import join_processes
-from demo.language import chunked
 from demo.latents import shelf
 from demo.model import DemoModel, as_served, opened, save
 from demo.muon import muon
+from demo.pooled import sum_up
 from demo.scenes import sheet
-from demo.summary import sum_up
+from demo.text_encoders import chunked
 from demo.train_vae import trained_vae
 from demo.training_loop import TrainConfig, averaged, learn
 from pipelines.job import Guidance, Job, Prompts
@@ -153,7 +153,7 @@ def train(folder: Path, name: str, quick: bool = False) -> None:
         model = begun(before)
         if name == LISTENING:
             sum_up(model.language)
-        model.requires_grad_(True).train().recentre(sampled(256))
+        model.requires_grad_(True).train().recenter(sampled(256))
         if name == LISTENING:
             model.enable_pooled()
     else:

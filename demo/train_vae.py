@@ -30,8 +30,8 @@ from pipelines.weights.load import load_weights
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
 POOL = 192
 PHASES = ((1800, 32, 16), (4000, 64, 16), (5200, 192, 2))
-"""Up to which step crops have which side and batches which size. Colours are learned first, from little; the last
-phase is for what normalisation does to large areas."""
+"""Up to which step crops have which side and batches which size. Colors are learned first, from little; the last
+phase is for what normalization does to large areas."""
 RENEWED = 0.25
 """How many pictures of the pool are drawn anew in a step."""
 BORNE = 0.05
@@ -95,9 +95,9 @@ def loss(vae: AutoencoderKL, batch: Tensor) -> Tensor:
     noisy = latents + BORNE * torch.randn_like(latents)
     drawn = cast("Any", vae).decode(noisy, return_dict=False)[0]
     spread = latents.std(dim=(0, 2, 3)) - 1
-    centre = latents.mean(dim=(0, 2, 3))
+    center = latents.mean(dim=(0, 2, 3))
     announced = (posterior.logvar - 2 * log(BORNE)).square().mean()
-    kept = spread.square().mean() + centre.square().mean() + 0.01 * announced
+    kept = spread.square().mean() + center.square().mean() + 0.01 * announced
     return l1_loss(drawn, batch) + 0.7 * l1_loss(edges(drawn), edges(batch)) + 0.02 * kept
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(1)
     vae = new_vae()
-    vae.load_state_dict(random_weights(vae, seed=1))  # torch's own are so small that colours fade on the way
+    vae.load_state_dict(random_weights(vae, seed=1))  # torch's own are so small that colors fade on the way
     cast("Any", vae).to(memory_format=torch.channels_last)
     course = TrainConfig(arguments.folder / "vae.pt", PHASES[-1][0], rate=2e-3, memory=200, show_every=250)
     batches = [(end, crops(side, side, count)) for end, side, count in PHASES]

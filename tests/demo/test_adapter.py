@@ -8,9 +8,9 @@ from benchmarks.demo_inputs import adopts
 from demo.adapter import SIDE, Adapter, opened_adapter, prepared, save_adapter
 from demo.characters import Character
 from demo.checkpoint import DEMO, VIBE
-from demo.language import chunked
 from demo.model import DemoModel
 from demo.scenes import Scene
+from demo.text_encoders import chunked
 from demo.train_adapter import after
 from demo.train_unet import asked
 from pipelines.weights.load import load_weights

@@ -5,8 +5,8 @@ import torch
 from paths import ROOT
 
 from demo import model as draughtsman
-from demo.language import chunked
 from demo.model import SPREAD, DemoModel, as_served, opened, save
+from demo.text_encoders import chunked
 from demo.train_vae import new_vae
 from pipelines.job import Guidance, Job, Prompts
 from pipelines.text.tokens import EMPTY
@@ -58,7 +58,7 @@ def test_recentring_spreads_pooled_vectors_and_changes_nothing_drawn():
     torch.manual_seed(2)
     model = DemoModel().eval()
     before = velocity(model, sample(4))
-    model.recentre(CAPTIONS)
+    model.recenter(CAPTIONS)
     # float32 through factors of about a hundred
     torch.testing.assert_close(velocity(model, sample(4)), before, atol=1e-4, rtol=0)
     pooled = model.language(CAPTIONS)[1]
@@ -101,8 +101,8 @@ def test_its_jobs_are_those_of_its_profile(size: tuple[int, int]):
 def test_units_that_hear_pooled_vectors_are_alive_and_add_nothing_at_first():
     torch.manual_seed(6)
     model = DemoModel()
-    captions = chunked([f"{colour} hair" for colour in ("red", "blue", "green", "pink", "brown")], 1)
-    model.recentre(captions)
+    captions = chunked([f"{color} hair" for color in ("red", "blue", "green", "pink", "brown")], 1)
+    model.recenter(captions)
     model.enable_pooled()
     pooled = model.language(captions)[1].detach()
     embedding: Any = model.unet.add_embedding

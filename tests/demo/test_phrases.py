@@ -4,10 +4,10 @@ import torch
 
 from demo.adapter import TOKENS
 from demo.characters import Character
-from demo.language import Language, chunked
 from demo.phrases import Phrasebook, phrases
 from demo.scenes import Scene
 from demo.shapes import Shape
+from demo.text_encoders import Language, chunked
 
 GIRL = Scene((Character(False, "red", "long hair", "blue", "smile", "green"),), "white", "upper body")
 SHAPES = Scene((Shape("heart", "pink"), Shape("cat", "black")), "white")

@@ -13,7 +13,7 @@ from demo.shapes import KINDS, Shape
 
 
 def plain_character(rng):
-    """Somebody whose every colour the judge can see."""
+    """Somebody whose every color the judge can see."""
     bare = {"skin": "light", "hat": False, "glasses": False, "closed_eyes": False, "bow": None}
     return replace(random_character(rng), **bare)
 
@@ -64,11 +64,11 @@ def test_the_judge_tells_shapes_of_the_generators_own():
     rng = np.random.default_rng(12)
     for kind in KINDS:
         for _ in range(5):
-            word, colour, count = any_of(rng, PLAIN), "", int(rng.integers(1, 4))
-            colour = ground(rng, word)
-            one = Scene((Shape(kind, colour),), word).draw(256, 256, rng)
-            assert (judging.shape(one), judging.colour_of(one)) == (kind, colour)
-            several = Scene((Shape(kind, colour),) * count, word).draw(384, 256, rng)
+            word, color, count = any_of(rng, PLAIN), "", int(rng.integers(1, 4))
+            color = ground(rng, word)
+            one = Scene((Shape(kind, color),), word).draw(256, 256, rng)
+            assert (judging.shape(one), judging.detect_color(one)) == (kind, color)
+            several = Scene((Shape(kind, color),) * count, word).draw(384, 256, rng)
             assert len(judging.pieces(judging.subject(several))) == count
 
 
@@ -76,7 +76,7 @@ def test_an_empty_picture_has_nothing_to_judge():
     blank = np.full((64, 64, 3), 255, np.uint8)
     assert judging.faces(judging.lab(blank)) == []
     assert judging.shape(blank) is None
-    assert judging.colour_of(blank) is None
+    assert judging.detect_color(blank) is None
     assert judging.background(blank) == "white"
 
 

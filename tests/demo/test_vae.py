@@ -21,4 +21,4 @@ def test_a_drawn_picture_comes_back_from_its_latents(tmp_path):
             back = to_pixels(vae.decode(latents).sample[0])
         assert latents.shape == (1, 4, 24, 16)
         errors.append(np.abs(back.astype(int) - picture).mean())
-    assert np.mean(errors) < 16, errors  # a picture's mean colour alone is 50 off
+    assert np.mean(errors) < 16, errors  # a picture's mean color alone is 50 off

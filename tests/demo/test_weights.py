@@ -10,7 +10,7 @@ from pipelines.weights.load import load_weights as load_weights
 load: Any = load_weights  # the protocols do not promise modules
 
 
-def test_the_demo_is_recognised_by_its_markers(demo_file):
+def test_the_demo_is_recognized_by_its_markers(demo_file):
     found = detect(demo_file)
     assert (found.family, found.channels, found.prediction, found.zsnr) == ("sdxl", 4, "v", True)
     assert found.missing == ()

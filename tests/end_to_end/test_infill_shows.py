@@ -55,7 +55,7 @@ def across_edges(pixels):
 
 def test_infill_draws_the_new_thing_inside_without_a_seam(pipeline):
     result = drawn(pipeline, CIRCLE, OWN)
-    assert judging.colour_of(result) == "red"
+    assert judging.detect_color(result) == "red"
     assert judging.shape(result) == "circle"
     assert np.abs(result.astype(int) - OWN)[~MASK].max() <= 2
     usual = np.percentile(np.concatenate([steps(OWN, axis).ravel() for axis in (0, 1)]), 95)
@@ -77,7 +77,7 @@ def test_a_sketch_over_the_picture_is_kept_at_some_strength_and_forgotten_at_all
 
 def test_nearly_all_strength_follows_the_prompt():
     result = drawn(Pipeline(load_weights(DEMO)), CIRCLE, OWN, strength=0.99, masked=False)
-    assert judging.colour_of(result) == "red"
+    assert judging.detect_color(result) == "red"
     assert judging.shape(result) == "circle"
 
 
@@ -91,6 +91,6 @@ def test_the_strength_that_clients_send_with_infill_leaves_nothing_of_what_was_t
     )
     assert answer.status_code == 200, answer.text
     result = np.asarray(Image.open(BytesIO(answer.content)).convert("RGB"))
-    assert judging.colour_of(result) == "red"
+    assert judging.detect_color(result) == "red"
     assert judging.shape(result) == "circle"
     assert judging.share(result, "blue") < 0.001

@@ -71,14 +71,14 @@ def red(easel, prompt):
     return np.mean([judging.share(picture, "red") for picture in drawn])
 
 
-def test_a_colour_in_the_undesired_content_goes(easel):
+def test_a_color_in_the_undesired_content_goes(easel):
     for seed in range(3):
         before, after = undesired(easel, seed, SMALL)
         assert before > 0.1
         assert after < 0.2 * before
 
 
-def test_weights_move_a_colour(easel):
+def test_weights_move_a_color(easel):
     shares = [
         red(easel, f"no humans, {said}, blue heart, white background")
         for said in ("[[[red heart]]]", "red heart", "{{{red heart}}}")

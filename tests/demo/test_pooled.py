@@ -2,8 +2,8 @@
 
 import torch
 
-from demo.language import Language, chunked
-from demo.summary import sum_up, told
+from demo.pooled import sum_up, told
+from demo.text_encoders import Language, chunked
 
 
 def test_a_caption_is_told_by_its_tags():

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from demo.captions import NEUTRAL, caption, random_scene
-from demo.language import COMMA, Language, chunked, known_tokens, sprinkled
+from demo.text_encoders import COMMA, Language, chunked, known_tokens, sprinkled
 from pipelines.text.tokens import split_chunks, tokenize
 
 

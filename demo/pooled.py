@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import trange
 
 from demo.captions import caption, random_scene
-from demo.language import Language, chunked
+from demo.text_encoders import Language, chunked
 
 CAPTIONS, BATCH, STEPS, RATE = 8000, 64, 3000, 2e-3
 
