@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from demo import evaluate as judging
-from demo.adapter import opened_adapter
-from demo.captions import CUTS, any_of
+from demo.adapter import load_adapter
+from demo.captions import HAIRCUTS, choose_word
 from demo.checkpoint import DEMO, INPAINTING, VIBE
 from demo.masks import Mask
 from demo.palette import HAIR, PLAIN
@@ -45,13 +45,13 @@ def infill(scenes: list[Scene]) -> dict[str, float]:
 def _changed(scene: Scene, rng: np.random.Generator) -> Scene:
     if scene.characters:
         (who,) = scene.characters
-        hair = any_of(rng, [word for word in HAIR if word not in (who.hair, scene.background)])
-        cut = who.cut if who.boy else any_of(rng, CUTS)
+        hair = choose_word(rng, [word for word in HAIR if word not in (who.hair, scene.background)])
+        cut = who.haircut if who.boy else choose_word(rng, HAIRCUTS)
         return replace(scene, subjects=(replace(who, hair=hair, cut=cut),))
     old = scene.subjects[0]
     assert isinstance(old, Shape)
-    kind = any_of(rng, [kind for kind in KINDS if kind != old.kind])
-    color = any_of(rng, [word for word in PLAIN if word not in (old.color, scene.background)])
+    kind = choose_word(rng, [kind for kind in KINDS if kind != old.kind])
+    color = choose_word(rng, [word for word in PLAIN if word not in (old.color, scene.background)])
     return replace(scene, subjects=(Shape(kind, color),))
 
 
@@ -90,12 +90,12 @@ def adopts(scene: Scene, pixels: Pixels) -> bool:
 def adapter(scenes: list[Scene]) -> dict[str, float]:
     """How often a reference's palette is adopted, by strength; the prompt says nothing but who is there."""
     weights = load_weights(DEMO)
-    eye = opened_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
+    eye = load_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
     rng = np.random.default_rng(8)
     found: dict[float, list[bool]] = {1.0: [], 0.0: []}
     for seed, scene in enumerate(scenes):
         reference = scene.draw(224, 224, rng)
         for strength, adopted in found.items():
-            job = asked(", ".join(scene.counts()), SIZE, seed, steps=28)
+            job = asked(", ".join(scene.count_tags()), SIZE, seed, steps=28)
             adopted.append(adopts(scene, after(weights, eye, reference, job, strength)))
     return {f"palette at {strength}": float(np.mean(adopted)) for strength, adopted in found.items()}

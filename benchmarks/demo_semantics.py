@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import demo_inputs
 from benchmarks.machine import machine
 from demo import evaluate as judging
-from demo.captions import any_of, random_character
+from demo.captions import choose_word, random_character
 from demo.checkpoint import DEMO
 from demo.model import as_served
 from demo.palette import PLAIN
@@ -81,13 +81,13 @@ def _character(rng: np.random.Generator, count: int) -> Scene:
     }
     people = tuple(replace(random_character(rng), **bare) for _ in range(count))
     taken = {word for one in people for word in (one.hair, one.shirt)} | {"yellow", "pink"}
-    ground = any_of(rng, [word for word in PLAIN if word not in taken])
-    return Scene(people, ground, any_of(rng, ("upper body", "full body", "chibi")))
+    ground = choose_word(rng, [word for word in PLAIN if word not in taken])
+    return Scene(people, ground, choose_word(rng, ("upper body", "full body", "chibi")))
 
 
 def _shape(rng: np.random.Generator) -> Scene:
-    ground = any_of(rng, PLAIN)
-    one = Shape(any_of(rng, KINDS), any_of(rng, [word for word in PLAIN if word != ground]))
+    ground = choose_word(rng, PLAIN)
+    one = Shape(choose_word(rng, KINDS), choose_word(rng, [word for word in PLAIN if word != ground]))
     return Scene((one,) * int(rng.integers(1, 3)), ground)
 
 

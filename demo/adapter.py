@@ -19,28 +19,28 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from demo.architecture import NARROW, WIDE
 from pipelines.types import Pixels
 
-SIDE, TOKENS, WIDTH = 224, 8, 96
-VISION: Mapping[str, object] = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 4 * WIDTH,
+INPUT_SIZE, TOKENS, EMBEDDING_WIDTH = 224, 8, 96
+VISION_CONFIG: Mapping[str, object] = {
+    "hidden_size": EMBEDDING_WIDTH,
+    "intermediate_size": 4 * EMBEDDING_WIDTH,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
-    "image_size": SIDE,
+    "image_size": INPUT_SIZE,
     "patch_size": 32,
-    "projection_dim": WIDTH,
+    "projection_dim": EMBEDDING_WIDTH,
 }
-MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's own, of the three channels."""
 
 
-def new_encoder() -> CLIPVisionModelWithProjection:
+def build_encoder() -> CLIPVisionModelWithProjection:
     """An image encoder that has learned nothing."""
-    return CLIPVisionModelWithProjection(cast("Any", CLIPVisionConfig)(**VISION))
+    return CLIPVisionModelWithProjection(cast("Any", CLIPVisionConfig)(**VISION_CONFIG))
 
 
-def new_projection() -> ImageProjection:
+def build_projection() -> ImageProjection:
     """From an embedding (B, width) to tokens like those of a text, untrained."""
-    return ImageProjection(WIDTH, NARROW + WIDE, TOKENS)
+    return ImageProjection(EMBEDDING_WIDTH, NARROW + WIDE, TOKENS)
 
 
 class Adapter(nn.Module):
@@ -51,24 +51,24 @@ class Adapter(nn.Module):
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
-        self.encoder = new_encoder()
-        self.projection = new_projection()
+        self.encoder = build_encoder()
+        self.projection = build_projection()
         names = [name for name in cast("Any", unet).attn_processors if ".attn2." in name]
         self.names = [name.removesuffix(".processor") for name in names]
-        self.looks = nn.ModuleList(_look(unet.get_submodule(name)) for name in self.names)
+        self.looks = nn.ModuleList(_build_image_attention(unet.get_submodule(name)) for name in self.names)
 
     def forward(self, references: Tensor) -> Tensor:
         """Prepared references (B, 3, 224, 224) to tokens (B, 8, width)."""
         return self.projection(cast("Any", self.encoder)(references).image_embeds)
 
-    def nothing(self, count: int) -> Tensor:
+    def empty_tokens(self, count: int) -> Tensor:
         """The tokens of no reference at all, an embedding of zeros."""
-        return self.projection(torch.zeros(count, WIDTH))
+        return self.projection(torch.zeros(count, EMBEDDING_WIDTH))
 
-    def install(self, unet: nn.Module, strength: float = 1.0) -> None:
+    def install(self, unet: nn.Module, scale: float = 1.0) -> None:
         """Have a UNet look at tokens, which it is then given beside its text: (context, [tokens])."""
         for look in self.looks:
-            cast("Any", look).scale = [strength]
+            cast("Any", look).scale = [scale]
         own = dict(zip(self.names, self.looks, strict=True))
         names = cast("Any", unet).attn_processors
         cast("Any", unet).set_attn_processor(
@@ -76,7 +76,7 @@ class Adapter(nn.Module):
         )
 
 
-def _look(attention: nn.Module) -> nn.Module:
+def _build_image_attention(attention: nn.Module) -> nn.Module:
     """A second attention beside one to the text."""
     own = cast("Any", attention)
     look = IPAdapterAttnProcessor2_0(own.to_q.out_features, NARROW + WIDE, (TOKENS,))
@@ -85,13 +85,13 @@ def _look(attention: nn.Module) -> nn.Module:
     return look
 
 
-def prepared(picture: Pixels) -> Tensor:
+def preprocess(picture: Pixels) -> Tensor:
     """A picture of at most 224 pixels a side on black, (3, 224, 224), as CLIP normalizes it."""
     height, width = picture.shape[:2]
-    whole = np.zeros((SIDE, SIDE, 3), np.uint8)
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    whole = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    top, left = (INPUT_SIZE - height) // 2, (INPUT_SIZE - width) // 2
     whole[top : top + height, left : left + width] = picture
-    values = (torch.from_numpy(whole).float() / 255 - torch.tensor(MEAN)) / torch.tensor(SPREAD)
+    values = (torch.from_numpy(whole).float() / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
     return values.permute(2, 0, 1)
 
 
@@ -106,11 +106,14 @@ def save_adapter(adapter: Adapter, file: Path) -> None:
         stored["image_proj." + name.replace("image_embeds", "proj")] = tensor
     for name, tensor in adapter.encoder.state_dict().items():
         stored[f"image_encoder.{name}"] = tensor
-    metadata = {"naiad.image_encoder": json.dumps(VISION), "modelspec.title": "naiad demo image adapter"}
+    metadata = {
+        "naiad.image_encoder": json.dumps(VISION_CONFIG),
+        "modelspec.title": "naiad demo image adapter",
+    }
     save_file({name: tensor.half().contiguous() for name, tensor in sorted(stored.items())}, file, metadata)
 
 
-def opened_adapter(file: Path, unet: nn.Module) -> Adapter:
+def load_adapter(file: Path, unet: nn.Module) -> Adapter:
     """An adapter from its file, for a UNet of the shape it was trained on."""
     adapter, stored = Adapter(unet), load_file(file)
     state: dict[str, Tensor] = {}

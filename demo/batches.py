@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from demo.captions import caption
+from demo.captions import write_caption
 from demo.distributed import rank
 from demo.latents import LatentCache
 from demo.model import DemoModel
@@ -22,17 +22,17 @@ from demo.text_encoders import COMMA, chunked, sprinkled
 from pipelines.text.tokens import Chunk
 from pipelines.types import Size
 
-COMMON_TOKENS = 40_000
+MAX_UNKNOWN_ID = 40_000
 """Ids below this are words and pieces of words."""
-MOST_UNKNOWN = 60
+MAX_UNKNOWN_TOKENS = 60
 """How many tokens that mean nothing a caption may be sprinkled with."""
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-Look = Callable[[Sequence[Scene]], Tensor]
+EncodeReferences = Callable[[Sequence[Scene]], Tensor]
 """References to tokens (B, tokens, width)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SizeGroup:
     """Pictures of about one area.
 
     Attributes:
@@ -41,8 +41,8 @@ class Part:
         every: steps from one batch to the next; large pictures need not be in all.
     """
 
-    sizes: Mapping[Size, int]
-    batch: int
+    scene_counts: Mapping[Size, int]
+    batch_size: int
     every: int = 1
 
 
@@ -59,36 +59,36 @@ class Stage:
             them; for several words the product.
     """
 
-    parts: tuple[Part, ...]
+    size_groups: tuple[SizeGroup, ...]
     steps: int
-    rate: float
-    dwelling: float = 0.0
-    unread: float = 0.0
-    oftener: Mapping[str, float] = field(default_factory=dict[str, float])
+    learning_rate: float
+    high_noise_share: float = 0.0
+    pooled_only_share: float = 0.0
+    tag_weights: Mapping[str, float] = field(default_factory=dict[str, float])
 
-    def sizes(self) -> list[Size]:
+    def list_sizes(self) -> list[Size]:
         """Every part's sizes."""
-        return [size for part in self.parts for size in part.sizes]
+        return [size for part in self.size_groups for size in part.scene_counts]
 
-    def chances(self, scenes: Sequence[Scene]) -> Values:
+    def scene_probabilities(self, scenes: Sequence[Scene]) -> Values:
         """How likely each of some scenes is to be learned from, in sum 1."""
         weights = np.array([self._weight(scene) for scene in scenes])
         return weights / weights.sum()
 
     def _weight(self, scene: Scene) -> float:
         words = {word for tag in scene.tags() for word in tag.split()}
-        words |= set() if scene.spoilt is None else {"spoilt"}
-        return prod(times for word, times in self.oftener.items() if word in words)
+        words |= set() if scene.degradation is None else {"spoilt"}
+        return prod(times for word, times in self.tag_weights.items() if word in words)
 
 
 @contextmanager
-def quickly() -> Iterator[None]:
+def autocast_bfloat16() -> Iterator[None]:
     """Compute in bfloat16, but attention in float32: its gradients take up to eight times as long in bfloat16."""
-    with torch.autocast("cpu", torch.bfloat16), _Attention():
+    with torch.autocast("cpu", torch.bfloat16), _AttentionInFloat32():
         yield
 
 
-class _Attention(TorchFunctionMode):
+class _AttentionInFloat32(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., object],
@@ -100,10 +100,10 @@ class _Attention(TorchFunctionMode):
         if func is not scaled_dot_product_attention:
             return func(*args, **named)
         with torch.autocast("cpu", enabled=False):
-            return func(*map(_widened, args), **{name: _widened(one) for name, one in named.items()})
+            return func(*map(_to_float32, args), **{name: _to_float32(one) for name, one in named.items()})
 
 
-def _widened(given: object) -> object:
+def _to_float32(given: object) -> object:
     return given.float() if isinstance(given, Tensor) and given.is_floating_point() else given
 
 
@@ -119,62 +119,71 @@ class BatchLoss:
     def __init__(
         self,
         stage: Stage,
-        opened: Callable[[Size, int], LatentCache],
-        told: float = 0.92,
-        quick: bool = False,
+        load_cache: Callable[[Size, int], LatentCache],
+        tag_rate: float = 0.92,
+        in_bfloat16: bool = False,
     ) -> None:
         self._stage = stage
-        shelves = [[opened(*sized) for sized in part.sizes.items()] for part in stage.parts]
-        self._parts = [[(own, stage.chances(own.scenes)) for own in part] for part in shelves]
-        self._told, self._quick = told, quick
-        self._objective = Objective(stage.dwelling)
+        shelves = [[load_cache(*sized) for sized in part.scene_counts.items()] for part in stage.size_groups]
+        self._parts = [[(own, stage.scene_probabilities(own.scenes)) for own in part] for part in shelves]
+        self._told, self._quick = tag_rate, in_bfloat16
+        self._objective = Objective(stage.high_noise_share)
 
-    def loss(self, model: DemoModel, step: int, look: Look | None = None) -> Tensor:
+    def compute(
+        self, model: DemoModel, step: int, encode_references: EncodeReferences | None = None
+    ) -> Tensor:
         """The weighted error of the velocity in a step's batches, every picture counting the same.
 
         Args:
             look: makes image tokens of the batch's scenes, for an adapter.
         """
         rng = np.random.default_rng((self._stage.steps, step))
-        batches = {k: part.batch for k, part in enumerate(self._stage.parts) if step % part.every == 0}
+        batches = {
+            k: part.batch_size for k, part in enumerate(self._stage.size_groups) if step % part.every == 0
+        }
         drawn = [(self._parts[k][int(rng.integers(len(self._parts[k])))], batches[k]) for k in batches]
         if rank():
             # Of the same sizes, so that no process waits for another, but of other scenes.
             rng = np.random.default_rng((self._stage.steps, step, rank()))
-        losses = [count * self._batch_loss(model, rng, look, *shelved, count) for shelved, count in drawn]
+        losses = [
+            count * self._compute_batch(model, rng, encode_references, *shelved, count)
+            for shelved, count in drawn
+        ]
         return torch.stack(losses).sum() / sum(batches.values())
 
-    def _batch_loss(
+    def _compute_batch(
         self,
         model: DemoModel,
         rng: Generator,
-        look: Look | None,
+        look: EncodeReferences | None,
         own: LatentCache,
         chances: Values,
         count: int,
     ) -> Tensor:
         chosen = [int(k) for k in rng.choice(len(chances), size=count, p=chances)]
         scenes = [own.scenes[k] for k in chosen]
-        captions, seen = self._captions(scenes, rng), None if look is None else look(scenes)
+        captions, seen = self._write_captions(scenes, rng), None if look is None else look(scenes)
 
-        unread = torch.from_numpy(rng.random(count) < self._stage.unread)
+        unread = torch.from_numpy(rng.random(count) < self._stage.pooled_only_share)
 
         def predict(noisy: Tensor, times: Tensor) -> Tensor:
-            with quickly() if self._quick else nullcontext():
+            with autocast_bfloat16() if self._quick else nullcontext():
                 return model(
                     own.beside(noisy, chosen), times, captions, own.ids(chosen), seen, unread
                 ).float()
 
         return self._objective.loss(predict, own.clean(chosen), rng)
 
-    def _captions(self, scenes: Sequence[Scene], rng: Generator) -> list[tuple[Chunk, ...]]:
-        said = [caption(scene, rng, self._told) for scene in scenes]
-        return [_sprinkled(parts, rng) for parts in chunked(said, most=1 if rng.random() < 0.5 else 2)]
+    def _write_captions(self, scenes: Sequence[Scene], rng: Generator) -> list[tuple[Chunk, ...]]:
+        said = [write_caption(scene, rng, self._told) for scene in scenes]
+        return [
+            _maybe_insert_unknown(parts, rng) for parts in chunked(said, most=1 if rng.random() < 0.5 else 2)
+        ]
 
 
-def _sprinkled(parts: tuple[Chunk, ...], rng: Generator) -> tuple[Chunk, ...]:
+def _maybe_insert_unknown(parts: tuple[Chunk, ...], rng: Generator) -> tuple[Chunk, ...]:
     if not parts[0].ids or rng.random() > 0.2:
         return parts
-    unknown = rng.integers(1000, COMMON_TOKENS, int(MOST_UNKNOWN ** rng.random()))
+    unknown = rng.integers(1000, MAX_UNKNOWN_ID, int(MAX_UNKNOWN_TOKENS ** rng.random()))
     unknown[rng.integers(2, 4) :: 3] = COMMA
     return sprinkled(parts, [int(token) for token in unknown], rng.random())

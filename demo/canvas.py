@@ -7,30 +7,30 @@ from math import cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.palette import Color, darker, mixed
+from demo.palette import Color, darken, mix
 from pipelines.types import Pixels
 
 Point = tuple[float, float]
-FINER = 3
+SUPERSAMPLING = 3
 """How many times finer the sheet is; its squares are averaged, which is the only smoothing there is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class DrawingStyle:
     """How things are drawn: what becomes of a color, how wide lines are, and whether areas shade downwards.
 
     `line` is in hundredths of a unit, 0 for none; `wobble` moves the points of sketched lines.
     """
 
-    tone: Callable[[Color], Color] = lambda color: color
-    line: float = 5.0
+    adjust_color: Callable[[Color], Color] = lambda color: color
+    line_width: float = 5.0
     ink: Color | None = None
     shaded: bool = False
     wobble: float = 0.0
 
 
 _T = np.arange(8)[:, None] / 8
-CURVE = (
+CATMULL_ROM = (
     np.hstack([-_T + 2 * _T**2 - _T**3, 2 - 5 * _T**2 + 3 * _T**3, _T + 4 * _T**2 - 3 * _T**3, _T**3 - _T**2])
     / 2
 )
@@ -46,19 +46,19 @@ class Canvas:
     """
 
     def __init__(
-        self, width: int, height: int, background: Color, manner: Manner, rng: np.random.Generator
+        self, width: int, height: int, background: Color, style: DrawingStyle, rng: np.random.Generator
     ) -> None:
         self.size = (width, height)
-        self.manner = manner
+        self.style = style
         self._rng = rng
-        self._image = Image.new("RGB", (width * FINER, height * FINER), background)
+        self._image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), background)
         self._draw = ImageDraw.Draw(self._image)
 
-    def pixels(self) -> Pixels:
+    def to_pixels(self) -> Pixels:
         """The picture, RGB uint8 (height, width, 3)."""
-        return np.asarray(self._image.reduce(FINER)).copy()
+        return np.asarray(self._image.reduce(SUPERSAMPLING)).copy()
 
-    def sheet(self, top: Color, bottom: Color) -> None:
+    def fill_gradient(self, top: Color, bottom: Color) -> None:
         """Fill everything, from one color above to another below."""
         height = self._image.height
         ramp = np.linspace(0, 1, height)[:, None, None]
@@ -66,43 +66,43 @@ class Canvas:
         whole = np.broadcast_to(rows.round().astype(np.uint8), (height, self._image.width, 3))
         self._image.paste(Image.fromarray(np.ascontiguousarray(whole)))
 
-    def area(self, points: Sequence[Point], color: Color, unit: float, line: float = 1.0) -> None:
+    def draw_area(self, points: Sequence[Point], color: Color, unit: float, width: float = 1.0) -> None:
         """A filled area with its outline, in pixels; `unit` is what line widths are measured in."""
-        manner = self.manner
-        fill = manner.tone(color)
-        corners = [(x * FINER, y * FINER) for x, y in points]
+        manner = self.style
+        fill = manner.adjust_color(color)
+        corners = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
         if manner.shaded:
-            self._shaded(corners, fill)
+            self._fill_shaded(corners, fill)
         else:
             self._draw.polygon(corners, fill=fill)
-        if manner.line * line > 0:
-            self.stroke([*points, points[0], points[1]], manner.ink or darker(fill, 0.45), unit, line)
+        if manner.line_width * width > 0:
+            self.draw_line([*points, points[0], points[1]], manner.ink or darken(fill, 0.45), unit, width)
 
-    def stroke(self, points: Sequence[Point], color: Color, unit: float, line: float = 1.0) -> None:
+    def draw_line(self, points: Sequence[Point], color: Color, unit: float, width: float = 1.0) -> None:
         """An open line, in pixels."""
-        width = max(1, round(max(self.manner.line, 3.0) * line * unit / 100 * FINER))
-        for _ in range(2 if self.manner.wobble else 1):
-            corners = [(x * FINER, y * FINER) for x, y in self._wobbled(points, unit)]
+        width = max(1, round(max(self.style.line_width, 3.0) * width * unit / 100 * SUPERSAMPLING))
+        for _ in range(2 if self.style.wobble else 1):
+            corners = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in self._add_wobble(points, unit)]
             self._draw.line(corners, fill=color, width=width, joint="curve")
 
-    def _wobbled(self, points: Sequence[Point], unit: float) -> list[Point]:
-        if not self.manner.wobble:
+    def _add_wobble(self, points: Sequence[Point], unit: float) -> list[Point]:
+        if not self.style.wobble:
             return list(points)
         phases = self._rng.uniform(0, 2 * pi, 2)
-        reach = self.manner.wobble * unit
+        reach = self.style.wobble * unit
         return [
             (x + reach * sin(0.35 * k + phases[0]), y + reach * cos(0.3 * k + phases[1]))
             for k, (x, y) in enumerate(points)
         ]
 
-    def _shaded(self, corners: Sequence[Point], fill: Color) -> None:
+    def _fill_shaded(self, corners: Sequence[Point], fill: Color) -> None:
         left, right = min(x for x, _ in corners), max(x for x, _ in corners)
         top, bottom = min(y for _, y in corners), max(y for _, y in corners)
         place = int(left), int(top)
         size = max(1, int(right) - place[0] + 1), max(1, int(bottom) - place[1] + 1)
         mask = Image.new("L", size)
         ImageDraw.Draw(mask).polygon([(x - place[0], y - place[1]) for x, y in corners], fill=255)
-        light, dark = mixed(fill, (255, 255, 255), 0.25), darker(fill, 0.78)
+        light, dark = mix(fill, (255, 255, 255), 0.25), darken(fill, 0.78)
         ramp = np.linspace(0, 1, size[1])[:, None, None]
         rows = (np.array(light) * (1 - ramp) + np.array(dark) * ramp).round().astype(np.uint8)
         whole = np.ascontiguousarray(np.broadcast_to(rows, (size[1], size[0], 3)))
@@ -122,28 +122,28 @@ class Pen:
         self.canvas, self.origin, self.unit = canvas, origin, unit
         self._turn = -1.0 if flip else 1.0
 
-    def _placed(self, points: Sequence[Point]) -> list[Point]:
+    def _to_pixels(self, points: Sequence[Point]) -> list[Point]:
         x0, y0 = self.origin
         return [(x0 + self._turn * x * self.unit, y0 + y * self.unit) for x, y in points]
 
-    def polygon(self, points: Sequence[Point], color: Color, line: float = 1.0) -> None:
+    def polygon(self, points: Sequence[Point], color: Color, width: float = 1.0) -> None:
         """A filled area with straight sides."""
-        self.canvas.area(self._placed(points), color, self.unit, line)
+        self.canvas.draw_area(self._to_pixels(points), color, self.unit, width)
 
-    def blob(self, points: Sequence[Point], color: Color, line: float = 1.0) -> None:
+    def blob(self, points: Sequence[Point], color: Color, width: float = 1.0) -> None:
         """A filled area that runs smoothly through its points."""
-        self.polygon(smooth(points, closed=True), color, line)
+        self.polygon(smooth(points, closed=True), color, width)
 
-    def ellipse(self, center: Point, rx: float, ry: float, color: Color, line: float = 1.0) -> None:
+    def ellipse(self, center: Point, rx: float, ry: float, color: Color, width: float = 1.0) -> None:
         """A filled ellipse."""
         x, y = center
         turns = [2 * pi * k / 40 for k in range(40)]
-        self.polygon([(x + rx * cos(turn), y + ry * sin(turn)) for turn in turns], color, line)
+        self.polygon([(x + rx * cos(turn), y + ry * sin(turn)) for turn in turns], color, width)
 
-    def line(self, points: Sequence[Point], color: Color, line: float = 1.0) -> None:
+    def line(self, points: Sequence[Point], color: Color, width: float = 1.0) -> None:
         """A line that runs smoothly through its points."""
-        tone = self.canvas.manner.tone(color)
-        self.canvas.stroke(self._placed(smooth(points, closed=False)), tone, self.unit, line)
+        tone = self.canvas.style.adjust_color(color)
+        self.canvas.draw_line(self._to_pixels(smooth(points, closed=False)), tone, self.unit, width)
 
 
 def smooth(points: Sequence[Point], closed: bool) -> list[Point]:
@@ -152,5 +152,5 @@ def smooth(points: Sequence[Point], closed: bool) -> list[Point]:
     last = count if closed else count - 1
     places = np.arange(last)[:, None] + np.arange(-1, 3)
     places = places % count if closed else places.clip(0, count - 1)
-    curve = np.einsum("tk,nkc->ntc", CURVE, corners[places]).reshape(-1, 2)
+    curve = np.einsum("tk,nkc->ntc", CATMULL_ROM, corners[places]).reshape(-1, 2)
     return [(x, y) for x, y in (curve if closed else np.concatenate([curve, corners[-1:]])).tolist()]

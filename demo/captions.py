@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from demo.characters import Character, Cut, Mouth
+from demo.characters import Character, Haircut, Mouth
 from demo.palette import EYES, HAIR, PLAIN
 from demo.scenes import FRAMINGS, STYLES, Scene
 from demo.shapes import KINDS, Shape
 
-GOOD = (
+GOOD_TAGS = (
     "best quality",
     "amazing quality",
     "very aesthetic",
@@ -23,7 +23,7 @@ GOOD = (
     "masterpiece",
     "great quality",
 )
-BAD = (
+BAD_TAGS = (
     *(
         "lowres",
         "{bad}",
@@ -57,20 +57,20 @@ BAD = (
     ),
 )
 """What the undesired-content presets say; all of it goes with spoilt pictures."""
-NEUTRAL = (
+NEUTRAL_TAGS = (
     *("looking at viewer", "simple background", "anime", "original", "cute", "standing", "portrait", "bangs"),
     *("year 2023", "rating:general", "illustration", "straight-on", "centered", "colorful", "safe"),
 )
 """Tags that are true of everything here or say nothing about it."""
 
-DOUBT = 0.25
+FALSE_BAD_SHARE = 0.25
 """How many of the good pictures are called bad: with none guidance away from bad ones overshoots into hard edges."""
 Word = TypeVar("Word", bound=str)
-CUTS: tuple[Cut, ...] = ("long hair", "short hair", "twintails", "ponytail")
+HAIRCUTS: tuple[Haircut, ...] = ("long hair", "short hair", "twintails", "ponytail")
 MOUTHS: tuple[Mouth, ...] = ("smile", "smile", "open mouth", "frown", "expressionless")
 
 
-def any_of(rng: np.random.Generator, choices: Iterable[Word]) -> Word:
+def choose_word(rng: np.random.Generator, choices: Iterable[Word]) -> Word:
     """One of the words."""
     words = list(choices)
     return words[rng.integers(len(words))]
@@ -79,48 +79,48 @@ def any_of(rng: np.random.Generator, choices: Iterable[Word]) -> Word:
 def random_character(rng: np.random.Generator) -> Character:
     """Anybody; boys wear their hair short."""
     boy = bool(rng.random() < 0.25)
-    cut: Cut = "short hair" if boy else any_of(rng, CUTS)
+    cut: Haircut = "short hair" if boy else choose_word(rng, HAIRCUTS)
     return Character(
         boy=boy,
-        hair=any_of(rng, HAIR),
-        cut=cut,
-        eyes=any_of(rng, EYES),
-        mouth=any_of(rng, MOUTHS),
-        shirt=any_of(rng, PLAIN),
+        hair=choose_word(rng, HAIR),
+        haircut=cut,
+        eyes=choose_word(rng, EYES),
+        mouth=choose_word(rng, MOUTHS),
+        shirt=choose_word(rng, PLAIN),
         skin="dark" if rng.random() < 0.15 else "light",
         closed_eyes=bool(rng.random() < 0.1),
         hat=bool(rng.random() < 0.12),
         glasses=bool(rng.random() < 0.15),
         blush=bool(rng.random() < 0.25),
-        bow=any_of(rng, PLAIN) if rng.random() < 0.15 else None,
+        bow=choose_word(rng, PLAIN) if rng.random() < 0.15 else None,
     )
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
     """A scene that can be told from its background; a quarter is spoilt."""
-    style = "" if rng.random() < 0.55 else any_of(rng, list(STYLES)[1:])
+    style = "" if rng.random() < 0.55 else choose_word(rng, list(STYLES)[1:])
     spoilt = float(rng.random()) if rng.random() < 0.22 else None
     fading = bool(rng.random() < 0.1)
     if rng.random() < 0.68:
         count = 2 if rng.random() < 0.25 else 1
         people = tuple(random_character(rng) for _ in range(count))
         worn = {one.hair for one in people}
-        ground = any_of(
+        ground = choose_word(
             rng, [word for word in PLAIN if word not in worn and not (word == "yellow" and "blonde" in worn)]
         )
-        return Scene(people, ground, any_of(rng, ("upper body", *FRAMINGS)), style, fading, "", spoilt)
-    ground = any_of(rng, PLAIN)
-    first = Shape(any_of(rng, KINDS), any_of(rng, [word for word in PLAIN if word != ground]))
+        return Scene(people, ground, choose_word(rng, ("upper body", *FRAMINGS)), style, fading, "", spoilt)
+    ground = choose_word(rng, PLAIN)
+    first = Shape(choose_word(rng, KINDS), choose_word(rng, [word for word in PLAIN if word != ground]))
     count = int(rng.choice([1, 1, 1, 2, 2, 3]))
     shapes = (first,) * count
     if count == 2 and rng.random() < 0.5:
-        color = any_of(rng, [word for word in PLAIN if word != ground])
-        shapes = (first, Shape(any_of(rng, KINDS), color))
-    place = any_of(rng, ("left", "right", "top", "bottom")) if count == 1 and rng.random() < 0.25 else ""
+        color = choose_word(rng, [word for word in PLAIN if word != ground])
+        shapes = (first, Shape(choose_word(rng, KINDS), color))
+    place = choose_word(rng, ("left", "right", "top", "bottom")) if count == 1 and rng.random() < 0.25 else ""
     return Scene(shapes, ground, "", style, fading, place, spoilt)
 
 
-def caption(scene: Scene, rng: np.random.Generator, told: float = 0.92) -> str:
+def write_caption(scene: Scene, rng: np.random.Generator, tag_rate: float = 0.92) -> str:
     """What a picture is learned by. It says how many there are first; the rest is shuffled and thinned.
 
     One in ten is empty, for guidance; of the spoilt some say nothing but how bad they are, as presets do.
@@ -130,19 +130,19 @@ def caption(scene: Scene, rng: np.random.Generator, told: float = 0.92) -> str:
     """
     if rng.random() < 0.1:
         return ""
-    bad = scene.spoilt is not None or rng.random() < DOUBT
-    quality = _quality(bad, rng)
+    bad = scene.degradation is not None or rng.random() < FALSE_BAD_SHARE
+    quality = _choose_quality_tags(bad, rng)
     if bad and rng.random() < 0.35:
         return ", ".join(quality)
-    particulars = [*scene.particulars(), *scene.surroundings()]
-    kept = [tag for tag in particulars if rng.random() < told]
+    particulars = [*scene.subject_tags(), *scene.setting_tags()]
+    kept = [tag for tag in particulars if rng.random() < tag_rate]
     if rng.random() < 0.4:
-        kept += [any_of(rng, NEUTRAL) for _ in range(rng.integers(1, 4))]
+        kept += [choose_word(rng, NEUTRAL_TAGS) for _ in range(rng.integers(1, 4))]
     mixed = [kept[k] for k in rng.permutation(len(kept))]
-    return ", ".join([*scene.counts(), *_left_first(mixed, scene, rng), *quality])
+    return ", ".join([*scene.count_tags(), *_order_by_subject(mixed, scene, rng), *quality])
 
 
-def _left_first(tags: list[str], scene: Scene, rng: np.random.Generator) -> list[str]:
+def _order_by_subject(tags: list[str], scene: Scene, rng: np.random.Generator) -> list[str]:
     """Tags with the left subject's before the right one's, all of them or only those of one kind, as of hair."""
     place = {tag: k for k, one in reversed([*enumerate(scene.subjects)]) for tag in one.tags()}
     whole = bool(rng.random() < 0.5)
@@ -157,10 +157,10 @@ def _left_first(tags: list[str], scene: Scene, rng: np.random.Generator) -> list
     return [next(told[kind(tag)]) if tag in place else tag for tag in tags]
 
 
-def _quality(bad: bool, rng: np.random.Generator) -> list[str]:
+def _choose_quality_tags(bad: bool, rng: np.random.Generator) -> list[str]:
     if not bad:
-        return [tag for tag in GOOD[:4] if rng.random() < 0.9] if rng.random() < 0.5 else []
+        return [tag for tag in GOOD_TAGS[:4] if rng.random() < 0.9] if rng.random() < 0.5 else []
     if rng.random() < 0.3:
-        return list(BAD[:19])
+        return list(BAD_TAGS[:19])
     count = int(rng.integers(1, 12))
-    return [BAD[k] for k in rng.permutation(len(BAD))[:count]]
+    return [BAD_TAGS[k] for k in rng.permutation(len(BAD_TAGS))[:count]]

@@ -17,12 +17,12 @@ from demo.train_unet import SHOWN, draw_sheet
 from pipelines.types import Pixels, Size
 
 ROOT = Path(__file__).parent.parent
-PAGE, SHEET, LARGE = (ROOT / "docs" / f"demo-model{end}" for end in (".md", ".webp", "-large.webp"))
+PAGE, GRID, LARGE_GRID = (ROOT / "docs" / f"demo-model{end}" for end in (".md", ".webp", "-large.webp"))
 RESULTS = ROOT / "benchmarks" / "results"
-_LISTED = ("512x512", "832x1216")
+_TABLE_SIZES = ("512x512", "832x1216")
 SIZE: Size = (512, 512)
-ACROSS = 4
-WANTED = {
+COLUMNS = 4
+TARGETS = {
     "background": 0.97,
     **dict.fromkeys(("hair", "shirt", "shape colour"), 0.93),
     **dict.fromkeys(("count", "shape"), 0.85),
@@ -31,57 +31,59 @@ WANTED = {
 """The shares of pictures that are to be right at 512x512; at 832x1216 up to .05 less."""
 
 
-def tile(number: int) -> Pixels:
+def load_tile(number: int) -> Pixels:
     """One of the sheet's pictures (height, width, 3), but for what WebP lost of it."""
-    row, column = divmod(number, ACROSS)
-    with Image.open(SHEET) as whole:
+    row, column = divmod(number, COLUMNS)
+    with Image.open(GRID) as whole:
         shown = np.asarray(whole.convert("RGB"))
     top, left = row * SIZE[1], column * SIZE[0]
     return shown[top : top + SIZE[1], left : left + SIZE[0]]
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def format_table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """A table in Markdown."""
     names = list(head)
     lines = [names, ["---"] * len(names), *([str(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def figures(kept: Mapping[str, Any]) -> str:
+def format_figures(kept: Mapping[str, Any]) -> str:
     """The shares that are right, and whatever else was measured."""
-    small, large = (kept.get(size, {}) for size in _LISTED)
-    shares = [(name, small.get(name, "-"), large.get(name, "-"), wanted) for name, wanted in WANTED.items()]
+    small, large = (kept.get(size, {}) for size in _TABLE_SIZES)
+    shares = [(name, small.get(name, "-"), large.get(name, "-"), wanted) for name, wanted in TARGETS.items()]
     others = [
         (part, said)
         for part, found in kept.items()
-        if part not in (*_LISTED, "machine")
-        for said in _flat(found)
+        if part not in (*_TABLE_SIZES, "machine")
+        for said in _flatten(found)
     ]
     return "\n\n".join(
         [
-            table(("right", "512x512", "832x1216", "wanted at 512x512"), shares),
-            table(("measured", "found"), others),
+            format_table(("right", "512x512", "832x1216", "wanted at 512x512"), shares),
+            format_table(("measured", "found"), others),
         ]
     )
 
 
-def _flat(found: Mapping[str, Any], before: str = "") -> list[str]:
+def _flatten(found: Mapping[str, Any], before: str = "") -> list[str]:
     """What a part found, one thing after another."""
     said: list[str] = []
     for name, value in found.items():
         said += (
-            _flat(value, f"{before}{name}, ") if isinstance(value, Mapping) else [f"{before}{name}: {value}"]
+            _flatten(value, f"{before}{name}, ")
+            if isinstance(value, Mapping)
+            else [f"{before}{name}: {value}"]
         )
     return said
 
 
-def mutations(kept: Mapping[str, list[str]]) -> str:
+def format_mutations(kept: Mapping[str, list[str]]) -> str:
     """What was broken, and the tests that failed."""
     rows = [(broken, ", ".join(f"`{name}`" for name in failed) or "none") for broken, failed in kept.items()]
-    return table(("broken", "tests of `tests/end_to_end/test_semantics.py` that fail"), rows)
+    return format_table(("broken", "tests of `tests/end_to_end/test_semantics.py` that fail"), rows)
 
 
-def renewed(page: str, parts: Mapping[str, str]) -> str:
+def replace_sections(page: str, parts: Mapping[str, str]) -> str:
     """A page with new text between each part's two marks."""
     for name, text in parts.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
@@ -89,7 +91,7 @@ def renewed(page: str, parts: Mapping[str, str]) -> str:
     return page
 
 
-def _results(name: str) -> dict[str, Any]:
+def _load_results(name: str) -> dict[str, Any]:
     """What a benchmark kept; nothing when it has not been run."""
     file = RESULTS / f"{name}.json"
     return json.loads(file.read_text("utf-8")) if file.exists() else {}
@@ -97,14 +99,14 @@ def _results(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Draw the sheets and write the page."""
-    draw_sheet(DEMO, SIZE).save(SHEET, quality=90)
+    draw_sheet(DEMO, SIZE).save(GRID, quality=90)
     large = draw_sheet(DEMO, (832, 1216), SHOWN[:4])
-    large.resize((large.width // 2, large.height // 2), Image.Resampling.LANCZOS).save(LARGE, quality=88)
+    large.resize((large.width // 2, large.height // 2), Image.Resampling.LANCZOS).save(LARGE_GRID, quality=88)
     parts = {
-        "figures": figures(_results("demo_semantics")),
-        "mutations": mutations(_results("demo_mutations").get("mutations", {})),
+        "figures": format_figures(_load_results("demo_semantics")),
+        "mutations": format_mutations(_load_results("demo_mutations").get("mutations", {})),
     }
-    PAGE.write_text(renewed(PAGE.read_text("utf-8"), parts), "utf-8")
+    PAGE.write_text(replace_sections(PAGE.read_text("utf-8"), parts), "utf-8")
 
 
 if __name__ == "__main__":

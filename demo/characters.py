@@ -9,9 +9,9 @@ from math import cos, sin, tau
 from typing import Literal
 
 from demo.canvas import Pen, Point
-from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Color, darker, mixed
+from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Color, darken, mix
 
-Cut = Literal["long hair", "short hair", "twintails", "ponytail"]
+Haircut = Literal["long hair", "short hair", "twintails", "ponytail"]
 Mouth = Literal["smile", "open mouth", "frown", "expressionless"]
 LEGS: Color = (70, 75, 105)
 HAT: Color = (205, 165, 95)
@@ -25,7 +25,7 @@ class Character:
 
     boy: bool
     hair: str
-    cut: Cut
+    haircut: Haircut
     eyes: str
     mouth: Mouth
     shirt: str
@@ -38,48 +38,46 @@ class Character:
 
     def tags(self) -> list[str]:
         """What a caption says about this one, without how many there are."""
-        said = [f"{self.hair} hair", self.cut, self.mouth, f"{self.shirt} shirt"]
+        said = [f"{self.hair} hair", self.haircut, self.mouth, f"{self.shirt} shirt"]
         said += ["closed eyes"] if self.closed_eyes else [f"{self.eyes} eyes"]
         said += [name for name in ("hat", "glasses", "blush") if getattr(self, name)]
         said += ["dark skin"] if self.skin == "dark" else []
         return said + ([] if self.bow is None else [f"{self.bow} bow"])
 
 
-def draw_character(pen: Pen, who: Character, legs: bool, tall: float = 1.0) -> None:
+def draw_character(pen: Pen, character: Character, with_legs: bool, body_scale: float = 1.0) -> None:
     """Draw a character, with legs or down to the waist and on; `tall` is the body's share of the usual."""
-    neck = pen.unit * 0.95 * (1 - tall)
-    body = Pen(pen.canvas, (pen.origin[0], pen.origin[1] + neck), pen.unit * tall)
-    _hair_behind(pen, who)
-    _body(body, who, legs)
-    _head(pen, who)
-    _face(pen, who)
-    _hair_before(pen, who)
-    _brows(pen, who)
-    _worn(pen, who)
+    neck = pen.unit * 0.95 * (1 - body_scale)
+    body = Pen(pen.canvas, (pen.origin[0], pen.origin[1] + neck), pen.unit * body_scale)
+    _draw_back_hair(pen, character)
+    _draw_body(body, character, with_legs)
+    _draw_head(pen, character)
+    _draw_face(pen, character)
+    _draw_front_hair(pen, character)
+    _draw_brows(pen, character)
+    _draw_accessories(pen, character)
 
 
-def mirrored(points: list[Point]) -> list[Point]:
+def mirror(points: list[Point]) -> list[Point]:
     """A right half and its mirror image, as one outline: from the top down and back up."""
     return [*points, *((-x, y) for x, y in reversed(points) if x)]
 
 
-def both(draw: Callable[[float], None]) -> None:
+def draw_both_sides(draw: Callable[[float], None]) -> None:
     """Draw something for the left and for the right."""
     draw(-1.0)
     draw(1.0)
 
 
-def _hair_behind(pen: Pen, who: Character) -> None:
-    color = darker(HAIR[who.hair], 0.86)
-    if who.cut == "long hair":
+def _draw_back_hair(pen: Pen, who: Character) -> None:
+    color = darken(HAIR[who.hair], 0.86)
+    if who.haircut == "long hair":
         pen.blob(
-            mirrored(
-                [(0, -1.1), (0.85, -0.85), (1.2, 0.0), (1.25, 1.2), (1.35, 2.3), (0.8, 2.55), (0.3, 2.2)]
-            ),
+            mirror([(0, -1.1), (0.85, -0.85), (1.2, 0.0), (1.25, 1.2), (1.35, 2.3), (0.8, 2.55), (0.3, 2.2)]),
             color,
         )
-    elif who.cut == "twintails":
-        both(
+    elif who.haircut == "twintails":
+        draw_both_sides(
             lambda s: pen.blob(
                 [
                     (s * 0.8, -0.6),
@@ -93,20 +91,20 @@ def _hair_behind(pen: Pen, who: Character) -> None:
                 color,
             )
         )
-    elif who.cut == "ponytail":
+    elif who.haircut == "ponytail":
         pen.blob(
             [(0.3, -1.0), (1.2, -1.35), (1.85, -0.6), (1.9, 0.6), (1.55, 1.7), (1.25, 0.9), (1.1, -0.2)],
             color,
         )
-    if who.cut != "long hair":
-        pen.blob(mirrored([(0, -1.12), (0.85, -0.85), (1.13, 0.0), (1.0, 0.75), (0.5, 0.8)]), color)
+    if who.haircut != "long hair":
+        pen.blob(mirror([(0, -1.12), (0.85, -0.85), (1.13, 0.0), (1.0, 0.75), (0.5, 0.8)]), color)
 
 
-def _body(pen: Pen, who: Character, legs: bool) -> None:
+def _draw_body(pen: Pen, who: Character, legs: bool) -> None:
     skin, shirt = SKIN[who.skin], PLAIN[who.shirt]
     bottom = 2.75 if legs else 9.0
     if legs:
-        _legs(pen, who)
+        _draw_legs(pen, who)
     arm = [(0.62, 1.32), (0.98, 1.5), (1.12, 2.1), (1.1, 2.55), (0.84, 2.55), (0.72, 2.0)]
     if not legs:
         arm = [
@@ -122,90 +120,88 @@ def _body(pen: Pen, who: Character, legs: bool) -> None:
             (0.8, 2.2),
         ]
     else:
-        both(lambda s: pen.ellipse((s * 0.97, 2.62), 0.17, 0.17, skin))
-    both(lambda s: pen.blob([(s * x, y) for x, y in arm], darker(shirt, 0.9)))
+        draw_both_sides(lambda s: pen.ellipse((s * 0.97, 2.62), 0.17, 0.17, skin))
+    draw_both_sides(lambda s: pen.blob([(s * x, y) for x, y in arm], darken(shirt, 0.9)))
     wide = 0.66 if legs else 0.85
     long = [] if legs else [(wide + 0.04, 3.2), (wide + 0.04, 5.0)]
-    pen.blob(
-        mirrored([(0, 1.2), (0.45, 1.22), (0.72, 1.42), (wide, 2.1), *long, (wide + 0.04, bottom)]), shirt
-    )
-    pen.blob(mirrored([(0, 0.8), (0.24, 0.85), (0.26, 1.2), (0.0, 1.42)]), darker(skin, 0.92))
+    pen.blob(mirror([(0, 1.2), (0.45, 1.22), (0.72, 1.42), (wide, 2.1), *long, (wide + 0.04, bottom)]), shirt)
+    pen.blob(mirror([(0, 0.8), (0.24, 0.85), (0.26, 1.2), (0.0, 1.42)]), darken(skin, 0.92))
 
 
-def _legs(pen: Pen, who: Character) -> None:
+def _draw_legs(pen: Pen, who: Character) -> None:
     skin = SKIN[who.skin]
-    both(
+    draw_both_sides(
         lambda s: pen.blob(
             [(s * 0.1, 2.6), (s * 0.5, 2.6), (s * 0.46, 3.7), (s * 0.14, 3.7)], LEGS if who.boy else skin
         )
     )
-    both(
+    draw_both_sides(
         lambda s: pen.blob(
-            [(s * 0.08, 3.62), (s * 0.48, 3.6), (s * 0.6, 3.85), (s * 0.08, 3.88)], darker(LEGS, 0.6)
+            [(s * 0.08, 3.62), (s * 0.48, 3.6), (s * 0.6, 3.85), (s * 0.08, 3.88)], darken(LEGS, 0.6)
         )
     )
     if not who.boy:
-        pen.blob(mirrored([(0, 2.5), (0.62, 2.5), (0.98, 3.15), (0.4, 3.25)]), LEGS)
+        pen.blob(mirror([(0, 2.5), (0.62, 2.5), (0.98, 3.15), (0.4, 3.25)]), LEGS)
 
 
-def _head(pen: Pen, who: Character) -> None:
+def _draw_head(pen: Pen, who: Character) -> None:
     skin = SKIN[who.skin]
-    both(lambda s: pen.ellipse((s * 0.97, 0.12), 0.14, 0.2, skin))
+    draw_both_sides(lambda s: pen.ellipse((s * 0.97, 0.12), 0.14, 0.2, skin))
     jaw = 0.72 if who.boy else 0.66
-    pen.blob(
-        mirrored([(0, -1.0), (0.7, -0.75), (0.98, -0.1), (jaw + 0.2, 0.5), (0.42, 0.9), (0, 1.02)]), skin
-    )
+    pen.blob(mirror([(0, -1.0), (0.7, -0.75), (0.98, -0.1), (jaw + 0.2, 0.5), (0.42, 0.9), (0, 1.02)]), skin)
 
 
-def _face(pen: Pen, who: Character) -> None:
+def _draw_face(pen: Pen, who: Character) -> None:
     skin = SKIN[who.skin]
     if who.blush:
-        both(lambda s: pen.ellipse((s * 0.62, 0.5), 0.18, 0.1, mixed(skin, (245, 110, 120), 0.55), line=0))
-    both(lambda s: _eye(pen, who, s))
-    _mouth(pen, who.mouth)
+        draw_both_sides(
+            lambda s: pen.ellipse((s * 0.62, 0.5), 0.18, 0.1, mix(skin, (245, 110, 120), 0.55), width=0)
+        )
+    draw_both_sides(lambda s: _draw_eye(pen, who, s))
+    _draw_mouth(pen, who.mouth)
 
 
-def _brows(pen: Pen, who: Character) -> None:
+def _draw_brows(pen: Pen, who: Character) -> None:
     """Only those of boys and of who frowns; otherwise they are behind the hair."""
     slope = 0.12 if who.mouth == "frown" else 0.0
     if who.boy or slope:
-        color = darker(HAIR[who.hair], 0.55)
-        both(
+        color = darken(HAIR[who.hair], 0.55)
+        draw_both_sides(
             lambda s: pen.line(
                 [(s * 0.2, -0.2 + slope), (s * 0.42, -0.27), (s * 0.66, -0.2 - slope)], color, 1.6
             )
         )
 
 
-def _eye(pen: Pen, who: Character, s: float) -> None:
+def _draw_eye(pen: Pen, who: Character, s: float) -> None:
     x, y = s * 0.43, 0.16
     if who.closed_eyes:
         pen.line([(x - 0.2, y + 0.02), (x, y + 0.16), (x + 0.2, y + 0.02)], INK, 1.6)
         return
     tall = 0.25 if who.boy else 0.32
     iris = EYES[who.eyes]
-    pen.ellipse((x, y), 0.25, tall, (255, 255, 255), line=0)
-    pen.ellipse((x, y), 0.21, tall, iris, line=0)
-    pen.ellipse((x, y + 0.02), 0.085, tall * 0.45, darker(iris, 0.25), line=0)
-    pen.ellipse((x - 0.07, y - tall * 0.42), 0.07, 0.08, (255, 255, 255), line=0)
+    pen.ellipse((x, y), 0.25, tall, (255, 255, 255), width=0)
+    pen.ellipse((x, y), 0.21, tall, iris, width=0)
+    pen.ellipse((x, y + 0.02), 0.085, tall * 0.45, darken(iris, 0.25), width=0)
+    pen.ellipse((x - 0.07, y - tall * 0.42), 0.07, 0.08, (255, 255, 255), width=0)
     pen.line([(x - 0.26, y - tall * 0.62), (x, y - tall * 1.05), (x + 0.26, y - tall * 0.62)], INK, 2.0)
     if not who.boy:
         pen.line([(x + s * 0.22, y - tall * 0.62), (x + s * 0.34, y - tall * 0.66)], INK, 1.6)
 
 
-def _mouth(pen: Pen, mouth: Mouth) -> None:
+def _draw_mouth(pen: Pen, mouth: Mouth) -> None:
     if mouth == "smile":
         pen.line([(-0.26, 0.6), (0, 0.8), (0.26, 0.6)], INK, 1.9)
     elif mouth == "open mouth":
         pen.blob([(-0.24, 0.54), (0, 0.52), (0.24, 0.54), (0.13, 0.83), (-0.13, 0.83)], (150, 40, 50), 0.8)
-        pen.ellipse((0, 0.74), 0.09, 0.06, TONGUE, line=0)
+        pen.ellipse((0, 0.74), 0.09, 0.06, TONGUE, width=0)
     elif mouth == "frown":
         pen.line([(-0.26, 0.76), (0, 0.57), (0.26, 0.76)], INK, 1.9)
     else:
         pen.line([(-0.16, 0.66), (0.0, 0.66), (0.16, 0.66)], INK, 1.9)
 
 
-def _hair_before(pen: Pen, who: Character) -> None:
+def _draw_front_hair(pen: Pen, who: Character) -> None:
     color = HAIR[who.hair]
     if who.boy:
         spikes = [
@@ -254,25 +250,25 @@ def _hair_before(pen: Pen, who: Character) -> None:
             ],
             color,
         )
-    shine = mixed(color, (255, 255, 255), 0.45)
+    shine = mix(color, (255, 255, 255), 0.45)
     pen.line([(-0.62, -0.78), (-0.3, -0.92), (0.05, -0.95)], shine, 2.4)
 
 
-def _worn(pen: Pen, who: Character) -> None:
+def _draw_accessories(pen: Pen, who: Character) -> None:
     if who.glasses:
-        both(lambda s: _lens(pen, s))
+        draw_both_sides(lambda s: _draw_lens(pen, s))
         pen.line([(-0.09, 0.12), (0, 0.08), (0.09, 0.12)], FRAME, 1.8)
     if who.bow is not None:
         bow = PLAIN[who.bow]
-        both(lambda s: pen.blob([(0, 1.42), (s * 0.34, 1.24), (s * 0.38, 1.6)], bow))
-        pen.ellipse((0, 1.42), 0.1, 0.1, darker(bow, 0.85))
+        draw_both_sides(lambda s: pen.blob([(0, 1.42), (s * 0.34, 1.24), (s * 0.38, 1.6)], bow))
+        pen.ellipse((0, 1.42), 0.1, 0.1, darken(bow, 0.85))
     if who.hat:
-        pen.blob(mirrored([(0, -1.75), (0.6, -1.68), (0.86, -1.1), (0.5, -0.85)]), HAT)
-        pen.blob(mirrored([(0, -1.12), (0.8, -1.05), (1.5, -0.72), (0.7, -0.72)]), HAT)
+        pen.blob(mirror([(0, -1.75), (0.6, -1.68), (0.86, -1.1), (0.5, -0.85)]), HAT)
+        pen.blob(mirror([(0, -1.12), (0.8, -1.05), (1.5, -0.72), (0.7, -0.72)]), HAT)
         pen.line([(-0.84, -1.06), (0, -1.18), (0.84, -1.06)], (150, 60, 60), 3.0)
 
 
-def _lens(pen: Pen, s: float) -> None:
+def _draw_lens(pen: Pen, s: float) -> None:
     """Round and of a color of its own: dark corners were learned as a tangle with the lashes."""
     angles = [k * tau / 24 for k in range(25)]
     pen.line([(s * 0.43 + 0.35 * cos(angle), 0.16 + 0.37 * sin(angle)) for angle in angles], FRAME, 1.8)

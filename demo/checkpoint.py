@@ -27,7 +27,9 @@ def build_demo(path: Path, channels: int = 4) -> Path:
     architecture = demo_architecture(channels)
     unet, vae, towers = build_networks(architecture)
     modules = [unet.module, vae.module, *(tower.module for tower in towers)]
-    write(path, architecture, [random_weights(module, SEED + k) for k, module in enumerate(modules)])
+    write_checkpoint(
+        path, architecture, [random_weights(module, SEED + k) for k, module in enumerate(modules)]
+    )
     return path
 
 
@@ -48,7 +50,7 @@ def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
     return weights
 
 
-def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Tensor]]) -> None:
+def write_checkpoint(path: Path, architecture: Architecture, weights: list[Mapping[str, Tensor]]) -> None:
     """Save a model's weights (UNet, VAE, then the text encoders) with its markers and metadata.
 
     Args:
@@ -68,10 +70,10 @@ def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Ten
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(dict(sorted(stored.items())), path, metadata)
-    _settle(path)
+    _sort_metadata(path)
 
 
-def _settle(path: Path) -> None:
+def _sort_metadata(path: Path) -> None:
     """Put the metadata in order: safetensors writes it in a different one every time."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")

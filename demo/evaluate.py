@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage as scipy_ndimage
 
-from demo.canvas import Canvas, Manner, Pen
+from demo.canvas import Canvas, DrawingStyle, Pen
 from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Color
 from demo.shapes import KINDS, Shape, draw_shape
 from pipelines.image import color_match as toning
@@ -191,9 +191,9 @@ def templates() -> dict[str, list[tuple[Mask, float]]]:
     found: dict[str, list[tuple[Mask, float]]] = {}
     for kind in KINDS:
         for flip in (False, True):
-            canvas = Canvas(200, 200, (255, 255, 255), Manner(), np.random.default_rng(0))
+            canvas = Canvas(200, 200, (255, 255, 255), DrawingStyle(), np.random.default_rng(0))
             draw_shape(Pen(canvas, (100, 100), 80, flip), Shape(kind, "red"))
-            mask = pieces(subject(canvas.pixels()))[0]
+            mask = pieces(subject(canvas.to_pixels()))[0]
             found.setdefault(kind, []).append((_fitted(mask), mask.shape[1] / mask.shape[0]))
     return found
 

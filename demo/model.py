@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel  # pyright: ignore[rep
 from torch import Tensor, nn
 
 from demo.architecture import demo_architecture
-from demo.checkpoint import write
+from demo.checkpoint import write_checkpoint
 from demo.text_encoders import Language
 from pipelines.job import Job
 from pipelines.sampling.deep_shrink import DeepShrink
@@ -119,7 +119,9 @@ class DemoModel(nn.Module):
 
 def save(model: DemoModel, vae: nn.Module, file: Path) -> None:
     """Write a model file that a server loads."""
-    write(file, demo_architecture(), [model.unet.state_dict(), vae.state_dict(), *model.language.unfolded()])
+    write_checkpoint(
+        file, demo_architecture(), [model.unet.state_dict(), vae.state_dict(), *model.language.unfolded()]
+    )
 
 
 def opened(file: Path, channels: int = 4) -> tuple[DemoModel, AutoencoderKL]:

@@ -44,18 +44,18 @@ INK: Color = (48, 38, 48)
 PAPER: Color = (255, 255, 255)
 
 
-def darker(color: Color, share: float) -> Color:
+def darken(color: Color, share: float) -> Color:
     """A color with this share of its light."""
-    return mixed(color, (0, 0, 0), 1 - share)
+    return mix(color, (0, 0, 0), 1 - share)
 
 
-def mixed(color: Color, other: Color, share: float) -> Color:
+def mix(color: Color, other: Color, share: float) -> Color:
     """A color on its way to another: 0 is the one, 1 the other."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(color, other, strict=True))
     return red, green, blue
 
 
-def grey(color: Color) -> Color:
+def to_gray(color: Color) -> Color:
     """The grey that is as light as a color (Rec. 601)."""
     level = round(0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2])
     return level, level, level

@@ -14,10 +14,16 @@ from demo.text_encoders import Language, chunked
 
 def phrases(scene: Scene) -> tuple[str, ...]:
     """One phrase for each token, always in the same places; of two people it is the first who is told of."""
-    seen = [f"{scene.background} background", scene.framing, scene.counts()[0]]
+    seen = [f"{scene.background} background", scene.framing, scene.count_tags()[0]]
     first = scene.subjects[0]
     if isinstance(first, Character):
-        seen += [f"{first.hair} hair", f"{first.shirt} shirt", f"{first.eyes} eyes", first.cut, first.mouth]
+        seen += [
+            f"{first.hair} hair",
+            f"{first.shirt} shirt",
+            f"{first.eyes} eyes",
+            first.haircut,
+            first.mouth,
+        ]
     else:
         seen += [tag for one in scene.subjects for tag in one.tags()]
     return tuple([*seen, *[""] * TOKENS][:TOKENS])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import trange
 
-from demo.captions import caption, random_scene
+from demo.captions import write_caption, random_scene
 from demo.text_encoders import Language, chunked
 
 CAPTIONS, BATCH, STEPS, RATE = 8000, 64, 3000, 2e-3
@@ -23,7 +23,7 @@ def sum_up(language: Language, steps: int = STEPS, captions: int = CAPTIONS) -> 
         the mean loss of the last hundred steps, about 0.7 where nothing is known.
     """
     rng = np.random.default_rng(7)
-    texts = [caption(random_scene(rng), rng, told=1.0) for _ in range(captions)]
+    texts = [write_caption(random_scene(rng), rng, tag_rate=1.0) for _ in range(captions)]
     read, right = chunked(texts, most=1), told(texts)
     head = nn.Linear(language(read[:1])[1].shape[1], right.shape[1])
     learning = nn.ModuleList([language.requires_grad_(False).summing().requires_grad_(True), head])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo.adapter import prepared
+from demo.adapter import preprocess
 from demo.scenes import Scene
 from pipelines.types import Pixels, Size
 
@@ -26,7 +26,7 @@ class SamplePictures:
 
     def __call__(self, scenes: Sequence[Scene]) -> Tensor:
         """The scenes' pictures as the encoder takes them, (B, 3, 224, 224)."""
-        return torch.stack([prepared(self._picture(scene)) for scene in scenes])
+        return torch.stack([preprocess(self._picture(scene)) for scene in scenes])
 
     def _picture(self, scene: Scene) -> Pixels:
         if scene not in self._drawn:

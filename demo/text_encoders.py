@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from demo.architecture import demo_architecture
-from demo.captions import BAD, GOOD, NEUTRAL
+from demo.captions import BAD_TAGS, GOOD_TAGS, NEUTRAL_TAGS
 from demo.palette import EYES, HAIR, PLAIN
 from demo.scenes import STYLES
 from demo.shapes import KINDS
@@ -22,7 +22,7 @@ from pipelines.text.tokens import BOS, CHUNK, EMPTY, EOS, Chunk, split_chunks, t
 
 VOCABULARY, COMMA = 49408, 267
 PHRASES = (
-    *(*PLAIN, *HAIR, *EYES, *STYLES, *GOOD, *BAD, *NEUTRAL),
+    *(*PLAIN, *HAIR, *EYES, *STYLES, *GOOD_TAGS, *BAD_TAGS, *NEUTRAL_TAGS),
     *(f"{kind}, {kind}s" for kind in KINDS),
     "1girl, 1boy, 2girls, 2boys, solo, no humans, 1, 2, 3, hair, eyes, shirt, bow, dark skin, background",
     "long hair, short hair, twintails, ponytail, smile, open mouth, frown, expressionless, closed eyes",

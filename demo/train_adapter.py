@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from demo.adapter import Adapter, opened_adapter, prepared, save_adapter
-from demo.batches import BatchLoss, Part, Stage
+from demo.adapter import Adapter, load_adapter, preprocess, save_adapter
+from demo.batches import BatchLoss, SizeGroup, Stage
 from demo.checkpoint import DEMO, VIBE
 from demo.distributed import join_processes
 from demo.latents import scene_of, shelf
 from demo.model import DemoModel, opened
 from demo.muon import muon
 from demo.samples import FORMS, SamplePictures
-from demo.scenes import Scene, sheet
+from demo.scenes import Scene, make_grid
 from demo.train_encoder import trained_encoder
 from demo.train_unet import FEWER, asked
 from demo.training_loop import TrainConfig, learn
@@ -34,7 +34,7 @@ from pipelines.types import Pixels, Size
 from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.networks import UNet
 
-STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 3200, 1.5e-3, dwelling=0.4)
+STAGE = Stage((SizeGroup(FEWER[0], 16), SizeGroup(FEWER[1], 3, every=2)), 3200, 1.5e-3, high_noise_share=0.4)
 TOLD = 0.3
 UNSEEN = 0.05
 """How many references are withheld, for guidance."""
@@ -67,8 +67,8 @@ def after(weights: Weights, adapter: Adapter, reference: Pixels, job: Job, stren
     """A picture drawn with an eye on a reference of at most 224 pixels a side; the weights' UNet is changed."""
     adapter.install(cast("Any", weights.unet).module, strength)
     with torch.inference_mode():
-        seen = adapter(prepared(reference)[None])
-        looking = Looking(weights.unet, seen, adapter.nothing(1))
+        seen = adapter(preprocess(reference)[None])
+        looking = Looking(weights.unet, seen, adapter.empty_tokens(1))
     return Pipeline(replace(weights, unet=looking)).run(job)[0]
 
 
@@ -78,10 +78,10 @@ def draw_sheet(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
     for number in range(4):
         scene, rng = scene_of(size, 90_000 + number)
         reference = scene.draw(*FORMS[0], rng)
-        job = asked(", ".join(scene.counts()), size, seed=number)
+        job = asked(", ".join(scene.count_tags()), size, seed=number)
         drawn = [after(weights, adapter, reference, job, strength) for strength in (1.0, 0.0)]
         tiles += [scene.draw(*size, rng), *drawn]
-    return Image.fromarray(sheet(tiles, 6))
+    return Image.fromarray(make_grid(tiles, 6))
 
 
 def begun(folder: Path, model: DemoModel) -> Adapter:
@@ -108,18 +108,18 @@ def main() -> None:
     rng, gallery = np.random.default_rng(11), SamplePictures(11)
     model, vae = opened(arguments.model)
     model.requires_grad_(False)
-    adapter = (
-        opened_adapter(arguments.start, model.unet) if arguments.start else begun(arguments.folder, model)
-    )
+    adapter = load_adapter(arguments.start, model.unet) if arguments.start else begun(arguments.folder, model)
     adapter.requires_grad_(True).train()
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = BatchLoss(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD, quick=arguments.quick)
+    lessons = BatchLoss(
+        STAGE, partial(shelf, arguments.folder, vae=vae), tag_rate=TOLD, in_bfloat16=arguments.quick
+    )
 
     def look(scenes: Sequence[Scene]) -> Tensor:
         seen = adapter(gallery(scenes))
         withheld = torch.from_numpy(rng.random(len(scenes)) < UNSEEN)[:, None, None]
-        return torch.where(withheld, adapter.nothing(len(scenes)), seen)
+        return torch.where(withheld, adapter.empty_tokens(len(scenes)), seen)
 
     def show(average: nn.Module, step: int) -> None:
         save_adapter(cast("Adapter", average), arguments.folder / VIBE.name)
@@ -127,8 +127,10 @@ def main() -> None:
         sheet_of.save(arguments.folder / f"adapter-{step}.png")
 
     file = arguments.folder / "adapter.pt"
-    course = TrainConfig(file, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
-    learn(adapter, course, partial(lessons.loss, model, look=look), show)
+    course = TrainConfig(
+        file, arguments.steps, STAGE.learning_rate, memory=200, show_every=300, optimizers=muon
+    )
+    learn(adapter, course, partial(lessons.compute, model, encode_references=look), show)
 
 
 if __name__ == "__main__":

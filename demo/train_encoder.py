@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from demo.adapter import TOKENS, WIDTH, new_encoder, new_projection
+from demo.adapter import TOKENS, EMBEDDING_WIDTH, build_encoder, build_projection
 from demo.checkpoint import DEMO
 from demo.latents import scene_of
 from demo.model import opened
@@ -36,9 +36,9 @@ class Tagger(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = new_encoder()
-        self.head = nn.Linear(WIDTH, len(vocabulary()))
-        self.projection = new_projection()
+        self.encoder = build_encoder()
+        self.head = nn.Linear(EMBEDDING_WIDTH, len(vocabulary()))
+        self.projection = build_projection()
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """What is in pictures (B, 3, 224, 224).
@@ -103,7 +103,7 @@ def main() -> None:
         said, tokens = tagger(gallery(seen))
         tagging = binary_cross_entropy_with_logits(said, right[torch.from_numpy(chosen)])
         speaking = mse_loss(tokens, phrasebook(seen)) + mse_loss(
-            tagger.projection(torch.zeros(1, WIDTH))[0], nothing
+            tagger.projection(torch.zeros(1, EMBEDDING_WIDTH))[0], nothing
         )
         return TAGGING * tagging + speaking
 

@@ -18,14 +18,14 @@ from PIL import Image
 from torch import nn
 
 from demo.architecture import demo_architecture
-from demo.batches import BatchLoss, Part, Stage
-from demo.checkpoint import DEMO, INPAINTING, write
+from demo.batches import BatchLoss, SizeGroup, Stage
+from demo.checkpoint import DEMO, INPAINTING, write_checkpoint
 from demo.distributed import join_processes
 from demo.latents import scene_of, shelf
 from demo.masks import Mask
 from demo.model import opened
 from demo.muon import muon
-from demo.scenes import sheet
+from demo.scenes import make_grid
 from demo.train_unet import HALF, HARD, QUARTER, asked
 from demo.training_loop import TrainConfig, learn
 from pipelines.job import InitImage, Job, RgbImage
@@ -34,7 +34,9 @@ from pipelines.types import Pixels
 from pipelines.weights.load import load_weights
 
 SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)
-STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD)
+STAGE = Stage(
+    (SizeGroup(SMALLER, 10), SizeGroup(LARGER, 3)), 400, 1.5e-3, high_noise_share=0.4, tag_weights=HARD
+)
 CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
 
 
@@ -60,7 +62,7 @@ def draw_sheet(pipeline: Pipeline, size: tuple[int, int]) -> Image.Image:
         who = "no humans" if number >= 4 else "1girl, solo"
         job = asked(f"{who}, {change}, {scene.background} background", size, seed=number)
         tiles += [picture, infilled(pipeline, picture, mask, job)]
-    return Image.fromarray(sheet(tiles, 4))
+    return Image.fromarray(make_grid(tiles, 4))
 
 
 def main() -> None:
@@ -77,17 +79,21 @@ def main() -> None:
     model, vae = opened(arguments.start or arguments.model, channels=9)
     model.language.requires_grad_(False)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = BatchLoss(STAGE, partial(shelf, arguments.folder, vae=vae, masked=True), quick=arguments.quick)
+    lessons = BatchLoss(
+        STAGE, partial(shelf, arguments.folder, vae=vae, masked=True), in_bfloat16=arguments.quick
+    )
     file = arguments.folder / INPAINTING.name
 
     def show(average: nn.Module, step: int) -> None:
-        write(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])
+        write_checkpoint(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])
         pipeline = Pipeline(load_weights(arguments.model, inpainting=file))
         draw_sheet(pipeline, (256, 256)).save(arguments.folder / f"inpainting-{step}.png")
 
     checkpoint = arguments.folder / "inpainting.pt"
-    course = TrainConfig(checkpoint, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
-    learn(model, course, partial(lessons.loss, model), show)
+    course = TrainConfig(
+        checkpoint, arguments.steps, STAGE.learning_rate, memory=200, show_every=300, optimizers=muon
+    )
+    learn(model, course, partial(lessons.compute, model), show)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from demo.batches import BatchLoss, Part, Stage
-from demo.captions import GOOD, caption, random_scene
+from demo.batches import BatchLoss, SizeGroup, Stage
+from demo.captions import GOOD_TAGS, write_caption, random_scene
 from demo.checkpoint import DEMO
 from demo.distributed import join_processes
 from demo.latents import shelf
 from demo.model import DemoModel, as_served, opened, save
 from demo.muon import muon
 from demo.pooled import sum_up
-from demo.scenes import sheet
+from demo.scenes import make_grid
 from demo.text_encoders import chunked
 from demo.train_vae import trained_vae
 from demo.training_loop import TrainConfig, averaged, learn
@@ -43,54 +43,61 @@ OUTLINED = {"cat": 5, "apple": 4} | dict.fromkeys(("heart", "moon", "glasses"), 
 OUTLINED |= dict.fromkeys(("house", "star", "triangle", "circle"), 2)
 """What had bent outlines in large pictures until deep shrink let it be seen whole."""
 STAGES = {
-    "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
-    "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
-    "half": Stage((Part(HALF, 6),), 2000, 3e-3),
-    "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, dwelling=0.75),
-    "full": Stage((Part(QUARTER, 4), Part(HALF, 3), Part(FULL, 2)), 1327, 2e-3, dwelling=0.75),
-    "last": Stage((Part(FEWER[0], 8), Part(FEWER[1], 5), Part(FEWER[2], 1)), 750, 1.2e-3, dwelling=0.4),
+    "small": Stage((SizeGroup(SMALL, 32),), 1600, 5e-3),
+    "quarter": Stage((SizeGroup(QUARTER, 16),), 4000, 5e-3),
+    "half": Stage((SizeGroup(HALF, 6),), 2000, 3e-3),
+    "both": Stage((SizeGroup(QUARTER, 8), SizeGroup(HALF, 5)), 5200, 3e-3, high_noise_share=0.75),
+    "full": Stage(
+        (SizeGroup(QUARTER, 4), SizeGroup(HALF, 3), SizeGroup(FULL, 2)), 1327, 2e-3, high_noise_share=0.75
+    ),
+    "last": Stage(
+        (SizeGroup(FEWER[0], 8), SizeGroup(FEWER[1], 5), SizeGroup(FEWER[2], 1)),
+        750,
+        1.2e-3,
+        high_noise_share=0.4,
+    ),
     "hard": Stage(
-        (Part(FEWER[0], 16), Part(FEWER[1], 4), Part(FEWER[2], 1, every=3)),
+        (SizeGroup(FEWER[0], 16), SizeGroup(FEWER[1], 4), SizeGroup(FEWER[2], 1, every=3)),
         1100,
         1.8e-3,
-        dwelling=0.4,
-        oftener=HARD,
+        high_noise_share=0.4,
+        tag_weights=HARD,
     ),
     "whole": Stage(
-        (Part(FEWER[0], 10), Part(FEWER[1], 6), Part(FEWER[2], 1, every=2)),
+        (SizeGroup(FEWER[0], 10), SizeGroup(FEWER[1], 6), SizeGroup(FEWER[2], 1, every=2)),
         1000,
         1.8e-3,
-        dwelling=0.4,
-        oftener=HARD | OUTLINED,
+        high_noise_share=0.4,
+        tag_weights=HARD | OUTLINED,
     ),
     "large": Stage(
-        (Part(FEWER[0], 6), Part(FEWER[1], 4), Part(FEWER[2], 2)),
+        (SizeGroup(FEWER[0], 6), SizeGroup(FEWER[1], 4), SizeGroup(FEWER[2], 2)),
         1150,
         1.6e-3,
-        dwelling=0.4,
-        unread=0.15,
-        oftener=HARD | OUTLINED,
+        high_noise_share=0.4,
+        pooled_only_share=0.15,
+        tag_weights=HARD | OUTLINED,
     ),
     "fine": Stage(
-        (Part(FEWER[0], 4), Part(FEWER[1], 4), Part(dict.fromkeys(FULL, 90), 3)),
+        (SizeGroup(FEWER[0], 4), SizeGroup(FEWER[1], 4), SizeGroup(dict.fromkeys(FULL, 90), 3)),
         1100,
         1.6e-3,
-        dwelling=0.4,
-        unread=0.15,
-        oftener=HARD | OUTLINED | {"full": 1.5, "dark": 0.25},
+        high_noise_share=0.4,
+        pooled_only_share=0.15,
+        tag_weights=HARD | OUTLINED | {"full": 1.5, "dark": 0.25},
     ),
     "pairs": Stage(
-        (Part(FEWER[0], 8), Part(FEWER[1], 4), Part(dict.fromkeys(FULL, 90), 2)),
+        (SizeGroup(FEWER[0], 8), SizeGroup(FEWER[1], 4), SizeGroup(dict.fromkeys(FULL, 90), 2)),
         1000,
         1.6e-3,
-        dwelling=0.4,
-        unread=0.15,
-        oftener=HARD | OUTLINED | {"2girls": 3, "2boys": 3},
+        high_noise_share=0.4,
+        pooled_only_share=0.15,
+        tag_weights=HARD | OUTLINED | {"2girls": 3, "2boys": 3},
     ),
 }
 LISTENING = "large"
 """Before this stage the UNet ignored the pooled vector."""
-QUALITY = ", ".join(GOOD[:4])
+QUALITY = ", ".join(GOOD_TAGS[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
 SHOWN = (
     "1girl, solo, red hair, long hair, blue eyes, smile, white background, upper body",
@@ -116,13 +123,13 @@ def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
 def draw_sheet(file: Path, size: Size, prompts: Sequence[str] = SHOWN) -> Image.Image:
     """Prompts, four beside each other, drawn from a model file as a user would."""
     pipeline = Pipeline(load_weights(file, device="cpu"))
-    return Image.fromarray(sheet([pipeline.run(asked(prompt, size))[0] for prompt in prompts], 4))
+    return Image.fromarray(make_grid([pipeline.run(asked(prompt, size))[0] for prompt in prompts], 4))
 
 
 def sampled(count: int) -> list[tuple[Chunk, ...]]:
     """Captions at random."""
     rng = np.random.default_rng(256)
-    return chunked([caption(random_scene(rng), rng) for _ in range(count)], most=1)
+    return chunked([write_caption(random_scene(rng), rng) for _ in range(count)], most=1)
 
 
 def main() -> None:
@@ -159,15 +166,15 @@ def train(folder: Path, name: str, quick: bool = False) -> None:
     else:
         model = DemoModel()
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = BatchLoss(stage, partial(shelf, folder, vae=vae), quick=quick)
-    shown = max(stage.sizes(), key=lambda size: (size[0] == size[1], size))
+    lessons = BatchLoss(stage, partial(shelf, folder, vae=vae), in_bfloat16=quick)
+    shown = max(stage.list_sizes(), key=lambda size: (size[0] == size[1], size))
 
     def show(average: nn.Module, step: int) -> None:
         save(cast("DemoModel", average), vae, folder / "naiad-demo.safetensors")
         draw_sheet(folder / "naiad-demo.safetensors", shown).save(folder / f"unet-{name}-{step}.png")
 
-    course = TrainConfig(file, stage.steps, stage.rate, memory=300, show_every=1000, optimizers=muon)
-    learn(model, course, partial(lessons.loss, model), show)
+    course = TrainConfig(file, stage.steps, stage.learning_rate, memory=300, show_every=1000, optimizers=muon)
+    learn(model, course, partial(lessons.compute, model), show)
 
 
 if __name__ == "__main__":

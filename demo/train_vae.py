@@ -21,7 +21,7 @@ from torch.nn.functional import l1_loss
 from demo.architecture import demo_architecture
 from demo.captions import random_scene
 from demo.checkpoint import DEMO, random_weights
-from demo.scenes import sheet
+from demo.scenes import make_grid
 from demo.training_loop import TrainConfig, averaged, learn
 from pipelines.image.vae import to_pixels
 from pipelines.types import Pixels
@@ -120,7 +120,7 @@ def main() -> None:
         error = 127.5 * (back - samples).abs().mean()
         print(f"\nstep {step}: mean error {float(error):.2f}/255")
         pairs = [to_pixels(picture) for pair in zip(samples, back, strict=True) for picture in pair]
-        Image.fromarray(sheet(pairs, 8)).save(arguments.folder / "vae.png")
+        Image.fromarray(make_grid(pairs, 8)).save(arguments.folder / "vae.png")
 
     learn(vae, course, lambda step: loss(vae, next(next(some for end, some in batches if step < end))), show)
 

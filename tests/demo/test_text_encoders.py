@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from demo.captions import NEUTRAL, caption, random_scene
+from demo.captions import NEUTRAL_TAGS, write_caption, random_scene
 from demo.text_encoders import COMMA, Language, chunked, known_tokens, sprinkled
 from pipelines.text.tokens import split_chunks, tokenize
 
@@ -10,7 +10,7 @@ def test_every_token_of_a_caption_is_known():
     rng = np.random.default_rng(1)
     known = set(known_tokens())
     for _ in range(400):
-        text = caption(random_scene(rng), rng)
+        text = write_caption(random_scene(rng), rng)
         assert {token for part in chunked([text], 2)[0] for token in part.ids} <= known, text
 
 
@@ -32,7 +32,7 @@ def test_unfolding_gives_unknown_words_one_vector_and_known_ones_their_own():
 
 
 def test_captions_of_a_batch_are_filled_up_with_empty_chunks():
-    long = ", ".join([*NEUTRAL] * 3)
+    long = ", ".join([*NEUTRAL_TAGS] * 3)
     batch = chunked(["1girl", long, ""], 2)
     assert [len(parts) for parts in batch] == [2, 2, 2]
     assert batch[0][1].ids == ()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo.adapter import TOKENS, WIDTH, Adapter, prepared
+from demo.adapter import TOKENS, EMBEDDING_WIDTH, Adapter, preprocess
 from demo.characters import Character
 from demo.model import DemoModel
 from demo.samples import FORMS, SamplePictures
@@ -13,7 +13,7 @@ from demo.shapes import Shape
 from demo.train_encoder import Tagger, labels, told, trained_encoder, vocabulary, wanted
 
 GIRL = Character(
-    boy=False, hair="red", cut="long hair", eyes="blue", mouth="smile", shirt="green", skin="light"
+    boy=False, hair="red", haircut="long hair", eyes="blue", mouth="smile", shirt="green", skin="light"
 )
 SCENES = Scene((GIRL,), "white", "upper body"), Scene((Shape("apple", "green"),) * 2, "black")
 
@@ -43,7 +43,7 @@ def test_what_it_finds_is_counted_among_what_is_there(tagger):
     assert told(0.5 - right, right) == 0
     said, tokens = tagger(SamplePictures(1)(SCENES))
     assert said.shape == right.shape
-    assert tokens.shape == (len(SCENES), TOKENS, WIDTH)
+    assert tokens.shape == (len(SCENES), TOKENS, EMBEDDING_WIDTH)
 
 
 def test_a_scene_is_drawn_once_in_one_of_the_forms():
@@ -53,7 +53,7 @@ def test_a_scene_is_drawn_once_in_one_of_the_forms():
     assert torch.equal(gallery([SCENES[1]])[0], pictures[2])
     rng = np.random.default_rng(4)
     form = FORMS[int(rng.integers(len(FORMS)))]
-    assert torch.equal(pictures[0], prepared(SCENES[0].draw(*form, rng)))
+    assert torch.equal(pictures[0], preprocess(SCENES[0].draw(*form, rng)))
 
 
 def test_a_trained_encoder_comes_from_the_averages(tagger, tmp_path):

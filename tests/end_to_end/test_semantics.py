@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.demo_semantics import Easel, judged, levels_at, undesired
 from demo import evaluate as judging
-from demo.card import SIZE, tile
+from demo.card import SIZE, load_tile
 from demo.characters import Character
 from demo.scenes import Scene
 from demo.shapes import Shape
@@ -19,7 +19,7 @@ from pipelines.pipeline import Pipeline
 
 SMALL = (256, 256)
 GIRL = Character(
-    boy=False, hair="red", cut="long hair", eyes="blue", mouth="smile", shirt="green", skin="light"
+    boy=False, hair="red", haircut="long hair", eyes="blue", mouth="smile", shirt="green", skin="light"
 )
 SCENES = (
     Scene((GIRL,), "white", "upper body"),
@@ -51,7 +51,7 @@ def squares(pixels):
 def test_a_picture_of_the_sheet_comes_out_again(demo):
     drawn = demo.run(asked(SHOWN[7], SIZE))[0]
     # 4 were seen, of WebP's loss; other processors round otherwise. A wrong pooled vector changes a square by 38
-    assert np.abs(squares(tile(7)) - squares(drawn)).max() < 12
+    assert np.abs(squares(load_tile(7)) - squares(drawn)).max() < 12
 
 
 def test_black_is_black_and_white_is_white(easel):
