@@ -91,7 +91,7 @@ MUTATIONS = {
 }
 
 
-def failing(file: str, old: str, new: str) -> list[str]:
+def run_mutation(file: str, old: str, new: str) -> list[str]:
     """The names of the tests that fail once `old` is `new`.
 
     Raises:
@@ -112,13 +112,15 @@ def failing(file: str, old: str, new: str) -> list[str]:
             "no:cacheprovider",
             "tests/end_to_end/test_semantics.py",
         ]
-        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=_own(copy))
+        done = subprocess.run(
+            command, cwd=copy, capture_output=True, text=True, check=False, env=_build_environment(copy)
+        )
     if done.returncode not in (0, 1):
         raise SystemExit(done.stdout + done.stderr)
     return re.findall(r"^FAILED \S+?::(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
 
 
-def _own(copy: Path) -> dict[str, str]:
+def _build_environment(copy: Path) -> dict[str, str]:
     """An environment whose imports come from the copy."""
     return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -128,7 +130,7 @@ def main() -> None:
     names = sys.argv[1:] or list(MUTATIONS)
     kept = json.loads(RESULTS.read_text("utf-8"))["mutations"] if RESULTS.exists() else {}
     for name in names:
-        kept[name] = failing(*MUTATIONS[name])
+        kept[name] = run_mutation(*MUTATIONS[name])
         print(f"{name}: {', '.join(kept[name]) or 'NOT NOTICED'}", flush=True)
         RESULTS.write_text(json.dumps({"mutations": kept, "machine": machine()}, indent=2) + "\n", "utf-8")
 

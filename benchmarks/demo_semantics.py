@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import demo_inputs
 from benchmarks.machine import machine
-from demo import evaluate as judging
+from demo import evaluate
 from demo.captions import choose_word, random_character
 from demo.checkpoint import DEMO
 from demo.model import as_served
@@ -35,16 +35,16 @@ from server.config.resources import configs
 from server.request.presets import PromptTexts, apply_presets, load_presets
 
 RESULTS = Path(__file__).parent / "results"
-Shares = dict[str, float]
+Accuracies = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Easel:
+class DemoGenerator:
     """A model and how it is asked."""
 
     pipeline: Pipeline
 
-    def draw(
+    def generate(
         self,
         prompt: str,
         seed: int,
@@ -64,7 +64,7 @@ class Easel:
         return self.pipeline.run(as_served(job))[0]
 
 
-def scenes(count: int) -> list[Scene]:
+def random_scenes(count: int) -> list[Scene]:
     """Scenes whose every color the judge can see: single characters, pairs, and shapes."""
     rng = np.random.default_rng(2026)
     return [_character(rng, 1 + (k % 10 in (6,))) if k % 10 < 7 else _shape(rng) for k in range(count)]
@@ -91,54 +91,59 @@ def _shape(rng: np.random.Generator) -> Scene:
     return Scene((one,) * int(rng.integers(1, 3)), ground)
 
 
-def judged(scene: Scene, pixels: Pixels) -> dict[str, bool]:
+def evaluate_image(scene: Scene, pixels: Pixels) -> dict[str, bool]:
     """What of a scene a picture shows."""
-    said = {"background": judging.background(pixels) == scene.background}
+    said = {"background": evaluate.detect_background(pixels) == scene.background}
     if not scene.characters:
         (shape,) = {one for one in scene.subjects if isinstance(one, Shape)}
-        found = len(judging.pieces(judging.subject(pixels)))
-        color = judging.detect_color(pixels) == shape.color
-        kind = judging.shape(pixels) == shape.kind
+        found = len(evaluate.find_components(evaluate.segment_subject(pixels)))
+        color = evaluate.detect_color(pixels) == shape.color
+        kind = evaluate.detect_shape(pixels) == shape.kind
         return said | {"shape colour": color, "shape": kind, "count": found == len(scene.subjects)}
-    picture = judging.lab(pixels)
-    faces = judging.faces(picture)
+    picture = evaluate.to_lab(pixels)
+    faces = evaluate.detect_faces(picture)
     said["count"] = len(faces) == len(scene.characters)
     if len(scene.characters) == 1:
         who = scene.characters[0]
-        for name, look in (("hair", judging.hair), ("shirt", judging.shirt), ("eyes", judging.eyes)):
+        for name, look in (
+            ("hair", evaluate.detect_hair),
+            ("shirt", evaluate.detect_shirt),
+            ("eyes", evaluate.detect_eyes),
+        ):
             said[name] = bool(faces) and look(picture, faces[0]) == getattr(who, name)
     return said
 
 
-def shares(pictures: Iterable[tuple[Scene, Pixels]]) -> Shares:
+def measure_accuracy(pictures: Iterable[tuple[Scene, Pixels]]) -> Accuracies:
     """How often each thing is right."""
     right: dict[str, list[bool]] = defaultdict(list)
     for scene, pixels in pictures:
-        for name, is_right in judged(scene, pixels).items():
+        for name, is_right in evaluate_image(scene, pixels).items():
             right[name].append(is_right)
     return {name: round(sum(found) / len(found), 3) for name, found in right.items()}
 
 
-def semantics(easel: Easel, count: int, size: Size = (512, 512), scale: float = 5.0) -> Shares:
+def measure_tags(easel: DemoGenerator, count: int, size: Size = (512, 512), scale: float = 5.0) -> Accuracies:
     """Shares over random prompts."""
-    asked = scenes(count)
-    return shares(
-        (scene, easel.draw(", ".join(scene.tags()), 1000 + k, size, scale)) for k, scene in enumerate(asked)
+    asked = random_scenes(count)
+    return measure_accuracy(
+        (scene, easel.generate(", ".join(scene.tags()), 1000 + k, size, scale))
+        for k, scene in enumerate(asked)
     )
 
 
-def levels(easel: Easel, infinite: bool) -> dict[str, Shares]:
+def measure_levels(easel: DemoGenerator, infinite: bool) -> dict[str, Accuracies]:
     """Levels with guidance, which mends much of what a finite start spoils, and without."""
-    own = easel if infinite else Easel(Pipeline(easel.pipeline.weights, sigma_max=14.6))
-    return {f"scale {scale:g}": levels_at(own, scale) for scale in (5.0, 1.0)}
+    own = easel if infinite else DemoGenerator(Pipeline(easel.pipeline.weights, sigma_max=14.6))
+    return {f"scale {scale:g}": measure_levels_at(own, scale) for scale in (5.0, 1.0)}
 
 
-def levels_at(easel: Easel, scale: float, seeds: int = 16) -> Shares:
+def measure_levels_at(easel: DemoGenerator, scale: float, seeds: int = 16) -> Accuracies:
     """The background's mean luminance when black and when white are asked for, and the mean error of both."""
     found = {
         word: [
-            judging.luminance(
-                easel.draw(f"1girl, solo, red hair, {word} background", seed, (256, 256), scale)
+            evaluate.measure_luminance(
+                easel.generate(f"1girl, solo, red hair, {word} background", seed, (256, 256), scale)
             )
             for seed in range(seeds)
         ]
@@ -151,81 +156,83 @@ def levels_at(easel: Easel, scale: float, seeds: int = 16) -> Shares:
     }
 
 
-def guidance(easel: Easel, seeds: int = 12) -> dict[str, object]:
+def measure_guidance(easel: DemoGenerator, seeds: int = 12) -> dict[str, object]:
     """What scale, UC, weights and rescale do; the shares of red and the saturations are means over seeds."""
 
     def mean(measure: Callable[[Pixels], float], draw: Callable[[int], Pixels]) -> float:
         return round(float(np.mean([measure(draw(seed)) for seed in range(seeds)])), 4)
 
     def red(pixels: Pixels) -> float:
-        return judging.share(pixels, "red")
+        return evaluate.measure_color_share(pixels, "red")
 
     person = "1girl, solo, red hair, blue background"
-    hearts = [undesired(easel, seed) for seed in range(seeds)]
+    hearts = [measure_undesired(easel, seed) for seed in range(seeds)]
     weights = ("[[[red heart]]]", "red heart", "{{{red heart}}}")
     return {
-        "scale 1": semantics(easel, 40, scale=1.0),
-        "scale 5": semantics(easel, 40, scale=5.0),
+        "scale 1": measure_tags(easel, 40, scale=1.0),
+        "scale 5": measure_tags(easel, 40, scale=5.0),
         "a heart's colour": round(float(np.mean([before for before, _ in hearts])), 4),
         "the same in the UC": round(float(np.mean([after for _, after in hearts])), 4),
         "red by weight": {
-            said: mean(red, partial(easel.draw, f"no humans, {said}, blue heart, white background"))
+            said: mean(red, partial(easel.generate, f"no humans, {said}, blue heart, white background"))
             for said in weights
         },
         "saturation by rescale": {
-            str(share): mean(judging.saturation, partial(easel.draw, person, scale=9.0, rescale=share))
+            str(share): mean(
+                evaluate.measure_saturation, partial(easel.generate, person, scale=9.0, rescale=share)
+            )
             for share in (0.0, 0.5, 1.0)
         },
     }
 
 
-def undesired(easel: Easel, seed: int, size: Size = (512, 512)) -> tuple[float, float]:
+def measure_undesired(easel: DemoGenerator, seed: int, size: Size = (512, 512)) -> tuple[float, float]:
     """The share of the color that a heart of no said color has, and what is left of it once it is in the UC."""
     prompt = "no humans, heart, white background"
-    drawn = easel.draw(prompt, seed, size, negative="")
-    color = judging.detect_color(drawn)
+    drawn = easel.generate(prompt, seed, size, negative="")
+    color = evaluate.detect_color(drawn)
     if color is None:
         return 0.0, 0.0
-    again = easel.draw(prompt, seed, size, negative=f"{color} heart")
-    return judging.share(drawn, color), judging.share(again, color)
+    again = easel.generate(prompt, seed, size, negative=f"{color} heart")
+    return evaluate.measure_color_share(drawn, color), evaluate.measure_color_share(again, color)
 
 
-def quality(easel: Easel, pairs: int = 30) -> Shares:
+def measure_quality(easel: DemoGenerator, pairs: int = 30) -> Accuracies:
     """How often quality tags are sharper than their opposite with the same seed."""
     won = 0
-    for seed, scene in enumerate(scenes(pairs)):
+    for seed, scene in enumerate(random_scenes(pairs)):
         tags = ", ".join(scene.tags())
-        good = easel.draw(tags, seed, negative="")
-        bad = easel.draw(f"{tags}, worst quality, lowres", seed, negative="", quality=False)
-        won += judging.sharpness(good) > judging.sharpness(bad)
+        good = easel.generate(tags, seed, negative="")
+        bad = easel.generate(f"{tags}, worst quality, lowres", seed, negative="", quality=False)
+        won += evaluate.measure_sharpness(good) > evaluate.measure_sharpness(bad)
     return {"good is sharper": won / pairs}
 
 
-PARTS: dict[str, Callable[[Easel, int], object]] = {
-    "512x512": lambda easel, count: semantics(easel, count),
-    "832x1216": lambda easel, count: semantics(easel, count, (832, 1216)),
-    "infinite noise": lambda easel, _: levels(easel, infinite=True),
-    "sigma_max 14.6": lambda easel, _: levels(easel, infinite=False),
-    "guidance": lambda easel, _: guidance(easel),
-    "quality": lambda easel, _: quality(easel),
-    "infill": lambda _, __: demo_inputs.infill(alone(40)),
-    "adapter": lambda _, __: demo_inputs.adapter(alone(40)),
-    "seconds": lambda easel, _: seconds(easel),
+PARTS: dict[str, Callable[[DemoGenerator, int], object]] = {
+    "512x512": lambda easel, count: measure_tags(easel, count),
+    "832x1216": lambda easel, count: measure_tags(easel, count, (832, 1216)),
+    "infinite noise": lambda easel, _: measure_levels(easel, infinite=True),
+    "sigma_max 14.6": lambda easel, _: measure_levels(easel, infinite=False),
+    "guidance": lambda easel, _: measure_guidance(easel),
+    "quality": lambda easel, _: measure_quality(easel),
+    "infill": lambda _, __: demo_inputs.measure_infill(single_subject_scenes(40)),
+    "adapter": lambda _, __: demo_inputs.measure_adapter(single_subject_scenes(40)),
+    "seconds": lambda easel, _: measure_seconds(easel),
 }
 
 
-def alone(count: int) -> list[Scene]:
+def single_subject_scenes(count: int) -> list[Scene]:
     """Scenes of one subject."""
-    return [scene for scene in scenes(3 * count) if len(scene.subjects) == 1][:count]
+    return [scene for scene in random_scenes(3 * count) if len(scene.subjects) == 1][:count]
 
 
-def seconds(easel: Easel, times: int = 3) -> Shares:
+def measure_seconds(easel: DemoGenerator, times: int = 3) -> Accuracies:
     """The median time of a picture on this machine, as it was."""
     taken: dict[str, list[float]] = defaultdict(list)
     for seed in range(times + 1):
         for size in ((512, 512), (832, 1216)):
             began = perf_counter()
-            easel.draw("1girl, solo, red hair, smile, white background", seed, size)
+            easel.generate("1girl, solo, red hair, smile, white background", seed, size)
             if seed:
                 taken[f"{size[0]}x{size[1]}"].append(perf_counter() - began)
     return {name: round(median(found), 2) for name, found in taken.items()}
@@ -238,7 +245,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--prompts", type=int, default=110)
     arguments = parser.parse_args()
-    easel, file = Easel(Pipeline(load_weights(arguments.model))), RESULTS / "demo_semantics.json"
+    easel, file = DemoGenerator(Pipeline(load_weights(arguments.model))), RESULTS / "demo_semantics.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
     for part in arguments.parts:
         kept[part] = PARTS[part](easel, arguments.prompts)

@@ -18,7 +18,7 @@ from demo.latents import LatentCache
 from demo.model import DemoModel
 from demo.objective import Objective
 from demo.scenes import Scene
-from demo.text_encoders import COMMA, chunked, sprinkled
+from demo.text_encoders import COMMA, insert_unknown_tokens, split_captions
 from pipelines.text.tokens import Chunk
 from pipelines.types import Size
 
@@ -169,15 +169,21 @@ class BatchLoss:
         def predict(noisy: Tensor, times: Tensor) -> Tensor:
             with autocast_bfloat16() if self._quick else nullcontext():
                 return model(
-                    own.beside(noisy, chosen), times, captions, own.ids(chosen), seen, unread
+                    own.append_inpaint_channels(noisy, chosen),
+                    times,
+                    captions,
+                    own.select_size_ids(chosen),
+                    seen,
+                    unread,
                 ).float()
 
-        return self._objective.loss(predict, own.clean(chosen), rng)
+        return self._objective.compute(predict, own.select_latents(chosen), rng)
 
     def _write_captions(self, scenes: Sequence[Scene], rng: Generator) -> list[tuple[Chunk, ...]]:
         said = [write_caption(scene, rng, self._told) for scene in scenes]
         return [
-            _maybe_insert_unknown(parts, rng) for parts in chunked(said, most=1 if rng.random() < 0.5 else 2)
+            _maybe_insert_unknown(parts, rng)
+            for parts in split_captions(said, max_chunks=1 if rng.random() < 0.5 else 2)
         ]
 
 
@@ -186,4 +192,4 @@ def _maybe_insert_unknown(parts: tuple[Chunk, ...], rng: Generator) -> tuple[Chu
         return parts
     unknown = rng.integers(1000, MAX_UNKNOWN_ID, int(MAX_UNKNOWN_TOKENS ** rng.random()))
     unknown[rng.integers(2, 4) :: 3] = COMMA
-    return sprinkled(parts, [int(token) for token in unknown], rng.random())
+    return insert_unknown_tokens(parts, [int(token) for token in unknown], rng.random())

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from demo.checkpoint import DEMO
-from demo.train_unet import SHOWN, draw_sheet
+from demo.train_unet import SAMPLE_PROMPTS, generate_samples
 from pipelines.types import Pixels, Size
 
 ROOT = Path(__file__).parent.parent
@@ -99,8 +99,8 @@ def _load_results(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Draw the sheets and write the page."""
-    draw_sheet(DEMO, SIZE).save(GRID, quality=90)
-    large = draw_sheet(DEMO, (832, 1216), SHOWN[:4])
+    generate_samples(DEMO, SIZE).save(GRID, quality=90)
+    large = generate_samples(DEMO, (832, 1216), SAMPLE_PROMPTS[:4])
     large.resize((large.width // 2, large.height // 2), Image.Resampling.LANCZOS).save(LARGE_GRID, quality=88)
     parts = {
         "figures": format_figures(_load_results("demo_semantics")),

@@ -16,8 +16,8 @@ from demo.architecture import LATENT_SCALE
 from demo.captions import random_scene
 from demo.masks import random_mask
 from demo.scenes import Scene
-from demo.train_vae import as_tensor
-from demo.views import view_of
+from demo.train_vae import to_tensor
+from demo.views import choose_view
 from pipelines.image.inpainting import build_inpaint_channels, erase_masked
 from pipelines.types import Pixels, Size
 
@@ -34,53 +34,55 @@ class LatentCache:
     size: Size
     scenes: Sequence[Scene]
     latents: Tensor
-    around: Tensor | None = None
+    inpaint_channels: Tensor | None = None
 
-    def clean(self, chosen: Sequence[int]) -> Tensor:
+    def select_latents(self, chosen: Sequence[int]) -> Tensor:
         """Some scenes' latents (B, 4, h, w) in float32."""
         return self.latents[torch.as_tensor(chosen)].float()
 
-    def ids(self, chosen: Sequence[int]) -> Tensor:
+    def select_size_ids(self, chosen: Sequence[int]) -> Tensor:
         """Their size ids (B, 6)."""
-        return torch.tensor([view_of(self.size, k).ids() for k in chosen], dtype=torch.float32)
+        return torch.tensor([choose_view(self.size, k).size_ids() for k in chosen], dtype=torch.float32)
 
-    def beside(self, noisy: Tensor, chosen: Sequence[int]) -> Tensor:
+    def append_inpaint_channels(self, noisy: Tensor, chosen: Sequence[int]) -> Tensor:
         """A network's whole input: the noisy latents, and beside them what is around the masks."""
-        if self.around is None:
+        if self.inpaint_channels is None:
             return noisy
-        return torch.cat([noisy, self.around[torch.as_tensor(chosen)].float()], dim=1)
+        return torch.cat([noisy, self.inpaint_channels[torch.as_tensor(chosen)].float()], dim=1)
 
 
-def picture_of(size: Size, number: int) -> tuple[Pixels, np.random.Generator]:
+def draw_image(size: Size, number: int) -> tuple[Pixels, np.random.Generator]:
     """The picture of a number, and the generator that drew it."""
-    scene, rng = scene_of(size, number)
-    return view_of(size, number).of(scene, rng), rng
+    scene, rng = make_scene(size, number)
+    return choose_view(size, number).draw(scene, rng), rng
 
 
-def scene_of(size: Size, number: int) -> tuple[Scene, np.random.Generator]:
+def make_scene(size: Size, number: int) -> tuple[Scene, np.random.Generator]:
     """The scene of a number, always the same, and the generator that draws it."""
     rng = np.random.default_rng([*size, number])
     return random_scene(rng), rng
 
 
-def shelf(folder: Path, size: Size, count: int, vae: AutoencoderKL, masked: bool = False) -> LatentCache:
+def build_latent_cache(
+    folder: Path, size: Size, count: int, vae: AutoencoderKL, with_masks: bool = False
+) -> LatentCache:
     """The first `count` scenes of a size, drawn and encoded unless a file has them already."""
 
     def whole(number: int) -> Tensor:
-        return encoded(vae, as_tensor(picture_of(size, number)[0]))
+        return encode_image(vae, to_tensor(draw_image(size, number)[0]))
 
     def cut(number: int) -> Tensor:
-        picture, rng = picture_of(size, number)
+        picture, rng = draw_image(size, number)
         change = torch.from_numpy(random_mask(size[1] // 8, size[0] // 8, rng))[None].float()
-        return build_inpaint_channels(change, encoded(vae, erase_masked(as_tensor(picture), change)))
+        return build_inpaint_channels(change, encode_image(vae, erase_masked(to_tensor(picture), change)))
 
     named = f"{size[0]}x{size[1]}.safetensors"
-    latents = _kept(folder / f"latents-{named}", count, whole)
-    beside = _kept(folder / f"around-{named}", count, cut) if masked else None
-    return LatentCache(size, [scene_of(size, number)[0] for number in range(count)], latents, beside)
+    latents = _load_or_make(folder / f"latents-{named}", count, whole)
+    beside = _load_or_make(folder / f"around-{named}", count, cut) if with_masks else None
+    return LatentCache(size, [make_scene(size, number)[0] for number in range(count)], latents, beside)
 
 
-def _kept(file: Path, count: int, make: Callable[[int], Tensor]) -> Tensor:
+def _load_or_make(file: Path, count: int, make: Callable[[int], Tensor]) -> Tensor:
     """The first `count` tensors of a file, which grows by those that it lacks."""
     found = list(load_file(file)["latents"]) if file.exists() else []
     missing = range(len(found), count)
@@ -92,7 +94,7 @@ def _kept(file: Path, count: int, make: Callable[[int], Tensor]) -> Tensor:
 
 
 @torch.inference_mode()
-def encoded(vae: AutoencoderKL, picture: Tensor) -> Tensor:
+def encode_image(vae: AutoencoderKL, picture: Tensor) -> Tensor:
     """A picture's (3, 8h, 8w) scaled latents (4, h, w)."""
     batch = picture[None].to(memory_format=torch.channels_last)
     return cast("Any", vae.encode(batch)).latent_dist.mode()[0] * LATENT_SCALE

@@ -13,28 +13,28 @@ def random_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
     if kind < 0.2:
         return np.ones((height, width), bool)
     if kind < 0.5:
-        return _box(height, width, rng)
+        return _random_box(height, width, rng)
     if kind < 0.75:
-        return _oval(height, width, rng)
-    return _stroke(height, width, rng) if kind < 0.9 else ~_box(height, width, rng)
+        return _random_oval(height, width, rng)
+    return _random_stroke(height, width, rng) if kind < 0.9 else ~_random_box(height, width, rng)
 
 
-def _box(height: int, width: int, rng: np.random.Generator) -> Mask:
+def _random_box(height: int, width: int, rng: np.random.Generator) -> Mask:
     mask = np.zeros((height, width), bool)
-    rows, columns = _reach(height, rng), _reach(width, rng)
+    rows, columns = _random_span(height, rng), _random_span(width, rng)
     mask[rows, columns] = True
     return mask
 
 
-def _oval(height: int, width: int, rng: np.random.Generator) -> Mask:
-    rows, columns = _reach(height, rng), _reach(width, rng)
+def _random_oval(height: int, width: int, rng: np.random.Generator) -> Mask:
+    rows, columns = _random_span(height, rng), _random_span(width, rng)
     y, x = np.mgrid[:height, :width] + 0.5
     down = (y - (rows.start + rows.stop) / 2) / (rows.stop - rows.start)
     across = (x - (columns.start + columns.stop) / 2) / (columns.stop - columns.start)
     return down**2 + across**2 < 0.25
 
 
-def _stroke(height: int, width: int, rng: np.random.Generator) -> Mask:
+def _random_stroke(height: int, width: int, rng: np.random.Generator) -> Mask:
     """A thick line through two to five points."""
     points = rng.random((int(rng.integers(2, 6)), 2)) * (height, width)
     thick = rng.uniform(0.06, 0.18) * min(height, width)
@@ -44,7 +44,7 @@ def _stroke(height: int, width: int, rng: np.random.Generator) -> Mask:
     return near.reshape(height, width)
 
 
-def _reach(length: int, rng: np.random.Generator) -> slice:
+def _random_span(length: int, rng: np.random.Generator) -> slice:
     """A stretch of a side, from a fifth of it to nearly all."""
     size = max(1, round(length * rng.uniform(0.2, 0.95)))
     start = int(rng.integers(length - size + 1))

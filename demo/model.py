@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from demo.architecture import demo_architecture
 from demo.checkpoint import write_checkpoint
-from demo.text_encoders import Language
+from demo.text_encoders import TextEncoders
 from pipelines.job import Job
 from pipelines.sampling.deep_shrink import DeepShrink
 from pipelines.sampling.halving import DEEP_SHRINK_TIMES, count_downscales, count_pyramid_levels
 from pipelines.text.tokens import EMPTY, Chunk
 from pipelines.weights.load import load_weights
 
-SPREAD = 50.0
+POOLED_SPREAD = 50.0
 """How far pooled vectors are from their mean, on average, once they are recenterd."""
 SHRUNK_ABOVE = 160_000
 """Pictures of more pixels are drawn with deep shrink, as `deep_shrink_above` in configs/profiles/demo.toml says."""
@@ -42,7 +42,7 @@ class DemoModel(nn.Module):
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__()
-        self.language = Language()
+        self.language = TextEncoders()
         self.unet = UNet2DConditionModel(**dict(demo_architecture(channels).unet))  # type: ignore[arg-type]
         self._shrink = DeepShrink(self.unet)
 
@@ -52,8 +52,8 @@ class DemoModel(nn.Module):
         times: Tensor,
         captions: Sequence[Sequence[Chunk]],
         ids: Tensor,
-        seen: Tensor | None = None,
-        unread: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+        pooled_only: Tensor | None = None,
     ) -> Tensor:
         """The velocity (B, 4, h, w) at times (B,), with deep shrink where a server would use it.
 
@@ -64,20 +64,20 @@ class DemoModel(nn.Module):
             unread: of which captions (B,) only the pooled vector is told.
         """
         context, pooled = self.language(captions)
-        if unread is not None and unread.any():
+        if pooled_only is not None and pooled_only.any():
             nothing = self.language([(EMPTY,) * len(captions[0])])[0]
-            context = torch.where(unread[:, None, None], nothing, context)
-        given = [noisy, times, context, pooled, ids, *([] if seen is None else [seen])]
+            context = torch.where(pooled_only[:, None, None], nothing, context)
+        given = [noisy, times, context, pooled, ids, *([] if image_tokens is None else [image_tokens])]
         bounds = DEEP_SHRINK_TIMES[: halved(8 * noisy.shape[3], 8 * noisy.shape[2])]
         often = (times[:, None] > torch.tensor(bounds)).sum(dim=1)
         velocity = torch.empty_like(noisy[:, :4])
         for count in often.unique().tolist():
             rows = often == count
             with self._shrink.shrink(count):
-                velocity[rows] = self._velocity(*(one[rows] for one in given)).float()
+                velocity[rows] = self._predict_velocity(*(one[rows] for one in given)).float()
         return velocity
 
-    def _velocity(
+    def _predict_velocity(
         self, noisy: Tensor, times: Tensor, context: Tensor, pooled: Tensor, ids: Tensor, *seen: Tensor
     ) -> Tensor:
         added = {"text_embeds": pooled, "time_ids": ids}
@@ -85,7 +85,7 @@ class DemoModel(nn.Module):
         return cast("Any", self.unet)(noisy, times, states, added_cond_kwargs=added, return_dict=False)[0]
 
     @torch.no_grad()
-    def recenter(self, captions: Sequence[Sequence[Chunk]]) -> None:
+    def center_pooled(self, captions: Sequence[Sequence[Chunk]]) -> None:
         """Center the pooled vectors of captions and spread them, without changing what is drawn.
 
         A step moves weights by about as much whatever they are multiplied by: the further captions are apart
@@ -95,7 +95,7 @@ class DemoModel(nn.Module):
         projection, width = tower.text_projection.weight, tower.text_projection.weight.shape[0]
         pooled = self.language(captions)[1]
         mean = pooled.mean(dim=0)
-        factor = SPREAD / (pooled - mean).norm(dim=1).mean()
+        factor = POOLED_SPREAD / (pooled - mean).norm(dim=1).mean()
         tower.text_model.final_layer_norm.bias -= torch.linalg.solve(projection, mean)
         first.bias += first.weight[:, :width] @ mean
         projection *= factor
@@ -112,19 +112,21 @@ class DemoModel(nn.Module):
         reading, adding = embedding.linear_1, embedding.linear_2
         half, width = reading.out_features // 2, tower.text_projection.out_features
         reading.weight[:half] = 0
-        nn.init.normal_(reading.weight[:half, :width], std=1 / SPREAD)
+        nn.init.normal_(reading.weight[:half, :width], std=1 / POOLED_SPREAD)
         reading.bias[:half] = 0
         adding.weight[:, :half] = 0
 
 
-def save(model: DemoModel, vae: nn.Module, file: Path) -> None:
+def save_model(model: DemoModel, vae: nn.Module, file: Path) -> None:
     """Write a model file that a server loads."""
     write_checkpoint(
-        file, demo_architecture(), [model.unet.state_dict(), vae.state_dict(), *model.language.unfolded()]
+        file,
+        demo_architecture(),
+        [model.unet.state_dict(), vae.state_dict(), *model.language.expand_states()],
     )
 
 
-def opened(file: Path, channels: int = 4) -> tuple[DemoModel, AutoencoderKL]:
+def load_model(file: Path, channels: int = 4) -> tuple[DemoModel, AutoencoderKL]:
     """A model file's networks, to go on training: the extra channels of an inpainting UNet begin at zero."""
     weights = load_weights(file)
     model = DemoModel(channels)
@@ -132,5 +134,7 @@ def opened(file: Path, channels: int = 4) -> tuple[DemoModel, AutoencoderKL]:
     first = state["conv_in.weight"]
     beside = torch.zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
     model.unet.load_state_dict(state | {"conv_in.weight": torch.cat([first, beside], dim=1)})
-    model.language.fold([cast("Any", tower).module.state_dict() for tower in weights.text_encoders])
+    model.language.load_expanded_states(
+        [cast("Any", tower).module.state_dict() for tower in weights.text_encoders]
+    )
     return model, cast("Any", weights.vae).module

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM, DECAY = 0.95, 0.01
-QUINTIC = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Brings singular values near 1 in five rounds."""
 
 
-def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor, rounds: int = 5) -> Tensor:
     """About the nearest matrix (rows, columns) with orthonormal rows or columns, by Newton-Schulz iteration."""
-    a, b, c = QUINTIC
+    a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
     for _ in range(rounds):
@@ -39,23 +39,23 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, weight.grad, group["lr"])
+                    self._update(weight, weight.grad, group["lr"])
 
-    def _move(self, weight: Tensor, gradient: Tensor, rate: float) -> None:
+    def _update(self, weight: Tensor, gradient: Tensor, rate: float) -> None:
         kept: dict[str, Any] = self.state[weight]
         momentum = kept.setdefault("momentum", torch.zeros_like(weight))
         momentum.lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)
-        update = orthogonal(ahead) * (0.2 * sqrt(max(ahead.shape)))
+        update = orthogonalize(ahead) * (0.2 * sqrt(max(ahead.shape)))
         weight.mul_(1 - rate * DECAY).add_(update.view_as(weight), alpha=-rate)
 
 
-def adamw(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+def build_adamw(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """AdamW for everything."""
-    return [_adamw(model.parameters(), rate)]
+    return [_make_adamw(model.parameters(), rate)]
 
 
-def muon(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+def build_muon(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for what maps features to features; AdamW for the rest: embeddings, biases, norms, first and last layer."""
     named = list(model.named_parameters())
     inner = [
@@ -64,8 +64,8 @@ def muon(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
         if weight.ndim > 1 and not any(part in name for part in ("embedding", "conv_in", "conv_out"))
     ]
     taken = {id(weight) for weight in inner}
-    return [Muon(inner, rate), _adamw((weight for _, weight in named if id(weight) not in taken), rate)]
+    return [Muon(inner, rate), _make_adamw((weight for _, weight in named if id(weight) not in taken), rate)]
 
 
-def _adamw(weights: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+def _make_adamw(weights: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=DECAY)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import trange
 
-from demo.captions import write_caption, random_scene
-from demo.text_encoders import Language, chunked
+from demo.captions import random_scene, write_caption
+from demo.text_encoders import TextEncoders, split_captions
 
 CAPTIONS, BATCH, STEPS, RATE = 8000, 64, 3000, 2e-3
 
 
-def sum_up(language: Language, steps: int = STEPS, captions: int = CAPTIONS) -> float:
+def train_pooled(language: TextEncoders, steps: int = STEPS, captions: int = CAPTIONS) -> float:
     """Train the layer, its norm and the projection in place; nothing below them changes.
 
     Returns:
@@ -24,9 +24,9 @@ def sum_up(language: Language, steps: int = STEPS, captions: int = CAPTIONS) -> 
     """
     rng = np.random.default_rng(7)
     texts = [write_caption(random_scene(rng), rng, tag_rate=1.0) for _ in range(captions)]
-    read, right = chunked(texts, most=1), told(texts)
+    read, right = split_captions(texts, max_chunks=1), label_captions(texts)
     head = nn.Linear(language(read[:1])[1].shape[1], right.shape[1])
-    learning = nn.ModuleList([language.requires_grad_(False).summing().requires_grad_(True), head])
+    learning = nn.ModuleList([language.requires_grad_(False).pooled_layers().requires_grad_(True), head])
     optimizer = torch.optim.AdamW(learning.parameters(), lr=RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     running = 0.0
@@ -42,7 +42,7 @@ def sum_up(language: Language, steps: int = STEPS, captions: int = CAPTIONS) -> 
     return running
 
 
-def told(texts: list[str]) -> Tensor:
+def label_captions(texts: list[str]) -> Tensor:
     """Which of all their tags captions have, 0 or 1 (B, tags)."""
     tags = sorted({tag for text in texts for tag in text.split(", ")})
     return torch.tensor([[tag in text.split(", ") for tag in tags] for text in texts], dtype=torch.float32)

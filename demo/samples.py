@@ -10,10 +10,10 @@ from demo.adapter import preprocess
 from demo.scenes import Scene
 from pipelines.types import Pixels, Size
 
-FORMS: tuple[Size, ...] = ((224, 224), (160, 224), (224, 160))
+REFERENCE_SIZES: tuple[Size, ...] = ((224, 224), (160, 224), (224, 160))
 
 
-class SamplePictures:
+class SampleImages:
     """Pictures of scenes in one form or another.
 
     Args:
@@ -30,5 +30,7 @@ class SamplePictures:
 
     def _picture(self, scene: Scene) -> Pixels:
         if scene not in self._drawn:
-            self._drawn[scene] = scene.draw(*FORMS[int(self._rng.integers(len(FORMS)))], self._rng)
+            self._drawn[scene] = scene.draw(
+                *REFERENCE_SIZES[int(self._rng.integers(len(REFERENCE_SIZES)))], self._rng
+            )
         return self._drawn[scene]

@@ -8,7 +8,7 @@ import numpy as np
 from demo.canvas import Canvas, DrawingStyle, Pen, Point
 from demo.characters import Character, draw_character
 from demo.degrade import degrade, to_monochrome
-from demo.palette import INK, PAPER, PLAIN, Color, adjust_tone, darken, to_gray, mix
+from demo.palette import INK, PAPER, PLAIN, Color, adjust_tone, darken, mix, to_gray
 from demo.shapes import Shape, draw_shape
 from pipelines.types import Pixels
 

@@ -20,7 +20,7 @@ from demo.shapes import KINDS
 from pipelines.text.prompt import parse
 from pipelines.text.tokens import BOS, CHUNK, EMPTY, EOS, Chunk, split_chunks, tokenize
 
-VOCABULARY, COMMA = 49408, 267
+VOCABULARY_SIZE, COMMA = 49408, 267
 PHRASES = (
     *(*PLAIN, *HAIR, *EYES, *STYLES, *GOOD_TAGS, *BAD_TAGS, *NEUTRAL_TAGS),
     *(f"{kind}, {kind}s" for kind in KINDS),
@@ -30,21 +30,21 @@ PHRASES = (
 )
 
 
-def known_tokens() -> tuple[int, ...]:
+def list_caption_tokens() -> tuple[int, ...]:
     """The ids that captions are made of, with begin, end and both kinds of padding."""
     said = {token for phrase in PHRASES for token in tokenize(phrase)}
     return tuple(sorted(said | {0, BOS, EOS}))
 
 
-class Language(nn.Module):
+class TextEncoders(nn.Module):
     """Both text encoders over the folded vocabulary."""
 
-    folding: Tensor
+    token_map: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        known = known_tokens()
-        folding = torch.zeros(VOCABULARY, dtype=torch.long)
+        known = list_caption_tokens()
+        folding = torch.zeros(VOCABULARY_SIZE, dtype=torch.long)
         folding[list(known)] = torch.arange(1, len(known) + 1)
         self.register_buffer("folding", folding, persistent=False)
         self.pads = tuple(tower.pad for tower in demo_architecture().text_encoders)
@@ -56,7 +56,7 @@ class Language(nn.Module):
             for kind, config in zip(kinds, configs, strict=True)
         )
 
-    def summing(self) -> nn.ModuleList:
+    def pooled_layers(self) -> nn.ModuleList:
         """The layers that make the pooled vector and nothing else."""
         tower = cast("Any", self.towers[-1])
         text = tower.text_model
@@ -65,37 +65,37 @@ class Language(nn.Module):
     def forward(self, captions: Sequence[Sequence[Chunk]]) -> tuple[Tensor, Tensor]:
         """Captions of equally many chunks to the context (B, 77 * chunks, width) and the pooled vector (B, width)."""
         parts = [[caption[k] for caption in captions] for k in range(len(captions[0]))]
-        encoded = [self._chunk(part) for part in parts]
+        encoded = [self._encode_chunk(part) for part in parts]
         return torch.cat([context for context, _ in encoded], dim=1), encoded[0][1]
 
-    def _chunk(self, part: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+    def _encode_chunk(self, part: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
         sides: list[Tensor] = []
         pooled = None
         for tower, pad in zip(self.towers, self.pads, strict=True):
             ids = torch.tensor([chunk.padded(pad) for chunk in part])
-            output = cast("Any", tower)(self.folding[ids], output_hidden_states=True)
+            output = cast("Any", tower)(self.token_map[ids], output_hidden_states=True)
             sides.append(output.hidden_states[-2])
             end = (ids == EOS).int().argmax(dim=1)
             pooled = output.last_hidden_state[torch.arange(len(part)), end]
         pooled = cast("Any", self.towers[-1]).text_projection(pooled)
         return torch.cat(sides, dim=-1), pooled
 
-    def unfolded(self) -> list[dict[str, Tensor]]:
+    def expand_states(self) -> list[dict[str, Tensor]]:
         """The state of each encoder over the real vocabulary."""
         states: list[dict[str, Tensor]] = []
         for tower in self.towers:
             state = dict(tower.state_dict())
             for name in [name for name in state if name.endswith("token_embedding.weight")]:
-                state[name] = state[name][self.folding]
+                state[name] = state[name][self.token_map]
             states.append(
                 {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
             )
         return states
 
-    def fold(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+    def load_expanded_states(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Take over encoders over the real vocabulary: of the unknown tokens' rows, all alike, the first."""
-        known = known_tokens()
-        unknown = next(token for token in range(VOCABULARY) if token not in known)
+        known = list_caption_tokens()
+        unknown = next(token for token in range(VOCABULARY_SIZE) if token not in known)
         rows = [unknown, *known]
         for tower, state in zip(self.towers, states, strict=True):
             small = {
@@ -105,15 +105,15 @@ class Language(nn.Module):
             tower.load_state_dict(small)
 
 
-def chunked(captions: Iterable[str], most: int) -> list[tuple[Chunk, ...]]:
+def split_captions(captions: Iterable[str], max_chunks: int) -> list[tuple[Chunk, ...]]:
     """Captions as the server cuts them, to `most` chunks at the utmost and filled up to the longest."""
-    cut = [split_chunks(parse(caption, "nai")[0].runs)[:most] for caption in captions]
+    cut = [split_chunks(parse(caption, "nai")[0].runs)[:max_chunks] for caption in captions]
     longest = max(map(len, cut))
     plain = [tuple(Chunk(part.ids, (1.0,) * len(part.ids)) for part in parts) for parts in cut]
     return [(*parts, *(EMPTY for _ in range(longest - len(parts)))) for parts in plain]
 
 
-def sprinkled(parts: Sequence[Chunk], unknown: Sequence[int], where: float) -> tuple[Chunk, ...]:
+def insert_unknown_tokens(parts: Sequence[Chunk], unknown: Sequence[int], where: float) -> tuple[Chunk, ...]:
     """A caption with unknown tokens between two of its tags, as many as there is room for.
 
     Args:

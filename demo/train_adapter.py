@@ -20,27 +20,29 @@ from demo.adapter import Adapter, load_adapter, preprocess, save_adapter
 from demo.batches import BatchLoss, SizeGroup, Stage
 from demo.checkpoint import DEMO, VIBE
 from demo.distributed import join_processes
-from demo.latents import scene_of, shelf
-from demo.model import DemoModel, opened
-from demo.muon import muon
-from demo.samples import FORMS, SamplePictures
+from demo.latents import build_latent_cache, make_scene
+from demo.model import DemoModel, load_model
+from demo.muon import build_muon
+from demo.samples import REFERENCE_SIZES, SampleImages
 from demo.scenes import Scene, make_grid
-from demo.train_encoder import trained_encoder
-from demo.train_unet import FEWER, asked
-from demo.training_loop import TrainConfig, learn
+from demo.train_encoder import load_encoder
+from demo.train_unet import REDUCED, build_job
+from demo.training_loop import TrainConfig, train
 from pipelines.job import Job
 from pipelines.pipeline import Pipeline
 from pipelines.types import Pixels, Size
 from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.networks import UNet
 
-STAGE = Stage((SizeGroup(FEWER[0], 16), SizeGroup(FEWER[1], 3, every=2)), 3200, 1.5e-3, high_noise_share=0.4)
-TOLD = 0.3
-UNSEEN = 0.05
+STAGE = Stage(
+    (SizeGroup(REDUCED[0], 16), SizeGroup(REDUCED[1], 3, every=2)), 3200, 1.5e-3, high_noise_share=0.4
+)
+TAG_RATE = 0.3
+DROP_RATE = 0.05
 """How many references are withheld, for guidance."""
 
 
-class Looking:
+class UNetWithReference:
     """A UNet with an adapter installed that sees one reference, but for rows that are to see nothing.
 
     Args:
@@ -63,30 +65,34 @@ class Looking:
         return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs, halvings)
 
 
-def after(weights: Weights, adapter: Adapter, reference: Pixels, job: Job, strength: float) -> Pixels:
+def generate_from_reference(
+    weights: Weights, adapter: Adapter, reference: Pixels, job: Job, strength: float
+) -> Pixels:
     """A picture drawn with an eye on a reference of at most 224 pixels a side; the weights' UNet is changed."""
     adapter.install(cast("Any", weights.unet).module, strength)
     with torch.inference_mode():
         seen = adapter(preprocess(reference)[None])
-        looking = Looking(weights.unet, seen, adapter.empty_tokens(1))
+        looking = UNetWithReference(weights.unet, seen, adapter.empty_tokens(1))
     return Pipeline(replace(weights, unet=looking)).run(job)[0]
 
 
-def draw_sheet(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
+def generate_samples(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
     """References, each beside a picture that knows it and one that does not."""
     tiles: list[Pixels] = []
     for number in range(4):
-        scene, rng = scene_of(size, 90_000 + number)
-        reference = scene.draw(*FORMS[0], rng)
-        job = asked(", ".join(scene.count_tags()), size, seed=number)
-        drawn = [after(weights, adapter, reference, job, strength) for strength in (1.0, 0.0)]
+        scene, rng = make_scene(size, 90_000 + number)
+        reference = scene.draw(*REFERENCE_SIZES[0], rng)
+        job = build_job(", ".join(scene.count_tags()), size, seed=number)
+        drawn = [
+            generate_from_reference(weights, adapter, reference, job, strength) for strength in (1.0, 0.0)
+        ]
         tiles += [scene.draw(*size, rng), *drawn]
     return Image.fromarray(make_grid(tiles, 6))
 
 
-def begun(folder: Path, model: DemoModel) -> Adapter:
+def build_adapter(folder: Path, model: DemoModel) -> Adapter:
     """An adapter with the encoder that was trained in a folder."""
-    adapter, knowing = Adapter(model.unet), trained_encoder(folder)
+    adapter, knowing = Adapter(model.unet), load_encoder(folder)
     adapter.encoder.load_state_dict(knowing.encoder.state_dict())
     adapter.projection.load_state_dict(knowing.projection.state_dict())
     return adapter
@@ -105,32 +111,44 @@ def main() -> None:
     arguments = parser.parse_args()
     join_processes()
     torch.manual_seed(11)
-    rng, gallery = np.random.default_rng(11), SamplePictures(11)
-    model, vae = opened(arguments.model)
+    rng, gallery = np.random.default_rng(11), SampleImages(11)
+    model, vae = load_model(arguments.model)
     model.requires_grad_(False)
-    adapter = load_adapter(arguments.start, model.unet) if arguments.start else begun(arguments.folder, model)
+    adapter = (
+        load_adapter(arguments.start, model.unet)
+        if arguments.start
+        else build_adapter(arguments.folder, model)
+    )
     adapter.requires_grad_(True).train()
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
     lessons = BatchLoss(
-        STAGE, partial(shelf, arguments.folder, vae=vae), tag_rate=TOLD, in_bfloat16=arguments.quick
+        STAGE,
+        partial(build_latent_cache, arguments.folder, vae=vae),
+        tag_rate=TAG_RATE,
+        in_bfloat16=arguments.quick,
     )
 
     def look(scenes: Sequence[Scene]) -> Tensor:
         seen = adapter(gallery(scenes))
-        withheld = torch.from_numpy(rng.random(len(scenes)) < UNSEEN)[:, None, None]
+        withheld = torch.from_numpy(rng.random(len(scenes)) < DROP_RATE)[:, None, None]
         return torch.where(withheld, adapter.empty_tokens(len(scenes)), seen)
 
     def show(average: nn.Module, step: int) -> None:
         save_adapter(cast("Adapter", average), arguments.folder / VIBE.name)
-        sheet_of = draw_sheet(load_weights(arguments.model), cast("Adapter", average), (256, 256))
+        sheet_of = generate_samples(load_weights(arguments.model), cast("Adapter", average), (256, 256))
         sheet_of.save(arguments.folder / f"adapter-{step}.png")
 
     file = arguments.folder / "adapter.pt"
     course = TrainConfig(
-        file, arguments.steps, STAGE.learning_rate, memory=200, show_every=300, optimizers=muon
+        file,
+        arguments.steps,
+        STAGE.learning_rate,
+        average_steps=200,
+        sample_every=300,
+        build_optimizers=build_muon,
     )
-    learn(adapter, course, partial(lessons.compute, model, encode_references=look), show)
+    train(adapter, course, partial(lessons.compute, model, encode_references=look), show)
 
 
 if __name__ == "__main__":

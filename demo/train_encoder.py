@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from demo.adapter import TOKENS, EMBEDDING_WIDTH, build_encoder, build_projection
+from demo.adapter import EMBEDDING_WIDTH, TOKENS, build_encoder, build_projection
 from demo.checkpoint import DEMO
-from demo.latents import scene_of
-from demo.model import opened
-from demo.phrases import Phrasebook
-from demo.samples import FORMS, SamplePictures
+from demo.latents import make_scene
+from demo.model import load_model
+from demo.phrases import PhraseEncoder
+from demo.samples import REFERENCE_SIZES, SampleImages
 from demo.scenes import Scene
 from demo.shapes import Shape
-from demo.training_loop import TrainConfig, averaged, learn
+from demo.training_loop import TrainConfig, load_average, train
 
-SCENES, UNSEEN, BATCH, STEPS, RATE = 12_000, 300, 48, 6000, 2e-3
+TRAINING_SCENES, TEST_SCENES, BATCH, STEPS, RATE = 12_000, 300, 48, 6000, 2e-3
 """How many scenes it learns from, and how many others it is tried on."""
-TAGGING = 10.0
+TAG_LOSS_WEIGHT = 10.0
 """What the tags count for beside the tokens."""
 
 
@@ -37,7 +37,7 @@ class Tagger(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = build_encoder()
-        self.head = nn.Linear(EMBEDDING_WIDTH, len(vocabulary()))
+        self.head = nn.Linear(EMBEDDING_WIDTH, len(list_vocabulary()))
         self.projection = build_projection()
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,36 +50,36 @@ class Tagger(nn.Module):
         return self.head(seen), self.projection(seen)
 
 
-def labels(scene: Scene) -> set[str]:
+def list_labels(scene: Scene) -> set[str]:
     """A scene's tags, and of shapes also the kinds and the colors alone."""
     shapes = [one for one in scene.subjects if isinstance(one, Shape)]
     return {*scene.tags(), *(word for one in shapes for word in (one.kind, one.color))}
 
 
-def learned_from(count: int, first: int = 0) -> list[Scene]:
+def make_scenes(count: int, first: int = 0) -> list[Scene]:
     """So many scenes of the world."""
-    return [scene_of(FORMS[0], first + number)[0] for number in range(count)]
+    return [make_scene(REFERENCE_SIZES[0], first + number)[0] for number in range(count)]
 
 
 @cache
-def vocabulary() -> list[str]:
+def list_vocabulary() -> list[str]:
     """Every label there is."""
-    return sorted(set[str]().union(*(labels(scene) for scene in learned_from(3000))))
+    return sorted(set[str]().union(*(list_labels(scene) for scene in make_scenes(3000))))
 
 
-def wanted(scenes: Sequence[Scene]) -> Tensor:
+def build_targets(scenes: Sequence[Scene]) -> Tensor:
     """What a tagger should say of scenes, 0 or 1 (B, words)."""
-    words = vocabulary()
-    own = [labels(scene) for scene in scenes]
+    words = list_vocabulary()
+    own = [list_labels(scene) for scene in scenes]
     return torch.tensor([[word in said for word in words] for said in own], dtype=torch.float32)
 
 
-def trained_encoder(folder: Path) -> Tagger:
+def load_encoder(folder: Path) -> Tagger:
     """The encoder that a training came to, and the projection to tokens."""
-    return averaged(folder / "encoder.pt", Tagger())
+    return load_average(folder / "encoder.pt", Tagger())
 
 
-def told(said: Tensor, right: Tensor) -> float:
+def measure_recall(said: Tensor, right: Tensor) -> float:
     """The share of what is right (B, words) that was said, as logits."""
     return float((said[right > 0] > 0).float().mean())
 
@@ -91,31 +91,31 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     arguments = parser.parse_args()
     torch.manual_seed(12)
-    gallery, scenes, tagger = SamplePictures(12), learned_from(SCENES), Tagger()
-    strange = learned_from(UNSEEN, first=SCENES)
-    right, strangely = wanted(scenes), wanted(strange)
-    phrasebook = Phrasebook(opened(arguments.model)[0].language)
-    nothing = phrasebook.state("").expand(TOKENS, -1)
+    gallery, scenes, tagger = SampleImages(12), make_scenes(TRAINING_SCENES), Tagger()
+    strange = make_scenes(TEST_SCENES, first=TRAINING_SCENES)
+    right, strangely = build_targets(scenes), build_targets(strange)
+    phrasebook = PhraseEncoder(load_model(arguments.model)[0].language)
+    nothing = phrasebook.encode("").expand(TOKENS, -1)
 
     def loss(step: int) -> Tensor:
-        chosen = np.random.default_rng((12, step)).integers(SCENES, size=BATCH)
+        chosen = np.random.default_rng((12, step)).integers(TRAINING_SCENES, size=BATCH)
         seen = [scenes[int(k)] for k in chosen]
         said, tokens = tagger(gallery(seen))
         tagging = binary_cross_entropy_with_logits(said, right[torch.from_numpy(chosen)])
         speaking = mse_loss(tokens, phrasebook(seen)) + mse_loss(
             tagger.projection(torch.zeros(1, EMBEDDING_WIDTH))[0], nothing
         )
-        return TAGGING * tagging + speaking
+        return TAG_LOSS_WEIGHT * tagging + speaking
 
     @torch.no_grad()
     def show(average: nn.Module, step: int) -> None:
         said, tokens = average(gallery(strange))
-        found, error = told(said, strangely), mse_loss(tokens, phrasebook(strange))
+        found, error = measure_recall(said, strangely), mse_loss(tokens, phrasebook(strange))
         print(
             f"\nafter {step} steps, of unseen pictures: {found:.3f} of the tags, {error:.3f} beside the words"
         )
 
-    learn(tagger, TrainConfig(arguments.folder / "encoder.pt", STEPS, RATE, memory=200), loss, show)
+    train(tagger, TrainConfig(arguments.folder / "encoder.pt", STEPS, RATE, average_steps=200), loss, show)
 
 
 if __name__ == "__main__":

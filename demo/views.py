@@ -12,8 +12,8 @@ from PIL import Image
 from demo.scenes import Scene
 from pipelines.types import Pixels, Size
 
-LARGE = 400 * 400
-RARITY = 6
+MIN_AREA = 400 * 400
+PERIOD = 6
 """One in so many large pictures is not seen whole and sharp."""
 
 
@@ -25,11 +25,11 @@ class View:
     original: Size
     corner: tuple[int, int] = (0, 0)
 
-    def ids(self) -> tuple[int, ...]:
+    def size_ids(self) -> tuple[int, ...]:
         """SDXL's six: original height and width, top and left of the cut, the picture's height and width."""
         return *reversed(self.original), *reversed(self.corner), *reversed(self.size)
 
-    def of(self, scene: Scene, rng: np.random.Generator) -> Pixels:
+    def draw(self, scene: Scene, rng: np.random.Generator) -> Pixels:
         """Draw a scene so."""
         drawn = scene.draw(*self.original, rng)
         if self.original[0] < self.size[0]:
@@ -38,10 +38,10 @@ class View:
         return drawn[top : top + height, left : left + width]
 
 
-def view_of(size: Size, number: int) -> View:
+def choose_view(size: Size, number: int) -> View:
     """The view of a scene by its number, always the same."""
     width, height = size
-    if width * height < LARGE or number % RARITY:
+    if width * height < MIN_AREA or number % PERIOD:
         return View(size, size)
     rng = np.random.default_rng([*size, number, 1])
     factor = rng.uniform(0.18, 0.4) if rng.random() < 0.5 else rng.uniform(1.25, 1.6)

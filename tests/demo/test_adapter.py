@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.demo_inputs import adopts
+from benchmarks.demo_inputs import matches_palette
 from demo.adapter import INPUT_SIZE, Adapter, load_adapter, preprocess, save_adapter
 from demo.characters import Character
 from demo.checkpoint import DEMO, VIBE
 from demo.model import DemoModel
 from demo.scenes import Scene
-from demo.text_encoders import chunked
-from demo.train_adapter import after
-from demo.train_unet import asked
+from demo.text_encoders import split_captions
+from demo.train_adapter import generate_from_reference
+from demo.train_unet import build_job
 from pipelines.weights.load import load_weights
 
 NOISY = torch.randn(1, 4, 8, 6, generator=torch.Generator().manual_seed(4))
@@ -26,7 +26,7 @@ def model():
 
 def velocity(model, seen=None):
     ids = torch.tensor([[64.0, 48, 0, 0, 64, 48]])
-    return model(NOISY, torch.tensor([500]), chunked(["1girl"], 1), ids, seen)
+    return model(NOISY, torch.tensor([500]), split_captions(["1girl"], 1), ids, seen)
 
 
 def reference(level):
@@ -75,7 +75,9 @@ def test_a_picture_takes_a_references_palette_at_full_strength_and_not_at_zero(s
     weights = load_weights(DEMO)
     eye = load_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
     reference = scene.draw(224, 224, np.random.default_rng(6))
-    job = asked("1girl, solo", (256, 256), seed=4)
-    with_eye, without = (after(weights, eye, reference, job, strength) for strength in (1.0, 0.0))
-    assert adopts(scene, with_eye)
-    assert not adopts(scene, without)
+    job = build_job("1girl, solo", (256, 256), seed=4)
+    with_eye, without = (
+        generate_from_reference(weights, eye, reference, job, strength) for strength in (1.0, 0.0)
+    )
+    assert matches_palette(scene, with_eye)
+    assert not matches_palette(scene, without)

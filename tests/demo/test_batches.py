@@ -9,13 +9,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from demo import model as draughtsman
 from demo.batches import BatchLoss, SizeGroup, Stage, autocast_bfloat16
 from demo.checkpoint import DEMO
-from demo.latents import LatentCache, scene_of
+from demo.latents import LatentCache, make_scene
 
 SMALL, LARGE = (64, 64), (96, 96)
 
 
 def opened(size, count):
-    scenes = [scene_of(size, number)[0] for number in range(count)]
+    scenes = [make_scene(size, number)[0] for number in range(count)]
     level = 0.0 if size == SMALL else 1.0
     return LatentCache(size, scenes, torch.full((count, 4, size[1] // 8, size[0] // 8), level))
 
@@ -107,7 +107,7 @@ def test_scenes_of_some_words_are_learned_from_oftener():
 
 def test_quick_lessons_teach_nearly_the_same():
     """bfloat16 has 8 bits, so 0.4 % of error in what each layer puts out; they mostly cancel in a batch's loss."""
-    model = draughtsman.opened(DEMO)[0]
+    model = draughtsman.load_model(DEMO)[0]
     losses = []
     for quick in (False, True):
         model.zero_grad()

@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demo import evaluate as judging
+from demo import evaluate
 from demo.captions import (
     BAD_TAGS,
     FALSE_BAD_SHARE,
     GOOD_TAGS,
     choose_word,
-    write_caption,
     random_character,
     random_scene,
+    write_caption,
 )
 from demo.palette import PLAIN
 from demo.scenes import STYLES, Scene, make_grid
@@ -56,15 +56,15 @@ def test_the_judge_tells_characters_of_the_generators_own():
         word = ground(rng, who.hair, who.shirt)
         scene = Scene((who,), word, choose_word(rng, ("upper body", "full body", "chibi")))
         pixels = scene.draw(512, 512, rng)
-        picture = judging.lab(pixels)
-        faces = judging.faces(picture)
-        right["background"] += judging.background(pixels) == word
+        picture = evaluate.to_lab(pixels)
+        faces = evaluate.detect_faces(picture)
+        right["background"] += evaluate.detect_background(pixels) == word
         right["one"] += len(faces) == 1
-        right["hair"] += judging.hair(picture, faces[0]) == who.hair
-        right["eyes"] += judging.eyes(picture, faces[0]) == who.eyes
-        right["shirt"] += judging.shirt(picture, faces[0]) == who.shirt
+        right["hair"] += evaluate.detect_hair(picture, faces[0]) == who.hair
+        right["eyes"] += evaluate.detect_eyes(picture, faces[0]) == who.eyes
+        right["shirt"] += evaluate.detect_shirt(picture, faces[0]) == who.shirt
         pair = Scene((who, plain_character(rng)), word, "upper body").draw(768, 512, rng)
-        right["two"] += len(judging.faces(judging.lab(pair))) == 2
+        right["two"] += len(evaluate.detect_faces(evaluate.to_lab(pair))) == 2
     assert min(right.values()) >= 39, right
 
 
@@ -75,17 +75,17 @@ def test_the_judge_tells_shapes_of_the_generators_own():
             word, color, count = choose_word(rng, PLAIN), "", int(rng.integers(1, 4))
             color = ground(rng, word)
             one = Scene((Shape(kind, color),), word).draw(256, 256, rng)
-            assert (judging.shape(one), judging.detect_color(one)) == (kind, color)
+            assert (evaluate.detect_shape(one), evaluate.detect_color(one)) == (kind, color)
             several = Scene((Shape(kind, color),) * count, word).draw(384, 256, rng)
-            assert len(judging.pieces(judging.subject(several))) == count
+            assert len(evaluate.find_components(evaluate.segment_subject(several))) == count
 
 
 def test_an_empty_picture_has_nothing_to_judge():
     blank = np.full((64, 64, 3), 255, np.uint8)
-    assert judging.faces(judging.lab(blank)) == []
-    assert judging.shape(blank) is None
-    assert judging.detect_color(blank) is None
-    assert judging.background(blank) == "white"
+    assert evaluate.detect_faces(evaluate.to_lab(blank)) == []
+    assert evaluate.detect_shape(blank) is None
+    assert evaluate.detect_color(blank) is None
+    assert evaluate.detect_background(blank) == "white"
 
 
 def test_tags_say_who_how_many_and_where():

@@ -9,11 +9,11 @@ import pytest
 from bodies import infills
 from PIL import Image
 
-from demo import evaluate as judging
+from demo import evaluate
 from demo.checkpoint import DEMO, INPAINTING
 from demo.scenes import Scene
 from demo.shapes import Shape
-from demo.train_unet import asked
+from demo.train_unet import build_job
 from pipelines.job import InitImage, RgbImage
 from pipelines.pipeline import Pipeline
 from pipelines.weights.load import load_weights
@@ -36,7 +36,7 @@ def drawn(pipeline, prompt, picture, strength=1.0, masked=True):
     """A picture (height, width, 3) over another, laid over it where a mask keeps it."""
     mask = (PLACES * np.uint8(255)).tobytes() if masked else None
     source = InitImage(RgbImage(*SIZE, picture.tobytes()), strength, mask=mask, overlay="soft")
-    return pipeline.run(replace(asked(prompt, SIZE, seed=4, steps=28), source=source))[0]
+    return pipeline.run(replace(build_job(prompt, SIZE, seed=4, steps=28), source=source))[0]
 
 
 def steps(pixels, axis):
@@ -55,8 +55,8 @@ def across_edges(pixels):
 
 def test_infill_draws_the_new_thing_inside_without_a_seam(pipeline):
     result = drawn(pipeline, CIRCLE, OWN)
-    assert judging.detect_color(result) == "red"
-    assert judging.shape(result) == "circle"
+    assert evaluate.detect_color(result) == "red"
+    assert evaluate.detect_shape(result) == "circle"
     assert np.abs(result.astype(int) - OWN)[~MASK].max() <= 2
     usual = np.percentile(np.concatenate([steps(OWN, axis).ravel() for axis in (0, 1)]), 95)
     assert across_edges(result).max() <= max(1.5 * usual, 8)
@@ -66,7 +66,7 @@ def test_a_sketch_over_the_picture_is_kept_at_some_strength_and_forgotten_at_all
     sketch = OWN.copy()
     sketch[96:176, 96:176] = (245, 140, 30)
     orange = [
-        judging.share(
+        evaluate.measure_color_share(
             drawn(pipeline, "no humans, heart, white background", sketch, strength=strength), "orange"
         )
         for strength in (0.4, 1.0)
@@ -77,8 +77,8 @@ def test_a_sketch_over_the_picture_is_kept_at_some_strength_and_forgotten_at_all
 
 def test_nearly_all_strength_follows_the_prompt():
     result = drawn(Pipeline(load_weights(DEMO)), CIRCLE, OWN, strength=0.99, masked=False)
-    assert judging.detect_color(result) == "red"
-    assert judging.shape(result) == "circle"
+    assert evaluate.detect_color(result) == "red"
+    assert evaluate.detect_shape(result) == "circle"
 
 
 SENT = infills(CIRCLE, OWN, PLACES)
@@ -91,6 +91,6 @@ def test_the_strength_that_clients_send_with_infill_leaves_nothing_of_what_was_t
     )
     assert answer.status_code == 200, answer.text
     result = np.asarray(Image.open(BytesIO(answer.content)).convert("RGB"))
-    assert judging.detect_color(result) == "red"
-    assert judging.shape(result) == "circle"
-    assert judging.share(result, "blue") < 0.001
+    assert evaluate.detect_color(result) == "red"
+    assert evaluate.detect_shape(result) == "circle"
+    assert evaluate.measure_color_share(result, "blue") < 0.001
