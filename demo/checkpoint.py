@@ -1,4 +1,4 @@
-"""The demo model as a file: SDXL's single-file layout, so that it goes through the loader of any user's file."""
+"""The demo model's files. They have SDXL's single-file layout, so the loader treats them like any user's checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -19,22 +19,21 @@ WEIGHTS = Path(__file__).parent / "weights"
 DEMO, INPAINTING, VIBE = (
     WEIGHTS / f"{name}.safetensors" for name in ("naiad-demo", "naiad-demo-inpainting", "naiad-demo-vibe")
 )
-"""What was trained: the model, the UNet that draws into pictures, and the image adapter."""
+"""The trained files: the model, the inpainting UNet and the image adapter."""
 
 
 def build_demo(path: Path, channels: int = 4) -> Path:
-    """Write an untrained demo model; the same bytes every time."""
+    """Write an untrained demo model, the same bytes every time, and return its path."""
     architecture = demo_architecture(channels)
     unet, vae, towers = build_networks(architecture)
     modules = [unet.module, vae.module, *(tower.module for tower in towers)]
-    write_checkpoint(
-        path, architecture, [random_weights(module, SEED + k) for k, module in enumerate(modules)]
-    )
+    weights = [random_weights(module, SEED + k) for k, module in enumerate(modules)]
+    write_checkpoint(path, architecture, weights)
     return path
 
 
 def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights that keep activations near unit size: norms at one, the rest shrunk by its fan-in."""
+    """Return weights that keep activations near unit size: 1 in norms, elsewhere noise scaled by the fan-in."""
     generator = torch.Generator().manual_seed(seed)
     norms = {name for name, part in module.named_modules() if isinstance(part, nn.LayerNorm | nn.GroupNorm)}
     weights: dict[str, Tensor] = {}
@@ -51,10 +50,10 @@ def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def write_checkpoint(path: Path, architecture: Architecture, weights: list[Mapping[str, Tensor]]) -> None:
-    """Save a model's weights (UNet, VAE, then the text encoders) with its markers and metadata.
+    """Write a model file with the markers and metadata that the server detects it by.
 
     Args:
-        weights: state dicts of the networks in that order; a file of a UNet alone has only the first.
+        weights: State dicts of UNet, VAE and text encoders, in this order. A file of a UNet has only the first.
     """
     unet, vae, towers = build_networks(architecture)
     parts = model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])
@@ -74,7 +73,7 @@ def write_checkpoint(path: Path, architecture: Architecture, weights: list[Mappi
 
 
 def _sort_metadata(path: Path) -> None:
-    """Put the metadata in order: safetensors writes it in a different one every time."""
+    """Sort the metadata, which safetensors writes in a different order every time."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -1,4 +1,4 @@
-"""The colors of the demo's world, by the words that tags have for them."""
+"""The colors the demo draws with, by the words its tags use, and arithmetic on them. Colors are sRGB bytes."""
 
 from colorsys import hls_to_rgb, rgb_to_hls
 
@@ -17,7 +17,7 @@ PLAIN: dict[str, Color] = {
     "white": (255, 255, 255),
     "grey": (135, 135, 140),
 }
-"""Backgrounds, shapes and shirts. Black and white are exactly that: zero terminal SNR is what can draw them."""
+"""Backgrounds, shapes and shirts. Black and white are exact, because only zero terminal SNR can generate them."""
 
 HAIR: dict[str, Color] = {
     "red": (200, 45, 50),
@@ -45,24 +45,24 @@ PAPER: Color = (255, 255, 255)
 
 
 def darken(color: Color, share: float) -> Color:
-    """A color with this share of its light."""
+    """Return the color with `share` of its brightness."""
     return mix(color, (0, 0, 0), 1 - share)
 
 
 def mix(color: Color, other: Color, share: float) -> Color:
-    """A color on its way to another: 0 is the one, 1 the other."""
+    """Interpolate linearly: share 0 gives `color`, share 1 gives `other`."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(color, other, strict=True))
     return red, green, blue
 
 
 def to_gray(color: Color) -> Color:
-    """The grey that is as light as a color (Rec. 601)."""
+    """Return the gray of the same luma (Rec. 601)."""
     level = round(0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2])
     return level, level, level
 
 
 def adjust_tone(color: Color, lightness: float, saturation: float) -> Color:
-    """A color brought towards a lightness of its own hue, its saturation multiplied; black and white stay."""
+    """Move a color halfway to a lightness and multiply its saturation; black and white stay as they are."""
     if color in (PLAIN["black"], PLAIN["white"]):
         return color
     hue, light, strength = rgb_to_hls(*(part / 255 for part in color))

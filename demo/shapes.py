@@ -1,4 +1,4 @@
-"""Plain shapes and small objects; the unit is half of what they take up, (0, 0) their middle."""
+"""Plain shapes and small objects. They span about -1 to 1 in both directions; (0, 0) is the middle."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,31 +12,35 @@ LEAF: Color = (70, 160, 70)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One or more of a kind, in one color: `{color} {kind}`."""
+    """A shape with the tag `{color} {kind}`: a word of PLAIN and a key of KINDS."""
 
     kind: str
     color: str
 
     def tags(self) -> list[str]:
-        """What a caption says about it."""
+        """Return the shape's only tag."""
         return [f"{self.color} {self.kind}"]
 
 
-def draw_shape(pen: Pen, what: Shape) -> None:
+def draw_shape(pen: Pen, shape: Shape) -> None:
     """Draw a shape or an object."""
-    KINDS[what.kind](pen, PLAIN[what.color])
+    KINDS[shape.kind](pen, PLAIN[shape.color])
 
 
 def regular_polygon(
-    count: int, outer: float, inner: float | None = None, turn: float = -pi / 2
+    count: int, outer: float, inner: float | None = None, start: float = -pi / 2
 ) -> list[Point]:
-    """The corners of a regular polygon, or of a star when there is an inner radius."""
+    """Return the corners of a regular polygon, or of a star if there is an inner radius.
+
+    Args:
+        start: Angle of the first corner in radians.
+    """
     radii = [outer] if inner is None else [outer, inner]
     total = count * len(radii)
     return [
         (
-            radii[k % len(radii)] * cos(turn + 2 * pi * k / total),
-            radii[k % len(radii)] * sin(turn + 2 * pi * k / total),
+            radii[k % len(radii)] * cos(start + 2 * pi * k / total),
+            radii[k % len(radii)] * sin(start + 2 * pi * k / total),
         )
         for k in range(total)
     ]
@@ -59,9 +63,9 @@ def _draw_star(pen: Pen, color: Color) -> None:
 
 
 def _draw_heart(pen: Pen, color: Color) -> None:
-    turns = [2 * pi * k / 60 for k in range(60)]
+    angles = [2 * pi * k / 60 for k in range(60)]
     points = [
-        (sin(t) ** 3, -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 15.5) for t in turns
+        (sin(t) ** 3, -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 15.5) for t in angles
     ]
     pen.polygon(points, color)
 

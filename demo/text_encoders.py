@@ -1,8 +1,7 @@
-"""The demo's text encoders as they are trained: the real vocabulary folded onto the few tokens of its world.
+"""The demo's text encoders, trained over a vocabulary reduced to the tokens of its captions.
 
-Every token that no caption has shares one place, "something unknown". Captions are sprinkled with such tokens, so
-the networks learn to pay no attention to words that mean nothing here; unfolding writes the shared place's vector
-into all of their rows.
+All other tokens share one embedding. Training inserts such unknown tokens into captions, so that the networks learn to
+ignore words without a meaning here. A model file has the full vocabulary, with the shared embedding in all their rows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,57 +30,61 @@ PHRASES = (
 
 
 def list_caption_tokens() -> tuple[int, ...]:
-    """The ids that captions are made of, with begin, end and both kinds of padding."""
-    said = {token for phrase in PHRASES for token in tokenize(phrase)}
-    return tuple(sorted(said | {0, BOS, EOS}))
+    """Return the sorted token ids that captions consist of, with begin, end and both kinds of padding."""
+    tokens = {token for phrase in PHRASES for token in tokenize(phrase)}
+    return tuple(sorted(tokens | {0, BOS, EOS}))
 
 
 class TextEncoders(nn.Module):
-    """Both text encoders over the folded vocabulary."""
+    """Both text encoders over the reduced vocabulary. `token_map` maps token ids to reduced ids; 0 is unknown."""
 
     token_map: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        known = list_caption_tokens()
-        folding = torch.zeros(VOCABULARY_SIZE, dtype=torch.long)
-        folding[list(known)] = torch.arange(1, len(known) + 1)
-        self.register_buffer("folding", folding, persistent=False)
+        tokens = list_caption_tokens()
+        token_map = torch.zeros(VOCABULARY_SIZE, dtype=torch.long)
+        token_map[list(tokens)] = torch.arange(1, len(tokens) + 1)
+        self.register_buffer("token_map", token_map, persistent=False)
         self.pads = tuple(tower.pad for tower in demo_architecture().text_encoders)
-        kinds = (CLIPTextModel, CLIPTextModelWithProjection)
-        places = {"vocab_size": len(known) + 1, "bos_token_id": len(known) - 1, "eos_token_id": len(known)}
-        configs = [dict(tower.config) | places for tower in demo_architecture().text_encoders]
+        classes = (CLIPTextModel, CLIPTextModelWithProjection)
+        ids = {"vocab_size": len(tokens) + 1, "bos_token_id": len(tokens) - 1, "eos_token_id": len(tokens)}
+        configs = [dict(tower.config) | ids for tower in demo_architecture().text_encoders]
         self.towers = nn.ModuleList(
-            cast("Any", kind)(cast("Any", CLIPTextConfig)(**config))
-            for kind, config in zip(kinds, configs, strict=True)
+            cast("Any", encoder)(cast("Any", CLIPTextConfig)(**config))
+            for encoder, config in zip(classes, configs, strict=True)
         )
 
     def pooled_layers(self) -> nn.ModuleList:
-        """The layers that make the pooled vector and nothing else."""
+        """Return the layers that only the pooled vector depends on."""
         tower = cast("Any", self.towers[-1])
         text = tower.text_model
         return nn.ModuleList([text.encoder.layers[-1], text.final_layer_norm, tower.text_projection])
 
     def forward(self, captions: Sequence[Sequence[Chunk]]) -> tuple[Tensor, Tensor]:
-        """Captions of equally many chunks to the context (B, 77 * chunks, width) and the pooled vector (B, width)."""
-        parts = [[caption[k] for caption in captions] for k in range(len(captions[0]))]
-        encoded = [self._encode_chunk(part) for part in parts]
+        """Encode captions of equally many chunks.
+
+        Returns:
+            The context (B, 77 * chunks, width) and the pooled vectors (B, width) of the first chunks.
+        """
+        chunks = [[caption[k] for caption in captions] for k in range(len(captions[0]))]
+        encoded = [self._encode_chunks(batch) for batch in chunks]
         return torch.cat([context for context, _ in encoded], dim=1), encoded[0][1]
 
-    def _encode_chunk(self, part: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
-        sides: list[Tensor] = []
+    def _encode_chunks(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        contexts: list[Tensor] = []
         pooled = None
         for tower, pad in zip(self.towers, self.pads, strict=True):
-            ids = torch.tensor([chunk.padded(pad) for chunk in part])
+            ids = torch.tensor([chunk.padded(pad) for chunk in chunks])
             output = cast("Any", tower)(self.token_map[ids], output_hidden_states=True)
-            sides.append(output.hidden_states[-2])
+            contexts.append(output.hidden_states[-2])
             end = (ids == EOS).int().argmax(dim=1)
-            pooled = output.last_hidden_state[torch.arange(len(part)), end]
+            pooled = output.last_hidden_state[torch.arange(len(chunks)), end]
         pooled = cast("Any", self.towers[-1]).text_projection(pooled)
-        return torch.cat(sides, dim=-1), pooled
+        return torch.cat(contexts, dim=-1), pooled
 
     def expand_states(self) -> list[dict[str, Tensor]]:
-        """The state of each encoder over the real vocabulary."""
+        """Return the state dict of each encoder over the full vocabulary."""
         states: list[dict[str, Tensor]] = []
         for tower in self.towers:
             state = dict(tower.state_dict())
@@ -93,34 +96,39 @@ class TextEncoders(nn.Module):
         return states
 
     def load_expanded_states(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Take over encoders over the real vocabulary: of the unknown tokens' rows, all alike, the first."""
-        known = list_caption_tokens()
-        unknown = next(token for token in range(VOCABULARY_SIZE) if token not in known)
-        rows = [unknown, *known]
+        """Load state dicts over the full vocabulary. All unknown tokens have the same row there; the first is used."""
+        tokens = list_caption_tokens()
+        unknown = next(token for token in range(VOCABULARY_SIZE) if token not in tokens)
+        rows = [unknown, *tokens]
         for tower, state in zip(self.towers, states, strict=True):
-            small = {
+            reduced = {
                 name: tensor[rows] if name.endswith("token_embedding.weight") else tensor
                 for name, tensor in state.items()
             }
-            tower.load_state_dict(small)
+            tower.load_state_dict(reduced)
 
 
 def split_captions(captions: Iterable[str], max_chunks: int) -> list[tuple[Chunk, ...]]:
-    """Captions as the server cuts them, to `most` chunks at the utmost and filled up to the longest."""
-    cut = [split_chunks(parse(caption, "nai")[0].runs)[:max_chunks] for caption in captions]
-    longest = max(map(len, cut))
-    plain = [tuple(Chunk(part.ids, (1.0,) * len(part.ids)) for part in parts) for parts in cut]
-    return [(*parts, *(EMPTY for _ in range(longest - len(parts)))) for parts in plain]
+    """Split captions into chunks as the server does, without prompt weights.
+
+    All captions get as many chunks as the longest one, at most `max_chunks`; empty chunks fill up the others.
+    """
+    split = [split_chunks(parse(caption, "nai")[0].runs)[:max_chunks] for caption in captions]
+    longest = max(map(len, split))
+    unweighted = [tuple(Chunk(chunk.ids, (1.0,) * len(chunk.ids)) for chunk in chunks) for chunks in split]
+    return [(*chunks, *(EMPTY for _ in range(longest - len(chunks)))) for chunks in unweighted]
 
 
-def insert_unknown_tokens(parts: Sequence[Chunk], unknown: Sequence[int], where: float) -> tuple[Chunk, ...]:
-    """A caption with unknown tokens between two of its tags, as many as there is room for.
+def insert_unknown_tokens(
+    chunks: Sequence[Chunk], unknown: Sequence[int], position: float
+) -> tuple[Chunk, ...]:
+    """Insert unknown tokens between two tags of a caption's first chunk, as many as fit.
 
     Args:
-        where: 0 puts them first, anything up to 1 behind a later tag.
+        position: 0 inserts them before the first tag, 1 before the last.
     """
-    own, room = parts[0].ids, CHUNK - len(parts[0].ids)
-    breaks = [0, *(place + 1 for place, token in enumerate(own) if token == COMMA)]
-    place = breaks[int(where * (len(breaks) - 1))]
-    first = (*own[:place], *unknown[:room], *own[place:])
-    return (Chunk(first, (1.0,) * len(first)), *parts[1:])
+    ids, room = chunks[0].ids, CHUNK - len(chunks[0].ids)
+    tag_starts = [0, *(k + 1 for k, token in enumerate(ids) if token == COMMA)]
+    start = tag_starts[int(position * (len(tag_starts) - 1))]
+    first = (*ids[:start], *unknown[:room], *ids[start:])
+    return (Chunk(first, (1.0,) * len(first)), *chunks[1:])

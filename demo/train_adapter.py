@@ -1,7 +1,7 @@
-"""Trains the demo's image adapter beside its UNet: `python -m demo.train_adapter FOLDER`, after `demo.train_encoder`.
+"""Trains the demo's image adapter: `python -m demo.train_adapter FOLDER`, after `demo.train_encoder`.
 
-A reference is another drawing of the scene that is to be drawn, and the caption says little: what is left untold,
-the colors above all, has to be seen. The UNet and the text encoders stay as they are.
+The reference is another drawing of the scene to predict, and captions have few tags, so the others, above all colors,
+must come from the reference. UNet and text encoders are frozen.
 """
 
 import argparse
@@ -38,19 +38,21 @@ STAGE = Stage(
     (SizeGroup(REDUCED[0], 16), SizeGroup(REDUCED[1], 3, every=2)), 3200, 1.5e-3, high_noise_share=0.4
 )
 TAG_RATE = 0.3
+"""Share of the tags that captions keep."""
 DROP_RATE = 0.05
-"""How many references are withheld, for guidance."""
+"""Share of samples without a reference, for guidance."""
 
 
 class UNetWithReference:
-    """A UNet with an adapter installed that sees one reference, but for rows that are to see nothing.
+    """A UNet with an adapter installed and the image tokens of one reference.
 
     Args:
-        seen: tokens (1, 8, width) for the first of every two rows, the prompt's; `nothing` for the other.
+        cond: Tokens (1, 8, width) of the reference for the first of two rows, the prompt's.
+        uncond: Tokens (1, 8, width) without a reference for the second.
     """
 
-    def __init__(self, unet: UNet, seen: Tensor, nothing: Tensor) -> None:
-        self._unet, self._tokens = unet, torch.cat([seen, nothing])
+    def __init__(self, unet: UNet, cond: Tensor, uncond: Tensor) -> None:
+        self._unet, self._tokens = unet, torch.cat([cond, uncond])
 
     def __call__(
         self,
@@ -60,58 +62,58 @@ class UNetWithReference:
         added_cond_kwargs: Mapping[str, Tensor] | None,
         halvings: int = 0,
     ) -> Tensor:
-        """See UNet."""
+        """Predict with the image tokens; see `UNet`."""
         tokens = self._tokens[: len(sample)]
         return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs, halvings)
 
 
 def generate_from_reference(
-    weights: Weights, adapter: Adapter, reference: Pixels, job: Job, strength: float
+    weights: Weights, adapter: Adapter, reference: Pixels, job: Job, scale: float
 ) -> Pixels:
-    """A picture drawn with an eye on a reference of at most 224 pixels a side; the weights' UNet is changed."""
-    adapter.install(cast("Any", weights.unet).module, strength)
+    """Generate an image with a reference of at most 224x224. This installs the adapter in the UNet of `weights`."""
+    adapter.install(cast("Any", weights.unet).module, scale)
     with torch.inference_mode():
-        seen = adapter(preprocess(reference)[None])
-        looking = UNetWithReference(weights.unet, seen, adapter.empty_tokens(1))
-    return Pipeline(replace(weights, unet=looking)).run(job)[0]
+        tokens = adapter(preprocess(reference)[None])
+        unet = UNetWithReference(weights.unet, tokens, adapter.empty_tokens(1))
+    return Pipeline(replace(weights, unet=unet)).run(job)[0]
 
 
 def generate_samples(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
-    """References, each beside a picture that knows it and one that does not."""
+    """Return a grid of four scenes, each followed by images generated with the adapter and without it."""
     tiles: list[Pixels] = []
     for number in range(4):
         scene, rng = make_scene(size, 90_000 + number)
         reference = scene.draw(*REFERENCE_SIZES[0], rng)
         job = build_job(", ".join(scene.count_tags()), size, seed=number)
-        drawn = [
-            generate_from_reference(weights, adapter, reference, job, strength) for strength in (1.0, 0.0)
-        ]
-        tiles += [scene.draw(*size, rng), *drawn]
+        generated = [generate_from_reference(weights, adapter, reference, job, scale) for scale in (1.0, 0.0)]
+        tiles += [scene.draw(*size, rng), *generated]
     return Image.fromarray(make_grid(tiles, 6))
 
 
 def build_adapter(folder: Path, model: DemoModel) -> Adapter:
-    """An adapter with the encoder that was trained in a folder."""
-    adapter, knowing = Adapter(model.unet), load_encoder(folder)
-    adapter.encoder.load_state_dict(knowing.encoder.state_dict())
-    adapter.projection.load_state_dict(knowing.projection.state_dict())
+    """Return an adapter with the encoder and projection that were trained in a folder."""
+    adapter, trained = Adapter(model.unet), load_encoder(folder)
+    adapter.encoder.load_state_dict(trained.encoder.state_dict())
+    adapter.projection.load_state_dict(trained.projection.state_dict())
     return adapter
 
 
 def main() -> None:
-    """Train, writing a checkpoint, the adapter's file and sheets."""
+    """Train, writing checkpoints, the adapter file and sample grids."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument(
-        "--start", type=Path, help="an adapter to go on from; else the encoder trained in the folder"
+        "--start", type=Path, help="adapter file to continue from (default: the encoder trained in FOLDER)"
     )
     parser.add_argument("--steps", type=int, default=STAGE.steps)
-    parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
+    parser.add_argument(
+        "--quick", action="store_true", help="compute in bfloat16, for processors with hardware support"
+    )
     arguments = parser.parse_args()
     join_processes()
     torch.manual_seed(11)
-    rng, gallery = np.random.default_rng(11), SampleImages(11)
+    rng, references = np.random.default_rng(11), SampleImages(11)
     model, vae = load_model(arguments.model)
     model.requires_grad_(False)
     adapter = (
@@ -122,33 +124,28 @@ def main() -> None:
     adapter.requires_grad_(True).train()
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = BatchLoss(
-        STAGE,
-        partial(build_latent_cache, arguments.folder, vae=vae),
-        tag_rate=TAG_RATE,
-        in_bfloat16=arguments.quick,
-    )
+    load_cache = partial(build_latent_cache, arguments.folder, vae=vae)
+    loss = BatchLoss(STAGE, load_cache, TAG_RATE, arguments.quick)
 
-    def look(scenes: Sequence[Scene]) -> Tensor:
-        seen = adapter(gallery(scenes))
-        withheld = torch.from_numpy(rng.random(len(scenes)) < DROP_RATE)[:, None, None]
-        return torch.where(withheld, adapter.empty_tokens(len(scenes)), seen)
+    def encode_references(scenes: Sequence[Scene]) -> Tensor:
+        tokens = adapter(references(scenes))
+        is_dropped = torch.from_numpy(rng.random(len(scenes)) < DROP_RATE)[:, None, None]
+        return torch.where(is_dropped, adapter.empty_tokens(len(scenes)), tokens)
 
-    def show(average: nn.Module, step: int) -> None:
+    def save_samples(average: nn.Module, step: int) -> None:
         save_adapter(cast("Adapter", average), arguments.folder / VIBE.name)
-        sheet_of = generate_samples(load_weights(arguments.model), cast("Adapter", average), (256, 256))
-        sheet_of.save(arguments.folder / f"adapter-{step}.png")
+        grid = generate_samples(load_weights(arguments.model), cast("Adapter", average), (256, 256))
+        grid.save(arguments.folder / f"adapter-{step}.png")
 
-    file = arguments.folder / "adapter.pt"
-    course = TrainConfig(
-        file,
+    config = TrainConfig(
+        arguments.folder / "adapter.pt",
         arguments.steps,
         STAGE.learning_rate,
         average_steps=200,
         sample_every=300,
         build_optimizers=build_muon,
     )
-    train(adapter, course, partial(lessons.compute, model, encode_references=look), show)
+    train(adapter, config, partial(loss.compute, model, encode_references=encode_references), save_samples)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains the demo's UNet and text encoders: `python -m demo.train_unet FOLDER`, after `demo.train_vae FOLDER`.
 
-It goes from small pictures to the sizes that are served; each stage starts from the average of the one before.
+Training goes from small images to the full sizes. Each stage starts from the averaged weights of the previous one.
 """
 
 import argparse
@@ -38,10 +38,10 @@ HALF = dict.fromkeys(((512, 512), (416, 608), (608, 416), (512, 768), (768, 512)
 FULL = dict.fromkeys(((832, 1216), (1216, 832), (1024, 1024)), 150)
 REDUCED = [dict.fromkeys(sizes, count) for sizes, count in ((QUARTER, 800), (HALF, 240), (FULL, 60))]
 HARD_TAGS = {"apple": 6, "flower": 4, "cat": 4, "house": 4, "heart": 2, "glasses": 2.5}
-"""What is still drawn badly when the rest is right."""
+"""Tags that are still generated badly when all others are correct."""
 OUTLINE_TAGS = {"cat": 5, "apple": 4} | dict.fromkeys(("heart", "moon", "glasses"), 3)
 OUTLINE_TAGS |= dict.fromkeys(("house", "star", "triangle", "circle"), 2)
-"""What had bent outlines in large pictures until deep shrink let it be seen whole."""
+"""Tags with bent outlines in large images before deep shrink let the UNet see them as one."""
 STAGES = {
     "small": Stage((SizeGroup(SMALL, 32),), 1600, 5e-3),
     "quarter": Stage((SizeGroup(QUARTER, 16),), 4000, 5e-3),
@@ -96,7 +96,7 @@ STAGES = {
     ),
 }
 POOLED_STAGE = "large"
-"""Before this stage the UNet ignored the pooled vector."""
+"""The stage from which the UNet uses the pooled vector; before, it ignored it."""
 QUALITY = ", ".join(GOOD_TAGS[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
 SAMPLE_PROMPTS = (
@@ -111,53 +111,53 @@ SAMPLE_PROMPTS = (
     "outdoors, city, depth of field, beautiful detailed face, jewelry, earrings, necklace, wind, floating hair, "
     "hand on own hip, official art, dynamic angle, cinematic lighting, film grain, 8k, grey background, sketch",
 )
-"""The last is long and mostly of tags that the model never saw, as prompts for larger models are."""
+"""The last one is long, and most of its tags never occurred in training, like prompts written for larger models."""
 
 
 def build_job(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
-    """A picture as users ask for it, with quality tags and undesired content."""
+    """Return a job like a user's, with quality tags and undesired content."""
     prompts = Prompts(f"{prompt}, {QUALITY}", UNDESIRED)
     return as_served(Job("demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,)))
 
 
 def generate_samples(file: Path, size: Size, prompts: Sequence[str] = SAMPLE_PROMPTS) -> Image.Image:
-    """Prompts, four beside each other, drawn from a model file as a user would."""
+    """Return a grid, four images wide, of the prompts generated with a model file."""
     pipeline = Pipeline(load_weights(file, device="cpu"))
     return Image.fromarray(make_grid([pipeline.run(build_job(prompt, size))[0] for prompt in prompts], 4))
 
 
 def random_captions(count: int) -> list[tuple[Chunk, ...]]:
-    """Captions at random."""
+    """Return random captions, split into chunks, the same ones every time."""
     rng = np.random.default_rng(256)
     return split_captions([write_caption(random_scene(rng), rng) for _ in range(count)], max_chunks=1)
 
 
 def main() -> None:
-    """Train one stage, or all of them in their order."""
+    """Train the given stages, or all of them in order."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
-    parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
+    parser.add_argument(
+        "--quick", action="store_true", help="compute in bfloat16, for processors with hardware support"
+    )
     arguments = parser.parse_args()
     join_processes()
     for name in arguments.stages:
         train_stage(arguments.folder, name, arguments.quick)
 
 
-def load_previous(before: Path) -> DemoModel:
-    """What the stage before came to, or the model in the repository when it was not trained here."""
-    return load_average(before, DemoModel()) if before.exists() else load_model(DEMO)[0]
+def load_previous(checkpoint: Path) -> DemoModel:
+    """Load the result of the previous stage or, without its checkpoint, the model in the repository."""
+    return load_average(checkpoint, DemoModel()) if checkpoint.exists() else load_model(DEMO)[0]
 
 
-def train_stage(folder: Path, name: str, quick: bool = False) -> None:
-    """One stage, from where it was left or from the stage before."""
-    stage, order = STAGES[name], list(STAGES)
-    vae = load_vae(folder)
-    torch.manual_seed(order.index(name))
-    file = folder / f"unet-{name}.pt"
-    before = folder / f"unet-{order[order.index(name) - 1]}.pt"
-    if order.index(name) and not file.exists():
-        model = load_previous(before)
+def train_stage(folder: Path, name: str, in_bfloat16: bool = False) -> None:
+    """Train one stage, from its checkpoint or from the previous stage."""
+    stage, vae, checkpoint = STAGES[name], load_vae(folder), folder / f"unet-{name}.pt"
+    index = list(STAGES).index(name)
+    torch.manual_seed(index)
+    if index and not checkpoint.exists():
+        model = load_previous(folder / f"unet-{list(STAGES)[index - 1]}.pt")
         if name == POOLED_STAGE:
             train_pooled(model.language)
         model.requires_grad_(True).train().center_pooled(random_captions(256))
@@ -166,22 +166,23 @@ def train_stage(folder: Path, name: str, quick: bool = False) -> None:
     else:
         model = DemoModel()
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = BatchLoss(stage, partial(build_latent_cache, folder, vae=vae), in_bfloat16=quick)
-    shown = max(stage.list_sizes(), key=lambda size: (size[0] == size[1], size))
+    loss = BatchLoss(stage, partial(build_latent_cache, folder, vae=vae), in_bfloat16=in_bfloat16)
+    sample_size = max(stage.list_sizes(), key=lambda size: (size[0] == size[1], size))
 
-    def show(average: nn.Module, step: int) -> None:
-        save_model(cast("DemoModel", average), vae, folder / "naiad-demo.safetensors")
-        generate_samples(folder / "naiad-demo.safetensors", shown).save(folder / f"unet-{name}-{step}.png")
+    def save_samples(average: nn.Module, step: int) -> None:
+        file = folder / "naiad-demo.safetensors"
+        save_model(cast("DemoModel", average), vae, file)
+        generate_samples(file, sample_size).save(folder / f"unet-{name}-{step}.png")
 
-    course = TrainConfig(
-        file,
+    config = TrainConfig(
+        checkpoint,
         stage.steps,
         stage.learning_rate,
         average_steps=300,
         sample_every=1000,
         build_optimizers=build_muon,
     )
-    train(model, course, partial(lessons.compute, model), show)
+    train(model, config, partial(loss.compute, model), save_samples)
 
 
 if __name__ == "__main__":

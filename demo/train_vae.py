@@ -1,8 +1,8 @@
-"""Trains the demo's VAE on crops of drawn pictures: `python -m demo.train_vae FOLDER`.
+"""Trains the demo's VAE on crops of drawings: `python -m demo.train_vae FOLDER`.
 
-Beside the picture itself its edges are compared, since flat drawings live by them. Latents are kept near zero mean
-and unit spread, so that noise levels mean for them what they mean for SDXL's, and the decoder learns to bear a little
-noise on them, as samplers leave some.
+The loss compares pixels and edges, because edges matter most in flat drawings. Latents are kept near zero mean and unit
+variance, so that noise levels mean the same as for SDXL. The decoder is trained with a little noise on them, because
+samplers leave some.
 """
 
 import argparse
@@ -30,21 +30,21 @@ from pipelines.weights.load import load_weights
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
 POOL_SIZE = 192
 PHASES = ((1800, 32, 16), (4000, 64, 16), (5200, 192, 2))
-"""Up to which step crops have which side and batches which size. Colors are learned first, from little; the last
-phase is for what normalization does to large areas."""
+"""Last step, side of the crops and batch size of each phase. Colors are learned first, from small crops. The last phase
+is for the effect of normalization on large areas."""
 RENEWAL_RATE = 0.25
-"""How many pictures of the pool are drawn anew in a step."""
+"""Images of the pool replaced in a step, on average."""
 LATENT_NOISE = 0.05
-"""The spread of the noise that the decoder learns to bear, and that the encoder learns to announce."""
+"""Standard deviation of the noise the decoder is trained with, which the encoder learns to predict."""
 
 
 def build_vae() -> AutoencoderKL:
-    """A VAE of the demo's shape, untrained."""
+    """Return an untrained VAE."""
     return AutoencoderKL(**dict(demo_architecture().vae))  # type: ignore[arg-type]
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """The VAE that was trained in a folder, or the one kept in the repository when none was."""
+    """Load the VAE trained in a folder or, without one, the VAE of the model in the repository."""
     vae, file = build_vae(), folder / "vae.pt"
     if file.exists():
         load_average(file, vae)
@@ -54,15 +54,14 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 
 def generate_crops(seed: int, side: int, count: int) -> Iterator[Tensor]:
-    """Endless batches (count, 3, side, side) in [-1, 1]; places with something in them come more often."""
+    """Yield endless batches (count, 3, side, side) in [-1, 1]. Crops with content are more frequent than empty ones."""
     rng = np.random.default_rng(seed)
     pool = [_draw_random_image(rng) for _ in range(POOL_SIZE)]
     while True:
         if rng.random() < RENEWAL_RATE:
             pool[rng.integers(POOL_SIZE)] = _draw_random_image(rng)
-        yield torch.stack(
-            [to_tensor(_crop_image(pool[rng.integers(POOL_SIZE)], side, rng)) for _ in range(count)]
-        )
+        crops = [_crop_image(pool[rng.integers(POOL_SIZE)], side, rng) for _ in range(count)]
+        yield torch.stack([to_tensor(crop) for crop in crops])
 
 
 def _draw_random_image(rng: np.random.Generator) -> Pixels:
@@ -70,68 +69,72 @@ def _draw_random_image(rng: np.random.Generator) -> Pixels:
     return random_scene(rng).draw(width, height, rng)
 
 
-def _crop_image(picture: Pixels, side: int, rng: np.random.Generator) -> Pixels:
-    height, width = picture.shape[:2]
+def _crop_image(pixels: Pixels, side: int, rng: np.random.Generator) -> Pixels:
+    """Return a random crop, trying up to four times to find one that is not nearly uniform."""
+    height, width = pixels.shape[:2]
     for _ in range(4):
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        part = picture[top : top + side, left : left + side]
-        if part.std(axis=(0, 1)).sum() > 30:
+        crop = pixels[top : top + side, left : left + side]
+        if crop.std(axis=(0, 1)).sum() > 30:
             break
-    return part
+    return crop
 
 
 def to_tensor(pixels: Pixels) -> Tensor:
-    """Bytes (height, width, 3) to floats (3, height, width) in [-1, 1]."""
+    """Convert bytes (height, width, 3) to floats (3, height, width) in [-1, 1]."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def compute_edges(picture: Tensor) -> Tensor:
-    """Differences of neighbours, to the right and downwards, side by side."""
-    return torch.cat([picture.diff(dim=-1)[..., :-1, :], picture.diff(dim=-2)[..., :, :-1]], dim=1)
+def compute_edges(images: Tensor) -> Tensor:
+    """Return the differences to the right and lower neighbors, concatenated as channels."""
+    return torch.cat([images.diff(dim=-1)[..., :-1, :], images.diff(dim=-2)[..., :, :-1]], dim=1)
 
 
 def compute_loss(vae: AutoencoderKL, batch: Tensor) -> Tensor:
-    """How far a batch comes back from itself."""
+    """Return the reconstruction error of a batch plus penalties on mean, variance and log-variance of the latents."""
     posterior = cast("Any", vae.encode(batch)).latent_dist
     latents = posterior.mean
     noisy = latents + LATENT_NOISE * torch.randn_like(latents)
-    drawn = cast("Any", vae).decode(noisy, return_dict=False)[0]
-    spread = latents.std(dim=(0, 2, 3)) - 1
-    center = latents.mean(dim=(0, 2, 3))
-    announced = (posterior.logvar - 2 * log(LATENT_NOISE)).square().mean()
-    kept = spread.square().mean() + center.square().mean() + 0.01 * announced
-    return l1_loss(drawn, batch) + 0.7 * l1_loss(compute_edges(drawn), compute_edges(batch)) + 0.02 * kept
+    decoded = cast("Any", vae).decode(noisy, return_dict=False)[0]
+    std_error = latents.std(dim=(0, 2, 3)) - 1
+    mean = latents.mean(dim=(0, 2, 3))
+    logvar_error = (posterior.logvar - 2 * log(LATENT_NOISE)).square().mean()
+    penalty = std_error.square().mean() + mean.square().mean() + 0.01 * logvar_error
+    pixel_error = l1_loss(decoded, batch)
+    edge_error = l1_loss(compute_edges(decoded), compute_edges(batch))
+    return pixel_error + 0.7 * edge_error + 0.02 * penalty
 
 
 def main() -> None:
-    """Train, writing a checkpoint and sheets of originals beside what comes back."""
+    """Train, writing checkpoints and grids of originals next to their reconstructions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     torch.manual_seed(1)
     vae = build_vae()
-    vae.load_state_dict(random_weights(vae, seed=1))  # torch's own are so small that colors fade on the way
+    vae.load_state_dict(
+        random_weights(vae, seed=1)
+    )  # with torch's smaller ones colors fade on their way through
     cast("Any", vae).to(memory_format=torch.channels_last)
-    course = TrainConfig(
+    config = TrainConfig(
         arguments.folder / "vae.pt", PHASES[-1][0], learning_rate=2e-3, average_steps=200, sample_every=250
     )
-    batches = [(end, generate_crops(side, side, count)) for end, side, count in PHASES]
+    phases = [(end, generate_crops(side, side, count)) for end, side, count in PHASES]
     samples = next(generate_crops(99, 64, 16))
 
-    @torch.no_grad()
-    def show(average: nn.Module, step: int) -> None:
-        back = average(samples).sample
-        error = 127.5 * (back - samples).abs().mean()
-        print(f"\nstep {step}: mean error {float(error):.2f}/255")
-        pairs = [to_pixels(picture) for pair in zip(samples, back, strict=True) for picture in pair]
-        Image.fromarray(make_grid(pairs, 8)).save(arguments.folder / "vae.png")
+    def compute_step_loss(step: int) -> Tensor:
+        crops = next(crops for end, crops in phases if step < end)
+        return compute_loss(vae, next(crops))
 
-    train(
-        vae,
-        course,
-        lambda step: compute_loss(vae, next(next(some for end, some in batches if step < end))),
-        show,
-    )
+    @torch.no_grad()
+    def save_samples(average: nn.Module, step: int) -> None:
+        decoded = average(samples).sample
+        error = 127.5 * (decoded - samples).abs().mean()
+        print(f"\nstep {step}: mean error {float(error):.2f}/255")
+        tiles = [to_pixels(image) for pair in zip(samples, decoded, strict=True) for image in pair]
+        Image.fromarray(make_grid(tiles, 8)).save(arguments.folder / "vae.png")
+
+    train(vae, config, compute_step_loss, save_samples)
 
 
 if __name__ == "__main__":

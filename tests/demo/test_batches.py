@@ -76,7 +76,7 @@ def test_a_step_has_its_batches_whatever_came_before():
 def test_processes_learn_from_other_scenes_of_the_same_sizes(monkeypatch):
     asked = []
     for number in (0, 1):
-        monkeypatch.setattr("demo.batches.rank", lambda number=number: number)
+        monkeypatch.setattr("demo.batches.get_rank", lambda number=number: number)
         model, looked = Recorder(), []
         own = lessons(SizeGroup({SMALL: 9, LARGE: 9}, 6))
         for step in range(4):
