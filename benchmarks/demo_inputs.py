@@ -1,20 +1,20 @@
-"""What the demo's inpainting UNet and image adapter do with a picture; parts of benchmarks/demo_semantics.py."""
+"""Measures the demo's inpainting UNet and image adapter; parts of benchmarks/demo_semantics.py."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from demo import evaluate as judging
-from demo.adapter import opened_adapter
-from demo.captions import CUTS, any_of
+from demo import evaluate
+from demo.adapter import load_adapter
+from demo.captions import HAIRCUTS, choose_word
 from demo.checkpoint import DEMO, INPAINTING, VIBE
 from demo.masks import Mask
 from demo.palette import HAIR, PLAIN
 from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
-from demo.train_adapter import after
-from demo.train_inpainting import infilled
-from demo.train_unet import asked
+from demo.train_adapter import generate_from_reference
+from demo.train_inpainting import infill_image
+from demo.train_unet import build_job
 from pipelines.pipeline import Pipeline
 from pipelines.types import Pixels
 from pipelines.weights.load import load_weights
@@ -22,41 +22,41 @@ from pipelines.weights.load import load_weights
 SIZE = (512, 512)
 
 
-def infill(scenes: list[Scene]) -> dict[str, float]:
-    """How often what the prompt says is there after drawing the subject anew, and what changed around it.
+def measure_infill(scenes: list[Scene]) -> dict[str, float]:
+    """Return how often an infilled subject is the prompt's, and the largest change of a pixel outside the mask.
 
-    A shape is to become another one of another colour; a head is to have other hair.
+    A shape is replaced by one of another kind and color, a head by one with another hair color.
     """
     pipeline = Pipeline(load_weights(DEMO, inpainting=INPAINTING))
     rng = np.random.default_rng(7)
-    right: list[bool] = []
-    changed = 0
+    correct: list[bool] = []
+    largest = 0
     for seed, scene in enumerate(scenes):
-        picture = scene.draw(*SIZE, rng)
-        new, mask = _changed(scene, rng), _over(scene)
-        job = asked(", ".join(new.tags()), SIZE, seed, steps=28)
-        drawn = infilled(pipeline, picture, mask, job)
-        kept = ~np.kron(mask, np.ones((8, 8), bool))
-        changed = max(changed, int(np.abs(drawn[kept].astype(int) - picture[kept]).max()))
-        right.append(shows(new, drawn))
-    return {"new tag inside": float(np.mean(right)), "largest change outside": changed}
+        image = scene.draw(*SIZE, rng)
+        new_scene, mask = _change_subject(scene, rng), _build_mask(scene)
+        job = build_job(", ".join(new_scene.tags()), SIZE, seed, steps=28)
+        result = infill_image(pipeline, image, mask, job)
+        is_outside = ~np.kron(mask, np.ones((8, 8), bool))
+        largest = max(largest, int(np.abs(result[is_outside].astype(int) - image[is_outside]).max()))
+        correct.append(shows_subject(new_scene, result))
+    return {"new tag inside": float(np.mean(correct)), "largest change outside": largest}
 
 
-def _changed(scene: Scene, rng: np.random.Generator) -> Scene:
+def _change_subject(scene: Scene, rng: np.random.Generator) -> Scene:
     if scene.characters:
-        (who,) = scene.characters
-        hair = any_of(rng, [word for word in HAIR if word not in (who.hair, scene.background)])
-        cut = who.cut if who.boy else any_of(rng, CUTS)
-        return replace(scene, subjects=(replace(who, hair=hair, cut=cut),))
-    old = scene.subjects[0]
-    assert isinstance(old, Shape)
-    kind = any_of(rng, [kind for kind in KINDS if kind != old.kind])
-    colour = any_of(rng, [word for word in PLAIN if word not in (old.colour, scene.background)])
-    return replace(scene, subjects=(Shape(kind, colour),))
+        (character,) = scene.characters
+        hair = choose_word(rng, [word for word in HAIR if word not in (character.hair, scene.background)])
+        haircut = character.haircut if character.boy else choose_word(rng, HAIRCUTS)
+        return replace(scene, subjects=(replace(character, hair=hair, haircut=haircut),))
+    shape = scene.subjects[0]
+    assert isinstance(shape, Shape)
+    kind = choose_word(rng, [kind for kind in KINDS if kind != shape.kind])
+    color = choose_word(rng, [word for word in PLAIN if word not in (shape.color, scene.background)])
+    return replace(scene, subjects=(Shape(kind, color),))
 
 
-def _over(scene: Scene) -> Mask:
-    """A mask over a shape in the middle, or over the upper two thirds of a character."""
+def _build_mask(scene: Scene) -> Mask:
+    """Return a mask over a shape in the middle, or over the upper two thirds of a character."""
     mask = np.zeros((SIZE[1] // 8, SIZE[0] // 8), bool)
     if scene.characters:
         mask[2:44, 4:-4] = True
@@ -65,37 +65,38 @@ def _over(scene: Scene) -> Mask:
     return mask
 
 
-def shows(scene: Scene, pixels: Pixels) -> bool:
-    """Whether a character's hair, or a shape's kind and colour, are as a scene says."""
+def shows_subject(scene: Scene, pixels: Pixels) -> bool:
+    """Return whether an image has the hair color of a scene's character, or the kind and color of its shape."""
     if not scene.characters:
         shape = scene.subjects[0]
         assert isinstance(shape, Shape)
-        return judging.colour_of(pixels) == shape.colour and judging.shape(pixels) == shape.kind
-    picture = judging.lab(pixels)
-    faces = judging.faces(picture)
-    return bool(faces) and judging.hair(picture, faces[0]) == scene.characters[0].hair
+        return evaluate.detect_color(pixels) == shape.color and evaluate.detect_shape(pixels) == shape.kind
+    lab = evaluate.to_lab(pixels)
+    faces = evaluate.detect_faces(lab)
+    return bool(faces) and evaluate.detect_hair(lab, faces[0]) == scene.characters[0].hair
 
 
-def adopts(scene: Scene, pixels: Pixels) -> bool:
-    """Whether a picture has the palette of a scene: its background, and its hair or its shape's colour."""
-    if judging.background(pixels) != scene.background:
+def matches_palette(scene: Scene, pixels: Pixels) -> bool:
+    """Return whether an image has the colors of a scene: its background, and its hair or its shape's color."""
+    if evaluate.detect_background(pixels) != scene.background:
         return False
     if scene.characters:
-        return shows(scene, pixels)
+        return shows_subject(scene, pixels)
     shape = scene.subjects[0]
     assert isinstance(shape, Shape)
-    return judging.colour_of(pixels) == shape.colour
+    return evaluate.detect_color(pixels) == shape.color
 
 
-def adapter(scenes: list[Scene]) -> dict[str, float]:
-    """How often a reference's palette is adopted, by strength; the prompt says nothing but who is there."""
+def measure_adapter(scenes: list[Scene]) -> dict[str, float]:
+    """Return how often images have the reference's palette, by scale of the adapter. Prompts have count tags only."""
     weights = load_weights(DEMO)
-    eye = opened_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
+    adapter = load_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
     rng = np.random.default_rng(8)
-    found: dict[float, list[bool]] = {1.0: [], 0.0: []}
+    matches: dict[float, list[bool]] = {1.0: [], 0.0: []}
     for seed, scene in enumerate(scenes):
         reference = scene.draw(224, 224, rng)
-        for strength, adopted in found.items():
-            job = asked(", ".join(scene.counts()), SIZE, seed, steps=28)
-            adopted.append(adopts(scene, after(weights, eye, reference, job, strength)))
-    return {f"palette at {strength}": float(np.mean(adopted)) for strength, adopted in found.items()}
+        job = build_job(", ".join(scene.count_tags()), SIZE, seed, steps=28)
+        for scale, results in matches.items():
+            pixels = generate_from_reference(weights, adapter, reference, job, scale)
+            results.append(matches_palette(scene, pixels))
+    return {f"palette at {scale}": float(np.mean(results)) for scale, results in matches.items()}

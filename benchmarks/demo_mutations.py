@@ -1,6 +1,6 @@
-"""Claim: the few semantic tests of the demo model notice a broken pipeline.
+"""Claim: the semantic tests of the demo model detect a broken pipeline.
 
-Each mutation changes one place in a copy of the sources and runs tests/end_to_end/test_semantics.py, which must fail.
+Each mutation changes one line in a copy of the sources and runs tests/end_to_end/test_semantics.py, which must fail.
 Run: python -m benchmarks.demo_mutations [NAMES].
 """
 
@@ -91,18 +91,18 @@ MUTATIONS = {
 }
 
 
-def failing(file: str, old: str, new: str) -> list[str]:
-    """The names of the tests that fail once `old` is `new`.
+def run_mutation(file: str, old: str, new: str) -> list[str]:
+    """Return the names of the tests that fail after `old` is replaced by `new`.
 
     Raises:
-        SystemExit: the file does not hold `old` exactly once.
+        SystemExit: `file` does not contain `old` exactly once, or pytest could not run.
     """
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "naiad"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__"))
         text = (copy / file).read_text("utf-8")
         if text.count(old) != 1:
-            raise SystemExit(f"{file} holds {old!r} {text.count(old)} times, not once")
+            raise SystemExit(f"{file} contains {old!r} {text.count(old)} times, not once")
         (copy / file).write_text(text.replace(old, new), "utf-8")
         command = [
             sys.executable,
@@ -112,25 +112,26 @@ def failing(file: str, old: str, new: str) -> list[str]:
             "no:cacheprovider",
             "tests/end_to_end/test_semantics.py",
         ]
-        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=_own(copy))
+        environment = _build_environment(copy)
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=environment)
     if done.returncode not in (0, 1):
         raise SystemExit(done.stdout + done.stderr)
     return re.findall(r"^FAILED \S+?::(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
 
 
-def _own(copy: Path) -> dict[str, str]:
-    """An environment whose imports come from the copy."""
+def _build_environment(copy: Path) -> dict[str, str]:
+    """Return an environment in which imports come from the copy."""
     return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def main() -> None:
-    """Break one thing after another and keep what was noticed."""
+    """Run the given mutations, or all, and save the names of the failed tests."""
     names = sys.argv[1:] or list(MUTATIONS)
-    kept = json.loads(RESULTS.read_text("utf-8"))["mutations"] if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text("utf-8"))["mutations"] if RESULTS.exists() else {}
     for name in names:
-        kept[name] = failing(*MUTATIONS[name])
-        print(f"{name}: {', '.join(kept[name]) or 'NOT NOTICED'}", flush=True)
-        RESULTS.write_text(json.dumps({"mutations": kept, "machine": machine()}, indent=2) + "\n", "utf-8")
+        results[name] = run_mutation(*MUTATIONS[name])
+        print(f"{name}: {', '.join(results[name]) or 'NOT DETECTED'}", flush=True)
+        RESULTS.write_text(json.dumps({"mutations": results, "machine": machine()}, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

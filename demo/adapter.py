@@ -1,6 +1,6 @@
-"""The demo's image adapter: IP-Adapter's way (Ye et al. 2023), with a small image encoder of its own.
+"""The demo's image adapter, an IP-Adapter (Ye et al. 2023) with its own small image encoder.
 
-A reference becomes a few tokens; beside every cross-attention to the text a second one looks at them.
+A reference image becomes eight tokens. Every cross-attention of the UNet gets a second one, to these tokens.
 """
 
 import json
@@ -19,106 +19,114 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from demo.architecture import NARROW, WIDE
 from pipelines.types import Pixels
 
-SIDE, TOKENS, WIDTH = 224, 8, 96
-VISION: Mapping[str, object] = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 4 * WIDTH,
+INPUT_SIZE, TOKENS, EMBEDDING_WIDTH = 224, 8, 96
+VISION_CONFIG: Mapping[str, object] = {
+    "hidden_size": EMBEDDING_WIDTH,
+    "intermediate_size": 4 * EMBEDDING_WIDTH,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
-    "image_size": SIDE,
+    "image_size": INPUT_SIZE,
     "patch_size": 32,
-    "projection_dim": WIDTH,
+    "projection_dim": EMBEDDING_WIDTH,
 }
-MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's own, of the three channels."""
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's normalization of the three channels."""
 
 
-def new_encoder() -> CLIPVisionModelWithProjection:
-    """An image encoder that has learned nothing."""
-    return CLIPVisionModelWithProjection(cast("Any", CLIPVisionConfig)(**VISION))
+def build_encoder() -> CLIPVisionModelWithProjection:
+    """Return an untrained image encoder."""
+    return CLIPVisionModelWithProjection(cast("Any", CLIPVisionConfig)(**VISION_CONFIG))
 
 
-def new_projection() -> ImageProjection:
-    """From an embedding (B, width) to tokens like those of a text, untrained."""
-    return ImageProjection(WIDTH, NARROW + WIDE, TOKENS)
+def build_projection() -> ImageProjection:
+    """Return an untrained projection from embeddings (B, width) to tokens as wide as the text's."""
+    return ImageProjection(EMBEDDING_WIDTH, NARROW + WIDE, TOKENS)
 
 
 class Adapter(nn.Module):
-    """The image encoder, its projection to tokens, and the keys and values of each cross-attention.
+    """The image encoder, its projection to tokens, and keys and values for each cross-attention.
 
-    These begin as the UNet's own for the text, as the paper has it.
+    Keys and values start as copies of those for the text, as in the paper.
     """
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
-        self.encoder = new_encoder()
-        self.projection = new_projection()
+        self.encoder = build_encoder()
+        self.projection = build_projection()
         names = [name for name in cast("Any", unet).attn_processors if ".attn2." in name]
         self.names = [name.removesuffix(".processor") for name in names]
-        self.looks = nn.ModuleList(_look(unet.get_submodule(name)) for name in self.names)
+        # `looks` is a key in training checkpoints
+        self.looks = nn.ModuleList(_build_processor(unet.get_submodule(name)) for name in self.names)
 
     def forward(self, references: Tensor) -> Tensor:
-        """Prepared references (B, 3, 224, 224) to tokens (B, 8, width)."""
+        """Return the tokens (B, 8, width) of preprocessed references (B, 3, 224, 224)."""
         return self.projection(cast("Any", self.encoder)(references).image_embeds)
 
-    def nothing(self, count: int) -> Tensor:
-        """The tokens of no reference at all, an embedding of zeros."""
-        return self.projection(torch.zeros(count, WIDTH))
+    def empty_tokens(self, count: int) -> Tensor:
+        """Return the tokens for no reference, those of an embedding of zeros."""
+        return self.projection(torch.zeros(count, EMBEDDING_WIDTH))
 
-    def install(self, unet: nn.Module, strength: float = 1.0) -> None:
-        """Have a UNet look at tokens, which it is then given beside its text: (context, [tokens])."""
-        for look in self.looks:
-            cast("Any", look).scale = [strength]
-        own = dict(zip(self.names, self.looks, strict=True))
+    def install(self, unet: nn.Module, scale: float = 1.0) -> None:
+        """Add the attention to image tokens to a UNet, which then takes (context, [tokens]) as its context.
+
+        Args:
+            scale: Factor of that attention's output.
+        """
+        for processor in self.looks:
+            cast("Any", processor).scale = [scale]
+        processors = dict(zip(self.names, self.looks, strict=True))
         names = cast("Any", unet).attn_processors
         cast("Any", unet).set_attn_processor(
-            {name: own.get(name.removesuffix(".processor")) or AttnProcessor2_0() for name in names}
+            {name: processors.get(name.removesuffix(".processor")) or AttnProcessor2_0() for name in names}
         )
 
 
-def _look(attention: nn.Module) -> nn.Module:
-    """A second attention beside one to the text."""
-    own = cast("Any", attention)
-    look = IPAdapterAttnProcessor2_0(own.to_q.out_features, NARROW + WIDE, (TOKENS,))
-    for mine, texts in ((look.to_k_ip, own.to_k), (look.to_v_ip, own.to_v)):
-        cast("Any", mine)[0].load_state_dict(texts.state_dict())
-    return look
+def _build_processor(attention: nn.Module) -> nn.Module:
+    """Return a processor that adds attention to image tokens, starting with the text's keys and values."""
+    text = cast("Any", attention)
+    processor = IPAdapterAttnProcessor2_0(text.to_q.out_features, NARROW + WIDE, (TOKENS,))
+    for image_layer, text_layer in ((processor.to_k_ip, text.to_k), (processor.to_v_ip, text.to_v)):
+        cast("Any", image_layer)[0].load_state_dict(text_layer.state_dict())
+    return processor
 
 
-def prepared(picture: Pixels) -> Tensor:
-    """A picture of at most 224 pixels a side on black, (3, 224, 224), as CLIP normalises it."""
-    height, width = picture.shape[:2]
-    whole = np.zeros((SIDE, SIDE, 3), np.uint8)
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
-    whole[top : top + height, left : left + width] = picture
-    values = (torch.from_numpy(whole).float() / 255 - torch.tensor(MEAN)) / torch.tensor(SPREAD)
+def preprocess(image: Pixels) -> Tensor:
+    """Center an image of at most 224x224 on black and normalize it as CLIP does; returns (3, 224, 224)."""
+    height, width = image.shape[:2]
+    canvas = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    top, left = (INPUT_SIZE - height) // 2, (INPUT_SIZE - width) // 2
+    canvas[top : top + height, left : left + width] = image
+    values = (torch.from_numpy(canvas).float() / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
     return values.permute(2, 0, 1)
 
 
 def save_adapter(adapter: Adapter, file: Path) -> None:
-    """Write an adapter under the public adapters' keys, its encoder under CLIP's behind `image_encoder.`."""
+    """Write an adapter with the keys of published IP-Adapters, and its encoder with CLIP's behind `image_encoder.`."""
     stored: dict[str, Tensor] = {}
-    for place, look in enumerate(adapter.looks):
-        keys, values = (cast("Any", side)[0].weight for side in (look.to_k_ip, look.to_v_ip))
-        stored[f"ip_adapter.{2 * place + 1}.to_k_ip.weight"] = keys
-        stored[f"ip_adapter.{2 * place + 1}.to_v_ip.weight"] = values
+    for index, processor in enumerate(adapter.looks):
+        keys, values = (cast("Any", layer)[0].weight for layer in (processor.to_k_ip, processor.to_v_ip))
+        stored[f"ip_adapter.{2 * index + 1}.to_k_ip.weight"] = keys
+        stored[f"ip_adapter.{2 * index + 1}.to_v_ip.weight"] = values
     for name, tensor in adapter.projection.state_dict().items():
         stored["image_proj." + name.replace("image_embeds", "proj")] = tensor
     for name, tensor in adapter.encoder.state_dict().items():
         stored[f"image_encoder.{name}"] = tensor
-    metadata = {"naiad.image_encoder": json.dumps(VISION), "modelspec.title": "naiad demo image adapter"}
+    metadata = {
+        "naiad.image_encoder": json.dumps(VISION_CONFIG),
+        "modelspec.title": "naiad demo image adapter",
+    }
     save_file({name: tensor.half().contiguous() for name, tensor in sorted(stored.items())}, file, metadata)
 
 
-def opened_adapter(file: Path, unet: nn.Module) -> Adapter:
-    """An adapter from its file, for a UNet of the shape it was trained on."""
+def load_adapter(file: Path, unet: nn.Module) -> Adapter:
+    """Load an adapter from its file, for a UNet of the shape it was trained with."""
     adapter, stored = Adapter(unet), load_file(file)
     state: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         part, _, rest = name.partition(".")
         if part == "ip_adapter":
-            place, side, _ = rest.split(".")
-            state[f"looks.{(int(place) - 1) // 2}.{side}.0.weight"] = tensor.float()
+            index, layer, _ = rest.split(".")
+            state[f"looks.{(int(index) - 1) // 2}.{layer}.0.weight"] = tensor.float()
         elif part == "image_proj":
             state["projection." + rest.replace("proj.", "image_embeds.")] = tensor.float()
         else:

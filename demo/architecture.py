@@ -1,17 +1,18 @@
-"""The shape of the demo model: SDXL's wiring in miniature, over the real vocabulary."""
+"""The architecture of the demo model: a small SDXL over the full vocabulary."""
 
 from pipelines.weights.architecture import Architecture, TextEncoderConfig, clip_config, sdxl
 
 NARROW, WIDE = 32, 64
+"""Widths of the two text encoders."""
 LATENT_SCALE = 0.99
-"""One over the spread of its VAE's latents, which was measured."""
+"""One over the measured standard deviation of its VAE's latents."""
 
 
 def demo_architecture(channels: int = 4) -> Architecture:
-    """A 4-channel demo model, or the 9-channel inpainting one.
+    """Return the architecture with 4 latent channels, or 9 for inpainting.
 
-    Block types, the two encoders and the size ids are SDXL's own; widths and depths are small enough for a
-    laptop. The heads are 16 wide.
+    Block types, the two text encoders and the size ids are SDXL's. Widths and depths are small enough for a laptop;
+    attention heads are 16 wide.
     """
     full = sdxl(channels)
     unet = dict(full.unet) | {

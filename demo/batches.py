@@ -1,4 +1,4 @@
-"""Batches for the UNets: scenes of one size, captions, and what the network gets wrong in them."""
+"""Batches for training the UNets: which scenes they have, with which captions, and the loss of a model on them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,83 +12,84 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from demo.captions import caption
-from demo.distributed import rank
-from demo.language import COMMA, chunked, sprinkled
+from demo.captions import write_caption
+from demo.distributed import get_rank
 from demo.latents import LatentCache
 from demo.model import DemoModel
 from demo.objective import Objective
 from demo.scenes import Scene
+from demo.text_encoders import COMMA, insert_unknown_tokens, split_captions
 from pipelines.text.tokens import Chunk
 from pipelines.types import Size
 
-COMMON_TOKENS = 40_000
-"""Ids below this are words and pieces of words."""
-MOST_UNKNOWN = 60
-"""How many tokens that mean nothing a caption may be sprinkled with."""
-Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-Look = Callable[[Sequence[Scene]], Tensor]
-"""References to tokens (B, tokens, width)."""
+UNKNOWN_IDS = (1000, 40_000)
+"""Range of the token ids inserted as unknown words. Those below 40,000 are words and parts of words."""
+MAX_UNKNOWN_TOKENS = 60
+"""Maximum number of unknown tokens inserted into a caption."""
+Probabilities = np.ndarray[tuple[int], np.dtype[np.float64]]
+EncodeReferences = Callable[[Sequence[Scene]], Tensor]
+"""Makes an image adapter's tokens (B, tokens, width) from references of the scenes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Pictures of about one area.
+class SizeGroup:
+    """Image sizes of about the same area.
 
     Attributes:
-        sizes: how many are drawn of each size.
-        batch: how many a process learns from at a time.
-        every: steps from one batch to the next; large pictures need not be in all.
+        scene_counts: Number of scenes of each size.
+        batch_size: Images in a batch of one process.
+        every: Steps from one batch to the next. Large images need not be in every step.
     """
 
-    sizes: Mapping[Size, int]
-    batch: int
+    scene_counts: Mapping[Size, int]
+    batch_size: int
     every: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One part of a training.
+    """One stage of a training.
 
     Attributes:
-        parts: a step learns from one batch of each; where all are large the batches are small and the steps noisy.
-        rate: the highest learning rate.
-        dwelling: how much it dwells on what is decided in much noise, see Objective.
-        unread: the share of the captions that are told by the pooled vector alone.
-        oftener: words of tags or "spoilt", and how many times as often as others the scenes are learned from that have
-            them; for several words the product.
+        size_groups: A step has one batch of each. With large images alone, batches are small and steps noisy.
+        steps: Number of steps.
+        learning_rate: The highest learning rate.
+        high_noise_share: Share of samples with much noise, see `Objective`.
+        pooled_only_share: Share of captions that reach the UNet through the pooled vector only.
+        tag_weights: Factors on how often a scene is chosen, by words of its tags or "degraded". The factors of several
+            words are multiplied.
     """
 
-    parts: tuple[Part, ...]
+    size_groups: tuple[SizeGroup, ...]
     steps: int
-    rate: float
-    dwelling: float = 0.0
-    unread: float = 0.0
-    oftener: Mapping[str, float] = field(default_factory=dict[str, float])
+    learning_rate: float
+    high_noise_share: float = 0.0
+    pooled_only_share: float = 0.0
+    tag_weights: Mapping[str, float] = field(default_factory=dict[str, float])
 
-    def sizes(self) -> list[Size]:
-        """Every part's sizes."""
-        return [size for part in self.parts for size in part.sizes]
+    def list_sizes(self) -> list[Size]:
+        """Return the sizes of all groups."""
+        return [size for group in self.size_groups for size in group.scene_counts]
 
-    def chances(self, scenes: Sequence[Scene]) -> Values:
-        """How likely each of some scenes is to be learned from, in sum 1."""
+    def scene_probabilities(self, scenes: Sequence[Scene]) -> Probabilities:
+        """Return the probability of each scene to be chosen; they add up to 1."""
         weights = np.array([self._weight(scene) for scene in scenes])
         return weights / weights.sum()
 
     def _weight(self, scene: Scene) -> float:
         words = {word for tag in scene.tags() for word in tag.split()}
-        words |= set() if scene.spoilt is None else {"spoilt"}
-        return prod(times for word, times in self.oftener.items() if word in words)
+        words |= set() if scene.degradation is None else {"degraded"}
+        return prod(factor for word, factor in self.tag_weights.items() if word in words)
 
 
 @contextmanager
-def quickly() -> Iterator[None]:
-    """Compute in bfloat16, but attention in float32: its gradients take up to eight times as long in bfloat16."""
-    with torch.autocast("cpu", torch.bfloat16), _Attention():
+def autocast_bfloat16() -> Iterator[None]:
+    """Compute in bfloat16, except attention: its gradients take up to eight times as long as in float32."""
+    with torch.autocast("cpu", torch.bfloat16), _AttentionInFloat32():
         yield
 
 
-class _Attention(TorchFunctionMode):
+class _AttentionInFloat32(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., object],
@@ -96,85 +97,101 @@ class _Attention(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        named = kwargs or {}
+        keywords = kwargs or {}
         if func is not scaled_dot_product_attention:
-            return func(*args, **named)
+            return func(*args, **keywords)
         with torch.autocast("cpu", enabled=False):
-            return func(*map(_widened, args), **{name: _widened(one) for name, one in named.items()})
+            return func(
+                *map(_to_float32, args), **{name: _to_float32(value) for name, value in keywords.items()}
+            )
 
 
-def _widened(given: object) -> object:
-    return given.float() if isinstance(given, Tensor) and given.is_floating_point() else given
+def _to_float32(value: object) -> object:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 class BatchLoss:
-    """Batches of one stage: a step has the same ones every time, also when a training goes on from a checkpoint.
+    """The loss of a model on the batches of one stage.
+
+    A step has the same batches every time, also when a training resumes from a checkpoint.
 
     Args:
-        opened: gives the shelf of a size with so many scenes.
-        told: how much captions say of what is seen.
-        quick: compute in bfloat16. Where a processor has it a step takes six tenths of the time; elsewhere longer.
+        load_cache: Returns the cache of a size with a number of scenes.
+        tag_rate: Share of the tags that captions keep.
+        in_bfloat16: Compute in bfloat16. With hardware support a step takes 60 % of the time, without it longer.
     """
 
     def __init__(
         self,
         stage: Stage,
-        opened: Callable[[Size, int], LatentCache],
-        told: float = 0.92,
-        quick: bool = False,
+        load_cache: Callable[[Size, int], LatentCache],
+        tag_rate: float = 0.92,
+        in_bfloat16: bool = False,
     ) -> None:
         self._stage = stage
-        shelves = [[opened(*sized) for sized in part.sizes.items()] for part in stage.parts]
-        self._parts = [[(own, stage.chances(own.scenes)) for own in part] for part in shelves]
-        self._told, self._quick = told, quick
-        self._objective = Objective(stage.dwelling)
+        groups = [[load_cache(*item) for item in group.scene_counts.items()] for group in stage.size_groups]
+        self._caches = [
+            [(cache, stage.scene_probabilities(cache.scenes)) for cache in caches] for caches in groups
+        ]
+        self._tag_rate, self._in_bfloat16 = tag_rate, in_bfloat16
+        self._objective = Objective(stage.high_noise_share)
 
-    def loss(self, model: DemoModel, step: int, look: Look | None = None) -> Tensor:
-        """The weighted error of the velocity in a step's batches, every picture counting the same.
+    def compute(
+        self, model: DemoModel, step: int, encode_references: EncodeReferences | None = None
+    ) -> Tensor:
+        """Return the weighted velocity error over a step's batches. Every image counts the same.
 
         Args:
-            look: makes image tokens of the batch's scenes, for an adapter.
+            encode_references: For an adapter, makes the image tokens of a batch's scenes.
         """
         rng = np.random.default_rng((self._stage.steps, step))
-        batches = {k: part.batch for k, part in enumerate(self._stage.parts) if step % part.every == 0}
-        drawn = [(self._parts[k][int(rng.integers(len(self._parts[k])))], batches[k]) for k in batches]
-        if rank():
-            # Of the same sizes, so that no process waits for another, but of other scenes.
-            rng = np.random.default_rng((self._stage.steps, step, rank()))
-        losses = [count * self._batch_loss(model, rng, look, *shelved, count) for shelved, count in drawn]
-        return torch.stack(losses).sum() / sum(batches.values())
+        groups = [
+            (group.batch_size, caches)
+            for group, caches in zip(self._stage.size_groups, self._caches, strict=True)
+            if step % group.every == 0
+        ]
+        batches = [(count, caches[int(rng.integers(len(caches)))]) for count, caches in groups]
+        if get_rank():
+            # the same sizes in all processes, so that none waits for another, but different scenes
+            rng = np.random.default_rng((self._stage.steps, step, get_rank()))
+        losses = [
+            count * self._compute_batch(model, rng, encode_references, *cache, count)
+            for count, cache in batches
+        ]
+        return torch.stack(losses).sum() / sum(count for count, _ in batches)
 
-    def _batch_loss(
+    def _compute_batch(
         self,
         model: DemoModel,
         rng: Generator,
-        look: Look | None,
-        own: LatentCache,
-        chances: Values,
+        encode_references: EncodeReferences | None,
+        cache: LatentCache,
+        probabilities: Probabilities,
         count: int,
     ) -> Tensor:
-        chosen = [int(k) for k in rng.choice(len(chances), size=count, p=chances)]
-        scenes = [own.scenes[k] for k in chosen]
-        captions, seen = self._captions(scenes, rng), None if look is None else look(scenes)
-
-        unread = torch.from_numpy(rng.random(count) < self._stage.unread)
+        chosen = [int(k) for k in rng.choice(len(probabilities), size=count, p=probabilities)]
+        scenes = [cache.scenes[k] for k in chosen]
+        captions = self._write_captions(scenes, rng)
+        image_tokens = None if encode_references is None else encode_references(scenes)
+        pooled_only = torch.from_numpy(rng.random(count) < self._stage.pooled_only_share)
 
         def predict(noisy: Tensor, times: Tensor) -> Tensor:
-            with quickly() if self._quick else nullcontext():
-                return model(
-                    own.beside(noisy, chosen), times, captions, own.ids(chosen), seen, unread
-                ).float()
+            channels, ids = cache.append_inpaint_channels(noisy, chosen), cache.select_size_ids(chosen)
+            with autocast_bfloat16() if self._in_bfloat16 else nullcontext():
+                return model(channels, times, captions, ids, image_tokens, pooled_only).float()
 
-        return self._objective.loss(predict, own.clean(chosen), rng)
+        return self._objective.compute(predict, cache.select_latents(chosen), rng)
 
-    def _captions(self, scenes: Sequence[Scene], rng: Generator) -> list[tuple[Chunk, ...]]:
-        said = [caption(scene, rng, self._told) for scene in scenes]
-        return [_sprinkled(parts, rng) for parts in chunked(said, most=1 if rng.random() < 0.5 else 2)]
+    def _write_captions(self, scenes: Sequence[Scene], rng: Generator) -> list[tuple[Chunk, ...]]:
+        captions = [write_caption(scene, rng, self._tag_rate) for scene in scenes]
+        batch = split_captions(captions, max_chunks=1 if rng.random() < 0.5 else 2)
+        return [_add_unknown_tokens(chunks, rng) for chunks in batch]
 
 
-def _sprinkled(parts: tuple[Chunk, ...], rng: Generator) -> tuple[Chunk, ...]:
-    if not parts[0].ids or rng.random() > 0.2:
-        return parts
-    unknown = rng.integers(1000, COMMON_TOKENS, int(MOST_UNKNOWN ** rng.random()))
+def _add_unknown_tokens(chunks: tuple[Chunk, ...], rng: Generator) -> tuple[Chunk, ...]:
+    """Insert random unknown tokens into one in five captions."""
+    if not chunks[0].ids or rng.random() > 0.2:
+        return chunks
+    unknown = rng.integers(*UNKNOWN_IDS, int(MAX_UNKNOWN_TOKENS ** rng.random()))
     unknown[rng.integers(2, 4) :: 3] = COMMA
-    return sprinkled(parts, [int(token) for token in unknown], rng.random())
+    return insert_unknown_tokens(chunks, [int(token) for token in unknown], rng.random())

@@ -1,4 +1,4 @@
-"""A sheet to draw flat areas and lines on, finer than the picture it becomes."""
+"""A supersampled canvas for flat areas and lines, and a pen that draws on it in its own units."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,150 +7,163 @@ from math import cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.palette import Colour, darker, mixed
-from pipelines.types import Pixels
+from demo.palette import Color, darken, mix
+from pipelines.types import Pixels, Size
 
 Point = tuple[float, float]
-FINER = 3
-"""How many times finer the sheet is; its squares are averaged, which is the only smoothing there is."""
+SUPERSAMPLING = 3
+"""Canvas pixels per image pixel and axis. Averaging them is the only antialiasing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How things are drawn: what becomes of a colour, how wide lines are, and whether areas shade downwards.
+class DrawingStyle:
+    """How areas and lines are drawn.
 
-    `line` is in hundredths of a unit, 0 for none; `wobble` moves the points of sketched lines.
+    Attributes:
+        adjust_color: Maps the color of every area and line.
+        line_width: Outline width in hundredths of a unit, 0 for no outlines.
+        ink: Color of the outlines; None uses a darker shade of the filled area.
+        shaded: Whether areas have a gradient from light at the top to dark at the bottom.
+        wobble: Displacement of the points of sketched lines, in units.
     """
 
-    tone: Callable[[Colour], Colour] = lambda colour: colour
-    line: float = 5.0
-    ink: Colour | None = None
+    adjust_color: Callable[[Color], Color] = lambda color: color
+    line_width: float = 5.0
+    ink: Color | None = None
     shaded: bool = False
     wobble: float = 0.0
 
 
 _T = np.arange(8)[:, None] / 8
-CURVE = (
+CATMULL_ROM = (
     np.hstack([-_T + 2 * _T**2 - _T**3, 2 - 5 * _T**2 + 3 * _T**3, _T + 4 * _T**2 - 3 * _T**3, _T**3 - _T**2])
     / 2
 )
-"""What four neighbours contribute to the eight points between the middle two."""
+"""Weights (8, 4) of four neighboring points for eight points of the curve between the middle two."""
 
 
 class Canvas:
-    """A sheet of one picture.
+    """The canvas of one image.
 
     Args:
-        width, height: of the picture, in pixels.
-        rng: moves the points of wobbly lines.
+        width, height: Image size in pixels.
+        rng: Source of the displacements of wobbling lines.
     """
 
     def __init__(
-        self, width: int, height: int, background: Colour, manner: Manner, rng: np.random.Generator
+        self, width: int, height: int, background: Color, style: DrawingStyle, rng: np.random.Generator
     ) -> None:
         self.size = (width, height)
-        self.manner = manner
+        self.style = style
         self._rng = rng
-        self._image = Image.new("RGB", (width * FINER, height * FINER), background)
+        self._image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), background)
         self._draw = ImageDraw.Draw(self._image)
 
-    def pixels(self) -> Pixels:
-        """The picture, RGB uint8 (height, width, 3)."""
-        return np.asarray(self._image.reduce(FINER)).copy()
+    def to_pixels(self) -> Pixels:
+        """Return the image at its own size, RGB uint8 (height, width, 3)."""
+        return np.asarray(self._image.reduce(SUPERSAMPLING)).copy()
 
-    def sheet(self, top: Colour, bottom: Colour) -> None:
-        """Fill everything, from one colour above to another below."""
-        height = self._image.height
-        ramp = np.linspace(0, 1, height)[:, None, None]
-        rows = np.array(top) * (1 - ramp) + np.array(bottom) * ramp
-        whole = np.broadcast_to(rows.round().astype(np.uint8), (height, self._image.width, 3))
-        self._image.paste(Image.fromarray(np.ascontiguousarray(whole)))
+    def fill_gradient(self, top: Color, bottom: Color) -> None:
+        """Fill the canvas with a vertical gradient."""
+        self._image.paste(_make_gradient(top, bottom, self._image.size))
 
-    def area(self, points: Sequence[Point], colour: Colour, unit: float, line: float = 1.0) -> None:
-        """A filled area with its outline, in pixels; `unit` is what line widths are measured in."""
-        manner = self.manner
-        fill = manner.tone(colour)
-        corners = [(x * FINER, y * FINER) for x, y in points]
-        if manner.shaded:
-            self._shaded(corners, fill)
+    def draw_area(self, points: Sequence[Point], color: Color, unit: float, width: float = 1.0) -> None:
+        """Draw a filled polygon with its outline.
+
+        Args:
+            points: Corners in image pixels.
+            unit: Image pixels per unit of the line width.
+            width: Outline width as a multiple of the style's, 0 for no outline.
+        """
+        style = self.style
+        fill = style.adjust_color(color)
+        corners = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
+        if style.shaded:
+            self._fill_shaded(corners, fill)
         else:
             self._draw.polygon(corners, fill=fill)
-        if manner.line * line > 0:
-            self.stroke([*points, points[0], points[1]], manner.ink or darker(fill, 0.45), unit, line)
+        if style.line_width * width > 0:
+            self.draw_line([*points, points[0], points[1]], style.ink or darken(fill, 0.45), unit, width)
 
-    def stroke(self, points: Sequence[Point], colour: Colour, unit: float, line: float = 1.0) -> None:
-        """An open line, in pixels."""
-        width = max(1, round(max(self.manner.line, 3.0) * line * unit / 100 * FINER))
-        for _ in range(2 if self.manner.wobble else 1):
-            corners = [(x * FINER, y * FINER) for x, y in self._wobbled(points, unit)]
-            self._draw.line(corners, fill=colour, width=width, joint="curve")
+    def draw_line(self, points: Sequence[Point], color: Color, unit: float, width: float = 1.0) -> None:
+        """Draw an open line through points in image pixels; see `draw_area` for `unit` and `width`."""
+        thickness = max(1, round(max(self.style.line_width, 3.0) * width * unit / 100 * SUPERSAMPLING))
+        for _ in range(2 if self.style.wobble else 1):
+            corners = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in self._add_wobble(points, unit)]
+            self._draw.line(corners, fill=color, width=thickness, joint="curve")
 
-    def _wobbled(self, points: Sequence[Point], unit: float) -> list[Point]:
-        if not self.manner.wobble:
+    def _add_wobble(self, points: Sequence[Point], unit: float) -> list[Point]:
+        if not self.style.wobble:
             return list(points)
         phases = self._rng.uniform(0, 2 * pi, 2)
-        reach = self.manner.wobble * unit
+        reach = self.style.wobble * unit
         return [
             (x + reach * sin(0.35 * k + phases[0]), y + reach * cos(0.3 * k + phases[1]))
             for k, (x, y) in enumerate(points)
         ]
 
-    def _shaded(self, corners: Sequence[Point], fill: Colour) -> None:
+    def _fill_shaded(self, corners: Sequence[Point], fill: Color) -> None:
         left, right = min(x for x, _ in corners), max(x for x, _ in corners)
         top, bottom = min(y for _, y in corners), max(y for _, y in corners)
-        place = int(left), int(top)
-        size = max(1, int(right) - place[0] + 1), max(1, int(bottom) - place[1] + 1)
+        offset = int(left), int(top)
+        size = max(1, int(right) - offset[0] + 1), max(1, int(bottom) - offset[1] + 1)
         mask = Image.new("L", size)
-        ImageDraw.Draw(mask).polygon([(x - place[0], y - place[1]) for x, y in corners], fill=255)
-        light, dark = mixed(fill, (255, 255, 255), 0.25), darker(fill, 0.78)
-        ramp = np.linspace(0, 1, size[1])[:, None, None]
-        rows = (np.array(light) * (1 - ramp) + np.array(dark) * ramp).round().astype(np.uint8)
-        whole = np.ascontiguousarray(np.broadcast_to(rows, (size[1], size[0], 3)))
-        self._image.paste(Image.fromarray(whole), place, mask)
+        ImageDraw.Draw(mask).polygon([(x - offset[0], y - offset[1]) for x, y in corners], fill=255)
+        light, dark = mix(fill, (255, 255, 255), 0.25), darken(fill, 0.78)
+        self._image.paste(_make_gradient(light, dark, size), offset, mask)
+
+
+def _make_gradient(top: Color, bottom: Color, size: Size) -> Image.Image:
+    width, height = size
+    ramp = np.linspace(0, 1, height)[:, None, None]
+    rows = (np.array(top) * (1 - ramp) + np.array(bottom) * ramp).round().astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(rows, (height, width, 3))))
 
 
 class Pen:
-    """Draws on a canvas in units of its own.
+    """Draws on a canvas in its own units.
+
+    The methods take a `width`, a multiple of the style's line width; 0 draws no outline.
 
     Args:
-        origin: where (0, 0) is, in pixels; x goes right, y down.
-        unit: how many pixels 1 is.
-        flip: draw everything mirrored.
+        origin: Position of (0, 0) in image pixels; x points right, y down.
+        unit: Image pixels per unit.
+        flip: Mirror everything left to right.
     """
 
     def __init__(self, canvas: Canvas, origin: Point, unit: float, flip: bool = False) -> None:
         self.canvas, self.origin, self.unit = canvas, origin, unit
-        self._turn = -1.0 if flip else 1.0
+        self._x_sign = -1.0 if flip else 1.0
 
-    def _placed(self, points: Sequence[Point]) -> list[Point]:
+    def _to_pixels(self, points: Sequence[Point]) -> list[Point]:
         x0, y0 = self.origin
-        return [(x0 + self._turn * x * self.unit, y0 + y * self.unit) for x, y in points]
+        return [(x0 + self._x_sign * x * self.unit, y0 + y * self.unit) for x, y in points]
 
-    def polygon(self, points: Sequence[Point], colour: Colour, line: float = 1.0) -> None:
-        """A filled area with straight sides."""
-        self.canvas.area(self._placed(points), colour, self.unit, line)
+    def polygon(self, points: Sequence[Point], color: Color, width: float = 1.0) -> None:
+        """Draw a filled polygon."""
+        self.canvas.draw_area(self._to_pixels(points), color, self.unit, width)
 
-    def blob(self, points: Sequence[Point], colour: Colour, line: float = 1.0) -> None:
-        """A filled area that runs smoothly through its points."""
-        self.polygon(smooth(points, closed=True), colour, line)
+    def blob(self, points: Sequence[Point], color: Color, width: float = 1.0) -> None:
+        """Draw a filled area whose outline is a smooth curve through the points."""
+        self.polygon(interpolate(points, closed=True), color, width)
 
-    def ellipse(self, centre: Point, rx: float, ry: float, colour: Colour, line: float = 1.0) -> None:
-        """A filled ellipse."""
-        x, y = centre
-        turns = [2 * pi * k / 40 for k in range(40)]
-        self.polygon([(x + rx * cos(turn), y + ry * sin(turn)) for turn in turns], colour, line)
+    def ellipse(self, center: Point, rx: float, ry: float, color: Color, width: float = 1.0) -> None:
+        """Draw a filled ellipse."""
+        x, y = center
+        angles = [2 * pi * k / 40 for k in range(40)]
+        self.polygon([(x + rx * cos(angle), y + ry * sin(angle)) for angle in angles], color, width)
 
-    def line(self, points: Sequence[Point], colour: Colour, line: float = 1.0) -> None:
-        """A line that runs smoothly through its points."""
-        tone = self.canvas.manner.tone(colour)
-        self.canvas.stroke(self._placed(smooth(points, closed=False)), tone, self.unit, line)
+    def line(self, points: Sequence[Point], color: Color, width: float = 1.0) -> None:
+        """Draw a smooth line through the points."""
+        color = self.canvas.style.adjust_color(color)
+        self.canvas.draw_line(self._to_pixels(interpolate(points, closed=False)), color, self.unit, width)
 
 
-def smooth(points: Sequence[Point], closed: bool) -> list[Point]:
-    """Points on a Catmull-Rom curve through the given ones."""
+def interpolate(points: Sequence[Point], closed: bool) -> list[Point]:
+    """Return points on the Catmull-Rom curve through the given ones, eight per segment."""
     corners, count = np.array(points), len(points)
-    last = count if closed else count - 1
-    places = np.arange(last)[:, None] + np.arange(-1, 3)
-    places = places % count if closed else places.clip(0, count - 1)
-    curve = np.einsum("tk,nkc->ntc", CURVE, corners[places]).reshape(-1, 2)
+    segments = count if closed else count - 1
+    neighbors = np.arange(segments)[:, None] + np.arange(-1, 3)
+    neighbors = neighbors % count if closed else neighbors.clip(0, count - 1)
+    curve = np.einsum("tk,nkc->ntc", CATMULL_ROM, corners[neighbors]).reshape(-1, 2)
     return [(x, y) for x, y in (curve if closed else np.concatenate([curve, corners[-1:]])).tolist()]

@@ -1,4 +1,4 @@
-"""The demo model as a file: SDXL's single-file layout, so that it goes through the loader of any user's file."""
+"""The demo model's files. They have SDXL's single-file layout, so the loader treats them like any user's checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -19,20 +19,21 @@ WEIGHTS = Path(__file__).parent / "weights"
 DEMO, INPAINTING, VIBE = (
     WEIGHTS / f"{name}.safetensors" for name in ("naiad-demo", "naiad-demo-inpainting", "naiad-demo-vibe")
 )
-"""What was trained: the model, the UNet that draws into pictures, and the image adapter."""
+"""The trained files: the model, the inpainting UNet and the image adapter."""
 
 
 def build_demo(path: Path, channels: int = 4) -> Path:
-    """Write an untrained demo model; the same bytes every time."""
+    """Write an untrained demo model, the same bytes every time, and return its path."""
     architecture = demo_architecture(channels)
     unet, vae, towers = build_networks(architecture)
     modules = [unet.module, vae.module, *(tower.module for tower in towers)]
-    write(path, architecture, [random_weights(module, SEED + k) for k, module in enumerate(modules)])
+    weights = [random_weights(module, SEED + k) for k, module in enumerate(modules)]
+    write_checkpoint(path, architecture, weights)
     return path
 
 
 def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights that keep activations near unit size: norms at one, the rest shrunk by its fan-in."""
+    """Return weights that keep activations near unit size: 1 in norms, elsewhere noise scaled by the fan-in."""
     generator = torch.Generator().manual_seed(seed)
     norms = {name for name, part in module.named_modules() if isinstance(part, nn.LayerNorm | nn.GroupNorm)}
     weights: dict[str, Tensor] = {}
@@ -48,17 +49,17 @@ def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
     return weights
 
 
-def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Tensor]]) -> None:
-    """Save a model's weights (UNet, VAE, then the text encoders) with its markers and metadata.
+def write_checkpoint(path: Path, architecture: Architecture, weights: list[Mapping[str, Tensor]]) -> None:
+    """Write a model file with the markers and metadata that the server detects it by.
 
     Args:
-        weights: state dicts of the networks in that order; a file of a UNet alone has only the first.
+        weights: State dicts of UNet, VAE and text encoders, in this order. A file of a UNet has only the first.
     """
     unet, vae, towers = build_networks(architecture)
     parts = model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])
     stored = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     for part, tensors in zip(parts, weights, strict=False):
-        for key, tensor in to_stored(part.keys, tensors).items():
+        for key, tensor in to_stored(part.sources, tensors).items():
             stored[key] = tensor.half().contiguous()
     metadata = {
         "modelspec.architecture": "stable-diffusion-xl-v1-base",
@@ -68,11 +69,11 @@ def write(path: Path, architecture: Architecture, weights: list[Mapping[str, Ten
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(dict(sorted(stored.items())), path, metadata)
-    _settle(path)
+    _sort_metadata(path)
 
 
-def _settle(path: Path) -> None:
-    """Put the metadata in order: safetensors writes it in a different one every time."""
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata, which safetensors writes in a different order every time."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -1,4 +1,7 @@
-"""What a picture of the demo's world shows, told from its pixels alone; light skin and the plain style are assumed."""
+"""Detects what an image of the demo model shows, from its pixels alone. Assumes light skin and the default style.
+
+Arrays named `lab` are images in CIELAB (height, width, 3), those named `pixels` in sRGB bytes.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,27 +11,28 @@ from typing import Any
 import numpy as np
 from scipy import ndimage as scipy_ndimage
 
-from demo.canvas import Canvas, Manner, Pen
-from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Colour
+from demo.canvas import Canvas, DrawingStyle, Pen
+from demo.masks import Mask
+from demo.palette import EYES, HAIR, INK, PLAIN, SKIN, Color
 from demo.shapes import KINDS, Shape, draw_shape
-from pipelines.image import color_match as toning
+from pipelines.image import color_match
 from pipelines.types import Pixels
 
 ndimage: Any = scipy_ndimage
-"""Its types say less than they should."""
-Mask = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
-Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-NEAR = 13.0
-"""CIELAB units within which a colour is taken for another."""
-WARM = ("white", "yellow", "pink", "grey", "orange", "brown")
-WALLS = 0.45
-"""What has so much of a colour beside white is not white: a house's walls are paler than its roof, and larger."""
-TEMPLATE = 40
+"""Untyped, because SciPy's annotations are incomplete."""
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+COLOR_TOLERANCE = 13.0
+"""CIELAB distance up to which two colors count as the same."""
+WARM_COLORS = ("white", "yellow", "pink", "grey", "orange", "brown")
+COLOR_TO_WHITE = 0.45
+"""A thing with this many pixels of a color for each white one is not white: the walls of `house` are pale and large."""
+TEMPLATE_SIZE = 40
+"""Height and width of the outline templates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """The box of a face's visible skin in pixels."""
+    """The bounding box of a face in pixels."""
 
     top: int
     bottom: int
@@ -43,195 +47,201 @@ class Face:
     def width(self) -> int:
         return self.right - self.left
 
-    def part(self, picture: Values, rows: tuple[float, float], columns: tuple[float, float]) -> Values:
-        """The pixels between shares of the face's box, as (N, 3)."""
+    def crop(self, lab: FloatArray, rows: tuple[float, float], columns: tuple[float, float]) -> FloatArray:
+        """Return the pixels (N, 3) of a region whose bounds are given relative to the box, 0 to 1 inside it."""
         top, bottom = (max(0, round(self.top + share * self.height)) for share in rows)
         left, right = (max(0, round(self.left + share * self.width)) for share in columns)
-        return picture[top:bottom, left:right].reshape(-1, 3)
+        return lab[top:bottom, left:right].reshape(-1, 3)
 
 
-def lab(colours: object) -> Values:
-    """sRGB bytes (..., 3) to CIELAB under D65."""
-    return toning.to_lab(np.asarray(colours, np.uint8)).astype(np.float64)
+def to_lab(colors: object) -> FloatArray:
+    """Convert sRGB bytes (..., 3) to CIELAB under D65."""
+    return color_match.to_lab(np.asarray(colors, np.uint8)).astype(np.float64)
 
 
-def distance(picture: Values, colour: object) -> Values:
-    """How far each pixel of a CIELAB picture is from a colour given in bytes."""
-    return np.linalg.norm(picture - lab(colour), axis=-1)
+def color_distance(lab: FloatArray, color: object) -> FloatArray:
+    """Return the distance of each pixel from an sRGB color."""
+    return np.linalg.norm(lab - to_lab(color), axis=-1)
 
 
-def nearest(colour: object, words: Mapping[str, Colour]) -> str:
-    """The word for the colour nearest to one in CIELAB."""
-    return [*words][int(_closest(np.asarray(colour), words))]
+def find_nearest_word(color: object, words: Mapping[str, Color]) -> str:
+    """Return the word for the color nearest to a CIELAB color."""
+    return [*words][int(_nearest_index(np.asarray(color), words))]
 
 
-def _closest(colours: Values, words: Mapping[str, Colour]) -> Any:  # noqa: ANN401 - an index or an array of them
-    """Which of the words each CIELAB colour (..., 3) is nearest to."""
-    return np.linalg.norm(colours[..., None, :] - lab([*words.values()]), axis=-1).argmin(axis=-1)
+def _nearest_index(colors: FloatArray, words: Mapping[str, Color]) -> Any:  # noqa: ANN401 - one or an array
+    """Return the index of the word whose color is nearest, for each CIELAB color (..., 3)."""
+    return np.linalg.norm(colors[..., None, :] - to_lab([*words.values()]), axis=-1).argmin(axis=-1)
 
 
-def elected(pixels: Values, words: Mapping[str, Colour], others: Iterable[object] = ()) -> str | None:
-    """The word that most CIELAB pixels (N, 3) are nearest to, without those nearer to one of the others."""
-    votes = _votes(pixels, words, others)
+def vote_color(pixels: FloatArray, words: Mapping[str, Color], others: Iterable[object] = ()) -> str | None:
+    """Return the word nearest to most CIELAB pixels (N, 3). Pixels nearer to one of the other colors do not count."""
+    votes = _count_votes(pixels, words, others)
     return max(votes, key=votes.__getitem__, default=None)
 
 
-def _votes(pixels: Values, words: Mapping[str, Colour], others: Iterable[object] = ()) -> dict[str, int]:
-    """How many pixels are nearest to each of the words that have any."""
+def _count_votes(
+    pixels: FloatArray, words: Mapping[str, Color], others: Iterable[object] = ()
+) -> dict[str, int]:
+    """Return the number of pixels nearest to each word, without words that have none."""
     if not len(pixels):
         return {}
-    places = np.concatenate([lab([*words.values()]), *(lab([other]) for other in others)])
-    apart = np.linalg.norm(pixels[:, None] - places, axis=-1)
-    counts = np.bincount(apart.argmin(axis=1)[apart.min(axis=1) < 2 * NEAR], minlength=len(places))
+    colors = np.concatenate([to_lab([*words.values()]), *(to_lab([other]) for other in others)])
+    distances = np.linalg.norm(pixels[:, None] - colors, axis=-1)
+    is_near = distances.min(axis=1) < 2 * COLOR_TOLERANCE
+    counts = np.bincount(distances.argmin(axis=1)[is_near], minlength=len(colors))
     return {word: int(count) for word, count in zip(words, counts, strict=False) if count}
 
 
-def rim(picture: Values) -> Values:
-    """The pixels (N, 3) along the top and the upper halves of the sides, where nothing but background is."""
-    height, width = picture.shape[:2]
-    deep = max(2, min(height, width) // 50)
-    strips = (picture[:deep], picture[: height // 2, :deep], picture[: height // 2, -deep:])
+def select_border(image: FloatArray) -> FloatArray:
+    """Return the pixels (N, 3) along the top and the upper halves of the sides, which show only background."""
+    height, width = image.shape[:2]
+    depth = max(2, min(height, width) // 50)
+    strips = (image[:depth], image[: height // 2, :depth], image[: height // 2, -depth:])
     return np.concatenate([strip.reshape(-1, 3) for strip in strips])
 
 
-def border(picture: Values) -> Values:
-    """The background's colour in CIELAB: the median of the rim."""
-    return np.median(rim(picture), axis=0)
+def measure_background(lab: FloatArray) -> FloatArray:
+    """Return the background's color, the median along the border."""
+    return np.median(select_border(lab), axis=0)
 
 
-def background(pixels: Pixels) -> str:
-    """The word for the background's colour."""
-    return nearest(border(lab(pixels)), PLAIN)
+def detect_background(pixels: Pixels) -> str:
+    """Return the word for the background's color."""
+    return find_nearest_word(measure_background(to_lab(pixels)), PLAIN)
 
 
-def faces(picture: Values) -> list[Face]:
-    """The faces of a CIELAB picture, the largest first; hands, necks and legs are too small to be taken for one."""
-    near = ndimage.gaussian_filter(_is_skin(picture).astype(float), picture.shape[0] / 75)
-    return [_face(box, part) for box, part in _parts(near > 0.25, least=0.4)]
+def detect_faces(lab: FloatArray) -> list[Face]:
+    """Return the faces, the largest first. Hands, necks and legs are too small to count as one."""
+    smoothed = ndimage.gaussian_filter(_is_skin(lab).astype(float), lab.shape[0] / 75)
+    return [_locate_face(box, part) for box, part in _find_boxed_components(smoothed > 0.25, min_share=0.4)]
 
 
-def _is_skin(picture: Values) -> Mask:
-    """Pixels nearer to light skin than to whatever else is about as light or as warm, and to ink."""
-    near = distance(picture, SKIN["light"])
+def _is_skin(lab: FloatArray) -> Mask:
+    """Return which pixels are nearer to light skin than to ink and to all similarly light or warm colors."""
+    distance = color_distance(lab, SKIN["light"])
     others = [
-        *(PLAIN[word] for word in WARM),
+        *(PLAIN[word] for word in WARM_COLORS),
         *(HAIR[word] for word in ("white", "blonde", "pink", "orange")),
         INK,
     ]
-    return (near < 2 * NEAR) & (near < np.min([distance(picture, other) for other in others], axis=0))
+    nearest_other = np.min([color_distance(lab, other) for other in others], axis=0)
+    return (distance < 2 * COLOR_TOLERANCE) & (distance < nearest_other)
 
 
-def _face(box: tuple[slice, slice], part: Mask) -> Face:
-    """A face's box from its width and its jaw, the lowest row that is wide: what is above eyes may be covered."""
+def _locate_face(box: tuple[slice, slice], part: Mask) -> Face:
+    """Return the box of a face from its width and its jaw, the lowest wide row. Hair may cover the forehead."""
     rows, columns = box
     spans = [np.ptp(np.flatnonzero(row)) if row.any() else 0 for row in part]
-    wide = columns.stop - columns.start
-    jaw = rows.start + max((k for k, span in enumerate(spans) if 2 * span > wide), default=len(spans))
-    return Face(max(0, round(jaw - 0.7 * wide)), round(jaw + 0.07 * wide), columns.start, columns.stop)
+    width = columns.stop - columns.start
+    jaw = rows.start + max((k for k, span in enumerate(spans) if 2 * span > width), default=len(spans))
+    return Face(max(0, round(jaw - 0.7 * width)), round(jaw + 0.07 * width), columns.start, columns.stop)
 
 
-def hair(picture: Values, face: Face) -> str | None:
-    """The word for the hair above a face."""
-    above = face.part(picture, (-0.6, -0.1), (0.2, 0.8))
-    return elected(above[np.linalg.norm(above - border(picture), axis=1) > NEAR], HAIR, [SKIN["light"]])
+def detect_hair(lab: FloatArray, face: Face) -> str | None:
+    """Return the word for the color of the hair above a face."""
+    above = face.crop(lab, (-0.6, -0.1), (0.2, 0.8))
+    is_foreground = np.linalg.norm(above - measure_background(lab), axis=1) > COLOR_TOLERANCE
+    return vote_color(above[is_foreground], HAIR, [SKIN["light"]])
 
 
-def shirt(picture: Values, face: Face) -> str | None:
-    """The word for the shirt below a face."""
-    return elected(face.part(picture, (1.35, 1.7), (0.25, 0.75)), PLAIN, [SKIN["light"]])
+def detect_shirt(lab: FloatArray, face: Face) -> str | None:
+    """Return the word for the color of the shirt below a face."""
+    return vote_color(face.crop(lab, (1.35, 1.7), (0.25, 0.75)), PLAIN, [SKIN["light"]])
 
 
-def eyes(picture: Values, face: Face) -> str | None:
-    """The word for the colour of a face's eyes."""
-    inside = face.part(picture, (0.15, 0.68), (0.1, 0.9))
-    return elected(inside, EYES, [SKIN["light"], INK, (255, 255, 255), (0, 0, 0), (250, 175, 165)])
+def detect_eyes(lab: FloatArray, face: Face) -> str | None:
+    """Return the word for the color of a face's eyes."""
+    inside = face.crop(lab, (0.15, 0.68), (0.1, 0.9))
+    return vote_color(inside, EYES, [SKIN["light"], INK, (255, 255, 255), (0, 0, 0), (250, 175, 165)])
 
 
-def subject(pixels: Pixels) -> Mask:
-    """Everything that is not background."""
-    picture = lab(pixels)
-    apart = np.linalg.norm(picture - border(picture), axis=-1) > NEAR
-    return ndimage.binary_opening(apart, iterations=max(1, pixels.shape[0] // 256))
+def segment_subject(pixels: Pixels) -> Mask:
+    """Return the mask of everything that is not background."""
+    lab = to_lab(pixels)
+    is_foreground = np.linalg.norm(lab - measure_background(lab), axis=-1) > COLOR_TOLERANCE
+    return ndimage.binary_opening(is_foreground, iterations=max(1, pixels.shape[0] // 256))
 
 
-def pieces(mask: Mask) -> list[Mask]:
-    """The connected parts of a mask, cut to their boxes, but for crumbs; the largest first."""
-    return [part for _, part in _parts(mask, least=0.2)]
+def find_components(mask: Mask) -> list[Mask]:
+    """Return the connected components of a mask, cropped to their boxes, the largest first; tiny ones are left out."""
+    return [part for _, part in _find_boxed_components(mask, min_share=0.2)]
 
 
-def _parts(mask: Mask, least: float) -> list[tuple[tuple[slice, slice], Mask]]:
-    """The connected parts with their boxes, the largest first; none has less than `least` of the largest's area."""
+def _find_boxed_components(mask: Mask, min_share: float) -> list[tuple[tuple[slice, slice], Mask]]:
+    """Return components with their boxes. Each has at least `min_share` of the largest one's area."""
     labels, count = ndimage.label(mask)
     if not count:
         return []
     areas = np.bincount(labels.ravel())[1:]
     boxes = ndimage.find_objects(labels)
-    kept = [k for k in np.argsort(-areas) if areas[k] > max(least * areas.max(), 0.002 * mask.size)]
+    kept = [k for k in np.argsort(-areas) if areas[k] > max(min_share * areas.max(), 0.002 * mask.size)]
     return [(boxes[k], labels[boxes[k]] == k + 1) for k in kept]
 
 
-def shape(pixels: Pixels) -> str | None:
-    """The kind of the largest thing in a picture: that of the template it covers best."""
-    found = pieces(subject(pixels))
-    if not found:
+def detect_shape(pixels: Pixels) -> str | None:
+    """Return the kind of the largest thing in an image, that of the most similar template."""
+    components = find_components(segment_subject(pixels))
+    if not components:
         return None
-    own, wide = _fitted(found[0]), found[0].shape[1] / found[0].shape[0]
+    outline, aspect = _build_template(components[0])
 
-    def likeness(template: tuple[Mask, float]) -> float:
-        covered = float((own & template[0]).sum() / (own | template[0]).sum())
-        return covered - 0.3 * abs(np.log(wide / template[1]))
+    def measure_similarity(template: tuple[Mask, float]) -> float:
+        overlap = float((outline & template[0]).sum() / (outline | template[0]).sum())
+        return overlap - 0.3 * abs(np.log(aspect / template[1]))
 
-    scores = [(max(map(likeness, kinds)), kind) for kind, kinds in templates().items()]
+    scores = [(max(map(measure_similarity, pair)), kind) for kind, pair in build_templates().items()]
     return max(scores)[1]
 
 
 @cache
-def templates() -> dict[str, list[tuple[Mask, float]]]:
-    """Each kind's outline as the generator draws it, both ways round, with its width by height."""
-    found: dict[str, list[tuple[Mask, float]]] = {}
+def build_templates() -> dict[str, list[tuple[Mask, float]]]:
+    """Return the templates of each kind of shape, as it is drawn and mirrored."""
+    templates: dict[str, list[tuple[Mask, float]]] = {}
     for kind in KINDS:
         for flip in (False, True):
-            canvas = Canvas(200, 200, (255, 255, 255), Manner(), np.random.default_rng(0))
+            canvas = Canvas(200, 200, (255, 255, 255), DrawingStyle(), np.random.default_rng(0))
             draw_shape(Pen(canvas, (100, 100), 80, flip), Shape(kind, "red"))
-            mask = pieces(subject(canvas.pixels()))[0]
-            found.setdefault(kind, []).append((_fitted(mask), mask.shape[1] / mask.shape[0]))
-    return found
+            mask = find_components(segment_subject(canvas.to_pixels()))[0]
+            templates.setdefault(kind, []).append(_build_template(mask))
+    return templates
 
 
-def _fitted(mask: Mask) -> Mask:
-    """A mask stretched to the template's size."""
+def _build_template(mask: Mask) -> tuple[Mask, float]:
+    """Return a mask without holes, stretched to the template size, and its width divided by its height."""
     filled = ndimage.binary_fill_holes(mask)
-    rows = (np.arange(TEMPLATE) + 0.5) * mask.shape[0] / TEMPLATE
-    columns = (np.arange(TEMPLATE) + 0.5) * mask.shape[1] / TEMPLATE
-    return np.asarray(filled)[rows.astype(int)[:, None], columns.astype(int)]
+    rows = (np.arange(TEMPLATE_SIZE) + 0.5) * mask.shape[0] / TEMPLATE_SIZE
+    columns = (np.arange(TEMPLATE_SIZE) + 0.5) * mask.shape[1] / TEMPLATE_SIZE
+    outline = np.asarray(filled)[rows.astype(int)[:, None], columns.astype(int)]
+    return outline, mask.shape[1] / mask.shape[0]
 
 
-def colour_of(pixels: Pixels) -> str | None:
-    """The word for the colour of the things in a picture, without their outlines."""
-    inner = ndimage.binary_erosion(subject(pixels), iterations=max(2, pixels.shape[0] // 100))
-    votes = _votes(lab(pixels)[inner], PLAIN)
-    pale = votes.get("white", 0)
-    if any(count > WALLS * pale for word, count in votes.items() if word != "white"):
+def detect_color(pixels: Pixels) -> str | None:
+    """Return the word for the color of the things in an image, without their outlines."""
+    inner = ndimage.binary_erosion(segment_subject(pixels), iterations=max(2, pixels.shape[0] // 100))
+    votes = _count_votes(to_lab(pixels)[inner], PLAIN)
+    white = votes.get("white", 0)
+    if any(count > COLOR_TO_WHITE * white for word, count in votes.items() if word != "white"):
         votes.pop("white", None)
     return max(votes, key=votes.__getitem__, default=None)
 
 
-def luminance(pixels: Pixels) -> float:
-    """The background's mean luminance of sRGB values, 0 for black and 1 for white."""
-    return float((rim(pixels.astype(float)) @ np.array([0.2126, 0.7152, 0.0722])).mean() / 255)
+def measure_luminance(pixels: Pixels) -> float:
+    """Return the mean luma of the background (Rec. 709 weights on sRGB values), 0 for black and 1 for white."""
+    return float((select_border(pixels.astype(float)) @ np.array([0.2126, 0.7152, 0.0722])).mean() / 255)
 
 
-def share(pixels: Pixels, word: str) -> float:
-    """The share of a picture's pixels that are nearer to one plain colour than to the others."""
-    return float((_closest(lab(pixels), PLAIN) == [*PLAIN].index(word)).mean())
+def measure_color_share(pixels: Pixels, word: str) -> float:
+    """Return the share of pixels that are nearer to one plain color than to the others."""
+    return float((_nearest_index(to_lab(pixels), PLAIN) == [*PLAIN].index(word)).mean())
 
 
-def saturation(pixels: Pixels) -> float:
-    """The mean saturation of a picture, as in HSV."""
+def measure_saturation(pixels: Pixels) -> float:
+    """Return the mean HSV saturation."""
     high, low = pixels.max(axis=2).astype(float), pixels.min(axis=2).astype(float)
     return float(((high - low) / np.maximum(high, 1)).mean())
 
 
-def sharpness(pixels: Pixels) -> float:
-    """How steep the steepest hundredth of a picture's steps is."""
+def measure_sharpness(pixels: Pixels) -> float:
+    """Return the 99th percentile of the differences between horizontal neighbors, in levels of gray."""
     return float(np.percentile(np.abs(np.diff(pixels.astype(float).mean(axis=2), axis=1)), 99))

@@ -1,4 +1,4 @@
-"""Scenes drawn and encoded in advance, a file for each size: what the UNets are trained on."""
+"""Training data of the UNets: scenes drawn and encoded once and cached in a file for each size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,83 +16,85 @@ from demo.architecture import LATENT_SCALE
 from demo.captions import random_scene
 from demo.masks import random_mask
 from demo.scenes import Scene
-from demo.train_vae import as_tensor
-from demo.views import view_of
+from demo.train_vae import to_tensor
+from demo.views import choose_view
 from pipelines.image.inpainting import build_inpaint_channels, erase_masked
 from pipelines.types import Pixels, Size
 
 
 @dataclass(frozen=True, slots=True)
 class LatentCache:
-    """The scenes of one size, in half precision.
+    """The scenes of one size and their latents in half precision.
 
     Attributes:
-        latents: (N, 4, h, w), scaled.
-        around: for inpainting (N, 5, h, w), the masks and the latents of the pictures without what they hide.
+        latents: Scaled latents (N, 4, h, w).
+        inpaint_channels: Masks and latents of the masked images (N, 5, h, w), or None without masks.
     """
 
     size: Size
     scenes: Sequence[Scene]
     latents: Tensor
-    around: Tensor | None = None
+    inpaint_channels: Tensor | None = None
 
-    def clean(self, chosen: Sequence[int]) -> Tensor:
-        """Some scenes' latents (B, 4, h, w) in float32."""
+    def select_latents(self, chosen: Sequence[int]) -> Tensor:
+        """Return the latents (B, 4, h, w) of some scenes in float32."""
         return self.latents[torch.as_tensor(chosen)].float()
 
-    def ids(self, chosen: Sequence[int]) -> Tensor:
-        """Their size ids (B, 6)."""
-        return torch.tensor([view_of(self.size, k).ids() for k in chosen], dtype=torch.float32)
+    def select_size_ids(self, chosen: Sequence[int]) -> Tensor:
+        """Return the size ids (B, 6) of some scenes."""
+        return torch.tensor([choose_view(self.size, k).size_ids() for k in chosen], dtype=torch.float32)
 
-    def beside(self, noisy: Tensor, chosen: Sequence[int]) -> Tensor:
-        """A network's whole input: the noisy latents, and beside them what is around the masks."""
-        if self.around is None:
+    def append_inpaint_channels(self, noisy: Tensor, chosen: Sequence[int]) -> Tensor:
+        """Append the inpainting channels, if there are any, to noisy latents."""
+        if self.inpaint_channels is None:
             return noisy
-        return torch.cat([noisy, self.around[torch.as_tensor(chosen)].float()], dim=1)
+        return torch.cat([noisy, self.inpaint_channels[torch.as_tensor(chosen)].float()], dim=1)
 
 
-def picture_of(size: Size, number: int) -> tuple[Pixels, np.random.Generator]:
-    """The picture of a number, and the generator that drew it."""
-    scene, rng = scene_of(size, number)
-    return view_of(size, number).of(scene, rng), rng
+def draw_image(size: Size, number: int) -> tuple[Pixels, np.random.Generator]:
+    """Return the image with this number, and the random generator in its state after drawing."""
+    scene, rng = make_scene(size, number)
+    return choose_view(size, number).draw(scene, rng), rng
 
 
-def scene_of(size: Size, number: int) -> tuple[Scene, np.random.Generator]:
-    """The scene of a number, always the same, and the generator that draws it."""
+def make_scene(size: Size, number: int) -> tuple[Scene, np.random.Generator]:
+    """Return the scene with this number, the same one every time, and the random generator to draw it with."""
     rng = np.random.default_rng([*size, number])
     return random_scene(rng), rng
 
 
-def shelf(folder: Path, size: Size, count: int, vae: AutoencoderKL, masked: bool = False) -> LatentCache:
-    """The first `count` scenes of a size, drawn and encoded unless a file has them already."""
+def build_latent_cache(
+    folder: Path, size: Size, count: int, vae: AutoencoderKL, with_masks: bool = False
+) -> LatentCache:
+    """Return the first `count` scenes of a size, drawing and encoding those that the files in `folder` lack."""
 
-    def whole(number: int) -> Tensor:
-        return encoded(vae, as_tensor(picture_of(size, number)[0]))
+    def encode_scene(number: int) -> Tensor:
+        return encode_image(vae, to_tensor(draw_image(size, number)[0]))
 
-    def cut(number: int) -> Tensor:
-        picture, rng = picture_of(size, number)
-        change = torch.from_numpy(random_mask(size[1] // 8, size[0] // 8, rng))[None].float()
-        return build_inpaint_channels(change, encoded(vae, erase_masked(as_tensor(picture), change)))
+    def encode_masked(number: int) -> Tensor:
+        image, rng = draw_image(size, number)
+        mask = torch.from_numpy(random_mask(size[1] // 8, size[0] // 8, rng))[None].float()
+        return build_inpaint_channels(mask, encode_image(vae, erase_masked(to_tensor(image), mask)))
 
-    named = f"{size[0]}x{size[1]}.safetensors"
-    latents = _kept(folder / f"latents-{named}", count, whole)
-    beside = _kept(folder / f"around-{named}", count, cut) if masked else None
-    return LatentCache(size, [scene_of(size, number)[0] for number in range(count)], latents, beside)
+    name = f"{size[0]}x{size[1]}.safetensors"
+    latents = _load_or_encode(folder / f"latents-{name}", count, encode_scene)
+    channels = _load_or_encode(folder / f"around-{name}", count, encode_masked) if with_masks else None
+    return LatentCache(size, [make_scene(size, number)[0] for number in range(count)], latents, channels)
 
 
-def _kept(file: Path, count: int, make: Callable[[int], Tensor]) -> Tensor:
-    """The first `count` tensors of a file, which grows by those that it lacks."""
-    found = list(load_file(file)["latents"]) if file.exists() else []
-    missing = range(len(found), count)
+def _load_or_encode(file: Path, count: int, encode: Callable[[int], Tensor]) -> Tensor:
+    """Return the first `count` tensors of a file, adding missing ones to it."""
+    tensors = list(load_file(file)["latents"]) if file.exists() else []
+    missing = range(len(tensors), count)
     if missing:
-        found += [make(number).half() for number in tqdm(missing, desc=file.stem, mininterval=10)]
+        tensors += [encode(number).half() for number in tqdm(missing, desc=file.stem, mininterval=10)]
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": torch.stack(found)}, file)
-    return torch.stack(found[:count])
+        save_file({"latents": torch.stack(tensors)}, file)
+    return torch.stack(tensors[:count])
 
 
 @torch.inference_mode()
-def encoded(vae: AutoencoderKL, picture: Tensor) -> Tensor:
-    """A picture's (3, 8h, 8w) scaled latents (4, h, w)."""
-    batch = picture[None].to(memory_format=torch.channels_last)
+def encode_image(vae: AutoencoderKL, image: Tensor) -> Tensor:
+    """Return the scaled latents (4, h, w) of an image (3, 8h, 8w) in [-1, 1]."""
+    batch = image[None].to(memory_format=torch.channels_last)
     return cast("Any", vae.encode(batch)).latent_dist.mode()[0] * LATENT_SCALE

@@ -1,4 +1,4 @@
-"""The networks that are trained together, the text encoders and the UNet, and their way into a model file and back."""
+"""The networks that are trained together, text encoders and UNet, and saving and loading them as a model file."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,16 +10,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel  # pyright: ignore[rep
 from torch import Tensor, nn
 
 from demo.architecture import demo_architecture
-from demo.checkpoint import write
-from demo.language import Language
+from demo.checkpoint import write_checkpoint
+from demo.text_encoders import TextEncoders
 from pipelines.job import Pass
 from pipelines.plan import DEEP_SHRINK_TIMES, choose_downscales
 from pipelines.sampling.deep_shrink import DeepShrink
 from pipelines.text.tokens import EMPTY, Chunk
 from pipelines.weights.load import load_weights
 
-SPREAD = 50.0
-"""How far pooled vectors are from their mean, on average, once they are recentred."""
+POOLED_SPREAD = 50.0
+"""Mean distance of the pooled vectors from their mean after `center_pooled`."""
 PYRAMID_ABOVE, DEEP_SHRINK_ABOVE = 409_600, 160_000
 """Areas in pixels, as `pyramid_above` and `deep_shrink_above` in configs/profiles/demo.toml."""
 
@@ -31,11 +31,12 @@ def as_served(pass_: Pass) -> Pass:
 
 
 class DemoModel(nn.Module):
-    """Everything that draws but the VAE; with 9 channels it draws into a picture."""
+    """Text encoders and UNet; with 9 channels an inpainting UNet."""
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__()
-        self.language = Language()
+        # `language` is a key in training checkpoints
+        self.language = TextEncoders()
         self.unet = UNet2DConditionModel(**dict(demo_architecture(channels).unet))  # type: ignore[arg-type]
         self._shrink = DeepShrink(self.unet)
 
@@ -45,51 +46,57 @@ class DemoModel(nn.Module):
         times: Tensor,
         captions: Sequence[Sequence[Chunk]],
         ids: Tensor,
-        seen: Tensor | None = None,
-        unread: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+        pooled_only: Tensor | None = None,
     ) -> Tensor:
-        """The velocity (B, 4, h, w) at times (B,), with deep shrink where a server would use it.
+        """Return the velocity (B, 4, h, w) at times (B,), with deep shrink where the server uses it.
 
         Args:
-            noisy: all the channels the UNet takes, (B, 4 | 9, h, w).
+            noisy: All input channels of the UNet, (B, 4 | 9, h, w).
             ids: SDXL's size ids (B, 6).
-            seen: an image adapter's tokens (B, tokens, width).
-            unread: of which captions (B,) only the pooled vector is told.
+            image_tokens: Tokens of an image adapter (B, tokens, width).
+            pooled_only: For which captions (B,) the context is that of an empty one.
         """
         context, pooled = self.language(captions)
-        if unread is not None and unread.any():
-            nothing = self.language([(EMPTY,) * len(captions[0])])[0]
-            context = torch.where(unread[:, None, None], nothing, context)
-        given = [noisy, times, context, pooled, ids, *([] if seen is None else [seen])]
+        if pooled_only is not None and pooled_only.any():
+            empty = self.language([(EMPTY,) * len(captions[0])])[0]
+            context = torch.where(pooled_only[:, None, None], empty, context)
+        inputs = [noisy, times, context, pooled, ids, *([] if image_tokens is None else [image_tokens])]
         height, width = (8 * side for side in noisy.shape[2:])
         bounds = DEEP_SHRINK_TIMES[: choose_downscales(width, height, None, DEEP_SHRINK_ABOVE).deep_shrink]
-        often = (times[:, None] > torch.tensor(bounds)).sum(dim=1)
+        counts = (times[:, None] > torch.tensor(bounds)).sum(dim=1)
         velocity = torch.empty_like(noisy[:, :4])
-        for count in often.unique().tolist():
-            rows = often == count
+        for count in counts.unique().tolist():
+            rows = counts == count
             with self._shrink.shrink(count):
-                velocity[rows] = self._velocity(*(one[rows] for one in given)).float()
+                velocity[rows] = self._predict_velocity(*(values[rows] for values in inputs)).float()
         return velocity
 
-    def _velocity(
-        self, noisy: Tensor, times: Tensor, context: Tensor, pooled: Tensor, ids: Tensor, *seen: Tensor
+    def _predict_velocity(
+        self,
+        noisy: Tensor,
+        times: Tensor,
+        context: Tensor,
+        pooled: Tensor,
+        ids: Tensor,
+        *image_tokens: Tensor,
     ) -> Tensor:
         added = {"text_embeds": pooled, "time_ids": ids}
-        states = (context, list(seen)) if seen else context
+        states = (context, list(image_tokens)) if image_tokens else context
         return cast("Any", self.unet)(noisy, times, states, added_cond_kwargs=added, return_dict=False)[0]
 
     @torch.no_grad()
-    def recentre(self, captions: Sequence[Sequence[Chunk]]) -> None:
-        """Centre the pooled vectors of captions and spread them, without changing what is drawn.
+    def center_pooled(self, captions: Sequence[Sequence[Chunk]]) -> None:
+        """Center the pooled vectors of captions and scale them to POOLED_SPREAD without changing the UNet's output.
 
-        A step moves weights by about as much whatever they are multiplied by: the further captions are apart
-        beside what they share, the sooner the UNet tells them apart.
+        A training step moves weights by a similar amount for inputs of any size. So the larger the differences between
+        captions are compared with their mean, the sooner the UNet learns to use them.
         """
         tower, first = cast("Any", self.language.towers[-1]), cast("Any", self.unet).add_embedding.linear_1
         projection, width = tower.text_projection.weight, tower.text_projection.weight.shape[0]
         pooled = self.language(captions)[1]
         mean = pooled.mean(dim=0)
-        factor = SPREAD / (pooled - mean).norm(dim=1).mean()
+        factor = POOLED_SPREAD / (pooled - mean).norm(dim=1).mean()
         tower.text_model.final_layer_norm.bias -= torch.linalg.solve(projection, mean)
         first.bias += first.weight[:, :width] @ mean
         projection *= factor
@@ -97,32 +104,35 @@ class DemoModel(nn.Module):
 
     @torch.no_grad()
     def enable_pooled(self) -> None:
-        """Let half of the units that read the size ids hear recentred pooled vectors instead.
+        """Reset half of the units that read the size ids so that they read centered pooled vectors instead.
 
-        While pooled vectors said nothing, all of them went to where their activation is flat, and nothing is learned
-        there. What they add begins at zero.
+        While pooled vectors were uninformative, all these units moved to where their activation is flat and gradients
+        vanish. The reset units contribute nothing at first.
         """
         tower, embedding = cast("Any", self.language.towers[-1]), cast("Any", self.unet).add_embedding
-        reading, adding = embedding.linear_1, embedding.linear_2
-        half, width = reading.out_features // 2, tower.text_projection.out_features
-        reading.weight[:half] = 0
-        nn.init.normal_(reading.weight[:half, :width], std=1 / SPREAD)
-        reading.bias[:half] = 0
-        adding.weight[:, :half] = 0
+        first, second = embedding.linear_1, embedding.linear_2
+        half, width = first.out_features // 2, tower.text_projection.out_features
+        first.weight[:half] = 0
+        nn.init.normal_(first.weight[:half, :width], std=1 / POOLED_SPREAD)
+        first.bias[:half] = 0
+        second.weight[:, :half] = 0
 
 
-def save(model: DemoModel, vae: nn.Module, file: Path) -> None:
-    """Write a model file that a server loads."""
-    write(file, demo_architecture(), [model.unet.state_dict(), vae.state_dict(), *model.language.unfolded()])
+def save_model(model: DemoModel, vae: nn.Module, file: Path) -> None:
+    """Write a model file that the server loads."""
+    weights = [model.unet.state_dict(), vae.state_dict(), *model.language.expand_states()]
+    write_checkpoint(file, demo_architecture(), weights)
 
 
-def opened(file: Path, channels: int = 4) -> tuple[DemoModel, AutoencoderKL]:
-    """A model file's networks, to go on training: the extra channels of an inpainting UNet begin at zero."""
+def load_model(file: Path, channels: int = 4) -> tuple[DemoModel, AutoencoderKL]:
+    """Load the networks of a model file for training. Additional channels for inpainting start with zero weights."""
     weights = load_weights(file)
     model = DemoModel(channels)
     state = cast("Any", weights.unet).module.state_dict()
     first = state["conv_in.weight"]
-    beside = torch.zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
-    model.unet.load_state_dict(state | {"conv_in.weight": torch.cat([first, beside], dim=1)})
-    model.language.fold([cast("Any", tower).module.state_dict() for tower in weights.text_encoders])
+    added = torch.zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
+    model.unet.load_state_dict(state | {"conv_in.weight": torch.cat([first, added], dim=1)})
+    model.language.load_expanded_states(
+        [cast("Any", tower).module.state_dict() for tower in weights.text_encoders]
+    )
     return model, cast("Any", weights.vae).module

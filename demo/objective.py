@@ -1,6 +1,6 @@
-"""What the demo's networks are trained for: velocities on the zero-terminal-SNR table (Lin et al. 2023).
+"""The training objective: predicting velocities on the zero-terminal-SNR noise table (Lin et al. 2023).
 
-Samples are weighted by min-SNR (Hang et al. 2023) with a floor, which keeps the steps of pure noise in play.
+Samples are weighted by min-SNR (Hang et al. 2023) with a floor, so that those of pure noise count too.
 """
 
 from collections.abc import Callable
@@ -13,34 +13,35 @@ from torch import Tensor
 from pipelines.sampling.prediction import scaled_linear
 
 GAMMA, FLOOR = 5.0, 0.15
-PURE = 0.06
-"""How many of the samples are at infinite noise."""
-COMPOSING = 0.5
-"""The floor where a training dwells on composition."""
-DECIDED = 400
-"""The time below which what is in a picture, faces too, can be seen through the noise."""
+PURE_NOISE_SHARE = 0.06
+"""Share of samples at infinite noise."""
+COMPOSITION_FLOOR = 0.5
+"""The floor of the weights with a `high_noise_share`."""
+COMPOSITION_TIME = 400
+"""The time below which the content of an image, faces included, is visible through the noise."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""Noisy latents (B, 4, h, w) and times (B,) to velocities of the latents' shape."""
+"""Predicts velocities from noisy latents (B, 4, h, w) and times (B,)."""
 
 
 class Objective:
-    """The error of a network that predicts velocities.
+    """The weighted error of velocity predictions.
 
     Args:
-        dwelling: the share of samples that are only taken in more noise than DECIDED, to learn composition.
+        high_noise_share: Share of samples only taken at times from COMPOSITION_TIME on, to train composition.
     """
 
-    def __init__(self, dwelling: float = 0.0) -> None:
-        self._floor, self._dwelling = COMPOSING if dwelling else FLOOR, dwelling
+    def __init__(self, high_noise_share: float = 0.0) -> None:
+        self._floor = COMPOSITION_FLOOR if high_noise_share else FLOOR
+        self._high_noise_share = high_noise_share
         sigmas = scaled_linear(zsnr=True).sigmas
         self._alphas = torch.tensor([0.0 if isinf(sigma) else 1 / sqrt(sigma**2 + 1) for sigma in sigmas])
 
-    def loss(self, predict: Predict, clean: Tensor, rng: np.random.Generator) -> Tensor:
-        """Noise clean latents (B, 4, h, w) to random times and weigh what is predicted wrongly."""
-        lowest = np.where(rng.random(len(clean)) < self._dwelling, DECIDED, 0)
-        times = torch.from_numpy(rng.integers(lowest, len(self._alphas)))
-        times[torch.from_numpy(rng.random(len(clean)) < PURE)] = len(self._alphas) - 1
+    def compute(self, predict: Predict, clean: Tensor, rng: np.random.Generator) -> Tensor:
+        """Add noise of random times to clean latents (B, 4, h, w) and return the weighted error of the predictions."""
+        start = np.where(rng.random(len(clean)) < self._high_noise_share, COMPOSITION_TIME, 0)
+        times = torch.from_numpy(rng.integers(start, len(self._alphas)))
+        times[torch.from_numpy(rng.random(len(clean)) < PURE_NOISE_SHARE)] = len(self._alphas) - 1
         alpha = self._alphas[times][:, None, None, None]
         sigma = (1 - alpha.square()).sqrt()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))

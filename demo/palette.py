@@ -1,10 +1,10 @@
-"""The colours of the demo's world, by the words that tags have for them."""
+"""The colors the demo draws with, by the words its tags use, and arithmetic on them. Colors are sRGB bytes."""
 
 from colorsys import hls_to_rgb, rgb_to_hls
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-PLAIN: dict[str, Colour] = {
+PLAIN: dict[str, Color] = {
     "red": (220, 40, 45),
     "orange": (245, 140, 30),
     "yellow": (250, 215, 50),
@@ -17,9 +17,9 @@ PLAIN: dict[str, Colour] = {
     "white": (255, 255, 255),
     "grey": (135, 135, 140),
 }
-"""Backgrounds, shapes and shirts. Black and white are exactly that: zero terminal SNR is what can draw them."""
+"""Backgrounds, shapes and shirts. Black and white are exact, because only zero terminal SNR can generate them."""
 
-HAIR: dict[str, Colour] = {
+HAIR: dict[str, Color] = {
     "red": (200, 45, 50),
     "orange": (235, 130, 45),
     "blonde": (245, 210, 105),
@@ -31,7 +31,7 @@ HAIR: dict[str, Colour] = {
     "black": (45, 42, 52),
     "white": (238, 238, 244),
 }
-EYES: dict[str, Colour] = {
+EYES: dict[str, Color] = {
     "red": (205, 40, 50),
     "yellow": (235, 180, 30),
     "green": (45, 160, 80),
@@ -39,32 +39,32 @@ EYES: dict[str, Colour] = {
     "purple": (140, 60, 190),
     "brown": (115, 65, 35),
 }
-SKIN: dict[str, Colour] = {"light": (252, 212, 182), "dark": (165, 105, 75)}
-INK: Colour = (48, 38, 48)
-PAPER: Colour = (255, 255, 255)
+SKIN: dict[str, Color] = {"light": (252, 212, 182), "dark": (165, 105, 75)}
+INK: Color = (48, 38, 48)
+PAPER: Color = (255, 255, 255)
 
 
-def darker(colour: Colour, share: float) -> Colour:
-    """A colour with this share of its light."""
-    return mixed(colour, (0, 0, 0), 1 - share)
+def darken(color: Color, share: float) -> Color:
+    """Return the color with `share` of its brightness."""
+    return mix(color, (0, 0, 0), 1 - share)
 
 
-def mixed(colour: Colour, other: Colour, share: float) -> Colour:
-    """A colour on its way to another: 0 is the one, 1 the other."""
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
+def mix(color: Color, other: Color, share: float) -> Color:
+    """Interpolate linearly: share 0 gives `color`, share 1 gives `other`."""
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(color, other, strict=True))
     return red, green, blue
 
 
-def grey(colour: Colour) -> Colour:
-    """The grey that is as light as a colour (Rec. 601)."""
-    level = round(0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2])
+def to_gray(color: Color) -> Color:
+    """Return the gray of the same luma (Rec. 601)."""
+    level = round(0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2])
     return level, level, level
 
 
-def retoned(colour: Colour, lightness: float, saturation: float) -> Colour:
-    """A colour brought towards a lightness of its own hue, its saturation multiplied; black and white stay."""
-    if colour in (PLAIN["black"], PLAIN["white"]):
-        return colour
-    hue, light, strength = rgb_to_hls(*(part / 255 for part in colour))
+def adjust_tone(color: Color, lightness: float, saturation: float) -> Color:
+    """Move a color halfway to a lightness and multiply its saturation; black and white stay as they are."""
+    if color in (PLAIN["black"], PLAIN["white"]):
+        return color
+    hue, light, strength = rgb_to_hls(*(part / 255 for part in color))
     red, green, blue = hls_to_rgb(hue, (light + lightness) / 2, min(1.0, strength * saturation))
     return round(red * 255), round(green * 255), round(blue * 255)

@@ -1,4 +1,4 @@
-"""What an image adapter's tokens begin as: eight phrases of what a picture shows, as the text encoders read them."""
+"""Training targets of the image adapter's tokens: the text encoders' states for eight phrases about an image."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -8,36 +8,39 @@ from torch import Tensor
 
 from demo.adapter import TOKENS
 from demo.characters import Character
-from demo.language import Language, chunked
 from demo.scenes import Scene
+from demo.text_encoders import TextEncoders, split_captions
 
 
-def phrases(scene: Scene) -> tuple[str, ...]:
-    """One phrase for each token, always in the same places; of two people it is the first who is told of."""
-    seen = [f"{scene.background} background", scene.framing, scene.counts()[0]]
+def list_phrases(scene: Scene) -> tuple[str, ...]:
+    """Return a phrase for each token, in a fixed order. Of two characters they describe the first."""
+    phrases = [f"{scene.background} background", scene.framing, scene.count_tags()[0]]
     first = scene.subjects[0]
     if isinstance(first, Character):
-        seen += [f"{first.hair} hair", f"{first.shirt} shirt", f"{first.eyes} eyes", first.cut, first.mouth]
+        phrases += [f"{first.hair} hair", f"{first.shirt} shirt", f"{first.eyes} eyes"]
+        phrases += [first.haircut, first.mouth]
     else:
-        seen += [tag for one in scene.subjects for tag in one.tags()]
-    return tuple([*seen, *[""] * TOKENS][:TOKENS])
+        phrases += [tag for subject in scene.subjects for tag in subject.tags()]
+    return tuple([*phrases, *[""] * TOKENS][:TOKENS])
 
 
-class Phrasebook:
-    """Phrases in the words of text encoders, each read once."""
+class PhraseEncoder:
+    """Encodes phrases with the text encoders, each once."""
 
-    def __init__(self, language: Language) -> None:
-        self._language = language
-        self._known: dict[str, Tensor] = {}
+    def __init__(self, encoders: TextEncoders) -> None:
+        self._encoders = encoders
+        self._states: dict[str, Tensor] = {}
 
     def __call__(self, scenes: Sequence[Scene]) -> Tensor:
-        """What the tokens of scenes should be, (B, tokens, width)."""
-        return torch.stack([torch.stack([self.state(said) for said in phrases(scene)]) for scene in scenes])
+        """Return the target tokens of scenes (B, tokens, width)."""
+        return torch.stack(
+            [torch.stack([self.encode(phrase) for phrase in list_phrases(scene)]) for scene in scenes]
+        )
 
     @torch.no_grad()
-    def state(self, phrase: str) -> Tensor:
-        """The state of a phrase's last token (width,), of no phrase that of the beginning."""
-        if phrase not in self._known:
-            caption = chunked([phrase], most=1)
-            self._known[phrase] = cast("Tensor", self._language(caption)[0])[0, len(caption[0][0].ids)]
-        return self._known[phrase]
+    def encode(self, phrase: str) -> Tensor:
+        """Return the state of a phrase's last token (width,); for an empty phrase, that of the begin token."""
+        if phrase not in self._states:
+            caption = split_captions([phrase], max_chunks=1)
+            self._states[phrase] = cast("Tensor", self._encoders(caption)[0])[0, len(caption[0][0].ids)]
+        return self._states[phrase]

@@ -1,4 +1,4 @@
-"""Drawings for the demo's image encoder to look at, each made once."""
+"""Images that the demo's image encoder is trained on, each drawn once."""
 
 from collections.abc import Sequence
 
@@ -6,29 +6,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo.adapter import prepared
+from demo.adapter import preprocess
 from demo.scenes import Scene
 from pipelines.types import Pixels, Size
 
-FORMS: tuple[Size, ...] = ((224, 224), (160, 224), (224, 160))
+REFERENCE_SIZES: tuple[Size, ...] = ((224, 224), (160, 224), (224, 160))
 
 
-class SamplePictures:
-    """Pictures of scenes in one form or another.
+class SampleImages:
+    """Images of scenes at random sizes.
 
     Args:
-        seed: decides the forms, and what tags say nothing about.
+        seed: Seed of the sizes and of everything that no tag describes.
     """
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self._drawn: dict[Scene, Pixels] = {}
+        self._images: dict[Scene, Pixels] = {}
 
     def __call__(self, scenes: Sequence[Scene]) -> Tensor:
-        """The scenes' pictures as the encoder takes them, (B, 3, 224, 224)."""
-        return torch.stack([prepared(self._picture(scene)) for scene in scenes])
+        """Return the preprocessed images of scenes (B, 3, 224, 224)."""
+        return torch.stack([preprocess(self._draw(scene)) for scene in scenes])
 
-    def _picture(self, scene: Scene) -> Pixels:
-        if scene not in self._drawn:
-            self._drawn[scene] = scene.draw(*FORMS[int(self._rng.integers(len(FORMS)))], self._rng)
-        return self._drawn[scene]
+    def _draw(self, scene: Scene) -> Pixels:
+        if scene not in self._images:
+            size = REFERENCE_SIZES[int(self._rng.integers(len(REFERENCE_SIZES)))]
+            self._images[scene] = scene.draw(*size, self._rng)
+        return self._images[scene]

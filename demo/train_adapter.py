@@ -1,7 +1,7 @@
-"""Trains the demo's image adapter beside its UNet: `python -m demo.train_adapter FOLDER`, after `demo.train_encoder`.
+"""Trains the demo's image adapter: `python -m demo.train_adapter FOLDER`, after `demo.train_encoder`.
 
-A reference is another drawing of the scene that is to be drawn, and the caption says little: what is left untold,
-the colours above all, has to be seen. The UNet and the text encoders stay as they are.
+The reference is another drawing of the scene to predict, and captions have few tags, so the others, above all colors,
+must come from the reference. UNet and text encoders are frozen.
 """
 
 import argparse
@@ -16,39 +16,43 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from demo.adapter import Adapter, opened_adapter, prepared, save_adapter
-from demo.batches import BatchLoss, Part, Stage
+from demo.adapter import Adapter, load_adapter, preprocess, save_adapter
+from demo.batches import BatchLoss, SizeGroup, Stage
 from demo.checkpoint import DEMO, VIBE
 from demo.distributed import join_processes
-from demo.latents import scene_of, shelf
-from demo.model import DemoModel, opened
-from demo.muon import muon
-from demo.samples import FORMS, SamplePictures
-from demo.scenes import Scene, sheet
-from demo.train_encoder import trained_encoder
-from demo.train_unet import FEWER, asked
-from demo.training_loop import TrainConfig, learn
+from demo.latents import build_latent_cache, make_scene
+from demo.model import DemoModel, load_model
+from demo.muon import build_muon
+from demo.samples import REFERENCE_SIZES, SampleImages
+from demo.scenes import Scene, make_grid
+from demo.train_encoder import load_encoder
+from demo.train_unet import REDUCED, build_job
+from demo.training_loop import TrainConfig, train
 from pipelines.job import Job
 from pipelines.pipeline import Pipeline
 from pipelines.types import Pixels, Size
 from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.networks import UNet
 
-STAGE = Stage((Part(FEWER[0], 16), Part(FEWER[1], 3, every=2)), 3200, 1.5e-3, dwelling=0.4)
-TOLD = 0.3
-UNSEEN = 0.05
-"""How many references are withheld, for guidance."""
+STAGE = Stage(
+    (SizeGroup(REDUCED[0], 16), SizeGroup(REDUCED[1], 3, every=2)), 3200, 1.5e-3, high_noise_share=0.4
+)
+TAG_RATE = 0.3
+"""Share of the tags that captions keep."""
+DROP_RATE = 0.05
+"""Share of samples without a reference, for guidance."""
 
 
-class Looking:
-    """A UNet with an adapter installed that sees one reference, but for rows that are to see nothing.
+class UNetWithReference:
+    """A UNet with an adapter installed and the image tokens of one reference.
 
     Args:
-        seen: tokens (1, 8, width) for the first of every two rows, the prompt's; `nothing` for the other.
+        cond: Tokens (1, 8, width) of the reference for the first of two rows, the prompt's.
+        uncond: Tokens (1, 8, width) without a reference for the second.
     """
 
-    def __init__(self, unet: UNet, seen: Tensor, nothing: Tensor) -> None:
-        self._unet, self._tokens = unet, torch.cat([seen, nothing])
+    def __init__(self, unet: UNet, cond: Tensor, uncond: Tensor) -> None:
+        self._unet, self._tokens = unet, torch.cat([cond, uncond])
 
     def __call__(
         self,
@@ -58,77 +62,90 @@ class Looking:
         added_cond_kwargs: Mapping[str, Tensor] | None,
         halvings: int = 0,
     ) -> Tensor:
-        """See UNet."""
+        """Predict with the image tokens; see `UNet`."""
         tokens = self._tokens[: len(sample)]
         return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs, halvings)
 
 
-def after(weights: Weights, adapter: Adapter, reference: Pixels, job: Job, strength: float) -> Pixels:
-    """A picture drawn with an eye on a reference of at most 224 pixels a side; the weights' UNet is changed."""
-    adapter.install(cast("Any", weights.unet).module, strength)
+def generate_from_reference(
+    weights: Weights, adapter: Adapter, reference: Pixels, job: Job, scale: float
+) -> Pixels:
+    """Generate an image with a reference of at most 224x224. This installs the adapter in the UNet of `weights`."""
+    adapter.install(cast("Any", weights.unet).module, scale)
     with torch.inference_mode():
-        seen = adapter(prepared(reference)[None])
-        looking = Looking(weights.unet, seen, adapter.nothing(1))
-    return Pipeline(replace(weights, unet=looking)).run(job)[0]
+        tokens = adapter(preprocess(reference)[None])
+        unet = UNetWithReference(weights.unet, tokens, adapter.empty_tokens(1))
+    return Pipeline(replace(weights, unet=unet)).run(job).images[0]
 
 
-def draw_sheet(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
-    """References, each beside a picture that knows it and one that does not."""
+def generate_samples(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
+    """Return a grid of four scenes, each followed by images generated with the adapter and without it."""
     tiles: list[Pixels] = []
     for number in range(4):
-        scene, rng = scene_of(size, 90_000 + number)
-        reference = scene.draw(*FORMS[0], rng)
-        job = asked(", ".join(scene.counts()), size, seed=number)
-        drawn = [after(weights, adapter, reference, job, strength) for strength in (1.0, 0.0)]
-        tiles += [scene.draw(*size, rng), *drawn]
-    return Image.fromarray(sheet(tiles, 6))
+        scene, rng = make_scene(size, 90_000 + number)
+        reference = scene.draw(*REFERENCE_SIZES[0], rng)
+        job = build_job(", ".join(scene.count_tags()), size, seed=number)
+        generated = [generate_from_reference(weights, adapter, reference, job, scale) for scale in (1.0, 0.0)]
+        tiles += [scene.draw(*size, rng), *generated]
+    return Image.fromarray(make_grid(tiles, 6))
 
 
-def begun(folder: Path, model: DemoModel) -> Adapter:
-    """An adapter with the encoder that was trained in a folder."""
-    adapter, knowing = Adapter(model.unet), trained_encoder(folder)
-    adapter.encoder.load_state_dict(knowing.encoder.state_dict())
-    adapter.projection.load_state_dict(knowing.projection.state_dict())
+def build_adapter(folder: Path, model: DemoModel) -> Adapter:
+    """Return an adapter with the encoder and projection that were trained in a folder."""
+    adapter, trained = Adapter(model.unet), load_encoder(folder)
+    adapter.encoder.load_state_dict(trained.encoder.state_dict())
+    adapter.projection.load_state_dict(trained.projection.state_dict())
     return adapter
 
 
 def main() -> None:
-    """Train, writing a checkpoint, the adapter's file and sheets."""
+    """Train, writing checkpoints, the adapter file and sample grids."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument(
-        "--start", type=Path, help="an adapter to go on from; else the encoder trained in the folder"
+        "--start", type=Path, help="adapter file to continue from (default: the encoder trained in FOLDER)"
     )
     parser.add_argument("--steps", type=int, default=STAGE.steps)
-    parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
+    parser.add_argument(
+        "--quick", action="store_true", help="compute in bfloat16, for processors with hardware support"
+    )
     arguments = parser.parse_args()
     join_processes()
     torch.manual_seed(11)
-    rng, gallery = np.random.default_rng(11), SamplePictures(11)
-    model, vae = opened(arguments.model)
+    rng, references = np.random.default_rng(11), SampleImages(11)
+    model, vae = load_model(arguments.model)
     model.requires_grad_(False)
     adapter = (
-        opened_adapter(arguments.start, model.unet) if arguments.start else begun(arguments.folder, model)
+        load_adapter(arguments.start, model.unet)
+        if arguments.start
+        else build_adapter(arguments.folder, model)
     )
     adapter.requires_grad_(True).train()
     adapter.install(model.unet)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = BatchLoss(STAGE, partial(shelf, arguments.folder, vae=vae), told=TOLD, quick=arguments.quick)
+    load_cache = partial(build_latent_cache, arguments.folder, vae=vae)
+    loss = BatchLoss(STAGE, load_cache, TAG_RATE, arguments.quick)
 
-    def look(scenes: Sequence[Scene]) -> Tensor:
-        seen = adapter(gallery(scenes))
-        withheld = torch.from_numpy(rng.random(len(scenes)) < UNSEEN)[:, None, None]
-        return torch.where(withheld, adapter.nothing(len(scenes)), seen)
+    def encode_references(scenes: Sequence[Scene]) -> Tensor:
+        tokens = adapter(references(scenes))
+        is_dropped = torch.from_numpy(rng.random(len(scenes)) < DROP_RATE)[:, None, None]
+        return torch.where(is_dropped, adapter.empty_tokens(len(scenes)), tokens)
 
-    def show(average: nn.Module, step: int) -> None:
+    def save_samples(average: nn.Module, step: int) -> None:
         save_adapter(cast("Adapter", average), arguments.folder / VIBE.name)
-        sheet_of = draw_sheet(load_weights(arguments.model), cast("Adapter", average), (256, 256))
-        sheet_of.save(arguments.folder / f"adapter-{step}.png")
+        grid = generate_samples(load_weights(arguments.model), cast("Adapter", average), (256, 256))
+        grid.save(arguments.folder / f"adapter-{step}.png")
 
-    file = arguments.folder / "adapter.pt"
-    course = TrainConfig(file, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
-    learn(adapter, course, partial(lessons.loss, model, look=look), show)
+    config = TrainConfig(
+        arguments.folder / "adapter.pt",
+        arguments.steps,
+        STAGE.learning_rate,
+        average_steps=200,
+        sample_every=300,
+        build_optimizers=build_muon,
+    )
+    train(adapter, config, partial(loss.compute, model, encode_references=encode_references), save_samples)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Trains the demo's inpainting UNet from its model file: `python -m demo.train_inpainting FOLDER`.
 
-Beside the noisy latents it sees the mask and the latents of the picture without what the mask hides (Rombach et al.
-2022); what is to be there, the caption says. The text encoders stay as they are. It need not begin anew when the model
-has gone on learning: `--start` takes what `naiad merge-inpaint` makes of the old inpainting UNet, the new model and the
-old one.
+Besides the noisy latents it takes the mask and the latents of the masked image (Rombach et al. 2022). The text encoders
+are frozen. After further training of the model it need not start from scratch: `--start` accepts the result of
+`naiad merge-inpaint` for the old inpainting UNet, the new model and the old one.
 """
 
 import argparse
@@ -18,76 +17,92 @@ from PIL import Image
 from torch import nn
 
 from demo.architecture import demo_architecture
-from demo.batches import BatchLoss, Part, Stage
-from demo.checkpoint import DEMO, INPAINTING, write
+from demo.batches import BatchLoss, SizeGroup, Stage
+from demo.checkpoint import DEMO, INPAINTING, write_checkpoint
 from demo.distributed import join_processes
-from demo.latents import scene_of, shelf
+from demo.latents import build_latent_cache, make_scene
 from demo.masks import Mask
-from demo.model import opened
-from demo.muon import muon
-from demo.scenes import sheet
-from demo.train_unet import HALF, HARD, QUARTER, asked
-from demo.training_loop import TrainConfig, learn
+from demo.model import load_model
+from demo.muon import build_muon
+from demo.scenes import make_grid
+from demo.train_unet import HALF, HARD_TAGS, QUARTER, build_job
+from demo.training_loop import TrainConfig, train
 from pipelines.job import InitImage, Job, RgbImage
 from pipelines.pipeline import Pipeline
 from pipelines.types import Pixels
 from pipelines.weights.load import load_weights
 
 SMALLER, LARGER = dict.fromkeys(QUARTER, 800), dict.fromkeys(HALF, 60)
-STAGE = Stage((Part(SMALLER, 10), Part(LARGER, 3)), 400, 1.5e-3, dwelling=0.4, oftener=HARD)
-CHANGES = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
+STAGE = Stage(
+    (SizeGroup(SMALLER, 10), SizeGroup(LARGER, 3)), 400, 1.5e-3, high_noise_share=0.4, tag_weights=HARD_TAGS
+)
+NEW_TAGS = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow star", "blue cat", "green apple")
+"""Tags of the sample images, first of characters, then of shapes."""
 
 
-def infilled(pipeline: Pipeline, picture: Pixels, mask: Mask, job: Job) -> Pixels:
-    """A picture with what the mask (height / 8, width / 8) hides drawn anew, laid over the old one.
+def infill_image(pipeline: Pipeline, pixels: Pixels, mask: Mask, job: Job) -> Pixels:
+    """Generate the masked part of an image anew and overlay it on the original.
 
     Args:
-        pipeline: of a model with an inpainting UNet beside it.
+        pipeline: Pipeline of a model with an inpainting UNet.
+        mask: Mask at latent resolution (height / 8, width / 8).
     """
-    own = RgbImage(job.width, job.height, picture.tobytes())
-    source = InitImage(own, strength=1.0, mask=(mask * np.uint8(255)).tobytes(), overlay="hard")
-    return pipeline.run(replace(job, source=source))[0]
+    image = RgbImage(job.passes[0].width, job.passes[0].height, pixels.tobytes())
+    init_image = InitImage(image, (mask * np.uint8(255)).tobytes(), overlay="hard")
+    pass_ = replace(job.passes[0], init=init_image)
+    return pipeline.run(replace(job, passes=(pass_,))).images[0]
 
 
-def draw_sheet(pipeline: Pipeline, size: tuple[int, int]) -> Image.Image:
-    """Pictures of the generator, each beside itself with its middle drawn anew by a caption that says otherwise."""
+def generate_samples(pipeline: Pipeline, size: tuple[int, int]) -> Image.Image:
+    """Return a grid of drawings, each followed by itself with its middle replaced according to one of NEW_TAGS."""
     tiles: list[Pixels] = []
     mask = np.zeros((size[1] // 8, size[0] // 8), bool)
     mask[len(mask) // 8 : -len(mask) // 8, mask.shape[1] // 8 : -mask.shape[1] // 8] = True
-    for number, change in enumerate(CHANGES):
-        scene, rng = scene_of(size, 90_000 + number)
-        picture = scene.draw(*size, rng)
-        who = "no humans" if number >= 4 else "1girl, solo"
-        job = asked(f"{who}, {change}, {scene.background} background", size, seed=number)
-        tiles += [picture, infilled(pipeline, picture, mask, job)]
-    return Image.fromarray(sheet(tiles, 4))
+    for number, tag in enumerate(NEW_TAGS):
+        scene, rng = make_scene(size, 90_000 + number)
+        drawing = scene.draw(*size, rng)
+        count = "no humans" if number >= 4 else "1girl, solo"
+        job = build_job(f"{count}, {tag}, {scene.background} background", size, seed=number)
+        tiles += [drawing, infill_image(pipeline, drawing, mask, job)]
+    return Image.fromarray(make_grid(tiles, 4))
 
 
 def main() -> None:
-    """Train, writing a checkpoint, the model file and sheets."""
+    """Train, writing checkpoints, the model file and sample grids."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, default=DEMO)
-    parser.add_argument("--start", type=Path, help="a model with 4 or 9 channels to begin as; else --model")
+    parser.add_argument(
+        "--start", type=Path, help="model file with 4 or 9 channels to start from (default: --model)"
+    )
     parser.add_argument("--steps", type=int, default=STAGE.steps)
-    parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
+    parser.add_argument(
+        "--quick", action="store_true", help="compute in bfloat16, for processors with hardware support"
+    )
     arguments = parser.parse_args()
     join_processes()
     torch.manual_seed(9)
-    model, vae = opened(arguments.start or arguments.model, channels=9)
+    model, vae = load_model(arguments.start or arguments.model, channels=9)
     model.language.requires_grad_(False)
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = BatchLoss(STAGE, partial(shelf, arguments.folder, vae=vae, masked=True), quick=arguments.quick)
+    load_cache = partial(build_latent_cache, arguments.folder, vae=vae, with_masks=True)
+    loss = BatchLoss(STAGE, load_cache, in_bfloat16=arguments.quick)
     file = arguments.folder / INPAINTING.name
 
-    def show(average: nn.Module, step: int) -> None:
-        write(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])
+    def save_samples(average: nn.Module, step: int) -> None:
+        write_checkpoint(file, demo_architecture(9), [cast("Any", average).unet.state_dict()])
         pipeline = Pipeline(load_weights(arguments.model, inpainting=file))
-        draw_sheet(pipeline, (256, 256)).save(arguments.folder / f"inpainting-{step}.png")
+        generate_samples(pipeline, (256, 256)).save(arguments.folder / f"inpainting-{step}.png")
 
-    checkpoint = arguments.folder / "inpainting.pt"
-    course = TrainConfig(checkpoint, arguments.steps, STAGE.rate, memory=200, show_every=300, optimizers=muon)
-    learn(model, course, partial(lessons.loss, model), show)
+    config = TrainConfig(
+        arguments.folder / "inpainting.pt",
+        arguments.steps,
+        STAGE.learning_rate,
+        average_steps=200,
+        sample_every=300,
+        build_optimizers=build_muon,
+    )
+    train(model, config, partial(loss.compute, model), save_samples)
 
 
 if __name__ == "__main__":

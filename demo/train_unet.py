@@ -1,6 +1,6 @@
 """Trains the demo's UNet and text encoders: `python -m demo.train_unet FOLDER`, after `demo.train_vae FOLDER`.
 
-It goes from small pictures to the sizes that are served; each stage starts from the average of the one before.
+Training goes from small images to the full sizes. Each stage starts from the averaged weights of the previous one.
 """
 
 import argparse
@@ -14,19 +14,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from demo.batches import BatchLoss, Part, Stage
-from demo.captions import GOOD, caption, random_scene
+from demo.batches import BatchLoss, SizeGroup, Stage
+from demo.captions import GOOD_TAGS, random_scene, write_caption
 from demo.checkpoint import DEMO
 from demo.distributed import join_processes
-from demo.language import chunked
-from demo.latents import shelf
-from demo.model import DemoModel, as_served, opened, save
-from demo.muon import muon
-from demo.scenes import sheet
-from demo.summary import sum_up
-from demo.train_vae import trained_vae
-from demo.training_loop import TrainConfig, averaged, learn
-from pipelines.job import Guidance, Job, Prompts
+from demo.latents import build_latent_cache
+from demo.model import DemoModel, as_served, load_model, save_model
+from demo.muon import build_muon
+from demo.pooled import train_pooled
+from demo.scenes import make_grid
+from demo.text_encoders import split_captions
+from demo.train_vae import load_vae
+from demo.training_loop import TrainConfig, load_average, train
+from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.text.tokens import Chunk
 from pipelines.types import Size
@@ -36,63 +36,70 @@ SMALL = dict.fromkeys(((128, 128), (96, 160), (160, 96)), 6000)
 QUARTER = dict.fromkeys(((256, 256), (224, 320), (320, 224)), 1500)
 HALF = dict.fromkeys(((512, 512), (416, 608), (608, 416), (512, 768), (768, 512)), 600)
 FULL = dict.fromkeys(((832, 1216), (1216, 832), (1024, 1024)), 150)
-FEWER = [dict.fromkeys(sizes, count) for sizes, count in ((QUARTER, 800), (HALF, 240), (FULL, 60))]
-HARD = {"apple": 6, "flower": 4, "cat": 4, "house": 4, "heart": 2, "glasses": 2.5}
-"""What is still drawn badly when the rest is right."""
-OUTLINED = {"cat": 5, "apple": 4} | dict.fromkeys(("heart", "moon", "glasses"), 3)
-OUTLINED |= dict.fromkeys(("house", "star", "triangle", "circle"), 2)
-"""What had bent outlines in large pictures until deep shrink let it be seen whole."""
+REDUCED = [dict.fromkeys(sizes, count) for sizes, count in ((QUARTER, 800), (HALF, 240), (FULL, 60))]
+HARD_TAGS = {"apple": 6, "flower": 4, "cat": 4, "house": 4, "heart": 2, "glasses": 2.5}
+"""Tags that are still generated badly when all others are correct."""
+OUTLINE_TAGS = {"cat": 5, "apple": 4} | dict.fromkeys(("heart", "moon", "glasses"), 3)
+OUTLINE_TAGS |= dict.fromkeys(("house", "star", "triangle", "circle"), 2)
+"""Tags with bent outlines in large images before deep shrink let the UNet see them as one."""
 STAGES = {
-    "small": Stage((Part(SMALL, 32),), 1600, 5e-3),
-    "quarter": Stage((Part(QUARTER, 16),), 4000, 5e-3),
-    "half": Stage((Part(HALF, 6),), 2000, 3e-3),
-    "both": Stage((Part(QUARTER, 8), Part(HALF, 5)), 5200, 3e-3, dwelling=0.75),
-    "full": Stage((Part(QUARTER, 4), Part(HALF, 3), Part(FULL, 2)), 1327, 2e-3, dwelling=0.75),
-    "last": Stage((Part(FEWER[0], 8), Part(FEWER[1], 5), Part(FEWER[2], 1)), 750, 1.2e-3, dwelling=0.4),
+    "small": Stage((SizeGroup(SMALL, 32),), 1600, 5e-3),
+    "quarter": Stage((SizeGroup(QUARTER, 16),), 4000, 5e-3),
+    "half": Stage((SizeGroup(HALF, 6),), 2000, 3e-3),
+    "both": Stage((SizeGroup(QUARTER, 8), SizeGroup(HALF, 5)), 5200, 3e-3, high_noise_share=0.75),
+    "full": Stage(
+        (SizeGroup(QUARTER, 4), SizeGroup(HALF, 3), SizeGroup(FULL, 2)), 1327, 2e-3, high_noise_share=0.75
+    ),
+    "last": Stage(
+        (SizeGroup(REDUCED[0], 8), SizeGroup(REDUCED[1], 5), SizeGroup(REDUCED[2], 1)),
+        750,
+        1.2e-3,
+        high_noise_share=0.4,
+    ),
     "hard": Stage(
-        (Part(FEWER[0], 16), Part(FEWER[1], 4), Part(FEWER[2], 1, every=3)),
+        (SizeGroup(REDUCED[0], 16), SizeGroup(REDUCED[1], 4), SizeGroup(REDUCED[2], 1, every=3)),
         1100,
         1.8e-3,
-        dwelling=0.4,
-        oftener=HARD,
+        high_noise_share=0.4,
+        tag_weights=HARD_TAGS,
     ),
     "whole": Stage(
-        (Part(FEWER[0], 10), Part(FEWER[1], 6), Part(FEWER[2], 1, every=2)),
+        (SizeGroup(REDUCED[0], 10), SizeGroup(REDUCED[1], 6), SizeGroup(REDUCED[2], 1, every=2)),
         1000,
         1.8e-3,
-        dwelling=0.4,
-        oftener=HARD | OUTLINED,
+        high_noise_share=0.4,
+        tag_weights=HARD_TAGS | OUTLINE_TAGS,
     ),
     "large": Stage(
-        (Part(FEWER[0], 6), Part(FEWER[1], 4), Part(FEWER[2], 2)),
+        (SizeGroup(REDUCED[0], 6), SizeGroup(REDUCED[1], 4), SizeGroup(REDUCED[2], 2)),
         1150,
         1.6e-3,
-        dwelling=0.4,
-        unread=0.15,
-        oftener=HARD | OUTLINED,
+        high_noise_share=0.4,
+        pooled_only_share=0.15,
+        tag_weights=HARD_TAGS | OUTLINE_TAGS,
     ),
     "fine": Stage(
-        (Part(FEWER[0], 4), Part(FEWER[1], 4), Part(dict.fromkeys(FULL, 90), 3)),
+        (SizeGroup(REDUCED[0], 4), SizeGroup(REDUCED[1], 4), SizeGroup(dict.fromkeys(FULL, 90), 3)),
         1100,
         1.6e-3,
-        dwelling=0.4,
-        unread=0.15,
-        oftener=HARD | OUTLINED | {"full": 1.5, "dark": 0.25},
+        high_noise_share=0.4,
+        pooled_only_share=0.15,
+        tag_weights=HARD_TAGS | OUTLINE_TAGS | {"full": 1.5, "dark": 0.25},
     ),
     "pairs": Stage(
-        (Part(FEWER[0], 8), Part(FEWER[1], 4), Part(dict.fromkeys(FULL, 90), 2)),
+        (SizeGroup(REDUCED[0], 8), SizeGroup(REDUCED[1], 4), SizeGroup(dict.fromkeys(FULL, 90), 2)),
         1000,
         1.6e-3,
-        dwelling=0.4,
-        unread=0.15,
-        oftener=HARD | OUTLINED | {"2girls": 3, "2boys": 3},
+        high_noise_share=0.4,
+        pooled_only_share=0.15,
+        tag_weights=HARD_TAGS | OUTLINE_TAGS | {"2girls": 3, "2boys": 3},
     ),
 }
-LISTENING = "large"
-"""Before this stage the UNet ignored the pooled vector."""
-QUALITY = ", ".join(GOOD[:4])
+POOLED_STAGE = "large"
+"""The stage from which the UNet uses the pooled vector; before, it ignored it."""
+QUALITY = ", ".join(GOOD_TAGS[:4])
 UNDESIRED = "lowres, jpeg artifacts, worst quality, watermark, blurry, very displeasing"
-SHOWN = (
+SAMPLE_PROMPTS = (
     "1girl, solo, red hair, long hair, blue eyes, smile, white background, upper body",
     "1boy, solo, green hair, short hair, brown eyes, glasses, yellow shirt, blue background, full body",
     "1girl, solo, blonde hair, twintails, green eyes, open mouth, black background, hat, chibi",
@@ -104,70 +111,81 @@ SHOWN = (
     "outdoors, city, depth of field, beautiful detailed face, jewelry, earrings, necklace, wind, floating hair, "
     "hand on own hip, official art, dynamic angle, cinematic lighting, film grain, 8k, grey background, sketch",
 )
-"""The last is long and mostly of tags that the model never saw, as prompts for larger models are."""
+"""The last one is long, and most of its tags never occurred in training, like prompts written for larger models."""
 
 
-def asked(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
-    """A picture as users ask for it, with quality tags and undesired content."""
+def build_job(prompt: str, size: Size, seed: int = 7, steps: int = 20) -> Job:
+    """Return a job like a user's, with quality tags and undesired content."""
     prompts = Prompts(f"{prompt}, {QUALITY}", UNDESIRED)
-    return as_served(Job("demo", prompts, *size, steps, "k_euler", "native", Guidance(5.0), (seed,)))
+    passes = (as_served(Pass(*size, (seed,))),)
+    return Job("demo", prompts, steps, "k_euler", "native", Guidance(5.0), passes)
 
 
-def draw_sheet(file: Path, size: Size, prompts: Sequence[str] = SHOWN) -> Image.Image:
-    """Prompts, four beside each other, drawn from a model file as a user would."""
+def generate_samples(file: Path, size: Size, prompts: Sequence[str] = SAMPLE_PROMPTS) -> Image.Image:
+    """Return a grid, four images wide, of the prompts generated with a model file."""
     pipeline = Pipeline(load_weights(file, device="cpu"))
-    return Image.fromarray(sheet([pipeline.run(asked(prompt, size))[0] for prompt in prompts], 4))
+    return Image.fromarray(
+        make_grid([pipeline.run(build_job(prompt, size)).images[0] for prompt in prompts], 4)
+    )
 
 
-def sampled(count: int) -> list[tuple[Chunk, ...]]:
-    """Captions at random."""
+def random_captions(count: int) -> list[tuple[Chunk, ...]]:
+    """Return random captions, split into chunks, the same ones every time."""
     rng = np.random.default_rng(256)
-    return chunked([caption(random_scene(rng), rng) for _ in range(count)], most=1)
+    return split_captions([write_caption(random_scene(rng), rng) for _ in range(count)], max_chunks=1)
 
 
 def main() -> None:
-    """Train one stage, or all of them in their order."""
+    """Train the given stages, or all of them in order."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
-    parser.add_argument("--quick", action="store_true", help="in bfloat16, for processors that have it")
+    parser.add_argument(
+        "--quick", action="store_true", help="compute in bfloat16, for processors with hardware support"
+    )
     arguments = parser.parse_args()
     join_processes()
     for name in arguments.stages:
-        train(arguments.folder, name, arguments.quick)
+        train_stage(arguments.folder, name, arguments.quick)
 
 
-def begun(before: Path) -> DemoModel:
-    """What the stage before came to, or the model in the repository when it was not trained here."""
-    return averaged(before, DemoModel()) if before.exists() else opened(DEMO)[0]
+def load_previous(checkpoint: Path) -> DemoModel:
+    """Load the result of the previous stage or, without its checkpoint, the model in the repository."""
+    return load_average(checkpoint, DemoModel()) if checkpoint.exists() else load_model(DEMO)[0]
 
 
-def train(folder: Path, name: str, quick: bool = False) -> None:
-    """One stage, from where it was left or from the stage before."""
-    stage, order = STAGES[name], list(STAGES)
-    vae = trained_vae(folder)
-    torch.manual_seed(order.index(name))
-    file = folder / f"unet-{name}.pt"
-    before = folder / f"unet-{order[order.index(name) - 1]}.pt"
-    if order.index(name) and not file.exists():
-        model = begun(before)
-        if name == LISTENING:
-            sum_up(model.language)
-        model.requires_grad_(True).train().recentre(sampled(256))
-        if name == LISTENING:
+def train_stage(folder: Path, name: str, in_bfloat16: bool = False) -> None:
+    """Train one stage, from its checkpoint or from the previous stage."""
+    stage, vae, checkpoint = STAGES[name], load_vae(folder), folder / f"unet-{name}.pt"
+    index = list(STAGES).index(name)
+    torch.manual_seed(index)
+    if index and not checkpoint.exists():
+        model = load_previous(folder / f"unet-{list(STAGES)[index - 1]}.pt")
+        if name == POOLED_STAGE:
+            train_pooled(model.language)
+        model.requires_grad_(True).train().center_pooled(random_captions(256))
+        if name == POOLED_STAGE:
             model.enable_pooled()
     else:
         model = DemoModel()
     cast("Any", model).to(memory_format=torch.channels_last)
-    lessons = BatchLoss(stage, partial(shelf, folder, vae=vae), quick=quick)
-    shown = max(stage.sizes(), key=lambda size: (size[0] == size[1], size))
+    loss = BatchLoss(stage, partial(build_latent_cache, folder, vae=vae), in_bfloat16=in_bfloat16)
+    sample_size = max(stage.list_sizes(), key=lambda size: (size[0] == size[1], size))
 
-    def show(average: nn.Module, step: int) -> None:
-        save(cast("DemoModel", average), vae, folder / "naiad-demo.safetensors")
-        draw_sheet(folder / "naiad-demo.safetensors", shown).save(folder / f"unet-{name}-{step}.png")
+    def save_samples(average: nn.Module, step: int) -> None:
+        file = folder / "naiad-demo.safetensors"
+        save_model(cast("DemoModel", average), vae, file)
+        generate_samples(file, sample_size).save(folder / f"unet-{name}-{step}.png")
 
-    course = TrainConfig(file, stage.steps, stage.rate, memory=300, show_every=1000, optimizers=muon)
-    learn(model, course, partial(lessons.loss, model), show)
+    config = TrainConfig(
+        checkpoint,
+        stage.steps,
+        stage.learning_rate,
+        average_steps=300,
+        sample_every=1000,
+        build_optimizers=build_muon,
+    )
+    train(model, config, partial(loss.compute, model), save_samples)
 
 
 if __name__ == "__main__":

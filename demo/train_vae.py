@@ -1,8 +1,8 @@
-"""Trains the demo's VAE on crops of drawn pictures: `python -m demo.train_vae FOLDER`.
+"""Trains the demo's VAE on crops of drawings: `python -m demo.train_vae FOLDER`.
 
-Beside the picture itself its edges are compared, since flat drawings live by them. Latents are kept near zero mean
-and unit spread, so that noise levels mean for them what they mean for SDXL's, and the decoder learns to bear a little
-noise on them, as samplers leave some.
+The loss compares pixels and edges, because edges matter most in flat drawings. Latents are kept near zero mean and unit
+variance, so that noise levels mean the same as for SDXL. The decoder is trained with a little noise on them, because
+samplers leave some.
 """
 
 import argparse
@@ -21,108 +21,120 @@ from torch.nn.functional import l1_loss
 from demo.architecture import demo_architecture
 from demo.captions import random_scene
 from demo.checkpoint import DEMO, random_weights
-from demo.scenes import sheet
-from demo.training_loop import TrainConfig, averaged, learn
+from demo.scenes import make_grid
+from demo.training_loop import TrainConfig, load_average, train
 from pipelines.image.vae import to_pixels
 from pipelines.types import Pixels
 from pipelines.weights.load import load_weights
 
 SIZES = ((256, 384), (384, 256), (256, 256), (512, 768), (768, 512), (512, 512), (832, 1216), (1024, 1024))
-POOL = 192
+POOL_SIZE = 192
 PHASES = ((1800, 32, 16), (4000, 64, 16), (5200, 192, 2))
-"""Up to which step crops have which side and batches which size. Colours are learned first, from little; the last
-phase is for what normalisation does to large areas."""
-RENEWED = 0.25
-"""How many pictures of the pool are drawn anew in a step."""
-BORNE = 0.05
-"""The spread of the noise that the decoder learns to bear, and that the encoder learns to announce."""
+"""Last step, side of the crops and batch size of each phase. Colors are learned first, from small crops. The last phase
+is for the effect of normalization on large areas."""
+RENEWAL_RATE = 0.25
+"""Images of the pool replaced in a step, on average."""
+LATENT_NOISE = 0.05
+"""Standard deviation of the noise the decoder is trained with, which the encoder learns to predict."""
 
 
-def new_vae() -> AutoencoderKL:
-    """A VAE of the demo's shape, untrained."""
+def build_vae() -> AutoencoderKL:
+    """Return an untrained VAE."""
     return AutoencoderKL(**dict(demo_architecture().vae))  # type: ignore[arg-type]
 
 
-def trained_vae(folder: Path) -> AutoencoderKL:
-    """The VAE that was trained in a folder, or the one kept in the repository when none was."""
-    vae, file = new_vae(), folder / "vae.pt"
+def load_vae(folder: Path) -> AutoencoderKL:
+    """Load the VAE trained in a folder or, without one, the VAE of the model in the repository."""
+    vae, file = build_vae(), folder / "vae.pt"
     if file.exists():
-        averaged(file, vae)
+        load_average(file, vae)
     else:
         vae.load_state_dict(cast("Any", load_weights(DEMO).vae).module.state_dict())
     return vae
 
 
-def crops(seed: int, side: int, count: int) -> Iterator[Tensor]:
-    """Endless batches (count, 3, side, side) in [-1, 1]; places with something in them come more often."""
+def generate_crops(seed: int, side: int, count: int) -> Iterator[Tensor]:
+    """Yield endless batches (count, 3, side, side) in [-1, 1]. Crops with content are more frequent than empty ones."""
     rng = np.random.default_rng(seed)
-    pool = [_picture(rng) for _ in range(POOL)]
+    pool = [_draw_random_image(rng) for _ in range(POOL_SIZE)]
     while True:
-        if rng.random() < RENEWED:
-            pool[rng.integers(POOL)] = _picture(rng)
-        yield torch.stack([as_tensor(_crop(pool[rng.integers(POOL)], side, rng)) for _ in range(count)])
+        if rng.random() < RENEWAL_RATE:
+            pool[rng.integers(POOL_SIZE)] = _draw_random_image(rng)
+        crops = [_crop_image(pool[rng.integers(POOL_SIZE)], side, rng) for _ in range(count)]
+        yield torch.stack([to_tensor(crop) for crop in crops])
 
 
-def _picture(rng: np.random.Generator) -> Pixels:
+def _draw_random_image(rng: np.random.Generator) -> Pixels:
     width, height = SIZES[rng.integers(len(SIZES))]
     return random_scene(rng).draw(width, height, rng)
 
 
-def _crop(picture: Pixels, side: int, rng: np.random.Generator) -> Pixels:
-    height, width = picture.shape[:2]
+def _crop_image(pixels: Pixels, side: int, rng: np.random.Generator) -> Pixels:
+    """Return a random crop, trying up to four times to find one that is not nearly uniform."""
+    height, width = pixels.shape[:2]
     for _ in range(4):
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        part = picture[top : top + side, left : left + side]
-        if part.std(axis=(0, 1)).sum() > 30:
+        crop = pixels[top : top + side, left : left + side]
+        if crop.std(axis=(0, 1)).sum() > 30:
             break
-    return part
+    return crop
 
 
-def as_tensor(pixels: Pixels) -> Tensor:
-    """Bytes (height, width, 3) to floats (3, height, width) in [-1, 1]."""
+def to_tensor(pixels: Pixels) -> Tensor:
+    """Convert bytes (height, width, 3) to floats (3, height, width) in [-1, 1]."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def edges(picture: Tensor) -> Tensor:
-    """Differences of neighbours, to the right and downwards, side by side."""
-    return torch.cat([picture.diff(dim=-1)[..., :-1, :], picture.diff(dim=-2)[..., :, :-1]], dim=1)
+def compute_edges(images: Tensor) -> Tensor:
+    """Return the differences to the right and lower neighbors, concatenated as channels."""
+    return torch.cat([images.diff(dim=-1)[..., :-1, :], images.diff(dim=-2)[..., :, :-1]], dim=1)
 
 
-def loss(vae: AutoencoderKL, batch: Tensor) -> Tensor:
-    """How far a batch comes back from itself."""
+def compute_loss(vae: AutoencoderKL, batch: Tensor) -> Tensor:
+    """Return the reconstruction error of a batch plus penalties on mean, variance and log-variance of the latents."""
     posterior = cast("Any", vae.encode(batch)).latent_dist
     latents = posterior.mean
-    noisy = latents + BORNE * torch.randn_like(latents)
-    drawn = cast("Any", vae).decode(noisy, return_dict=False)[0]
-    spread = latents.std(dim=(0, 2, 3)) - 1
-    centre = latents.mean(dim=(0, 2, 3))
-    announced = (posterior.logvar - 2 * log(BORNE)).square().mean()
-    kept = spread.square().mean() + centre.square().mean() + 0.01 * announced
-    return l1_loss(drawn, batch) + 0.7 * l1_loss(edges(drawn), edges(batch)) + 0.02 * kept
+    noisy = latents + LATENT_NOISE * torch.randn_like(latents)
+    decoded = cast("Any", vae).decode(noisy, return_dict=False)[0]
+    std_error = latents.std(dim=(0, 2, 3)) - 1
+    mean = latents.mean(dim=(0, 2, 3))
+    logvar_error = (posterior.logvar - 2 * log(LATENT_NOISE)).square().mean()
+    penalty = std_error.square().mean() + mean.square().mean() + 0.01 * logvar_error
+    pixel_error = l1_loss(decoded, batch)
+    edge_error = l1_loss(compute_edges(decoded), compute_edges(batch))
+    return pixel_error + 0.7 * edge_error + 0.02 * penalty
 
 
 def main() -> None:
-    """Train, writing a checkpoint and sheets of originals beside what comes back."""
+    """Train, writing checkpoints and grids of originals next to their reconstructions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     torch.manual_seed(1)
-    vae = new_vae()
-    vae.load_state_dict(random_weights(vae, seed=1))  # torch's own are so small that colours fade on the way
+    vae = build_vae()
+    vae.load_state_dict(
+        random_weights(vae, seed=1)
+    )  # with torch's smaller ones colors fade on their way through
     cast("Any", vae).to(memory_format=torch.channels_last)
-    course = TrainConfig(arguments.folder / "vae.pt", PHASES[-1][0], rate=2e-3, memory=200, show_every=250)
-    batches = [(end, crops(side, side, count)) for end, side, count in PHASES]
-    samples = next(crops(99, 64, 16))
+    config = TrainConfig(
+        arguments.folder / "vae.pt", PHASES[-1][0], learning_rate=2e-3, average_steps=200, sample_every=250
+    )
+    phases = [(end, generate_crops(side, side, count)) for end, side, count in PHASES]
+    samples = next(generate_crops(99, 64, 16))
+
+    def compute_step_loss(step: int) -> Tensor:
+        crops = next(crops for end, crops in phases if step < end)
+        return compute_loss(vae, next(crops))
 
     @torch.no_grad()
-    def show(average: nn.Module, step: int) -> None:
-        back = average(samples).sample
-        error = 127.5 * (back - samples).abs().mean()
+    def save_samples(average: nn.Module, step: int) -> None:
+        decoded = average(samples).sample
+        error = 127.5 * (decoded - samples).abs().mean()
         print(f"\nstep {step}: mean error {float(error):.2f}/255")
-        pairs = [to_pixels(picture) for pair in zip(samples, back, strict=True) for picture in pair]
-        Image.fromarray(sheet(pairs, 8)).save(arguments.folder / "vae.png")
+        tiles = [to_pixels(image) for pair in zip(samples, decoded, strict=True) for image in pair]
+        Image.fromarray(make_grid(tiles, 8)).save(arguments.folder / "vae.png")
 
-    learn(vae, course, lambda step: loss(vae, next(next(some for end, some in batches if step < end))), show)
+    train(vae, config, compute_step_loss, save_samples)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How a scene came into its picture, which SDXL is told by its size ids: whole, cut from a larger one, or scaled up.
+"""How an image shows its drawing: at its own size, as a crop, or enlarged. SDXL's size ids describe it.
 
-Large pictures are learned in all three ways, so that the ids mean here what they mean for SDXL (Podell et al. 2023,
+Large images are trained on in all three ways, so that the ids have the meaning they have for SDXL (Podell et al. 2023,
 section 2.2).
 """
 
@@ -12,36 +12,40 @@ from PIL import Image
 from demo.scenes import Scene
 from pipelines.types import Pixels, Size
 
-LARGE = 400 * 400
-RARITY = 6
-"""One in so many large pictures is not seen whole and sharp."""
+MIN_AREA = 400 * 400
+"""Images with fewer pixels are always shown at their own size."""
+PERIOD = 6
+"""One in six large images is a crop or enlarged."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What of a drawing of size `original` a picture of `size` shows: from `corner` (left, top), or all, enlarged."""
+    """An image of `size` made from a drawing of size `original`.
+
+    A smaller drawing is enlarged; of a larger one the image is the crop at `corner` (left, top).
+    """
 
     size: Size
     original: Size
     corner: tuple[int, int] = (0, 0)
 
-    def ids(self) -> tuple[int, ...]:
-        """SDXL's six: original height and width, top and left of the cut, the picture's height and width."""
+    def size_ids(self) -> tuple[int, ...]:
+        """Return SDXL's six: original height and width, top and left of the crop, image height and width."""
         return *reversed(self.original), *reversed(self.corner), *reversed(self.size)
 
-    def of(self, scene: Scene, rng: np.random.Generator) -> Pixels:
-        """Draw a scene so."""
-        drawn = scene.draw(*self.original, rng)
+    def draw(self, scene: Scene, rng: np.random.Generator) -> Pixels:
+        """Return the image of a scene."""
+        drawing = scene.draw(*self.original, rng)
         if self.original[0] < self.size[0]:
-            return np.asarray(Image.fromarray(drawn).resize(self.size, Image.Resampling.BICUBIC))
+            return np.asarray(Image.fromarray(drawing).resize(self.size, Image.Resampling.BICUBIC))
         (left, top), (width, height) = self.corner, self.size
-        return drawn[top : top + height, left : left + width]
+        return drawing[top : top + height, left : left + width]
 
 
-def view_of(size: Size, number: int) -> View:
-    """The view of a scene by its number, always the same."""
+def choose_view(size: Size, number: int) -> View:
+    """Return the view of the scene with this number, the same one every time."""
     width, height = size
-    if width * height < LARGE or number % RARITY:
+    if width * height < MIN_AREA or number % PERIOD:
         return View(size, size)
     rng = np.random.default_rng([*size, number, 1])
     factor = rng.uniform(0.18, 0.4) if rng.random() < 0.5 else rng.uniform(1.25, 1.6)

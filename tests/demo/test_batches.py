@@ -7,15 +7,15 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from demo import model as draughtsman
-from demo.batches import BatchLoss, Part, Stage, quickly
+from demo.batches import BatchLoss, SizeGroup, Stage, autocast_bfloat16
 from demo.checkpoint import DEMO
-from demo.latents import LatentCache, scene_of
+from demo.latents import LatentCache, make_scene
 
 SMALL, LARGE = (64, 64), (96, 96)
 
 
 def opened(size, count):
-    scenes = [scene_of(size, number)[0] for number in range(count)]
+    scenes = [make_scene(size, number)[0] for number in range(count)]
     level = 0.0 if size == SMALL else 1.0
     return LatentCache(size, scenes, torch.full((count, 4, size[1] // 8, size[0] // 8), level))
 
@@ -37,13 +37,13 @@ def lessons(*parts, **stage) -> Any:
 
 def test_every_step_learns_from_a_batch_of_each_part():
     model = Recorder()
-    lessons(Part({SMALL: 9}, 3), Part({LARGE: 9}, 2)).loss(model, 0)
+    lessons(SizeGroup({SMALL: 9}, 3), SizeGroup({LARGE: 9}, 2)).loss(model, 0)
     assert [tuple(one.noisy.shape) for one in model.asked] == [(3, 4, 8, 8), (2, 4, 12, 12)]
     assert [one.ids[:, -2:].tolist() for one in model.asked] == [[[64, 64]] * 3, [[96, 96]] * 2]
 
 
 def test_every_picture_counts_the_same():
-    parts = Part({SMALL: 9}, 3), Part({LARGE: 9}, 1)
+    parts = SizeGroup({SMALL: 9}, 3), SizeGroup({LARGE: 9}, 1)
     own = lessons(*parts)
     rng = np.random.default_rng((10, 0))
     drawn = [(own._parts[part][int(rng.integers(1))], count) for part, count in ((0, 3), (1, 1))]
@@ -53,7 +53,7 @@ def test_every_picture_counts_the_same():
 
 def test_references_are_looked_at_with_their_scenes():
     model, looked = Recorder(), []
-    lessons(Part({SMALL: 9}, 3)).loss(model, 0, lambda scenes: looked.append(scenes) or "tokens")
+    lessons(SizeGroup({SMALL: 9}, 3)).loss(model, 0, lambda scenes: looked.append(scenes) or "tokens")
     assert len(looked[0]) == 3
     assert model.asked[0].seen == "tokens"
 
@@ -61,14 +61,14 @@ def test_references_are_looked_at_with_their_scenes():
 def test_some_captions_are_not_read():
     for share in (0.0, 0.5, 1.0):
         model: Any = Recorder()
-        lessons(Part({SMALL: 9}, 200), unread=share).loss(model, 0)
+        lessons(SizeGroup({SMALL: 9}, 200), unread=share).loss(model, 0)
         assert float(model.asked[0].unread.float().mean()) == pytest.approx(
             share, abs=0.15 if share == 0.5 else 0
         )
 
 
 def test_a_step_has_its_batches_whatever_came_before():
-    one, other = lessons(Part({SMALL: 9}, 3)), lessons(Part({SMALL: 9}, 3))
+    one, other = lessons(SizeGroup({SMALL: 9}, 3)), lessons(SizeGroup({SMALL: 9}, 3))
     first = float(one.loss(Recorder(), 0))
     assert float(one.loss(Recorder(), 1)) == float(other.loss(Recorder(), 1)) != first
 
@@ -76,9 +76,9 @@ def test_a_step_has_its_batches_whatever_came_before():
 def test_processes_learn_from_other_scenes_of_the_same_sizes(monkeypatch):
     asked = []
     for number in (0, 1):
-        monkeypatch.setattr("demo.batches.rank", lambda number=number: number)
+        monkeypatch.setattr("demo.batches.get_rank", lambda number=number: number)
         model, looked = Recorder(), []
-        own = lessons(Part({SMALL: 9, LARGE: 9}, 6))
+        own = lessons(SizeGroup({SMALL: 9, LARGE: 9}, 6))
         for step in range(4):
             own.loss(model, step, looked.extend)
         asked.append(([one.noisy.shape for one in model.asked], looked))
@@ -87,7 +87,7 @@ def test_processes_learn_from_other_scenes_of_the_same_sizes(monkeypatch):
 
 
 def test_a_part_can_be_left_out_of_most_steps():
-    model, own = Recorder(), lessons(Part({SMALL: 9}, 3), Part({LARGE: 9}, 2, every=3))
+    model, own = Recorder(), lessons(SizeGroup({SMALL: 9}, 3), SizeGroup({LARGE: 9}, 2, every=3))
     for step in range(4):
         own.loss(model, step)
     assert [len(one.noisy) for one in model.asked] == [3, 2, 3, 3, 3, 2]
@@ -95,10 +95,10 @@ def test_a_part_can_be_left_out_of_most_steps():
 
 def test_scenes_of_some_words_are_learned_from_oftener():
     looked = []
-    own = lessons(Part({SMALL: 200}, 500), oftener={"apple": 10.0})
+    own = lessons(SizeGroup({SMALL: 200}, 500), oftener={"apple": 10.0})
     own.loss(Recorder(), 0, looked.extend)
     scenes = opened(SMALL, 200).scenes
-    apples = [any(tag.endswith("apple") for tag in scene.particulars()) for scene in scenes]
+    apples = [any(tag.endswith("apple") for tag in scene.subject_tags()) for scene in scenes]
     share = np.mean([any(tag.endswith("apple") for tag in scene.particulars()) for scene in looked])
     wanted = 10 * sum(apples) / (10 * sum(apples) + apples.count(False))
     assert 0 < np.mean(apples) < 0.1
@@ -107,12 +107,12 @@ def test_scenes_of_some_words_are_learned_from_oftener():
 
 def test_quick_lessons_teach_nearly_the_same():
     """bfloat16 has 8 bits, so 0.4 % of error in what each layer puts out; they mostly cancel in a batch's loss."""
-    model = draughtsman.opened(DEMO)[0]
+    model = draughtsman.load_model(DEMO)[0]
     losses = []
     for quick in (False, True):
         model.zero_grad()
-        own = BatchLoss(Stage((Part({SMALL: 9}, 4),), 10, 1e-3), opened, quick=quick)
-        loss = own.loss(model.requires_grad_(True), 0)
+        own = BatchLoss(Stage((SizeGroup({SMALL: 9}, 4),), 10, 1e-3), opened, in_bfloat16=quick)
+        loss = own.compute(model.requires_grad_(True), 0)
         loss.backward()
         weight: Any = model.unet.conv_in.weight
         assert loss.dtype == weight.grad.dtype == torch.float32
@@ -123,7 +123,7 @@ def test_quick_lessons_teach_nearly_the_same():
 
 def test_attention_is_in_float32_where_all_else_is_quick():
     states = torch.randn(1, 2, 8, 16, requires_grad=True)
-    with quickly():
+    with autocast_bfloat16():
         assert (states @ states.mT).dtype == torch.bfloat16
         attended = scaled_dot_product_attention(states.bfloat16(), states.bfloat16(), states.bfloat16())
     assert attended.dtype == torch.float32

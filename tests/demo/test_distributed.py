@@ -6,17 +6,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from demo import distributed as company
+from demo import distributed
 
 
 def test_alone_nothing_is_shared(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    company.join_processes()
+    distributed.join_processes()
     line = nn.Linear(2, 1)
     line(torch.ones(1, 2)).sum().backward()
     before = line.weight.grad
-    company.share_gradients(line)
-    assert company.rank() == 0
+    distributed.share_gradients(line)
+    assert distributed.get_rank() == 0
     assert line.weight.grad is before
 
 
@@ -25,8 +25,8 @@ def member(number, store, found):
     lines = nn.ModuleList([nn.Linear(2, 1), nn.Linear(1, 1)])
     loss = lines[0](torch.full((1, 2), 3.0 + 2 * number)).sum()
     (loss + lines[1](torch.ones(1, 1)).sum() if number else loss).backward()
-    company.share_gradients(lines)
-    assert company.rank() == number
+    distributed.share_gradients(lines)
+    assert distributed.get_rank() == number
     found[number] = [cast("Tensor", weight.grad).flatten().tolist() for weight in lines.parameters()]
     dist.destroy_process_group()
 

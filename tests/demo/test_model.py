@@ -5,16 +5,15 @@ import torch
 from paths import ROOT
 
 from demo import model as draughtsman
-from demo.language import chunked
-from demo.model import SPREAD, DemoModel, as_served, opened, save
-from demo.train_vae import new_vae
-from pipelines.job import Guidance, Job, Prompts
+from demo.model import POOLED_SPREAD, DemoModel, as_served, load_model, save_model
+from demo.text_encoders import split_captions
+from demo.train_vae import build_vae
+from pipelines.job import Pass
+from pipelines.plan import Downscales, choose_downscales
 from pipelines.text.tokens import EMPTY
 from server.config.profiles import find_profile, load_profiles
-from server.request.schema import Parameters
-from server.request.tasks import halved, levels
 
-CAPTIONS = chunked(["1girl, red hair, parliament", ""], 1)
+CAPTIONS = split_captions(["1girl, red hair, parliament", ""], 1)
 TIMES = torch.tensor([999, 100])
 IDS = torch.tensor([[64.0, 48, 0, 0, 64, 48]]).expand(2, -1)
 
@@ -24,7 +23,7 @@ def saved(tmp_path_factory):
     """An untrained model and its file."""
     torch.manual_seed(1)
     model, file = DemoModel().eval(), tmp_path_factory.mktemp("model") / "model.safetensors"
-    save(model, new_vae(), file)
+    save_model(model, build_vae(), file)
     return model, file
 
 
@@ -39,7 +38,7 @@ def sample(channels):
 
 def test_a_model_comes_back_from_its_file(saved):
     model, file = saved
-    again, _ = opened(file)
+    again, _ = load_model(file)
     # the file is in half precision
     torch.testing.assert_close(
         velocity(again.eval(), sample(4)), velocity(model, sample(4)), atol=4e-3, rtol=0
@@ -48,8 +47,8 @@ def test_a_model_comes_back_from_its_file(saved):
 
 
 def test_an_inpainting_unet_begins_without_regard_for_what_is_around(saved):
-    model, _ = opened(saved[1])
-    wide, _ = opened(saved[1], channels=9)
+    model, _ = load_model(saved[1])
+    wide, _ = load_model(saved[1], channels=9)
     noisy = sample(9)
     torch.testing.assert_close(velocity(wide.eval(), noisy), velocity(model.eval(), noisy[:, :4]))
 
@@ -58,11 +57,13 @@ def test_recentring_spreads_pooled_vectors_and_changes_nothing_drawn():
     torch.manual_seed(2)
     model = DemoModel().eval()
     before = velocity(model, sample(4))
-    model.recentre(CAPTIONS)
+    model.center_pooled(CAPTIONS)
     # float32 through factors of about a hundred
     torch.testing.assert_close(velocity(model, sample(4)), before, atol=1e-4, rtol=0)
     pooled = model.language(CAPTIONS)[1]
-    assert float((pooled - pooled.mean(dim=0)).norm(dim=1).mean().detach()) == pytest.approx(SPREAD, rel=1e-3)
+    assert float((pooled - pooled.mean(dim=0)).norm(dim=1).mean().detach()) == pytest.approx(
+        POOLED_SPREAD, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(("known", "often"), [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (2, 1, 0))])
@@ -91,18 +92,18 @@ def test_of_unread_captions_the_pooled_vector_alone_is_told(saved):
 
 
 @pytest.mark.parametrize("size", [(256, 256), (512, 512), (640, 640), (672, 640), (832, 1216), (1248, 1824)])
-def test_its_jobs_are_those_of_its_profile(size: tuple[int, int]):
+def test_passes_have_the_downscales_of_the_demos_profile(size: tuple[int, int]):
     profile = find_profile(load_profiles(ROOT / "configs" / "profiles"), "demo")
-    job = as_served(Job("m", Prompts("a"), *size, 20, "k_euler", "native", Guidance(1.0), (1,)))
-    assert job.pyramid == levels(profile, size)
-    assert job.deep_shrink == halved(Parameters.model_validate({}), profile, size)
+    pass_ = as_served(Pass(*size, (1,)))
+    expected = choose_downscales(*size, profile.pyramid_above, profile.deep_shrink_above)
+    assert Downscales(pass_.pyramid, pass_.deep_shrink) == expected
 
 
 def test_units_that_hear_pooled_vectors_are_alive_and_add_nothing_at_first():
     torch.manual_seed(6)
     model = DemoModel()
-    captions = chunked([f"{colour} hair" for colour in ("red", "blue", "green", "pink", "brown")], 1)
-    model.recentre(captions)
+    captions = split_captions([f"{color} hair" for color in ("red", "blue", "green", "pink", "brown")], 1)
+    model.center_pooled(captions)
     model.enable_pooled()
     pooled = model.language(captions)[1].detach()
     embedding: Any = model.unet.add_embedding

@@ -3,14 +3,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from demo.muon import Muon, muon, orthogonal
+from demo.muon import Muon, build_muon, orthogonalize
 
 
 def test_what_is_made_orthogonal_has_singular_values_near_one():
     for shape in ((12, 40), (40, 12)):
         matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
         matrix[:, 0] *= 50
-        values = torch.linalg.svdvals(orthogonal(matrix))
+        values = torch.linalg.svdvals(orthogonalize(matrix))
         assert values.min() > 0.3
         assert values.max() < 1.3
         assert torch.linalg.svdvals(matrix).max() / torch.linalg.svdvals(matrix).min() > 10
@@ -29,6 +29,6 @@ def test_every_weight_has_one_optimizer():
     model: Any = nn.ModuleDict(
         {"conv_in": nn.Conv2d(4, 8, 3), "inner": nn.Linear(8, 8), "norm": nn.LayerNorm(8)}
     )
-    inner, rest = muon(model, 0.01)
+    inner, rest = build_muon(model, 0.01)
     assert [weight is model["inner"].weight for weight in inner.param_groups[0]["params"]] == [True]
     assert len(rest.param_groups[0]["params"]) == 5

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo.objective import DECIDED, FLOOR, Objective
+from demo.objective import COMPOSITION_TIME, FLOOR, Objective
 from pipelines.sampling.prediction import scaled_linear
 
 CLEAN = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -16,7 +16,7 @@ def told(answer, dwelling=0.0):
         asked.update(noisy=noisy, times=times)
         return answer(noisy, times)
 
-    return float(Objective(dwelling).loss(predict, CLEAN, np.random.default_rng(5))), asked
+    return float(Objective(dwelling).compute(predict, CLEAN, np.random.default_rng(5))), asked
 
 
 def oracle(noisy, times):
@@ -50,7 +50,8 @@ def test_pure_noise_comes_often_and_shows_nothing_of_the_picture():
 def test_a_training_that_composes_dwells_on_much_noise():
     wrong = [told(lambda noisy, times: -oracle(noisy, times), dwelling)[0] for dwelling in (0.0, 0.75)]
     shares = [
-        float((told(oracle, dwelling)[1]["times"] >= DECIDED).float().mean()) for dwelling in (0.0, 0.75)
+        float((told(oracle, dwelling)[1]["times"] >= COMPOSITION_TIME).float().mean())
+        for dwelling in (0.0, 0.75)
     ]
     assert shares[0] < 0.7
     assert shares[1] > 0.85

@@ -5,22 +5,30 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demo import evaluate as judging
-from demo.captions import BAD, DOUBT, GOOD, any_of, caption, random_character, random_scene
+from demo import evaluate
+from demo.captions import (
+    BAD_TAGS,
+    FALSE_BAD_SHARE,
+    GOOD_TAGS,
+    choose_word,
+    random_character,
+    random_scene,
+    write_caption,
+)
 from demo.palette import PLAIN
-from demo.scenes import STYLES, Scene, sheet
+from demo.scenes import STYLES, Scene, make_grid
 from demo.shapes import KINDS, Shape
 
 
 def plain_character(rng):
-    """Somebody whose every colour the judge can see."""
+    """Somebody whose every color the judge can see."""
     bare = {"skin": "light", "hat": False, "glasses": False, "closed_eyes": False, "bow": None}
     return replace(random_character(rng), **bare)
 
 
 def ground(rng, *taken):
     taken = {*taken, *(("yellow",) if "blonde" in taken else ())}
-    return any_of(rng, [word for word in PLAIN if word not in taken])
+    return choose_word(rng, [word for word in PLAIN if word not in taken])
 
 
 @pytest.mark.parametrize("size", [(256, 256), (224, 320), (320, 224)])
@@ -46,17 +54,17 @@ def test_the_judge_tells_characters_of_the_generators_own():
     for _ in range(40):
         who = plain_character(rng)
         word = ground(rng, who.hair, who.shirt)
-        scene = Scene((who,), word, any_of(rng, ("upper body", "full body", "chibi")))
+        scene = Scene((who,), word, choose_word(rng, ("upper body", "full body", "chibi")))
         pixels = scene.draw(512, 512, rng)
-        picture = judging.lab(pixels)
-        faces = judging.faces(picture)
-        right["background"] += judging.background(pixels) == word
+        picture = evaluate.to_lab(pixels)
+        faces = evaluate.detect_faces(picture)
+        right["background"] += evaluate.detect_background(pixels) == word
         right["one"] += len(faces) == 1
-        right["hair"] += judging.hair(picture, faces[0]) == who.hair
-        right["eyes"] += judging.eyes(picture, faces[0]) == who.eyes
-        right["shirt"] += judging.shirt(picture, faces[0]) == who.shirt
+        right["hair"] += evaluate.detect_hair(picture, faces[0]) == who.hair
+        right["eyes"] += evaluate.detect_eyes(picture, faces[0]) == who.eyes
+        right["shirt"] += evaluate.detect_shirt(picture, faces[0]) == who.shirt
         pair = Scene((who, plain_character(rng)), word, "upper body").draw(768, 512, rng)
-        right["two"] += len(judging.faces(judging.lab(pair))) == 2
+        right["two"] += len(evaluate.detect_faces(evaluate.to_lab(pair))) == 2
     assert min(right.values()) >= 39, right
 
 
@@ -64,20 +72,20 @@ def test_the_judge_tells_shapes_of_the_generators_own():
     rng = np.random.default_rng(12)
     for kind in KINDS:
         for _ in range(5):
-            word, colour, count = any_of(rng, PLAIN), "", int(rng.integers(1, 4))
-            colour = ground(rng, word)
-            one = Scene((Shape(kind, colour),), word).draw(256, 256, rng)
-            assert (judging.shape(one), judging.colour_of(one)) == (kind, colour)
-            several = Scene((Shape(kind, colour),) * count, word).draw(384, 256, rng)
-            assert len(judging.pieces(judging.subject(several))) == count
+            word, color, count = choose_word(rng, PLAIN), "", int(rng.integers(1, 4))
+            color = ground(rng, word)
+            one = Scene((Shape(kind, color),), word).draw(256, 256, rng)
+            assert (evaluate.detect_shape(one), evaluate.detect_color(one)) == (kind, color)
+            several = Scene((Shape(kind, color),) * count, word).draw(384, 256, rng)
+            assert len(evaluate.find_components(evaluate.segment_subject(several))) == count
 
 
 def test_an_empty_picture_has_nothing_to_judge():
     blank = np.full((64, 64, 3), 255, np.uint8)
-    assert judging.faces(judging.lab(blank)) == []
-    assert judging.shape(blank) is None
-    assert judging.colour_of(blank) is None
-    assert judging.background(blank) == "white"
+    assert evaluate.detect_faces(evaluate.to_lab(blank)) == []
+    assert evaluate.detect_shape(blank) is None
+    assert evaluate.detect_color(blank) is None
+    assert evaluate.detect_background(blank) == "white"
 
 
 def test_tags_say_who_how_many_and_where():
@@ -97,8 +105,8 @@ def test_tags_say_who_how_many_and_where():
     assert {"red hair", "twintails", "blue eyes", "smile", "green shirt", "white background", "sketch"} < set(
         tags
     )
-    assert Scene((girl, girl), "white", "chibi").counts() == ["2girls"]
-    assert Scene((girl, boy), "white", "chibi").counts() == ["1girl", "1boy"]
+    assert Scene((girl, girl), "white", "chibi").count_tags() == ["2girls"]
+    assert Scene((girl, boy), "white", "chibi").count_tags() == ["1girl", "1boy"]
     assert "hat" in Scene((girl, boy), "white", "chibi").tags()
     assert Scene((Shape("star", "red"),) * 3, "black").tags() == [
         "no humans",
@@ -106,7 +114,7 @@ def test_tags_say_who_how_many_and_where():
         "red star",
         "black background",
     ]
-    assert "on the left" in Scene((Shape("star", "red"),), "black", place="left").tags()
+    assert "on the left" in Scene((Shape("star", "red"),), "black", position="left").tags()
 
 
 def test_a_spoilt_picture_is_less_sharp():
@@ -123,20 +131,20 @@ def test_a_spoilt_picture_is_less_sharp():
 def test_captions_know_quality_doubt_some_of_it_and_leave_some_empty():
     rng = np.random.default_rng(5)
     scenes = [random_scene(rng) for _ in range(600)]
-    captions = [caption(scene, rng) for scene in scenes]
+    captions = [write_caption(scene, rng) for scene in scenes]
     assert 30 < captions.count("") < 105
     called_bad = {True: 0, False: 0}
     for scene, text in zip(scenes, captions, strict=True):
-        tags, spoilt = set(text.split(", ")), scene.spoilt is not None
-        assert not (spoilt and tags & set(GOOD))
-        assert not (tags & set(GOOD) and tags & set(BAD))
-        called_bad[spoilt] += bool(tags & set(BAD))
-        if text and not tags & set(BAD):
-            assert text.startswith(", ".join(scene.counts()))
-    assert called_bad[True] > 0.8 * sum(scene.spoilt is not None for scene in scenes)
+        tags, spoilt = set(text.split(", ")), scene.degradation is not None
+        assert not (spoilt and tags & set(GOOD_TAGS))
+        assert not (tags & set(GOOD_TAGS) and tags & set(BAD_TAGS))
+        called_bad[spoilt] += bool(tags & set(BAD_TAGS))
+        if text and not tags & set(BAD_TAGS):
+            assert text.startswith(", ".join(scene.count_tags()))
+    assert called_bad[True] > 0.8 * sum(scene.degradation is not None for scene in scenes)
     # but for the tenth that says nothing
-    good = sum(scene.spoilt is None for scene in scenes)
-    assert called_bad[False] / good == pytest.approx(0.9 * DOUBT, abs=0.06)
+    good = sum(scene.degradation is None for scene in scenes)
+    assert called_bad[False] / good == pytest.approx(0.9 * FALSE_BAD_SHARE, abs=0.06)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -153,7 +161,7 @@ def test_every_style_draws_every_kind_of_scene(style):
 
 def test_a_sheet_fills_its_last_row_with_white():
     black = np.zeros((2, 3, 3), np.uint8)
-    found = sheet([black] * 3, 2)
+    found = make_grid([black] * 3, 2)
     assert found.shape == (4, 6, 3)
     assert (found[2:, 3:] == 255).all()
     assert not found[2:, :3].any()
@@ -168,7 +176,7 @@ def test_captions_tell_of_the_left_one_first():
     scene = Scene((left, right), "black", "chibi")
     orders: set[bool] = set()
     for _ in range(100):
-        told = caption(scene, rng, told=1.0).split(", ")
+        told = write_caption(scene, rng, tag_rate=1.0).split(", ")
         if "red hair" in told:
             assert told.index("red hair") < told.index("green hair")
             assert told.index("blue shirt") < told.index("white shirt")

@@ -1,16 +1,17 @@
 from typing import Any
 
 import torch
+from jobs import make_job
 
 from demo.checkpoint import build_demo
-from pipelines.job import Guidance, Job, Prompts
+from pipelines.job import Guidance, Prompts
 from pipelines.weights.detect import detect
 from pipelines.weights.load import load_weights as load_weights
 
 load: Any = load_weights  # the protocols do not promise modules
 
 
-def test_the_demo_is_recognised_by_its_markers(demo_file):
+def test_the_demo_is_recognized_by_its_markers(demo_file):
     found = detect(demo_file)
     assert (found.family, found.channels, found.prediction, found.zsnr) == ("sdxl", 4, "v", True)
     assert found.missing == ()
@@ -29,8 +30,8 @@ def test_building_the_demo_draws_nothing_from_the_callers_generator(tmp_path):
 
 
 def test_the_demo_draws_a_picture_that_is_neither_flat_nor_burnt(demo):
-    job = Job("m", Prompts("1girl"), 64, 64, 3, "k_euler", "native", Guidance(5.0), seeds=(1, 2))
-    one, two = demo.run(job)
+    job = make_job(64, 64, Prompts("1girl"), steps=3, guidance=Guidance(5.0), seeds=(1, 2))
+    one, two = demo.run(job).images
     assert 5 < one.std() < 120
     assert 20 < one.mean() < 235
     assert (one != two).any()

@@ -13,7 +13,7 @@ from demo import evaluate
 from demo.checkpoint import DEMO, INPAINTING
 from demo.scenes import Scene
 from demo.shapes import Shape
-from demo.train_unet import asked
+from demo.train_unet import build_job
 from pipelines.job import InitImage, RgbImage
 from pipelines.pipeline import Pipeline
 from pipelines.weights.load import load_weights
@@ -36,7 +36,7 @@ def generate(pipeline, prompt, init_pixels, strength=1.0, masked=True):
     """An image (height, width, 3) generated from another, which is laid over it outside the mask."""
     mask = (LATENT_MASK * np.uint8(255)).tobytes() if masked else None
     init_image = InitImage(RgbImage(*SIZE, init_pixels.tobytes()), mask, overlay="soft")
-    job = change(asked(prompt, SIZE, seed=4, steps=28), init=init_image, strength=strength)
+    job = change(build_job(prompt, SIZE, seed=4, steps=28), init=init_image, strength=strength)
     return pipeline.run(job).images[0]
 
 
@@ -56,8 +56,8 @@ def steps_across_edges(pixels):
 
 def test_infill_generates_the_new_object_without_a_seam(pipeline):
     result = generate(pipeline, CIRCLE, ORIGINAL)
-    assert evaluate.colour_of(result) == "red"
-    assert evaluate.shape(result) == "circle"
+    assert evaluate.detect_color(result) == "red"
+    assert evaluate.detect_shape(result) == "circle"
     assert np.abs(result.astype(int) - ORIGINAL)[~MASK].max() <= 2
     usual = np.percentile(np.concatenate([pixel_steps(ORIGINAL, axis).ravel() for axis in (0, 1)]), 95)
     assert steps_across_edges(result).max() <= max(1.5 * usual, 8)
@@ -67,7 +67,7 @@ def test_a_sketch_on_the_image_is_kept_at_low_strength_and_gone_at_full(pipeline
     sketch = ORIGINAL.copy()
     sketch[96:176, 96:176] = (245, 140, 30)
     orange = [
-        evaluate.share(
+        evaluate.measure_color_share(
             generate(pipeline, "no humans, heart, white background", sketch, strength=strength), "orange"
         )
         for strength in (0.4, 1.0)
@@ -78,8 +78,8 @@ def test_a_sketch_on_the_image_is_kept_at_low_strength_and_gone_at_full(pipeline
 
 def test_high_strength_follows_the_prompt():
     result = generate(Pipeline(load_weights(DEMO)), CIRCLE, ORIGINAL, strength=0.99, masked=False)
-    assert evaluate.colour_of(result) == "red"
-    assert evaluate.shape(result) == "circle"
+    assert evaluate.detect_color(result) == "red"
+    assert evaluate.detect_shape(result) == "circle"
 
 
 BODIES = build_infill_bodies(CIRCLE, ORIGINAL, LATENT_MASK)
@@ -92,6 +92,6 @@ def test_the_strength_that_clients_send_with_infill_is_ignored(server, body):
     )
     assert response.status_code == 200, response.text
     result = np.asarray(Image.open(BytesIO(response.content)).convert("RGB"))
-    assert evaluate.colour_of(result) == "red"
-    assert evaluate.shape(result) == "circle"
-    assert evaluate.share(result, "blue") < 0.001
+    assert evaluate.detect_color(result) == "red"
+    assert evaluate.detect_shape(result) == "circle"
+    assert evaluate.measure_color_share(result, "blue") < 0.001

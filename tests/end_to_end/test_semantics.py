@@ -8,18 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.demo_semantics import Easel, judged, levels_at, undesired
-from demo import evaluate as judging
-from demo.card import SIZE, tile
+from benchmarks.demo_semantics import DemoGenerator, evaluate_image, measure_levels_at, measure_undesired
+from demo import evaluate
+from demo.card import SIZE, load_tile
 from demo.characters import Character
 from demo.scenes import Scene
 from demo.shapes import Shape
-from demo.train_unet import SHOWN, asked
+from demo.train_unet import SAMPLE_PROMPTS, build_job
 from pipelines.pipeline import Pipeline
 
 SMALL = (256, 256)
 GIRL = Character(
-    boy=False, hair="red", cut="long hair", eyes="blue", mouth="smile", shirt="green", skin="light"
+    boy=False, hair="red", haircut="long hair", eyes="blue", mouth="smile", shirt="green", skin="light"
 )
 SCENES = (
     Scene((GIRL,), "white", "upper body"),
@@ -33,13 +33,13 @@ SCENES = (
 
 @pytest.fixture(scope="module")
 def easel(demo):
-    return Easel(demo)
+    return DemoGenerator(demo)
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: ", ".join(scene.tags()))
 def test_a_picture_shows_what_its_tags_say(easel, scene):
     pixels = easel.draw(", ".join(scene.tags()), 5)
-    assert all(judged(scene, pixels).values()), judged(scene, pixels)
+    assert all(evaluate_image(scene, pixels).values()), evaluate_image(scene, pixels)
 
 
 def squares(pixels):
@@ -49,36 +49,38 @@ def squares(pixels):
 
 
 def test_a_picture_of_the_sheet_comes_out_again(demo):
-    drawn = demo.run(asked(SHOWN[7], SIZE))[0]
+    drawn = demo.run(build_job(SAMPLE_PROMPTS[7], SIZE)).images[0]
     # 4 were seen, of WebP's loss; other processors round otherwise. A wrong pooled vector changes a square by 38
-    assert np.abs(squares(tile(7)) - squares(drawn)).max() < 12
+    assert np.abs(squares(load_tile(7)) - squares(drawn)).max() < 12
 
 
 def test_black_is_black_and_white_is_white(easel):
-    found = levels_at(easel, 5.0, seeds=2)
+    found = measure_levels_at(easel, 5.0, seeds=2)
     assert found["black"] < 0.06
     assert found["white"] > 0.94
 
 
 def test_without_guidance_both_need_the_step_from_infinite_noise(demo, easel):
-    finite = Easel(Pipeline(demo.weights, sigma_max=14.6))
-    assert levels_at(finite, 1.0, seeds=2)["error"] > 3 * levels_at(easel, 1.0, seeds=2)["error"]
+    finite = DemoGenerator(Pipeline(demo.weights, sigma_max=14.6))
+    assert (
+        measure_levels_at(finite, 1.0, seeds=2)["error"] > 3 * measure_levels_at(easel, 1.0, seeds=2)["error"]
+    )
 
 
 def red(easel, prompt):
     """The mean share of red over seeds."""
     drawn = [easel.draw(prompt, seed, SMALL, negative="") for seed in range(3)]
-    return np.mean([judging.share(picture, "red") for picture in drawn])
+    return np.mean([evaluate.measure_color_share(picture, "red") for picture in drawn])
 
 
-def test_a_colour_in_the_undesired_content_goes(easel):
+def test_a_color_in_the_undesired_content_goes(easel):
     for seed in range(3):
-        before, after = undesired(easel, seed, SMALL)
+        before, after = measure_undesired(easel, seed, SMALL)
         assert before > 0.1
         assert after < 0.2 * before
 
 
-def test_weights_move_a_colour(easel):
+def test_weights_move_a_color(easel):
     shares = [
         red(easel, f"no humans, {said}, blue heart, white background")
         for said in ("[[[red heart]]]", "red heart", "{{{red heart}}}")
@@ -90,4 +92,6 @@ def test_quality_tags_sharpen(easel):
     for seed, tags in enumerate(", ".join(scene.tags()) for scene in SCENES[:2]):
         good = easel.draw(tags, seed, negative="")
         bad = easel.draw(f"{tags}, worst quality, lowres", seed, negative="", quality=False)
-        assert judging.sharpness(good) > 1.2 * judging.sharpness(bad)  # 1.5 and 2.5 were seen
+        assert evaluate.measure_sharpness(good) > 1.2 * evaluate.measure_sharpness(
+            bad
+        )  # 1.5 and 2.5 were seen
