@@ -27,7 +27,9 @@ def build_demo(path: Path, channels: int = 4) -> Path:
     architecture = demo_architecture(channels)
     unet, vae, towers = build_networks(architecture)
     modules = [unet.module, vae.module, *(tower.module for tower in towers)]
-    weights = [random_weights(module, SEED + k) for k, module in enumerate(modules)]
+    weights: list[Mapping[str, Tensor]] = [
+        random_weights(module, SEED + k) for k, module in enumerate(modules)
+    ]
     write_checkpoint(path, architecture, weights)
     return path
 
@@ -59,7 +61,7 @@ def write_checkpoint(path: Path, architecture: Architecture, weights: list[Mappi
     parts = model_parts(architecture, unet.module, vae.module, [tower.module for tower in towers])
     stored = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     for part, tensors in zip(parts, weights, strict=False):
-        for key, tensor in to_stored(part.sources, tensors).items():
+        for key, tensor in to_stored(part.keys, tensors).items():
             stored[key] = tensor.half().contiguous()
     metadata = {
         "modelspec.architecture": "stable-diffusion-xl-v1-base",

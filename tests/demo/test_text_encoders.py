@@ -53,10 +53,10 @@ def test_strangers_are_put_between_tags_as_far_as_there_is_room():
     parts = split_chunks([("red hair, hat", 1.0)])
     red, hair, comma, hat = parts[0].ids
     assert comma == COMMA
-    assert insert_unknown_tokens(parts, [7, 8], where=0.0)[0].ids == (7, 8, red, hair, comma, hat)
-    assert insert_unknown_tokens(parts, [7, 8], where=1.0)[0].ids == (red, hair, comma, 7, 8, hat)
+    assert insert_unknown_tokens(parts, [7, 8], position=0.0)[0].ids == (7, 8, red, hair, comma, hat)
+    assert insert_unknown_tokens(parts, [7, 8], position=1.0)[0].ids == (red, hair, comma, 7, 8, hat)
     nearly_full = split_chunks([("red " * 74, 1.0)])
-    full = insert_unknown_tokens(nearly_full, [7, 8], where=0.5)[0]
+    full = insert_unknown_tokens(nearly_full, [7, 8], position=0.5)[0]
     assert full.ids == (7, *nearly_full[0].ids)
     assert len(full.weights) == 75
 
