@@ -35,12 +35,12 @@ MUTATIONS = {
     ),
     "time ids: crop and original size change places": (
         "pipelines/pipeline.py",
-        "(job.height, job.width, 0, 0, job.height, job.width)",
-        "(0, 0, job.height, job.width, job.height, job.width)",
+        "(pass_.height, pass_.width, 0, 0, pass_.height, pass_.width)",
+        "(0, 0, pass_.height, pass_.width, pass_.height, pass_.width)",
     ),
     "time ids: all zero": (
         "pipelines/pipeline.py",
-        "(job.height, job.width, 0, 0, job.height, job.width)",
+        "(pass_.height, pass_.width, 0, 0, pass_.height, pass_.width)",
         "(0, 0, 0, 0, 0, 0)",
     ),
     "pad ids: both encoders with 0": (
