@@ -42,7 +42,7 @@ class FakeModel:
             on_step(Progress(0, step, steps, 1.0))
             self.evaluations.append((job, step))
             if self.gate is not None:
-                assert self.gate.acquire(timeout=60)
+                assert self.gate.acquire(timeout=20)
         if self.failure is not None:
             raise self.failure
         self.finished.append(job)

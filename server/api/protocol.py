@@ -76,9 +76,8 @@ class Protocol(H11Protocol):
         if is_answering or self._transport.is_closing():
             return
         arrived, _ = self.conn.trailing_data
-        if (
-            arrived and self.conn.our_state is h11.IDLE
-        ):  # browsers open connections ahead of use; those get no 408
+        # a connection on which nothing has arrived gets no 408: browsers open some ahead of use
+        if arrived and self.conn.our_state is h11.IDLE:
             self._send_error(408, "the headers did not arrive in time")
         self._transport.close()
 

@@ -5,6 +5,7 @@ import logging
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Semaphore
 from time import sleep
 
@@ -188,6 +189,16 @@ def test_a_body_over_the_limit_is_refused_and_the_connection_closed(address, fak
     before = len(fake_model.jobs)
     check_error(exchange(address, *sent), 413, "larger than 1 MiB")
     assert len(fake_model.jobs) == before
+
+
+@pytest.mark.usefixtures("still_serves")
+def test_a_malformed_chunk_after_the_response_began_gets_no_second_response(address):
+    with socket.create_connection(address, timeout=LIMIT) as connection:
+        connection.sendall(CHUNKED + b"110000\r\n" + b" " * 0x110000 + b"\r\n")
+        received = connection.recv(65536)
+        with suppress(ConnectionError):
+            connection.sendall(b"zz\r\n")
+        assert read_statuses(received + read_rest(connection)) == [413]
 
 
 def test_a_body_in_chunks_of_one_byte_is_read(address):

@@ -29,7 +29,14 @@ def start():
 
     yield start
     for engine in engines:
-        engine.stop()
+        stop(engine)
+
+
+def stop(engine):
+    stopping = threading.Thread(target=engine.stop, daemon=True)
+    stopping.start()
+    stopping.join(LIMIT)
+    assert not stopping.is_alive()
 
 
 def test_a_job_returns_its_images_and_leaves_the_engine_ready(start):
@@ -142,7 +149,7 @@ def test_a_lost_device_refuses_running_waiting_and_later_jobs(start, caplog):
     with pytest.raises(Unavailable, match="the device has failed"):
         engine.submit(JOB)
     assert engine.waiting == 0
-    engine.stop()
+    stop(engine)
     assert engine.state is State.DEFUNCT
     (record,) = [record for record in caplog.records if record.name == "naiad.engine"]
     assert record.exc_info
@@ -157,7 +164,7 @@ def test_a_device_lost_while_stopping_does_not_block_the_stop(start):
     engine.wait_ready()
     tickets = [engine.submit(JOB), engine.submit(JOB)]
     wait_until(lambda: fake_model.evaluations)
-    stopping = threading.Thread(target=engine.stop)
+    stopping = threading.Thread(target=engine.stop, daemon=True)
     stopping.start()
     wait_until(lambda: engine.state is State.DRAINING)
     gate.release(JOB.steps)
