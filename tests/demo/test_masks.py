@@ -4,7 +4,7 @@ import pytest
 from demo.masks import random_mask
 
 
-def test_masks_hide_something_and_a_fifth_hide_everything():
+def test_no_mask_is_empty_and_a_fifth_cover_everything():
     rng = np.random.default_rng(2)
     masks = [random_mask(28, 40, rng) for _ in range(400)]
     assert all(mask.shape == (28, 40) and mask.any() for mask in masks)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from paths import ROOT
 
-from demo import model as draughtsman
 from demo.model import POOLED_SPREAD, DemoModel, as_served, load_model, save_model
 from demo.text_encoders import split_captions
 from demo.train_vae import build_vae
@@ -28,79 +27,78 @@ def saved(tmp_path_factory):
     return model, file
 
 
-def velocity(model, sample):
+def predict(model, noisy):
     with torch.inference_mode():
-        return model(sample, TIMES, CAPTIONS, IDS)
+        return model(noisy, TIMES, CAPTIONS, IDS)
 
 
-def sample(channels):
+def make_noise(channels):
     return torch.randn(2, channels, 8, 6, generator=torch.Generator().manual_seed(channels))
 
 
-def test_a_model_comes_back_from_its_file(saved):
+def test_a_model_is_loaded_as_it_was_saved(saved):
     model, file = saved
-    again, _ = load_model(file)
+    loaded, _ = load_model(file)
+    velocities = predict(model, make_noise(4))
     # the file is in half precision
-    torch.testing.assert_close(
-        velocity(again.eval(), sample(4)), velocity(model, sample(4)), atol=4e-3, rtol=0
-    )
-    assert not torch.equal(velocity(model, sample(4))[0], velocity(model, sample(4))[1])
+    torch.testing.assert_close(predict(loaded.eval(), make_noise(4)), velocities, atol=4e-3, rtol=0)
+    assert not torch.equal(velocities[0], velocities[1])
 
 
-def test_an_inpainting_unet_begins_without_regard_for_what_is_around(saved):
+def test_a_new_inpainting_unet_ignores_the_inpainting_channels(saved):
     model, _ = load_model(saved[1])
-    wide, _ = load_model(saved[1], channels=9)
-    noisy = sample(9)
-    torch.testing.assert_close(velocity(wide.eval(), noisy), velocity(model.eval(), noisy[:, :4]))
+    inpainting, _ = load_model(saved[1], channels=9)
+    noisy = make_noise(9)
+    torch.testing.assert_close(predict(inpainting.eval(), noisy), predict(model.eval(), noisy[:, :4]))
 
 
-def test_recentring_spreads_pooled_vectors_and_changes_nothing_drawn():
+def test_centering_spreads_pooled_vectors_and_keeps_the_output():
     torch.manual_seed(2)
     model = DemoModel().eval()
-    before = velocity(model, sample(4))
+    before = predict(model, make_noise(4))
     model.center_pooled(CAPTIONS)
     # float32 through factors of about a hundred
-    torch.testing.assert_close(velocity(model, sample(4)), before, atol=1e-4, rtol=0)
+    torch.testing.assert_close(predict(model, make_noise(4)), before, atol=1e-4, rtol=0)
     pooled = model.language(CAPTIONS)[1]
-    assert float((pooled - pooled.mean(dim=0)).norm(dim=1).mean().detach()) == pytest.approx(
-        POOLED_SPREAD, rel=1e-3
-    )
+    spread = float((pooled - pooled.mean(dim=0)).norm(dim=1).mean().detach())
+    assert spread == pytest.approx(POOLED_SPREAD, rel=1e-3)
 
 
-@pytest.mark.parametrize(("known", "often"), [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (2, 1, 0))])
-def test_large_pictures_are_learned_as_they_are_drawn(saved, monkeypatch, known, often):
+@pytest.mark.parametrize(("halvings", "counts"), [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (2, 1, 0))])
+def test_training_shrinks_large_images_as_the_server_does(saved, monkeypatch, halvings, counts):
     model, times = saved[0], torch.tensor([999, 500, 100])
     noisy = torch.randn(3, 4, 32, 32, generator=torch.Generator().manual_seed(3))
-    monkeypatch.setattr(draughtsman, "SHRUNK_ABOVE", 256 * 256 // 4**known)
+    monkeypatch.setattr("demo.model.SHRUNK_ABOVE", 256 * 256 // 4**halvings)
     captions, ids = CAPTIONS[:1] * 3, IDS[:1].expand(3, -1)
     with torch.inference_mode():
-        learned = model(noisy, times, captions, ids)
-        for k, count in enumerate(often):
+        batch = model(noisy, times, captions, ids)
+        for k, count in enumerate(counts):
+            encoded = model.language(captions[:1])
             with model._shrink.shrink(count):
-                drawn = model._velocity(noisy[k:][:1], times[k:][:1], *model.language(captions[:1]), ids[:1])
-            # alone in its batch, which may add in another order
-            torch.testing.assert_close(learned[k], drawn[0], atol=1e-5, rtol=0)
+                alone = model._predict_velocity(noisy[k:][:1], times[k:][:1], *encoded, ids[:1])
+            # the order of additions may depend on the batch size
+            torch.testing.assert_close(batch[k], alone[0], atol=1e-5, rtol=0)
 
 
-def test_of_unread_captions_the_pooled_vector_alone_is_told(saved):
-    model, noisy = saved[0], sample(4)
-    unread = torch.tensor([True, False])
+def test_pooled_only_captions_have_the_context_of_an_empty_one(saved):
+    model, noisy = saved[0], make_noise(4)
+    pooled_only = torch.tensor([True, False])
     with torch.inference_mode():
-        told = model(noisy, TIMES, CAPTIONS[:1] * 2, IDS, None, unread)
+        velocities = model(noisy, TIMES, CAPTIONS[:1] * 2, IDS, None, pooled_only)
         context, pooled = model.language(CAPTIONS[:1] * 2)
         context[0] = model.language([(EMPTY,)])[0][0]
-        torch.testing.assert_close(told, model._velocity(noisy, TIMES, context, pooled, IDS))
+        torch.testing.assert_close(velocities, model._predict_velocity(noisy, TIMES, context, pooled, IDS))
 
 
 @pytest.mark.parametrize("size", [(256, 256), (512, 512), (640, 640), (672, 640), (832, 1216), (1248, 1824)])
-def test_its_jobs_are_those_of_its_profile(size: tuple[int, int]):
+def test_jobs_follow_the_demo_profile(size: tuple[int, int]):
     profile = find_profile(load_profiles(ROOT / "configs" / "profiles"), "demo")
     job = as_served(Job("m", Prompts("a"), *size, 20, "k_euler", "native", Guidance(1.0), (1,)))
     assert job.pyramid == levels(profile, size)
     assert job.deep_shrink == halved(Parameters.model_validate({}), profile, size)
 
 
-def test_units_that_hear_pooled_vectors_are_alive_and_add_nothing_at_first():
+def test_units_reset_for_pooled_vectors_are_active_and_contribute_nothing_at_first():
     torch.manual_seed(6)
     model = DemoModel()
     captions = split_captions([f"{color} hair" for color in ("red", "blue", "green", "pink", "brown")], 1)
@@ -109,7 +107,7 @@ def test_units_that_hear_pooled_vectors_are_alive_and_add_nothing_at_first():
     pooled = model.language(captions)[1].detach()
     embedding: Any = model.unet.add_embedding
     half = embedding.linear_1.out_features // 2
-    heard = embedding.linear_1(torch.cat([pooled, torch.zeros(len(pooled), 192)], dim=1))[:, :half].detach()
-    assert 0.3 < float(heard.std()) < 3
-    assert float((heard > 0).float().mean()) == pytest.approx(0.5, abs=0.2)
+    inputs = embedding.linear_1(torch.cat([pooled, torch.zeros(len(pooled), 192)], dim=1))[:, :half].detach()
+    assert 0.3 < float(inputs.std()) < 3
+    assert float((inputs > 0).float().mean()) == pytest.approx(0.5, abs=0.2)
     assert torch.count_nonzero(embedding.linear_2.weight[:, :half]) == 0

@@ -6,7 +6,7 @@ from torch import nn
 from demo.muon import Muon, build_muon, orthogonalize
 
 
-def test_what_is_made_orthogonal_has_singular_values_near_one():
+def test_orthogonalized_matrices_have_singular_values_near_one():
     for shape in ((12, 40), (40, 12)):
         matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
         matrix[:, 0] *= 50
@@ -16,7 +16,7 @@ def test_what_is_made_orthogonal_has_singular_values_near_one():
         assert torch.linalg.svdvals(matrix).max() / torch.linalg.svdvals(matrix).min() > 10
 
 
-def test_a_step_has_the_size_of_adamws_whatever_the_gradient():
+def test_a_step_has_the_size_of_adamws_for_any_gradient():
     for shape in ((64, 64), (32, 16, 3, 3)):
         for size in (1e-6, 1e3):
             weight = nn.Parameter(torch.zeros(shape))

@@ -1,4 +1,4 @@
-"""What an image adapter's tokens begin as."""
+"""The phrases that the image adapter's tokens are first trained on."""
 
 import torch
 
@@ -13,8 +13,8 @@ GIRL = Scene((Character(False, "red", "long hair", "blue", "smile", "green"),), 
 SHAPES = Scene((Shape("heart", "pink"), Shape("cat", "black")), "white")
 
 
-def test_every_kind_of_phrase_has_its_token():
-    said = [
+def test_phrases_have_a_fixed_order():
+    expected = [
         "white background",
         "upper body",
         "1girl",
@@ -24,20 +24,20 @@ def test_every_kind_of_phrase_has_its_token():
         "long hair",
         "smile",
     ]
-    assert list(list_phrases(GIRL)) == said
+    assert list(list_phrases(GIRL)) == expected
     shapes = list_phrases(SHAPES)
     assert shapes[:5] == ("white background", "", "no humans", "pink heart", "black cat")
     assert len(shapes) == TOKENS
     assert set(shapes[5:]) == {""}
 
 
-def test_phrases_are_in_the_words_of_the_text_encoders():
+def test_phrases_are_encoded_as_the_state_of_their_last_token():
     torch.manual_seed(5)
-    language = TextEncoders().eval()
-    tokens = PhraseEncoder(language)([GIRL, SHAPES])
+    encoders = TextEncoders().eval()
+    tokens = PhraseEncoder(encoders)([GIRL, SHAPES])
     assert tokens.shape == (2, TOKENS, 96)
     with torch.inference_mode():
-        context = language(split_captions(["red hair"], 1))[0][0]
-    # begin, red, hair: the state of the last has read them all
+        context = encoders(split_captions(["red hair"], 1))[0][0]
+    # begin, red, hair
     torch.testing.assert_close(tokens[0, 3], context[2])
     torch.testing.assert_close(tokens[1, 1], context[0])

@@ -1,4 +1,4 @@
-"""The demo's world: its pictures, its tags, and telling the one from the other."""
+"""Scenes: their tags, captions and drawings, and detecting the tags in the drawings."""
 
 from dataclasses import replace
 
@@ -21,18 +21,18 @@ from demo.shapes import KINDS, Shape
 
 
 def plain_character(rng):
-    """Somebody whose every color the judge can see."""
-    bare = {"skin": "light", "hat": False, "glasses": False, "closed_eyes": False, "bow": None}
-    return replace(random_character(rng), **bare)
+    """Return a random character whose colors can all be detected."""
+    plain = {"skin": "light", "hat": False, "glasses": False, "closed_eyes": False, "bow": None}
+    return replace(random_character(rng), **plain)
 
 
-def ground(rng, *taken):
-    taken = {*taken, *(("yellow",) if "blonde" in taken else ())}
-    return choose_word(rng, [word for word in PLAIN if word not in taken])
+def choose_background(rng, *used):
+    used = {*used, *(("yellow",) if "blonde" in used else ())}
+    return choose_word(rng, [word for word in PLAIN if word not in used])
 
 
 @pytest.mark.parametrize("size", [(256, 256), (224, 320), (320, 224)])
-def test_a_scene_has_the_size_asked_for_and_repeats(size):
+def test_a_drawing_has_the_requested_size_and_is_reproducible(size):
     one, two = (
         random_scene(np.random.default_rng(3)).draw(size[0], size[1], np.random.default_rng(4))
         for _ in range(2)
@@ -42,45 +42,45 @@ def test_a_scene_has_the_size_asked_for_and_repeats(size):
     assert np.array_equal(one, two)
 
 
-def test_black_and_white_are_exactly_that():
+def test_black_and_white_are_exact():
     for word, level in (("black", 0), ("white", 255)):
-        drawn = Scene((Shape("circle", "red"),), word).draw(64, 64, np.random.default_rng(0))
-        assert (drawn[:4] == level).all()
+        drawing = Scene((Shape("circle", "red"),), word).draw(64, 64, np.random.default_rng(0))
+        assert (drawing[:4] == level).all()
 
 
-def test_the_judge_tells_characters_of_the_generators_own():
+def test_drawn_characters_are_detected():
     rng = np.random.default_rng(11)
-    right = {"background": 0, "hair": 0, "eyes": 0, "shirt": 0, "one": 0, "two": 0}
+    correct = {"background": 0, "hair": 0, "eyes": 0, "shirt": 0, "one": 0, "two": 0}
     for _ in range(40):
-        who = plain_character(rng)
-        word = ground(rng, who.hair, who.shirt)
-        scene = Scene((who,), word, choose_word(rng, ("upper body", "full body", "chibi")))
+        character = plain_character(rng)
+        background = choose_background(rng, character.hair, character.shirt)
+        scene = Scene((character,), background, choose_word(rng, ("upper body", "full body", "chibi")))
         pixels = scene.draw(512, 512, rng)
-        picture = evaluate.to_lab(pixels)
-        faces = evaluate.detect_faces(picture)
-        right["background"] += evaluate.detect_background(pixels) == word
-        right["one"] += len(faces) == 1
-        right["hair"] += evaluate.detect_hair(picture, faces[0]) == who.hair
-        right["eyes"] += evaluate.detect_eyes(picture, faces[0]) == who.eyes
-        right["shirt"] += evaluate.detect_shirt(picture, faces[0]) == who.shirt
-        pair = Scene((who, plain_character(rng)), word, "upper body").draw(768, 512, rng)
-        right["two"] += len(evaluate.detect_faces(evaluate.to_lab(pair))) == 2
-    assert min(right.values()) >= 39, right
+        lab = evaluate.to_lab(pixels)
+        faces = evaluate.detect_faces(lab)
+        correct["background"] += evaluate.detect_background(pixels) == background
+        correct["one"] += len(faces) == 1
+        correct["hair"] += evaluate.detect_hair(lab, faces[0]) == character.hair
+        correct["eyes"] += evaluate.detect_eyes(lab, faces[0]) == character.eyes
+        correct["shirt"] += evaluate.detect_shirt(lab, faces[0]) == character.shirt
+        pair = Scene((character, plain_character(rng)), background, "upper body").draw(768, 512, rng)
+        correct["two"] += len(evaluate.detect_faces(evaluate.to_lab(pair))) == 2
+    assert min(correct.values()) >= 39, correct
 
 
-def test_the_judge_tells_shapes_of_the_generators_own():
+def test_drawn_shapes_are_detected():
     rng = np.random.default_rng(12)
     for kind in KINDS:
         for _ in range(5):
-            word, color, count = choose_word(rng, PLAIN), "", int(rng.integers(1, 4))
-            color = ground(rng, word)
-            one = Scene((Shape(kind, color),), word).draw(256, 256, rng)
+            background, count = choose_word(rng, PLAIN), int(rng.integers(1, 4))
+            color = choose_background(rng, background)
+            one = Scene((Shape(kind, color),), background).draw(256, 256, rng)
             assert (evaluate.detect_shape(one), evaluate.detect_color(one)) == (kind, color)
-            several = Scene((Shape(kind, color),) * count, word).draw(384, 256, rng)
+            several = Scene((Shape(kind, color),) * count, background).draw(384, 256, rng)
             assert len(evaluate.find_components(evaluate.segment_subject(several))) == count
 
 
-def test_an_empty_picture_has_nothing_to_judge():
+def test_nothing_is_detected_in_an_empty_image():
     blank = np.full((64, 64, 3), 255, np.uint8)
     assert evaluate.detect_faces(evaluate.to_lab(blank)) == []
     assert evaluate.detect_shape(blank) is None
@@ -88,18 +88,18 @@ def test_an_empty_picture_has_nothing_to_judge():
     assert evaluate.detect_background(blank) == "white"
 
 
-def test_tags_say_who_how_many_and_where():
+def test_tags_describe_counts_subjects_and_setting():
     rng = np.random.default_rng(1)
     girl = replace(
         plain_character(rng),
         boy=False,
         hair="red",
-        cut="twintails",
+        haircut="twintails",
         eyes="blue",
         mouth="smile",
         shirt="green",
     )
-    boy = replace(girl, boy=True, cut="short hair", hair="black", hat=True)
+    boy = replace(girl, boy=True, haircut="short hair", hair="black", hat=True)
     tags = Scene((girl,), "white", "upper body", "sketch").tags()
     assert tags[:2] == ["1girl", "solo"]
     assert {"red hair", "twintails", "blue eyes", "smile", "green shirt", "white background", "sketch"} < set(
@@ -117,34 +117,35 @@ def test_tags_say_who_how_many_and_where():
     assert "on the left" in Scene((Shape("star", "red"),), "black", position="left").tags()
 
 
-def test_a_spoilt_picture_is_less_sharp():
+def test_a_degraded_image_is_less_sharp():
     rng = np.random.default_rng(2)
     for _ in range(10):
         scene = Scene((plain_character(rng),), "white", "chibi")
-        crisp, spoilt = (
-            replace(scene, spoilt=level).draw(256, 256, np.random.default_rng(0)) for level in (None, 0.0)
+        sharp, degraded = (
+            replace(scene, degradation=level).draw(256, 256, np.random.default_rng(0))
+            for level in (None, 0.0)
         )
-        steps = [np.abs(np.diff(picture.astype(float), axis=1)) for picture in (crisp, spoilt)]
+        steps = [np.abs(np.diff(image.astype(float), axis=1)) for image in (sharp, degraded)]
         assert np.percentile(steps[0], 99) > 1.5 * np.percentile(steps[1], 99)
 
 
-def test_captions_know_quality_doubt_some_of_it_and_leave_some_empty():
+def test_captions_have_quality_tags_some_of_them_false_and_some_are_empty():
     rng = np.random.default_rng(5)
     scenes = [random_scene(rng) for _ in range(600)]
     captions = [write_caption(scene, rng) for scene in scenes]
     assert 30 < captions.count("") < 105
-    called_bad = {True: 0, False: 0}
+    bad_counts = {True: 0, False: 0}
     for scene, text in zip(scenes, captions, strict=True):
-        tags, spoilt = set(text.split(", ")), scene.degradation is not None
-        assert not (spoilt and tags & set(GOOD_TAGS))
+        tags, is_degraded = set(text.split(", ")), scene.degradation is not None
+        assert not (is_degraded and tags & set(GOOD_TAGS))
         assert not (tags & set(GOOD_TAGS) and tags & set(BAD_TAGS))
-        called_bad[spoilt] += bool(tags & set(BAD_TAGS))
+        bad_counts[is_degraded] += bool(tags & set(BAD_TAGS))
         if text and not tags & set(BAD_TAGS):
             assert text.startswith(", ".join(scene.count_tags()))
-    assert called_bad[True] > 0.8 * sum(scene.degradation is not None for scene in scenes)
-    # but for the tenth that says nothing
+    assert bad_counts[True] > 0.8 * sum(scene.degradation is not None for scene in scenes)
+    # a tenth of the captions are empty
     good = sum(scene.degradation is None for scene in scenes)
-    assert called_bad[False] / good == pytest.approx(0.9 * FALSE_BAD_SHARE, abs=0.06)
+    assert bad_counts[False] / good == pytest.approx(0.9 * FALSE_BAD_SHARE, abs=0.06)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -159,26 +160,26 @@ def test_every_style_draws_every_kind_of_scene(style):
     assert style in scenes[0].tags() or not style
 
 
-def test_a_sheet_fills_its_last_row_with_white():
+def test_a_grid_fills_its_last_row_with_white():
     black = np.zeros((2, 3, 3), np.uint8)
-    found = make_grid([black] * 3, 2)
-    assert found.shape == (4, 6, 3)
-    assert (found[2:, 3:] == 255).all()
-    assert not found[2:, :3].any()
+    grid = make_grid([black] * 3, 2)
+    assert grid.shape == (4, 6, 3)
+    assert (grid[2:, 3:] == 255).all()
+    assert not grid[2:, :3].any()
 
 
-def test_captions_tell_of_the_left_one_first():
+def test_captions_describe_the_left_subject_first():
     rng = np.random.default_rng(6)
     left, right = (
-        replace(plain_character(rng), hair=hair, shirt=shirt, cut=cut)
-        for hair, shirt, cut in (("red", "blue", "twintails"), ("green", "white", "ponytail"))
+        replace(plain_character(rng), hair=hair, shirt=shirt, haircut=haircut)
+        for hair, shirt, haircut in (("red", "blue", "twintails"), ("green", "white", "ponytail"))
     )
     scene = Scene((left, right), "black", "chibi")
     orders: set[bool] = set()
     for _ in range(100):
-        told = write_caption(scene, rng, tag_rate=1.0).split(", ")
-        if "red hair" in told:
-            assert told.index("red hair") < told.index("green hair")
-            assert told.index("blue shirt") < told.index("white shirt")
-            orders.add(told.index("blue shirt") < told.index("green hair"))
+        tags = write_caption(scene, rng, tag_rate=1.0).split(", ")
+        if "red hair" in tags:
+            assert tags.index("red hair") < tags.index("green hair")
+            assert tags.index("blue shirt") < tags.index("white shirt")
+            orders.add(tags.index("blue shirt") < tags.index("green hair"))
     assert orders == {True, False}

@@ -31,49 +31,50 @@ def tagger():
     return Tagger().eval()
 
 
-def test_what_shapes_are_is_said_word_by_word_too():
+def test_kinds_and_colors_of_shapes_are_labels_too():
     assert list_labels(SCENES[0]) == set(SCENES[0].tags())
     assert list_labels(SCENES[1]) == {
         "no humans", "2 apples", "green apple", "apple", "green", "black background"
     }  # fmt: skip
 
 
-def test_a_tagger_is_to_say_every_tag_and_no_other():
-    words = list_vocabulary()
+def test_the_targets_of_a_scene_are_its_labels():
+    vocabulary = list_vocabulary()
     for scene, row in zip(SCENES, build_targets(SCENES), strict=True):
-        assert {word for word, said in zip(words, row.tolist(), strict=True) if said} == list_labels(scene)
+        labels = {label for label, target in zip(vocabulary, row.tolist(), strict=True) if target}
+        assert labels == list_labels(scene)
 
 
-def test_what_it_finds_is_counted_among_what_is_there(tagger):
-    right = build_targets(SCENES)
-    assert measure_recall(right - 0.5, right) == 1
-    assert measure_recall(0.5 - right, right) == 0
-    said, tokens = tagger(SampleImages(1)(SCENES))
-    assert said.shape == right.shape
+def test_recall_counts_the_target_labels_with_positive_logits(tagger):
+    targets = build_targets(SCENES)
+    assert measure_recall(targets - 0.5, targets) == 1
+    assert measure_recall(0.5 - targets, targets) == 0
+    logits, tokens = tagger(SampleImages(1)(SCENES))
+    assert logits.shape == targets.shape
     assert tokens.shape == (len(SCENES), TOKENS, EMBEDDING_WIDTH)
 
 
-def test_a_scene_is_drawn_once_in_one_of_the_forms():
-    gallery = SampleImages(4)
-    pictures = gallery([SCENES[0]] * 2 + [SCENES[1]])
-    assert torch.equal(pictures[0], pictures[1])
-    assert torch.equal(gallery([SCENES[1]])[0], pictures[2])
+def test_a_scene_is_drawn_once_at_one_of_the_sizes():
+    draw_samples = SampleImages(4)
+    images = draw_samples([SCENES[0]] * 2 + [SCENES[1]])
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(draw_samples([SCENES[1]])[0], images[2])
     rng = np.random.default_rng(4)
-    form = REFERENCE_SIZES[int(rng.integers(len(REFERENCE_SIZES)))]
-    assert torch.equal(pictures[0], preprocess(SCENES[0].draw(*form, rng)))
+    size = REFERENCE_SIZES[int(rng.integers(len(REFERENCE_SIZES)))]
+    assert torch.equal(images[0], preprocess(SCENES[0].draw(*size, rng)))
 
 
-def test_a_trained_encoder_comes_from_the_averages(tagger, tmp_path):
+def test_a_trained_encoder_has_the_averaged_weights(tagger, tmp_path):
     torch.save({"average": tagger.state_dict()}, tmp_path / "encoder.pt")
-    found = load_encoder(tmp_path).encoder.state_dict()
-    assert all(torch.equal(weight, found[name]) for name, weight in tagger.encoder.state_dict().items())
+    loaded = load_encoder(tmp_path).encoder.state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in tagger.encoder.state_dict().items())
 
 
-def test_an_adapter_begins_with_the_keys_and_values_of_the_text():
+def test_an_adapter_starts_with_the_keys_and_values_of_the_text():
     unet: Any = DemoModel().unet
     adapter = Adapter(unet)
-    looks: Any = adapter.looks
-    for name, look in zip(adapter.names, looks, strict=True):
-        own = unet.get_submodule(name)
-        assert torch.equal(look.to_k_ip[0].weight, own.to_k.weight)
-        assert torch.equal(look.to_v_ip[0].weight, own.to_v.weight)
+    processors: Any = adapter.looks
+    for name, processor in zip(adapter.names, processors, strict=True):
+        text = unet.get_submodule(name)
+        assert torch.equal(processor.to_k_ip[0].weight, text.to_k.weight)
+        assert torch.equal(processor.to_v_ip[0].weight, text.to_v.weight)

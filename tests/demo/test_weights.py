@@ -10,10 +10,15 @@ from pipelines.weights.load import load_weights as load_weights
 load: Any = load_weights  # the protocols do not promise modules
 
 
-def test_the_demo_is_recognized_by_its_markers(demo_file):
-    found = detect(demo_file)
-    assert (found.family, found.channels, found.prediction, found.zsnr) == ("sdxl", 4, "v", True)
-    assert found.missing == ()
+def test_the_demo_is_detected_by_its_markers(demo_file):
+    detection = detect(demo_file)
+    assert (detection.family, detection.channels, detection.prediction, detection.zsnr) == (
+        "sdxl",
+        4,
+        "v",
+        True,
+    )
+    assert detection.missing == ()
 
 
 def test_the_inpainting_demo_takes_nine_channels(tmp_path):
@@ -22,13 +27,13 @@ def test_the_inpainting_demo_takes_nine_channels(tmp_path):
     assert weights.unet.module.state_dict()["conv_in.weight"].shape[1] == 9
 
 
-def test_building_the_demo_draws_nothing_from_the_callers_generator(tmp_path):
+def test_building_the_demo_leaves_the_global_generator_unchanged(tmp_path):
     before = torch.random.get_rng_state()
     load(build_demo(tmp_path / "a.safetensors"))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_demo_draws_a_picture_that_is_neither_flat_nor_burnt(demo):
+def test_generated_images_are_neither_flat_nor_overexposed(demo):
     job = Job("m", Prompts("1girl"), 64, 64, 3, "k_euler", "native", Guidance(5.0), seeds=(1, 2))
     one, two = demo.run(job)
     assert 5 < one.std() < 120
