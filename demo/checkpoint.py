@@ -1,7 +1,7 @@
 """The demo model's files. They have SDXL's single-file layout, so the loader treats them like any user's checkpoint."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -51,7 +51,7 @@ def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
     return weights
 
 
-def write_checkpoint(path: Path, architecture: Architecture, weights: list[Mapping[str, Tensor]]) -> None:
+def write_checkpoint(path: Path, architecture: Architecture, weights: Sequence[Mapping[str, Tensor]]) -> None:
     """Write a model file with the markers and metadata that the server detects it by.
 
     Args:
