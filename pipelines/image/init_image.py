@@ -13,17 +13,11 @@ from pipelines.types import Sigmas
 
 @dataclass(frozen=True, slots=True)
 class InitLatents:
-    """An init image as latents.
+    """An init image as latents."""
 
-    Attributes:
-        latents: (4, h, w) in float32.
-        mask: how much each latent may change, (1, h, w), 0 to 1; None where everything may.
-        inpaint_channels: an inpainting network's extra input, (5, h, w); None for an ordinary network.
-    """
-
-    latents: Tensor
-    mask: Tensor | None = None
-    inpaint_channels: Tensor | None = None
+    latents: Tensor  # (4, h, w) in float32
+    mask: Tensor | None = None  # how much each latent may change, (1, h, w), 0 to 1; None: all may
+    inpaint_channels: Tensor | None = None  # an inpainting network's extra input, (5, h, w)
 
     def add_noise(self, amount: float, seed: int) -> Tensor:
         """Return the latents with NAI's `noise` added: an absolute amount, drawn from a seed of its own.
@@ -50,11 +44,7 @@ def encode_image(image: RgbImage, vae: VaeCodec, device: torch.device) -> InitLa
 
 
 def encode_init_image(init: InitImage, vae: VaeCodec, inpaints: bool, device: torch.device) -> InitLatents:
-    """Encode an init image and its mask.
-
-    Args:
-        inpaints: whether an inpainting network is loaded, which is used where there is a mask.
-    """
+    """Encode an init image and its mask, which goes to an inpainting network if one is loaded (`inpaints`)."""
     image = to_tensor(init.image).to(device)
     latents = vae.encode(image)
     if init.mask is None:

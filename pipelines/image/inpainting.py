@@ -14,26 +14,20 @@ from torch.nn.functional import interpolate
 
 from pipelines.types import Sigmas
 
-MIN_MASK = 1 / 255
-"""The lowest non-zero value of a mask, whose values come from bytes."""
+MIN_MASK = 1 / 255  # the lowest non-zero value of a mask, whose values come from bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LatentBlend:
     """Keeps an init image's latents outside the mask while an ordinary UNet runs.
 
-    Attributes:
-        latents: the init image's, (4, h, w).
-        noise: the unit noise that the run starts from, (4, h, w).
-        mask: (1, h, w), from 0 (keep) to 1 (change). The lower a value between them, the later in the run the latent
-            may change (Levin & Fried 2023).
-        sigmas: of the run.
+    The lower a mask value between 0 and 1, the later in the run the latent may change (Levin & Fried 2023).
     """
 
-    latents: Tensor
-    noise: Tensor
-    mask: Tensor
-    sigmas: Sigmas
+    latents: Tensor  # the init image's, (4, h, w)
+    noise: Tensor  # the unit noise that the run starts from, (4, h, w)
+    mask: Tensor  # (1, h, w), from 0 (keep) to 1 (change)
+    sigmas: Sigmas  # of the run
 
     def blend_input(self, x: Tensor, sigma: float) -> Tensor:
         """Return the UNet's input: `x` inside the mask, the init image noised to `sigma` outside."""

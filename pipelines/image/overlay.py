@@ -10,8 +10,7 @@ from pipelines.types import Pixels
 
 PixelMask = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 Weights = np.ndarray[tuple[int, int], np.dtype[np.float64]]
-SEAM = 16
-"""Width in pixels, inside the mask, of the transition to the generated image."""
+SEAM = 16  # width in pixels, inside the mask, of the transition to the generated image
 
 
 def apply_overlay(pixels: Pixels, init_image: InitImage) -> Pixels:

@@ -15,17 +15,14 @@ from pipelines.image.vae import to_pixels
 from pipelines.types import Pixels
 
 Matrix = Tensor
-SIDE = 32
-"""Height and width of the random latents."""
-PATCH = 4
-"""Latents between two random values, along each side."""
+SIDE = 32  # height and width of the random latents
+PATCH = 4  # latents between two random values, along each side
 
 
 def fit_preview(decode: Callable[[Tensor], Tensor]) -> Matrix:
     """Fit the (5, 3) matrix from four latent channels and a constant to a color in [-1, 1].
 
-    Args:
-        decode: from latents (4, 32, 32) to an image (3, 256, 256).
+    `decode` turns latents (4, 32, 32) into an image (3, 256, 256).
     """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 4, SIDE // PATCH, SIDE // PATCH, generator=generator)

@@ -15,10 +15,8 @@ from pipelines.job import RgbImage
 from pipelines.types import Pixels
 from pipelines.weights.networks import Vae
 
-TILE, OVERLAP = 128, 32
-"""In latents: tiles of 1024 pixels that overlap by 256."""
-MAX_UNTILED = 192 * 192
-"""Latents that are processed in one piece: up to 1536 x 1536 pixels."""
+TILE, OVERLAP = 128, 32  # in latents: tiles of 1024 pixels that overlap by 256
+MAX_UNTILED = 192 * 192  # latents that are processed in one piece: up to 1536 x 1536 pixels
 
 
 class VaeCodec:
@@ -35,23 +33,20 @@ class VaeCodec:
     def decode(self, latents: Tensor) -> Pixels:
         """Decode clean latents (4, h, w) to RGB (8h, 8w, 3), in float32 if the result is not finite otherwise.
 
-        Raises:
-            NotFinite: the latents, or the decoded image even in float32, are not finite.
+        Raise NotFinite if the latents, or the decoded image even in float32, are not finite.
         """
         if not bool(latents.isfinite().all()):
             raise NotFinite("the network returned latents that are not finite")
-        image = self._decode_in(self._dtype, latents)
-        if not bool(image.isfinite().all()):
-            image = self._decode_in(torch.float32, latents)
-        if not bool(image.isfinite().all()):
-            raise NotFinite("the VAE returned an image that is not finite, in float32 too")
-        return to_pixels(image)
+        for dtype in dict.fromkeys((self._dtype, torch.float32)):
+            image = self._decode_in(dtype, latents)
+            if bool(image.isfinite().all()):
+                return to_pixels(image)
+        raise NotFinite("the VAE returned an image that is not finite, in float32 too")
 
     def encode(self, image: Tensor) -> Tensor:
         """Encode an image (3, 8h, 8w) in [-1, 1] to latents (4, h, w); the same image always gives the same latents.
 
-        Raises:
-            NotFinite: the VAE's latents are not finite, in float32 too.
+        Raise NotFinite if they are not finite, in float32 too.
         """
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
             latents = self._encode_in(dtype, image)
@@ -65,9 +60,8 @@ class VaeCodec:
 
     def _decode_in(self, dtype: torch.dtype, latents: Tensor) -> Tensor:
         """Decode to an image (3, 8h, 8w) in [-1, 1], computing in `dtype`."""
-        return self._run_in(
-            dtype, lambda: _run_tiled(self._vae.decode, (latents / self._scale).to(dtype), (1, 8), 3)
-        )
+        x = (latents / self._scale).to(dtype)
+        return self._run_in(dtype, lambda: _run_tiled(self._vae.decode, x, (1, 8), 3))
 
     def _run_in(self, dtype: torch.dtype, run: Callable[[], Tensor]) -> Tensor:
         """Call `run` with the VAE's weights in `dtype`, and convert them back afterwards."""

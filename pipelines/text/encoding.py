@@ -25,15 +25,10 @@ _Segments = Sequence[tuple[Segment, tuple[Chunk, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """One encoded prompt, float32 on the device.
+    """One encoded prompt, float32 on the device."""
 
-    Attributes:
-        context: (77 * chunks, width).
-        pooled: (width,), or None for models without it.
-    """
-
-    context: Tensor
-    pooled: Tensor | None
+    context: Tensor  # (77 * chunks, width)
+    pooled: Tensor | None  # (width,), or None for models without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +49,11 @@ class PromptEncoder:
         self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor | None]] = OrderedDict()
 
     def encode(self, prompts: Prompts) -> PromptEmbeddings:
-        """Encode a job's positive, negative and empty prompt.
-
-        Raises:
-            InvalidPrompt: every part of a `|` mix has weight 0.
-        """
+        """Encode a job's positive, negative and empty prompt; raise InvalidPrompt for a `|` mix of weight 0."""
         parsed = [
             [
-                (segment, split_chunks(segment.runs, prompts.drop_seam_tokens))
-                for segment in parse(text, prompts.syntax)
+                (part, split_chunks(part.runs, prompts.drop_seam_tokens))
+                for part in parse(text, prompts.syntax)
             ]
             for text in (prompts.positive, prompts.negative, "")
         ]
@@ -74,13 +65,9 @@ class PromptEncoder:
         if len(segments) == 1:
             return self._encode_chunks(segments[0][1], length)
         shares = mix_weights([segment for segment, _ in segments])
-        return blend_conditionings(
-            [
-                (share, self._encode_chunks(chunks, length))
-                for share, (_, chunks) in zip(shares, segments, strict=True)
-                if share
-            ]
-        )
+        pairs = zip(shares, segments, strict=True)
+        parts = [(share, self._encode_chunks(chunks, length)) for share, (_, chunks) in pairs if share]
+        return blend_conditionings(parts)
 
     def _encode_chunks(self, chunks: Sequence[Chunk], length: int) -> Conditioning:
         """Encode chunks, filled with empty ones to `length`."""

@@ -31,11 +31,7 @@ class Segment:
 
 
 def parse(text: str, syntax: str = "nai") -> tuple[Segment, ...]:
-    """Parse a prompt. Any text is valid; the result has at least one segment.
-
-    Raises:
-        UnknownName: `syntax` is not in SYNTAXES.
-    """
+    """Parse a prompt. Any text is valid; the result has at least one segment."""
     if syntax not in SYNTAXES:
         raise UnknownName("prompt syntax", syntax, SYNTAXES)
     return SYNTAXES[syntax](text)
@@ -44,8 +40,7 @@ def parse(text: str, syntax: str = "nai") -> tuple[Segment, ...]:
 def mix_weights(segments: Sequence[Segment]) -> tuple[float, ...]:
     """Return each segment's signed share of the mix; their absolute values sum to 1. An empty segment has share 0.
 
-    Raises:
-        InvalidPrompt: every segment of a mix has weight 0.
+    Raise InvalidPrompt if every segment of a mix has weight 0.
     """
     if len(segments) == 1:
         return (1.0,)

@@ -42,10 +42,7 @@ EMPTY = Chunk()
 
 
 def split_chunks(runs: Iterable[Run], drop_seams: bool = False) -> tuple[Chunk, ...]:
-    """Split weighted text into chunks, at least one; tokens beyond 225 are dropped.
-
-    Weights are clamped to [0.01, 100].
-    """
+    """Split weighted text into chunks, at least one; tokens beyond 225 are dropped, weights clamped to [0.01, 100]."""
     tokens = tokenize_runs(runs)
     if drop_seams:
         tokens = [token for position, token in enumerate(tokens) if position not in SEAM_POSITIONS]
@@ -68,18 +65,19 @@ def clip_tokenizer() -> Tokenizer:
     """Return CLIP's byte-pair tokenizer: NFC, single spaces, lower case, as in transformers' CLIPTokenizer."""
     packed = files("pipelines.text").joinpath("clip/merges.txt.gz").read_bytes()
     merges = [tuple(line.split()) for line in gzip.decompress(packed).decode().split("\n")]
-    letters = _byte_letters()
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    # GPT-2's 256 printable characters for bytes, in vocabulary order
+    letters = [chr(code) for code in printable] + [chr(256 + k) for k in range(256 - len(printable))]
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
     ids = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    tokenizer = Tokenizer(
-        BPE(
-            ids,
-            merges,  # pyright: ignore[reportArgumentType]  # pairs by construction
-            unk_token="<|endoftext|>",  # noqa: S106  # a text token, not a secret
-            end_of_word_suffix="</w>",
-            fuse_unk=False,
-        )
+    model = BPE(
+        ids,
+        merges,  # pyright: ignore[reportArgumentType]  # pairs by construction
+        unk_token="<|endoftext|>",  # noqa: S106  # a text token, not a secret
+        end_of_word_suffix="</w>",
+        fuse_unk=False,
     )
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -90,9 +88,3 @@ def clip_tokenizer() -> Tokenizer:
         ]
     )
     return tokenizer
-
-
-def _byte_letters() -> list[str]:
-    """Return GPT-2's 256 printable characters for bytes, in vocabulary order."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(code) for code in printable] + [chr(256 + k) for k in range(256 - len(printable))]

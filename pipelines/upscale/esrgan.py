@@ -31,27 +31,16 @@ LISTED = re.compile(r"model\.(\d{1,3})\.(?:weight|bias)")
 
 @dataclass(frozen=True, slots=True)
 class KeyFormat:
-    """One way to name the weights.
+    """One way to name the weights."""
 
-    Attributes:
-        first: key of the first layer's weights.
-        growing: key of the weights of the first dense block's first layer.
-        block: matches the start of a block's keys and captures the block's number.
-        to_key: from one of our names to the key, for a network of a given config.
-    """
-
-    first: str
-    growing: str
-    block: re.Pattern[str]
-    to_key: Callable[[str, RrdbConfig], str]
+    first: str  # key of the first layer's weights
+    growing: str  # key of the weights of the first dense block's first layer
+    block: re.Pattern[str]  # matches the start of a block's keys and captures the block's number
+    to_key: Callable[[str, RrdbConfig], str]  # from one of our names to the key, for a network of a config
 
 
 def load_rrdbnet(path: Path, device: torch.device, dtype: torch.dtype) -> RrdbNet:
-    """Load an upscaler's network from a safetensors file.
-
-    Raises:
-        WeightsError: the file cannot be read, is not an ESRGAN-family upscaler, or is incomplete.
-    """
+    """Load an upscaler's network from a safetensors file; raise WeightsError if it is no complete upscaler."""
     config, keys = detect_rrdbnet(read_header(path))
     network = _make_meta_network(config)
     try:
@@ -70,11 +59,8 @@ def detect_rrdbnet(header: Header) -> tuple[RrdbConfig, Mapping[str, str]]:
         WeightsError: the file is not an ESRGAN-family upscaler, or is incomplete; the message names the tensor.
     """
     prefix = next((start for start in PREFIXES if any(key.startswith(start) for key in header.tensors)), "")
-    shapes = {
-        key.removeprefix(prefix): entry.shape
-        for key, entry in header.tensors.items()
-        if key.startswith(prefix)
-    }
+    tensors = header.tensors.items()
+    shapes = {key.removeprefix(prefix): tensor.shape for key, tensor in tensors if key.startswith(prefix)}
     key_format = next((one for one in KEY_FORMATS if any(map(one.block.match, shapes))), KEY_FORMATS[0])
     config = _detect_config(header.path, key_format, shapes)
     expected = {name: tuple(tensor.shape) for name, tensor in _make_meta_network(config).state_dict().items()}

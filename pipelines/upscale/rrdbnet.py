@@ -18,21 +18,13 @@ RESIDUAL_SCALE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class RrdbConfig:
-    """The sizes that distinguish one RRDBNet from another.
+    """The sizes that distinguish one RRDBNet from another."""
 
-    Attributes:
-        features: channels between blocks.
-        growth: channels that each layer of a dense block adds.
-        blocks: residual blocks, each of three dense blocks.
-        doublings: 2x upsampling layers after the blocks.
-        fold: side in pixels of the squares that are folded into channels before the blocks (pixel unshuffle).
-    """
-
-    features: int
-    growth: int
-    blocks: int
-    doublings: int
-    fold: int
+    features: int  # channels between blocks
+    growth: int  # channels that each layer of a dense block adds
+    blocks: int  # residual blocks, each of three dense blocks
+    doublings: int  # 2x upsampling layers after the blocks
+    fold: int  # side in pixels of the squares folded into channels before the blocks (pixel unshuffle)
 
     @property
     def scale(self) -> int:
@@ -46,15 +38,13 @@ class RrdbNet(nn.ModuleDict):
     def __init__(self, config: RrdbConfig) -> None:
         features = config.features
         blocks = (ResidualBlock(features, config.growth) for _ in range(config.blocks))
+        doublings = range(1, config.doublings + 1)
         super().__init__(
             {
                 "conv_first": _make_conv(3 * config.fold**2, features),
                 "body": nn.Sequential(*blocks),
                 "conv_body": _make_conv(features, features),
-                **{
-                    f"conv_up{number + 1}": _make_conv(features, features)
-                    for number in range(config.doublings)
-                },
+                **{f"conv_up{number}": _make_conv(features, features) for number in doublings},
                 "conv_hr": _make_conv(features, features),
                 "conv_last": _make_conv(features, 3),
             }

@@ -58,11 +58,7 @@ class Upscaler:
         return self._network.config.scale
 
     def upscale(self, pixels: Pixels, on_tile: OnTile = _ignore_tile) -> Pixels:
-        """Upscale RGB (h, w, 3) to (scale * h, scale * w, 3).
-
-        Raises:
-            NotFinite: the network's output is not finite.
-        """
+        """Upscale RGB (h, w, 3) to (scale * h, scale * w, 3); raise NotFinite if the network's output is not finite."""
         height, width, _ = pixels.shape
         fold, cell = self._network.config.fold, self._network.config.fold * self.scale
         padded = np.pad(pixels, ((0, -height % fold), (0, -width % fold), (0, 0)), "edge")
@@ -72,9 +68,8 @@ class Upscaler:
         for done, (rows, columns) in enumerate(tiles):
             on_tile(done, len(tiles))
             output = self._upscale_tile(padded[rows.input(fold), columns.input(fold)])
-            result[rows.kept(cell), columns.kept(cell)] = output[
-                rows.kept_in_tile(cell), columns.kept_in_tile(cell)
-            ]
+            kept = output[rows.kept_in_tile(cell), columns.kept_in_tile(cell)]
+            result[rows.kept(cell), columns.kept(cell)] = kept
         return np.ascontiguousarray(result[: height * self.scale, : width * self.scale])
 
     def _upscale_tile(self, pixels: Pixels) -> Pixels:
@@ -91,11 +86,7 @@ class Upscaler:
 def load_upscaler(
     path: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Upscaler:
-    """Load an ESRGAN-family upscaler from a safetensors file.
-
-    Raises:
-        WeightsError: the file cannot be read, is not such an upscaler, or is incomplete.
-    """
+    """Load an ESRGAN-family upscaler; raise WeightsError if the file is unreadable, incomplete or no such upscaler."""
     return Upscaler(load_rrdbnet(path, torch.device(device), dtype))
 
 
@@ -148,20 +139,14 @@ def resize(
     """Resize an image: upscale it until neither side is too small, then fit it to the size with Lanczos.
 
     The network runs at most MAX_PASSES times. It does not run if there is no upscaler, if its scale is 1, or if the
-    image is large enough already.
-
-    Raises:
-        NotFinite: the network's output is not finite.
+    image is large enough already. Raise NotFinite if the network's output is not finite.
     """
     for _ in range(MAX_PASSES):
-        if upscaler is None or upscaler.scale == 1 or _covers(pixels, width, height):
+        is_large = pixels.shape[0] >= height and pixels.shape[1] >= width
+        if upscaler is None or upscaler.scale == 1 or is_large:
             break
         pixels = upscaler.upscale(pixels, on_tile)
     return resize_lanczos(pixels, width, height)
-
-
-def _covers(pixels: Pixels, width: int, height: int) -> bool:
-    return pixels.shape[0] >= height and pixels.shape[1] >= width
 
 
 def resize_lanczos(pixels: Pixels, width: int, height: int) -> Pixels:

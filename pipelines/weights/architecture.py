@@ -19,21 +19,13 @@ Config = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class TextEncoderConfig:
-    """One CLIP text encoder.
+    """One CLIP text encoder."""
 
-    Attributes:
-        config: arguments of transformers' `CLIPTextConfig`.
-        layout: how single-file checkpoints name its tensors.
-        pad: token id that fills the positions after the end of the text.
-        projection: whether it returns a pooled vector.
-        final_norm: whether the penultimate layer is normalized.
-    """
-
-    config: Config
-    layout: Literal["clip", "openclip"]
-    pad: int
-    projection: bool
-    final_norm: bool
+    config: Config  # arguments of transformers' `CLIPTextConfig`
+    layout: Literal["clip", "openclip"]  # how single-file checkpoints name its tensors
+    pad: int  # token id that fills the positions after the end of the text
+    projection: bool  # whether it returns a pooled vector
+    final_norm: bool  # whether the penultimate layer is normalized
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +52,20 @@ class Architecture:
 
 def sdxl(channels: int = 4) -> Architecture:
     """Return Stable Diffusion XL's architecture, with 4 input channels or 9 for inpainting."""
-    return Architecture(
-        "sdxl", _sdxl_unet_config(channels), _vae_config(), (clip_l(final_norm=False), big_g()), 0.13025
-    )
+    unet = _unet_config(channels) | {
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "attention_head_dim": [5, 10, 20],  # numbers of heads; diffusers kept the wrong name for old files
+        "transformer_layers_per_block": [1, 2, 10],
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    }
+    return Architecture("sdxl", unet, _vae_config(), (clip_l(final_norm=False), big_g()), 0.13025)
 
 
 def sd15(channels: int = 4) -> Architecture:
@@ -70,9 +73,17 @@ def sd15(channels: int = 4) -> Architecture:
 
     Unlike SDXL, NovelAI normalizes the penultimate layer of the text encoder (its blog of October 2022).
     """
-    return Architecture(
-        "sd15", _sd15_unet_config(channels), _vae_config(), (clip_l(final_norm=True),), 0.18215
-    )
+    unet = _unet_config(channels) | {
+        "sample_size": 64,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+        "attention_head_dim": 8,
+        "transformer_layers_per_block": 1,
+        "cross_attention_dim": 768,
+        "use_linear_projection": False,
+    }
+    return Architecture("sd15", unet, _vae_config(), (clip_l(final_norm=True),), 0.18215)
 
 
 def clip_l(final_norm: bool) -> TextEncoderConfig:
@@ -122,36 +133,6 @@ def _unet_config(channels: int) -> dict[str, object]:
         "addition_embed_type": None,
         "addition_time_embed_dim": None,
         "projection_class_embeddings_input_dim": None,
-    }
-
-
-def _sdxl_unet_config(channels: int) -> Config:
-    """`attention_head_dim` is the number of heads: diffusers keeps the wrong name to read old files."""
-    return _unet_config(channels) | {
-        "sample_size": 128,
-        "block_out_channels": [320, 640, 1280],
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "attention_head_dim": [5, 10, 20],
-        "transformer_layers_per_block": [1, 2, 10],
-        "cross_attention_dim": 2048,
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    }
-
-
-def _sd15_unet_config(channels: int) -> Config:
-    return _unet_config(channels) | {
-        "sample_size": 64,
-        "block_out_channels": [320, 640, 1280, 1280],
-        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
-        "attention_head_dim": 8,
-        "transformer_layers_per_block": 1,
-        "cross_attention_dim": 768,
-        "use_linear_projection": False,
     }
 
 

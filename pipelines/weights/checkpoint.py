@@ -7,7 +7,7 @@ Knows nothing about networks. The format: 8 bytes of header length, the header a
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -37,14 +37,14 @@ FOREIGN_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", "a GGUF file, not safetensors"),
 )
 """First bytes of files that are often mistaken for a model, and the reason to give for each."""
-COMPONENT_FILE = re.compile(
-    r"(?:diffusion_pytorch_model|model)(?P<tags>(?:\.fp16|-\d{5}-of-\d{5})*)\.safetensors"
-)
+COMPONENT_FILE = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.fp16|-\d{5}-of-\d{5})*\.safetensors")
 
 
-class TensorEntry(NamedTuple):
-    """One tensor in a header; `start` and `end` are byte offsets from the beginning of the file."""
+class TensorRef(NamedTuple):
+    """A tensor in a file: its key there, and its byte offsets from the beginning of the file."""
 
+    file: Path
+    key: str
     dtype: str
     shape: tuple[int, ...]
     start: int
@@ -56,18 +56,9 @@ class Header:
     """The header of a safetensors file; `length` is the offset at which the tensor data begins."""
 
     path: Path
-    tensors: Mapping[str, TensorEntry]
+    tensors: Mapping[str, TensorRef]
     metadata: Mapping[str, str]
     length: int
-
-
-class TensorRef(NamedTuple):
-    """A tensor of a checkpoint: its file, and its key in that file."""
-
-    file: Path
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +77,20 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read the header of a file, or the headers of a diffusers folder or of one of its components.
-
-    Raises:
-        WeightsError: a file is missing, damaged or of another format.
-    """
+    """Read the headers of a file, a diffusers folder or one component; raise WeightsError for an unusable one."""
     if not path.is_dir():
         header = read_header(path)
-        return Checkpoint(path, "single", _tensor_refs(header, ""), header.metadata)
+        return Checkpoint(path, "single", header.tensors, header.metadata)
+    components = [(path / name, f"{name}.") for name in COMPONENT_FOLDERS if (path / name).is_dir()]
+    if not components:
+        if not (path / "config.json").is_file():
+            reason = "a folder without unet/; name the safetensors file in it, or a diffusers folder"
+            raise WeightsError(path, reason)
+        components = [(path, "")]
     tensors: dict[str, TensorRef] = {}
-    for folder, prefix in _component_folders(path):
+    for folder, prefix in components:
         for file in component_files(folder):
-            tensors |= _tensor_refs(read_header(file), prefix)
+            tensors |= {prefix + key: tensor for key, tensor in read_header(file).tensors.items()}
     return Checkpoint(path, "diffusers", tensors, scheduler=_read_scheduler(path))
 
 
@@ -106,44 +99,20 @@ def checkpoint_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(tensor.file for tensor in checkpoint.tensors.values()))
 
 
-def _tensor_refs(header: Header, prefix: str) -> dict[str, TensorRef]:
-    return {
-        prefix + key: TensorRef(header.path, key, entry.dtype, entry.shape)
-        for key, entry in header.tensors.items()
-    }
-
-
-def _component_folders(path: Path) -> list[tuple[Path, str]]:
-    """The folders of components that exist, each with the prefix of its keys."""
-    components = [(path / name, f"{name}.") for name in COMPONENT_FOLDERS if (path / name).is_dir()]
-    if components or (path / "config.json").is_file():
-        return components or [(path, "")]
-    raise WeightsError(path, "a folder without unet/; name the safetensors file in it, or a diffusers folder")
-
-
 def component_files(folder: Path) -> tuple[Path, ...]:
-    """Return the weight files of one diffusers component: full precision if present, else `.fp16.`.
-
-    Raises:
-        WeightsError: there are no safetensors files, or some shards are missing.
-    """
-    matches = [
-        (file, match) for file in sorted(folder.iterdir()) if (match := COMPONENT_FILE.fullmatch(file.name))
-    ]
-    full_precision = [file for file, match in matches if ".fp16" not in match["tags"]]
-    files = full_precision or [file for file, _ in matches]
+    """Return a component's weight files, `.fp16.` only without others; raise WeightsError if any is missing."""
+    files = [file for file in sorted(folder.iterdir()) if COMPONENT_FILE.fullmatch(file.name)]
+    files = [file for file in files if ".fp16" not in file.name] or files
     if not files:
         has_pickle = any(file.suffix in PICKLE_SUFFIXES for file in folder.iterdir())
         raise WeightsError(folder, PICKLE_REFUSED if has_pickle else "a folder without safetensors weights")
     unsharded = [file for file in files if "-of-" not in file.name]
-    return tuple(unsharded[:1]) or _require_all_shards(folder, files)
-
-
-def _require_all_shards(folder: Path, shards: list[Path]) -> tuple[Path, ...]:
-    total = int(shards[0].name.split("-of-")[1][:5])
-    if len(shards) != total:
-        raise WeightsError(folder, f"only {len(shards)} of {total} shards are present; download the others")
-    return tuple(shards)
+    if unsharded:
+        return (unsharded[0],)
+    total = int(files[0].name.split("-of-")[1][:5])
+    if len(files) != total:
+        raise WeightsError(folder, f"only {len(files)} of {total} shards are present; download the others")
+    return tuple(files)
 
 
 def _read_scheduler(path: Path) -> Mapping[str, object]:
@@ -157,11 +126,7 @@ def _read_scheduler(path: Path) -> Mapping[str, object]:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of one safetensors file.
-
-    Raises:
-        WeightsError: the file is missing, unreadable, damaged, truncated or of another format.
-    """
+    """Read a file's header; raise WeightsError if it is missing, unreadable, damaged or of another format."""
     if path.is_dir():
         raise WeightsError(path, "a folder, but a file is required")
     if path.suffix.lower() in PICKLE_SUFFIXES:
@@ -185,16 +150,17 @@ def _parse_header(path: Path, file: BinaryIO) -> Header:
         raise WeightsError(path, f"truncated: its header alone is {length} bytes, the file {size}")
     file.seek(8)
     fields = _parse_json(path, file.read(length))
-    metadata = _keep_texts(fields.pop("__metadata__", {}))
-    tensors = {key: _parse_entry(path, key, value, 8 + length) for key, value in fields.items()}
-    end = max((entry.end for entry in tensors.values()), default=8 + length)
+    metadata = fields.pop("__metadata__", {})
+    pairs = cast("dict[str, object]", metadata).items() if isinstance(metadata, dict) else ()
+    texts = {key: text for key, text in pairs if isinstance(text, str)}  # the format allows only texts
+    tensors = {key: _parse_tensor(path, key, value, 8 + length) for key, value in fields.items()}
+    end = max((tensor.end for tensor in tensors.values()), default=8 + length)
     if end > size:
         raise WeightsError(path, f"truncated: {size} bytes of {end}; download it again")
-    return Header(path, tensors, metadata, 8 + length)
+    return Header(path, tensors, texts, 8 + length)
 
 
 def _describe_format(first_bytes: bytes, length: int) -> str:
-    """Why a file that is not in the safetensors format is refused."""
     if not first_bytes:
         return "an empty file"
     reasons = (reason for magic, reason in FOREIGN_FORMATS if first_bytes.startswith(magic))
@@ -211,13 +177,7 @@ def _parse_json(path: Path, text: bytes) -> dict[str, object]:
     return cast("dict[str, object]", fields)
 
 
-def _keep_texts(value: object) -> dict[str, str]:
-    """The metadata without values that are not texts, which the format does not allow."""
-    pairs = cast("dict[str, object]", value).items() if isinstance(value, dict) else ()
-    return {key: text for key, text in pairs if isinstance(text, str)}
-
-
-def _parse_entry(path: Path, key: str, value: object, offset: int) -> TensorEntry:
+def _parse_tensor(path: Path, key: str, value: object, offset: int) -> TensorRef:
     try:
         fields = cast("dict[str, object]", value)
         dtype, shape = cast("str", fields["dtype"]), tuple(cast("list[int]", fields["shape"]))
@@ -228,7 +188,7 @@ def _parse_entry(path: Path, key: str, value: object, offset: int) -> TensorEntr
         is_valid, dtype, shape, start, end = False, "", (), 0, 0
     if not is_valid:
         raise WeightsError(path, f"a damaged header: tensor {key!r} has an invalid dtype, shape or offsets")
-    return TensorEntry(dtype, shape, offset + start, offset + end)
+    return TensorRef(path, key, dtype, shape, offset + start, offset + end)
 
 
 def fingerprint(path: Path) -> str:
@@ -239,25 +199,20 @@ def fingerprint(path: Path) -> str:
     """
     digest = hashlib.sha256()
     for file in checkpoint_files(open_checkpoint(path)):
-        for block in _sample_blocks(file, read_header(file).length):
-            digest.update(block)
+        length = read_header(file).length
+        spare = max(0, file.stat().st_size - length - BLOCK)
+        with file.open("rb") as stream:
+            digest.update(stream.read(length))
+            for start in sorted({length + spare * k // 63 for k in range(64)}):
+                stream.seek(start)
+                digest.update(stream.read(BLOCK))
     return digest.hexdigest()[:8].upper()
 
 
-def _sample_blocks(path: Path, length: int) -> Iterator[bytes]:
-    spare = max(0, path.stat().st_size - length - BLOCK)
-    with path.open("rb") as file:
-        yield file.read(length)
-        for start in sorted({length + spare * k // 63 for k in range(64)}):
-            file.seek(start)
-            yield file.read(BLOCK)
-
-
 def read_ahead(path: Path) -> None:
-    """Read a file sequentially into the page cache.
+    """Read a file sequentially into the page cache, at the speed of the disk.
 
-    Copying an uncached memory map to a device faults it in page by page; one sequential read first runs at the
-    speed of the disk.
+    Copying an uncached memory map to a device would fault it in page by page.
     """
     buffer = bytearray(16 * BLOCK)
     with path.open("rb", buffering=0) as file:

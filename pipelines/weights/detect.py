@@ -6,20 +6,14 @@ the key is what counts. Networks that cannot run are refused by name: run as ano
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import WeightsError
 from pipelines.types import Family, PredictionType
 from pipelines.weights.architecture import METADATA_KEY
-from pipelines.weights.checkpoint import (
-    TEXT_ENCODER_FOLDERS,
-    VAE_PREFIX,
-    Checkpoint,
-    Layout,
-    open_checkpoint,
-)
+from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, VAE_PREFIX, Checkpoint, Layout, open_checkpoint
 from pipelines.weights.embedded import read_embedded
 from pipelines.weights.families import CONV_IN_KEYS, FAMILIES, ModelFamily
 
@@ -56,13 +50,9 @@ class Detection:
 
 
 def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | None = None) -> Detection:
-    """Detect what a file or folder is.
+    """Detect what a file or folder is; `prediction` and `zsnr` override what it indicates.
 
-    Args:
-        prediction, zsnr: override what the file indicates.
-
-    Raises:
-        WeightsError: it is not a model that can run, with the reason.
+    Raise WeightsError, with the reason, if it is not a model that can run.
     """
     checkpoint = open_checkpoint(path)
     family, channels, family_evidence = _detect_family(checkpoint)
@@ -76,9 +66,8 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
         has_zsnr = zsnr
         evidence.append(f"the configuration sets zero terminal SNR to {zsnr}")
     if has_zsnr and prediction != "v":
-        raise WeightsError(
-            path, f"zero terminal SNR is impossible with {prediction} prediction; correct one of the two"
-        )
+        reason = f"zero terminal SNR is impossible with {prediction} prediction; correct one of the two"
+        raise WeightsError(path, reason)
     missing = tuple(_find_missing(checkpoint, family))
     return Detection(family.name, checkpoint.layout, channels, prediction, has_zsnr, tuple(evidence), missing)
 
@@ -86,14 +75,12 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
 def detect_inpainting(path: Path, model: Detection) -> Detection:
     """Detect the UNet of a file that is to inpaint for a model.
 
-    Raises:
-        WeightsError: it does not have 9 input channels, or is of another family or prediction than the model.
+    Raise WeightsError if it does not have 9 input channels, or is of another family or prediction than the model.
     """
     detection = detect(path)
     if detection.channels != 9:
-        raise WeightsError(
-            path, f"its UNet has {detection.channels} input channels; one for inpainting has 9"
-        )
+        reason = f"its UNet has {detection.channels} input channels; one for inpainting has 9"
+        raise WeightsError(path, reason)
     for name in ("family", "prediction", "zsnr"):
         value, expected = getattr(detection, name), getattr(model, name)
         if value != expected:
@@ -106,7 +93,9 @@ def _detect_family(checkpoint: Checkpoint) -> tuple[ModelFamily, int, str]:
     _refuse_other_kinds(checkpoint)
     conv_in = checkpoint.find(CONV_IN_KEYS)
     if conv_in is None:
-        raise WeightsError(checkpoint.path, _describe_without_unet(checkpoint))
+        if checkpoint.find(VAE_INPUT_KEYS) is not None:
+            raise WeightsError(checkpoint.path, "a VAE alone, not a model; set it as the `vae` of a model")
+        raise WeightsError(checkpoint.path, "it contains no UNet of Stable Diffusion")
     channels = conv_in.shape[1]
     if channels not in (4, 9):
         raise WeightsError(
@@ -126,50 +115,40 @@ def _detect_family(checkpoint: Checkpoint) -> tuple[ModelFamily, int, str]:
 
 def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
     if any(LORA_KEY.match(key) for key in checkpoint.tensors):
-        raise WeightsError(
-            checkpoint.path, "a LoRA, not a model; it changes a model that must be loaded first"
-        )
+        reason = "a LoRA, not a model; it changes a model that must be loaded first"
+        raise WeightsError(checkpoint.path, reason)
     for part, name in UNSUPPORTED.items():
         if any(part in key for key in checkpoint.tensors):
             raise WeightsError(checkpoint.path, f"{name}, which is not supported")
     vae_input = checkpoint.find(VAE_INPUT_KEYS)
     if vae_input is not None and len(vae_input.shape) == 4 and vae_input.shape[1] != 4:
-        raise WeightsError(
-            checkpoint.path, f"its VAE has {vae_input.shape[1]} latent channels; only 4 are supported"
-        )
-
-
-def _describe_without_unet(checkpoint: Checkpoint) -> str:
-    if checkpoint.find(VAE_INPUT_KEYS) is not None:
-        return "a VAE alone, not a model; set it as the `vae` of a model"
-    return "it contains no UNet of Stable Diffusion"
+        reason = f"its VAE has {vae_input.shape[1]} latent channels; only 4 are supported"
+        raise WeightsError(checkpoint.path, reason)
 
 
 def _detect_prediction(checkpoint: Checkpoint) -> PredictionEvidence:
     """The result of the first source that indicates a prediction."""
-    for source in PREDICTION_SOURCES:
-        evidence = source(checkpoint)
-        if evidence is not None:
-            return evidence
-    return "eps", False, "noise prediction: the default, as the file indicates no other"
+    return (
+        _read_markers(checkpoint)
+        or _read_metadata(checkpoint)
+        or _read_scheduler(checkpoint)
+        or _read_name(checkpoint)
+        or ("eps", False, "noise prediction: the default, as the file indicates no other")
+    )
 
 
-def _read_edm_marker(checkpoint: Checkpoint) -> PredictionEvidence | None:
+def _read_markers(checkpoint: Checkpoint) -> PredictionEvidence | None:
     if "edm_vpred.sigma_max" in checkpoint.tensors:
         return "edm_v", False, "EDM velocity prediction: the tensor edm_vpred.sigma_max is present"
-    return None
-
-
-def _read_v_markers(checkpoint: Checkpoint) -> PredictionEvidence | None:
-    if "v_pred" not in checkpoint.tensors:
-        if "ztsnr" in checkpoint.tensors:
-            raise WeightsError(
-                checkpoint.path, "the marker ztsnr without v_pred; set its prediction in the catalog"
-            )
-        return None
-    if "ztsnr" in checkpoint.tensors:
+    has_v, has_zsnr = "v_pred" in checkpoint.tensors, "ztsnr" in checkpoint.tensors
+    if has_v and has_zsnr:
         return "v", True, "velocity prediction, zero terminal SNR: the tensors v_pred and ztsnr are present"
-    return "v", False, "velocity prediction: the tensor v_pred is present, ztsnr is not"
+    if has_v:
+        return "v", False, "velocity prediction: the tensor v_pred is present, ztsnr is not"
+    if has_zsnr:
+        reason = "the marker ztsnr without v_pred; set its prediction in the catalog"
+        raise WeightsError(checkpoint.path, reason)
+    return None
 
 
 def _read_metadata(checkpoint: Checkpoint) -> PredictionEvidence | None:
@@ -213,15 +192,6 @@ def _read_name(checkpoint: Checkpoint) -> PredictionEvidence | None:
     if FLOW_NAME.search(name):
         raise WeightsError(checkpoint.path, "a rectified-flow model by its name, which is not supported")
     return None
-
-
-PREDICTION_SOURCES: tuple[Callable[[Checkpoint], PredictionEvidence | None], ...] = (
-    _read_edm_marker,
-    _read_v_markers,
-    _read_metadata,
-    _read_scheduler,
-    _read_name,
-)
 
 
 def _find_missing(checkpoint: Checkpoint, family: ModelFamily) -> Iterator[str]:

@@ -20,11 +20,7 @@ def choose_architecture(checkpoint: Checkpoint, family: Family, channels: int) -
 
 
 def read_embedded(checkpoint: Checkpoint) -> Architecture | None:
-    """Return the architecture in a checkpoint's metadata, or None if there is none.
-
-    Raises:
-        WeightsError: the metadata holds something else in its place.
-    """
+    """Return the architecture in a checkpoint's metadata, None without one; raise WeightsError for anything else."""
     try:
         return parse_architecture(checkpoint.metadata[METADATA_KEY])
     except KeyError:
@@ -34,11 +30,7 @@ def read_embedded(checkpoint: Checkpoint) -> Architecture | None:
 
 
 def parse_architecture(text: str) -> Architecture:
-    """Parse the output of `Architecture.to_json`.
-
-    Raises:
-        ValueError: the text is not an architecture of a known family.
-    """
+    """Parse the output of `Architecture.to_json`; raise ValueError if it is no architecture of a known family."""
     try:
         fields = cast("dict[str, object]", json.loads(text))
         encoders = cast("list[dict[str, object]]", fields.pop("towers"))

@@ -15,29 +15,17 @@ from pipelines.weights.checkpoint import UNET_PREFIX, Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class ModelFamily:
-    """What the other modules need to know about one family.
+    """What the other modules need to know about one family."""
 
-    Attributes:
-        name: the key in FAMILIES, in profiles and in metadata.
-        title: the name in messages.
-        architecture: builds the shapes of its networks for 4 or 9 input channels.
-        matches: whether a checkpoint's UNet is of this family; raises WeightsError for a similar UNet that cannot run.
-        evidence: the property that `matches` looks for.
-        text_prefixes: what the keys of each text encoder begin with in a single file.
-        takes_size_ids: whether the UNet takes the original size, the crop and the target size.
-        v_implies_zsnr: whether configuring v-prediction alone implies zero terminal SNR.
-        inpainting_architecture: `modelspec.architecture` of a merged inpainting model, None if it cannot be merged.
-    """
-
-    name: Family
-    title: str
-    architecture: Callable[[int], Architecture]
-    matches: Callable[[Checkpoint], bool]
-    evidence: str
-    text_prefixes: tuple[str, ...]
-    takes_size_ids: bool
-    v_implies_zsnr: bool
-    inpainting_architecture: str | None
+    name: Family  # the key in FAMILIES, in profiles and in metadata
+    title: str  # the name in messages
+    architecture: Callable[[int], Architecture]  # from the number of input channels, 4 or 9
+    matches: Callable[[Checkpoint], bool]  # raises WeightsError for a similar UNet that cannot run
+    evidence: str  # the property that `matches` looks for
+    text_prefixes: tuple[str, ...]  # what the keys of each text encoder begin with in a single file
+    takes_size_ids: bool  # whether the UNet takes the original size, the crop and the target size
+    v_implies_zsnr: bool  # whether configuring v-prediction alone implies zero terminal SNR
+    inpainting_architecture: str | None  # `modelspec.architecture` of a merged model; None: cannot be merged
 
 
 def _unet_keys(single: str, diffusers: str) -> tuple[str, ...]:
@@ -66,17 +54,15 @@ def _find_width(checkpoint: Checkpoint, keys: tuple[str, ...], axis: int = -1) -
 def _is_sd15(checkpoint: Checkpoint) -> bool:
     width = _find_width(checkpoint, FIRST_LEVEL_TEXT_KEYS)
     if width not in (None, 768):
-        raise WeightsError(
-            checkpoint.path, f"Stable Diffusion 2 (text width {width}), which is not supported"
-        )
+        reason = f"Stable Diffusion 2 (text width {width}), which is not supported"
+        raise WeightsError(checkpoint.path, reason)
     return width == 768
 
 
 def _is_sdxl(checkpoint: Checkpoint) -> bool:
     if _find_width(checkpoint, CONV_IN_KEYS, axis=0) == 384:
-        raise WeightsError(
-            checkpoint.path, "the SDXL refiner, which generates nothing alone and is not supported"
-        )
+        reason = "the SDXL refiner, which generates nothing alone and is not supported"
+        raise WeightsError(checkpoint.path, reason)
     if _find_width(checkpoint, SECOND_LEVEL_TEXT_KEYS) != 2048:
         return False
     size_ids = _find_width(checkpoint, SIZE_ID_KEYS)

@@ -76,10 +76,11 @@ def map_vae_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
 
 def map_text_keys(names: Iterable[str], architecture: Architecture, number: int) -> dict[str, MappedKey]:
     """Map the keys of text encoder `number`, with or without transformers' `text_model.` level."""
-    is_openclip = architecture.text_encoders[number].layout == "openclip"
-    map_key = _map_openclip_key if is_openclip else _map_clip_key
     prefix = text_prefix(architecture, number)
-    return {name: map_key(name.removeprefix("text_model."), prefix) for name in names}
+    bare_names = {name: name.removeprefix("text_model.") for name in names}
+    if architecture.text_encoders[number].layout == "openclip":
+        return {name: _map_openclip_key(bare, prefix) for name, bare in bare_names.items()}
+    return {name: MappedKey(prefix + bare) for name, bare in bare_names.items()}
 
 
 def text_prefix(architecture: Architecture, number: int) -> str:
@@ -122,7 +123,6 @@ def _rename_layer(parts: list[str], layers: Mapping[str, str]) -> list[str]:
 
 
 def _attention_by_level(config: Config, block_types: str) -> list[bool]:
-    """For each level of one side of a UNet, whether it has attention."""
     return ["CrossAttn" in block for block in cast("list[str]", config[block_types])]
 
 
@@ -170,8 +170,7 @@ def _map_up_blocks(config: Config, layers: int) -> dict[str, str]:
             if has_attention:
                 blocks[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{number}.1"
         if level < len(levels) - 1:
-            last = level * layers + layers - 1
-            index = 2 if has_attention else 1
+            last, index = level * layers + layers - 1, 2 if has_attention else 1
             blocks[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{last}.{index}.conv"
     return blocks
 
@@ -193,10 +192,6 @@ def _map_vae_blocks(config: Config) -> dict[str, str]:
         blocks[f"encoder.down_blocks.{level}.downsamplers.0"] = f"encoder.down.{level}.downsample"
         blocks[f"decoder.up_blocks.{level}.upsamplers.0"] = f"decoder.up.{reverse}.upsample"
     return blocks
-
-
-def _map_clip_key(name: str, prefix: str) -> MappedKey:
-    return MappedKey(prefix + name)
 
 
 OPENCLIP: Mapping[str, str] = {

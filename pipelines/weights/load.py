@@ -7,7 +7,7 @@ makes a copy.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,15 +37,7 @@ from pipelines.weights.key_map import (
     map_vae_keys,
     text_prefix,
 )
-from pipelines.weights.networks import (
-    DiffusersUNet,
-    TextEncoder,
-    UNet,
-    Vae,
-    build_networks,
-    load_state,
-    set_attention,
-)
+from pipelines.weights.networks import TextEncoder, UNet, Vae, build_networks, load_state, set_attention
 
 FLOAT32_LIMIT = 1 << 30
 """Bytes of a checkpoint below which a CPU runs it in float32."""
@@ -60,12 +52,7 @@ IGNORED_KEY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model's networks, ready to run.
-
-    Attributes:
-        dtype: of the UNets and the text encoders.
-        inpainting: a second UNet, with 9 input channels, for inpainting.
-    """
+    """A model's networks, ready to run."""
 
     detection: Detection
     architecture: Architecture
@@ -73,9 +60,9 @@ class Weights:
     vae: Vae
     text_encoders: tuple[TextEncoder, ...]
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the UNets and the text encoders
     vae_dtype: torch.dtype
-    inpainting: UNet | None = None
+    inpainting: UNet | None = None  # a second UNet, with 9 input channels
 
 
 def load_weights(
@@ -108,9 +95,8 @@ def load_weights(
     detection = detect(checkpoint.path, prediction, zsnr)
     architecture = choose_architecture(checkpoint, detection.family, detection.channels)
     unet, vae_network, encoders = build_networks(architecture)
-    parts = model_parts(
-        architecture, unet.module, vae_network.module, [encoder.module for encoder in encoders]
-    )
+    encoder_modules = [encoder.module for encoder in encoders]
+    parts = model_parts(architecture, unet.module, vae_network.module, encoder_modules)
     load_parts(checkpoint, parts, _assign_replacements(checkpoint, parts, vae, text_encoders))
     dtype = dtype or choose_dtype(checkpoint, target)
     vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
@@ -121,22 +107,19 @@ def load_weights(
         # not diffusers' own `to`, which logs advice about loaders that are not used here
         nn.Module.to(part.module, target, vae_dtype if part.folder == "vae" else dtype)
     set_attention(unet, attention)
-    inpainting_unet = None if inpainting is None else _load_inpainting_unet(inpainting, detection)
-    if inpainting_unet is not None:
-        nn.Module.to(inpainting_unet.module, target, dtype)
-        set_attention(inpainting_unet, attention)
-    return Weights(
-        detection, architecture, unet, vae_network, encoders, target, dtype, vae_dtype, inpainting_unet
-    )
+    weights = Weights(detection, architecture, unet, vae_network, encoders, target, dtype, vae_dtype)
+    return weights if inpainting is None else _add_inpainting_unet(weights, inpainting, attention)
 
 
-def _load_inpainting_unet(path: Path, model: Detection) -> DiffusersUNet:
-    checkpoint, detection = open_checkpoint(path), detect_inpainting(path, model)
+def _add_inpainting_unet(weights: Weights, path: Path, attention: AttentionBackend) -> Weights:
+    checkpoint, detection = open_checkpoint(path), detect_inpainting(path, weights.detection)
     architecture = choose_architecture(checkpoint, detection.family, detection.channels)
     unet, vae, encoders = build_networks(architecture)
     part = model_parts(architecture, unet.module, vae.module, [encoder.module for encoder in encoders])[0]
     load_state(part.module, _read_tensors(checkpoint, part, _find_tensors(checkpoint, part)))
-    return unet
+    nn.Module.to(unet.module, weights.device, weights.dtype)
+    set_attention(unet, attention)
+    return replace(weights, inpainting=unet)
 
 
 def _assign_replacements(
@@ -146,9 +129,8 @@ def _assign_replacements(
     folders = [part.folder for part in parts if part.folder in TEXT_ENCODER_FOLDERS]
     files = text_encoders * len(folders) if len(text_encoders) == 1 else text_encoders
     if files and len(files) != len(folders):
-        raise WeightsError(
-            checkpoint.path, f"{len(files)} text encoders are given, but the model has {len(folders)}"
-        )
+        reason = f"{len(files)} text encoders are given, but the model has {len(folders)}"
+        raise WeightsError(checkpoint.path, reason)
     return dict(zip(folders, files, strict=False)) | ({} if vae is None else {"vae": vae})
 
 
@@ -174,45 +156,32 @@ def choose_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True)
 class ModelPart:
-    """A network to fill.
+    """A network to fill."""
 
-    Attributes:
-        folder: its folder in a diffusers layout.
-        prefix: what its keys begin with in a single file.
-        keys: where each of its weights is in a single file.
-    """
-
-    folder: str
+    folder: str  # in a diffusers layout
     module: nn.Module
-    prefix: str
-    keys: Mapping[str, MappedKey]
+    prefix: str  # what its keys begin with in a single file
+    keys: Mapping[str, MappedKey]  # where each of its weights is in a single file
 
 
 def model_parts(
     architecture: Architecture, unet: nn.Module, vae: nn.Module, text_encoders: Sequence[nn.Module]
 ) -> tuple[ModelPart, ...]:
     """Return the networks of a model, each with the places of its weights."""
-    text_parts = (
-        ModelPart(
-            TEXT_ENCODER_FOLDERS[number],
-            module,
-            text_prefix(architecture, number),
-            map_text_keys(module.state_dict(), architecture, number),
-        )
-        for number, module in enumerate(text_encoders)
-    )
-    return (
+    parts = [
         ModelPart("unet", unet, UNET_PREFIX, map_unet_keys(unet.state_dict(), architecture.unet)),
         ModelPart("vae", vae, VAE_PREFIX, map_vae_keys(vae.state_dict(), architecture.vae)),
-        *text_parts,
-    )
+    ]
+    for number, (folder, module) in enumerate(zip(TEXT_ENCODER_FOLDERS, text_encoders, strict=False)):
+        keys = map_text_keys(module.state_dict(), architecture, number)
+        parts.append(ModelPart(folder, module, text_prefix(architecture, number), keys))
+    return tuple(parts)
 
 
 def load_parts(checkpoint: Checkpoint, parts: Sequence[ModelPart], replacements: Mapping[str, Path]) -> None:
     """Fill every part, from the checkpoint or from the file that replaces it.
 
-    Raises:
-        WeightsError: a weight is missing, has another shape, or belongs to no part.
+    Raise WeightsError if a weight is missing, has another shape, or belongs to no part.
     """
     used_keys: set[str] = set()
     replaced_prefixes: list[str] = []
@@ -227,9 +196,8 @@ def load_parts(checkpoint: Checkpoint, parts: Sequence[ModelPart], replacements:
     extra = [key for key in checkpoint.tensors if key not in used_keys and not IGNORED_KEY.search(key)]
     extra = [key for key in extra if not key.startswith(tuple(replaced_prefixes))]
     if extra:
-        raise WeightsError(
-            checkpoint.path, f"{_list_keys('unexpected', extra)}; it is of another architecture"
-        )
+        reason = f"{_list_keys('unexpected', extra)}; it is of another architecture"
+        raise WeightsError(checkpoint.path, reason)
 
 
 def _find_tensors(source: Checkpoint, part: ModelPart) -> dict[str, tuple[str, MappedKey]]:
@@ -244,9 +212,8 @@ def _find_tensors(source: Checkpoint, part: ModelPart) -> dict[str, tuple[str, M
         else:
             found[name] = match
     if not found:
-        raise WeightsError(
-            source.path, f"it contains no {part.folder}; name a file that does as its replacement"
-        )
+        reason = f"it contains no {part.folder}; name a file that does as its replacement"
+        raise WeightsError(source.path, reason)
     if absent:
         raise WeightsError(source.path, _list_keys("missing", absent))
     return found
@@ -258,16 +225,12 @@ def _spell_key(part: ModelPart, name: str, mapped: MappedKey) -> Iterator[tuple[
     yield mapped.key.removeprefix(part.prefix), mapped
     yield mapped.key.replace(SD1_TEXT, LEAKED_SD1_TEXT), mapped
     bare = name.removeprefix("text_model.")
-    for spelling in dict.fromkeys((name, bare, f"text_model.{bare}", _spell_old_attention(name))):
-        storage = "conv" if mapped.storage == "conv" else "same"
-        yield f"{part.folder}.{spelling}", MappedKey(spelling, storage)
-        yield spelling, MappedKey(spelling)
-
-
-def _spell_old_attention(name: str) -> str:
+    old_attention = name
     for new, old in OLD_ATTENTION.items():
-        name = name.replace(new, old)
-    return name
+        old_attention = old_attention.replace(new, old)
+    for spelling in dict.fromkeys((name, bare, f"text_model.{bare}", old_attention)):
+        yield f"{part.folder}.{spelling}", MappedKey(spelling, "conv" if mapped.storage == "conv" else "same")
+        yield spelling, MappedKey(spelling)
 
 
 def _read_tensors(
@@ -286,9 +249,8 @@ def _read_tensors(
             tensor = mapped.to_model(files[ref.file].get_tensor(ref.key))
             if tensor.shape != shapes[name]:
                 difference = f"{tuple(tensor.shape)}, not {tuple(shapes[name])}"
-                raise WeightsError(
-                    source.path, f"{key} has the shape {difference}; it is of another architecture"
-                )
+                reason = f"{key} has the shape {difference}; it is of another architecture"
+                raise WeightsError(source.path, reason)
             tensors[name] = tensor
     return tensors
 

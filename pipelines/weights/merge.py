@@ -30,8 +30,7 @@ from pipelines.weights.single_file import StoredTensor, find_companion_tensors, 
 CONV_IN = CONV_IN_KEYS[0]
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 STALE_METADATA = re.compile(r"modelspec\.(hash_|date$)|sshs_")
-PREDICTIONS = {"v": "v", "eps": "epsilon"}
-"""The predictions that ModelSpec has names for."""
+PREDICTIONS = {"v": "v", "eps": "epsilon"}  # those that ModelSpec has names for
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,9 @@ def merge_inpainting(inpaint: Path, fine_tune: Path, base: Path, output: Path) -
     _check_compatibility(*sources)
     model = sources[1]
     copied = _build_markers(model.detection) | find_companion_tensors(model.checkpoint, model.architecture)
-    planned = _plan_sums(*sources) | {key: _plan_copy(stored) for key, stored in copied.items()}
+    planned = _plan_sums(*sources)
+    for key, stored in copied.items():
+        planned[key] = PlannedTensor(stored.dtype, stored.shape, stored.size, partial(read_bytes, stored))
     try:
         with TemporaryDirectory(dir=output.parent, prefix=".merging-") as folder:
             temporary = Path(folder) / output.name
@@ -105,18 +106,15 @@ def _open_source(path: Path, channels: int) -> SourceModel:
         raise WeightsError(path, f"a UNet of {family.title}; only those of {titles} can be merged")
     if detection.channels != channels:
         role = "the inpainting model" if channels == 9 else "the fine-tune and the base"
-        raise WeightsError(
-            path, f"its UNet has {detection.channels} input channels; {role} must have {channels}"
-        )
+        reason = f"its UNet has {detection.channels} input channels; {role} must have {channels}"
+        raise WeightsError(path, reason)
     architecture = choose_architecture(checkpoint, detection.family, channels)
     return SourceModel(checkpoint, detection, architecture, find_unet_tensors(checkpoint, architecture))
 
 
 def _check_output(output: Path, sources: Iterable[SourceModel]) -> None:
-    inputs = {
-        file.resolve() for source in sources for file in (source.path, *checkpoint_files(source.checkpoint))
-    }
-    if output.resolve() in inputs:
+    inputs = [file for source in sources for file in (source.path, *checkpoint_files(source.checkpoint))]
+    if output.resolve() in {file.resolve() for file in inputs}:
         raise WeightsError(output, "it is one of the models to merge; name another file for the result")
     if output.exists() or output.is_symlink():
         raise WeightsError(output, "it exists already, and is not overwritten")
@@ -135,17 +133,13 @@ def _check_compatibility(inpaint: SourceModel, fine_tune: SourceModel, base: Sou
             raise WeightsError(source.path, f"{len(absent)} missing that the others have ({first})")
     for key in keys:
         for source in sources:
-            _check_dtype(key, source)
+            dtype = source.unet[key].dtype
+            if dtype not in FLOATS:
+                name = f"{dtype} (8-bit floats)" if dtype.startswith("F8") else dtype
+                raise WeightsError(source.path, f"{key} is {name}; {', '.join(FLOATS)} can be merged")
         shape = fine_tune.unet[key].shape
         _check_shape(key, base, shape, fine_tune)
         _check_shape(key, inpaint, (shape[0], 9, *shape[2:]) if key == CONV_IN else shape, fine_tune)
-
-
-def _check_dtype(key: str, source: SourceModel) -> None:
-    dtype = source.unet[key].dtype
-    if dtype not in FLOATS:
-        name = f"{dtype} (8-bit floats)" if dtype.startswith("F8") else dtype
-        raise WeightsError(source.path, f"{key} is {name}; {', '.join(FLOATS)} can be merged")
 
 
 def _check_shape(key: str, source: SourceModel, expected: tuple[int, ...], fine_tune: SourceModel) -> None:
@@ -195,28 +189,20 @@ def _explain_not_finite(
     for stored in (inpaint, fine_tune, base):
         if not _is_finite(_read_float32(stored)):
             return WeightsError(stored.ranges[0].file, f"{key} contains NaN or infinity")
-    return WeightsError(
-        fine_tune.ranges[0].file, f"{key}: the sum is too large for its dtype, {fine_tune.dtype}"
-    )
-
-
-def _plan_copy(stored: StoredTensor) -> PlannedTensor:
-    return PlannedTensor(stored.dtype, stored.shape, stored.size, partial(read_bytes, stored))
+    reason = f"{key}: the sum is too large for its dtype, {fine_tune.dtype}"
+    return WeightsError(fine_tune.ranges[0].file, reason)
 
 
 def _build_markers(model: Detection) -> dict[str, StoredTensor]:
     """The markers of a velocity model: neither its scheduler's config nor its file name is part of the result."""
-    names = {("v", False): ("v_pred",), ("v", True): ("v_pred", "ztsnr")}.get(
-        (model.prediction, model.zsnr), ()
-    )
-    return {name: StoredTensor("F32", (0,), ()) for name in names}
+    names = ("v_pred", "ztsnr") if model.zsnr else ("v_pred",)
+    return {name: StoredTensor("F32", (0,), ()) for name in names if model.prediction == "v"}
 
 
 def _build_metadata(inpaint: SourceModel, fine_tune: SourceModel, base: SourceModel) -> dict[str, str]:
     """The fine-tune's metadata with the merge recorded under the keys of https://github.com/Stability-AI/ModelSpec."""
-    metadata = {
-        key: text for key, text in fine_tune.checkpoint.metadata.items() if not STALE_METADATA.match(key)
-    }
+    old = fine_tune.checkpoint.metadata
+    metadata = {key: text for key, text in old.items() if not STALE_METADATA.match(key)}
     architecture = FAMILIES[fine_tune.detection.family].inpainting_architecture
     assert architecture is not None
     metadata["modelspec.architecture"] = architecture
@@ -237,7 +223,12 @@ def _title(source: SourceModel) -> str:
 
 def _write(path: Path, planned: Mapping[str, PlannedTensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; tensors of the widest dtypes come first, so that all are aligned."""
-    order = sorted(planned, key=lambda key: (-_item_bytes(planned[key]), key))
+
+    def item_bytes(key: str) -> int:
+        tensor = planned[key]
+        return DTYPE_BYTES.get(tensor.dtype, tensor.size // max(1, prod(tensor.shape)))
+
+    order = sorted(planned, key=lambda key: (-item_bytes(key), key))
     header: dict[str, object] = {"__metadata__": metadata}
     start = 0
     for key in order:
@@ -250,8 +241,3 @@ def _write(path: Path, planned: Mapping[str, PlannedTensor], metadata: Mapping[s
         file.write(len(text).to_bytes(8, "little") + text)
         for key in order:
             file.write(planned[key].read().numpy().data)
-
-
-def _item_bytes(planned: PlannedTensor) -> int:
-    """Bytes of one element."""
-    return DTYPE_BYTES.get(planned.dtype, planned.size // max(1, prod(planned.shape)))

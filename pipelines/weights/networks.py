@@ -85,7 +85,6 @@ class DiffusersUNet:
         added_cond_kwargs: Mapping[str, Tensor] | None,
         halvings: int = 0,
     ) -> Tensor:
-        """See `UNet`."""
         with self._shrink.shrink(halvings):
             output = self.module(
                 sample, timestep, context, added_cond_kwargs=added_cond_kwargs, return_dict=False
@@ -102,15 +101,12 @@ class DiffusersVae:
         self.module = _build_empty(cast("Callable[..., nn.Module]", AutoencoderKL), config)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """See `Vae`."""
         return cast("Any", self.module).decode(latents, return_dict=False)[0]
 
     def encode(self, image: Tensor) -> Tensor:
-        """See `Vae`."""
         return cast("Any", self.module).encode(image).latent_dist.mode()
 
     def to(self, dtype: torch.dtype) -> object:
-        """See `Vae`."""
         return nn.Module.to(self.module, dtype)
 
 
@@ -132,7 +128,6 @@ class ClipTextEncoder:
         return cast("nn.Module", getattr(self.module, "text_model", self.module))
 
     def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `TextEncoder`."""
         output = cast("Any", self.module)(ids, output_hidden_states=True)
         hidden = cast("Tensor", output.hidden_states[-2])
         if self._final_norm:
@@ -160,8 +155,7 @@ def build_networks(
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Assign weights to an empty network without copying them, and create the buffers that files do not contain.
 
-    Args:
-        tensors: exactly the keys of the module's state dict.
+    The keys of `tensors` must be those of the module's state dict.
     """
     module.load_state_dict(dict(tensors), strict=True, assign=True)
     module.requires_grad_(False)
@@ -173,19 +167,14 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def set_attention(unet: DiffusersUNet, backend: AttentionBackend) -> None:
-    """Set the attention kernels; torch's own ("sdpa") are the default.
-
-    Raises:
-        PipelineError: xformers is not installed, or does not fit the installed torch.
-    """
+    """Set the attention kernels; raise PipelineError if xformers is not installed or does not fit torch."""
     if backend == "sdpa":
         return
     try:
         import xformers.ops  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
     except (ImportError, OSError):
-        raise PipelineError(
-            "attention is set to xformers, which is not installed: pip install naiad[xformers]"
-        ) from None
+        reason = "attention is set to xformers, which is not installed: pip install naiad[xformers]"
+        raise PipelineError(reason) from None
     from diffusers.models.attention_processor import XFormersAttnProcessor
 
     cast("Any", unet.module).set_attn_processor(XFormersAttnProcessor())

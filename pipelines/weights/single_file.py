@@ -5,8 +5,6 @@ would count as memory held.
 """
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,14 +12,7 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import Architecture
-from pipelines.weights.checkpoint import (
-    TEXT_ENCODER_FOLDERS,
-    UNET_PREFIX,
-    VAE_PREFIX,
-    Checkpoint,
-    checkpoint_files,
-    read_header,
-)
+from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, UNET_PREFIX, VAE_PREFIX, Checkpoint, TensorRef
 from pipelines.weights.families import CONV_IN_KEYS, FAMILIES
 from pipelines.weights.key_map import OLD_ATTENTION, MappedKey, map_text_keys, map_unet_keys, map_vae_keys
 from pipelines.weights.load import IGNORED_KEY
@@ -29,33 +20,17 @@ from pipelines.weights.load import IGNORED_KEY
 UNET_NAMINGS = ((UNET_PREFIX, False), ("unet.", True), ("", False), ("", True))
 """For each of CONV_IN_KEYS, the prefix of a UNet's keys, and whether they have diffusers' names."""
 COMPANION_KEY = re.compile(rf"{re.escape(VAE_PREFIX)}|conditioner\.|edm_vpred\.|(v_pred|ztsnr)$")
-OTHER_COMPONENTS = (
-    VAE_PREFIX,
-    "conditioner.",
-    "vae.",
-    *(f"{folder}." for folder in TEXT_ENCODER_FOLDERS),
-)
+OTHER_COMPONENTS = (VAE_PREFIX, "conditioner.", "vae.", *(f"{folder}." for folder in TEXT_ENCODER_FOLDERS))
 NEW_ATTENTION = {old: new for new, old in OLD_ATTENTION.items()}
 
 
-class ByteRange(NamedTuple):
-    """Bytes `start` to `end` of a file."""
-
-    file: Path
-    start: int
-    end: int
-
-
 class StoredTensor(NamedTuple):
-    """A tensor of the single-file layout; its bytes are those of the ranges, concatenated.
-
-    `transposed`: the files store the rows of what are columns in the layout.
-    """
+    """A tensor of the single-file layout; its bytes are those of the ranges, concatenated."""
 
     dtype: str
     shape: tuple[int, ...]
-    ranges: tuple[ByteRange, ...]
-    transposed: bool = False
+    ranges: tuple[TensorRef, ...]
+    transposed: bool = False  # the files store the layout's columns as rows
 
     @property
     def size(self) -> int:
@@ -72,8 +47,8 @@ def find_unet_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dic
         naming for key, naming in zip(CONV_IN_KEYS, UNET_NAMINGS, strict=True) if key in checkpoint.tensors
     )
     tensors = {
-        key.removeprefix(prefix): stored
-        for key, stored in _read_entries(checkpoint)
+        key.removeprefix(prefix): StoredTensor(ref.dtype, ref.shape, (ref,))
+        for key, ref in checkpoint.tensors.items()
         if key.startswith(prefix) and not key.startswith(OTHER_COMPONENTS) and not IGNORED_KEY.search(key)
     }
     if not has_diffusers_names:
@@ -85,12 +60,12 @@ def find_unet_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dic
 def find_companion_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
     """Return the tensors outside the UNet under their original keys: VAE, text encoders and markers, if present.
 
-    Raises:
-        WeightsError: a text encoder of a diffusers layout is not CLIP's.
+    Raise WeightsError if a text encoder of a diffusers layout is not CLIP's.
     """
     tensors: dict[str, StoredTensor] = {}
     thirds: dict[str, dict[int, StoredTensor]] = {}
-    for key, stored in _read_entries(checkpoint):
+    for key, ref in checkpoint.tensors.items():
+        stored = StoredTensor(ref.dtype, ref.shape, (ref,))
         folder, _, name = key.partition(".")
         if COMPANION_KEY.match(key):
             tensors[key] = stored
@@ -104,40 +79,24 @@ def find_companion_tensors(checkpoint: Checkpoint, architecture: Architecture) -
 
 
 def read_bytes(stored: StoredTensor) -> Tensor:
-    """Read a tensor's bytes, (size,) of uint8.
-
-    Raises:
-        WeightsError: a file no longer exists or is shorter than its header states.
-    """
+    """Read a tensor's bytes, (size,) of uint8; raise WeightsError if a file is gone or has become shorter."""
     content = torch.empty(stored.size, dtype=torch.uint8)
     buffer = content.numpy().data
     for part in stored.ranges:
         length = part.end - part.start
-        _read_range(part, buffer[:length])
+        try:
+            with part.file.open("rb") as file:
+                file.seek(part.start)
+                count = file.readinto(buffer[:length])
+        except OSError as error:
+            raise WeightsError(part.file, f"cannot be read: {error.strerror}") from error
+        if count != length:
+            raise WeightsError(part.file, "it became shorter while it was read")
         buffer = buffer[length:]
     if not stored.transposed or not stored.size:
         return content
     rows, columns = stored.shape
     return content.view(columns, rows, -1).transpose(0, 1).reshape(-1)
-
-
-def _read_entries(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
-    """A checkpoint's keys, each with its tensor as the header describes it."""
-    headers = {file: read_header(file).tensors for file in checkpoint_files(checkpoint)}
-    for key, ref in checkpoint.tensors.items():
-        entry = headers[ref.file][ref.key]
-        yield key, StoredTensor(entry.dtype, entry.shape, (ByteRange(ref.file, entry.start, entry.end),))
-
-
-def _read_range(part: ByteRange, buffer: memoryview) -> None:
-    try:
-        with part.file.open("rb") as file:
-            file.seek(part.start)
-            count = file.readinto(buffer)
-    except OSError as error:
-        raise WeightsError(part.file, f"cannot be read: {error.strerror}") from error
-    if count != len(buffer):
-        raise WeightsError(part.file, "it became shorter while it was read")
 
 
 def _map_key(checkpoint: Checkpoint, folder: str, name: str, architecture: Architecture) -> MappedKey:
@@ -148,9 +107,8 @@ def _map_key(checkpoint: Checkpoint, folder: str, name: str, architecture: Archi
         return map_text_keys([name], architecture, TEXT_ENCODER_FOLDERS.index(folder))[name]
     except (KeyError, ValueError):
         title = FAMILIES[architecture.family].title
-        raise WeightsError(
-            checkpoint.path, f"{folder}.{name} belongs to no text encoder of {title}"
-        ) from None
+        reason = f"{folder}.{name} belongs to no text encoder of {title}"
+        raise WeightsError(checkpoint.path, reason) from None
 
 
 def _convert_shape(checkpoint: Checkpoint, key: str, stored: StoredTensor, mapped: MappedKey) -> StoredTensor:
@@ -168,9 +126,8 @@ def _stack_thirds(checkpoint: Checkpoint, key: str, parts: dict[int, StoredTenso
     """Stack query, key and value into OpenCLIP's one tensor."""
     kinds = {(stored.dtype, stored.shape) for stored in parts.values()}
     if len(parts) != 3 or len(kinds) != 1:
-        raise WeightsError(
-            checkpoint.path, f"{key}: its query, key and value are not all present, or not alike"
-        )
+        reason = f"{key}: its query, key and value are not all present, or not alike"
+        raise WeightsError(checkpoint.path, reason)
     dtype, shape = kinds.pop()
     ranges = tuple(part for number in range(3) for part in parts[number].ranges)
     return StoredTensor(dtype, (3 * shape[0], *shape[1:]), ranges)
