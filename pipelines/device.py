@@ -28,9 +28,6 @@ def translate_device_errors(device: torch.device) -> Generator[None]:
 
     torch reports such errors as `torch.AcceleratorError`, as RuntimeError, or through a library that met the failed
     device first ("cuDNN error: ..."). So neither type nor text decides, but whether the device still works.
-
-    Raises:
-        DeviceLost: the device is lost.
     """
     try:
         yield

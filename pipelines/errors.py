@@ -1,13 +1,4 @@
-"""Errors of this package.
-
-PipelineError
-├── InvalidPrompt      the prompt cannot be turned into conditioning
-├── UnknownName        a sampler, schedule or option that is not in its registry
-├── WeightsError       a weights file that cannot be used, with the reason
-├── NotFinite          the network or the VAE returned NaN or infinity
-├── DeviceLost         the device fails every operation until the process ends
-└── Cancelled          the client no longer waits
-"""
+"""Errors of this package."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -23,7 +14,7 @@ class InvalidPrompt(PipelineError):
 
 
 class UnknownName(PipelineError):
-    """A name that is not in its registry; the message suggests the closest one and lists all."""
+    """A sampler, schedule or option that is not in its registry; the message suggests the closest and lists all."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
@@ -41,7 +32,7 @@ class WeightsError(PipelineError):
 
 
 class NotFinite(PipelineError):
-    """NaN or infinity instead of an image."""
+    """The network or the VAE returned NaN or infinity."""
 
 
 class DeviceLost(PipelineError):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from math import inf
 
 SEED_MODULUS = 2**32
-"""Seeds are taken modulo this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,6 @@ class Pass:
     """One run down the noise schedule for each of a job's images.
 
     Attributes:
-        width, height: in pixels.
         seeds: one per image.
         init: what the images start from; None for noise alone.
         strength: share of the schedule that is run, for a pass with `init`.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isinf
 
 import torch
@@ -25,22 +25,10 @@ from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
 
 
-@dataclass(frozen=True, slots=True)
-class PassInputs:
-    """What a pass's images share, and the initial latents of each."""
-
-    job: Job
-    pass_: Pass
-    plan: Plan
-    embeddings: PromptEmbeddings
-    inits: Sequence[InitLatents | None]
-
-
 class Pipeline:
     """Generates images.
 
     Args:
-        weights: the loaded networks.
         sigma_max: a finite stand-in for infinite noise, or None for the exact step.
         batching: see sampling/batching.py.
     """
@@ -50,21 +38,13 @@ class Pipeline:
     ) -> None:
         self.weights = weights
         self.table = build_noise_table(weights.detection.prediction, weights.detection.zsnr, sigma_max)
-        self._device, self._to_x0 = weights.device, PREDICTIONS[weights.detection.prediction]
+        self.device, self._to_x0 = weights.device, PREDICTIONS[weights.detection.prediction]
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
-        self._batcher = RowBatcher(weights.unet, self.table, weights.device, weights.dtype, batching)
-        self._inpaint_batcher = (
-            None
-            if weights.inpainting is None
-            else RowBatcher(weights.inpainting, self.table, weights.device, weights.dtype, batching)
-        )
+        args = (self.table, weights.device, weights.dtype, batching)
+        self._batcher = RowBatcher(weights.unet, *args)
+        self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
         self._vae = VaeCodec(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
         self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the networks are on."""
-        return self._device
 
     @torch.inference_mode()
     def run(
@@ -101,43 +81,40 @@ class Pipeline:
     ) -> tuple[list[Tensor], Plan]:
         plan = make_plan(job, pass_, self.table)
         embeddings = self._prompts.encode(job.prompts)
-        inputs = PassInputs(job, pass_, plan, embeddings, self._encode_inits(pass_, previous))
-        trajectories = [self._start(inputs, index) for index in range(len(pass_.seeds))]
-        uses_inpainting = any(init is not None and init.inpaint_channels is not None for init in inputs.inits)
+        inits = self._encode_inits(pass_, previous)
+        trajectories = [
+            self._start(pass_, plan, embeddings, index, inits[index]) for index in range(len(pass_.seeds))
+        ]
+        uses_inpainting = any(init is not None and init.inpaint_channels is not None for init in inits)
         batcher = self._inpaint_batcher if uses_inpainting and self._inpaint_batcher else self._batcher
         return batcher.run(trajectories, _report_steps(plan, on_step)), plan
 
     def _encode_inits(self, pass_: Pass, previous: Sequence[RgbImage]) -> Sequence[InitLatents | None]:
         """Initial latents of each image; an init image is encoded once for all of them."""
         if isinstance(pass_.init, PreviousPass):
-            return [encode_image(image, self._vae, self._device) for image in previous]
+            return [encode_image(image, self._vae, self.device) for image in previous]
         if pass_.init is None:
             return [None] * len(pass_.seeds)
         inpaints = self._inpaint_batcher is not None
-        return [encode_init_image(pass_.init, self._vae, inpaints, self._device)] * len(pass_.seeds)
+        return [encode_init_image(pass_.init, self._vae, inpaints, self.device)] * len(pass_.seeds)
 
-    def _start(self, inputs: PassInputs, index: int) -> RowCoroutine:
-        """The denoising coroutine of one image."""
-        pass_, plan, init = inputs.pass_, inputs.plan, inputs.inits[index]
+    def _start(
+        self, pass_: Pass, plan: Plan, embeddings: PromptEmbeddings, index: int, init: InitLatents | None
+    ) -> RowCoroutine:
+        """Return the denoising coroutine of one image."""
+        seed, shape = pass_.seeds[index], (4, *pass_.latent_size)
         noise = make_image_noise(
-            pass_.seeds[index],
-            (4, *pass_.latent_size),
-            plan.sampler,
-            plan.sigmas,
-            self.table,
-            plan.brownian,
-            self._noise_thread,
-            self._device,
+            seed, shape, plan.sampler, plan.sigmas, self.table, plan.brownian, self._noise_thread, self.device
         )
-        smea = make_smea(pass_.smea, pass_.latent_size, plan.sigmas, self._device)
-        estimator = Estimator(plan, inputs.embeddings, self._size_ids(pass_), self._to_x0, smea=smea)
+        smea = make_smea(pass_.smea, pass_.latent_size, plan.sigmas, self.device)
+        estimator = Estimator(plan, embeddings, self._size_ids(pass_), self._to_x0, smea=smea)
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first
         if init is not None:
             blend = init.latent_blend(noise.initial, plan.sigmas)
             estimator = replace(estimator, inpaint_channels=init.inpaint_channels, blend=blend)
-            seed = (pass_.noise_seed + index) % SEED_MODULUS
-            x = x if isinf(first) else init.add_noise(pass_.noise, seed) + x
+            noise_seed = (pass_.noise_seed + index) % SEED_MODULUS
+            x = x if isinf(first) else init.add_noise(pass_.noise, noise_seed) + x
         return denoise(estimator, x, noise)
 
     def _size_ids(self, pass_: Pass) -> tuple[float, ...] | None:

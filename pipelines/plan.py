@@ -46,7 +46,6 @@ def choose_downscales(
     """Decide the downscales of a pass.
 
     Args:
-        width, height: in pixels.
         pyramid_above: largest area in pixels that the network sees at full resolution from the start; None for any.
         deep_shrink_above: likewise for the UNet's inner features, of what the network sees.
         deep_shrink: force it on (at least one level) or off; None lets the areas decide.
@@ -80,7 +79,7 @@ class Plan:
         sigma_low, sigma_high: the sigmas between which the negative prompt is used at all.
         needs_empty: whether the empty prompt is evaluated as a third row.
         negative_is_empty: whether the empty prompt replaces the negative one.
-        deep_shrink_sigmas: above each of these, features are downscaled once more.
+        deep_shrink_sigmas: above each of these, the UNet's inner features are downscaled by 2 once more.
         pyramid_sigmas: above each of these, the latents are.
     """
 
@@ -101,11 +100,9 @@ class Plan:
         return self.scale != 1 and self.sigma_low <= sigma <= self.sigma_high
 
     def deep_shrink_levels(self, sigma: float) -> int:
-        """Number of 2x downscales of the UNet's inner features at this sigma."""
         return sum(sigma > bound for bound in self.deep_shrink_sigmas)
 
     def pyramid_levels(self, sigma: float) -> int:
-        """Number of 2x downscales of the latents at this sigma."""
         return sum(sigma > bound for bound in self.pyramid_sigmas)
 
 

@@ -32,41 +32,29 @@ class Runner:
             PipelineError: the job cannot be run, or its result is not finite.
         """
         with translate_device_errors(self._pipeline.device):
-            return self._run(work, on_step)
-
-    def _run(self, work: Work, on_step: OnStep | None) -> Output:
-        if isinstance(work, UpscaleJob):
-            return Output([self._upscale(work, on_step)], ())
-        output = Output((), ())
-        for pass_ in work.passes:
-            previous = self._resize_previous(pass_, output.images, on_step)
-            output = self._pipeline.run(work, on_step, pass_, previous)
-        return output
+            if isinstance(work, UpscaleJob):
+                return Output([self._upscale(work, on_step)], ())
+            output = Output((), ())
+            for pass_ in work.passes:
+                previous = self._resize_previous(pass_, output.images, on_step)
+                output = self._pipeline.run(work, on_step, pass_, previous)
+            return output
 
     def _upscale(self, job: UpscaleJob, on_step: OnStep | None) -> Pixels:
-        pixels = _to_pixels(job.image)
+        pixels = np.frombuffer(job.image.rgb, np.uint8).reshape(job.image.height, job.image.width, 3)
         return resize(pixels, job.width, job.height, self._upscaler, _report_tiles(0, on_step))
 
     def _resize_previous(
         self, pass_: Pass, images: Sequence[Pixels], on_step: OnStep | None
     ) -> Sequence[RgbImage]:
-        """The previous pass's images at the size of a pass that starts from them."""
+        """Return the previous pass's images at the size of a pass that starts from them."""
         if not isinstance(pass_.init, PreviousPass):
             return ()
-        upscaler = self._upscaler if pass_.init.network else None
+        size, upscaler = (pass_.width, pass_.height), self._upscaler if pass_.init.network else None
         return [
-            _to_image(resize(image, pass_.width, pass_.height, upscaler, _report_tiles(index, on_step)))
+            RgbImage(*size, resize(image, *size, upscaler, _report_tiles(index, on_step)).tobytes())
             for index, image in enumerate(images)
         ]
-
-
-def _to_pixels(image: RgbImage) -> Pixels:
-    return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)
-
-
-def _to_image(pixels: Pixels) -> RgbImage:
-    height, width, _ = pixels.shape
-    return RgbImage(width, height, pixels.tobytes())
 
 
 def _report_tiles(image: int, on_step: OnStep | None) -> Callable[[int, int], None]:

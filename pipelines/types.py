@@ -10,25 +10,18 @@ if TYPE_CHECKING:
 
 Sigmas: TypeAlias = tuple[float, ...]
 """Noise levels of a run, falling, with a final 0. The first may be `inf` under zero terminal SNR."""
-
 Noise: TypeAlias = Callable[[float, float], "Tensor"]
 """`noise(sigma, target)` returns unit-variance noise for the step between two sigmas, shaped like the latents."""
-
 NoisyLatents: TypeAlias = tuple["Tensor", float]
 """Latents under noise and their sigma."""
-
 SamplerCoroutine: TypeAlias = Generator[NoisyLatents, "Tensor", "Tensor"]
 """A running sampler: yields noisy latents, is sent their denoised estimates and returns the final latents."""
-
 Pixels: TypeAlias = "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]"
 """An image with 8 bits per channel, (height, width, channels); RGB unless stated otherwise."""
-
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
-
 Family: TypeAlias = str
 """Name of a model family, a key of `pipelines.weights.families.FAMILIES`."""
-
 PredictionType = Literal["eps", "v", "edm_v"]
 BatchingMode = Literal["exact", "shared"]
 AttentionBackend = Literal["sdpa", "xformers"]

@@ -41,12 +41,9 @@ class RowBatcher:
         self._batching, self._max_rows = batching, max_rows
 
     def run(self, trajectories: Sequence[RowCoroutine], on_evaluation: OnEvaluation) -> list[Tensor]:
-        """Run all trajectories to their end, one evaluation of each at a time.
+        """Run all trajectories, one evaluation of each at a time, and return their final latents in order.
 
         They are closed however the run ends.
-
-        Returns:
-            The final latents in the order of `trajectories`.
         """
         results: dict[int, Tensor] = {}
         with ExitStack() as stack:

@@ -3,7 +3,7 @@
 On images much larger than a model was trained on, its inner layers see only parts of the image, and limbs and people
 are repeated. Downscaling their features while the composition is decided prevents that (kohya-ss, "deep shrink", 2023).
 The features are downscaled behind the first downsampler, repeatedly until they reach an area the model was trained
-on, and upscaled before the up block that undoes that downsampler. The number of downscales is in halving.py.
+on, and upscaled before the up block that undoes that downsampler. plan.choose_downscales gives the number.
 """
 
 from collections.abc import Generator
@@ -15,11 +15,7 @@ from torch.nn.functional import interpolate
 
 
 class DeepShrink:
-    """Hooks that downscale the inner features of one UNet.
-
-    Args:
-        unet: diffusers' UNet2DConditionModel; the hooks do nothing outside of `shrink`.
-    """
+    """Hooks that downscale the inner features of a UNet2DConditionModel of diffusers in the context of `shrink`."""
 
     def __init__(self, unet: nn.Module) -> None:
         blocks = cast("Any", unet)

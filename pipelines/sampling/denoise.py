@@ -54,7 +54,6 @@ class Estimator:
     """Computes the denoised estimates of one image.
 
     Attributes:
-        time_ids: SDXL's six size ids, or None for networks without them.
         inpaint_channels: mask and masked latents (5, h, w) for an inpainting network.
         blend: latent blend with the init image, for inpainting with an ordinary network.
         smea: adds SMEA's low-resolution evaluations.
@@ -128,28 +127,22 @@ class Estimator:
 
 
 def denoise(estimator: Estimator, x: Tensor, noise: ImageNoise) -> RowCoroutine:
-    """Generate one image's clean latents.
+    """Generate one image's clean latents from those at the plan's first sigma; unit noise where that is infinite.
 
     The first step from infinite noise is exact: for an ODE, x1 = x0 + sigma1 * unit noise. The sampler starts after
-    it, with an empty history.
-
-    Args:
-        x: the latents at the plan's first sigma; unit noise where that is infinite.
+    it, with an empty history. At sigma1 the share eta of the unit noise is fresh.
     """
     plan, sigmas = estimator.plan, estimator.plan.sigmas
     if isinf(sigmas[0]):
         x0 = yield from estimator.estimate(x, inf)
         if not sigmas[1]:
             return x0
-        x = x0 + sigmas[1] * _renew_noise(x, noise.renewal, plan.sampler.eta)
+        if noise.renewal is not None:
+            x = sqrt(1 - plan.sampler.eta**2) * x + plan.sampler.eta * noise.renewal
+        x = x0 + sigmas[1] * x
         sigmas = sigmas[1:]
     x = yield from _run_sampler(plan.sampler(x, sigmas, noise.step), estimator)
     return x if estimator.blend is None else estimator.blend.blend_result(x)
-
-
-def _renew_noise(unit: Tensor, fresh: Tensor | None, eta: float) -> Tensor:
-    """Return the unit noise at the second sigma: the first one's, mixed with fresh noise by the share eta."""
-    return unit if fresh is None else sqrt(1 - eta**2) * unit + eta * fresh
 
 
 def _run_sampler(sampler: SamplerCoroutine, estimator: Estimator) -> RowCoroutine:

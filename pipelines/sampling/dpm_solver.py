@@ -2,12 +2,13 @@
 
 Both go from the first sigma to the last above zero and end with the estimate there. In `t = -ln sigma` the ODE's
 linear part is solved exactly and only the noise (eps) is approximated. Sources: Lu et al. 2022, DPM-Solver,
-algorithms 1, 2 and 4; step control: k-diffusion's PID controller (order 3, integral term only).
+algorithms 1, 2 and 4; k-diffusion, sample_dpm_fast and sample_dpm_adaptive; step control: k-diffusion's PID controller
+(order 3, integral term only).
 """
 
 from collections.abc import Generator
 from math import atan, exp, expm1, inf, log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipelines.types import Noise, NoisyLatents, SamplerCoroutine, Sigmas
 
@@ -18,13 +19,12 @@ RTOL, ATOL = 0.05, 0.0078
 FIRST_STEP = 0.05
 ACCEPT_FACTOR = 0.81
 MAX_EVALUATIONS = 200
+SolverStep: TypeAlias = Generator[NoisyLatents, "Tensor", tuple["Tensor", "Tensor"]]
+"""A running step, which returns the result of a lower order and its own."""
 
 
 def dpm_fast(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
-    """`n - 1` evaluations in equal segments of log sigma, mostly of order 3, then one at the last sigma.
-
-    Source: k-diffusion, sample_dpm_fast.
-    """
+    """`n - 1` evaluations in equal segments of log sigma, mostly of order 3, then one at the last sigma."""
     budget = len(sigmas) - 2
     t, end = -log(sigmas[0]), -log(sigmas[-2])
     orders = _segment_orders(budget)
@@ -49,7 +49,6 @@ def dpm_adaptive(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
     """Compare orders 2 and 3 and size each step by their difference; the sigmas between first and last are ignored.
 
     At most 200 evaluations: when they are used up, one step covers the rest.
-    Source: k-diffusion, sample_dpm_adaptive.
     """
     t, end = -log(sigmas[0]), -log(sigmas[-2])
     next_h, evaluations, x_previous = FIRST_STEP, 0, x
@@ -89,30 +88,21 @@ def _evaluate_eps(x: "Tensor", t: float) -> Generator[NoisyLatents, "Tensor", "T
     return (x - x0) / sigma
 
 
-def dpm_solver_1_step(
-    x: "Tensor", eps: "Tensor", t: float, h: float
-) -> Generator[NoisyLatents, "Tensor", tuple["Tensor", "Tensor"]]:
-    """DPM-Solver-1, which is DDIM, without further evaluations. Source: Lu et al. 2022.
-
-    All three step functions return the result of a lower order and their own.
-    """
+def dpm_solver_1_step(x: "Tensor", eps: "Tensor", t: float, h: float) -> SolverStep:
+    """DPM-Solver-1, which is DDIM, without further evaluations. Source: Lu et al. 2022."""
     yield from ()
     result = x - exp(-t - h) * expm1(h) * eps
     return result, result
 
 
-def dpm_solver_2_step(
-    x: "Tensor", eps: "Tensor", t: float, h: float, r: float = 0.5
-) -> Generator[NoisyLatents, "Tensor", tuple["Tensor", "Tensor"]]:
+def dpm_solver_2_step(x: "Tensor", eps: "Tensor", t: float, h: float, r: float = 0.5) -> SolverStep:
     """DPM-Solver-2, with one more evaluation at the share r of the step. Source: Lu et al. 2022, algorithm 1."""
     eps_r = yield from _evaluate_eps(x - exp(-t - r * h) * expm1(r * h) * eps, t + r * h)
     x_low = x - exp(-t - h) * expm1(h) * eps
     return x_low, x_low - exp(-t - h) * expm1(h) / (2 * r) * (eps_r - eps)
 
 
-def dpm_solver_3_step(
-    x: "Tensor", eps: "Tensor", t: float, h: float
-) -> Generator[NoisyLatents, "Tensor", tuple["Tensor", "Tensor"]]:
+def dpm_solver_3_step(x: "Tensor", eps: "Tensor", t: float, h: float) -> SolverStep:
     """DPM-Solver-3, with two more evaluations at one and two thirds of the step; the lower order is DPM-Solver-2's.
 
     Source: Lu et al. 2022, algorithm 2.

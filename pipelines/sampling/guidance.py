@@ -3,7 +3,7 @@
 Each guide takes an `Estimates` and returns the next one; the result so far is its `x0`. Guides work on one image's
 (channels, height, width) in the sampler's dtype, also at `sigma = inf`, where `x` is the unit noise. Sources: Ho &
 Salimans 2022 (CFG); Lin et al. 2023, section 3.4 (rescale, applied to the velocity); sd-dynamic-thresholding (with a
-mimicked scale); uncond scale is our reading of NAI's Undesired Content Strength.
+mimicked scale, mean start and separate channels); uncond scale is our reading of NAI's Undesired Content Strength.
 """
 
 from collections.abc import Callable
@@ -77,10 +77,7 @@ def needs_empty(guidance: Guidance) -> bool:
 
 
 def uncond_scale_guide(strength: float) -> Guide:
-    """Return a guide that replaces `uncond` by `empty + strength * (uncond - empty)`.
-
-    Source: our reading of NAI's Undesired Content Strength.
-    """
+    """Return a guide that replaces `uncond` by `empty + strength * (uncond - empty)`."""
 
     def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
@@ -91,7 +88,7 @@ def uncond_scale_guide(strength: float) -> Guide:
 
 
 def cfg_guide(scale: float) -> Guide:
-    """Return the guide of classifier-free guidance. Source: Ho & Salimans 2022."""
+    """Return the guide of classifier-free guidance."""
 
     def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
@@ -101,15 +98,12 @@ def cfg_guide(scale: float) -> Guide:
 
 
 def dynamic_threshold_guide(scale: float, threshold: Threshold) -> Guide:
-    """Return a guide that gives each channel the range it would have at a lower scale and clips the outliers.
-
-    Source: sd-dynamic-thresholding, with mean start and separate channels.
-    """
+    """Return a guide that gives each channel the range it would have at a lower scale and clips the outliers."""
 
     def guide(p: Estimates) -> Estimates:
         assert p.uncond is not None
         mimic = p.uncond + min(scale, threshold.mimic_scale) * (p.cond - p.uncond)
-        mimic_range = _subtract_mean(mimic).abs().amax(dim=(-2, -1), keepdim=True)
+        mimic_range = (mimic - mimic.mean(dim=(-2, -1), keepdim=True)).abs().amax(dim=(-2, -1), keepdim=True)
         mean = p.x0.mean(dim=(-2, -1), keepdim=True)
         centered = p.x0 - mean
         quantile = centered.abs().flatten(-2).quantile(threshold.percentile, dim=-1)[..., None, None]
@@ -119,16 +113,8 @@ def dynamic_threshold_guide(scale: float, threshold: Threshold) -> Guide:
     return guide
 
 
-def _subtract_mean(x: "Tensor") -> "Tensor":
-    """Subtract each channel's mean."""
-    return x - x.mean(dim=(-2, -1), keepdim=True)
-
-
 def rescale_guide(amount: float) -> Guide:
-    """Return a guide that moves the guided velocity's standard deviation towards the prompt's by the share `amount`.
-
-    Source: Lin et al. 2023, section 3.4.
-    """
+    """Return a guide that moves the guided velocity's standard deviation towards the prompt's by the share `amount`."""
 
     def guide(p: Estimates) -> Estimates:
         velocity = to_velocity(p.x0, p.x, p.sigma)

@@ -24,12 +24,9 @@ from pipelines.types import Noise, Sigmas
 
 @dataclass(frozen=True, slots=True)
 class ImageNoise:
-    """All the noise of one image.
+    """All the noise of one image, of unit variance.
 
-    Attributes:
-        initial: unit-variance noise of the initial latents.
-        renewal: fresh noise of the step from infinite noise, or None where that step adds none.
-        step: noise of the sampler's steps.
+    `renewal` is the fresh noise of the step from infinite noise, or None where that step adds none.
     """
 
     initial: Tensor
@@ -50,12 +47,10 @@ def make_image_noise(
     """Seed a generator, draw the first noise and set up the step noise.
 
     Args:
-        seed: taken modulo 2**32.
-        shape: shape of one image's latents, (channels, height, width).
+        shape: of one image's latents, (channels, height, width).
         sigmas: all sigmas of the run, including an infinite first one.
         brownian: take step noise from a Brownian tree.
         executor: a single worker that draws each step's noise while the device works on the step before.
-        device: where the noise is moved to.
     """
     generator = torch.Generator().manual_seed(seed % SEED_MODULUS)
 
@@ -80,10 +75,7 @@ def brownian_bounds(table: NoiseTable) -> tuple[float, float]:
 def make_brownian_noise(
     seed: int, shape: tuple[int, ...], low: float, high: float, device: torch.device | None = None
 ) -> Noise:
-    """Return increments of one Brownian path over sigma, scaled to unit variance.
-
-    Source: k-diffusion, BrownianTreeNoiseSampler.
-    """
+    """Return a Brownian path's increments over sigma at unit variance (k-diffusion, BrownianTreeNoiseSampler)."""
     from torchsde import BrownianTree  # pyright: ignore[reportMissingTypeStubs]
 
     tree = BrownianTree(t0=low, w0=torch.zeros(shape), t1=high, entropy=seed % SEED_MODULUS)
@@ -98,8 +90,7 @@ def make_brownian_noise(
 def prefetch(noise: Noise, calls: Sequence[tuple[float, float]], executor: Executor) -> Noise:
     """Return the same noise, with each draw started when the one before is taken.
 
-    Args:
-        calls: the arguments of all calls, in order; the result asserts that it is called with these.
+    The result asserts that it is called with `calls`, the arguments of all calls, in order.
     """
     remaining = iter(calls)
 

@@ -23,11 +23,7 @@ ToX0 = Callable[["Tensor", "Tensor", float], "Tensor"]
 
 
 def eps_to_x0(output: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
-    """Convert a noise prediction to x0.
-
-    Raises:
-        PipelineError: `sigma` is infinite, where the noise does not determine x0.
-    """
+    """Convert a noise prediction to x0; raise PipelineError where an infinite sigma leaves x0 undetermined."""
     if isinf(sigma):
         raise PipelineError(
             "a network that predicts eps has no estimate at infinite noise; use a finite sigma_max"
@@ -138,10 +134,7 @@ class NoiseTable:
 
 
 def scaled_linear(zsnr: bool = False) -> NoiseTable:
-    """Return the 1000 sigmas of Stable Diffusion's betas, optionally rescaled to zero terminal SNR.
-
-    Source of the rescaling: Lin et al. 2023, algorithm 1.
-    """
+    """Return the 1000 sigmas of Stable Diffusion's betas, optionally rescaled to zero terminal SNR."""
     first, last = sqrt(0.00085), sqrt(0.012)
     betas = ((first + (last - first) * k / 999) ** 2 for k in range(1000))
     roots = [sqrt(a) for a in accumulate((1 - beta for beta in betas), mul)]

@@ -3,8 +3,9 @@
 Each yields `(x, sigma)` and is sent the estimate x0, shaped like `x`; it does not call the network. `sigmas` is a
 falling tuple of floats that ends in 0; `noise(sigma, target)` returns unit-variance noise shaped like `x`. A sampler
 with two evaluations per step yields twice. All operations are elementwise, so `x` may be any tensor. The DPM-Solver
-samplers with their own steps are in dpm_solver.py. Sources: k-diffusion's sampling.py, whose function names are given
-below; Karras et al. 2022; Lu et al. 2022, DPM-Solver and DPM-Solver++; Liu et al. 2022 (plms); Song et al. 2021 (ddim).
+samplers with their own steps are in dpm_solver.py. Sources: k-diffusion's sampling.py, where samplers are
+named `sample_*` and ancestral_step is get_ancestral_step; Karras et al. 2022; Lu et al. 2022, DPM-Solver and
+DPM-Solver++; Liu et al. 2022 (plms); Song et al. 2021 (ddim).
 """
 
 from collections.abc import Callable
@@ -29,16 +30,13 @@ def euler_step(x: "Tensor", x0: "Tensor", ratio: float) -> "Tensor":
 
 
 def ancestral_step(sigma: float, target: float, eta: float = 1.0) -> tuple[float, float]:
-    """Split an ancestral step into `(sigma_down, sigma_up)`: the deterministic step's target and the noise to add.
-
-    Source: k-diffusion, get_ancestral_step.
-    """
+    """Split an ancestral step into `(sigma_down, sigma_up)`: the deterministic step's target and the noise to add."""
     sigma_up = min(target, eta * sqrt(target**2 * (sigma**2 - target**2) / sigma**2))
     return sqrt(target**2 - sigma_up**2), sigma_up
 
 
 def euler(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
-    """Euler, one evaluation per step. Source: Karras et al. 2022, algorithm 2 without churn; sample_euler."""
+    """Euler, one evaluation per step. Source: Karras et al. 2022, algorithm 2 without churn."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         x = euler_step(x, x0, target / sigma)
@@ -46,7 +44,7 @@ def euler(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
 
 
 def euler_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
-    """Euler step to sigma_down, then noise up to the target. Source: sample_euler_ancestral."""
+    """Euler step to sigma_down, then noise up to the target."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         sigma_down, sigma_up = ancestral_step(sigma, target, eta)
@@ -57,10 +55,7 @@ def euler_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0)
 
 
 def heun(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
-    """Euler step, corrected with the mean of the slopes at both ends; two evaluations per step.
-
-    Source: Karras et al. 2022, algorithm 1; sample_heun.
-    """
+    """Euler, corrected with both ends' mean slope; two evaluations per step. Karras et al. 2022, algorithm 1."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         x_next = euler_step(x, x0, target / sigma)
@@ -73,10 +68,7 @@ def heun(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
 
 
 def dpm_2(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 0.0) -> SamplerCoroutine:
-    """Midpoint method with the midpoint in log sigma; eta > 0 adds ancestral noise; two evaluations per step.
-
-    Source: Lu et al. 2022, DPM-Solver-2, in Karras' form; sample_dpm_2 and sample_dpm_2_ancestral.
-    """
+    """DPM-Solver-2 in Karras' form: midpoint in log sigma, two evaluations per step; eta > 0 adds ancestral noise."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         sigma_down, sigma_up = ancestral_step(sigma, target, eta)
@@ -93,10 +85,7 @@ def dpm_2(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 0.0) -> Sample
 
 
 def lms(x: "Tensor", sigmas: Sigmas, noise: Noise, order: int = 4) -> SamplerCoroutine:
-    """Linear multistep: the polynomial through the last slopes is integrated exactly over the step.
-
-    Source: sample_lms, which integrates numerically.
-    """
+    """Linear multistep: the polynomial through the last slopes is integrated exactly (numerically in sample_lms)."""
     slopes: list[Tensor] = []
     for step, (sigma, target) in enumerate(pairwise(sigmas)):
         x0 = yield x, sigma
@@ -121,10 +110,7 @@ def _adams_weight(nodes: Sigmas, k: int, start: float, end: float) -> float:
 
 
 def dpmpp_2s_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
-    """DPM-Solver++(2S) step to sigma_down, then noise up to the target; two evaluations per step.
-
-    Source: Lu et al. 2022, DPM-Solver++, algorithm 1; sample_dpmpp_2s_ancestral.
-    """
+    """DPM-Solver++(2S), algorithm 1, to sigma_down, then noise up to the target; two evaluations per step."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         sigma_down, sigma_up = ancestral_step(sigma, target, eta)
@@ -140,10 +126,7 @@ def dpmpp_2s_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1
 
 
 def dpmpp_2m(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
-    """DPM-Solver++(2M): the last two estimates are extrapolated to the middle of the step in log sigma.
-
-    Source: Lu et al. 2022, DPM-Solver++, algorithm 2; sample_dpmpp_2m.
-    """
+    """DPM-Solver++(2M), algorithm 2: the last two estimates are extrapolated to the step's middle in log sigma."""
     previous: tuple[float, Tensor] | None = None
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -157,7 +140,7 @@ def dpmpp_2m(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
 
 
 def dpmpp_2m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
-    """DPM-Solver++(2M) for the SDE, midpoint form. Source: sample_dpmpp_2m_sde."""
+    """DPM-Solver++(2M) for the SDE, midpoint form."""
     previous: tuple[float, Tensor] | None = None
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -174,10 +157,7 @@ def dpmpp_2m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) ->
 
 
 def dpmpp_3m_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
-    """DPM-Solver++(3M) for the SDE: the last three estimates, with divided differences in log sigma.
-
-    Source: sample_dpmpp_3m_sde.
-    """
+    """DPM-Solver++(3M) for the SDE: the last three estimates, with divided differences in log sigma."""
     past: list[tuple[float, Tensor]] = []
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
@@ -207,10 +187,7 @@ def _multistep_correction(past: list[tuple[float, "Tensor"]], h: float, width: f
 
 
 def dpmpp_sde(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0) -> SamplerCoroutine:
-    """DPM-Solver++(2S) for the SDE: an ancestral half step (r = 1/2), then the full step with its estimate.
-
-    Source: sample_dpmpp_sde.
-    """
+    """DPM-Solver++(2S) for the SDE: an ancestral half step (r = 1/2), then the full step with its estimate."""
     for sigma, target in pairwise(sigmas):
         x0 = yield x, sigma
         if not target:
@@ -266,7 +243,6 @@ class Sampler:
     own_schedule: bool = False
 
     def __call__(self, x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
-        """Start the coroutine."""
         return self.run(x, sigmas, noise)
 
 

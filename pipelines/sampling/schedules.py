@@ -2,7 +2,7 @@
 
 A schedule gives n floats and a final 0. Under zero terminal SNR the first may be `inf`; karras, exponential and
 polyexponential cannot span an infinite range and begin at `sigma_start` after that first step.
-Sources: Karras et al. 2022, eq. 5 (karras); k-diffusion (exponential, polyexponential);
+Sources: Karras et al. 2022, eq. 5 (karras); k-diffusion, get_sigmas_* (exponential, polyexponential);
 Stable Diffusion's generative-models (sgm_uniform); ComfyUI (simple); Lee et al. 2024 (beta).
 """
 
@@ -58,10 +58,7 @@ def exponential(steps: int, sigma_max: float, sigma_min: float) -> list[float]:
 
 
 def polyexponential(steps: int, sigma_max: float, sigma_min: float, rho: float = 1.0) -> list[float]:
-    """A power of an even spacing in log sigma; rho = 1, the common default, equals exponential.
-
-    Source: k-diffusion, get_sigmas_polyexponential.
-    """
+    """A power of an even spacing in log sigma; rho = 1, the common default, equals exponential."""
     spread = log(sigma_max / sigma_min)
     return [exp(share**rho * spread + log(sigma_min)) for share in linspace(1.0, 0.0, steps)]
 
@@ -84,9 +81,8 @@ def make_sigmas(schedule: str, steps: int, table: NoiseTable, sigma_start: float
     """Return the sigmas of a run, including a final 0.
 
     Args:
-        schedule: a name in SCHEDULES.
         steps: at least 1; `beta` may return fewer sigmas because it drops duplicates.
-        table: the network's noise table; its `sigma_max` is the first sigma.
+        table: its `sigma_max` is the first sigma.
         sigma_start: second sigma of the range schedules on a zero-terminal-SNR table; clamped to the table's finite
             sigmas.
 
@@ -113,14 +109,11 @@ def snap_to_table(sigmas: Sigmas, table: NoiseTable) -> Sigmas:
 
 
 def truncate_sigmas(sigmas: Sigmas, strength: float, table: NoiseTable) -> Sigmas:
-    """Return the last part of `sigmas` that a run from an init image uses.
+    """Return the last part of `sigmas` that a run from an init image uses: the share `strength` in (0, 1].
 
     `max(1, ceil(n * strength))` steps are kept. Infinite noise would erase the init image, so if `strength` < 1 an
     infinite first sigma is replaced by the table's sigma at that share of its entries, or by the entry above the
     second sigma where that is higher.
-
-    Args:
-        strength: share of the steps to keep, in (0, 1].
     """
     steps = max(1, ceil((len(sigmas) - 1) * strength - 1e-9))
     part = sigmas[len(sigmas) - 1 - steps :]

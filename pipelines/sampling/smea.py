@@ -18,7 +18,6 @@ from torch import Tensor
 
 from pipelines.types import NoisyLatents, Sigmas
 
-HALF, THREE_QUARTERS = 1 / 2, 3 / 4
 DYN_LARGE_AREA = 1_140_000
 """Pixels above which DYN's copy has three quarters of the sides; NAI's old prices change there."""
 FADE_ENDS = {"smea": 0.75, "dyn": 0.6}
@@ -32,7 +31,6 @@ class Smea:
     Attributes:
         rows, columns: P (low height, height) and Q (low width, width).
         fade_end: the share of the steps after which the copy has no weight.
-        sigmas: the run's sigmas.
     """
 
     rows: Tensor
@@ -68,18 +66,12 @@ class Smea:
 
 
 def make_smea(mode: str, latent_size: tuple[int, int], sigmas: Sigmas, device: torch.device) -> Smea | None:
-    """Return SMEA for latents of this height and width, or None if it is off.
-
-    Args:
-        mode: "smea", "dyn" or "off".
-    """
+    """Return SMEA in mode "smea" or "dyn" for latents of this height and width, or None in mode "off"."""
     if mode == "off":
         return None
     large = latent_size[0] * latent_size[1] * 64 > DYN_LARGE_AREA
-    ratio = THREE_QUARTERS if mode == "dyn" and large else HALF
-    rows, columns = (
-        low_frequency_basis(round(ratio * side), side).float().to(device) for side in latent_size
-    )
+    ratio = 3 / 4 if mode == "dyn" and large else 1 / 2
+    rows, columns = (low_frequency_basis(round(ratio * n), n).float().to(device) for n in latent_size)
     return Smea(rows, columns, FADE_ENDS[mode], sigmas)
 
 

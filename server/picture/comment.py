@@ -16,12 +16,10 @@ from typing import cast
 
 from pipelines.job import SEED_MODULUS, InitImage, Job, Pass, PreviousPass
 
-NAI_HASHES = frozenset(
-    {
-        *("B0BDF6C1", "C1E1DE52", "7BCCAA2C", "1120E6A9", "8BA2AF87"),
-        *("4BE8C60C", "C8704949", "37C2B166", "F306816B", "9CC2F394"),
-    }
-)
+NAI_HASHES = {
+    *("B0BDF6C1", "C1E1DE52", "7BCCAA2C", "1120E6A9", "8BA2AF87"),
+    *("4BE8C60C", "C8704949", "37C2B166", "F306816B", "9CC2F394"),
+}
 """The `Source` hashes of NAI's V3 models: anime, then furry."""
 RECORDED = ("legacy", "deliberate_euler_ancestral_bug", "prefer_brownian")
 """NAI's flags that are recorded as the request was read, in NAI's order.
@@ -58,8 +56,7 @@ def describe_job(
 ) -> dict[str, object]:
     """Return the Comment's `naiad` object: everything needed to generate the image again, as plain JSON values.
 
-    Source images are recorded by SHA-256, the inpainting method under `inpainting`, auxiliary weights by fingerprint
-    under `files`.
+    Source images are recorded by SHA-256, the inpainting method by name, auxiliary weights (`files`) by fingerprint.
     """
     inputs = dict[str, str]()
     init = job.passes[0].init
@@ -136,20 +133,15 @@ def _canonical_enhance(pass_: Pass) -> dict[str, object]:
 
 
 def build_comment(
-    job: Job,
-    index: int,
-    recorded: Mapping[str, bool] | None = None,
-    about: Mapping[str, object] | None = None,
+    job: Job, index: int, flags: Mapping[str, bool] | None = None, about: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """The Comment of a job's picture `index`: NAI V3's keys in NAI's order (mid-2024), then our own.
+    """Return the Comment of a job's image `index`: NAI V3's keys in NAI's order (mid-2024), then our own.
 
-    Args:
-        job: what was drawn; with a second pass the Comment is that pass's, as after NAI's Enhance.
-        index: which of its pictures.
-        recorded: NAI's flags that the Comment repeats; any of RECORDED.
-        about: the `naiad` object, if the picture is to carry one.
+    With a second pass it describes that pass, as after NAI's Enhance. `flags` may have any of the keys in RECORDED;
+    `about` is the `naiad` object, if the image is to have one.
     """
-    pass_, guidance, flags = job.passes[-1], job.guidance, recorded or {}
+    pass_, guidance, flags = job.passes[-1], job.guidance, flags or {}
+    request_type, init_fields = _describe_init(pass_, index)
     above = {"skip_cfg_above_sigma": float(guidance.skip_above)} if isfinite(guidance.skip_above) else {}
     return {
         "prompt": strip_unwritable(job.prompts.positive),
@@ -179,33 +171,23 @@ def build_comment(
         "skip_cfg_below_sigma": float(guidance.skip_below),
         "lora_unet_weights": None,
         "lora_clip_weights": None,
-        **_init_fields(pass_, index),
+        **init_fields,
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},
         "uc": strip_unwritable(job.prompts.negative),
-        "request_type": _request_type(pass_),
+        "request_type": request_type,
         **({} if about is None else {"naiad": about}),
         "generator": generator_text(),
     }
 
 
-def _request_type(pass_: Pass) -> str:
-    if pass_.init is None:
-        return "PromptGenerateRequest"
-    return "Img2ImgRequest" if _mask_of(pass_) is None else "NativeInfillingRequest"
-
-
-def _mask_of(pass_: Pass) -> bytes | None:
-    return pass_.init.mask if isinstance(pass_.init, InitImage) else None
-
-
-def _init_fields(pass_: Pass, index: int) -> dict[str, object]:
-    """The fields of NAI's Comment about the init image."""
+def _describe_init(pass_: Pass, index: int) -> tuple[str, dict[str, object]]:
+    """Return the request type and the fields of NAI's Comment about the init image."""
     init = pass_.init
     if init is None:
-        return {}
+        return "PromptGenerateRequest", {}
     if isinstance(init, InitImage) and init.mask is not None:
-        return {"add_original_image": init.overlay != "none"}
-    return {
+        return "NativeInfillingRequest", {"add_original_image": init.overlay != "none"}
+    return "Img2ImgRequest", {
         "strength": float(pass_.strength),
         "noise": float(pass_.noise),
         "extra_noise_seed": (pass_.noise_seed + index) % SEED_MODULUS,
@@ -218,12 +200,8 @@ def build_text_fields(
 ) -> dict[str, str]:
     """Return the text fields in NAI's order, followed by naiad's own.
 
-    Args:
-        comment: the Comment, with its signature if it has one.
-        source_hash: 8 upper-case hex digits that identify the model.
-        seconds: run time of the job.
-        public_key: the key that signed the Comment, or None. `Software` is NovelAI only if there is one: in an
-            unsigned file the `generator` could be edited out unnoticed.
+    `Software` is NovelAI only if there is a `public_key` that signed the Comment: in an unsigned file the `generator`
+    could be edited out unnoticed.
 
     Raises:
         ValueError: `source_hash` is malformed or one of NAI's, or the Comment has a number that JSON does not allow.
@@ -255,7 +233,7 @@ def strip_unwritable(text: str) -> str:
 
 
 def _to_plain(value: object) -> object:
-    """A value as JSON has it: lists for tuples, "inf" for what is without end."""
+    """Return a value as JSON has it: lists for tuples, "inf" for infinity."""
     if isinstance(value, dict):
         return {key: _to_plain(inner) for key, inner in cast("dict[str, object]", value).items()}
     if isinstance(value, list | tuple):

@@ -43,7 +43,6 @@ class Inspection:
 
     Attributes:
         format: "PNG", "WEBP" or "JPEG".
-        rgb: the pixels (height, width, 3), uint8.
         text: the fields of the text chunks, or of the EXIF if there are no text chunks.
         alpha: the fields in the lowest bit of the alpha, or None if there are none.
     """
@@ -81,10 +80,7 @@ class SignatureCheck:
 
 
 def inspect(data: bytes, field: str = "file") -> Inspection:
-    """Read an image from a file's bytes.
-
-    Args:
-        field: what the file is called in an error.
+    """Read an image from a file's bytes; `field` is what an error calls the file.
 
     Raises:
         Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MAX_PIXELS.
@@ -125,30 +121,22 @@ def _parse_fields(text: str | None) -> dict[str, str] | None:
 def parse_json(text: str) -> dict[str, object]:
     """Parse a JSON object from untrusted text; empty if the text is anything else or has infinities or NaN."""
     try:
-        value: object = json.loads(text, parse_constant=_reject_constant, parse_float=_parse_finite)
+        value: object = json.loads(text, parse_constant=_parse_finite, parse_float=_parse_finite)
     except (ValueError, RecursionError):
         return {}
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
-def _reject_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
 def _parse_finite(text: str) -> float:
-    value = float(text)
-    return value if isfinite(value) else _reject_constant(text)
+    if not isfinite(value := float(text)):
+        raise ValueError(f"{text} is not JSON")
+    return value
 
 
 def check_signatures(
     inspection: Inspection, server_key: str | None, trusted_key: str | None
 ) -> tuple[SignatureCheck, ...]:
-    """Verify each layer that has a Comment against the known keys and the one the image names.
-
-    Args:
-        inspection: the image.
-        server_key: this server's public key in Base64.
-        trusted_key: a public key in Base64 that the user trusts.
+    """Verify each layer that has a Comment against the known keys, in Base64, and the one the image names.
 
     Raises:
         Rejected: `trusted_key` is not a public key.
@@ -214,11 +202,8 @@ def _format_field(key: str, value: str) -> list[str]:
     comment = parse_json(value) if key == "Comment" else {}
     if not comment:
         return [f"  {_escape(key)}: {_escape(value)}"]
-    lines = (
-        f"    {_escape(name)}: {_escape(json.dumps(entry, ensure_ascii=False))}"
-        for name, entry in comment.items()
-    )
-    return ["  Comment:", *lines]
+    entries = {name: json.dumps(entry, ensure_ascii=False) for name, entry in comment.items()}
+    return ["  Comment:", *(f"    {_escape(name)}: {_escape(entry)}" for name, entry in entries.items())]
 
 
 def _escape(text: str) -> str:

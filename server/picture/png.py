@@ -14,23 +14,19 @@ from pipelines.types import Pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOR_TYPES = {3: 2, 4: 6}
-UP_FILTER = 2
 IDAT_BYTES = 1 << 16
 """Compressed bytes in one IDAT chunk, as in Pillow's files and so in NAI's."""
 
 
 def encode_png(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
-    """Encode an image as an 8-bit PNG without interlacing.
+    """Encode an image (height, width, 3 or 4) as an 8-bit PNG without interlacing.
 
-    Args:
-        pixels: (height, width, 3 or 4).
-        fields: each becomes a tEXt chunk, or iTXt if it does not fit into Latin-1. The values must not contain NUL or
-            lone surrogates.
+    Each field becomes a tEXt chunk, or iTXt if it does not fit into Latin-1. The values must not contain NUL or lone
+    surrogates.
     """
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, COLOR_TYPES[channels], 0, 0, 0)
-    rows = _filter_rows(pixels).data
-    compressed = memoryview(isal_zlib.compress(rows, 1))  # pyright: ignore[reportUnknownMemberType]
+    compressed = memoryview(isal_zlib.compress(_filter_rows(pixels).data, 1))  # pyright: ignore[reportUnknownMemberType]
     parts: list[bytes | memoryview] = [SIGNATURE, *_build_chunk(b"IHDR", header)]
     for key, value in fields.items():
         parts += _build_text_chunk(key, value)
@@ -43,7 +39,7 @@ def _filter_rows(pixels: Pixels) -> np.ndarray[tuple[int, int], np.dtype[np.uint
     """Return each row as its filter byte and the differences to the row above."""
     rows = pixels.reshape(len(pixels), -1)
     filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = UP_FILTER
+    filtered[:, 0] = 2  # UP
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     return filtered

@@ -15,13 +15,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from pipelines.types import Pixels
 from server.config.settings import ConfigError
@@ -30,8 +25,6 @@ log = logging.getLogger("naiad")
 NOVELAI_KEY = "Y2JcQAOhLwzwSDUJPNgL04nS0Tbqm7cSRc4xk0vRMic="
 """NovelAI's public key, as in its own verifier."""
 SIGNED_HASH = "signed_hash"
-MAX_KEY_FILE_BYTES = 1 << 16
-"""Read limit; a real key file is far smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +37,6 @@ class SigningKey:
     def public(self) -> str:
         """The public key's 32 bytes in Base64."""
         return b64encode(self.private.public_key().public_bytes_raw()).decode()
-
-    def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte signature of a message."""
-        return self.private.sign(message)
 
 
 def open_key(path: Path) -> SigningKey:
@@ -77,7 +66,7 @@ def read_key(path: Path) -> SigningKey | None:
     """
     try:
         with path.open("rb") as file:
-            mode, content = os.fstat(file.fileno()).st_mode, file.read(MAX_KEY_FILE_BYTES)
+            mode, content = os.fstat(file.fileno()).st_mode, file.read(1 << 16)  # a real one is far smaller
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -87,12 +76,8 @@ def read_key(path: Path) -> SigningKey | None:
         ) from None
     if os.name == "posix" and mode & 0o077:
         log.warning("other users can read the signing key %s; run chmod 600 on it", path)
-    return SigningKey(_parse_key(path, content))
-
-
-def _parse_key(path: Path, content: bytes) -> Ed25519PrivateKey:
     try:
-        key = load_pem_private_key(content, None)
+        key = serialization.load_pem_private_key(content, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key has a password
         key = None
     if not isinstance(key, Ed25519PrivateKey):
@@ -100,7 +85,7 @@ def _parse_key(path: Path, content: bytes) -> Ed25519PrivateKey:
             f"signing_key: {path} holds no Ed25519 key (PKCS8 PEM, no password); "
             "move it away and a new key will be created, or set signing_key to another file"
         )
-    return key
+    return SigningKey(key)
 
 
 def _create_key(path: Path) -> None:
@@ -108,7 +93,9 @@ def _create_key(path: Path) -> None:
 
     Linking is atomic: no process reads half a file, and if another process was first, its key stays.
     """
-    content = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    content = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, prefix=".signing-") as folder:
@@ -128,17 +115,14 @@ def _create_key(path: Path) -> None:
 
 def sign_comment(rgb: Pixels, comment: Mapping[str, object], key: SigningKey) -> dict[str, object]:
     """Return the Comment with the signature of image and Comment as its last key (reference: metadata, 4.1)."""
-    signature = key.sign(_build_message(rgb, json.dumps(comment, allow_nan=False)))
+    signature = key.private.sign(_build_message(rgb, json.dumps(comment, allow_nan=False)))
     return {**comment, SIGNED_HASH: b64encode(signature).decode()}
 
 
 def verify_comment(rgb: Pixels, comment_text: str, key: str) -> bool:
-    """Return whether a Comment, as written in a file, was signed with these pixels by a public key.
+    """Return whether a Comment, as written in a file, was signed with these pixels by a public key in Base64.
 
     The text is untrusted input: anything malformed is False, never an exception.
-
-    Args:
-        key: the public key in Base64.
     """
     try:
         comment = json.loads(comment_text)

@@ -76,5 +76,4 @@ def extract_packed(rgba: Pixels) -> bytes | None:
 def _read_stream(rgba: Pixels, count: int) -> bytes:
     """Return the first `count` bytes; only the columns that hold them are read."""
     columns = -(-8 * count // rgba.shape[0])
-    bits = rgba[:, :columns, 3].T.reshape(-1)[: 8 * count] & 1
-    return np.packbits(bits).tobytes()
+    return np.packbits(rgba[:, :columns, 3].T.reshape(-1)[: 8 * count] & 1).tobytes()

@@ -21,11 +21,7 @@ ASCII_PREFIX = b"ASCII\0\0\0"
 
 
 def encode_webp(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
-    """Encode an image as a lossless WebP.
-
-    Args:
-        pixels: (height, width, 3 or 4).
-        fields: written to EXIF; no EXIF if empty.
+    """Encode an image (height, width, 3 or 4) as a lossless WebP, with the fields in EXIF; no EXIF if there are none.
 
     Raises:
         Rejected: a side is longer than MAX_SIDE.
@@ -39,22 +35,11 @@ def encode_webp(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
     return file.getvalue()
 
 
-def check_webp_size(
-    image_format: str, width: int, height: int, field: str = "parameters.image_format"
-) -> None:
-    """Reject a WebP with a side longer than MAX_SIDE; other formats pass.
-
-    Args:
-        field: the request's field for the format, named in the error.
-
-    Raises:
-        Rejected: the image is too large for WebP.
-    """
-    if image_format == "webp" and max(height, width) > MAX_SIDE:
-        reason = (
-            f"webp cannot hold {width}x{height}; sides are at most {MAX_SIDE} pixels; png has no such limit"
-        )
-        raise Rejected(field, reason)
+def check_webp_size(format: str, width: int, height: int, field: str = "parameters.image_format") -> None:
+    """Raise Rejected for a WebP with a side longer than MAX_SIDE; `field` is the request's field for the format."""
+    if format == "webp" and max(height, width) > MAX_SIDE:
+        limit = f"sides are at most {MAX_SIDE} pixels; png has no such limit"
+        raise Rejected(field, f"webp cannot hold {width}x{height}; {limit}")
 
 
 def build_exif(fields: Mapping[str, str]) -> bytes:
@@ -64,17 +49,11 @@ def build_exif(fields: Mapping[str, str]) -> bytes:
     """
     all_fields = json.dumps(dict(fields), separators=(",", ":"), sort_keys=True).encode()
     exif_entries = {USER_COMMENT: (UNDEFINED, ASCII_PREFIX + all_fields)}
+    keys = {DOCUMENT_NAME: "Title", IMAGE_DESCRIPTION: "Description", SOFTWARE: "Source"}
+    texts = {tag: (TEXT, fields[key].encode() + b"\0") for tag, key in keys.items()}
 
     def build_main_directory(exif_offset: int) -> bytes:
-        return _build_directory(
-            {
-                DOCUMENT_NAME: (TEXT, fields["Title"].encode() + b"\0"),
-                IMAGE_DESCRIPTION: (TEXT, fields["Description"].encode() + b"\0"),
-                SOFTWARE: (TEXT, fields["Source"].encode() + b"\0"),
-                EXIF_DIRECTORY: (LONG, struct.pack(">I", exif_offset)),
-            },
-            start=8,
-        )
+        return _build_directory({**texts, EXIF_DIRECTORY: (LONG, struct.pack(">I", exif_offset))}, start=8)
 
     exif_offset = 8 + len(build_main_directory(0))
     header = struct.pack(">2sHI", b"MM", 42, 8)

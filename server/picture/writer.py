@@ -29,8 +29,7 @@ class MetadataPolicy:
         level: "full" writes and signs all fields, also in the alpha. "plain" writes text fields with naiad as the
             `Software`, without key and signature, so that only the model identifies the operator. "none" writes
             nothing.
-        batching: the batching mode, recorded under `naiad`.
-        inpainting: the inpainting method, "network" or "blend", recorded under `naiad`.
+        batching, inpainting: the mode, and the method ("network" or "blend"), recorded under `naiad`.
         files: fingerprints of the auxiliary weights, recorded under `naiad`.
     """
 
@@ -54,11 +53,7 @@ def write_job_picture(
     recorded: Mapping[str, bool],
     image_format: ImageFormat,
 ) -> bytes:
-    """Return the file of image `index` of a job.
-
-    Raises:
-        Rejected: the format cannot hold an image of this size.
-    """
+    """Return the file of image `index` of a job; raise Rejected if the format cannot hold an image of this size."""
     naiad_object = describe_job(
         job, result.sigmas, policy.batching, policy.source_hash, policy.inpainting, policy.files
     )
@@ -80,7 +75,6 @@ def write_picture(
     Args:
         make_comment: builds the Comment around a `naiad` object, or without one below level "full".
         naiad_object: describes how the image was made, for exact reproduction.
-        seconds: run time of the job.
 
     Raises:
         Rejected: the format cannot hold an image of this size.
@@ -92,13 +86,8 @@ def write_picture(
         return encode(rgb, build_text_fields(make_comment(None), policy.source_hash, seconds))
     comment = sign_comment(rgb, make_comment(naiad_object), policy.key)
     fields = build_text_fields(comment, policy.source_hash, seconds, policy.key.public)
-    return encode(_embed_fields(rgb, fields), fields)
-
-
-def _embed_fields(rgb: Pixels, fields: Mapping[str, str]) -> Pixels:
-    """Return the image with its fields in the alpha, or with an opaque alpha if they do not fit."""
     rgba = embed(rgb, build_alpha_text(fields))
     if rgba is None:
         log.warning("a %dx%d image is too small for metadata in its alpha", rgb.shape[1], rgb.shape[0])
-        return add_opaque_alpha(rgb)
-    return rgba
+        rgba = add_opaque_alpha(rgb)
+    return encode(rgba, fields)

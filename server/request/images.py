@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipelines.job import RgbImage
 from server.errors import Rejected
@@ -26,7 +26,6 @@ MAX_PIXELS = 2 * 16_777_216
 MAX_TEXT_CHUNKS = 1000
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 DATA_URI = re.compile(r"data:image/[\w.+-]{1,40};base64,")
-ORIENTATION = 0x0112
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,9 +38,6 @@ TRANSPOSES = {
 """The transpose that makes an image upright, by its EXIF orientation."""
 MIN_STEALTH_ALPHA = 254
 """The lowest alpha of an image whose alpha channel only hides text."""
-MASK_THRESHOLD = 127
-"""The luma above which a mask allows changes."""
-MaskArray = np.ndarray[tuple[int, ...], np.dtype[np.uint8 | np.bool_]]
 
 
 def decode_base64(value: object, field: str) -> bytes:
@@ -62,10 +58,7 @@ def decode_base64(value: object, field: str) -> bytes:
 
 @contextmanager
 def open_image(data: bytes, field: str, max_pixels: int = MAX_PIXELS) -> Generator[Image.Image]:
-    """Open an image file and decode its first frame.
-
-    Args:
-        field: the name of the image in error messages.
+    """Open an image file and decode its first frame; `field` is the name of the image in error messages.
 
     Raises:
         Rejected: the file is not a PNG, WebP or JPEG, is broken or incomplete, or has more than `max_pixels` pixels
@@ -106,7 +99,7 @@ def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
 def to_upright_rgb(image: Image.Image) -> Image.Image:
     """Convert an open image to RGB, rotated as its EXIF says and composited over white where it is transparent."""
     try:
-        transpose = TRANSPOSES.get(image.getexif().get(ORIENTATION, 1))
+        transpose = TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  # Pillow does not document what broken EXIF can raise
         transpose = None
     rgb = _to_opaque_rgb(image)
@@ -116,9 +109,8 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
 def read_mask(value: object, field: str, width: int, height: int, soft: bool = False) -> bytes:
     """Decode a request's mask to the latent grid, a byte for each latent, row by row: 255 where it may change.
 
-    Args:
-        width, height: of the job, in pixels.
-        soft: keep values between black and white instead of applying a threshold.
+    That is where the mask's luma is above 127. With `soft`, values between black and white are kept. The width and
+    height are the job's, in pixels.
 
     Raises:
         Rejected: the mask cannot be read or is black everywhere.
@@ -128,18 +120,13 @@ def read_mask(value: object, field: str, width: int, height: int, soft: bool = F
         black = Image.new("RGBA", rgba.size, "black")
         luma = np.asarray(Image.alpha_composite(black, rgba).convert("L"))
     if soft:
-        gray = Image.fromarray(luma).resize((width // 8, height // 8), Image.Resampling.BOX)
-        return _require_white(np.asarray(gray), field).tobytes()
-    rows, columns = (_nearest(old, new // 8) for old, new in zip(luma.shape, (height, width), strict=True))
-    mask = luma[rows][:, columns] > MASK_THRESHOLD
-    return (_require_white(mask, field) * np.uint8(255)).tobytes()
-
-
-def _require_white(mask: MaskArray, field: str) -> MaskArray:
-    """Return a mask, or raise Rejected if it allows no changes."""
+        mask = np.asarray(Image.fromarray(luma).resize((width // 8, height // 8), Image.Resampling.BOX))
+    else:
+        rows, columns = _nearest(luma.shape[0], height // 8), _nearest(luma.shape[1], width // 8)
+        mask = (luma[rows][:, columns] > 127) * np.uint8(255)
     if not mask.any():
         raise Rejected(field, "black everywhere; the part to change must be white")
-    return mask
+    return mask.tobytes()
 
 
 def _nearest(old: int, new: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -33,10 +33,8 @@ def build_first_pass(
         Rejected: its image or mask cannot be read.
     """
     init, strength, noise, noise_seed = _read_init(parameters, size, seeds[0])
-    downscales = _choose_downscales(parameters, size, profile)
-    return Pass(
-        *size, seeds, init, strength, noise, noise_seed, smea, downscales.pyramid, downscales.deep_shrink
-    )
+    levels = _choose_downscales(parameters, size, profile)
+    return Pass(*size, seeds, init, strength, noise, noise_seed, smea, levels.pyramid, levels.deep_shrink)
 
 
 def _read_init(parameters: Parameters, size: Size, seed: int) -> tuple[InitImage | None, float, float, int]:
@@ -48,26 +46,17 @@ def _read_init(parameters: Parameters, size: Size, seed: int) -> tuple[InitImage
         init = InitImage(image, mask, overlay, bool(parameters.color_correct))
         return init, parameters.strength or 1.0, 0.0, 0
     if isinstance(parameters, Img2ImgParameters):
-        init = InitImage(
-            read_image(parameters.image, "parameters.image", *size),
-            color_correct=bool(parameters.color_correct),
-        )
+        image = read_image(parameters.image, "parameters.image", *size)
+        init = InitImage(image, color_correct=bool(parameters.color_correct))
         noise_seed = first_given(parameters.extra_noise_seed, seed) % SEED_MODULUS
         return init, first_given(parameters.strength, 0.7), parameters.noise or 0.0, noise_seed
     return None, 1.0, 0.0, 0
 
 
 def build_enhance_pass(
-    parameters: Parameters,
-    size: Size,
-    samples: int,
-    model: ServedModel,
-    pick_seed: Callable[[], int],
+    parameters: Parameters, size: Size, samples: int, model: ServedModel, pick_seed: Callable[[], int]
 ) -> Pass | None:
-    """Build the second pass that `enhance` asks for; None without it.
-
-    Args:
-        size: of the first pass.
+    """Build the second pass that `enhance` asks for, after a first one of this size; None without it.
 
     Raises:
         Rejected: it is not available, or its size cannot be generated.
@@ -75,23 +64,17 @@ def build_enhance_pass(
     enhance = _find_enhance(parameters)
     if enhance is None:
         return None
-    if enhance.upscaler == "network" and not model.has_upscaler:
+    init = PreviousPass(network=enhance.upscaler == "network")
+    if init.network and not model.has_upscaler:
         raise Rejected(
             "parameters.enhance.upscaler", "no upscaling network is loaded; 'lanczos' is always available"
         )
     size = _enhanced_size(size, first_given(enhance.scale, 1.5))
     strength, noise = enhance_change(enhance.magnitude, enhance.strength, enhance.noise)
     seed = (enhance.seed or 0) % SEED_MODULUS or pick_seed()
-    downscales = _choose_downscales(parameters, size, model.profile)
+    seeds, levels = count_seeds(seed, samples), _choose_downscales(parameters, size, model.profile)
     return Pass(
-        *size,
-        count_seeds(seed, samples),
-        PreviousPass(network=enhance.upscaler == "network"),
-        strength,
-        noise,
-        noise_seed=seed,
-        pyramid=downscales.pyramid,
-        deep_shrink=downscales.deep_shrink,
+        *size, seeds, init, strength, noise, seed, pyramid=levels.pyramid, deep_shrink=levels.deep_shrink
     )
 
 

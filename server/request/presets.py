@@ -111,21 +111,13 @@ def apply_presets(
 def add_quality_tags(text: str, presets: ModelPresets, mixes: bool) -> str:
     """Add the quality tags to each segment of a prompt that has none of them yet."""
     segments = text.split("|") if mixes else [text]
-    is_mix = len(segments) > 1
-    tagged = len(segments) if presets.every_segment else 1
-    return "|".join(
-        [
-            *(_add_tags_to_segment(segment, presets, is_mix) for segment in segments[:tagged]),
-            *segments[tagged:],
-        ]
-    )
+    count = len(segments) if presets.every_segment else 1
+    tagged = (_add_tags_to_segment(segment, presets, len(segments) > 1) for segment in segments[:count])
+    return "|".join([*tagged, *segments[count:]])
 
 
 def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool) -> str:
-    """Add the quality tags to one segment.
-
-    In a mix, the segment's weight stays after the tags and an empty segment stays empty.
-    """
+    """Add the quality tags to a segment; in a mix, its weight stays after them and an empty segment stays empty."""
     weight = MIX.search(segment) if is_mix else None
     text, tail = (segment[: weight.start()], weight[0]) if weight else (segment, "")
     if (is_mix and not text.strip()) or fold_tags(presets.quality) & fold_tags(text):
@@ -139,10 +131,7 @@ def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool) -> s
 
 
 def add_undesired(text: str, presets: ModelPresets, index: int, allows_nsfw: bool) -> str:
-    """Put a preset in front of a negative prompt, unless the prompt contains it.
-
-    The preset "none" is only used if there is no negative prompt.
-    """
+    """Put a preset in front of a negative prompt that does not contain it, or "none" in place of an empty one."""
     preset, none = presets.undesired[index].text, presets.undesired[-1].text
     is_none = preset == none
     if (is_none and text.strip()) or (preset and fold_tags(preset) <= fold_tags(text)):

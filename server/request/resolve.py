@@ -28,7 +28,6 @@ from server.request.v4_prompt import flatten_v4_prompt
 NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
 NATIVE_ONLY = frozenset({"ddim_v3", "plms", "k_lms", "k_dpm_fast"})
 """Samplers that NAI's page sends without a noise schedule."""
-DDIM = ("ddim", "ddim_v3")
 SAMPLES_BY_AREA = ((360_448, 8), (409_600, 6), (LARGEST_AREA, 4))
 """Largest area in pixels for each number of images in one request (NAI's page, 2026)."""
 STRUCTURED = re.compile(r"nai-diffusion-[4-9]")
@@ -103,12 +102,7 @@ def resolve(
         brownian=recorded["prefer_brownian"],
     )
     legacy = {} if parameters.legacy is None else {"legacy": parameters.legacy}
-    warnings = (
-        *model_warnings,
-        *prompt_warnings,
-        *_warn_of_replacements(parameters, job),
-        *_warn_of_scale(job, profile),
-    )
+    warnings = (*model_warnings, *prompt_warnings, *_warn_of_values(parameters, job, profile))
     return ResolvedRequest(job, image_format, legacy | recorded, warnings)
 
 
@@ -157,8 +151,7 @@ def _choose_sampler(parameters: Parameters, task: Task, profile: Profile, size: 
 def _choose_schedule(parameters: Parameters, sampler: str, profile: Profile) -> str:
     name = parameters.noise_schedule or profile.defaults.noise_schedule
     if name not in SCHEDULES:
-        known = UnknownName("noise schedule", name, SCHEDULES)
-        raise Rejected("parameters.noise_schedule", str(known))
+        raise Rejected("parameters.noise_schedule", str(UnknownName("noise schedule", name, SCHEDULES)))
     is_alias = parameters.sampler in ("nai_smea", "nai_smea_dyn")
     return "native" if sampler in NATIVE_ONLY or is_alias else name
 
@@ -178,8 +171,7 @@ def _build_prompts(request: GenerateRequest, model: str, policy: RequestPolicy) 
     positive, negative = _find_texts(request, model)
     texts = PromptTexts(positive, negative, parameters.quality_toggle, parameters.uc_preset)
     final = apply_presets(texts, policy.presets, model, policy.mode, mixes=syntax == "nai")
-    drop_seam_tokens = bool(parameters.legacy_v3_extend)
-    return Prompts(final.positive, final.negative, syntax, drop_seam_tokens)
+    return Prompts(final.positive, final.negative, syntax, bool(parameters.legacy_v3_extend))
 
 
 def _find_texts(request: GenerateRequest, model: str) -> tuple[str, str]:
@@ -195,12 +187,13 @@ def _find_texts(request: GenerateRequest, model: str) -> tuple[str, str]:
 
 
 def _build_guidance(parameters: Parameters, profile: Profile) -> Guidance:
-    mimic_scale = profile.guards.mimic_scale
     return Guidance(
         scale=first_given(parameters.scale, profile.defaults.scale),
         rescale=first_given(parameters.cfg_rescale, profile.defaults.cfg_rescale),
         uncond_scale=parameters.uncond_scale or 1.0,
-        threshold=Threshold(mimic_scale=mimic_scale) if parameters.dynamic_thresholding else None,
+        threshold=Threshold(mimic_scale=profile.guards.mimic_scale)
+        if parameters.dynamic_thresholding
+        else None,
         skip_above=first_given(parameters.skip_cfg_above_sigma, inf),
         skip_below=first_given(parameters.skip_cfg_below_sigma, 0.0),
     )
@@ -223,26 +216,21 @@ def _check_prompts(prompts: Prompts) -> list[str]:
     return warnings
 
 
-def _warn_of_replacements(parameters: Parameters, job: Job) -> list[str]:
+def _warn_of_values(parameters: Parameters, job: Job, profile: Profile) -> list[str]:
+    """Warn of values that were replaced, and of a scale that does not suit the model."""
     warnings: list[str] = []
     init, sampler = job.passes[0].init, parameters.sampler
-    if isinstance(init, InitImage) and init.mask is not None and sampler in DDIM:
+    if isinstance(init, InitImage) and init.mask is not None and sampler in ("ddim", "ddim_v3"):
         warnings.append(f"sampler: {sampler!r} cannot infill; {job.sampler} was used")
     schedule = parameters.noise_schedule
     if schedule and schedule != job.schedule:
         warnings.append(
             f"noise_schedule: {schedule!r} cannot be used with {sampler or job.sampler}; {job.schedule} was used"
         )
-    return warnings
-
-
-def _warn_of_scale(job: Job, profile: Profile) -> list[str]:
     most, scale = profile.guards.warn_scale_above, job.guidance.scale
-    return (
-        [f"scale: {scale:g} is above what this model is suited to ({most:g})"]
-        if most and scale > most
-        else []
-    )
+    if most and scale > most:
+        warnings.append(f"scale: {scale:g} is above what this model is suited to ({most:g})")
+    return warnings
 
 
 def _first_filled(*texts: str | None) -> str:

@@ -181,7 +181,9 @@ def read_request(body: Mapping[str, object]) -> GenerateRequest:
     sent = validate_body(GenerateBody, body)
     task = _find_task(sent.action, sent.parameters)
     parameters = validate_body(PARAMETERS[task], sent.parameters, ("parameters",))
-    _refuse_vibes(parameters)
+    for name in ("reference_image", "reference_image_multiple"):
+        if getattr(parameters, name):
+            raise Rejected(f"parameters.{name}", "vibe transfer is not offered by this version")
     if task == "infill" and not (parameters.image and parameters.mask):
         raise Rejected("parameters.mask", "infill needs an image and a mask")
     if task == "img2img" and not parameters.image:
@@ -205,17 +207,8 @@ def _find_task(action: Task | None, parameters: Mapping[str, object]) -> Task:
     return "infill" if action is None and parameters.get("mask") else "img2img"
 
 
-def _refuse_vibes(parameters: Parameters) -> None:
-    for name in ("reference_image", "reference_image_multiple"):
-        if getattr(parameters, name):
-            raise Rejected(f"parameters.{name}", "vibe transfer is not offered by this version")
-
-
 def validate_body(model: type[Model], body: Mapping[str, object], prefix: tuple[str, ...] = ()) -> Model:
-    """Validate a body, or the section of one.
-
-    Args:
-        prefix: names of the fields around the section, for error messages.
+    """Validate a body, or a section of one; `prefix` are the fields around the section, for error messages.
 
     Raises:
         Rejected: a field is missing or not allowed; the message names it.

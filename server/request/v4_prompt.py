@@ -11,10 +11,7 @@ TYPE_NAMES = {dict: "an object", list: "an array", str: "a text"}
 def flatten_v4_prompt(prompt: object, field: str) -> str:
     """Return the base caption and the character captions in their order, joined by commas.
 
-    Character positions are ignored. Any part may be missing or null.
-
-    Args:
-        field: the name of the prompt's field in the request, for errors.
+    Character positions are ignored. Any part may be missing or null. `field` is the prompt's name in errors.
 
     Raises:
         Rejected: a part has the wrong type, or the text is longer than LONGEST_TEXT.
@@ -22,8 +19,8 @@ def flatten_v4_prompt(prompt: object, field: str) -> str:
     caption_field = f"{field}.caption"
     caption = _read_object(_read_object(prompt, field).get("caption"), caption_field)
     texts = [_read_text(caption.get("base_caption"), f"{caption_field}.base_caption")]
-    characters = _read_array(caption.get("char_captions"), f"{caption_field}.char_captions")
-    for number, entry in enumerate(characters):
+    characters = _check_type(caption.get("char_captions"), list, f"{caption_field}.char_captions")
+    for number, entry in enumerate(cast("list[object]", characters or [])):
         name = f"{caption_field}.char_captions.{number}"
         texts.append(_read_text(_read_object(entry, name).get("char_caption"), f"{name}.char_caption"))
     text = ", ".join(part for part in texts if part)
@@ -34,10 +31,6 @@ def flatten_v4_prompt(prompt: object, field: str) -> str:
 
 def _read_object(value: object, field: str) -> dict[str, object]:
     return cast("dict[str, object]", _check_type(value, dict, field) or {})
-
-
-def _read_array(value: object, field: str) -> list[object]:
-    return cast("list[object]", _check_type(value, list, field) or [])
 
 
 def _read_text(value: object, field: str) -> str:
