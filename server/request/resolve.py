@@ -10,7 +10,7 @@ from typing import Literal
 
 from pipelines.errors import InvalidPrompt, UnknownName
 from pipelines.job import SEED_MODULUS, Guidance, InitImage, Job, Prompts, Threshold
-from pipelines.sampling.samplers import resolve_sampler
+from pipelines.sampling.samplers import SAMPLERS, resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.prompt import mix_weights, parse
 from pipelines.text.tokens import MAX_TOKENS, tokenize_runs
@@ -26,8 +26,8 @@ from server.request.schema import LARGEST_AREA, GenerateRequest, Parameters, Tas
 from server.request.v4_prompt import flatten_v4_prompt
 
 NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
-NATIVE_ONLY = frozenset({"ddim_v3", "plms", "k_lms", "k_dpm_fast"})
-"""Samplers that NAI's page sends without a noise schedule."""
+NATIVE_ONLY = frozenset({"k_lms", "k_dpm_fast"})
+"""Samplers that NAI's page sends without a noise schedule, besides those with their own."""
 SAMPLES_BY_AREA = ((360_448, 8), (409_600, 6), (LARGEST_AREA, 4))
 """Largest area in pixels for each number of images in one request (NAI's page, 2026)."""
 STRUCTURED = re.compile(r"nai-diffusion-[4-9]")
@@ -153,7 +153,8 @@ def _choose_schedule(parameters: Parameters, sampler: str, profile: Profile) -> 
     if name not in SCHEDULES:
         raise Rejected("parameters.noise_schedule", str(UnknownName("noise schedule", name, SCHEDULES)))
     is_alias = parameters.sampler in ("nai_smea", "nai_smea_dyn")
-    return "native" if sampler in NATIVE_ONLY or is_alias else name
+    is_fixed = SAMPLERS[sampler].own_schedule or sampler in NATIVE_ONLY
+    return "native" if is_fixed or is_alias else name
 
 
 def _ancestral_flags(parameters: Parameters, sampler: str, schedule: str) -> dict[str, bool]:
