@@ -38,18 +38,18 @@ class Protocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Start the deadline of the first request."""
+
         super().connection_made(transport)
         self._transport = transport
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the deadline."""
+
         self._cancel_deadline()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Start the deadline of the next request."""
+
         super().on_response_complete()
         self._start_deadline()
 
@@ -75,10 +75,8 @@ class Protocol(H11Protocol):
         is_answering = self.conn.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY)
         if is_answering or self._transport.is_closing():
             return
-        arrived, _ = self.conn.trailing_data
-        if (
-            arrived and self.conn.our_state is h11.IDLE
-        ):  # browsers open connections ahead of use; those get no 408
+        # browsers open connections ahead of use; those get no 408
+        if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
             self._send_error(408, "the headers did not arrive in time")
         self._transport.close()
 
