@@ -48,7 +48,7 @@ class ApiError(Exception):
 
 
 class Rejected(ApiError):
-    """A field (dotted name), header or part has a value that is not allowed; if empty, the reason is given alone."""
+    """A field (dotted name), a header or a part is not allowed; if `field` is empty, the message is the reason."""
 
     status = 400
 

@@ -71,18 +71,12 @@ class Catalog(StrictModel):
         return catalog
 
     def require_files(self, model: str) -> None:
-        """Check that all files of a listed model exist.
-
-        Raises:
-            ConfigError: one does not; the message has its line in the catalog.
-        """
+        """Raise `ConfigError` with the line in the catalog if a file of a listed model does not exist."""
         for key, path in ((("path",), self.models[model].path), *self.iter_auxiliary_files(model)):
             if not path.exists():
                 full_key = key if key == ("upscaler",) else ("models", model, *key)
-                prefix = (
-                    "" if self._file is None else f"{locate(self._file, full_key)}: {join_key(full_key)}: "
-                )
-                raise ConfigError(f"{prefix}{path}: no such file")
+                where = f"{locate(self._file, full_key)}: {join_key(full_key)}: " if self._file else ""
+                raise ConfigError(f"{where}{path}: no such file")
 
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
         """Yield the key and path of each file that a model uses besides its checkpoint."""
@@ -94,8 +88,7 @@ class Catalog(StrictModel):
 def load_catalog(file: Path) -> Catalog:
     """Read a catalog; relative paths are resolved against its folder. The files need not exist.
 
-    Raises:
-        ConfigError: an unknown key, an invalid value, or a default that is not listed.
+    Raises `ConfigError` for an unknown key, an invalid value, or a default that is not listed.
     """
     catalog = validate(Catalog, read_toml(file), file)
     if catalog.default not in catalog.models:
@@ -105,16 +98,16 @@ def load_catalog(file: Path) -> Catalog:
     return catalog.resolve_paths(file)
 
 
-def single_model_catalog(path: Path) -> Catalog:
+def single_model_catalog(path: Path, inpainting: Path | None = None) -> Catalog:
     """A catalog of one checkpoint, which serves all model ids."""
-    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": ModelEntry(path=path)})
+    entry = ModelEntry(path=path, inpainting=inpainting)
+    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": entry})
 
 
 def choose_catalog(settings: Settings, checkpoint: Path | None, demo: bool, weights: Path | None) -> Catalog:
     """Return the catalog that a command's arguments name, or else the settings.
 
-    Raises:
-        ConfigError: the arguments name more than one catalog, there is none, or the catalog is invalid.
+    Raises `ConfigError` if the arguments name more than one catalog, there is none, or the catalog is invalid.
     """
     options = {"a checkpoint": checkpoint is not None, "--demo": demo, "--weights": weights is not None}
     used = [name for name, is_used in options.items() if is_used]
@@ -133,7 +126,6 @@ def choose_catalog(settings: Settings, checkpoint: Path | None, demo: bool, weig
 def _build_demo_catalog() -> Catalog:
     folder = demo_weights()
     inpainting = folder / "naiad-demo-inpainting.safetensors"
-    entry = ModelEntry(
-        path=folder / "naiad-demo.safetensors", inpainting=inpainting if inpainting.exists() else None
+    return single_model_catalog(
+        folder / "naiad-demo.safetensors", inpainting if inpainting.exists() else None
     )
-    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": entry})

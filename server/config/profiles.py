@@ -99,9 +99,7 @@ class Profile(StrictModel):
     Attributes:
         prediction: what the network predicts; with `zsnr`, it limits which checkpoints a generic profile is for.
         zsnr: whether the network was trained with zero terminal SNR.
-        sigma_max: largest sigma of the noise table.
         sigma_start: first finite sigma of karras, exponential and polyexponential schedules with zero terminal SNR.
-        syntax: prompt grammar.
         deep_shrink_above: images of more pixels use deep shrink unless the request turns it off: the UNet's inner
             features are downscaled 2x until at most this area is left (sampling/deep_shrink.py).
         pyramid_above: images of more pixels use the pyramid: early steps run on latents that are downscaled 2x until
@@ -132,34 +130,23 @@ class Profile(StrictModel):
 
 
 def load_profiles(folder: Path) -> tuple[Profile, ...]:
-    """Return all profiles of a folder, named after their files.
-
-    Raises:
-        ConfigError: a file has an unknown key or an invalid value.
-    """
-    return tuple(
-        validate(Profile, {"name": file.stem, **read_toml(file)}, file)
-        for file in sorted(folder.glob("*.toml"))
-    )
+    """Return all profiles of a folder, named after their files, or raise `ConfigError` if one is invalid."""
+    files = sorted(folder.glob("*.toml"))
+    return tuple(validate(Profile, {"name": file.stem, **read_toml(file)}, file) for file in files)
 
 
 def find_profile(profiles: tuple[Profile, ...], name: str) -> Profile:
-    """Return the profile of a name.
-
-    Raises:
-        ConfigError: there is none; the message lists all names.
-    """
-    profile = next((profile for profile in profiles if profile.name == name), None)
-    if profile is None:
-        raise ConfigError(f"{name!r} is not a profile; choose one of {', '.join(p.name for p in profiles)}")
-    return profile
+    """Return the profile of a name, or raise `ConfigError` with the names of all."""
+    by_name = {profile.name: profile for profile in profiles}
+    if name not in by_name:
+        raise ConfigError(f"{name!r} is not a profile; choose one of {', '.join(by_name)}")
+    return by_name[name]
 
 
 def match_profile(profiles: tuple[Profile, ...], file: str, detection: Detection) -> tuple[Profile, str]:
     """Return the profile for a checkpoint and the reason: its file name, or else what its network predicts.
 
-    Raises:
-        ConfigError: no profile is for this kind of network.
+    Raises `ConfigError` if no profile is for this kind of network.
     """
     kind = (detection.family, detection.prediction, detection.zsnr)
     for profile in profiles:
