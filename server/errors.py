@@ -76,9 +76,6 @@ class NotFound(ApiError):
 
     status = 404
 
-    def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"{method[:20]} {shorten(path)}: no such path")
-
 
 class BodyTimeout(ApiError):
     """The body did not arrive in time."""
@@ -111,9 +108,6 @@ class HeadersTooLarge(ApiError):
     """The request line and headers are larger than the limit."""
 
     status = 431
-
-    def __init__(self) -> None:
-        super().__init__("the headers are too large")
 
 
 class Unavailable(ApiError):
@@ -193,13 +187,9 @@ def shorten(value: object) -> str:
 
 def install_handlers(app: FastAPI) -> None:
     """Make an application answer its errors in the envelope."""
-    app.add_exception_handler(ApiError, _handle_api_error)
+    app.add_exception_handler(ApiError, lambda _, error: build_error_response(cast("ApiError", error)))
     app.add_exception_handler(PipelineError, _handle_pipeline_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
-
-
-def _handle_api_error(_: Request, error: Exception) -> JSONResponse:
-    return build_error_response(cast("ApiError", error))
 
 
 def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
@@ -210,9 +200,8 @@ def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
 
 
 def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
-    error = cast("HTTPException", error)
+    error, method = cast("HTTPException", error), request.method[:20]
     if error.status_code == 404:
-        return build_error_response(NotFound(request.method, request.scope["path"]))
+        return build_error_response(NotFound(f"{method} {shorten(request.scope['path'])}: no such path"))
     allowed = (error.headers or {}).get("Allow", "another method")
-    message = f"{request.method[:20]}: this path takes {allowed}"
-    return build_envelope(error.status_code, message, error.headers)
+    return build_envelope(error.status_code, f"{method}: this path takes {allowed}", error.headers)

@@ -37,9 +37,7 @@ class AccessRules:
     """The Hosts, Origins and tokens that one server accepts."""
 
     tokens: tuple[str, ...] = ()  # protected paths need one of these bearer tokens; if empty, they need none
-    bound: str = (
-        "127.0.0.1"  # address listened on; if it is the unspecified one, any IP address may be the Host
-    )
+    bound: str = "127.0.0.1"  # address listened on; if it is the unspecified one, any IP may be the Host
     hosts: tuple[str, ...] = ()  # additional host names
     origins: tuple[str, ...] = ()  # of web pages that may send requests, such as "https://example.org"
 
@@ -94,8 +92,10 @@ def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
             return
         headers = Headers(scope=scope)
         path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
-        too_large = _head_size(scope) > HEAD_LIMIT
-        error = HeadersTooLarge() if too_large else rules.check(scope["method"], path, headers)
+        if _head_size(scope) > HEAD_LIMIT:
+            error = HeadersTooLarge("the headers are too large")
+        else:
+            error = rules.check(scope["method"], path, headers)
         origin = headers.get("origin")
 
         async def send_with_cors(message: Message) -> None:

@@ -23,9 +23,7 @@ class AppState:
     accounts: Accounts = field(default_factory=Accounts)
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
-    decode_limit: int = (
-        2  # requests that may decode their images at the same time; each may take 0.5 GB meanwhile
-    )
+    decode_limit: int = 2  # how many requests may decode images at a time; each may take 0.5 GB meanwhile
 
 
 def app_state(request: Request) -> AppState:

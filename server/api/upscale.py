@@ -45,10 +45,7 @@ class Upscale:
 
 
 def read_upscale(body: Mapping[str, object]) -> Upscale:
-    """Read a request body. `width` and `height` in it, the source's own size, are ignored.
-
-    Raises `Rejected` if the image cannot be read, or the upscaled one would be too large.
-    """
+    """Read a request body, or raise `Rejected`; `width` and `height` in it, the source's own size, are ignored."""
     request = validate_body(UpscaleRequest, body)
     if not request.image:
         raise Rejected("image", "is required: an image in Base64")
@@ -82,10 +79,8 @@ def build_upscale_comment(upscale: Upscale, naiad: Mapping[str, object] | None =
     """Return the Comment of an upscaled image: the source's keys, the new size, and the source's own metadata."""
     fields = upscale.source_fields
     source = parse_json(fields.get("Comment", ""))
-    derived = {
-        key: strip_unwritable(fields[key]) for key in fields if key not in ("Comment", "Signature key")
-    }
-    derived |= _strip_signature(source)
+    copied = (key for key in fields if key not in ("Comment", "Signature key"))
+    derived = {key: strip_unwritable(fields[key]) for key in copied} | _strip_signature(source)
     if sum(map(len, derived.values())) > SOURCE_TEXT_LIMIT:
         source, derived = {}, {}
     prompt = source.get("prompt")

@@ -26,23 +26,10 @@ class ModelEntry(StrictModel):
 
     def resolve_paths(self, folder: Path) -> "ModelEntry":
         """Return the entry with its relative paths resolved against a folder."""
-        return self.model_copy(
-            update={
-                "path": folder / self.path,
-                "vae": None if self.vae is None else folder / self.vae,
-                "inpainting": None if self.inpainting is None else folder / self.inpainting,
-                "text_encoders": tuple(folder / path for path in self.text_encoders),
-            }
-        )
-
-    def iter_auxiliary_files(self) -> Iterator[tuple[Key, Path]]:
-        """Yield the key and path of each file or folder besides the checkpoint."""
-        if self.vae is not None:
-            yield ("vae",), self.vae
-        for index, path in enumerate(self.text_encoders):
-            yield ("text_encoders", index), path
-        if self.inpainting is not None:
-            yield ("inpainting",), self.inpainting
+        files = {"path": self.path, "vae": self.vae, "inpainting": self.inpainting}
+        update: dict[str, object] = {key: folder / file for key, file in files.items() if file is not None}
+        update["text_encoders"] = tuple(folder / file for file in self.text_encoders)
+        return self.model_copy(update=update)
 
 
 class Catalog(StrictModel):
@@ -79,8 +66,14 @@ class Catalog(StrictModel):
                 raise ConfigError(f"{where}{path}: no such file")
 
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
-        """Yield the key and path of each file that a model uses besides its checkpoint."""
-        yield from self.models[model].iter_auxiliary_files()
+        """Yield the key and path of each file or folder that a model uses besides its checkpoint."""
+        entry = self.models[model]
+        if entry.vae is not None:
+            yield ("vae",), entry.vae
+        for index, path in enumerate(entry.text_encoders):
+            yield ("text_encoders", index), path
+        if entry.inpainting is not None:
+            yield ("inpainting",), entry.inpainting
         if self.upscaler is not None:
             yield ("upscaler",), self.upscaler
 
@@ -114,18 +107,13 @@ def choose_catalog(settings: Settings, checkpoint: Path | None, demo: bool, weig
     if len(used) > 1:
         raise ConfigError(f"{' and '.join(used)} cannot be combined; use one of them")
     if demo:
-        return _build_demo_catalog()
+        folder = demo_weights()
+        inpainting = folder / "naiad-demo-inpainting.safetensors"
+        existing = inpainting if inpainting.exists() else None
+        return single_model_catalog(folder / "naiad-demo.safetensors", existing)
     if checkpoint is not None:
         return single_model_catalog(checkpoint)
     file = weights or settings.weights
     if file is None:
         raise ConfigError("no model: name a checkpoint, a catalog with --weights, or --demo")
     return load_catalog(file)
-
-
-def _build_demo_catalog() -> Catalog:
-    folder = demo_weights()
-    inpainting = folder / "naiad-demo-inpainting.safetensors"
-    return single_model_catalog(
-        folder / "naiad-demo.safetensors", inpainting if inpainting.exists() else None
-    )

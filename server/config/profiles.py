@@ -97,27 +97,26 @@ class Profile(StrictModel):
     """Settings of one model family.
 
     Attributes:
-        prediction: what the network predicts; with `zsnr`, it limits which checkpoints a generic profile is for.
-        zsnr: whether the network was trained with zero terminal SNR.
+
         sigma_start: first finite sigma of karras, exponential and polyexponential schedules with zero terminal SNR.
         deep_shrink_above: images of more pixels use deep shrink unless the request turns it off: the UNet's inner
             features are downscaled 2x until at most this area is left (sampling/deep_shrink.py).
         pyramid_above: images of more pixels use the pyramid: early steps run on latents that are downscaled 2x until
             at most this area is left (sampling/pyramid.py).
-        auto_smea_from: area in pixels from which `autoSmea` turns SMEA on.
+
     """
 
     name: str
     family: Annotated[Family, AfterValidator(_check_family)]
-    prediction: Literal["eps", "v", "edm_v"]
-    zsnr: bool = False
+    prediction: Literal["eps", "v", "edm_v"]  # with zsnr, limits which checkpoints a generic profile is for
+    zsnr: bool = False  # whether the network was trained with zero terminal SNR
     match: Match = Match()
     sigma_max: SigmaMax = inf
     sigma_start: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 56.0
     syntax: Literal["nai", "a1111"] = "nai"
     deep_shrink_above: Annotated[int, Field(ge=1)] | None = None
     pyramid_above: Annotated[int, Field(ge=1)] | None = None
-    auto_smea_from: Annotated[int, Field(ge=1)] = 2_166_785
+    auto_smea_from: Annotated[int, Field(ge=1)] = 2_166_785  # pixels from which `autoSmea` turns SMEA on
     defaults: Defaults = Defaults()
     guards: Guards = Guards()
 

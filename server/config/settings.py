@@ -19,7 +19,7 @@ FILE_VARIABLES = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
 """Variables that hold the path of a file with another variable's value, which is how containers get secrets."""
 
 
-def _require_match(pattern: str, otherwise: str) -> AfterValidator:
+def _match(pattern: str, otherwise: str) -> AfterValidator:
     """Return a validator that refuses a text that does not match the entire pattern, with a message."""
 
     def check(text: str) -> str:
@@ -30,14 +30,10 @@ def _require_match(pattern: str, otherwise: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-TOKEN = _require_match("[!-~]{8,}", "must be at least 8 characters of printable ASCII, without spaces")
-DEVICE = _require_match(
-    r"auto|cpu|mps|cuda(:\d+)?", "should be auto, cpu, cuda, a numbered GPU like cuda:1, or mps"
-)
-ORIGIN = _require_match(
-    r"https?://[^/\s]+", "should be like https://example.org, with no path and no / at its end"
-)
-HOST = _require_match(
+TOKEN = _match("[!-~]{8,}", "must be at least 8 characters of printable ASCII, without spaces")
+DEVICE = _match(r"auto|cpu|mps|cuda(:\d+)?", "should be auto, cpu, cuda, a numbered GPU like cuda:1, or mps")
+ORIGIN = _match(r"https?://[^/\s]+", "should be like https://example.org, with no path and no / at its end")
+HOST = _match(
     r"[^/\s:\[\]]+|([0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(%\w+)?",
     "should be a name like example.org or an address, without http:// and without a port",
 )
@@ -65,7 +61,7 @@ class Settings(StrictModel):
 
     host: Annotated[str, HOST] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 4242
-    token: Annotated[Annotated[str, TOKEN] | None, Field(repr=False)] = None
+    token: Annotated[Annotated[str, TOKEN] | None, Field(repr=False)] = None  # fits into an HTTP header
     tokens: Path | None = None
     metadata: Literal["full", "plain", "none"] = "full"
     signing_key: Path | None = None
@@ -83,7 +79,8 @@ def load_settings(file: Path | None, environment: Mapping[str, str], flags: Mapp
     Raises `ConfigError` for an unknown key or variable, an invalid value, or two variables that exclude each other.
     """
     values = {} if file is None else _read_file(file)
-    sources = (values, *_read_environment(environment), *_read_flags(flags))
+    parsed = (_parse_setting([key], value, f"--{key}") for key, value in flags.items() if value is not None)
+    sources = (values, *_read_environment(environment), *parsed)
     return Settings.model_validate(reduce(_merge, sources))
 
 
@@ -133,12 +130,6 @@ def _read_secret(variable: str, file: Path) -> str:
         raise ConfigError(f"environment: {variable} = '{file}': {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"environment: {variable} = '{file}': not a text file in UTF-8") from None
-
-
-def _read_flags(flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
-    for key, value in flags.items():
-        if value is not None:
-            yield _parse_setting([key], value, f"--{key}")
 
 
 def _parse_setting(path: list[str], value: object, label: str) -> dict[str, Any]:

@@ -116,9 +116,7 @@ def find_line(text: str, key: Key) -> int | None:
     if not key:
         return None
     lines = text.split("\n")
-    return bisect_left(
-        range(len(lines)), True, key=lambda count: _has_key(_parse_statements(lines, count), key)
-    )
+    return bisect_left(range(len(lines)), True, key=lambda n: _has_key(_parse_statements(lines, n), key))
 
 
 def _parse_statements(lines: Sequence[str], count: int) -> dict[str, Any]:

@@ -27,9 +27,7 @@ class ServedModel:
     reason: str  # why this profile was chosen
     fingerprint: str  # 8 hex digits of the checkpoint, which images carry as Source
     upscaler: Path | None = None  # file of the upscaling network
-    files: Mapping[str, str] = field(
-        default_factory=dict[str, str]
-    )  # fingerprints of auxiliary weights by catalog key
+    files: Mapping[str, str] = field(default_factory=dict[str, str])  # fingerprints of auxiliary files by key
 
     @property
     def has_upscaler(self) -> bool:
