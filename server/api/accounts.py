@@ -19,8 +19,6 @@ from server.config.toml import StrictModel, read_toml, validate
 from server.errors import Rejected, Unauthorized
 
 Secret = Annotated[str, Field(pattern=r"^[!-~]{8,200}$")]
-
-
 PRIORITY = {"maxPriorityActions": 1000, "nextRefillAt": 0, "taskPriority": 10}
 SUBSCRIPTION: Mapping[str, object] = {
     "tier": 3,

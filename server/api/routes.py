@@ -23,7 +23,6 @@ from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import read_request
 
 log = logging.getLogger("naiad")
-
 Args = TypeVarTuple("Args")
 Decoded = TypeVar("Decoded")
 
@@ -140,7 +139,6 @@ async def decode_in_thread(request: Request, decode: Callable[[*Args], Decoded],
 
 async def encode_images(metadata: MetadataPolicy, resolved: ResolvedRequest, result: Result) -> list[bytes]:
     """Return a job's images as files, each encoded in a thread of its own."""
-
     recorded, image_format = resolved.recorded, resolved.image_format
 
     def encode(index: int) -> bytes:

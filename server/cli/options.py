@@ -9,7 +9,6 @@ import typer
 from server.config.toml import ConfigError
 
 option = partial(typer.Option, show_default=False)
-
 Checkpoint = Annotated[
     Path | None, typer.Argument(help="A safetensors checkpoint or a diffusers folder.", show_default=False)
 ]

@@ -87,7 +87,6 @@ class Engine:
 
     @property
     def state(self) -> State:
-
         return self._state
 
     @property
