@@ -26,8 +26,6 @@ def create_app(state: AppState) -> FastAPI:
     app = FastAPI(
         title="naiad",
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
         middleware=[Middleware(trace_requests), Middleware(enforce_access, rules=state.access)],

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import cast, get_args
 
@@ -32,8 +33,6 @@ from pipelines.errors import InvalidPrompt, PipelineError, UnknownName
 
 log = logging.getLogger("naiad")
 INTERNAL_ERROR = "internal server error; the server's log has the details"
-CHOICE_ERRORS = ("literal_error", "bool_parsing")
-"""Pydantic's error types for a value that must be one of a few words."""
 DRAIN_TIMEOUT = 2.0
 """Seconds for which the rest of a refused body is read, so that the client gets to see the response."""
 
@@ -49,12 +48,7 @@ class ApiError(Exception):
 
 
 class Rejected(ApiError):
-    """A field of the request has a value that is not allowed.
-
-    Args:
-        field: dotted name of the field, or of the header or part; empty to report the reason alone.
-        reason: the rest of the sentence, such as "is required".
-    """
+    """A field (dotted name), a header or a part is not allowed; if `field` is empty, the message is the reason."""
 
     status = 400
 
@@ -81,9 +75,6 @@ class NotFound(ApiError):
     """There is no such path."""
 
     status = 404
-
-    def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"{method[:20]} {shorten(path)}: no such path")
 
 
 class BodyTimeout(ApiError):
@@ -118,9 +109,6 @@ class HeadersTooLarge(ApiError):
 
     status = 431
 
-    def __init__(self) -> None:
-        super().__init__("the headers are too large")
-
 
 class Unavailable(ApiError):
     """The engine does not take jobs: it is loading, stopping or has failed."""
@@ -145,47 +133,34 @@ def build_error_response(error: ApiError) -> JSONResponse:
 
 
 class DrainingResponse(JSONResponse):
-    """A response after which the rest of the request is read and dropped for `DRAIN_TIMEOUT` seconds.
+    """A response that reads and drops the rest of the request for `DRAIN_TIMEOUT` seconds before it ends.
 
     If a server closes a connection while the client still sends, the client loses the response.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, read the rest of the request, then end the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_TIMEOUT):
-                while (message := await receive()).get("more_body"):
-                    del message
-        except TimeoutError:
-            pass
+                while (await receive()).get("more_body"):
+                    pass
         await send({"type": "http.response.body", "body": b""})
 
 
 def to_rejection(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Rejected:
-    """Return the first error of a body: its dotted field, the value and the field's own description.
-
-    Args:
-        prefix: names of the fields around a section that was validated on its own.
-    """
+    """Return the first error of a section, whose field names start with `prefix`: field, value and description."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in (*prefix, *first["loc"]))
     if first["type"] == "missing":
         return Rejected(field, "is required")
     allowed = _find_description(model, [str(part) for part in first["loc"]])
-    value = first["input"]
-    hint = _suggest(value, allowed) if isinstance(value, str) and first["type"] in CHOICE_ERRORS else ""
+    value, hint = first["input"], ""
+    if isinstance(value, str) and first["type"] in ("literal_error", "bool_parsing"):  # one of a few words
+        # only 40 characters, because the comparison is slow for long texts
+        near = get_close_matches(value[:40], re.findall(r"\w+", allowed), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
     return Rejected(field or "body", f"{shorten(value)} is not {allowed}{hint}")
-
-
-def _suggest(value: str, allowed: str) -> str:
-    """Return "; did you mean ...?" for the word of `allowed` closest to `value`, or an empty string.
-
-    Only the first 40 characters are compared, because the comparison is slow for long texts.
-    """
-    near = get_close_matches(value[:40], re.findall(r"\w+", allowed), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _find_description(model: type[BaseModel], path: list[str]) -> str:
@@ -212,13 +187,9 @@ def shorten(value: object) -> str:
 
 def install_handlers(app: FastAPI) -> None:
     """Make an application answer its errors in the envelope."""
-    app.add_exception_handler(ApiError, _handle_api_error)
+    app.add_exception_handler(ApiError, lambda _, error: build_error_response(cast("ApiError", error)))
     app.add_exception_handler(PipelineError, _handle_pipeline_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
-
-
-def _handle_api_error(_: Request, error: Exception) -> JSONResponse:
-    return build_error_response(cast("ApiError", error))
 
 
 def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
@@ -229,10 +200,8 @@ def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
 
 
 def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
-    error = cast("HTTPException", error)
+    error, method = cast("HTTPException", error), request.method[:20]
     if error.status_code == 404:
-        return build_error_response(NotFound(request.method, request.scope["path"]))
+        return build_error_response(NotFound(f"{method} {shorten(request.scope['path'])}: no such path"))
     allowed = (error.headers or {}).get("Allow", "another method")
-    return build_envelope(
-        error.status_code, f"{request.method[:20]}: this path takes {allowed}", error.headers
-    )
+    return build_envelope(error.status_code, f"{method}: this path takes {allowed}", error.headers)

@@ -17,22 +17,12 @@ from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import (
-    ApiError,
-    Forbidden,
-    HeadersTooLarge,
-    Unauthorized,
-    build_error_response,
-    shorten,
-)
+from server.errors import ApiError, Forbidden, HeadersTooLarge, Unauthorized, build_error_response, shorten
 
 PROTECTED_PATHS = ("/ai/", "/user/")
-LOGIN_PATH = "/user/login"
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
-NAI_ORIGIN = "https://novelai.net"
 HEAD_LIMIT = 16 * 1024
 """Bytes of a request before its body. h11 has a limit too, but applies it only to headers that arrive in pieces."""
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 EXPOSED_HEADERS = "Content-Disposition, Server-Timing, X-Naiad-Warning, X-Request-Id"
 PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST",
@@ -44,19 +34,12 @@ PREFLIGHT_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """The Hosts, Origins and tokens that one server accepts.
+    """The Hosts, Origins and tokens that one server accepts."""
 
-    Attributes:
-        tokens: bearer tokens, one of which the protected paths need; if empty, they need none.
-        bound: the address the server listens on; if it is the unspecified address, any IP address is accepted as Host.
-        hosts: additional host names.
-        origins: origins of web pages, such as "https://example.org", that may send requests.
-    """
-
-    tokens: tuple[str, ...] = ()
-    bound: str = "127.0.0.1"
-    hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()  # protected paths need one of these bearer tokens; if empty, they need none
+    bound: str = "127.0.0.1"  # address listened on; if it is the unspecified one, any IP may be the Host
+    hosts: tuple[str, ...] = ()  # additional host names
+    origins: tuple[str, ...] = ()  # of web pages that may send requests, such as "https://example.org"
 
     def allows_host(self, host: str) -> bool:
         """Return whether a Host header names this server."""
@@ -91,9 +74,10 @@ class AccessRules:
         is_foreign = origin is not None and not self.allows_origin(origin, host)
         is_preflight = method == "OPTIONS" and "access-control-request-method" in headers
         # clients that are not browsers send NAI's origin as a constant; a browser sends a preflight first
-        if is_foreign and (is_preflight or (method not in SAFE_METHODS and origin != NAI_ORIGIN)):
+        is_change = method not in ("GET", "HEAD", "OPTIONS") and origin != "https://novelai.net"
+        if is_foreign and (is_preflight or is_change):
             return Forbidden(f"Origin: {shorten(origin)} may not send requests here (setting api.origins)")
-        is_protected = path.startswith(PROTECTED_PATHS) and path != LOGIN_PATH and method != "OPTIONS"
+        is_protected = path.startswith(PROTECTED_PATHS) and path != "/user/login" and method != "OPTIONS"
         if is_protected and not self.allows_token(_join_values(headers, "authorization") or ""):
             return Unauthorized()
         return None
@@ -108,15 +92,16 @@ def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
             return
         headers = Headers(scope=scope)
         path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
-        too_large = _head_size(scope) > HEAD_LIMIT
-        error = HeadersTooLarge() if too_large else rules.check(scope["method"], path, headers)
+        if _head_size(scope) > HEAD_LIMIT:
+            error = HeadersTooLarge("the headers are too large")
+        else:
+            error = rules.check(scope["method"], path, headers)
         origin = headers.get("origin")
-        is_listed = origin is not None and origin in rules.origins
 
         async def send_with_cors(message: Message) -> None:
-            if message["type"] == "http.response.start" and is_listed:
+            if message["type"] == "http.response.start" and origin is not None and origin in rules.origins:
                 response_headers = MutableHeaders(scope=message)
-                response_headers["Access-Control-Allow-Origin"] = str(origin)
+                response_headers["Access-Control-Allow-Origin"] = origin
                 response_headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
                 response_headers.add_vary_header("Origin")
             await send(message)
@@ -139,10 +124,8 @@ def parse_host(host: str) -> str:
 
 def needs_token(host: str) -> bool:
     """Return whether listening on this address makes the server reachable from other machines."""
-    if host == "localhost":
-        return False
     address = _parse_address(host)
-    return address is None or not address.is_loopback
+    return host != "localhost" and (address is None or not address.is_loopback)
 
 
 def generate_token() -> str:

@@ -19,8 +19,6 @@ from server.config.toml import StrictModel, read_toml, validate
 from server.errors import Rejected, Unauthorized
 
 Secret = Annotated[str, Field(pattern=r"^[!-~]{8,200}$")]
-
-ACCESS_KEY_DOMAIN = "novelai_data_access_key"
 PRIORITY = {"maxPriorityActions": 1000, "nextRefillAt": 0, "taskPriority": 10}
 SUBSCRIPTION: Mapping[str, object] = {
     "tier": 3,
@@ -90,23 +88,14 @@ class Accounts(StrictModel):
 
 
 def load_accounts(file: Path) -> Accounts:
-    """Read tokens.toml.
-
-    Raises:
-        ConfigError: the file has an unknown key, or an access key or token in the wrong form.
-    """
+    """Read tokens.toml; raise `ConfigError` for an unknown key, or an access key or token in the wrong form."""
     return validate(Accounts, read_toml(file), str(file))
 
 
 def choose_login_token(key: object, accounts: Accounts, needs_token: bool) -> str:
     """Return the token that a login with this access key gets.
 
-    Args:
-        needs_token: whether the server requires tokens. If it does not, the token is random and grants nothing.
-
-    Raises:
-        Rejected: the key is not a text.
-        Unauthorized: no account has this key.
+    If the server needs no tokens, it is random and grants nothing; else an unknown key raises `Unauthorized`.
     """
     if not isinstance(key, str):
         raise Rejected("key", "is required: the access key derived from e-mail address and password")
@@ -121,7 +110,7 @@ def choose_login_token(key: object, accounts: Accounts, needs_token: bool) -> st
 
 def derive_access_key(email: str, password: str) -> str:
     """Return the 64 characters that a client sends to `/user/login`. Capitals in the e-mail address count."""
-    salt = blake2b((password[:6] + email + ACCESS_KEY_DOMAIN).encode(), digest_size=16).digest()
+    salt = blake2b(f"{password[:6]}{email}novelai_data_access_key".encode(), digest_size=16).digest()
     # 2,000,000 bytes, rounded down to KiB as clients do
     argon = Argon2id(salt=salt, length=64, iterations=2, lanes=1, memory_cost=2_000_000 // 1024)
     return urlsafe_b64encode(argon.derive(password.encode())).decode()[:64]

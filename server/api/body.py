@@ -25,11 +25,7 @@ BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 
 
 async def read_body(request: Request, limit: int, timeout: float) -> dict[str, object]:
-    """Return the JSON object in a request's body.
-
-    Args:
-        limit: maximum size in MiB.
-        timeout: seconds within which the entire body must have arrived.
+    """Return the JSON object in a body of at most `limit` MiB, all of which must arrive within `timeout` seconds.
 
     Raises:
         Rejected: the body is empty, cut off or not a JSON object.
@@ -53,11 +49,7 @@ async def read_body(request: Request, limit: int, timeout: float) -> dict[str, o
 
 
 def parse_json_object(body: bytes) -> dict[str, object]:
-    """Return a JSON object; if a key is repeated, its last value counts.
-
-    Raises:
-        Rejected: the bytes are not a JSON object.
-    """
+    """Return a JSON object, or raise `Rejected`; if a key is repeated, its last value counts."""
     try:
         value: object = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -68,11 +60,7 @@ def parse_json_object(body: bytes) -> dict[str, object]:
 
 
 def _check_media_type(headers: Headers) -> str:
-    """Return the media type of the body, or an empty string if the headers do not say.
-
-    Raises:
-        Unsupported: bodies of this type or encoding are not read.
-    """
+    """Return the media type of the body, or an empty string if the headers do not say."""
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise Unsupported(f"Content-Encoding: {encoding!a} is not read; send the body as it is")
@@ -83,19 +71,16 @@ def _check_media_type(headers: Headers) -> str:
 
 
 async def _read_bytes(request: Request, limit: int) -> bytes:
+    too_large = BodyTooLarge(f"the body is larger than {limit // MIB} MiB")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
-        raise _too_large(limit)
+        raise too_large
     chunks = bytearray()
     async for chunk in request.stream():
         chunks += chunk
         if len(chunks) > limit:
-            raise _too_large(limit)
+            raise too_large
     return bytes(chunks)
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {limit // MIB} MiB")
 
 
 async def _extract_request_part(headers: Headers, body: bytes) -> bytes:

@@ -10,8 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import INTERNAL_ERROR, build_envelope
 
 log = logging.getLogger("naiad.requests")
-PROBE_PATHS = ("/live", "/ready")
-"""Paths that supervisors request every few seconds; logged at DEBUG."""
 
 
 def trace_requests(app: ASGIApp) -> ASGIApp:
@@ -44,7 +42,8 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
         finally:
             milliseconds = 1000 * (perf_counter() - started)
             method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
-            level = logging.DEBUG if scope["path"] in PROBE_PATHS else logging.INFO
+            is_probe = scope["path"] in ("/live", "/ready")  # supervisors request these every few seconds
+            level = logging.DEBUG if is_probe else logging.INFO
             log.log(level, "%s %s %s %d %.0f ms", request_id, method, path, status, milliseconds)
 
     return run

@@ -38,18 +38,15 @@ class Protocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Start the deadline of the first request."""
         super().connection_made(transport)
         self._transport = transport
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the deadline."""
         self._cancel_deadline()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Start the deadline of the next request."""
         super().on_response_complete()
         self._start_deadline()
 

@@ -50,8 +50,8 @@ def build_image_response(
 def zip_images(images: Sequence[bytes], suffix: str = "png") -> bytes:
     """Return a ZIP with the entries `image_0.png`, `image_1.png` and so on.
 
-    They are stored uncompressed, since encoded images do not shrink, and dated 1980-01-01, the earliest date of a ZIP,
-    so that the same images give the same bytes.
+    They are stored, since encoded images do not shrink, and dated 1980-01-01, a ZIP's earliest date, so that equal
+    images give equal bytes.
     """
     file = BytesIO()
     with ZipFile(file, "w", ZIP_STORED) as archive:

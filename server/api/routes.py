@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import ParamSpec, TypeVar, cast
+from typing import TypeVar, TypeVarTuple, cast
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -23,7 +23,7 @@ from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import read_request
 
 log = logging.getLogger("naiad")
-Arguments = ParamSpec("Arguments")
+Args = TypeVarTuple("Args")
 Decoded = TypeVar("Decoded")
 
 
@@ -104,17 +104,11 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     result = await wait_for_result(state.engine.submit(resolved.job), request)
     started = perf_counter()
     images = await encode_images(state.metadata, resolved, result)
-    response = await asyncio.to_thread(
-        build_image_response, media_type, images, resolved.job.passes[0].seeds, resolved.image_format
-    )
-    timings = {
-        "queue": result.queue_seconds,
-        "draw": result.run_seconds,
-        "encode": perf_counter() - started,
-    }
-    response.headers["Server-Timing"] = ", ".join(
-        f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items()
-    )
+    seeds = resolved.job.passes[0].seeds
+    response = await asyncio.to_thread(build_image_response, media_type, images, seeds, resolved.image_format)
+    timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
+    entries = (f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items())
+    response.headers["Server-Timing"] = ", ".join(entries)
     if resolved.warnings:
         response.headers["X-Naiad-Warning"] = ascii("; ".join(resolved.warnings))[1:-1][:1000]
     return response
@@ -136,45 +130,31 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     return response
 
 
-async def decode_in_thread(
-    request: Request,
-    decode: Callable[Arguments, Decoded],
-    *args: Arguments.args,
-    **kwargs: Arguments.kwargs,
-) -> Decoded:
-    """Call a function that decodes a request's images in a thread, at most `decode_limit` of them at a time.
-
-    Raises:
-        Unavailable, Overloaded: the engine would not accept the job, so nothing was decoded.
-    """
-    app_state(request).engine.admit()
+async def decode_in_thread(request: Request, decode: Callable[[*Args], Decoded], *args: *Args) -> Decoded:
+    """Call a function that decodes a request's images in a thread, at most `decode_limit` of them at a time."""
+    app_state(request).engine.admit()  # raises Unavailable or Overloaded, so that nothing is decoded in vain
     async with cast("asyncio.Semaphore", request.app.state.decode_slots):
-        return await asyncio.to_thread(decode, *args, **kwargs)
+        return await asyncio.to_thread(decode, *args)
 
 
 async def encode_images(metadata: MetadataPolicy, resolved: ResolvedRequest, result: Result) -> list[bytes]:
     """Return a job's images as files, each encoded in a thread of its own."""
+    recorded, image_format = resolved.recorded, resolved.image_format
 
     def encode(index: int) -> bytes:
-        return write_job_picture(
-            metadata, resolved.job, result, index, resolved.recorded, resolved.image_format
-        )
+        return write_job_picture(metadata, resolved.job, result, index, recorded, image_format)
 
     return await asyncio.gather(*(asyncio.to_thread(encode, index) for index in range(len(result.images))))
 
 
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:
-    """Return the result of a ticket, or cancel the ticket if the client disconnects first.
-
-    Raises:
-        Unavailable: the client has disconnected; nothing receives this response.
-    """
+    """Return the result of a ticket, or cancel the ticket and raise `Unavailable` if the client disconnects first."""
     result = asyncio.ensure_future(asyncio.wrap_future(ticket.future))
     disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait((result, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not result.done():
-            raise Unavailable("the client has disconnected")
+            raise Unavailable("the client has disconnected")  # nothing receives this response
         return result.result()
     finally:
         disconnect.cancel()

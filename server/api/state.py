@@ -14,22 +14,16 @@ from server.request.resolve import RequestPolicy
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """The engine, and how requests are admitted, read and answered.
-
-    Attributes:
-        body_limit: maximum size of a request's body in MiB.
-        body_timeout: seconds within which the entire body must have arrived.
-        decode_limit: how many requests may decode their images at the same time. Each may take 0.5 GB meanwhile.
-    """
+    """The engine, and how requests are admitted, read and answered."""
 
     engine: Engine
     policy: RequestPolicy
     metadata: MetadataPolicy
     access: AccessRules = field(default_factory=AccessRules)
     accounts: Accounts = field(default_factory=Accounts)
-    body_limit: int = 64
-    body_timeout: float = 60.0
-    decode_limit: int = 2
+    body_limit: int = 64  # MiB
+    body_timeout: float = 60.0  # seconds within which the entire body must have arrived
+    decode_limit: int = 2  # how many requests may decode images at a time; each may take 0.5 GB meanwhile
 
 
 def app_state(request: Request) -> AppState:

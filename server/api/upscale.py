@@ -45,11 +45,7 @@ class Upscale:
 
 
 def read_upscale(body: Mapping[str, object]) -> Upscale:
-    """Read a request body. `width` and `height` in it, the source's own size, are ignored.
-
-    Raises:
-        Rejected: the image cannot be read, or the upscaled one would be too large.
-    """
+    """Read a request body, or raise `Rejected`; `width` and `height` in it, the source's own size, are ignored."""
     request = validate_body(UpscaleRequest, body)
     if not request.image:
         raise Rejected("image", "is required: an image in Base64")
@@ -67,12 +63,8 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
 
 
 def write_upscaled(metadata: MetadataPolicy, upscale: Upscale, result: Result, method: str) -> bytes:
-    """Return the file of an upscaled image, signed with this server's key.
-
-    Args:
-        method: how the image was upscaled: "lanczos", or the file name of the upscaler.
-    """
-    job = upscale.job
+    """Return the signed file of an image upscaled by a `method`: "lanczos", or the file name of the upscaler."""
+    job, image_format = upscale.job, upscale.image_format
     naiad_fields = {
         "version": naiad_version(),
         "files": dict(metadata.files),
@@ -80,21 +72,15 @@ def write_upscaled(metadata: MetadataPolicy, upscale: Upscale, result: Result, m
         "inputs": {"picture": upscale.source_hash},
     }
     build = partial(build_upscale_comment, upscale)
-    return write_picture(
-        metadata, result.images[0], build, naiad_fields, result.run_seconds, upscale.image_format
-    )
+    return write_picture(metadata, result.images[0], build, naiad_fields, result.run_seconds, image_format)
 
 
-def build_upscale_comment(
-    upscale: Upscale, naiad_fields: Mapping[str, object] | None = None
-) -> dict[str, object]:
+def build_upscale_comment(upscale: Upscale, naiad: Mapping[str, object] | None = None) -> dict[str, object]:
     """Return the Comment of an upscaled image: the source's keys, the new size, and the source's own metadata."""
     fields = upscale.source_fields
     source = parse_json(fields.get("Comment", ""))
-    derived = {
-        key: strip_unwritable(fields[key]) for key in fields if key not in ("Comment", "Signature key")
-    }
-    derived |= _strip_signature(source)
+    copied = (key for key in fields if key not in ("Comment", "Signature key"))
+    derived = {key: strip_unwritable(fields[key]) for key in copied} | _strip_signature(source)
     if sum(map(len, derived.values())) > SOURCE_TEXT_LIMIT:
         source, derived = {}, {}
     prompt = source.get("prompt")
@@ -104,7 +90,7 @@ def build_upscale_comment(
         "width": upscale.job.width,
         "height": upscale.job.height,
         "derived_from": {**derived, "pixels": upscale.source_hash},
-        **({} if naiad_fields is None else {"naiad": naiad_fields}),
+        **({} if naiad is None else {"naiad": naiad}),
         "generator": generator_text(),
     }
 

@@ -56,11 +56,7 @@ def build_access_rules(settings: Settings, accounts: Accounts) -> AccessRules:
 
 
 def build_app_state(model: ServedModel, settings: Settings) -> AppState:
-    """Build the state of the HTTP application.
-
-    Raises:
-        ConfigError: the accounts, the presets or the signing key are invalid.
-    """
+    """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     accounts = Accounts() if settings.tokens is None else load_accounts(settings.tokens)
     return AppState(
         engine=build_engine(model, settings),

@@ -15,9 +15,7 @@ from server.request.presets import load_presets
 def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     """Check profiles, presets, accounts, signing key, checkpoints and upscaler; yield a line for each, then "OK".
 
-    Raises:
-        ConfigError: a file has an invalid setting or does not exist.
-        WeightsError: a checkpoint cannot be served.
+    Raises `ConfigError` if a file has an invalid setting or does not exist, `WeightsError` if one cannot be served.
     """
     yield f"profiles: {len(load_profiles(configs() / 'profiles'))}"
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"

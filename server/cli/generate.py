@@ -21,9 +21,7 @@ def generate_to_file(
 ) -> None:
     """Generate the images of a request body; the first is written to `output`, the others to `output`_1 and so on.
 
-    Raises:
-        Rejected: a value in the request is not allowed.
-        ConfigError: a setting is invalid.
+    Raises `Rejected` if a value in the request is not allowed, and `ConfigError` if a setting is invalid.
     """
     resolved = resolve(read_request(body), build_request_policy(model, settings))
     metadata = build_metadata_policy(model, settings)

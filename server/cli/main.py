@@ -9,20 +9,8 @@ from typing import Annotated
 import typer
 
 from pipelines.errors import PipelineError
-from server.cli import pictures
-from server.cli.options import (
-    AsJson,
-    Checkpoint,
-    Config,
-    Demo,
-    Device,
-    Dtype,
-    Output,
-    Seed,
-    WeightsFile,
-    parse_format,
-    parse_size,
-)
+from server.cli import options, pictures
+from server.cli.options import option
 from server.config.catalog import choose_catalog
 from server.config.settings import load_settings
 from server.config.toml import ConfigError
@@ -50,14 +38,14 @@ def main() -> None:
 
 @app.command()
 def serve(
-    checkpoint: Checkpoint = None,
-    demo: Demo = False,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default=False)] = None,
-    config: Config = None,
-    weights: WeightsFile = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    checkpoint: options.Checkpoint = None,
+    demo: options.Demo = False,
+    host: Annotated[str | None, option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, option(help="Port to listen on.")] = None,
+    config: options.Config = None,
+    weights: options.WeightsFile = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> None:
     """Serve a model over HTTP until interrupted."""
     flags = {"host": host, "port": port, "device": device, "dtype": dtype}
@@ -72,31 +60,27 @@ def serve(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="Prompt, in NAI's syntax.")],
-    checkpoint: Checkpoint = None,
-    demo: Demo = False,
-    output: Output = Path("out.png"),
+    checkpoint: options.Checkpoint = None,
+    demo: options.Demo = False,
+    output: options.Output = Path("out.png"),
     negative: Annotated[str, typer.Option(help="Negative prompt; if empty, the UC preset is used.")] = "",
     quality: Annotated[bool, typer.Option(help="Add NAI's quality tags.")] = True,
     uc_preset: Annotated[int, typer.Option(help="Index of the model's UC preset.")] = 0,
-    size: Annotated[
-        str | None, typer.Option(help="Width and height, like 832x1216.", show_default=False)
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of steps.", show_default=False)] = None,
-    scale: Annotated[float | None, typer.Option(help="Guidance scale.", show_default=False)] = None,
-    sampler: Annotated[str | None, typer.Option(help="Sampler, like k_euler.", show_default=False)] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="Noise schedule, like native or karras.", show_default=False)
-    ] = None,
-    seed: Seed = None,
-    samples: Annotated[int | None, typer.Option(help="Number of images.", show_default=False)] = None,
-    config: Config = None,
-    weights: WeightsFile = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    size: Annotated[str | None, option(help="Width and height, like 832x1216.")] = None,
+    steps: Annotated[int | None, option(help="Number of steps.")] = None,
+    scale: Annotated[float | None, option(help="Guidance scale.")] = None,
+    sampler: Annotated[str | None, option(help="Sampler, like k_euler.")] = None,
+    schedule: Annotated[str | None, option(help="Noise schedule, like native or karras.")] = None,
+    seed: options.Seed = None,
+    samples: Annotated[int | None, option(help="Number of images.")] = None,
+    config: options.Config = None,
+    weights: options.WeightsFile = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> None:
     """Generate the images of one request, exactly as the server does."""
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    width, height = parse_size(size)
+    width, height = options.parse_size(size)
     parameters = {
         "negative_prompt": negative,
         "qualityToggle": quality,
@@ -109,7 +93,7 @@ def generate(
         "noise_schedule": schedule,
         "seed": seed,
         "n_samples": samples,
-        "image_format": parse_format(output),
+        "image_format": options.parse_format(output),
     }
     catalog = choose_catalog(settings, checkpoint, demo, weights)
     from server.cli.generate import generate_to_file
@@ -120,11 +104,11 @@ def generate(
 
 @app.command()
 def models(
-    checkpoint: Checkpoint = None,
-    demo: Demo = False,
-    config: Config = None,
-    weights: WeightsFile = None,
-    as_json: AsJson = False,
+    checkpoint: options.Checkpoint = None,
+    demo: options.Demo = False,
+    config: options.Config = None,
+    weights: options.WeightsFile = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """List all models: what each file is, the evidence, and its profile."""
     settings = load_settings(config, os.environ, {})
@@ -137,7 +121,10 @@ def models(
 
 @app.command()
 def check(
-    checkpoint: Checkpoint = None, demo: Demo = False, config: Config = None, weights: WeightsFile = None
+    checkpoint: options.Checkpoint = None,
+    demo: options.Demo = False,
+    config: options.Config = None,
+    weights: options.WeightsFile = None,
 ) -> None:
     """Check settings, profiles, presets, accounts, the signing key and all checkpoints, without loading a model."""
     settings = load_settings(config, os.environ, {})

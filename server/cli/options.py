@@ -1,5 +1,6 @@
 """Command line arguments and options that several commands share."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -7,37 +8,24 @@ import typer
 
 from server.config.toml import ConfigError
 
+option = partial(typer.Option, show_default=False)
 Checkpoint = Annotated[
     Path | None, typer.Argument(help="A safetensors checkpoint or a diffusers folder.", show_default=False)
 ]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the embedded demo model: no weights, no GPU.")]
-Config = Annotated[
-    Path | None, typer.Option(help="Settings file (TOML), like configs/server.toml.", show_default=False)
-]
-WeightsFile = Annotated[
-    Path | None, typer.Option(help="Model catalog (TOML), like weights.example.toml.", show_default=False)
-]
-Device = Annotated[
-    str | None, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.", show_default=False)
-]
-Dtype = Annotated[
-    str | None, typer.Option(help="Dtype: auto, float32, float16 or bfloat16.", show_default=False)
-]
+Config = Annotated[Path | None, option(help="Settings file (TOML), like configs/server.toml.")]
+WeightsFile = Annotated[Path | None, option(help="Model catalog (TOML), like weights.example.toml.")]
+Device = Annotated[str | None, option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str | None, option(help="Dtype: auto, float32, float16 or bfloat16.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Image file to write: .png or .webp.")]
-Seed = Annotated[int | None, typer.Option(help="Seed; random by default.", show_default=False)]
-PromptOverride = Annotated[
-    str | None, typer.Option("--prompt", help="Replaces the image's own prompt.", show_default=False)
-]
+Seed = Annotated[int | None, option(help="Seed; random by default.")]
+PromptOverride = Annotated[str | None, option("--prompt", help="Replaces the image's own prompt.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
 
 
 def parse_size(text: str | None) -> tuple[int | None, int | None]:
-    """Return width and height of a text like 832x1216.
-
-    Raises:
-        ConfigError: the text has another form.
-    """
+    """Return width and height of a text like 832x1216, or raise `ConfigError`."""
     if text is None:
         return None, None
     try:
@@ -48,11 +36,7 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
 
 
 def parse_format(output: Path) -> str:
-    """Return the image format of a file name: "png" or "webp".
-
-    Raises:
-        ConfigError: the name has another ending.
-    """
+    """Return the image format of a file name, "png" or "webp", or raise `ConfigError`."""
     suffix = output.suffix.lower().removeprefix(".")
     if suffix not in ("png", "webp"):
         raise ConfigError(f"--output {str(output)!r} does not end in .png or .webp")

@@ -7,26 +7,14 @@ from typing import Annotated
 
 import typer
 
-from server.cli.options import (
-    AsJson,
-    Checkpoint,
-    Config,
-    Demo,
-    Device,
-    Dtype,
-    Output,
-    Picture,
-    PromptOverride,
-    Seed,
-    WeightsFile,
-    parse_format,
-)
+from server.cli import options
+from server.cli.options import option
 from server.config.catalog import Catalog, choose_catalog
 from server.config.settings import Settings, load_settings, signing_key_path
 from server.config.toml import ConfigError
 
 
-def inspect(picture: Picture, config: Config = None, as_json: AsJson = False) -> None:
+def inspect(picture: options.Picture, config: options.Config = None, as_json: options.AsJson = False) -> None:
     """Print an image's metadata and signatures; images made by NovelAI can be read too."""
     from server.picture import inspection
 
@@ -39,43 +27,36 @@ def inspect(picture: Picture, config: Config = None, as_json: AsJson = False) ->
 
 
 def verify(
-    picture: Picture,
-    key: Annotated[
-        str | None, typer.Option(help="A public key to trust (Base64).", show_default=False)
-    ] = None,
-    config: Config = None,
+    picture: options.Picture,
+    key: Annotated[str | None, option(help="A public key to trust (Base64).")] = None,
+    config: options.Config = None,
 ) -> None:
     """Print who signed an image; the status is 0 if it was this server, the given key or NovelAI, else 1."""
     from server.picture import inspection
 
-    checks = inspection.check_signatures(
-        inspection.inspect(_read_file(picture)), _read_public_key(config), key
-    )
+    result = inspection.inspect(_read_file(picture))
+    checks = inspection.check_signatures(result, _read_public_key(config), key)
     typer.echo(inspection.format_signatures(checks))
     raise typer.Exit(0 if inspection.is_trusted(checks) else 1)
 
 
 def enhance(
-    picture: Picture,
-    checkpoint: Checkpoint = None,
-    demo: Demo = False,
-    output: Output = Path("enhanced.png"),
+    picture: options.Picture,
+    checkpoint: options.Checkpoint = None,
+    demo: options.Demo = False,
+    output: options.Output = Path("enhanced.png"),
     magnitude: Annotated[
         int, typer.Option(min=1, max=5, help="How much the image changes, as in NAI's Enhance.")
     ] = 3,
-    strength: Annotated[
-        float | None, typer.Option(help="Replaces the magnitude: 0 to 1.", show_default=False)
-    ] = None,
-    noise: Annotated[
-        float | None, typer.Option(help="Replaces the magnitude's noise: 0 to 1.", show_default=False)
-    ] = None,
+    strength: Annotated[float | None, option(help="Replaces the magnitude: 0 to 1.")] = None,
+    noise: Annotated[float | None, option(help="Replaces the magnitude's noise: 0 to 1.")] = None,
     scale: Annotated[float, typer.Option(help="Factor for width and height.")] = 1.5,
-    prompt: PromptOverride = None,
-    seed: Seed = None,
-    config: Config = None,
-    weights: WeightsFile = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    prompt: options.PromptOverride = None,
+    seed: options.Seed = None,
+    config: options.Config = None,
+    weights: options.WeightsFile = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> None:
     """Draw a picture again, larger, as NAI's Enhance does: prompt and settings are read from its metadata."""
     from server.request.passes import enhance_change
@@ -87,17 +68,17 @@ def enhance(
 
 
 def variations(
-    picture: Picture,
-    checkpoint: Checkpoint = None,
-    demo: Demo = False,
-    output: Output = Path("variation.png"),
+    picture: options.Picture,
+    checkpoint: options.Checkpoint = None,
+    demo: options.Demo = False,
+    output: options.Output = Path("variation.png"),
     samples: Annotated[int, typer.Option(help="Number of images.")] = 3,
-    prompt: PromptOverride = None,
-    seed: Seed = None,
-    config: Config = None,
-    weights: WeightsFile = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    prompt: options.PromptOverride = None,
+    seed: options.Seed = None,
+    config: options.Config = None,
+    weights: options.WeightsFile = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> None:
     """Generate variations of an image, like NAI's Variations. Prompt and settings come from its metadata."""
     from server.cli.redraw import VARIATIONS
@@ -121,7 +102,7 @@ def _redraw(
     from server.cli.redraw import build_redraw_request
     from server.engine.model import detect_model
 
-    overrides["image_format"] = parse_format(output)
+    overrides["image_format"] = options.parse_format(output)
     body = build_redraw_request(_read_file(picture), scale, *change, overrides)
     generate_to_file(detect_model(catalog), settings, body, output)
 

@@ -22,13 +22,8 @@ def build_redraw_request(
 ) -> dict[str, object]:
     """Return the body of an img2img request that has an image as init image and its metadata as parameters.
 
-    Args:
-        data: content of the image file.
-        scale: factor for both sides, which are rounded down as in NAI's web client.
-        overrides: `input` and parameters that replace those of the metadata, unless they are None.
-
-    Raises:
-        Rejected: the file cannot be read, or there is no prompt.
+    Both sides are multiplied by `scale` and rounded down as in NAI's web client. `overrides` replace the metadata's
+    `input` and parameters, unless they are None. Raises `Rejected` if `data` is no image, or there is no prompt.
     """
     with open_image(data, "file") as image:
         inspection, size = read_metadata(image), to_upright_rgb(image).size

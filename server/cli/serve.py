@@ -19,26 +19,20 @@ from server.engine.model import ServedModel, format_card
 def run_server(model: ServedModel, settings: Settings) -> None:
     """Serve a model until interrupted. The port is bound before the weights are read.
 
-    Raises:
-        ConfigError: the address cannot be bound, or the accounts, the presets or the signing key are invalid.
+    Raises `ConfigError` if the address cannot be bound, or the accounts, the presets or the signing key are invalid.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     state = build_app_state(model, settings)
     with bind(settings.host, settings.port) as listener:
         _announce(model, state, settings, listener.getsockname()[1])
-        config = uvicorn.Config(
-            create_app(state), http=Protocol, ws="none", log_level="warning", server_header=False
-        )
+        app = create_app(state)
+        config = uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", server_header=False)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
             uvicorn.Server(config).run([listener])
 
 
 def bind(host: str, port: int) -> socket:
-    """Return a listening socket; a name that has both kinds of address is bound on IPv4.
-
-    Raises:
-        ConfigError: the host is not an address of this machine, or the port cannot be used.
-    """
+    """Return a listening socket, or raise `ConfigError`; a name with both kinds of address is bound on IPv4."""
     try:
         addresses = getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_PASSIVE)
         family, _, _, _, address = min(addresses, key=lambda one: one[0] != AF_INET)

@@ -26,23 +26,10 @@ class ModelEntry(StrictModel):
 
     def resolve_paths(self, folder: Path) -> "ModelEntry":
         """Return the entry with its relative paths resolved against a folder."""
-        return self.model_copy(
-            update={
-                "path": folder / self.path,
-                "vae": None if self.vae is None else folder / self.vae,
-                "inpainting": None if self.inpainting is None else folder / self.inpainting,
-                "text_encoders": tuple(folder / path for path in self.text_encoders),
-            }
-        )
-
-    def iter_auxiliary_files(self) -> Iterator[tuple[Key, Path]]:
-        """Yield the key and path of each file or folder besides the checkpoint."""
-        if self.vae is not None:
-            yield ("vae",), self.vae
-        for index, path in enumerate(self.text_encoders):
-            yield ("text_encoders", index), path
-        if self.inpainting is not None:
-            yield ("inpainting",), self.inpainting
+        files = {"path": self.path, "vae": self.vae, "inpainting": self.inpainting}
+        update: dict[str, object] = {key: folder / file for key, file in files.items() if file is not None}
+        update["text_encoders"] = tuple(folder / file for file in self.text_encoders)
+        return self.model_copy(update=update)
 
 
 class Catalog(StrictModel):
@@ -71,22 +58,22 @@ class Catalog(StrictModel):
         return catalog
 
     def require_files(self, model: str) -> None:
-        """Check that all files of a listed model exist.
-
-        Raises:
-            ConfigError: one does not; the message has its line in the catalog.
-        """
+        """Raise `ConfigError` with the line in the catalog if a file of a listed model does not exist."""
         for key, path in ((("path",), self.models[model].path), *self.iter_auxiliary_files(model)):
             if not path.exists():
                 full_key = key if key == ("upscaler",) else ("models", model, *key)
-                prefix = (
-                    "" if self._file is None else f"{locate(self._file, full_key)}: {join_key(full_key)}: "
-                )
-                raise ConfigError(f"{prefix}{path}: no such file")
+                where = f"{locate(self._file, full_key)}: {join_key(full_key)}: " if self._file else ""
+                raise ConfigError(f"{where}{path}: no such file")
 
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
-        """Yield the key and path of each file that a model uses besides its checkpoint."""
-        yield from self.models[model].iter_auxiliary_files()
+        """Yield the key and path of each file or folder that a model uses besides its checkpoint."""
+        entry = self.models[model]
+        if entry.vae is not None:
+            yield ("vae",), entry.vae
+        for index, path in enumerate(entry.text_encoders):
+            yield ("text_encoders", index), path
+        if entry.inpainting is not None:
+            yield ("inpainting",), entry.inpainting
         if self.upscaler is not None:
             yield ("upscaler",), self.upscaler
 
@@ -94,8 +81,7 @@ class Catalog(StrictModel):
 def load_catalog(file: Path) -> Catalog:
     """Read a catalog; relative paths are resolved against its folder. The files need not exist.
 
-    Raises:
-        ConfigError: an unknown key, an invalid value, or a default that is not listed.
+    Raises `ConfigError` for an unknown key, an invalid value, or a default that is not listed.
     """
     catalog = validate(Catalog, read_toml(file), file)
     if catalog.default not in catalog.models:
@@ -105,35 +91,29 @@ def load_catalog(file: Path) -> Catalog:
     return catalog.resolve_paths(file)
 
 
-def single_model_catalog(path: Path) -> Catalog:
+def single_model_catalog(path: Path, inpainting: Path | None = None) -> Catalog:
     """A catalog of one checkpoint, which serves all model ids."""
-    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": ModelEntry(path=path)})
+    entry = ModelEntry(path=path, inpainting=inpainting)
+    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": entry})
 
 
 def choose_catalog(settings: Settings, checkpoint: Path | None, demo: bool, weights: Path | None) -> Catalog:
     """Return the catalog that a command's arguments name, or else the settings.
 
-    Raises:
-        ConfigError: the arguments name more than one catalog, there is none, or the catalog is invalid.
+    Raises `ConfigError` if the arguments name more than one catalog, there is none, or the catalog is invalid.
     """
     options = {"a checkpoint": checkpoint is not None, "--demo": demo, "--weights": weights is not None}
     used = [name for name, is_used in options.items() if is_used]
     if len(used) > 1:
         raise ConfigError(f"{' and '.join(used)} cannot be combined; use one of them")
     if demo:
-        return _build_demo_catalog()
+        folder = demo_weights()
+        inpainting = folder / "naiad-demo-inpainting.safetensors"
+        existing = inpainting if inpainting.exists() else None
+        return single_model_catalog(folder / "naiad-demo.safetensors", existing)
     if checkpoint is not None:
         return single_model_catalog(checkpoint)
     file = weights or settings.weights
     if file is None:
         raise ConfigError("no model: name a checkpoint, a catalog with --weights, or --demo")
     return load_catalog(file)
-
-
-def _build_demo_catalog() -> Catalog:
-    folder = demo_weights()
-    inpainting = folder / "naiad-demo-inpainting.safetensors"
-    entry = ModelEntry(
-        path=folder / "naiad-demo.safetensors", inpainting=inpainting if inpainting.exists() else None
-    )
-    return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": entry})

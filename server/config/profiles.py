@@ -97,29 +97,24 @@ class Profile(StrictModel):
     """Settings of one model family.
 
     Attributes:
-        prediction: what the network predicts; with `zsnr`, it limits which checkpoints a generic profile is for.
-        zsnr: whether the network was trained with zero terminal SNR.
-        sigma_max: largest sigma of the noise table.
         sigma_start: first finite sigma of karras, exponential and polyexponential schedules with zero terminal SNR.
-        syntax: prompt grammar.
         deep_shrink_above: images of more pixels use deep shrink unless the request turns it off: the UNet's inner
             features are downscaled 2x until at most this area is left (sampling/deep_shrink.py).
         pyramid_above: images of more pixels use the pyramid: early steps run on latents that are downscaled 2x until
             at most this area is left (sampling/pyramid.py).
-        auto_smea_from: area in pixels from which `autoSmea` turns SMEA on.
     """
 
     name: str
     family: Annotated[Family, AfterValidator(_check_family)]
-    prediction: Literal["eps", "v", "edm_v"]
-    zsnr: bool = False
+    prediction: Literal["eps", "v", "edm_v"]  # with zsnr, limits which checkpoints a generic profile is for
+    zsnr: bool = False  # whether the network was trained with zero terminal SNR
     match: Match = Match()
     sigma_max: SigmaMax = inf
     sigma_start: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 56.0
     syntax: Literal["nai", "a1111"] = "nai"
     deep_shrink_above: Annotated[int, Field(ge=1)] | None = None
     pyramid_above: Annotated[int, Field(ge=1)] | None = None
-    auto_smea_from: Annotated[int, Field(ge=1)] = 2_166_785
+    auto_smea_from: Annotated[int, Field(ge=1)] = 2_166_785  # pixels from which `autoSmea` turns SMEA on
     defaults: Defaults = Defaults()
     guards: Guards = Guards()
 
@@ -132,34 +127,23 @@ class Profile(StrictModel):
 
 
 def load_profiles(folder: Path) -> tuple[Profile, ...]:
-    """Return all profiles of a folder, named after their files.
-
-    Raises:
-        ConfigError: a file has an unknown key or an invalid value.
-    """
-    return tuple(
-        validate(Profile, {"name": file.stem, **read_toml(file)}, file)
-        for file in sorted(folder.glob("*.toml"))
-    )
+    """Return all profiles of a folder, named after their files, or raise `ConfigError` if one is invalid."""
+    files = sorted(folder.glob("*.toml"))
+    return tuple(validate(Profile, {"name": file.stem, **read_toml(file)}, file) for file in files)
 
 
 def find_profile(profiles: tuple[Profile, ...], name: str) -> Profile:
-    """Return the profile of a name.
-
-    Raises:
-        ConfigError: there is none; the message lists all names.
-    """
-    profile = next((profile for profile in profiles if profile.name == name), None)
-    if profile is None:
-        raise ConfigError(f"{name!r} is not a profile; choose one of {', '.join(p.name for p in profiles)}")
-    return profile
+    """Return the profile of a name, or raise `ConfigError` with the names of all."""
+    by_name = {profile.name: profile for profile in profiles}
+    if name not in by_name:
+        raise ConfigError(f"{name!r} is not a profile; choose one of {', '.join(by_name)}")
+    return by_name[name]
 
 
 def match_profile(profiles: tuple[Profile, ...], file: str, detection: Detection) -> tuple[Profile, str]:
     """Return the profile for a checkpoint and the reason: its file name, or else what its network predicts.
 
-    Raises:
-        ConfigError: no profile is for this kind of network.
+    Raises `ConfigError` if no profile is for this kind of network.
     """
     kind = (detection.family, detection.prediction, detection.zsnr)
     for profile in profiles:

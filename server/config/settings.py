@@ -15,39 +15,28 @@ from typer import get_app_dir
 
 from server.config.toml import ConfigError, StrictModel, format_error, read_toml, setting_names, validate
 
-PREFIX = "NAIAD_"
 FILE_VARIABLES = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
 """Variables that hold the path of a file with another variable's value, which is how containers get secrets."""
 
 
-def _check_token(text: str) -> str:
-    if not re.fullmatch("[!-~]{8,}", text):
-        raise ValueError("must be at least 8 characters of printable ASCII, without spaces")
-    return text
+def _match(pattern: str, otherwise: str) -> AfterValidator:
+    """Return a validator that refuses a text that does not match the entire pattern, with a message."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(otherwise)
+        return text
+
+    return AfterValidator(check)
 
 
-def _check_device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise ValueError("should be auto, cpu, cuda, a numbered GPU like cuda:1, or mps")
-    return name
-
-
-def _check_origin(address: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s]+", address):
-        raise ValueError("should be like https://example.org, with no path and no / at its end")
-    return address
-
-
-def _check_host(name: str) -> str:
-    if not re.fullmatch(r"[^/\s:\[\]]+|([0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(%\w+)?", name):
-        raise ValueError(
-            "should be a name like example.org or an address, without http:// and without a port"
-        )
-    return name
-
-
-Token = Annotated[str, AfterValidator(_check_token)]
-"""A bearer token that fits into an HTTP header."""
+TOKEN = _match("[!-~]{8,}", "must be at least 8 characters of printable ASCII, without spaces")
+DEVICE = _match(r"auto|cpu|mps|cuda(:\d+)?", "should be auto, cpu, cuda, a numbered GPU like cuda:1, or mps")
+ORIGIN = _match(r"https?://[^/\s]+", "should be like https://example.org, with no path and no / at its end")
+HOST = _match(
+    r"[^/\s:\[\]]+|([0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(%\w+)?",
+    "should be a name like example.org or an address, without http:// and without a port",
+)
 
 
 class EngineSettings(StrictModel):
@@ -63,21 +52,21 @@ class ApiSettings(StrictModel):
     presets: Literal["auto", "client", "always"] = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
-    hosts: tuple[Annotated[str, AfterValidator(_check_host)], ...] = ()
-    origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
+    hosts: tuple[Annotated[str, HOST], ...] = ()
+    origins: tuple[Annotated[str, ORIGIN], ...] = ()
 
 
 class Settings(StrictModel):
     """All settings; `configs/server.toml` explains each."""
 
-    host: Annotated[str, AfterValidator(_check_host)] = "127.0.0.1"
+    host: Annotated[str, HOST] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 4242
-    token: Annotated[Token | None, Field(repr=False)] = None
+    token: Annotated[Annotated[str, TOKEN] | None, Field(repr=False)] = None  # fits into an HTTP header
     tokens: Path | None = None
     metadata: Literal["full", "plain", "none"] = "full"
     signing_key: Path | None = None
     weights: Path | None = None
-    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    device: Annotated[str, DEVICE] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
     engine: EngineSettings = EngineSettings()
@@ -87,14 +76,11 @@ class Settings(StrictModel):
 def load_settings(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
     """Return the settings of a file, overridden by the environment, overridden by the flags that are not None.
 
-    Raises:
-        ConfigError: an unknown key or variable, an invalid value, or two variables that exclude each other.
+    Raises `ConfigError` for an unknown key or variable, an invalid value, or two variables that exclude each other.
     """
-    sources = (
-        {} if file is None else _read_file(file),
-        *_read_environment(environment),
-        *_read_flags(flags),
-    )
+    values = {} if file is None else _read_file(file)
+    parsed = (_parse_setting([key], value, f"--{key}") for key, value in flags.items() if value is not None)
+    sources = (values, *_read_environment(environment), *parsed)
     return Settings.model_validate(reduce(_merge, sources))
 
 
@@ -112,19 +98,14 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 def _read_environment(environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the settings of all variables: NAIAD_ENGINE_QUEUE_LIMIT sets engine.queue_limit.
-
-    Raises:
-        ConfigError: a variable with our prefix is no setting, is empty, or excludes another.
-    """
-    names = {PREFIX + name.replace(".", "_").upper(): name for name in setting_names(Settings)}
+    """Yield the settings of all variables: NAIAD_ENGINE_QUEUE_LIMIT sets engine.queue_limit."""
+    names = {f"NAIAD_{name.replace('.', '_').upper()}": name for name in setting_names(Settings)}
     for variable, value in environment.items():
-        if variable.startswith(PREFIX):
+        if variable.startswith("NAIAD_"):
             target = FILE_VARIABLES.get(variable, variable)
             if target not in names:
-                raise ConfigError(
-                    f"environment: {variable} is not a setting{_suggest_variable(variable, names)}"
-                )
+                hint = _suggest_variable(variable, names)
+                raise ConfigError(f"environment: {variable} is not a setting{hint}")
             if target != variable and target in environment:
                 raise ConfigError(f"environment: {target} and {variable} are both set; set only one")
             if not value:
@@ -149,12 +130,6 @@ def _read_secret(variable: str, file: Path) -> str:
         raise ConfigError(f"environment: {variable} = '{file}': {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"environment: {variable} = '{file}': not a text file in UTF-8") from None
-
-
-def _read_flags(flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
-    for key, value in flags.items():
-        if value is not None:
-            yield _parse_setting([key], value, f"--{key}")
 
 
 def _parse_setting(path: list[str], value: object, label: str) -> dict[str, Any]:

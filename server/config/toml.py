@@ -32,11 +32,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """Return the content of a TOML file.
-
-    Raises:
-        ConfigError: the file cannot be read, is not UTF-8, or has a syntax error.
-    """
+    """Return the content of a TOML file; raise `ConfigError` if it is unreadable, not UTF-8, or has a syntax error."""
     text = _read_text(file)
     try:
         return tomllib.loads(text)
@@ -63,8 +59,7 @@ def _read_text(file: Path) -> str:
 def validate(model: type[Model], values: Mapping[str, Any], file: Path | str) -> Model:
     """Return the values of a file as a model, without converting types: neither `true` nor `"1"` is a number.
 
-    Raises:
-        ConfigError: the first error. Unknown keys go first, because a required key may only be misspelled.
+    Raises `ConfigError` for the first error; unknown keys go first, because a required key may only be misspelled.
     """
     try:
         # as JSON, because a strict model then still takes paths from strings and tuples from arrays
@@ -118,12 +113,10 @@ def find_line(text: str, key: Key) -> int | None:
     """
     while key and not _has_key(tomllib.loads(text), key):
         key = key[:-1]
+    if not key:
+        return None
     lines = text.split("\n")
-
-    def is_set_by(count: int) -> bool:
-        return _has_key(_parse_statements(lines, count), key)
-
-    return bisect_left(range(len(lines)), True, key=is_set_by) if key else None
+    return bisect_left(range(len(lines)), True, key=lambda n: _has_key(_parse_statements(lines, n), key))
 
 
 def _parse_statements(lines: Sequence[str], count: int) -> dict[str, Any]:

@@ -65,11 +65,7 @@ class Ticket:
         self.future.cancel()
 
     def watch(self, step: Progress) -> None:
-        """Record the progress; the model calls this before each evaluation.
-
-        Raises:
-            Cancelled: the ticket was cancelled.
-        """
+        """Record the progress, or raise `Cancelled`; the model calls this before each evaluation."""
         if self._is_cancelled:
             raise Cancelled("the client no longer waits for this job")
         self.progress = step
@@ -78,9 +74,7 @@ class Ticket:
 class Engine:
     """Runs jobs one after another on the device thread.
 
-    Args:
-        load: builds the model; called once, on the device thread.
-        queue_limit: how many jobs may wait, the running one not counted.
+    `load` is called once, on the device thread. At most `queue_limit` jobs wait, the running one not counted.
     """
 
     def __init__(self, load: Callable[[], LoadedModel], queue_limit: int = 64) -> None:
@@ -93,7 +87,6 @@ class Engine:
 
     @property
     def state(self) -> State:
-        """The current state."""
         return self._state
 
     @property
@@ -107,22 +100,13 @@ class Engine:
         self._thread.start()
 
     def wait_ready(self) -> None:
-        """Block until the model is loaded.
-
-        Raises:
-            Unavailable: the model could not be loaded.
-        """
+        """Block until the model is loaded, or raise `Unavailable` if it could not be."""
         with self._changed:
             self._changed.wait_for(lambda: self._state is not State.LOADING)
         self._require_ready()
 
     def submit(self, work: Work) -> Ticket:
-        """Queue a job.
-
-        Raises:
-            Unavailable: the engine is not ready.
-            Overloaded: the queue is full.
-        """
+        """Queue a job, or raise `Unavailable` if the engine is not ready and `Overloaded` if the queue is full."""
         ticket = Ticket(work)
         with self._changed:
             self.admit()

@@ -25,9 +25,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 def load_runner(model: ServedModel, settings: Settings) -> Runner:
     """Load a model, and its upscaler if it has one, onto the device of the settings.
 
-    Raises:
-        WeightsError: a weights file cannot be used.
-        ConfigError: the device does not exist.
+    Raises `WeightsError` if a file cannot be used, and `ConfigError` if the device does not exist.
     """
     entry, detection = model.entry, model.detection
     torch.backends.cudnn.allow_tf32 = False  # float32 is used only where half precision is not enough
@@ -50,20 +48,12 @@ def load_runner(model: ServedModel, settings: Settings) -> Runner:
 
 
 def read_upscaler_scale(upscaler: Path) -> int:
-    """Return the factor by which an upscaler enlarges the sides of an image.
-
-    Raises:
-        WeightsError: the file is not a supported upscaler.
-    """
+    """Return the factor by which an upscaler enlarges the sides of an image, or raise `WeightsError`."""
     return detect_rrdbnet(read_header(upscaler))[0].scale
 
 
 def resolve_device(name: str) -> str:
-    """Return the torch device that a setting names; "auto" is a GPU if there is one, else the CPU.
-
-    Raises:
-        ConfigError: the device does not exist.
-    """
+    """Return the device that a setting names, or raise `ConfigError`; "auto" is a GPU if there is one, else the CPU."""
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"

@@ -16,28 +16,18 @@ from server.config.toml import ConfigError, join_key
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A checkpoint of the catalog that is not loaded yet.
+    """A checkpoint of the catalog that is not loaded yet."""
 
-    Attributes:
-        model: id in the catalog.
-        ids: all ids of the same checkpoint.
-        elsewhere: the ids of other checkpoints.
-        reason: why this profile was chosen.
-        fingerprint: 8 hex digits of the checkpoint, which images carry as Source.
-        upscaler: file of the upscaling network, if any.
-        files: fingerprints of the auxiliary weights by their keys in the catalog.
-    """
-
-    model: str
-    ids: tuple[str, ...]
-    other_ids: tuple[str, ...]
+    model: str  # id in the catalog
+    ids: tuple[str, ...]  # all ids of the same checkpoint
+    other_ids: tuple[str, ...]  # the ids of other checkpoints
     entry: ModelEntry
     detection: Detection
     profile: Profile
-    reason: str
-    fingerprint: str
-    upscaler: Path | None = None
-    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    reason: str  # why this profile was chosen
+    fingerprint: str  # 8 hex digits of the checkpoint, which images carry as Source
+    upscaler: Path | None = None  # file of the upscaling network
+    files: Mapping[str, str] = field(default_factory=dict[str, str])  # fingerprints of auxiliary files by key
 
     @property
     def has_upscaler(self) -> bool:
@@ -70,21 +60,22 @@ class ServedModel:
 def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
     """Detect what a listed checkpoint is, without loading it; by default the catalog's default model.
 
-    Raises:
-        WeightsError: the checkpoint cannot be served.
-        ConfigError: a file or profile that the catalog names does not exist.
+    Raises `WeightsError` if it cannot be served, and `ConfigError` if a listed file or its profile does not exist.
     """
     name = model or catalog.default
     entry = catalog.models[name]
     catalog.require_files(name)
     detection = detect(entry.path, entry.prediction, entry.zsnr)
     if detection.channels != 4:
-        raise WeightsError(
-            entry.path, "an inpainting model, which needs an init image; name a model with 4 input channels"
-        )
+        reason = "an inpainting model, which needs an init image; name a model with 4 input channels"
+        raise WeightsError(entry.path, reason)
     if entry.inpainting is not None:
         detect_inpainting(entry.inpainting, detection)
-    profile, reason = _choose_profile(entry, detection)
+    profiles = load_profiles(configs() / "profiles")
+    if entry.profile is None:
+        profile, reason = match_profile(profiles, entry.path.name, detection)
+    else:
+        profile, reason = find_profile(profiles, entry.profile), "named in the catalog"
     ids = tuple(other for other in catalog.models if catalog.models[other] == entry)
     return ServedModel(
         model=name,
@@ -98,14 +89,6 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         upscaler=catalog.upscaler,
         files={join_key(key): fingerprint(path) for key, path in catalog.iter_auxiliary_files(name)},
     )
-
-
-def _choose_profile(entry: ModelEntry, detection: Detection) -> tuple[Profile, str]:
-    """Return the profile and the reason for it."""
-    profiles = load_profiles(configs() / "profiles")
-    if entry.profile is not None:
-        return find_profile(profiles, entry.profile), "named in the catalog"
-    return match_profile(profiles, entry.path.name, detection)
 
 
 def build_model_cards(catalog: Catalog) -> list[Mapping[str, object]]:
