@@ -247,9 +247,9 @@ def measure_seconds(generator: DemoGenerator, times: int = 3) -> Scores:
 def main() -> None:
     """Measure the given parts and add them to the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS))
-    parser.add_argument("--model", type=Path, default=DEMO)
-    parser.add_argument("--prompts", type=int, default=110)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"default: all of {', '.join(PARTS)}")
+    parser.add_argument("--model", type=Path, default=DEMO, help="model file (default: the repository's)")
+    parser.add_argument("--prompts", type=int, default=110, help="number of random prompts (default: 110)")
     arguments = parser.parse_args()
     generator = DemoGenerator(Pipeline(load_weights(arguments.model)))
     file = RESULTS / "demo_semantics.json"

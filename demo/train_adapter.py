@@ -101,12 +101,12 @@ def build_adapter(folder: Path, model: DemoModel) -> Adapter:
 def main() -> None:
     """Train, writing checkpoints, the adapter file and sample grids."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument("folder", type=Path, help="folder of checkpoints, cached latents and samples")
+    parser.add_argument("--model", type=Path, default=DEMO, help="model file (default: the repository's)")
     parser.add_argument(
         "--start", type=Path, help="adapter file to continue from (default: the encoder trained in FOLDER)"
     )
-    parser.add_argument("--steps", type=int, default=STAGE.steps)
+    parser.add_argument("--steps", type=int, default=STAGE.steps, help="total number of steps")
     parser.add_argument(
         "--quick", action="store_true", help="compute in bfloat16, for processors with hardware support"
     )

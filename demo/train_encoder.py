@@ -82,8 +82,8 @@ def measure_recall(logits: Tensor, targets: Tensor) -> float:
 def main() -> None:
     """Train, writing checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument("folder", type=Path, help="folder of checkpoints, cached latents and samples")
+    parser.add_argument("--model", type=Path, default=DEMO, help="model file (default: the repository's)")
     arguments = parser.parse_args()
     torch.manual_seed(12)
     images, scenes, tagger = SampleImages(12), make_scenes(TRAINING_SCENES), Tagger()

@@ -41,7 +41,7 @@ NEW_TAGS = ("red hair", "green hair", "hat", "glasses", "red heart", "yellow sta
 
 
 def infill_image(pipeline: Pipeline, pixels: Pixels, mask: Mask, job: Job) -> Pixels:
-    """Generate the masked part of an image anew and overlay it on the original.
+    """Replace the masked part of an image and overlay the result on the original.
 
     Args:
         pipeline: Pipeline of a model with an inpainting UNet.
@@ -70,12 +70,12 @@ def generate_samples(pipeline: Pipeline, size: tuple[int, int]) -> Image.Image:
 def main() -> None:
     """Train, writing checkpoints, the model file and sample grids."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument("folder", type=Path, help="folder of checkpoints, cached latents and samples")
+    parser.add_argument("--model", type=Path, default=DEMO, help="model file (default: the repository's)")
     parser.add_argument(
         "--start", type=Path, help="model file with 4 or 9 channels to start from (default: --model)"
     )
-    parser.add_argument("--steps", type=int, default=STAGE.steps)
+    parser.add_argument("--steps", type=int, default=STAGE.steps, help="total number of steps")
     parser.add_argument(
         "--quick", action="store_true", help="compute in bfloat16, for processors with hardware support"
     )

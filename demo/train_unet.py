@@ -138,8 +138,10 @@ def random_captions(count: int) -> list[tuple[Chunk, ...]]:
 def main() -> None:
     """Train the given stages, or all of them in order."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
+    parser.add_argument("folder", type=Path, help="folder of checkpoints, cached latents and samples")
+    parser.add_argument(
+        "--stages", nargs="*", default=list(STAGES), choices=list(STAGES), help="default: all"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="compute in bfloat16, for processors with hardware support"
     )

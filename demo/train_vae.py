@@ -108,7 +108,7 @@ def compute_loss(vae: AutoencoderKL, batch: Tensor) -> Tensor:
 def main() -> None:
     """Train, writing checkpoints and grids of originals next to their reconstructions."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="folder of checkpoints, cached latents and samples")
     arguments = parser.parse_args()
     torch.manual_seed(1)
     vae = build_vae()
