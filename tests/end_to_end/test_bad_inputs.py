@@ -159,7 +159,7 @@ CASES = [
     with_parameters("20 steps 1.5", 400, "parameters.steps: 1.5 is not", steps=1.5),
     with_parameters("21 samples 0", 400, "parameters.n_samples: 0 is not a whole number from 1 to 8", n_samples=0),
     with_parameters("21 samples 1000", 400, "parameters.n_samples: 1000 is not", n_samples=1000),
-    with_parameters("21 for the area", 400, "parameters.n_samples: 5 pictures of 1024x1024; at most 4", n_samples=5, width=1024, height=1024),
+    with_parameters("21 for the area", 400, "parameters.n_samples: 5 images of 1024x1024; at most 4", n_samples=5, width=1024, height=1024),
     with_parameters("22 scale -1", 400, "parameters.scale: -1 is not a number from 0 to 50", scale=-1),
     with_parameters("22 scale 50.5", 400, "parameters.scale: 50.5 is not", scale=50.5),
     with_parameters("22 scale 1e9", 400, "parameters.scale: 1000000000.0 is not", scale=1e9),
