@@ -1,7 +1,7 @@
 """The model families that can run, one record for each: all that differs between them, except network shapes.
 
-No other module branches on a family's name. A new family is an entry in FAMILIES and, if its networks have new
-shapes, a function in architecture.py.
+No other module branches on a family's name. A new family is an entry in FAMILIES and a function in architecture.py
+whose Architecture has its name, even if the shapes are not new.
 """
 
 from collections.abc import Callable, Mapping

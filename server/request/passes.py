@@ -12,7 +12,6 @@ from server.errors import Rejected
 from server.request.images import read_image, read_mask
 from server.request.schema import (
     LARGEST_AREA,
-    EnhanceParameters,
     GenerateParameters,
     Img2ImgParameters,
     InfillParameters,
@@ -61,7 +60,7 @@ def build_enhance_pass(
     Raises:
         Rejected: it is not available, or its size cannot be generated.
     """
-    enhance = _find_enhance(parameters)
+    enhance = parameters.enhance if isinstance(parameters, GenerateParameters) else None
     if enhance is None:
         return None
     init = PreviousPass(network=enhance.upscaler == "network")
@@ -76,16 +75,6 @@ def build_enhance_pass(
     return Pass(
         *size, seeds, init, strength, noise, seed, pyramid=levels.pyramid, deep_shrink=levels.deep_shrink
     )
-
-
-def _find_enhance(parameters: Parameters) -> EnhanceParameters | None:
-    if isinstance(parameters, GenerateParameters):
-        return parameters.enhance
-    assert isinstance(parameters, Img2ImgParameters | InfillParameters)
-    if parameters.enhance is None or parameters.enhance is False:
-        return None
-    task = "img2img" if isinstance(parameters, Img2ImgParameters) else "infill"
-    raise Rejected("parameters.enhance", f"works with generate only, not with {task}")
 
 
 def enhance_change(magnitude: int | None, strength: float | None, noise: float | None) -> tuple[float, float]:

@@ -71,7 +71,7 @@ class Parameters(WireModel):
     scale: Annotated[Real, Field(ge=0, le=50)] | None = Field(None, description="a number from 0 to 50")
     sampler: Name | None = Field(None, description=A_NAME)
     noise_schedule: Name | None = Field(None, description=A_NAME)
-    seed: Whole | None = Field(None, description="a whole number, taken modulo 2^32; 0 means any")
+    seed: Whole | None = Field(None, description=f"{A_SEED}; 0 means any")
     n_samples: Annotated[Whole, Field(ge=1, le=MOST_SAMPLES)] | None = Field(
         None, description=f"a whole number from 1 to {MOST_SAMPLES}, fewer for large pictures"
     )
@@ -188,6 +188,10 @@ def read_request(body: Mapping[str, object]) -> GenerateRequest:
         raise Rejected("parameters.mask", "infill needs an image and a mask")
     if task == "img2img" and not parameters.image:
         raise Rejected("parameters.image", "img2img needs an image")
+    if isinstance(parameters, ImageParameters) and not (
+        parameters.enhance is None or parameters.enhance is False
+    ):
+        raise Rejected("parameters.enhance", f"works with generate only, not with {task}")
     return GenerateRequest(task, parameters, sent.input, sent.model)
 
 
