@@ -21,7 +21,7 @@ MUTATIONS = {
     "prediction type: velocity with the other sign": (
         "pipelines/sampling/prediction.py",
         '"v": v_to_x0',
-        '"v": edm_v_to_x0',
+        '"v": lambda output, x, sigma: v_to_x0(-output, x, sigma)',
     ),
     "prediction type: output taken for x0": (
         "pipelines/sampling/prediction.py",
