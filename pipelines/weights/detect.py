@@ -14,6 +14,7 @@ from pipelines.errors import WeightsError
 from pipelines.types import Family, PredictionType
 from pipelines.weights.architecture import METADATA_KEY
 from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, VAE_PREFIX, Checkpoint, Layout, open_checkpoint
+from pipelines.weights.edm import read_sigma_range
 from pipelines.weights.embedded import read_embedded
 from pipelines.weights.families import CONV_IN_KEYS, FAMILIES, ModelFamily
 
@@ -24,6 +25,8 @@ LORA_KEY = re.compile(r"^(lora_|unet\..*lora|.*\.(lora_(up|down|A|B)|hada_w\d\w*
 EPS_NAME = re.compile(r"(?<![a-z])eps(?![a-z])|epsilon", re.IGNORECASE)
 V_NAME = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 FLOW_NAME = re.compile(r"rectified|bigasp[-_ ]?v?2[-_.]?5|(?<![a-z])(rf|fm|flow)(?![a-z])", re.IGNORECASE)
+
+DEFAULT_EVIDENCE = "noise prediction: the default, as the file indicates no other"
 
 VAE_INPUT_KEYS = tuple(prefix + "decoder.conv_in.weight" for prefix in (VAE_PREFIX, "vae.", ""))
 UNSUPPORTED = {
@@ -47,6 +50,8 @@ class Detection:
     zsnr: bool
     evidence: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    sigma_range: tuple[float, float] | None = None  # of a network with EDM velocity prediction
+    is_assumed: bool = False  # whether the prediction is only the default, as nothing indicates one
 
 
 def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | None = None) -> Detection:
@@ -56,8 +61,10 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
     """
     checkpoint = open_checkpoint(path)
     family, channels, family_evidence = _detect_family(checkpoint)
+    is_assumed = False
     if prediction is None:
         prediction, has_zsnr, prediction_evidence = _detect_prediction(checkpoint)
+        is_assumed = prediction_evidence == DEFAULT_EVIDENCE
     else:
         has_zsnr = prediction == "v" and family.v_implies_zsnr
         prediction_evidence = f"the configuration sets {prediction} prediction"
@@ -69,7 +76,17 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
         reason = f"zero terminal SNR is impossible with {prediction} prediction; correct one of the two"
         raise WeightsError(path, reason)
     missing = tuple(_find_missing(checkpoint, family))
-    return Detection(family.name, checkpoint.layout, channels, prediction, has_zsnr, tuple(evidence), missing)
+    return Detection(
+        family.name,
+        checkpoint.layout,
+        channels,
+        prediction,
+        has_zsnr,
+        tuple(evidence),
+        missing,
+        sigma_range=read_sigma_range(checkpoint) if prediction == "edm_v" else None,
+        is_assumed=is_assumed,
+    )
 
 
 def detect_inpainting(path: Path, model: Detection) -> Detection:
@@ -133,7 +150,7 @@ def _detect_prediction(checkpoint: Checkpoint) -> PredictionEvidence:
         or _read_metadata(checkpoint)
         or _read_scheduler(checkpoint)
         or _read_name(checkpoint)
-        or ("eps", False, "noise prediction: the default, as the file indicates no other")
+        or ("eps", False, DEFAULT_EVIDENCE)
     )
 
 
