@@ -16,7 +16,7 @@ SPREAD = 0.8
 STEPS = 14
 
 
-def predict_velocity(sample, timestep, *_):
+def predict_velocity(sample, timestep, context=None, added_cond_kwargs=None, halvings=0):
     """The exact velocity for data with the distribution N(0, SPREAD^2), from CosXL's own inputs."""
     sigma = (4 * timestep.double()).exp()[:, None, None, None]
     noisy = sample.double() * (sigma**2 + 1).sqrt()
@@ -32,7 +32,7 @@ def run_diffusers(noise, bounds, schedule):
     x = noise * bounds[1]
     for t in scheduler.timesteps:
         output = predict_velocity(scheduler.scale_model_input(x, t)[None], t[None])[0]
-        x = scheduler.step(output, t, x).prev_sample
+        x = scheduler.step(output, t, x, return_dict=False)[0]
     return x
 
 
