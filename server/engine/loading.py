@@ -10,11 +10,12 @@ import torch
 
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.upscale.esrgan import detect_rrdbnet
+from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import load_upscaler
-from pipelines.weights.checkpoint import read_header
+from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
+from pipelines.weights.parts import plan_model
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.model import ServedModel
@@ -41,15 +42,30 @@ def load_runner(model: ServedModel, settings: Settings) -> Runner:
         vae=entry.vae,
         text_encoders=entry.text_encoders,
         inpainting=entry.inpainting,
+        clip_skip=entry.clip_skip,
         attention=settings.attention,
     )
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     return Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler)
 
 
+def check_model(model: ServedModel) -> None:
+    """Raise the `WeightsError` that loading a model would raise for its headers; no tensor is read."""
+    entry, detection = model.entry, model.detection
+    plan_model(
+        entry.path,
+        detection.prediction,
+        detection.zsnr,
+        entry.vae,
+        entry.text_encoders,
+        entry.inpainting,
+        entry.clip_skip,
+    )
+
+
 def read_upscaler_scale(upscaler: Path) -> int:
     """Return the factor by which an upscaler enlarges the sides of an image, or raise `WeightsError`."""
-    return detect_rrdbnet(read_header(upscaler))[0].scale
+    return plan_rrdbnet(read_header(upscaler)).config.scale
 
 
 def resolve_device(name: str) -> str:
