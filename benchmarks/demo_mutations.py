@@ -70,8 +70,8 @@ MUTATIONS = {
     ),
     "last instead of penultimate hidden states": (
         "pipelines/weights/networks.py",
-        "hidden_states[-2]",
-        "hidden_states[-1]",
+        "PENULTIMATE = 2",
+        "PENULTIMATE = 1",
     ),
     "guidance with the other sign": (
         "pipelines/sampling/guidance.py",

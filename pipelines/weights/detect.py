@@ -16,7 +16,9 @@ from pipelines.weights.architecture import METADATA_KEY
 from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, VAE_PREFIX, Checkpoint, Layout, open_checkpoint
 from pipelines.weights.edm import read_sigma_range
 from pipelines.weights.embedded import read_embedded
-from pipelines.weights.families import CONV_IN_KEYS, FAMILIES, ModelFamily
+from pipelines.weights.families import CONV_IN_KEYS, CONV_OUT_KEYS, FAMILIES, ModelFamily
+from pipelines.weights.naming import IGNORED_KEY, find_component
+from pipelines.weights.quantization import refuse_quantized
 
 PredictionEvidence = tuple[PredictionType, bool, str]
 """A prediction, whether the terminal SNR is zero, and the evidence as a sentence."""
@@ -131,11 +133,17 @@ def _detect_family(checkpoint: Checkpoint) -> tuple[ModelFamily, int, str]:
 
 
 def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
-    if any(LORA_KEY.match(key) for key in checkpoint.tensors):
+    refuse_quantized(
+        checkpoint.path, (key for key in checkpoint.tensors if find_component(key) in {None, "unet"})
+    )
+    # next to a whole UNet, keys of these kinds are what a merge left over, and are not loaded
+    has_unet = bool(checkpoint.find(CONV_IN_KEYS) and checkpoint.find(CONV_OUT_KEYS))
+    keys = [key for key in checkpoint.tensors if not (has_unet and IGNORED_KEY.search(key))]
+    if any(LORA_KEY.match(key) for key in keys):
         reason = "a LoRA, not a model; it changes a model that must be loaded first"
         raise WeightsError(checkpoint.path, reason)
     for part, name in UNSUPPORTED.items():
-        if any(part in key for key in checkpoint.tensors):
+        if any(part in key for key in keys):
             raise WeightsError(checkpoint.path, f"{name}, which is not supported")
     vae_input = checkpoint.find(VAE_INPUT_KEYS)
     if vae_input is not None and len(vae_input.shape) == 4 and vae_input.shape[1] != 4:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from server.config.profiles import SigmaMax
 from server.config.resources import demo_weights
@@ -23,6 +23,7 @@ class ModelEntry(StrictModel):
     vae: Path | None = None
     text_encoders: tuple[Path, ...] = ()
     inpainting: Path | None = None
+    clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
 
     def resolve_paths(self, folder: Path) -> "ModelEntry":
         """Return the entry with its relative paths resolved against a folder."""

@@ -14,12 +14,13 @@ from pipelines.job import Work
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
 from pipelines.types import OnStep, Output
-from pipelines.upscale.esrgan import detect_rrdbnet
+from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import load_upscaler
-from pipelines.weights.checkpoint import read_header
 from pipelines.weights.detect import detect
+from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
+from pipelines.weights.parts import plan_model
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction
 from server.config.settings import Settings
 from server.config.toml import ConfigError
@@ -59,6 +60,7 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
         vae=entry.vae,
         text_encoders=entry.text_encoders,
         inpainting=entry.inpainting,
+        clip_skip=entry.clip_skip,
         attention=settings.attention,
     )
     if weights.detection.is_assumed:
@@ -71,9 +73,23 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     return LoadedRunner(Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler), model)
 
 
+def check_model(model: ServedModel) -> None:
+    """Raise the `WeightsError` that loading a model would raise for its headers; no tensor is read."""
+    entry = model.entry
+    plan_model(
+        entry.path,
+        entry.prediction,
+        entry.zsnr,
+        entry.vae,
+        entry.text_encoders,
+        entry.inpainting,
+        entry.clip_skip,
+    )
+
+
 def read_upscaler_scale(upscaler: Path) -> int:
     """Return the factor by which an upscaler enlarges the sides of an image, or raise `WeightsError`."""
-    return detect_rrdbnet(read_header(upscaler))[0].scale
+    return plan_rrdbnet(read_header(upscaler)).config.scale
 
 
 def resolve_device(name: str) -> str:
