@@ -105,6 +105,12 @@ class Engine:
             self._changed.wait_for(lambda: self._state is not State.LOADING)
         self._require_ready()
 
+    def wait_end(self) -> str | None:
+        """Block until the engine has stopped or failed; return why it has failed, or None."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state in (State.STOPPED, State.DEFUNCT))
+        return self.failure
+
     def submit(self, work: Work) -> Ticket:
         """Queue a job, or raise `Unavailable` if the engine is not ready and `Overloaded` if the queue is full."""
         ticket = Ticket(work)

@@ -4,6 +4,7 @@ Others import it inside functions, so that commands that need no torch start fas
 device thread; the command line calls the other functions on the main thread.
 """
 
+import logging
 from pathlib import Path
 
 import torch
@@ -18,7 +19,9 @@ from pipelines.weights.merge import merge_inpainting as merge_inpainting
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.model import ServedModel
+from server.engine.threads import choose_threads
 
+log = logging.getLogger("naiad")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -30,6 +33,7 @@ def load_runner(model: ServedModel, settings: Settings) -> Runner:
     entry, detection = model.entry, model.detection
     torch.backends.cudnn.allow_tf32 = False  # float32 is used only where half precision is not enough
     device = resolve_device(settings.device)
+    _set_threads(settings)
     # first, because it fails fast; in float32, because half precision shows as bands in flat colors
     upscaler = None if model.upscaler is None else load_upscaler(model.upscaler, device)
     weights = load_weights(
@@ -45,6 +49,14 @@ def load_runner(model: ServedModel, settings: Settings) -> Runner:
     )
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     return Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler)
+
+
+def _set_threads(settings: Settings) -> None:
+    """Set the number of torch's threads on this thread, the one that runs the model."""
+    threads = choose_threads(settings.threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    log.info("threads = %s: the CPU part uses %d", settings.threads, torch.get_num_threads())
 
 
 def read_upscaler_scale(upscaler: Path) -> int:
