@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 from server.api.access import enforce_access
 from server.api.middleware import trace_requests
+from server.api.paths import normalize_paths
 from server.api.routes import install_routes
 from server.api.state import AppState
 from server.errors import install_handlers
@@ -28,7 +29,11 @@ def create_app(state: AppState) -> FastAPI:
         lifespan=lifespan,
         openapi_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(trace_requests), Middleware(enforce_access, rules=state.access)],
+        middleware=[
+            Middleware(trace_requests),
+            Middleware(normalize_paths),
+            Middleware(enforce_access, rules=state.access),
+        ],
     )
     app.state.naiad = state
     app.state.decode_slots = asyncio.Semaphore(state.decode_limit)

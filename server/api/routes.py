@@ -35,13 +35,14 @@ class AccountResponse(JSONResponse):
 
 def install_routes(app: FastAPI) -> None:
     """Add all routes to an application whose `state.naiad` is an `AppState`."""
-    app.get("/")(get_root)
-    app.get("/live")(get_live)
-    app.get("/ready")(get_ready)
-    app.get("/models")(get_models)
-    app.get("/key")(get_key)
+    get = partial(app.api_route, methods=["GET", "HEAD"])  # monitors and proxies ask by HEAD
+    get("/")(get_root)
+    get("/live")(get_live)
+    get("/ready")(get_ready)
+    get("/models")(get_models)
+    get("/key")(get_key)
     for page in ACCOUNT_PAGES:
-        app.get(f"/user/{page}")(partial(get_account_page, page))
+        get(f"/user/{page}")(partial(get_account_page, page))
     app.post("/user/login")(log_in)
     app.post("/user/create-persistent-token")(create_persistent_token)
     app.post("/ai/generate-image")(generate_image)
@@ -100,7 +101,7 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
     body = await read_body(request, state.body_limit, state.body_timeout)
     resolved = await decode_in_thread(request, resolve, read_request(body), state.current_policy())
-    media_type = negotiate(request.headers.get("accept"), resolved.image_format)
+    media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
     result = await wait_for_result(state.engine.submit(resolved.job), request)
     started = perf_counter()
     images = await encode_images(state.metadata, resolved, result)
@@ -118,7 +119,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     """Upscale an image and return it in the forms that generated images have."""
     body = await read_body(request, state.body_limit, state.body_timeout)
     upscale = await decode_in_thread(request, read_upscale, body)
-    media_type = negotiate(request.headers.get("accept"), upscale.image_format)
+    media_type = negotiate(request.headers, upscale.image_format, state.zip_type)
     result = await wait_for_result(state.engine.submit(upscale.job), request)
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name

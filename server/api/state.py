@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from server.api.access import AccessRules
 from server.api.accounts import Accounts
+from server.config.settings import ZipType
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy
 from server.request.resolve import RequestPolicy
@@ -21,6 +22,7 @@ class AppState:
     metadata: MetadataPolicy
     access: AccessRules = field(default_factory=AccessRules)
     accounts: Accounts = field(default_factory=Accounts)
+    zip_type: ZipType = "auto"  # media type of ZIP responses to `Accept: */*`
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
     decode_limit: int = 2  # how many requests may decode images at a time; each may take 0.5 GB meanwhile

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from server.api.access import AccessRules, generate_token, needs_token
 from server.api.accounts import Accounts, load_accounts
 from server.app import AppState
+from server.cli.listeners import is_unspecified
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
 from server.engine.engine import Engine
@@ -18,8 +19,6 @@ from server.request.resolve import RequestPolicy
 
 if TYPE_CHECKING:
     from server.engine.engine import LoadedModel
-
-ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 -- compared, not bound
 
 
 def build_request_policy(model: ServedModel, settings: Settings) -> RequestPolicy:
@@ -49,9 +48,10 @@ def _load_model(model: ServedModel, settings: Settings) -> "LoadedModel":
 def build_access_rules(settings: Settings, accounts: Accounts) -> AccessRules:
     """Build the access rules; off loopback a token is generated if neither settings nor accounts have one."""
     tokens = (*(() if settings.token is None else (settings.token,)), *accounts.tokens)
-    if not tokens and needs_token(settings.host):
+    if not tokens and any(map(needs_token, settings.host)):
         tokens = (generate_token(),)
-    hosts = (*settings.api.hosts, *((gethostname(),) if settings.host in ALL_ADDRESSES else ()))
+    own_name = (gethostname().lower(),) if any(map(is_unspecified, settings.host)) else ()
+    hosts = (*settings.api.hosts, *own_name)
     return AccessRules(tokens, settings.host, hosts, settings.api.origins)
 
 
@@ -64,5 +64,6 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         metadata=build_metadata_policy(model, settings),
         access=build_access_rules(settings, accounts),
         accounts=accounts,
+        zip_type=settings.api.zip_type,
         body_limit=settings.api.body_limit,
     )

@@ -10,7 +10,7 @@ from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
 from server.config.toml import ConfigError
 from server.engine.model import detect_model
-from server.picture.signature import read_key
+from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
 
 
@@ -25,6 +25,8 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
         yield f"accounts: {len(load_accounts(settings.tokens).account)}"
     path = signing_key_path(settings)
     key = read_key(path)
+    if key is None:
+        check_key_path(path)
     yield f"signing key: {path}, {'created at the first start' if key is None else key.public}"
     try:
         yield from _check_weights(catalog)

@@ -118,6 +118,12 @@ class Engine:
             self._changed.wait_for(lambda: self._state is not State.LOADING)
         self._require_ready()
 
+    def wait_end(self) -> str | None:
+        """Block until the engine has stopped or failed; return why it has failed, or None."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state in (State.STOPPED, State.DEFUNCT))
+        return self.failure
+
     def submit(self, work: Work) -> Ticket:
         """Queue a job, or raise `Unavailable` if the engine is not ready and `Overloaded` if the queue is full."""
         ticket = Ticket(work)
@@ -158,10 +164,10 @@ class Engine:
         """Load the model and run the jobs. No other code uses the device."""
         try:
             model = self._load()
+            self.model = model.model
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return
-        self.model = model.model
         self._enter(State.READY)
         while (ticket := self._take()) is not None:
             self._run(ticket, model)

@@ -25,6 +25,7 @@ from pipelines.weights.probe import check_inpainting_prediction, decide_predicti
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.model import ServedModel
+from server.engine.threads import choose_threads
 
 log = logging.getLogger("naiad")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -49,6 +50,7 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     entry = model.entry
     torch.backends.cudnn.allow_tf32 = False  # float32 is used only where half precision is not enough
     device = resolve_device(settings.device)
+    _set_threads(settings)
     # first, because it fails fast; in float32, because half precision shows as bands in flat colors
     upscaler = None if model.upscaler is None else load_upscaler(model.upscaler, device)
     weights = load_weights(
@@ -85,6 +87,14 @@ def check_model(model: ServedModel) -> None:
         entry.inpainting,
         entry.clip_skip,
     )
+
+
+def _set_threads(settings: Settings) -> None:
+    """Set the number of torch's threads on this thread, the one that runs the model."""
+    threads = choose_threads(settings.threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    log.info("threads = %s: the CPU part uses %d", settings.threads, torch.get_num_threads())
 
 
 def read_upscaler_scale(upscaler: Path) -> int:

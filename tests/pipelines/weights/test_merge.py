@@ -218,7 +218,8 @@ def test_no_file_is_overwritten_and_no_input_may_be_the_output(tmp_path):
 
 
 def test_an_output_that_cannot_be_written_or_has_another_suffix_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match=r"r\.safetensors: cannot be written: No such file"):
-        merge_inpainting(*save_sources(tmp_path), tmp_path / "nowhere" / "r.safetensors")
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match=r"r\.safetensors: cannot be written: File exists"):
+        merge_inpainting(*save_sources(tmp_path), tmp_path / "file" / "r.safetensors")
     with pytest.raises(WeightsError, match=r"end in \.safetensors"):
         merge_inpainting(*save_sources(tmp_path), tmp_path / "r.ckpt")
