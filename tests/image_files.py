@@ -27,7 +27,7 @@ def make_text(keyword, text):
 
 
 def make_packed(kind, prefix, size):
-    """A chunk with so many zeros, packed."""
+    """A chunk with `size` zeros, packed."""
     return make_chunk(kind, prefix + zlib.compress(bytes(size), 9))
 
 

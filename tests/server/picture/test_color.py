@@ -17,7 +17,7 @@ ADOBE = build_profile((0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06), (2.1
 LINEAR_GRAY = build_profile((), (1.0,), is_gray=True)
 SRGBS = {
     "ours": build_profile(SRGB_PRIMARIES, SRGB_CURVE),
-    "LittleCMS's": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),  # pyright: ignore
+    "LittleCMS's": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
 }
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_profile_is_never_an_error():
 
 def test_our_profiles_are_read_by_littlecms():
     for profile in (P3, ADOBE, LINEAR_GRAY):
-        assert ImageCms.ImageCmsProfile(BytesIO(profile)).profile.version == pytest.approx(4.2)
+        assert ImageCms.getDefaultIntent(ImageCms.ImageCmsProfile(BytesIO(profile))) == 0
 
 
 @pytest.mark.parametrize("curve", [(0.0,), (1e6,)])
