@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from server.picture.icc import SRGB_CURVE, SRGB_PRIMARIES, build_profile
+from server.picture.parts import LARGEST_PROFILE
 
 MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 """Pillow's mode for pixels in the color space of a profile; pixels in another mode ignore it, as in browsers."""
@@ -37,7 +38,7 @@ def change_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from a profile to sRGB; None if it is not needed or not possible."""
-    if MODES.get(profile[16:20]) != mode:
+    if MODES.get(profile[16:20]) != mode or len(profile) > LARGEST_PROFILE:
         return None
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))

@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 
 from server.picture.color import convert_to_srgb
 from server.picture.icc import PRIMARIES, SRGB_CURVE, SRGB_PRIMARIES, build_profile
+from server.picture.parts import LARGEST_PROFILE
 
 RNG = np.random.default_rng(2)
 PIXELS = RNG.integers(0, 256, (16, 24, 3), np.uint8)
@@ -72,6 +73,7 @@ def test_srgb_changes_no_pixel(profile):
 @pytest.mark.parametrize(
     "profile",
     [
+        P3 + bytes(LARGEST_PROFILE),
         b"",
         b"x" * 300,
         P3[:200],
@@ -80,7 +82,7 @@ def test_srgb_changes_no_pixel(profile):
         LINEAR_GRAY,
         make_cmyk(),
     ],
-    ids=["none", "garbage", "cut", "of another space", "a link", "gray", "CMYK"],
+    ids=["large", "none", "garbage", "cut", "of another space", "a link", "gray", "CMYK"],
 )
 def test_a_profile_that_does_not_fit_is_ignored(profile):
     assert convert((200, 80, 60), "RGB", profile) == (200, 80, 60)
