@@ -66,6 +66,7 @@ def refusal(body):
 
 KEPT = [
     *((side, value, value) for side in ("width", "height") for value in (64, 96, 832, 49152, None)),
+    *((side, value, int(value)) for side in ("width", "height") for value in (64.0, 6.4e1, 832.0, 4.9152e4)),
     *(("steps", value, kept) for value, kept in ((1, 1), (50, 50), (5.0, 5), ("5", 5), (" 5 ", 5), (None, None))),
     *(("n_samples", value, kept) for value, kept in ((1, 1), (8, 8), (2.0, 2), ("3", 3), (None, None))),
     *(
@@ -113,7 +114,7 @@ WRONG = [
         for side in ("width", "height")
         for value, shown in (
             *(("0", "0"), ("-64", "-64"), ("32", "32"), ("63", "63"), ("80", "80"), ("49184", "49184")),
-            *(("832.0", "832.0"), ("NaN", "nan"), ("[]", "an array"), ("{}", "an object"), (HUGE, HUGE[:77] + "...")),
+            *(("832.5", "832.5"), ("true", "true"), ('"832"', "'832'"), ("NaN", "nan"), ("[]", "an array"), ("{}", "an object"), (HUGE, HUGE[:77] + "...")),
         )
     ),
     *(
