@@ -17,7 +17,8 @@ from server.picture.writer import write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import read_request
 
-TEXT_BYTES = 1 << 16
+TEXT_BYTES = 1 << 14
+"""Room for the metadata of an image file."""
 
 
 def generate_to_file(

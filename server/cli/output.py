@@ -117,8 +117,11 @@ def _reserve(path: Path, size: int, force: bool) -> ReservedFile:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        is_blocked = isinstance(error, FileExistsError | NotADirectoryError)
-        reason = f"{str(folder)!r} is not a folder" if is_blocked else error.strerror
+        reason = error.strerror
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = f"{str(folder)!r} is not a folder"
+        elif error.errno in NO_ROOM:
+            reason = f"there is no room for the {size // 1024 + 1} KiB that it may need"
         raise ConfigError(f"--output {str(path)!r} cannot be written: {reason}") from None
     return ReservedFile(path, temporary, force)
 
