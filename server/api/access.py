@@ -17,7 +17,15 @@ from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, Forbidden, HeadersTooLarge, Unauthorized, build_error_response, shorten
+from server.errors import (
+    ApiError,
+    Forbidden,
+    HeadersTooLarge,
+    Rejected,
+    Unauthorized,
+    build_error_response,
+    shorten,
+)
 
 PROTECTED_PATHS = ("/ai/", "/user/")
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
@@ -91,11 +99,7 @@ def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
             await app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
-        if _head_size(scope) > HEAD_LIMIT:
-            error = HeadersTooLarge("the headers are too large")
-        else:
-            error = rules.check(scope["method"], path, headers)
+        error = _find_error(scope, headers, rules)
         origin = headers.get("origin")
 
         async def send_with_cors(message: Message) -> None:
@@ -114,6 +118,17 @@ def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
             await app(scope, receive, send_with_cors)
 
     return run
+
+
+def _find_error(scope: Scope, headers: Headers, rules: AccessRules) -> ApiError | None:
+    """Return the error that refuses a request because of its headers, or None if it is allowed."""
+    if _head_size(scope) > HEAD_LIMIT:
+        return HeadersTooLarge("the headers are too large")
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # a proxy that trusts the other one would take part of the body for a second request
+        return Rejected("Content-Length", "cannot be sent together with Transfer-Encoding")
+    path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
+    return rules.check(scope["method"], path, headers)
 
 
 def parse_host(host: str) -> str:

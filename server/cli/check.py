@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from server.api.accounts import load_accounts
+from server.cli.bootstrap import check_memory
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs
@@ -21,6 +22,7 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
     if settings.tokens is not None:
         yield f"accounts: {len(load_accounts(settings.tokens).account)}"
+    check_memory(settings)
     path = signing_key_path(settings)
     key = read_key(path)
     yield f"signing key: {path}, {'created at the first start' if key is None else key.public}"

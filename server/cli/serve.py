@@ -1,16 +1,16 @@
 """`naiad serve`: bind the port, print how to reach the server, and run it."""
 
-import logging
+import os
 from contextlib import suppress
 from errno import EADDRINUSE
 from socket import AF_INET, AI_PASSIVE, SOCK_STREAM, create_server, gaierror, getaddrinfo, socket
 
 import typer
-import uvicorn
 
-from server.api.protocol import Protocol
+from server.api.lifecycle import build_server, stop_on_hangup
 from server.app import AppState, create_app
 from server.cli.bootstrap import build_app_state
+from server.cli.logs import configure_logging
 from server.config.settings import Settings, signing_key_path
 from server.config.toml import ConfigError
 from server.engine.model import ServedModel, format_card
@@ -21,14 +21,16 @@ def run_server(model: ServedModel, settings: Settings) -> None:
 
     Raises `ConfigError` if the address cannot be bound, or the accounts, the presets or the signing key are invalid.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging()
     state = build_app_state(model, settings)
     with bind(settings.host, settings.port) as listener:
         _announce(model, state, settings, listener.getsockname()[1])
-        app = create_app(state)
-        config = uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", server_header=False)
+        server = build_server(create_app(state), settings.api.connections, settings.drain_seconds)
+        stop_on_hangup(server)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
-            uvicorn.Server(config).run([listener])
+            server.run([listener])
+    if state.engine.is_running:  # a model that still loads; ending the interpreter around it would crash
+        os._exit(0)
 
 
 def bind(host: str, port: int) -> socket:

@@ -52,6 +52,8 @@ class ApiSettings(StrictModel):
     presets: Literal["auto", "client", "always"] = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
+    memory_limit: Annotated[int, Field(ge=2048)] = 4096
+    connections: Annotated[int, Field(ge=16)] = 512
     hosts: tuple[Annotated[str, HOST], ...] = ()
     origins: tuple[Annotated[str, ORIGIN], ...] = ()
 
@@ -69,6 +71,7 @@ class Settings(StrictModel):
     device: Annotated[str, DEVICE] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
+    drain_seconds: Annotated[float, Field(ge=1, le=86_400)] = 25
     engine: EngineSettings = EngineSettings()
     api: ApiSettings = ApiSettings()
 
