@@ -270,7 +270,7 @@ def test_unused_fields_may_be_nested_as_deep_as_json_allows():
 
 @pytest.mark.parametrize("junk", ["[" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, "1" + "0" * 5000])
 def test_values_beyond_the_json_reader_are_refused(junk):
-    with pytest.raises(Rejected, match="body: is not JSON in UTF-8, or nested too deeply"):
+    with pytest.raises(Rejected, match=r"body: .*(is not JSON in UTF-8|nested too deeply)"):
         read(f'{{"parameters": {{"junk": {junk}}}}}')
 
 
