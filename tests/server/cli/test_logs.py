@@ -36,6 +36,14 @@ def test_other_lines_pass(clock):
     assert not repeats.filter(record("a failed"))
 
 
+def test_a_line_that_differs_in_its_id_alone_is_repeated(clock):
+    repeats = RepeatFilter()
+    records = [record("%s refused", number) for number in range(9)]
+    for each in records:
+        each.repeated = "refused"
+    assert [repeats.filter(each) for each in records] == [True] + [False] * 8
+
+
 def test_few_lines_are_remembered(clock):
     repeats = RepeatFilter()
     for number in range(3 * REMEMBERED):
