@@ -36,7 +36,9 @@ USER naiad
 VOLUME ["/models", "/data"]
 EXPOSE 4242
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=120s \
-  CMD ["/opt/naiad/venv/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:4242/live', timeout=4)"]
+# /ready is 503 while the model is loaded, which may take the whole start period; if it cannot be loaded, the server exits
+# (Kubernetes sets NAIAD_PORT to a URL for a service of that name, which is no port)
+HEALTHCHECK --interval=30s --timeout=5s --start-period=600s \
+  CMD ["/opt/naiad/venv/bin/python", "-c", "import os, urllib.request as r; port = os.environ.get('NAIAD_PORT', ''); r.urlopen(f'http://127.0.0.1:{port if port.isdecimal() else 4242}/ready', timeout=4)"]
 ENTRYPOINT ["/opt/naiad/serve"]
 CMD ["--demo"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY, Architecture
-from pipelines.weights.checkpoint import DTYPE_BYTES, Checkpoint, checkpoint_files, open_checkpoint
+from pipelines.weights.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
 from pipelines.weights.detect import Detection, detect, detect_inpainting
 from pipelines.weights.embedded import choose_architecture
 from pipelines.weights.families import CONV_IN_KEYS, FAMILIES
+from pipelines.weights.header import DTYPE_BITS
 from pipelines.weights.single_file import StoredTensor, find_companion_tensors, find_unet_tensors, read_bytes
 
 CONV_IN = CONV_IN_KEYS[0]
@@ -66,20 +68,23 @@ class PlannedTensor(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def merge_inpainting(inpaint: Path, fine_tune: Path, base: Path, output: Path) -> MergeReport:
+def merge_inpainting(
+    inpaint: Path, fine_tune: Path, base: Path, output: Path, *, overwrite: bool = False
+) -> MergeReport:
     """Write a 9-channel checkpoint in the single-file layout; each of the three models may have any layout.
 
     Args:
         inpaint: an SDXL model with 9 input channels.
         fine_tune: a model with 4; the result has its VAE, text encoders, dtypes, markers and metadata.
         base: the 4-channel model that both were made from.
+        overwrite: whether an output that exists is replaced.
 
     Raises:
         WeightsError: a model is not of the required kind, the three do not fit together, a sum is not finite, or
-            the output exists already or cannot be written. No file is left behind then.
+            the output exists already, cannot be written or has no room. No file is left behind then.
     """
     sources = (_open_source(inpaint, 9), _open_source(fine_tune, 4), _open_source(base, 4))
-    _check_output(output, sources)
+    _check_output(output, sources, overwrite)
     _check_compatibility(*sources)
     model = sources[1]
     copied = _build_markers(model.detection) | find_companion_tensors(model.checkpoint, model.architecture)
@@ -87,11 +92,13 @@ def merge_inpainting(inpaint: Path, fine_tune: Path, base: Path, output: Path) -
     for key, stored in copied.items():
         planned[key] = PlannedTensor(stored.dtype, stored.shape, stored.size, partial(read_bytes, stored))
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(output, sum(tensor.size for tensor in planned.values()))
         with TemporaryDirectory(dir=output.parent, prefix=".merging-") as folder:
             temporary = Path(folder) / output.name
             _write(temporary, planned, _build_metadata(*sources))
             detection = detect_inpainting(temporary, model.detection)
-            output.touch(exist_ok=False)  # refuses a file that has appeared meanwhile
+            output.touch(exist_ok=overwrite)  # refuses a file that has appeared meanwhile
             temporary.replace(output)
     except OSError as error:
         raise WeightsError(output, f"cannot be written: {error.strerror}") from error
@@ -112,14 +119,23 @@ def _open_source(path: Path, channels: int) -> SourceModel:
     return SourceModel(checkpoint, detection, architecture, find_unet_tensors(checkpoint, architecture))
 
 
-def _check_output(output: Path, sources: Iterable[SourceModel]) -> None:
+def _check_output(output: Path, sources: Iterable[SourceModel], overwrite: bool) -> None:
     inputs = [file for source in sources for file in (source.path, *checkpoint_files(source.checkpoint))]
     if output.resolve() in {file.resolve() for file in inputs}:
         raise WeightsError(output, "it is one of the models to merge; name another file for the result")
-    if output.exists() or output.is_symlink():
-        raise WeightsError(output, "it exists already, and is not overwritten")
+    if output.is_dir() or (output.exists() and not output.is_file()):
+        raise WeightsError(output, "it is not a file; name another one for the result")
+    if (output.exists() or output.is_symlink()) and not overwrite:
+        raise WeightsError(output, "it exists already; name another file, or add --force")
     if output.suffix.lower() != ".safetensors":
         raise WeightsError(output, "the result is a safetensors file; its name must end in .safetensors")
+
+
+def _check_room(output: Path, size: int) -> None:
+    free = disk_usage(output.parent).free
+    if free < size:
+        reason = f"the result has {size / 1e6:.0f} MB, and only {free / 1e6:.0f} MB are free there"
+        raise WeightsError(output, reason)
 
 
 def _check_compatibility(inpaint: SourceModel, fine_tune: SourceModel, base: SourceModel) -> None:
@@ -154,7 +170,7 @@ def _plan_sums(inpaint: SourceModel, fine_tune: SourceModel, base: SourceModel) 
         key: PlannedTensor(
             stored.dtype,
             inpaint.unet[key].shape,
-            prod(inpaint.unet[key].shape) * DTYPE_BYTES[stored.dtype],
+            prod(inpaint.unet[key].shape) * DTYPE_BITS[stored.dtype] // 8,
             partial(_sum, key, inpaint.unet[key], stored, base.unet[key]),
         )
         for key, stored in fine_tune.unet.items()
@@ -223,12 +239,7 @@ def _title(source: SourceModel) -> str:
 
 def _write(path: Path, planned: Mapping[str, PlannedTensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; tensors of the widest dtypes come first, so that all are aligned."""
-
-    def item_bytes(key: str) -> int:
-        tensor = planned[key]
-        return DTYPE_BYTES.get(tensor.dtype, tensor.size // max(1, prod(tensor.shape)))
-
-    order = sorted(planned, key=lambda key: (-item_bytes(key), key))
+    order = sorted(planned, key=lambda key: (-DTYPE_BITS[planned[key].dtype], key))
     header: dict[str, object] = {"__metadata__": metadata}
     start = 0
     for key in order:

@@ -17,7 +17,16 @@ from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, Forbidden, HeadersTooLarge, Unauthorized, build_error_response, shorten
+from server.config.addresses import parse_host, parse_origin
+from server.errors import (
+    ApiError,
+    Forbidden,
+    HeadersTooLarge,
+    Rejected,
+    Unauthorized,
+    build_error_response,
+    shorten,
+)
 
 PROTECTED_PATHS = ("/ai/", "/user/")
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
@@ -25,11 +34,14 @@ HEAD_LIMIT = 16 * 1024
 """Bytes of a request before its body. h11 has a limit too, but applies it only to headers that arrive in pieces."""
 EXPOSED_HEADERS = "Content-Disposition, Server-Timing, X-Naiad-Warning, X-Request-Id"
 PREFLIGHT_HEADERS = {
-    "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Correlation-Id, X-Initiated-At",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST",
     "Access-Control-Allow-Private-Network": "true",
     "Access-Control-Max-Age": "600",
+    "Vary": "Access-Control-Request-Headers",
 }
+ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-Correlation-Id", "X-Initiated-At")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+HEADER_NAMES_LIMIT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +49,32 @@ class AccessRules:
     """The Hosts, Origins and tokens that one server accepts."""
 
     tokens: tuple[str, ...] = ()  # protected paths need one of these bearer tokens; if empty, they need none
-    bound: str = "127.0.0.1"  # address listened on; if it is the unspecified one, any IP may be the Host
-    hosts: tuple[str, ...] = ()  # additional host names
-    origins: tuple[str, ...] = ()  # of web pages that may send requests, such as "https://example.org"
+    bound: tuple[str, ...] = ("127.0.0.1",)  # listened on; if one is unspecified, any IP may be the Host
+    hosts: tuple[str, ...] = ()  # additional host names, as `normalize_host` returns them
+    origins: tuple[str, ...] = ()  # of web pages that may send requests, as `normalize_origin` returns them
 
     def allows_host(self, host: str) -> bool:
         """Return whether a Host header names this server."""
         name = parse_host(host)
-        if name in ("localhost", self.bound.lower(), *(host.lower() for host in self.hosts)):
-            return True
-        address, bound = _parse_address(name), _parse_address(self.bound)
+        address = _parse_address(name)
         if address is None:
-            return name.endswith(".localhost") or NAI_HOST.fullmatch(name) is not None
-        return address.is_loopback or address == bound or (bound is not None and bound.is_unspecified)
+            named = ("localhost", *(one.lower().removesuffix(".") for one in self.bound), *self.hosts)
+            return name in named or name.endswith(".localhost") or NAI_HOST.fullmatch(name) is not None
+        bound = [_parse_address(one) for one in self.bound]
+        is_listed = address in bound or str(address) in self.hosts
+        return (
+            address.is_loopback or is_listed or any(one is not None and one.is_unspecified for one in bound)
+        )
+
+    def lists_origin(self, origin: str) -> bool:
+        """Return whether an Origin header names one of `origins`."""
+        return parse_origin(origin) in self.origins
 
     def allows_origin(self, origin: str, host: str) -> bool:
         """Return whether pages of this origin may send requests: this server's own, or one of `origins`."""
-        return origin in (f"http://{host}", f"https://{host}", *self.origins)
+        sent = parse_origin(origin)
+        own = (parse_origin(f"{scheme}://{host}") for scheme in ("http", "https"))
+        return sent is not None and sent in (*own, *self.origins)
 
     def allows_token(self, authorization: str) -> bool:
         """Return whether an Authorization header carries one of the tokens, in constant time."""
@@ -91,15 +112,11 @@ def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
             await app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
-        if _head_size(scope) > HEAD_LIMIT:
-            error = HeadersTooLarge("the headers are too large")
-        else:
-            error = rules.check(scope["method"], path, headers)
+        error = _find_error(scope, headers, rules)
         origin = headers.get("origin")
 
         async def send_with_cors(message: Message) -> None:
-            if message["type"] == "http.response.start" and origin is not None and origin in rules.origins:
+            if message["type"] == "http.response.start" and origin is not None and rules.lists_origin(origin):
                 response_headers = MutableHeaders(scope=message)
                 response_headers["Access-Control-Allow-Origin"] = origin
                 response_headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
@@ -109,17 +126,32 @@ def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
         if error is not None:
             await build_error_response(error)(scope, receive, send_with_cors)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            await Response(status_code=204, headers=PREFLIGHT_HEADERS)(scope, receive, send_with_cors)
+            await _build_preflight_response(headers)(scope, receive, send_with_cors)
         else:
             await app(scope, receive, send_with_cors)
 
     return run
 
 
-def parse_host(host: str) -> str:
-    """Return the name in a Host header: lower case, without port and brackets."""
-    name = re.sub(r":\d*$", "", host.strip().lower())
-    return name.removeprefix("[").removesuffix("]").removesuffix(".")
+def _build_preflight_response(headers: Headers) -> Response:
+    """Return the answer to a preflight of an allowed origin; it allows the headers that the page asks for."""
+    asked = headers.get("access-control-request-headers", "").split(",", HEADER_NAMES_LIMIT)
+    names = [name for entry in asked[:HEADER_NAMES_LIMIT] if HEADER_NAME.fullmatch(name := entry.strip())]
+    known = {name.lower() for name in ALLOWED_HEADERS}
+    allowed = dict.fromkeys((*ALLOWED_HEADERS, *(name for name in names if name.lower() not in known)))
+    allow_headers = {"Access-Control-Allow-Headers": ", ".join(allowed)}
+    return Response(status_code=204, headers=PREFLIGHT_HEADERS | allow_headers)
+
+
+def _find_error(scope: Scope, headers: Headers, rules: AccessRules) -> ApiError | None:
+    """Return the error that refuses a request because of its headers, or None if it is allowed."""
+    if _head_size(scope) > HEAD_LIMIT:
+        return HeadersTooLarge("the headers are too large")
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # a proxy that trusts the other one would take part of the body for a second request
+        return Rejected("Content-Length", "cannot be sent together with Transfer-Encoding")
+    path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
+    return rules.check(scope["method"], path, headers)
 
 
 def needs_token(host: str) -> bool:

@@ -1,8 +1,9 @@
 """Responses with images: the media type that a client's `Accept` header asks for, and the body in that type.
 
 NAI's image host sends a ZIP as `binary/octet-stream`. Its older host called the same ZIP
-`application/x-zip-compressed`, which clients of that time name and insist on. JSON and bare images are only for
-clients that do not accept a ZIP: many send a browser's Accept header, or list JSON first, and expect the ZIP.
+`application/x-zip-compressed`, and some clients of that time insist on it without naming it in `Accept`. JSON and bare
+images are only for clients that do not accept a ZIP: many send a browser's Accept header, or list JSON first, and
+expect the ZIP.
 """
 
 import re
@@ -12,18 +13,30 @@ from io import BytesIO
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers
 
+from server.config.addresses import parse_host
+from server.config.settings import ZipType
+
+OLD_HOST = "api.novelai.net"
 OCTETS, OLD_ZIP, JSON = "binary/octet-stream", "application/x-zip-compressed", "application/json"
 MEDIA_RANGE_LIMIT = 64
 
 
-def negotiate(accept: str | None, image_format: str) -> str:
-    """Return the media type to answer with."""
-    accepted = _parse_accept(accept or "*/*")
+def negotiate(headers: Headers, image_format: str, zip_type: ZipType = "auto") -> str:
+    """Return the media type to answer with.
+
+    `zip_type` is that of a ZIP for a client that names no type; "auto" is the old host's type for requests that were
+    sent to the old host, else the image host's.
+    """
+    accepted = _parse_accept(headers.get("accept") or "*/*")
     if OLD_ZIP in accepted:
         return OLD_ZIP
-    if accepted & {OCTETS, "binary/*", "*/*"}:
+    if accepted & {OCTETS, "binary/*"}:
         return OCTETS
+    if "*/*" in accepted:
+        is_old = parse_host(headers.get("host", "")) == OLD_HOST
+        return (OLD_ZIP if is_old else OCTETS) if zip_type == "auto" else zip_type
     if JSON in accepted:
         return JSON
     if accepted & {f"image/{image_format}", "image/*"}:

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from server.api.access import AccessRules, generate_token, needs_token
 from server.api.accounts import Accounts, load_accounts
+from server.api.memory import memory_for_bodies
 from server.app import AppState
+from server.cli.listeners import is_unspecified
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
+from server.config.toml import ConfigError
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
 from server.picture.signature import open_key
@@ -18,8 +21,6 @@ from server.request.resolve import RequestPolicy
 
 if TYPE_CHECKING:
     from server.engine.engine import LoadedModel
-
-ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 -- compared, not bound
 
 
 def build_request_policy(model: ServedModel, settings: Settings) -> RequestPolicy:
@@ -49,14 +50,25 @@ def _load_model(model: ServedModel, settings: Settings) -> "LoadedModel":
 def build_access_rules(settings: Settings, accounts: Accounts) -> AccessRules:
     """Build the access rules; off loopback a token is generated if neither settings nor accounts have one."""
     tokens = (*(() if settings.token is None else (settings.token,)), *accounts.tokens)
-    if not tokens and needs_token(settings.host):
+    if not tokens and any(map(needs_token, settings.host)):
         tokens = (generate_token(),)
-    hosts = (*settings.api.hosts, *((gethostname(),) if settings.host in ALL_ADDRESSES else ()))
+    own_name = (gethostname().lower(),) if any(map(is_unspecified, settings.host)) else ()
+    hosts = (*settings.api.hosts, *own_name)
     return AccessRules(tokens, settings.host, hosts, settings.api.origins)
+
+
+def check_memory(settings: Settings) -> None:
+    """Raise `ConfigError` if the memory for requests does not suffice for one body of the largest size."""
+    api = settings.api
+    least = api.memory_limit - memory_for_bodies(api.memory_limit, api.body_limit) + api.body_limit
+    if api.memory_limit < least:
+        reason = f"too small for bodies of api.body_limit = {api.body_limit} MiB; at least {least}"
+        raise ConfigError(f"api.memory_limit = {api.memory_limit}: {reason}")
 
 
 def build_app_state(model: ServedModel, settings: Settings) -> AppState:
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
+    check_memory(settings)
     accounts = Accounts() if settings.tokens is None else load_accounts(settings.tokens)
     return AppState(
         engine=build_engine(model, settings),
@@ -64,5 +76,7 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         metadata=build_metadata_policy(model, settings),
         access=build_access_rules(settings, accounts),
         accounts=accounts,
+        zip_type=settings.api.zip_type,
         body_limit=settings.api.body_limit,
+        memory_limit=settings.api.memory_limit,
     )

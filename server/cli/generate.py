@@ -5,9 +5,11 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from server.cli.bootstrap import build_engine, build_metadata_policy, build_request_policy
+from server.cli.output import OutputChoice, reserve_files
 from server.config.settings import Settings
 from server.engine.engine import Result, Ticket
 from server.engine.model import ServedModel
@@ -15,13 +17,17 @@ from server.picture.writer import write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import read_request
 
+TEXT_BYTES = 1 << 14
+"""Room for the metadata of an image file."""
+
 
 def generate_to_file(
-    model: ServedModel, settings: Settings, body: Mapping[str, object], output: Path
+    model: ServedModel, settings: Settings, body: Mapping[str, object], output: OutputChoice
 ) -> None:
-    """Generate the images of a request body; the first is written to `output`, the others to `output`_1 and so on.
+    """Generate the images of a request body, write them, and print their paths.
 
-    Raises `Rejected` if a value in the request is not allowed, and `ConfigError` if a setting is invalid.
+    Raises `Rejected` if a value in the request is not allowed, and `ConfigError` if a setting is invalid or a file
+    cannot be written.
     """
     resolved = resolve(read_request(body), build_request_policy(model, settings))
     metadata = build_metadata_policy(model, settings)
@@ -29,11 +35,16 @@ def generate_to_file(
     typer.echo(f"prompt: {job.prompts.positive}\nnegative: {job.prompts.negative}", err=True)
     for warning in resolved.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    result = _run(resolved, model, settings)
-    for index in range(len(result.images)):
-        file = write_job_picture(metadata, job, result, index, resolved.recorded, resolved.image_format)
-        path = output if index == 0 else output.with_stem(f"{output.stem}_{index}")
-        path.write_bytes(file)
+    last = job.passes[-1]
+    paths = output.choose_paths(len(last.seeds))
+    # a file is rarely larger than its pixels: RGBA, and room for the metadata
+    with reserve_files(paths, 4 * last.width * last.height + TEXT_BYTES, output.force) as reserved:
+        result = _run(resolved, model, settings)
+        written: list[Path] = []
+        for index, file in enumerate(reserved):
+            data = write_job_picture(metadata, job, result, index, resolved.recorded, resolved.image_format)
+            written.append(file.publish(data))
+    for path in written:  # last, because the reader of a pipe may have gone
         typer.echo(str(path))
 
 
@@ -60,7 +71,7 @@ def wait_with_progress(ticket: Ticket, images: int) -> Result:
         TextColumn("{task.fields[pace]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=None, sigma="-", pace="")
         try:
             while not wait((ticket.future,), 0.1, FIRST_COMPLETED).done:

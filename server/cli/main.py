@@ -3,14 +3,16 @@
 import json
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from pipelines.errors import PipelineError
 from server.cli import options, pictures
 from server.cli.options import option
+from server.cli.output import OutputChoice
 from server.config.catalog import choose_catalog
 from server.config.settings import load_settings
 from server.config.toml import ConfigError
@@ -26,31 +28,48 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command. Expected errors are printed in one line; the status is 2 for a wrong setup, else 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # characters that the terminal's encoding lacks are escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ConfigError as error:
-        typer.echo(f"naiad: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error), 2)
     except (PipelineError, ApiError) as error:
-        typer.echo(f"naiad: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'the output cannot be written'}: {error.strerror}", 1)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    """Print an error and exit; output that could not be written is dropped, or it would fail again at exit."""
+    typer.echo(f"naiad: {message}", err=True)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 @app.command()
 def serve(
     checkpoint: options.Checkpoint = None,
     demo: options.Demo = False,
-    host: Annotated[str | None, option(help="Address to listen on.")] = None,
+    host: Annotated[
+        str | None, option(help="Addresses to listen on, separated by commas; :: is all.")
+    ] = None,
     port: Annotated[int | None, option(help="Port to listen on.")] = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
+    prediction: options.Prediction = None,
+    zsnr: options.Zsnr = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
     """Serve a model over HTTP until interrupted."""
     flags = {"host": host, "port": port, "device": device, "dtype": dtype}
     settings = load_settings(config, os.environ, flags)
-    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     from server.cli.serve import run_server
     from server.engine.model import detect_model
 
@@ -62,7 +81,8 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="Prompt, in NAI's syntax.")],
     checkpoint: options.Checkpoint = None,
     demo: options.Demo = False,
-    output: options.Output = Path("out.png"),
+    output: options.Output = None,
+    force: options.Force = False,
     negative: Annotated[str, typer.Option(help="Negative prompt; if empty, the UC preset is used.")] = "",
     quality: Annotated[bool, typer.Option(help="Add NAI's quality tags.")] = True,
     uc_preset: Annotated[int, typer.Option(help="Index of the model's UC preset.")] = 0,
@@ -75,12 +95,15 @@ def generate(
     samples: Annotated[int | None, option(help="Number of images.")] = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
+    prediction: options.Prediction = None,
+    zsnr: options.Zsnr = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
     """Generate the images of one request, exactly as the server does."""
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
     width, height = options.parse_size(size)
+    choice = OutputChoice(output, Path("out.png"), force)
     parameters = {
         "negative_prompt": negative,
         "qualityToggle": quality,
@@ -93,13 +116,13 @@ def generate(
         "noise_schedule": schedule,
         "seed": seed,
         "n_samples": samples,
-        "image_format": options.parse_format(output),
+        "image_format": options.parse_format(choice.path),
     }
-    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     from server.cli.generate import generate_to_file
     from server.engine.model import detect_model
 
-    generate_to_file(detect_model(catalog), settings, {"input": prompt, "parameters": parameters}, output)
+    generate_to_file(detect_model(catalog), settings, {"input": prompt, "parameters": parameters}, choice)
 
 
 @app.command()
@@ -108,11 +131,13 @@ def models(
     demo: options.Demo = False,
     config: options.Config = None,
     weights: options.WeightsFile = None,
+    prediction: options.Prediction = None,
+    zsnr: options.Zsnr = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List all models: what each file is, the evidence, and its profile."""
     settings = load_settings(config, os.environ, {})
-    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     from server.engine.model import build_model_cards, format_card
 
     cards = build_model_cards(catalog)
@@ -125,10 +150,12 @@ def check(
     demo: options.Demo = False,
     config: options.Config = None,
     weights: options.WeightsFile = None,
+    prediction: options.Prediction = None,
+    zsnr: options.Zsnr = None,
 ) -> None:
     """Check settings, profiles, presets, accounts, the signing key and all checkpoints, without loading a model."""
     settings = load_settings(config, os.environ, {})
-    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     from server.cli.check import check_setup
 
     for line in check_setup(catalog, settings):
@@ -143,11 +170,12 @@ def merge_inpaint(
     output: Annotated[Path, typer.Option("-o", "--output", help="Safetensors file to write.")] = Path(
         "inpainting.safetensors"
     ),
+    force: options.Force = False,
 ) -> None:
     """Make an inpainting model for a fine-tune by add-difference: inpaint + (fine_tune - base)."""
     from server.engine.loading import merge_inpainting
 
-    made = merge_inpainting(inpaint, fine_tune, base, output)
+    made = merge_inpainting(inpaint, fine_tune, base, output, overwrite=force)
     typer.echo(f"{made.output}: {made.summed} tensors summed, {made.copied} copied from the fine-tune")
     typer.echo("\n".join(f"  {fact}" for fact in made.detection.evidence))
 

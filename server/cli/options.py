@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.types import PredictionType
 from server.config.toml import ConfigError
 
 option = partial(typer.Option, show_default=False)
@@ -18,7 +19,19 @@ WeightsFile = Annotated[Path | None, option(help="Model catalog (TOML), like wei
 Device = Annotated[str | None, option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str | None, option(help="Dtype: auto, float32, float16 or bfloat16.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Image file to write: .png or .webp.")]
+Output = Annotated[
+    Path | None,
+    option("-o", "--output", help="Image file to write, .png or .webp; by default a free name."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
+Prediction = Annotated[
+    PredictionType | None,
+    option(help="What the checkpoint's network predicts; by default read from the file."),
+]
+Zsnr = Annotated[
+    bool | None,
+    option("--zsnr/--no-zsnr", help="Whether it has zero terminal SNR; by default read from the file."),
+]
 Seed = Annotated[int | None, option(help="Seed; random by default.")]
 PromptOverride = Annotated[str | None, option("--prompt", help="Replaces the image's own prompt.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
@@ -37,6 +50,8 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
 
 def parse_format(output: Path) -> str:
     """Return the image format of a file name, "png" or "webp", or raise `ConfigError`."""
+    if output.is_dir():
+        raise ConfigError(f"--output {str(output)!r} is a folder; name a file in it, ending in .png or .webp")
     suffix = output.suffix.lower().removeprefix(".")
     if suffix not in ("png", "webp"):
         raise ConfigError(f"--output {str(output)!r} does not end in .png or .webp")

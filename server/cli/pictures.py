@@ -9,6 +9,7 @@ import typer
 
 from server.cli import options
 from server.cli.options import option
+from server.cli.output import OutputChoice
 from server.config.catalog import Catalog, choose_catalog
 from server.config.settings import Settings, load_settings, signing_key_path
 from server.config.toml import ConfigError
@@ -44,7 +45,8 @@ def enhance(
     picture: options.Picture,
     checkpoint: options.Checkpoint = None,
     demo: options.Demo = False,
-    output: options.Output = Path("enhanced.png"),
+    output: options.Output = None,
+    force: options.Force = False,
     magnitude: Annotated[
         int, typer.Option(min=1, max=5, help="How much the image changes, as in NAI's Enhance.")
     ] = 3,
@@ -55,6 +57,8 @@ def enhance(
     seed: options.Seed = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
+    prediction: options.Prediction = None,
+    zsnr: options.Zsnr = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
@@ -62,21 +66,25 @@ def enhance(
     from server.request.passes import enhance_change
 
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    catalog = choose_catalog(settings, checkpoint, demo, weights)
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     change = enhance_change(magnitude, strength, noise)
-    _redraw(picture, catalog, settings, output, scale, change, input=prompt, seed=seed)
+    choice = OutputChoice(output, Path("enhanced.png"), force)
+    _redraw(picture, catalog, settings, choice, scale, change, input=prompt, seed=seed)
 
 
 def variations(
     picture: options.Picture,
     checkpoint: options.Checkpoint = None,
     demo: options.Demo = False,
-    output: options.Output = Path("variation.png"),
+    output: options.Output = None,
+    force: options.Force = False,
     samples: Annotated[int, typer.Option(help="Number of images.")] = 3,
     prompt: options.PromptOverride = None,
     seed: options.Seed = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
+    prediction: options.Prediction = None,
+    zsnr: options.Zsnr = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
@@ -84,15 +92,16 @@ def variations(
     from server.cli.redraw import VARIATIONS
 
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    catalog = choose_catalog(settings, checkpoint, demo, weights)
-    _redraw(picture, catalog, settings, output, 1.0, VARIATIONS, input=prompt, seed=seed, n_samples=samples)
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
+    choice = OutputChoice(output, Path("variation.png"), force)
+    _redraw(picture, catalog, settings, choice, 1.0, VARIATIONS, input=prompt, seed=seed, n_samples=samples)
 
 
 def _redraw(
     picture: Path,
     catalog: Catalog,
     settings: Settings,
-    output: Path,
+    output: OutputChoice,
     scale: float,
     change: tuple[float, float],
     **overrides: object,
@@ -102,7 +111,7 @@ def _redraw(
     from server.cli.redraw import build_redraw_request
     from server.engine.model import detect_model
 
-    overrides["image_format"] = options.parse_format(output)
+    overrides["image_format"] = options.parse_format(output.path)
     body = build_redraw_request(_read_file(picture), scale, *change, overrides)
     generate_to_file(detect_model(catalog), settings, body, output)
 

@@ -1,72 +1,82 @@
 """`naiad serve`: bind the port, print how to reach the server, and run it."""
 
 import logging
-from contextlib import suppress
-from errno import EADDRINUSE
-from socket import AF_INET, AI_PASSIVE, SOCK_STREAM, create_server, gaierror, getaddrinfo, socket
+import os
+from contextlib import ExitStack, suppress
+from threading import Thread
+from time import sleep
 
 import typer
 import uvicorn
 
-from server.api.protocol import Protocol
+from server.api.lifecycle import build_server, stop_on_hangup
 from server.app import AppState, create_app
 from server.cli.bootstrap import build_app_state
+from server.cli.listeners import bind, format_address
+from server.cli.logs import configure_logging
 from server.config.settings import Settings, signing_key_path
-from server.config.toml import ConfigError
+from server.engine.engine import Engine
 from server.engine.model import ServedModel, format_card
+
+log = logging.getLogger("naiad")
+FAILURE_STATUS = 3
+"""Exit status after the model could not be loaded or the device has failed."""
 
 
 def run_server(model: ServedModel, settings: Settings) -> None:
-    """Serve a model until interrupted. The port is bound before the weights are read.
+    """Serve a model until interrupted, or until its engine fails. The port is bound before the weights are read.
 
-    Raises `ConfigError` if the address cannot be bound, or the accounts, the presets or the signing key are invalid.
+    Raises `ConfigError` if an address cannot be bound, or the accounts, the presets or the signing key are invalid.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging()
     state = build_app_state(model, settings)
-    with bind(settings.host, settings.port) as listener:
-        _announce(model, state, settings, listener.getsockname()[1])
-        app = create_app(state)
-        config = uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", server_header=False)
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listener) for listener in bind(settings.host, settings.port)]
+        _announce(model, state, settings, listeners[0].getsockname()[1])
+        server = build_server(create_app(state), settings.api.connections, settings.drain_seconds)
+        stop_on_hangup(server)
+        if settings.engine.exit_on_failure:
+            Thread(target=stop_after_failure, args=(server, state.engine), daemon=True).start()
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
-            uvicorn.Server(config).run([listener])
+            server.run(listeners)
+    if state.engine.is_running:  # a model that still loads; ending the interpreter around it would crash
+        os._exit(0)
+    if settings.engine.exit_on_failure and state.engine.failure is not None:
+        raise typer.Exit(FAILURE_STATUS)
 
 
-def bind(host: str, port: int) -> socket:
-    """Return a listening socket, or raise `ConfigError`; a name with both kinds of address is bound on IPv4."""
-    try:
-        addresses = getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_PASSIVE)
-        family, _, _, _, address = min(addresses, key=lambda one: one[0] != AF_INET)
-        return create_server(address, family=family)
-    except gaierror:
-        raise ConfigError(f"host = {host!r} is not an address of this machine") from None
-    except OSError as error:
-        reason = "another program listens there" if error.errno == EADDRINUSE else error.strerror
-        raise ConfigError(f"port = {port} on {host} cannot be used: {reason}") from None
+def stop_after_failure(server: uvicorn.Server, engine: Engine) -> None:
+    """Wait until the engine has ended, and stop the server if it has failed."""
+    if engine.wait_end() is None:
+        return
+    log.critical(
+        "the server stops with status %d (engine.exit_on_failure = false keeps it running)", FAILURE_STATUS
+    )
+    while not server.started:  # a server that is asked to stop before that does not shut down its application
+        sleep(0.01)
+    server.should_exit = True
 
 
 def _announce(model: ServedModel, state: AppState, settings: Settings, port: int) -> None:
-    """Print the model, the signing key, the address, and a command that requests an image."""
+    """Print the model, the signing key, the addresses, and a command that requests an image."""
     typer.echo(format_card(model.card()))
     key = state.metadata.key
     if key is not None:
         typer.echo(f"images are signed with the key {key.public} ({signing_key_path(settings)})")
-    address = _format_address(settings.host, port)
-    token = None if not state.access.tokens else "$NAIAD_TOKEN" if settings.token else state.access.tokens[0]
-    typer.echo(f"naiad listens on {address}\nGet a first image as soon as {address}/ready returns 200:\n")
-    typer.echo(f"  {_build_curl_command(model, address, token)}\n")
+    addresses = [format_address(host, port) for host in settings.host]
+    typer.echo(f"naiad listens on {' and '.join(addresses)}")
+    if settings.token is None and state.access.tokens and not state.accounts.tokens:
+        typer.echo(f"clients need this token, made for this start: {state.access.tokens[0]}")
+    typer.echo(f"Get a first image as soon as {addresses[0]}/ready returns 200:\n")
+    typer.echo(f"  {_build_curl_command(model, addresses[0], bool(state.access.tokens))}\n")
 
 
-def _format_address(host: str, port: int) -> str:
-    """Return the URL under which this machine reaches the server."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- not bound
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
-
-
-def _build_curl_command(model: ServedModel, address: str, token: str | None) -> str:
+def _build_curl_command(model: ServedModel, address: str, needs_token: bool) -> str:
+    """Return a command that requests an image; it never shows a token, because output is often kept in logs."""
     defaults = model.profile.defaults
     size = f'"width":{min(defaults.width, 512)},"height":{min(defaults.height, 768)}'
     body = f'{{"input":"1girl, smile","model":"nai-diffusion-3","parameters":{{{size},"seed":1}}}}'
-    authorization = f' -H "Authorization: Bearer {token}"' if token else ""
+    authorization = ' -H "Authorization: Bearer $NAIAD_TOKEN"' if needs_token else ""
     return (
         f"curl {address}/ai/generate-image{authorization} -H 'Content-Type: application/json' "
         f"-H 'Accept: image/png' -d '{body}' -o picture.png"

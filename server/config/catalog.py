@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
+from pipelines.types import PredictionType
 from server.config.profiles import SigmaMax
 from server.config.resources import demo_weights
 from server.config.settings import Settings
@@ -17,12 +18,13 @@ class ModelEntry(StrictModel):
 
     path: Path
     profile: str | None = None
-    prediction: Literal["eps", "v", "edm_v"] | None = None
+    prediction: PredictionType | None = None
     zsnr: bool | None = None
     sigma_max: SigmaMax | None = None
     vae: Path | None = None
     text_encoders: tuple[Path, ...] = ()
     inpainting: Path | None = None
+    clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
 
     def resolve_paths(self, folder: Path) -> "ModelEntry":
         """Return the entry with its relative paths resolved against a folder."""
@@ -91,16 +93,29 @@ def load_catalog(file: Path) -> Catalog:
     return catalog.resolve_paths(file)
 
 
-def single_model_catalog(path: Path, inpainting: Path | None = None) -> Catalog:
+def single_model_catalog(
+    path: Path,
+    inpainting: Path | None = None,
+    prediction: PredictionType | None = None,
+    zsnr: bool | None = None,
+) -> Catalog:
     """A catalog of one checkpoint, which serves all model ids."""
-    entry = ModelEntry(path=path, inpainting=inpainting)
+    entry = ModelEntry(path=path, inpainting=inpainting, prediction=prediction, zsnr=zsnr)
     return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": entry})
 
 
-def choose_catalog(settings: Settings, checkpoint: Path | None, demo: bool, weights: Path | None) -> Catalog:
+def choose_catalog(
+    settings: Settings,
+    checkpoint: Path | None,
+    demo: bool,
+    weights: Path | None,
+    prediction: PredictionType | None = None,
+    zsnr: bool | None = None,
+) -> Catalog:
     """Return the catalog that a command's arguments name, or else the settings.
 
-    Raises `ConfigError` if the arguments name more than one catalog, there is none, or the catalog is invalid.
+    Raises `ConfigError` if the arguments name more than one catalog, or say what the network of a catalog's model
+    predicts; if there is no catalog, or it is invalid.
     """
     options = {"a checkpoint": checkpoint is not None, "--demo": demo, "--weights": weights is not None}
     used = [name for name, is_used in options.items() if is_used]
@@ -110,10 +125,14 @@ def choose_catalog(settings: Settings, checkpoint: Path | None, demo: bool, weig
         folder = demo_weights()
         inpainting = folder / "naiad-demo-inpainting.safetensors"
         existing = inpainting if inpainting.exists() else None
-        return single_model_catalog(folder / "naiad-demo.safetensors", existing)
+        return single_model_catalog(folder / "naiad-demo.safetensors", existing, prediction, zsnr)
     if checkpoint is not None:
-        return single_model_catalog(checkpoint)
+        return single_model_catalog(checkpoint, None, prediction, zsnr)
     file = weights or settings.weights
     if file is None:
         raise ConfigError("no model: name a checkpoint, a catalog with --weights, or --demo")
+    for key, flag in (("prediction", prediction), ("zsnr", zsnr)):
+        if flag is not None:
+            reason = f"is for a checkpoint on the command line; set {key} of the model in {file}"
+            raise ConfigError(f"--{key} = {str(flag).lower()!r} {reason}")
     return load_catalog(file)

@@ -4,17 +4,22 @@ Nothing is read at import.
 """
 
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_origin
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from typer import get_app_dir
 
+from server.config.addresses import normalize_host, normalize_origin
+from server.config.service_links import is_service_link
 from server.config.toml import ConfigError, StrictModel, format_error, read_toml, setting_names, validate
 
+SECRET_LIMIT = 1 << 16
+"""Bytes that are read of a secret's file; a token is far shorter."""
 FILE_VARIABLES = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
 """Variables that hold the path of a file with another variable's value, which is how containers get secrets."""
 
@@ -32,11 +37,37 @@ def _match(pattern: str, otherwise: str) -> AfterValidator:
 
 TOKEN = _match("[!-~]{8,}", "must be at least 8 characters of printable ASCII, without spaces")
 DEVICE = _match(r"auto|cpu|mps|cuda(:\d+)?", "should be auto, cpu, cuda, a numbered GPU like cuda:1, or mps")
-ORIGIN = _match(r"https?://[^/\s]+", "should be like https://example.org, with no path and no / at its end")
-HOST = _match(
+ADDRESS = _match(
     r"[^/\s:\[\]]+|([0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(%\w+)?",
     "should be a name like example.org or an address, without http:// and without a port",
 )
+ZipType = Literal["auto", "binary/octet-stream", "application/x-zip-compressed"]
+"""Media type of a ZIP that is sent to a client that accepts any type."""
+
+
+def _split(value: object) -> object:
+    """Return a text's parts between commas, or a list, as a tuple; anything else as it is."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
+
+
+def _require_one(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError("should name at least one address")
+    return values
+
+
+def _parse_threads(value: object) -> object:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 5:
+        value = int(value)
+    if value != "auto" and (type(value) is not int or not 1 <= value <= 1024):
+        raise ValueError("should be auto, or a number from 1 to 1024")
+    return value
+
+
+Hosts = Annotated[tuple[Annotated[str, ADDRESS], ...], BeforeValidator(_split), AfterValidator(_require_one)]
+Threads = Annotated[int | Literal["auto"], BeforeValidator(_parse_threads)]
 
 
 class EngineSettings(StrictModel):
@@ -44,6 +75,7 @@ class EngineSettings(StrictModel):
 
     queue_limit: Annotated[int, Field(ge=1)] = 64
     batching: Literal["exact", "shared"] = "exact"
+    exit_on_failure: bool = True
 
 
 class ApiSettings(StrictModel):
@@ -51,15 +83,18 @@ class ApiSettings(StrictModel):
 
     presets: Literal["auto", "client", "always"] = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
+    zip_type: ZipType = "auto"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
-    hosts: tuple[Annotated[str, HOST], ...] = ()
-    origins: tuple[Annotated[str, ORIGIN], ...] = ()
+    memory_limit: Annotated[int, Field(ge=2048)] = 4096
+    connections: Annotated[int, Field(ge=16)] = 512
+    hosts: tuple[Annotated[str, AfterValidator(normalize_host)], ...] = ()
+    origins: tuple[Annotated[str, AfterValidator(normalize_origin)], ...] = ()
 
 
 class Settings(StrictModel):
     """All settings; `configs/server.toml` explains each."""
 
-    host: Annotated[str, HOST] = "127.0.0.1"
+    host: Hosts = ("127.0.0.1",)
     port: Annotated[int, Field(ge=0, le=65535)] = 4242
     token: Annotated[Annotated[str, TOKEN] | None, Field(repr=False)] = None  # fits into an HTTP header
     tokens: Path | None = None
@@ -69,6 +104,8 @@ class Settings(StrictModel):
     device: Annotated[str, DEVICE] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
+    threads: Threads = "auto"
+    drain_seconds: Annotated[float, Field(ge=1, le=86_400)] = 25
     engine: EngineSettings = EngineSettings()
     api: ApiSettings = ApiSettings()
 
@@ -85,7 +122,7 @@ def load_settings(file: Path | None, environment: Mapping[str, str], flags: Mapp
 
 
 def signing_key_path(settings: Settings) -> Path:
-    """Path of the key that signs images; by default in the user's configuration folder."""
+    """Path of the key that signs images; by default below the home folder, or ~ if there is none."""
     return settings.signing_key or Path(get_app_dir("naiad")) / "signing.pem"
 
 
@@ -101,7 +138,7 @@ def _read_environment(environment: Mapping[str, str]) -> Iterator[dict[str, Any]
     """Yield the settings of all variables: NAIAD_ENGINE_QUEUE_LIMIT sets engine.queue_limit."""
     names = {f"NAIAD_{name.replace('.', '_').upper()}": name for name in setting_names(Settings)}
     for variable, value in environment.items():
-        if variable.startswith("NAIAD_"):
+        if variable.startswith("NAIAD_") and not is_service_link(variable, environment):
             target = FILE_VARIABLES.get(variable, variable)
             if target not in names:
                 hint = _suggest_variable(variable, names)
@@ -110,7 +147,8 @@ def _read_environment(environment: Mapping[str, str]) -> Iterator[dict[str, Any]
                 raise ConfigError(f"environment: {target} and {variable} are both set; set only one")
             if not value:
                 raise ConfigError(f"environment: {variable} is empty; give it a value or unset it")
-            text = value if target == variable else _read_secret(variable, Path(value))
+            # without the newline that secret stores append
+            text = value.strip() if target == variable else _read_secret(variable, Path(value))
             yield _parse_setting(names[target].split("."), text, f"environment: {variable}")
 
 
@@ -123,9 +161,12 @@ def _suggest_variable(variable: str, names: Mapping[str, str]) -> str:
 
 
 def _read_secret(variable: str, file: Path) -> str:
-    """Return the content of a secret's file, without the newline that editors and secret stores append."""
+    """Return the content of a secret's file, without the byte order mark and the newline that editors add."""
     try:
-        return file.read_text("utf-8").strip()
+        with file.open("rb") as stream:
+            content = stream.read(SECRET_LIMIT)
+        is_utf16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))  # as Windows PowerShell redirects output
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig").strip()
     except OSError as error:
         raise ConfigError(f"environment: {variable} = '{file}': {error.strerror}") from None
     except UnicodeDecodeError:
@@ -137,8 +178,8 @@ def _parse_setting(path: list[str], value: object, label: str) -> dict[str, Any]
 
     Types are converted, and a list is split at commas. An error names the setting by `label`.
     """
-    if isinstance(value, str) and _is_list(path):
-        value = [part.strip() for part in value.split(",") if part.strip()]
+    if _is_list(path):
+        value = _split(value)
     values = cast("dict[str, Any]", reduce(lambda inner, key: {key: inner}, reversed(path), value))
     try:
         Settings.model_validate(values)

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from threading import Condition, Thread
@@ -17,13 +18,21 @@ from typing import Protocol
 from pipelines.errors import Cancelled, DeviceLost, PipelineError
 from pipelines.job import Work
 from pipelines.types import OnStep, Output, Pixels, Progress, Sigmas
+from server.engine.model import ServedModel
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
 
 
 class LoadedModel(Protocol):
-    """A loaded model, as the engine uses it."""
+    """A loaded model, as the engine uses it.
+
+    Attributes:
+        model: what is known about it since it was loaded; None if its files say everything.
+    """
+
+    @property
+    def model(self) -> ServedModel | None: ...
 
     def run(self, work: Work, on_step: OnStep, /) -> Output: ...
 
@@ -50,18 +59,24 @@ class Result:
 
 
 class Ticket:
-    """A job in the queue, with its future and its progress."""
+    """A job in the queue, with its future and its progress.
 
-    def __init__(self, work: Work) -> None:
+    Args:
+        drop: called with a cancelled ticket, to remove it from the queue.
+    """
+
+    def __init__(self, work: Work, drop: "Callable[[Ticket], None] | None" = None) -> None:
         self.work = work
         self.future: Future[Result] = Future()
         self.queued = perf_counter()
         self.progress: Progress | None = None
-        self._is_cancelled = False
+        self._is_cancelled, self._drop = False, drop
 
     def cancel(self) -> None:
         """Drop the job from the queue, or stop it before its next evaluation."""
         self._is_cancelled = True
+        if self._drop is not None:
+            self._drop(self)
         self.future.cancel()
 
     def watch(self, step: Progress) -> None:
@@ -75,6 +90,10 @@ class Engine:
     """Runs jobs one after another on the device thread.
 
     `load` is called once, on the device thread. At most `queue_limit` jobs wait, the running one not counted.
+
+    Attributes:
+        failure: why the engine is DEFUNCT.
+        model: what is known about the model since it was loaded; None before, or if its files say everything.
     """
 
     def __init__(self, load: Callable[[], LoadedModel], queue_limit: int = 64) -> None:
@@ -84,6 +103,7 @@ class Engine:
         self._state = State.NEW
         self._thread = Thread(target=self._main, name="device", daemon=True)
         self.failure: str | None = None
+        self.model: ServedModel | None = None
 
     @property
     def state(self) -> State:
@@ -93,6 +113,11 @@ class Engine:
     def waiting(self) -> int:
         """How many jobs wait, the running one not counted."""
         return len(self._waiting)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the device thread exists, as it still may after `stop`."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         """Start the device thread, which loads the model. Does not wait for it."""
@@ -105,9 +130,15 @@ class Engine:
             self._changed.wait_for(lambda: self._state is not State.LOADING)
         self._require_ready()
 
+    def wait_end(self) -> str | None:
+        """Block until the engine has stopped or failed; return why it has failed, or None."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state in (State.STOPPED, State.DEFUNCT))
+        return self.failure
+
     def submit(self, work: Work) -> Ticket:
         """Queue a job, or raise `Unavailable` if the engine is not ready and `Overloaded` if the queue is full."""
-        ticket = Ticket(work)
+        ticket = Ticket(work, self._drop)
         with self._changed:
             self.admit()
             self._waiting.append(ticket)
@@ -118,16 +149,25 @@ class Engine:
         """Raise what `submit` would raise now, so that a request's images need not be decoded in vain."""
         self._require_ready()
         if len(self._waiting) >= self._queue_limit:
-            raise Overloaded(len(self._waiting))
+            raise Overloaded(f"{len(self._waiting)} requests are waiting already; try again shortly")
 
     def stop(self) -> None:
-        """Refuse new jobs, finish the queued ones and end the thread."""
+        """Refuse new jobs, finish the queued ones and end the thread.
+
+        A model that is still loading is not waited for, because nothing can interrupt that.
+        """
         with self._changed:
+            is_loading = self._state is State.LOADING
             if self._state in (State.LOADING, State.READY):
                 self._state = State.DRAINING
             self._changed.notify_all()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not is_loading:
             self._thread.join()
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Remove a ticket from the queue, so that the limit counts only clients that still wait."""
+        with self._changed, suppress(ValueError):  # it runs already, or has ended
+            self._waiting.remove(ticket)
 
     def _require_ready(self) -> None:
         if self._state is State.LOADING:
@@ -145,6 +185,7 @@ class Engine:
         """Load the model and run the jobs. No other code uses the device."""
         try:
             model = self._load()
+            self.model = model.model
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return

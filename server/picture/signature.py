@@ -9,9 +9,11 @@ import logging
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic, sleep, time
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -25,6 +27,9 @@ log = logging.getLogger("naiad")
 NOVELAI_KEY = "Y2JcQAOhLwzwSDUJPNgL04nS0Tbqm7cSRc4xk0vRMic="
 """NovelAI's public key, as in its own verifier."""
 SIGNED_HASH = "signed_hash"
+SMALLEST_KEY = 100
+"""Bytes; an Ed25519 key in PKCS8 PEM has 119."""
+WRITE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +52,26 @@ def open_key(path: Path) -> SigningKey:
     Raises:
         ConfigError: the file cannot be read or created, or holds no Ed25519 key.
     """
+    _wait_while_written(path)
     key = read_key(path)
     if key is None:
         _create_key(path)
+        _wait_while_written(path)
         key = read_key(path)
     if key is None:
         raise ConfigError(
             f"signing_key: {path} is a broken link; remove it, or set signing_key to another file"
         )
     return key
+
+
+def check_key_path(path: Path) -> None:
+    """Raise `ConfigError` if a path has a `~` that stands for no folder, so that no key is created there."""
+    if "~" in path.parts:
+        raise ConfigError(
+            f"signing_key: {path}: ~ stands for no folder here (no HOME, or ~ in a setting); "
+            "set signing_key, or NAIAD_SIGNING_KEY, to an absolute path"
+        )
 
 
 def read_key(path: Path) -> SigningKey | None:
@@ -65,6 +81,10 @@ def read_key(path: Path) -> SigningKey | None:
         ConfigError: the file cannot be read, or holds no Ed25519 key.
     """
     try:
+        if path.exists() and not path.is_file():  # opening a named pipe would wait for its other end
+            raise ConfigError(
+                f"signing_key: {path} is not a regular file; remove it, or set signing_key to another file"
+            )
         with path.open("rb") as file:
             mode, content = os.fstat(file.fileno()).st_mode, file.read(1 << 16)  # a real one is far smaller
     except FileNotFoundError:
@@ -93,6 +113,7 @@ def _create_key(path: Path) -> None:
 
     Linking is atomic: no process reads half a file, and if another process was first, its key stays.
     """
+    check_key_path(path)
     content = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -100,17 +121,45 @@ def _create_key(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, prefix=".signing-") as folder:
             file = Path(folder) / path.name
-            file.touch(0o600)
-            file.write_bytes(content)
-            path.hardlink_to(file)
+            _write_new_file(file, content)
+            _link(file, path, content)
     except FileExistsError:
         return
     except OSError as error:
         raise ConfigError(
-            f"signing_key: {path} cannot be created ({error.strerror}); "
-            "give the server write permission there, or set signing_key to another file"
+            f"signing_key: {path} cannot be created ({error.strerror}); give the server write permission there, "
+            "or set signing_key, or NAIAD_SIGNING_KEY, to a file in a folder that it may write to"
         ) from None
     log.info("created the signing key %s", path)
+
+
+def _link(file: Path, path: Path, content: bytes) -> None:
+    """Make the file known by another path, which must not exist; on storage without hard links, write it there."""
+    try:
+        path.hardlink_to(file)
+    except FileExistsError:
+        raise
+    except OSError:
+        _write_new_file(path, content)
+
+
+def _write_new_file(file: Path, content: bytes) -> None:
+    """Write a file that only its owner may read; raise `FileExistsError` if it exists."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _wait_while_written(path: Path) -> None:
+    """Wait while another process writes the key, which takes a moment on storage without hard links."""
+    deadline = monotonic() + WRITE_SECONDS
+    with suppress(OSError):
+        while path.stat().st_size < SMALLEST_KEY and time() - path.stat().st_mtime < WRITE_SECONDS:
+            if monotonic() > deadline:
+                return
+            sleep(0.02)
 
 
 def sign_comment(rgb: Pixels, comment: Mapping[str, object], key: SigningKey) -> dict[str, object]:

@@ -15,8 +15,9 @@ from checkpoint_files import (
 from safetensors.torch import load_file
 
 from pipelines.errors import WeightsError
-from pipelines.weights.checkpoint import DTYPE_BYTES, UNET_PREFIX, open_checkpoint, read_header
+from pipelines.weights.checkpoint import UNET_PREFIX, open_checkpoint
 from pipelines.weights.detect import detect
+from pipelines.weights.header import DTYPE_BITS, read_header
 from pipelines.weights.merge import merge_inpainting
 
 COMPANIONS = {key: shape for key, shape in SDXL.items() if not key.startswith(UNET_PREFIX)}
@@ -85,7 +86,7 @@ def test_vae_text_encoders_and_markers_are_copied_from_the_fine_tune(tmp_path):
     assert (merged.summed, merged.copied) == (4, 7)
     entries = read_header(merged.output).tensors.values()
     assert all(
-        entry.start % DTYPE_BYTES[entry.dtype] == 0 for entry in entries
+        entry.start % (DTYPE_BITS[entry.dtype] // 8) == 0 for entry in entries
     )  # otherwise reading has to copy
     detection = detect(merged.output)
     assert detection == merged.detection
@@ -217,7 +218,8 @@ def test_no_file_is_overwritten_and_no_input_may_be_the_output(tmp_path):
 
 
 def test_an_output_that_cannot_be_written_or_has_another_suffix_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match=r"r\.safetensors: cannot be written: No such file"):
-        merge_inpainting(*save_sources(tmp_path), tmp_path / "nowhere" / "r.safetensors")
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match=r"r\.safetensors: cannot be written: File exists"):
+        merge_inpainting(*save_sources(tmp_path), tmp_path / "file" / "r.safetensors")
     with pytest.raises(WeightsError, match=r"end in \.safetensors"):
         merge_inpainting(*save_sources(tmp_path), tmp_path / "r.ckpt")

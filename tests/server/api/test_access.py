@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from starlette.datastructures import Headers
 
 from server.api import access
-from server.api.access import AccessRules, generate_token, needs_token, parse_host
+from server.api.access import AccessRules, generate_token, needs_token
 from server.api.accounts import Account, Accounts
 from server.app import create_app
 from server.config.catalog import single_model_catalog
@@ -110,7 +110,17 @@ def test_a_token_in_the_query_is_ignored(client, fake_model, query):
         ("GET", "/user/subscription", 401),
         ("GET", "/user/nothing", 401),
         ("POST", "/user/create-persistent-token", 401),
-        ("POST", "/user/login/", 401),
+        ("POST", "//ai/generate-image", 401),
+        ("POST", "/ai//generate-image", 401),
+        ("POST", "/ai/generate-image/", 401),
+        ("POST", "//ai%2Fgenerate-image//", 401),
+        ("POST", "/%2Fai/generate-image", 401),
+        ("POST", "/ai/./generate-image", 401),
+        ("POST", "/ai/../ai/generate-image", 401),
+        ("GET", "//user//subscription/", 401),
+        ("HEAD", "/user/subscription", 401),
+        ("POST", "/user/login/", 400),
+        ("GET", "//live/", 200),
         ("GET", "/", 200),
         ("GET", "/live", 200),
         ("GET", "/ready", 200),
@@ -118,7 +128,7 @@ def test_a_token_in_the_query_is_ignored(client, fake_model, query):
     ],
 )
 def test_only_nai_paths_need_a_token(client, method, path, status):
-    assert client.request(method, path).status_code == status
+    assert client.request(method, f"{BASE_URL}{path}").status_code == status
 
 
 def test_a_mount_path_does_not_bypass_the_token(model):
@@ -179,18 +189,19 @@ FOREIGN = [
     [
         pytest.param(AccessRules(), LOOPBACK + NAI, FOREIGN, id="loopback"),
         pytest.param(
-            AccessRules(bound="192.168.1.5"), [*LOOPBACK, "192.168.1.5:4242"], ["192.168.1.6", "evil.example"], id="an IPv4 address"
+            AccessRules(bound=("192.168.1.5",)), [*LOOPBACK, "192.168.1.5:4242"], ["192.168.1.6", "evil.example"], id="an IPv4 address"
         ),
         pytest.param(
-            AccessRules(bound="2001:DB8:0::1"), [*LOOPBACK, "[2001:db8::1]:4242"], ["[2001:db8::2]"], id="an IPv6 address"
+            AccessRules(bound=("2001:DB8:0::1",)), [*LOOPBACK, "[2001:db8::1]:4242"], ["[2001:db8::2]"], id="an IPv6 address"
         ),
-        pytest.param(AccessRules(bound="Box.lan"), [*LOOPBACK, "box.lan:4242"], ["lan", "x.box.lan"], id="a name"),
+        pytest.param(AccessRules(bound=("Box.lan",)), [*LOOPBACK, "box.lan:4242"], ["lan", "x.box.lan"], id="a name"),
         pytest.param(
-            AccessRules(bound="0.0.0.0"), [*LOOPBACK, "10.1.2.3", "[2001:db8::1]:80"], ["box.lan", "evil.example"], id="every address"
+            AccessRules(bound=("0.0.0.0",)), [*LOOPBACK, "10.1.2.3", "[2001:db8::1]:80"], ["box.lan", "evil.example"], id="every address"
         ),
-        pytest.param(AccessRules(bound="::"), [*LOOPBACK, "10.1.2.3", "[fe80::1]"], ["box.lan", "::1"], id="every IPv6 address"),
+        pytest.param(AccessRules(bound=("127.0.0.1", "10.0.0.7")), [*LOOPBACK, "10.0.0.7"], ["10.0.0.8", "box.lan"], id="two addresses"),
+        pytest.param(AccessRules(bound=("::",)), [*LOOPBACK, "10.1.2.3", "[fe80::1]"], ["box.lan", "::1"], id="every IPv6 address"),
         pytest.param(
-            AccessRules(hosts=("Draw.example",)), ["draw.example:443", "DRAW.example."], ["x.draw.example", "example"], id="named"
+            AccessRules(hosts=("draw.example", "2001:db8::7")), ["draw.example:443", "DRAW.example.", "[2001:DB8:0::7]:80"], ["x.draw.example", "example"], id="named"
         ),
     ],
 )  # fmt: skip
@@ -303,10 +314,45 @@ def test_a_preflight_from_an_allowed_origin_lists_what_it_may_send(client, path)
     response = preflight(client, path, Origin=ORIGIN)
     assert (response.status_code, response.content) == (204, b"")
     assert response.headers["access-control-allow-origin"] == ORIGIN
-    assert response.headers["access-control-allow-methods"] == "GET, POST"
+    assert response.headers["access-control-allow-methods"] == "GET, HEAD, POST"
     allowed = response.headers["access-control-allow-headers"].lower().split(", ")
     assert {"authorization", "content-type", "x-correlation-id", "x-initiated-at"} == set(allowed)
     assert "access-control-allow-credentials" not in response.headers
+
+
+def ask_for_headers(client, names):
+    response = preflight(client, GENERATE, Origin=ORIGIN, **{"Access-Control-Request-Headers": names})
+    assert response.status_code == 204
+    assert "Access-Control-Request-Headers" in response.headers["vary"]
+    return response.headers["access-control-allow-headers"].lower().split(", ")
+
+
+def test_a_preflight_allows_the_headers_that_the_page_asks_for(client):
+    assert {"content-type", "x-requested-with"} <= {*ask_for_headers(client, "content-type,x-requested-with")}
+    assert {"authorization", "accept", "x-my_app"} <= {*ask_for_headers(client, " Accept ,X-My_App,,")}
+    assert len(ask_for_headers(client, ",".join(f"x-{number}" for number in range(500)))) == 4 + 64
+
+
+@pytest.mark.parametrize("name", ["a b", "a\tb", "x:y", "x" * 65, '"x"', "*,(x)", "x\xe9"])
+def test_a_preflight_allows_no_name_that_is_no_header(client, name):
+    allowed = ask_for_headers(client, name.encode("latin-1"))
+    assert {*allowed} - {"*"} == {"authorization", "content-type", "x-correlation-id", "x-initiated-at"}
+
+
+@pytest.mark.parametrize(
+    ("origins", "sent"),
+    [
+        (("tauri://localhost",), "tauri://localhost"),
+        (("safari-web-extension://8c7e",), "safari-web-extension://8C7E"),
+        (("https://page.example",), "https://page.example:443"),
+        (("app://obsidian.md",), "app://obsidian.md"),
+    ],
+)
+def test_a_listed_origin_of_any_scheme_may_send_and_is_named_as_it_was_sent(model, origins, sent):
+    state = build_state(model, FakeModel(), access=AccessRules(origins=origins))
+    client = TestClient(create_app(state), base_url=BASE_URL)
+    assert preflight(client, GENERATE, Origin=sent).headers["access-control-allow-origin"] == sent
+    assert client.get("/live", headers={"Origin": sent}).headers["access-control-allow-origin"] == sent
 
 
 @pytest.mark.parametrize(
@@ -332,11 +378,3 @@ def test_an_allowed_origin_with_a_foreign_host_is_refused(client):
 )  # fmt: skip
 def test_addresses_reachable_from_outside_need_a_token(host, expected):
     assert needs_token(host) is expected
-
-
-@pytest.mark.parametrize(
-    ("host", "name"),
-    [("A.b:80", "a.b"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("a.", "a"), ("a.:80", "a"), ("", "")],
-)
-def test_parse_host_returns_the_name(host, name):
-    assert parse_host(host) == name

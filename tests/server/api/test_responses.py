@@ -9,6 +9,7 @@ import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.datastructures import Headers
 
 from server.api.responses import build_image_response, negotiate, zip_images
 from server.app import create_app
@@ -77,7 +78,39 @@ def client(demo_file):
     ids=lambda value: ascii(value)[:60],
 )
 def test_negotiate(accept, png, webp):
-    assert (negotiate(accept, "png"), negotiate(accept, "webp")) == (png, webp)
+    headers = Headers({} if accept is None else {"accept": accept})
+    assert (negotiate(headers, "png"), negotiate(headers, "webp")) == (png, webp)
+
+
+@pytest.mark.parametrize(
+    ("host", "accept", "zip_type", "expected"),
+    [
+        ("api.novelai.net", "*/*", "auto", OLD_ZIP),
+        ("API.NovelAI.net:443", None, "auto", OLD_ZIP),
+        ("api.novelai.net", CHROME, "auto", OLD_ZIP),
+        ("image.novelai.net", "*/*", "auto", OCTETS),
+        ("127.0.0.1:4242", "*/*", "auto", OCTETS),
+        ("127.0.0.1:4242", "*/*", OLD_ZIP, OLD_ZIP),
+        ("127.0.0.1:4242", None, OLD_ZIP, OLD_ZIP),
+        ("api.novelai.net", "*/*", OCTETS, OCTETS),
+        # a client that names a type gets it
+        ("api.novelai.net", OCTETS, OLD_ZIP, OCTETS),
+        ("image.novelai.net", OLD_ZIP, OCTETS, OLD_ZIP),
+        ("api.novelai.net", "image/png", OLD_ZIP, "image/png"),
+        ("api.novelai.net", JSON, OLD_ZIP, JSON),
+    ],
+)
+def test_the_old_host_and_the_setting_name_the_old_type(host, accept, zip_type, expected):
+    headers = Headers({"host": host} | ({} if accept is None else {"accept": accept}))
+    assert negotiate(headers, "png", zip_type) == expected
+
+
+def test_the_setting_reaches_the_response(demo_file):
+    state = build_state(detect_model(single_model_catalog(demo_file)), FakeModel(), zip_type=OLD_ZIP)
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
+        state.engine.wait_ready()
+        response = client.post(GENERATE, json={"input": "a", "parameters": SMALL})
+    assert response.headers["content-type"] == OLD_ZIP
 
 
 @pytest.mark.parametrize("kind", [OCTETS, OLD_ZIP])

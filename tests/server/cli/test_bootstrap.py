@@ -1,4 +1,4 @@
-"""From settings to the objects of a server, and the address it listens on."""
+"""From settings to the objects of a server."""
 
 from socket import gethostname
 
@@ -6,10 +6,8 @@ import pytest
 
 from server.api.accounts import Account, Accounts
 from server.cli.bootstrap import build_access_rules, build_app_state, build_metadata_policy
-from server.cli.serve import bind
 from server.config.catalog import single_model_catalog
 from server.config.settings import ApiSettings, EngineSettings, Settings
-from server.config.toml import ConfigError
 from server.engine.engine import State
 from server.engine.model import detect_model
 
@@ -23,18 +21,20 @@ def model(demo_file):
 
 def test_loopback_needs_no_token_and_other_addresses_get_one():
     assert build_access_rules(Settings(), Accounts()).tokens == ()
-    (token,) = build_access_rules(Settings(host="0.0.0.0"), Accounts()).tokens
+    (token,) = build_access_rules(Settings(host=("0.0.0.0",)), Accounts()).tokens
     assert token.startswith("pst-")
 
 
 def test_tokens_of_settings_and_accounts_are_accepted():
-    rules = build_access_rules(Settings(host="0.0.0.0", token="settings-token"), ACCOUNTS)
+    rules = build_access_rules(Settings(host=("0.0.0.0",), token="settings-token"), ACCOUNTS)
     assert rules.tokens == ("settings-token", "account-token")
 
 
-@pytest.mark.parametrize(("host", "names"), [("127.0.0.1", ("a.b",)), ("::", ("a.b", gethostname()))])
+@pytest.mark.parametrize(("host", "names"), [("127.0.0.1", ("a.b",)), ("::", ("a.b", gethostname().lower()))])
 def test_the_machines_name_is_a_host_where_all_addresses_are_bound(host, names):
-    assert build_access_rules(Settings(host=host, api=ApiSettings(hosts=("a.b",))), Accounts()).hosts == names
+    assert (
+        build_access_rules(Settings(host=(host,), api=ApiSettings(hosts=("a.b",))), Accounts()).hosts == names
+    )
 
 
 def test_only_full_metadata_creates_a_signing_key(model, tmp_path):
@@ -58,13 +58,3 @@ def test_settings_reach_the_application_state(model, tmp_path):
     assert (state.policy.mode, state.policy.unknown_models) == ("client", "refuse")
     assert (state.metadata.batching, state.metadata.source_hash) == ("shared", model.fingerprint)
     assert state.access.tokens == ("tttttttt",)
-
-
-def test_a_port_in_use_or_an_unknown_host_is_refused():
-    with bind("localhost", 0) as listener:
-        host, port = listener.getsockname()[:2]
-        assert host == "127.0.0.1"
-        with pytest.raises(ConfigError, match=f"port = {port} on {host} cannot be used: another program"):
-            bind(host, port)
-    with pytest.raises(ConfigError, match=r"'no-such-host\.invalid' is not an address of this machine"):
-        bind("no-such-host.invalid", 0)

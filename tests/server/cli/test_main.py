@@ -4,9 +4,11 @@ import socket
 import subprocess
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 
 @pytest.fixture
@@ -15,11 +17,12 @@ def naiad(tmp_path):
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
     inherited["NAIAD_SIGNING_KEY"] = str(tmp_path / "signing.pem")
 
-    def run(*arguments, environment=None, stdin=""):
+    def run(*arguments, environment=None, stdin="", stdout=subprocess.PIPE):
         command = [sys.executable, "-P", "-m", "server", *map(str, arguments)]
         return subprocess.run(
             command,
-            capture_output=True,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=300,
             env=inherited | (environment or {}),
@@ -43,6 +46,10 @@ def test_generate_makes_the_images_of_a_request(naiad, demo_file, tmp_path):
     assert (comments[0]["uc"], comments[0]["steps"]) == ("lowres", 4)
     assert comments[0]["prompt"].startswith("1girl, smile, best quality")
     assert f"prompt: {comments[0]['prompt']}\nnegative: lowres\n" in done.stderr
+    assert done.stdout == f"{out}\n{tmp_path / 'out_1.png'}\n"
+    again = naiad("generate", "1girl", demo_file, "-o", out)
+    assert again.returncode == 2
+    assert f"--output '{out}' exists already; name another file, or add --force" in again.stderr
 
 
 def test_an_image_can_be_verified_inspected_and_enhanced(naiad, demo_file, tmp_path):
@@ -197,3 +204,32 @@ def test_help_works_without_torch(command):
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+def test_a_report_is_complete_whatever_the_terminals_encoding(naiad, tmp_path):
+    info = PngInfo()
+    info.add_itxt("Description", "猫耳 ✿ heart")
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png", pnginfo=info)
+    for encoding in ("cp1252", "cp437"):
+        done = naiad("inspect", "cat.png", environment={"PYTHONIOENCODING": encoding})
+        assert done.returncode == 0, done.stderr
+        assert "Description: \\u732b\\u8033 \\u273f heart\n" in done.stdout
+        assert "nothing to verify" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_output_that_cannot_be_written_is_one_line(naiad, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with Path("/dev/full").open("w") as full:
+        done = naiad("inspect", "a.png", stdout=full)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "naiad: the output cannot be written: No space left on device\n",
+    )
+
+
+def test_a_server_whose_model_cannot_be_loaded_exits_with_its_own_status(naiad):
+    done = naiad("serve", "--demo", "--port", "0", "--device", "cuda:63")
+    assert done.returncode == 3
+    assert "the model could not be loaded: device = 'cuda:63' is not available" in done.stderr
+    assert "Traceback" not in done.stderr

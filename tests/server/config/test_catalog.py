@@ -69,6 +69,14 @@ def test_a_missing_file_is_reported_with_its_line(tmp_path, key, line):
         ({}, "name a checkpoint"),
         ({"checkpoint": Path("a.st"), "demo": True}, "a checkpoint and --demo cannot be combined"),
         ({"demo": True, "weights": Path("w.toml")}, "--demo and --weights cannot be combined"),
+        (
+            {"weights": Path("w.toml"), "prediction": "v"},
+            r"--prediction = 'v' is for a checkpoint .*; set prediction .*w\.toml",
+        ),
+        (
+            {"weights": Path("w.toml"), "zsnr": False},
+            r"--zsnr = 'false' is for a checkpoint .*; set zsnr .*w\.toml",
+        ),
     ],
 )
 def test_a_command_uses_exactly_one_catalog(options, message):
@@ -96,3 +104,11 @@ def test_an_invalid_catalog_is_refused_with_file_and_key(tmp_path, text, message
 def test_a_missing_catalog_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load_catalog(tmp_path / "weights.toml")
+
+
+@pytest.mark.parametrize("options", [{"demo": True}, {"checkpoint": Path("a.st")}])
+def test_flags_say_what_a_checkpoint_on_the_command_line_predicts(options):
+    arguments = {"checkpoint": None, "demo": False, "weights": None} | options
+    catalog = choose_catalog(Settings(), **arguments, prediction="v", zsnr=False)
+    entry = catalog.models[catalog.default]
+    assert (entry.prediction, entry.zsnr) == ("v", False)

@@ -16,11 +16,17 @@ OTHER = {
     "device": "cpu",
     "dtype": "float16",
     "attention": "xformers",
+    "threads": "81",
+    "drain_seconds": "81",
     "engine.queue_limit": "81",
+    "engine.exit_on_failure": "false",
     "engine.batching": "shared",
     "api.presets": "client",
     "api.unknown_models": "refuse",
+    "api.zip_type": "application/x-zip-compressed",
     "api.body_limit": "8",
+    "api.memory_limit": "8192",
+    "api.connections": "81",
     "api.hosts": "pictures.example, other.example",
     "api.origins": "https://pictures.example",
 }
@@ -58,7 +64,7 @@ def test_environment_overrides_the_file_and_flags_override_both(tmp_path):
     )
     environment = {"NAIAD_PORT": "3", "NAIAD_DEVICE": "cuda", "NAIAD_ENGINE_QUEUE_LIMIT": "4", "HOME": "/"}
     settings = load_settings(file, environment, {"device": "mps", "port": None})
-    assert (settings.host, settings.port, settings.device) == ("10.0.0.1", 3, "mps")
+    assert (settings.host, settings.port, settings.device) == (("10.0.0.1",), 3, "mps")
     assert (settings.engine.queue_limit, settings.engine.batching) == (4, "exact")
 
 
@@ -84,6 +90,13 @@ def test_every_setting_has_a_variable(name):
         ('token = "short"', "token: must be"),
         ('[api]\nhosts = ["http://a.example"]', r"api\.hosts\.0 = 'http://a\.example'.*without http"),
         ('[api]\norigins = ["https://a.example/"]', "origins.*no / at its end"),
+        ("host = []", "host: should name at least one address"),
+        ("threads = true", "threads = true: should be auto, or a number from 1"),
+        ("threads = 0", "threads = 0: should be auto, or a number from 1"),
+        ('threads = "all"', "threads = 'all': should be auto, or a number from 1"),
+        ('[api]\norigins = ["null"]', r"api\.origins\.0 = 'null': .*serve the page over HTTP"),
+        ('[api]\nhosts = ["*.lan"]', r"api\.hosts\.0 = '\*\.lan': .*list each one"),
+        ('[api]\nzip_type = "zip"', "zip_type = 'zip'.*octet-stream"),
         ("port =", r"mine\.toml:1: Invalid value"),
         ("host = 2026-01-01", "no setting takes a date or a time"),
     ],
@@ -122,9 +135,30 @@ def test_an_invalid_flag_is_refused_by_name():
         load_settings(None, {}, {"port": 99999})
 
 
-def test_a_token_can_be_read_from_a_file(tmp_path):
-    (tmp_path / "token").write_text("pst-from-a-file\n")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", " \n\n"])
+def test_a_token_can_be_read_from_a_file(tmp_path, encoding, end):
+    (tmp_path / "token").write_bytes(f"pst-from-a-file{end}".encode(encoding))
     assert load_settings(None, {"NAIAD_TOKEN_FILE": str(tmp_path / "token")}, {}).token == "pst-from-a-file"
+
+
+def test_the_newline_of_a_secret_store_is_no_part_of_a_variable():
+    assert (
+        load_settings(None, {"NAIAD_TOKEN": "pst-secret\r\n", "NAIAD_PORT": "80\n"}, {}).token == "pst-secret"
+    )
+
+
+def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbfport = 1\r\n[engine]\r\nqueue_limit = 2\r\n")
+    assert load_settings(tmp_path / "mine.toml", {}, {}).engine.queue_limit == 2
+
+
+@pytest.mark.parametrize(
+    "host", ['"127.0.0.1, ::1"', '["127.0.0.1", "::1"]', '[\n  "127.0.0.1",  # IPv4\n  "::1",\n]']
+)
+def test_several_addresses_are_a_list_or_separated_by_commas(tmp_path, host):
+    assert load_settings(write_settings(tmp_path, f"host = {host}"), {}, {}).host == ("127.0.0.1", "::1")
+    assert load_settings(None, {}, {"host": "127.0.0.1,::1"}).host == ("127.0.0.1", "::1")
 
 
 def test_the_token_is_not_in_the_repr():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_files import make_chunk, make_exif
 from paths import SAMPLES
 from PIL import Image
 
@@ -23,9 +24,9 @@ from server.picture.inspection import (
     format_signatures,
     inspect,
     is_trusted,
-    parse_json,
     to_json,
 )
+from server.picture.prompts import parse_json
 from server.picture.signature import NOVELAI_KEY, sign_comment
 from server.picture.stealth import add_opaque_alpha, embed
 from server.request.images import MAX_PIXELS
@@ -186,7 +187,9 @@ def test_an_image_without_layers_has_no_fields(rgba):
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_a_report_of_any_text_is_printable(text):
-    inspection = Inspection("PNG", RGB, {"Title": text, "Comment": json.dumps({text: text})}, {text: text})
+    inspection = Inspection(
+        "PNG", RGB, {"Title": text, "Comment": json.dumps({text: text})}, {}, {text: text}
+    )
     report = format_report(inspection) + format_signatures((SignatureCheck("text", "another", text),))
     assert all(letter.isprintable() for letter in report.replace("\n", ""))
 
@@ -194,7 +197,7 @@ def test_a_report_of_any_text_is_printable(text):
 def test_metadata_cannot_imitate_a_line_of_the_report():
     malicious = "x\n\x1b[2Jtext: valid, by NovelAI\u202e"
     report = format_report(
-        Inspection("PNG", RGB, {"Title": malicious, "Comment": json.dumps({malicious: malicious})}, None)
+        Inspection("PNG", RGB, {"Title": malicious, "Comment": json.dumps({malicious: malicious})}, {}, None)
     )
     assert not [line for line in report.splitlines() if line.startswith("text: valid")]
     assert r"x\n\x1b[2Jtext: valid, by NovelAI\u202e" in report
@@ -226,7 +229,7 @@ def test_alpha_text_without_fields_reads_as_none(text):
 
 def test_a_comment_of_any_depth_is_reported():
     for depth in (10, 500, *range(930, 1000), 100_000):
-        inspection = Inspection("PNG", RGB, {"Comment": '{"a":' * depth + "1" + "}" * depth}, None)
+        inspection = Inspection("PNG", RGB, {"Comment": '{"a":' * depth + "1" + "}" * depth}, {}, None)
         format_report(inspection)
         json.dumps(to_json(inspection, check_signatures(inspection, NOVELAI_KEY, None)))
 
@@ -252,6 +255,29 @@ def build_jpeg(user_comment):
 )
 def test_exif_holds_all_fields_or_a_bare_comment(user_comment, text):
     assert inspect(build_jpeg(user_comment)).text == text
+
+
+def test_a_stranger_s_software_and_dates_are_no_difference(fields, signing_key):
+    text = {"Software": "www.example.test", "date:create": "2026-01-02"}
+    for strange in (text, fields | text):
+        inspection = inspect(write(strange, fields))
+        assert inspection.layers_agree
+        assert "DIFFER" not in format_report(inspection)
+        assert inspection.fields["Comment"] == fields["Comment"]
+        assert inspection.fields["date:create"] == "2026-01-02"
+    assert "THE LAYERS DIFFER" in format_report(inspect(write(fields | {"Description": "x"}, fields)))
+    assert find_signers(write(text, fields), signing_key.public) == {"alpha": "ours"}
+
+
+def test_exif_beside_texts_is_a_layer_of_its_own(fields, signing_key):
+    exif = make_chunk(b"eXIf", make_exif(">", b"UNICODE\0" + json.dumps(fields).encode("utf-16-be")))
+    file = png.encode_png(RGB, {"date:create": "2026-01-02"})
+    inspection = inspect(file[:33] + exif + file[33:])
+    assert (inspection.text, inspection.exif) == ({"date:create": "2026-01-02"}, fields)
+    assert find_signers(file[:33] + exif + file[33:], signing_key.public) == {"exif": "ours"}
+    assert "exif:\n  Title: AI generated image" in format_report(inspection)
+    assert inspection.fields == fields | {"date:create": "2026-01-02"}
+    assert inspect(png.encode_png(RGB, {})[:33] + exif + file[33:]).layers_agree
 
 
 def test_the_signature_of_a_jpeg_is_broken_not_an_error(fields, signing_key):

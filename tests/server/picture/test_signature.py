@@ -4,7 +4,8 @@ import os
 import stat
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from pathlib import Path
+from threading import Barrier, Timer
 
 import numpy as np
 import pytest
@@ -199,7 +200,7 @@ def test_a_file_without_a_key_is_rejected_and_kept(tmp_path, content):
 def test_a_folder_or_a_broken_link_as_key_file_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for path, message in ((tmp_path, "cannot be read"), (tmp_path / "link", "broken link")):
+    for path, message in ((tmp_path, "not a regular file"), (tmp_path / "link", "broken link")):
         with pytest.raises(ConfigError, match=message) as error:
             open_key(path)
         assert str(path) in str(error.value)
@@ -223,15 +224,41 @@ def test_an_unreadable_key_is_reported_and_not_replaced(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-def test_a_file_system_error_is_reported(tmp_path, monkeypatch):
-    def deny(self, target):
-        raise PermissionError(1, "Operation not permitted")
+def refuse_links(self, target):
+    raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("pathlib.Path.hardlink_to", deny)
+
+def test_a_key_is_created_on_storage_without_hard_links(tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse_links)
     path = tmp_path / "signing.pem"
-    with pytest.raises(ConfigError, match=r"cannot be created \(Operation not permitted\)") as error:
-        open_key(path)
-    assert str(path) in str(error.value)
+    with ThreadPoolExecutor(8) as pool:
+        keys = {key.public for key in pool.map(open_key, [path] * 8)}
+    assert len(keys) == 1
+    assert list(tmp_path.iterdir()) == [path]
+    assert os.name != "posix" or path.stat().st_mode & 0o777 == 0o600
+
+
+def test_half_a_key_of_another_process_is_waited_for(tmp_path):
+    open_key(tmp_path / "other.pem")
+    content, path = (tmp_path / "other.pem").read_bytes(), tmp_path / "signing.pem"
+    path.write_bytes(content[:50])
+    Timer(0.2, path.write_bytes, [content]).start()
+    assert open_key(path).public == open_key(tmp_path / "other.pem").public
+
+
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (Path("/proc/naiad/signing.pem"), tmp_path / "file" / "signing.pem"):
+        with pytest.raises(ConfigError, match="signing_key") as error:
+            open_key(path)
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["~/.config/naiad/signing.pem", "/data/~/signing.pem"])
+def test_no_folder_named_tilde_is_created(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"no HOME.*set signing_key, or NAIAD_SIGNING_KEY"):
+        open_key(Path(path))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,82 @@
+"""The addresses that a server listens on."""
+
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from server.cli.listeners import bind, format_address
+from server.config.toml import ConfigError
+
+
+def has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+def answers(address, port):
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def find_answering(*hosts):
+    """Return which loopback addresses answer while some hosts are bound."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listener) for listener in bind(hosts, 0)]
+        ports = {listener.getsockname()[1] for listener in listeners}
+        assert len(ports) == 1
+        return [address for address in ("127.0.0.1", "::1") if answers(address, *ports)]
+
+
+def test_an_ipv4_address_answers_alone():
+    assert find_answering("127.0.0.1") == find_answering("0.0.0.0") == ["127.0.0.1"]
+    assert find_answering("127.0.0.1", "127.0.0.1") == ["127.0.0.1"]
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    "hosts", [("::",), ("127.0.0.1", "::1"), ("::1", "127.0.0.1"), ("0.0.0.0", "::"), ("::", "127.0.0.1")]
+)
+def test_both_kinds_of_address_answer(hosts):
+    assert find_answering(*hosts) == ["127.0.0.1", "::1"]
+
+
+@needs_ipv6
+def test_an_ipv6_address_answers_alone():
+    assert find_answering("::1") == ["::1"]
+
+
+def test_a_name_is_bound_on_ipv4_first():
+    (first, *others) = bind(["localhost"], 0)
+    with ExitStack() as stack:
+        for listener in (first, *others):
+            stack.enter_context(listener)
+        assert first.getsockname()[0] == "127.0.0.1"
+
+
+def test_a_port_in_use_or_an_unknown_host_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port = {port} on 127.0.0.1 cannot be used: another program"):
+            bind(["127.0.0.1"], port)
+    for host in ("no-such-host.invalid", "203.0.113.7", "a" * 64 + ".invalid"):
+        with pytest.raises(ConfigError, match=f"{host}' is not an address of this machine"):
+            bind([host], 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:80"), ("::", "http://[::1]:80"), ("0.0.0.0", "http://127.0.0.1:80"),
+     ("0:0:0:0:0:0:0:0", "http://[::1]:80"), ("box.lan", "http://box.lan:80")],
+)  # fmt: skip
+def test_the_announced_address_is_one_that_answers_here(host, url):
+    assert format_address(host, 80) == url

@@ -1,0 +1,74 @@
+"""What a server prints at the start, and that it stops if its engine fails."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_model import FakeModel
+
+from server.api.accounts import Account, Accounts
+from server.cli.bootstrap import build_access_rules
+from server.cli.serve import _announce, stop_after_failure
+from server.config.catalog import single_model_catalog
+from server.config.settings import Settings
+from server.engine.engine import Engine
+from server.engine.model import detect_model
+
+ACCOUNTS = Accounts(account=(Account(name="a", key="k" * 64, token="account-token"),))
+
+NO_ACCOUNTS = Accounts()
+
+
+@pytest.fixture(scope="module")
+def model(demo_file):
+    return detect_model(single_model_catalog(demo_file))
+
+
+def announce(model, capsys, accounts=NO_ACCOUNTS, **changes):
+    """Return what is printed, and the tokens that are accepted."""
+    settings = Settings(**changes)
+    rules = build_access_rules(settings, accounts)
+    state: Any = SimpleNamespace(access=rules, accounts=accounts, metadata=SimpleNamespace(key=None))
+    _announce(model, state, settings, 4242)
+    return capsys.readouterr().out, rules.tokens
+
+
+@pytest.mark.parametrize(
+    ("accounts", "changes"),
+    [(ACCOUNTS, {}), (ACCOUNTS, {"host": ("0.0.0.0",)}), (NO_ACCOUNTS, {"token": "settings-token"}),
+     (ACCOUNTS, {"token": "settings-token"})],
+)  # fmt: skip
+def test_a_token_of_ones_own_is_never_printed(model, capsys, accounts, changes):
+    printed, tokens = announce(model, capsys, accounts, **changes)
+    assert 'Authorization: Bearer $NAIAD_TOKEN"' in printed
+    assert tokens
+    assert not [token for token in tokens if token in printed]
+
+
+def test_a_generated_token_is_printed_once(model, capsys):
+    printed, (token,) = announce(model, capsys, host=("0.0.0.0",))
+    assert printed.count(token) == 1
+    assert 'Bearer $NAIAD_TOKEN"' in printed
+
+
+def test_each_address_is_printed(model, capsys):
+    printed, tokens = announce(model, capsys, host=("127.0.0.1", "::1"))
+    assert "listens on http://127.0.0.1:4242 and http://[::1]:4242\n" in printed
+    assert tokens == ()
+    assert "Authorization" not in printed
+
+
+def fail_to_load():
+    raise ValueError("no such device")
+
+
+@pytest.mark.parametrize(("load", "stops"), [(fail_to_load, True), (FakeModel, False)])
+def test_a_server_stops_if_its_engine_fails_and_not_if_it_is_stopped(load, stops):
+    engine = Engine(load)
+    engine.start()
+    if not stops:
+        engine.wait_ready()
+        engine.stop()
+    server: Any = SimpleNamespace(started=True, should_exit=False)
+    stop_after_failure(server, engine)
+    assert server.should_exit is stops
