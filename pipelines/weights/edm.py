@@ -5,6 +5,7 @@ fields of the same names. One that is absent, or empty as markers often are, has
 """
 
 import struct
+import sys
 from math import isfinite, prod
 
 from pipelines.errors import WeightsError
@@ -32,8 +33,10 @@ def _read_sigma(checkpoint: Checkpoint, name: str, default: float) -> float:
     if tensor is not None:
         return default if prod(tensor.shape) == 0 else _read_scalar(tensor)
     value = read_sigma(checkpoint.scheduler, name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WeightsError(checkpoint.path, f"its scheduler's {name} is {value!r}; it must be a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+        raise WeightsError(
+            checkpoint.path, f"its scheduler's {name} is {str(value)[:80]!r}; it must be a number"
+        )
     return float(value)
 
 

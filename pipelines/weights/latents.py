@@ -12,6 +12,7 @@ from typing import cast
 from pipelines.errors import WeightsError
 
 MAX_BYTES = 1 << 20
+LARGEST = 1e9  # JSON has integers that no float can hold
 NEUTRAL = {"shift_factor": 0.0, "latents_mean": 0.0, "latents_std": 1.0}
 """Fields of diffusers' VAE configs that change latents, with the values that change nothing."""
 
@@ -51,4 +52,6 @@ def _is_near(value: object, expected: float) -> bool:
     """Whether a number, or each of a list, is the expected one."""
     if isinstance(value, list):
         return all(_is_near(number, expected) for number in cast("list[object]", value))
-    return isinstance(value, int | float) and isclose(value, expected, rel_tol=1e-4, abs_tol=1e-6)
+    if not isinstance(value, int | float) or abs(value) > LARGEST:
+        return False
+    return isclose(value, expected, rel_tol=1e-4, abs_tol=1e-6)

@@ -27,7 +27,7 @@ FORCED = {"force_v_prediction": "v", "force_epsilon_prediction": "eps"}
 """OneTrainer's flags; one that is off leaves the prediction as it was."""
 GRAPHS = re.compile(r"^(prompt|workflow)$|tag|dataset|bucket|caption|recipe|merge|^naiad")
 """Keys of JSON that does not describe the network: ComfyUI's graphs, training data, the sources of a merge."""
-MAX_TEXT, MAX_DEPTH = 1 << 20, 8
+MAX_TEXT, MAX_DEPTH, MAX_KEY = 1 << 20, 8, 100
 
 
 def read_metadata(metadata: Mapping[str, str]) -> Iterator[Claim]:
@@ -55,7 +55,7 @@ def _read_object(fields: object, source: str, depth: int) -> Iterator[Claim]:
 
 
 def _read_entry(key: str, value: object, source: str) -> Iterator[Claim]:
-    if value is None or isinstance(value, dict | list):
+    if value is None or isinstance(value, dict | list) or len(key) > MAX_KEY:
         return
     name = key.lower().replace("-", "_").replace(" ", "_")
     while PREFIX.search(name):

@@ -27,6 +27,7 @@ def test_the_familys_own_scale_is_accepted(tmp_path, config):
         ({"latents_mean": [-1.66, 1.89, -1.38, 2.52]}, "latents_mean"),
         ({"latents_std": [8.49, 5.9, 6.55, 5.23]}, "latents_std"),
         ({"latents_std": "wide"}, "latents_std wide"),
+        ({"scaling_factor": 10**400}, "scaling_factor 1000"),
         (["a"], "not a JSON object"),
     ],
 )

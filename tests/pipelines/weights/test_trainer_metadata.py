@@ -43,6 +43,7 @@ def test_what_trainers_write_is_evidence(tmp_path, metadata, prediction, zsnr):
         {"prompt": json.dumps({"3": {"inputs": {"prediction_type": "v"}}})},
         {"ss_tag_frequency": json.dumps({"10_a": {"vpred": 4}})},
         {"config": "{not json"},
+        {"ss_" * 400_000 + "vpred": "1"},
         {"config": '{"a":' * 5000},
     ],
 )
