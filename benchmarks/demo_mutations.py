@@ -21,7 +21,7 @@ MUTATIONS = {
     "prediction type: velocity with the other sign": (
         "pipelines/sampling/prediction.py",
         '"v": v_to_x0',
-        '"v": edm_v_to_x0',
+        '"v": lambda output, x, sigma: v_to_x0(-output, x, sigma)',
     ),
     "prediction type: output taken for x0": (
         "pipelines/sampling/prediction.py",
@@ -70,8 +70,8 @@ MUTATIONS = {
     ),
     "last instead of penultimate hidden states": (
         "pipelines/weights/networks.py",
-        "hidden_states[-2]",
-        "hidden_states[-1]",
+        "PENULTIMATE = 2",
+        "PENULTIMATE = 1",
     ),
     "guidance with the other sign": (
         "pipelines/sampling/guidance.py",

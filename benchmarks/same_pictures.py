@@ -9,20 +9,17 @@ import base64
 import hashlib
 import io
 import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 import zipfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import numpy as np
 from PIL import Image
 
+from benchmarks.checkout import Checkout
 from benchmarks.machine import machine
 
 RESULT = Path(__file__).parent / "results" / "same_pictures.json"
@@ -136,31 +133,6 @@ def described(answer):
     return {"status": 200, "pictures": pictures}, answer.headers.get("x-naiad-warning", "")
 
 
-@contextmanager
-def server(checkout, key, *arguments):
-    """The address of a checkout's server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NAIAD_")}
-    environment |= {"NAIAD_SIGNING_KEY": str(key), "OMP_NUM_THREADS": "1"}
-    command = [checkout / ".venv/bin/python", "-P", "-m", "server", "serve", *arguments, "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, cwd=checkout)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                if httpx.get(f"{address}/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", type=Path)
@@ -168,13 +140,13 @@ def main():
     checkouts = vars(parser.parse_args())
     rows, unequal = {}, 0
     with ExitStack() as stack:
-        key = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "signing.pem"
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))  # with one signing key for all
         addresses = {}
-        for side, checkout in checkouts.items():
-            plain = checkout.resolve() / "demo/weights/naiad-demo.safetensors"
+        for side, root in checkouts.items():
+            checkout = Checkout(root.resolve(), folder)
             addresses[side] = {
-                "demo": stack.enter_context(server(checkout.resolve(), key, "--demo")),
-                "blend": stack.enter_context(server(checkout.resolve(), key, str(plain))),
+                "demo": stack.enter_context(checkout.serve("--demo")),
+                "blend": stack.enter_context(checkout.serve(checkout.demo)),
             }
         for name, (path, body) in requests().items():
             model = "blend" if name.startswith("blend") else "demo"

@@ -4,6 +4,14 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+LONGEST_NAME = 120
+
+
+def abbreviate(name: str) -> str:
+    """Return a name from a file for a message: on one line, and cut in the middle if it is long."""
+    cut = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 24]}...{name[-20:]}"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+
 
 class PipelineError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -28,7 +36,7 @@ class WeightsError(PipelineError):
 
     def __init__(self, path: Path | str, reason: str) -> None:
         self.path, self.reason = Path(path), reason
-        super().__init__(f"{self.path.name}: {reason}")
+        super().__init__(f"{abbreviate(self.path.name)}: {reason}")
 
 
 class NotFinite(PipelineError):

@@ -21,6 +21,7 @@ from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_l
 from pipelines.sampling.smea import make_smea
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
 from pipelines.types import BatchingMode, OnStep, Output, Progress
+from pipelines.weights.detect import Detection
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
 
@@ -37,7 +38,7 @@ class Pipeline:
         self, weights: Weights, sigma_max: float | None = None, batching: BatchingMode = "exact"
     ) -> None:
         self.weights = weights
-        self.table = build_noise_table(weights.detection.prediction, weights.detection.zsnr, sigma_max)
+        self.table = build_noise_table(weights.detection, sigma_max)
         self.device, self._to_x0 = weights.device, PREDICTIONS[weights.detection.prediction]
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
         args = (self.table, weights.device, weights.dtype, batching)
@@ -124,9 +125,10 @@ class Pipeline:
         return (pass_.height, pass_.width, 0, 0, pass_.height, pass_.width)
 
 
-def build_noise_table(prediction: str, zsnr: bool, sigma_max: float | None = None) -> NoiseTable:
+def build_noise_table(detection: Detection, sigma_max: float | None = None) -> NoiseTable:
     """Return the noise table of a kind of network; `sigma_max` moves where its schedules start."""
-    table = edm() if prediction == "edm_v" else scaled_linear(zsnr)
+    is_edm = detection.prediction == "edm_v"
+    table = edm(*(detection.sigma_range or ())) if is_edm else scaled_linear(detection.zsnr)
     return table if sigma_max is None or isinf(sigma_max) else table.with_sigma_max(sigma_max)
 
 

@@ -28,6 +28,8 @@ class FakeModel:
         gate: acquired in each evaluation, so that a test decides when it ends.
     """
 
+    model = None
+
     def __init__(self, gate=None):
         self.gate: Semaphore | None = gate
         self.failure: Exception | None = None

@@ -7,7 +7,7 @@ algorithms 1, 2 and 4; k-diffusion, sample_dpm_fast and sample_dpm_adaptive; ste
 """
 
 from collections.abc import Generator
-from math import atan, exp, expm1, inf, log
+from math import atan, exp, expm1, log
 from typing import TYPE_CHECKING, TypeAlias
 
 from pipelines.types import Noise, NoisyLatents, SamplerCoroutine, Sigmas
@@ -77,8 +77,7 @@ def _scaled_error(x_low: "Tensor", x_high: "Tensor", x_previous: "Tensor") -> fl
 
 def _step_factor(error: float) -> float:
     """Return the factor for the next step size, softly limited to (0.2, 2.6)."""
-    factor = inf if error == 0 else (1 / (error + 1e-8)) ** (1 / 3)
-    return 1 + atan(factor - 1)
+    return 1 + atan((1 / (error + 1e-8)) ** (1 / 3) - 1)
 
 
 def _evaluate_eps(x: "Tensor", t: float) -> Generator[NoisyLatents, "Tensor", "Tensor"]:

@@ -18,6 +18,8 @@ from pipelines.errors import PipelineError
 if TYPE_CHECKING:
     from torch import Tensor
 
+TIE = 1e-9
+"""Difference of two distances in log sigma below which they count as equal; entries are at least 0.003 apart."""
 ToX0 = Callable[["Tensor", "Tensor", float], "Tensor"]
 """`to_x0(output, x, sigma)` returns the denoised estimate."""
 
@@ -38,14 +40,8 @@ def v_to_x0(output: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
     return x / (sigma**2 + 1) - output * (sigma / sqrt(sigma**2 + 1))
 
 
-def edm_v_to_x0(output: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
-    """Convert a velocity prediction of the opposite sign to x0; used for CosXL-class networks."""
-    if isinf(sigma):
-        return output
-    return x / (sigma**2 + 1) + output * (sigma / sqrt(sigma**2 + 1))
-
-
-PREDICTIONS: dict[str, ToX0] = {"eps": eps_to_x0, "v": v_to_x0, "edm_v": edm_v_to_x0}
+PREDICTIONS: dict[str, ToX0] = {"eps": eps_to_x0, "v": v_to_x0, "edm_v": v_to_x0}
+"""CosXL's `edm_v` is velocity with v's own sign; what differs is the noise table (`edm`)."""
 
 
 def to_velocity(x0: "Tensor", x: "Tensor", sigma: float) -> "Tensor":
@@ -71,15 +67,15 @@ class NoiseTable:
 
     Attributes:
         sigmas: rising with t; the last is `inf` under zero terminal SNR.
-        timesteps: the network's timestep input for each entry.
         sigma_max: the first sigma of a run at full strength.
         zsnr: whether the betas were rescaled to zero terminal SNR.
+        is_continuous: whether the network was trained on all sigmas of the range, not on those of the table alone.
     """
 
     sigmas: tuple[float, ...]
-    timesteps: tuple[float, ...]
     sigma_max: float
     zsnr: bool = False
+    is_continuous: bool = False
 
     @property
     def sigma_min(self) -> float:
@@ -97,7 +93,10 @@ class NoiseTable:
         return exp((1 - share) * log(self.sigmas[low]) + share * log(self.sigmas[low + 1]))
 
     def nearest_index(self, sigma: float) -> int:
-        """Return the index of the entry nearest to sigma in log space."""
+        """Return the index of the entry nearest to sigma in log space, the lower one of two at the same distance.
+
+        Schedules with an odd number of steps ask for the middle between two entries, where rounding alone would decide.
+        """
         if isinf(sigma):
             return len(self.sigmas) - 1
         above = bisect_left(self.sigmas, sigma)
@@ -106,7 +105,7 @@ class NoiseTable:
         if above == len(self.sigmas) or isinf(self.sigmas[above]):
             return above - 1
         below = log(sigma) - log(self.sigmas[above - 1])
-        return above - 1 if below <= log(self.sigmas[above]) - log(sigma) else above
+        return above - 1 if below <= log(self.sigmas[above]) - log(sigma) + TIE else above
 
     def fractional_index(self, sigma: float) -> float:
         """Return the fractional index of sigma, clamped to the table; the inverse of `sigma_at`."""
@@ -119,8 +118,12 @@ class NoiseTable:
         return above - 1 + min(1.0, (log(sigma) - log(low)) / (log(high) - log(low)))
 
     def timestep(self, sigma: float) -> float:
-        """Return the network's timestep input for sigma."""
-        return self.timesteps[self.nearest_index(sigma)]
+        """Return the network's timestep input for sigma: the nearest index, or exactly `ln(sigma) / 4` (CosXL)."""
+        return 0.25 * log(sigma) if self.is_continuous else float(self.nearest_index(sigma))
+
+    def snap(self, sigma: float) -> float:
+        """Return the sigma nearest to this one that the network was trained on."""
+        return sigma if self.is_continuous else self.sigmas[self.nearest_index(sigma)]
 
     def with_sigma_max(self, sigma_max: float) -> "NoiseTable":
         """Return a table whose runs start at `sigma_max`.
@@ -142,11 +145,11 @@ def scaled_linear(zsnr: bool = False) -> NoiseTable:
         stretch = roots[0] / (roots[0] - roots[-1])
         roots = [(root - roots[-1]) * stretch for root in roots]
     sigmas = tuple(sqrt(1 - root**2) / root if root else inf for root in roots)
-    return NoiseTable(sigmas, tuple(float(t) for t in range(1000)), sigmas[-1], zsnr)
+    return NoiseTable(sigmas, sigmas[-1], zsnr)
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 120.0) -> NoiseTable:
-    """Return CosXL's continuous range as 1000 exponentially spaced entries; the timestep is `ln(sigma) / 4`."""
+    """Return the range of a CosXL-class network, which its file names, as 1000 exponentially spaced entries."""
     ratio = log(sigma_max / sigma_min)
-    sigmas = tuple(sigma_min * exp(ratio * k / 999) for k in range(1000))
-    return NoiseTable(sigmas, tuple(0.25 * log(sigma) for sigma in sigmas), sigma_max)
+    inner = (sigma_min * exp(ratio * k / 999) for k in range(1, 999))
+    return NoiseTable((sigma_min, *inner, sigma_max), sigma_max, is_continuous=True)

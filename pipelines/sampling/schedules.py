@@ -43,7 +43,8 @@ def beta(steps: int, table: NoiseTable, alpha: float = 0.6) -> list[float]:
 
     top = round(table.fractional_index(table.sigma_max))
     quantiles = (float(betaincinv(alpha, alpha, 1 - k / steps)) for k in range(steps))
-    entries = dict.fromkeys(round(quantile * top) for quantile in quantiles)
+    # the median falls in the middle between two entries, where the last digit of `betaincinv` would decide
+    entries = dict.fromkeys(round(round(quantile * top, 6)) for quantile in quantiles)
     return [table.sigmas[t] for t in entries]
 
 
@@ -104,8 +105,7 @@ def make_sigmas(schedule: str, steps: int, table: NoiseTable, sigma_start: float
 
 def snap_to_table(sigmas: Sigmas, table: NoiseTable) -> Sigmas:
     """Return the sigmas moved to the table entries nearest to them, as DDIM and PLMS use them."""
-    nearest = (sigma if isinf(sigma) else table.sigmas[table.nearest_index(sigma)] for sigma in sigmas[:-1])
-    return (*nearest, 0.0)
+    return (*(table.snap(sigma) for sigma in sigmas[:-1]), 0.0)
 
 
 def truncate_sigmas(sigmas: Sigmas, strength: float, table: NoiseTable) -> Sigmas:

@@ -8,6 +8,8 @@ The A1111 syntax, for models whose users write it: `(text:1.2)`, `(text)` = 1.1,
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from pipelines.errors import InvalidPrompt, UnknownName
 
@@ -19,6 +21,9 @@ A1111 = re.compile(rf"\\[()\[\]\\]|:\s*([+-]?{NUMBER})\s*\)|[()\[\]]|[^\\()\[\]:
 MAX_WEIGHT = 1e6
 """Numbers and emphasis are clamped to this, because sums and products of larger ones could overflow."""
 
+LARGEST_PRODUCT = 1e300
+CLOSING = {"(": ")", "[": "]"}
+
 Run = tuple[str, float]
 
 
@@ -28,6 +33,14 @@ class Segment:
 
     mix: float
     runs: tuple[Run, ...]
+
+
+@dataclass(slots=True)
+class _Bracket:
+    """An opening bracket, and the factor of the text up to where it is closed, which may stand there."""
+
+    opening: str
+    factor: float
 
 
 def parse(text: str, syntax: str = "nai") -> tuple[Segment, ...]:
@@ -77,42 +90,44 @@ def _split_emphasis(text: str) -> Iterable[Run]:
 
 def parse_a1111(text: str) -> tuple[Segment, ...]:
     """Parse A1111's syntax without AND, as one segment; brackets left open are closed at the end."""
-    runs: list[Run] = []
-    opened: list[tuple[str, int]] = []
+    pieces: list[str | _Bracket | None] = []
+    opened: list[_Bracket] = []
     for token in A1111.finditer(text):
         piece, number = token[0], token[1]
+        innermost = opened[-1].opening if opened else ""
         if piece in ("(", "["):
-            opened.append((piece, len(runs)))
-        elif number and opened and opened[-1][0] == "(":
-            _scale_weights(runs, opened.pop()[1], _parse_number(number))
-        elif piece == ")" and opened and opened[-1][0] == "(":
-            _scale_weights(runs, opened.pop()[1], 1.1)
-        elif piece == "]" and opened and opened[-1][0] == "[":
-            _scale_weights(runs, opened.pop()[1], 1 / 1.1)
+            opened.append(_Bracket(piece, 1.1 if piece == "(" else 1 / 1.1))
+            pieces.append(opened[-1])
+        elif piece == CLOSING.get(innermost) or (number and innermost == "("):
+            bracket = opened.pop()
+            bracket.factor = _parse_number(number) if number else bracket.factor
+            pieces.append(None)
         else:
-            runs.append((piece[-1] if piece[0] == "\\" and len(piece) == 2 else piece, 1.0))
-    for bracket, start in reversed(opened):
-        _scale_weights(runs, start, 1.1 if bracket == "(" else 1 / 1.1)
-    return (Segment(1.0, _merge_runs(runs)),)
+            pieces.append(piece[-1] if piece[0] == "\\" and len(piece) == 2 else piece)
+    return (Segment(1.0, _merge_runs(_weight_pieces(pieces))),)
+
+
+def _weight_pieces(pieces: Iterable[str | _Bracket | None]) -> Iterable[Run]:
+    """Yield each text with the product of the brackets around it; None closes the innermost one."""
+    weights = [1.0]
+    for piece in pieces:
+        if isinstance(piece, str):
+            yield piece, weights[-1]
+        elif piece is None:
+            weights.pop()
+        else:  # clamped, because infinity times a factor of 0 is not a number
+            weights.append(min(max(weights[-1] * piece.factor, -LARGEST_PRODUCT), LARGEST_PRODUCT))
 
 
 def _parse_number(text: str) -> float:
     return min(max(float(text), -MAX_WEIGHT), MAX_WEIGHT)
 
 
-def _scale_weights(runs: list[Run], start: int, factor: float) -> None:
-    runs[start:] = [(text, weight * factor) for text, weight in runs[start:]]
-
-
 def _merge_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
     """Merge adjacent runs of equal weight and drop empty ones."""
-    merged: list[Run] = []
-    for text, weight in runs:
-        if text and merged and merged[-1][1] == weight:
-            merged[-1] = merged[-1][0] + text, weight
-        elif text:
-            merged.append((text, weight))
-    return tuple(merged)
+    filled = (run for run in runs if run[0])
+    groups = groupby(filled, key=itemgetter(1))
+    return tuple(("".join(text for text, _ in group), weight) for weight, group in groups)
 
 
 SYNTAXES: dict[str, Callable[[str], tuple[Segment, ...]]] = {"nai": parse_nai, "a1111": parse_a1111}

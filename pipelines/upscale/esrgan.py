@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from pipelines.errors import WeightsError
 from pipelines.upscale.rrdbnet import RrdbConfig, RrdbNet
-from pipelines.weights.checkpoint import Header, read_header
+from pipelines.weights.checkpoint import Checkpoint
+from pipelines.weights.header import Header, read_header
+from pipelines.weights.key_map import MappedKey
+from pipelines.weights.naming import Naming
 from pipelines.weights.networks import load_state
+from pipelines.weights.reader import check_finite, read_tensors
+from pipelines.weights.sources import Component, FoundWeights, find_weights
 
 NOT_ESRGAN = "not an ESRGAN-family upscaler"
 MAX_DOUBLINGS = 3
 FOLDS = {3: 1, 12: 2, 48: 4}
 """The fold by the input channels of the first layer, the only tensor that shows it."""
-FLOATS = {"F64", "F32", "F16", "BF16"}
 PREFIXES = ("params_ema.", "params.")
 """Key prefixes of the trainer BasicSR; a file with both holds the averaged weights and the last ones."""
 NUMBERED = re.compile(r"(?:conv_up|upconv)(\d{1,3})\.")
@@ -39,34 +42,44 @@ class KeyFormat:
     to_key: Callable[[str, RrdbConfig], str]  # from one of our names to the key, for a network of a config
 
 
+@dataclass(frozen=True, slots=True)
+class RrdbPlan:
+    """The config of a file's network, and where each of its weights is; no tensor has been read."""
+
+    config: RrdbConfig
+    source: Checkpoint
+    weights: FoundWeights
+
+
 def load_rrdbnet(path: Path, device: torch.device, dtype: torch.dtype) -> RrdbNet:
     """Load an upscaler's network from a safetensors file; raise WeightsError if it is no complete upscaler."""
-    config, keys = detect_rrdbnet(read_header(path))
-    network = _make_meta_network(config)
-    try:
-        with cast("Any", safe_open)(path, framework="pt") as file:
-            load_state(network, {name: file.get_tensor(key) for name, key in keys.items()})
-    except SafetensorError as error:
-        raise WeightsError(path, f"a damaged file: {error}") from None
+    plan = plan_rrdbnet(read_header(path))
+    network = _make_meta_network(plan.config)
+    load_state(network, read_tensors(plan.source, plan.weights, dtype))
     # channels last takes a third less memory on a CPU than torch's own order, and is faster
-    return cast("Any", network.eval()).to(device, dtype, memory_format=torch.channels_last)
+    cast("Any", network.eval()).to(device, dtype, memory_format=torch.channels_last)
+    check_finite(plan.source, plan.weights, network)
+    return network
 
 
-def detect_rrdbnet(header: Header) -> tuple[RrdbConfig, Mapping[str, str]]:
-    """Return the config of a file's network, and the file's key for each of our names.
+def plan_rrdbnet(header: Header) -> RrdbPlan:
+    """Detect a file's network and find its weights.
 
     Raises:
         WeightsError: the file is not an ESRGAN-family upscaler, or is incomplete; the message names the tensor.
     """
     prefix = next((start for start in PREFIXES if any(key.startswith(start) for key in header.tensors)), "")
     tensors = header.tensors.items()
+    if prefix == PREFIXES[0]:  # the last weights, next to the averaged ones, are not used
+        tensors = [(key, tensor) for key, tensor in tensors if not key.startswith(PREFIXES[1])]
     shapes = {key.removeprefix(prefix): tensor.shape for key, tensor in tensors if key.startswith(prefix)}
     key_format = next((one for one in KEY_FORMATS if any(map(one.block.match, shapes))), KEY_FORMATS[0])
     config = _detect_config(header.path, key_format, shapes)
     expected = {name: tuple(tensor.shape) for name, tensor in _make_meta_network(config).state_dict().items()}
-    keys = {name: prefix + key_format.to_key(name, config) for name in expected}
-    _check_tensors(header, {keys[name]: expected[name] for name in expected})
-    return config, keys
+    keys = {name: (MappedKey(prefix + key_format.to_key(name, config)),) for name in expected}
+    source = Checkpoint(header.path, "single", dict(tensors), header.metadata)
+    found = find_weights(source, [Component("upscaler", expected, [Naming(prefix, keys)])])
+    return RrdbPlan(config, source, found["upscaler"])
 
 
 def _make_meta_network(config: RrdbConfig) -> RrdbNet:
@@ -104,24 +117,6 @@ def _count_doublings(keys: Mapping[str, object]) -> int:
     numbered = [int(match[1]) for key in keys if (match := NUMBERED.match(key))]
     listed = [int(match[1]) for key in keys if (match := LISTED.fullmatch(key))]
     return max([*numbered, *(index // 3 - (index % 3 == 1) for index in listed)], default=0)
-
-
-def _check_tensors(header: Header, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise WeightsError unless a file holds exactly these keys, in these shapes."""
-    for key, shape in expected.items():
-        if key not in header.tensors:
-            raise WeightsError(header.path, f"{key} is missing; the file needs {len(expected)} tensors")
-        entry = header.tensors[key]
-        if entry.shape != shape:
-            raise WeightsError(header.path, f"{key} has the shape {entry.shape}, not {shape}")
-        if entry.dtype not in FLOATS:
-            allowed = ", ".join(sorted(FLOATS))
-            raise WeightsError(header.path, f"{key} holds {entry.dtype}; {allowed} are supported")
-    # a file of averaged weights may hold the last ones too, which are not used
-    is_averaged = next(iter(expected)).startswith(PREFIXES[0])
-    for key in header.tensors:
-        if key not in expected and not (is_averaged and key.startswith(PREFIXES[1])):
-            raise WeightsError(header.path, f"{key} is unexpected; the file holds another architecture")
 
 
 def _to_listed_key(name: str, config: RrdbConfig) -> str:

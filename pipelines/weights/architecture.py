@@ -27,6 +27,11 @@ class TextEncoderConfig:
     projection: bool  # whether it returns a pooled vector
     final_norm: bool  # whether the penultimate layer is normalized
 
+    @property
+    def layers(self) -> int:
+        """Number of its layers."""
+        return cast("int", self.config["num_hidden_layers"])
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:

@@ -14,8 +14,11 @@ from pipelines.errors import WeightsError
 from pipelines.types import Family, PredictionType
 from pipelines.weights.architecture import METADATA_KEY
 from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, VAE_PREFIX, Checkpoint, Layout, open_checkpoint
+from pipelines.weights.edm import read_sigma_range
 from pipelines.weights.embedded import read_embedded
-from pipelines.weights.families import CONV_IN_KEYS, FAMILIES, ModelFamily
+from pipelines.weights.families import CONV_IN_KEYS, CONV_OUT_KEYS, FAMILIES, ModelFamily
+from pipelines.weights.naming import IGNORED_KEY, find_component
+from pipelines.weights.quantization import refuse_quantized
 
 PredictionEvidence = tuple[PredictionType, bool, str]
 """A prediction, whether the terminal SNR is zero, and the evidence as a sentence."""
@@ -24,6 +27,8 @@ LORA_KEY = re.compile(r"^(lora_|unet\..*lora|.*\.(lora_(up|down|A|B)|hada_w\d\w*
 EPS_NAME = re.compile(r"(?<![a-z])eps(?![a-z])|epsilon", re.IGNORECASE)
 V_NAME = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 FLOW_NAME = re.compile(r"rectified|bigasp[-_ ]?v?2[-_.]?5|(?<![a-z])(rf|fm|flow)(?![a-z])", re.IGNORECASE)
+
+DEFAULT_EVIDENCE = "noise prediction: the default, as the file indicates no other"
 
 VAE_INPUT_KEYS = tuple(prefix + "decoder.conv_in.weight" for prefix in (VAE_PREFIX, "vae.", ""))
 UNSUPPORTED = {
@@ -47,6 +52,8 @@ class Detection:
     zsnr: bool
     evidence: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    sigma_range: tuple[float, float] | None = None  # of a network with EDM velocity prediction
+    is_assumed: bool = False  # whether the prediction is only the default, as nothing indicates one
 
 
 def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | None = None) -> Detection:
@@ -56,8 +63,10 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
     """
     checkpoint = open_checkpoint(path)
     family, channels, family_evidence = _detect_family(checkpoint)
+    is_assumed = False
     if prediction is None:
         prediction, has_zsnr, prediction_evidence = _detect_prediction(checkpoint)
+        is_assumed = prediction_evidence == DEFAULT_EVIDENCE
     else:
         has_zsnr = prediction == "v" and family.v_implies_zsnr
         prediction_evidence = f"the configuration sets {prediction} prediction"
@@ -69,7 +78,17 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
         reason = f"zero terminal SNR is impossible with {prediction} prediction; correct one of the two"
         raise WeightsError(path, reason)
     missing = tuple(_find_missing(checkpoint, family))
-    return Detection(family.name, checkpoint.layout, channels, prediction, has_zsnr, tuple(evidence), missing)
+    return Detection(
+        family.name,
+        checkpoint.layout,
+        channels,
+        prediction,
+        has_zsnr,
+        tuple(evidence),
+        missing,
+        sigma_range=read_sigma_range(checkpoint) if prediction == "edm_v" else None,
+        is_assumed=is_assumed,
+    )
 
 
 def detect_inpainting(path: Path, model: Detection) -> Detection:
@@ -114,11 +133,17 @@ def _detect_family(checkpoint: Checkpoint) -> tuple[ModelFamily, int, str]:
 
 
 def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
-    if any(LORA_KEY.match(key) for key in checkpoint.tensors):
+    refuse_quantized(
+        checkpoint.path, (key for key in checkpoint.tensors if find_component(key) in {None, "unet"})
+    )
+    # next to a whole UNet, keys of these kinds are what a merge left over, and are not loaded
+    has_unet = bool(checkpoint.find(CONV_IN_KEYS) and checkpoint.find(CONV_OUT_KEYS))
+    keys = [key for key in checkpoint.tensors if not (has_unet and IGNORED_KEY.search(key))]
+    if any(LORA_KEY.match(key) for key in keys):
         reason = "a LoRA, not a model; it changes a model that must be loaded first"
         raise WeightsError(checkpoint.path, reason)
     for part, name in UNSUPPORTED.items():
-        if any(part in key for key in checkpoint.tensors):
+        if any(part in key for key in keys):
             raise WeightsError(checkpoint.path, f"{name}, which is not supported")
     vae_input = checkpoint.find(VAE_INPUT_KEYS)
     if vae_input is not None and len(vae_input.shape) == 4 and vae_input.shape[1] != 4:
@@ -133,7 +158,7 @@ def _detect_prediction(checkpoint: Checkpoint) -> PredictionEvidence:
         or _read_metadata(checkpoint)
         or _read_scheduler(checkpoint)
         or _read_name(checkpoint)
-        or ("eps", False, "noise prediction: the default, as the file indicates no other")
+        or ("eps", False, DEFAULT_EVIDENCE)
     )
 
 

@@ -24,6 +24,9 @@ class ModelFamily:
     evidence: str  # the property that `matches` looks for
     text_prefixes: tuple[str, ...]  # what the keys of each text encoder begin with in a single file
     takes_size_ids: bool  # whether the UNet takes the original size, the crop and the target size
+    takes_clip_skip: (
+        bool  # whether users choose the text encoder's layer; in others it is part of the training
+    )
     v_implies_zsnr: bool  # whether configuring v-prediction alone implies zero terminal SNR
     inpainting_architecture: str | None  # `modelspec.architecture` of a merged model; None: cannot be merged
 
@@ -34,6 +37,7 @@ def _unet_keys(single: str, diffusers: str) -> tuple[str, ...]:
 
 
 CONV_IN_KEYS = _unet_keys("input_blocks.0.0.weight", "conv_in.weight")
+CONV_OUT_KEYS = _unet_keys("out.2.weight", "conv_out.weight")
 FIRST_LEVEL_TEXT_KEYS = _unet_keys(
     "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
     "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
@@ -85,6 +89,7 @@ FAMILIES: Mapping[Family, ModelFamily] = {
             evidence="text of width 768 at the first level",
             text_prefixes=("cond_stage_model.",),
             takes_size_ids=False,
+            takes_clip_skip=True,
             v_implies_zsnr=False,
             inpainting_architecture=None,
         ),
@@ -96,6 +101,7 @@ FAMILIES: Mapping[Family, ModelFamily] = {
             evidence="text of width 2048 at the second level",
             text_prefixes=("conditioner.embedders.0.", "conditioner.embedders.1."),
             takes_size_ids=True,
+            takes_clip_skip=False,
             v_implies_zsnr=True,
             # spelled like SwarmUI's `stable-diffusion-v1/inpaint`; ModelSpec lists no such architecture for SDXL
             inpainting_architecture="stable-diffusion-xl-v1-base/inpaint",

@@ -38,6 +38,16 @@ class MappedKey:
             return stored.chunk(3)[self.part]
         return stored
 
+    def model_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of `to_model`'s result for a stored shape; one that is not as described is kept."""
+        if self.storage == "conv" and len(stored) == 4 and stored[2:] == (1, 1):
+            return stored[:2]
+        if self.storage == "transposed":
+            return stored[::-1]
+        if self.storage == "third" and stored and stored[0] % 3 == 0:
+            return (stored[0] // 3, *stored[1:])
+        return stored
+
 
 def to_stored(keys: Mapping[str, MappedKey], tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return a model's tensors under the file's keys and in the file's shapes."""
@@ -77,10 +87,14 @@ def map_vae_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
 def map_text_keys(names: Iterable[str], architecture: Architecture, number: int) -> dict[str, MappedKey]:
     """Map the keys of text encoder `number`, with or without transformers' `text_model.` level."""
     prefix = text_prefix(architecture, number)
-    bare_names = {name: name.removeprefix("text_model.") for name in names}
     if architecture.text_encoders[number].layout == "openclip":
-        return {name: _map_openclip_key(bare, prefix) for name, bare in bare_names.items()}
-    return {name: MappedKey(prefix + bare) for name, bare in bare_names.items()}
+        return map_openclip_keys(names, prefix)
+    return {name: MappedKey(prefix + name.removeprefix("text_model.")) for name in names}
+
+
+def map_openclip_keys(names: Iterable[str], prefix: str) -> dict[str, MappedKey]:
+    """Map a text encoder's keys to those of OpenAI and OpenCLIP."""
+    return {name: _map_openclip_key(name.removeprefix("text_model."), prefix) for name in names}
 
 
 def text_prefix(architecture: Architecture, number: int) -> str:

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY, Architecture
-from pipelines.weights.checkpoint import DTYPE_BYTES, Checkpoint, checkpoint_files, open_checkpoint
+from pipelines.weights.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
 from pipelines.weights.detect import Detection, detect, detect_inpainting
 from pipelines.weights.embedded import choose_architecture
 from pipelines.weights.families import CONV_IN_KEYS, FAMILIES
+from pipelines.weights.header import DTYPE_BITS
 from pipelines.weights.single_file import StoredTensor, find_companion_tensors, find_unet_tensors, read_bytes
 
 CONV_IN = CONV_IN_KEYS[0]
@@ -169,7 +170,7 @@ def _plan_sums(inpaint: SourceModel, fine_tune: SourceModel, base: SourceModel) 
         key: PlannedTensor(
             stored.dtype,
             inpaint.unet[key].shape,
-            prod(inpaint.unet[key].shape) * DTYPE_BYTES[stored.dtype],
+            prod(inpaint.unet[key].shape) * DTYPE_BITS[stored.dtype] // 8,
             partial(_sum, key, inpaint.unet[key], stored, base.unet[key]),
         )
         for key, stored in fine_tune.unet.items()
@@ -238,12 +239,7 @@ def _title(source: SourceModel) -> str:
 
 def _write(path: Path, planned: Mapping[str, PlannedTensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; tensors of the widest dtypes come first, so that all are aligned."""
-
-    def item_bytes(key: str) -> int:
-        tensor = planned[key]
-        return DTYPE_BYTES.get(tensor.dtype, tensor.size // max(1, prod(tensor.shape)))
-
-    order = sorted(planned, key=lambda key: (-item_bytes(key), key))
+    order = sorted(planned, key=lambda key: (-DTYPE_BITS[planned[key].dtype], key))
     header: dict[str, object] = {"__metadata__": metadata}
     start = 0
     for key in order:

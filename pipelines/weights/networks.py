@@ -15,6 +15,9 @@ from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
+PENULTIMATE = 2
+"""The layer of a text encoder that is used, counted from the last; users' interfaces call this CLIP skip 2."""
+
 
 class UNet(Protocol):
     """A UNet, which predicts noise or velocity from noisy latents."""
@@ -61,7 +64,7 @@ class TextEncoder(Protocol):
     pad: int
 
     def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the penultimate hidden states (1, 77, width) of token ids (1, 77), and the pooled vector (1, width).
+        """Return a layer's hidden states (1, 77, width) for token ids (1, 77), and the pooled vector (1, width).
 
         The pooled vector is the projected last hidden state at the first end of text, None without a projection.
         """
@@ -113,10 +116,11 @@ class DiffusersVae:
 class ClipTextEncoder:
     """transformers' CLIP text model as a `TextEncoder`."""
 
-    def __init__(self, config: TextEncoderConfig) -> None:
+    def __init__(self, config: TextEncoderConfig, clip_skip: int | None = None) -> None:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
         self.pad = config.pad
+        self._layer = -(clip_skip or PENULTIMATE)
         self._final_norm, self._projection = config.final_norm, config.projection
         model = CLIPTextModelWithProjection if config.projection else CLIPTextModel
         clip_config = cast("Any", CLIPTextConfig)(**config.config)
@@ -129,7 +133,7 @@ class ClipTextEncoder:
 
     def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         output = cast("Any", self.module)(ids, output_hidden_states=True)
-        hidden = cast("Tensor", output.hidden_states[-2])
+        hidden = cast("Tensor", output.hidden_states[self._layer])
         if self._final_norm:
             hidden = cast("Any", self.core).final_layer_norm(hidden)
         if not self._projection:
@@ -145,10 +149,13 @@ def _build_empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
 
 
 def build_networks(
-    architecture: Architecture,
+    architecture: Architecture, clip_skip: int | None = None
 ) -> tuple[DiffusersUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
-    """Build all networks of an architecture on the meta device, without memory for their weights."""
-    text_encoders = tuple(ClipTextEncoder(config) for config in architecture.text_encoders)
+    """Build all networks of an architecture on the meta device, without memory for their weights.
+
+    The text encoders return the hidden states of their penultimate layer, or of layer `clip_skip` from the end.
+    """
+    text_encoders = tuple(ClipTextEncoder(config, clip_skip) for config in architecture.text_encoders)
     return DiffusersUNet(architecture.unet), DiffusersVae(architecture.vae), text_encoders
 
 

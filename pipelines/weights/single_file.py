@@ -12,15 +12,15 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import Architecture
-from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, UNET_PREFIX, VAE_PREFIX, Checkpoint, TensorRef
+from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, UNET_PREFIX, VAE_PREFIX, Checkpoint
 from pipelines.weights.families import CONV_IN_KEYS, FAMILIES
+from pipelines.weights.header import TensorRef
 from pipelines.weights.key_map import OLD_ATTENTION, MappedKey, map_text_keys, map_unet_keys, map_vae_keys
-from pipelines.weights.load import IGNORED_KEY
+from pipelines.weights.naming import IGNORED_KEY, find_component
 
 UNET_NAMINGS = ((UNET_PREFIX, False), ("unet.", True), ("", False), ("", True))
 """For each of CONV_IN_KEYS, the prefix of a UNet's keys, and whether they have diffusers' names."""
 COMPANION_KEY = re.compile(rf"{re.escape(VAE_PREFIX)}|conditioner\.|edm_vpred\.|(v_pred|ztsnr)$")
-OTHER_COMPONENTS = (VAE_PREFIX, "conditioner.", "vae.", *(f"{folder}." for folder in TEXT_ENCODER_FOLDERS))
 NEW_ATTENTION = {old: new for new, old in OLD_ATTENTION.items()}
 
 
@@ -49,7 +49,7 @@ def find_unet_tensors(checkpoint: Checkpoint, architecture: Architecture) -> dic
     tensors = {
         key.removeprefix(prefix): StoredTensor(ref.dtype, ref.shape, (ref,))
         for key, ref in checkpoint.tensors.items()
-        if key.startswith(prefix) and not key.startswith(OTHER_COMPONENTS) and not IGNORED_KEY.search(key)
+        if key.startswith(prefix) and find_component(key) in {None, "unet"} and not IGNORED_KEY.search(key)
     }
     if not has_diffusers_names:
         return {UNET_PREFIX + name: stored for name, stored in tensors.items()}

@@ -69,7 +69,7 @@ async def get_ready(state: StateDependency) -> JSONResponse:
 
 async def get_models(state: StateDependency) -> dict[str, object]:
     """The facts about the model and the evidence for them."""
-    return {"models": [state.policy.model.card()]}
+    return {"models": [state.current_policy().model.card()]}
 
 
 async def get_key(state: StateDependency) -> JSONResponse:
@@ -100,7 +100,7 @@ async def create_persistent_token(request: Request, state: StateDependency) -> R
 async def generate_image(request: Request, state: StateDependency) -> Response:
     """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
     body = await read_body(request, state.body_limit, state.body_timeout)
-    resolved = await decode_in_thread(request, resolve, read_request(body), state.policy)
+    resolved = await decode_in_thread(request, resolve, read_request(body), state.current_policy())
     media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
     result = await wait_for_result(state.engine.submit(resolved.job), request)
     started = perf_counter()

@@ -1,6 +1,6 @@
 """The state that every request shares, and the dependency through which routes get it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -26,6 +26,11 @@ class AppState:
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
     decode_limit: int = 2  # how many requests may decode images at a time; each may take 0.5 GB meanwhile
+
+    def current_policy(self) -> RequestPolicy:
+        """Return the policy for the model as it is known now: what some predict is known only after loading."""
+        model = self.engine.model
+        return self.policy if model is None else replace(self.policy, model=model)
 
 
 def app_state(request: Request) -> AppState:

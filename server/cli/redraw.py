@@ -4,9 +4,11 @@ from base64 import b64encode
 from collections.abc import Mapping
 
 from server.errors import Rejected
-from server.picture.inspection import parse_json, read_metadata
+from server.picture.inspection import read_metadata
+from server.picture.prompts import read_settings
 from server.request.images import open_image, to_upright_rgb
 from server.request.passes import scale_size
+from server.request.v4_prompt import flatten_v4_prompt
 
 COPIED_PARAMETERS = (
     *("steps", "scale", "uncond_scale", "cfg_rescale", "sampler", "noise_schedule", "dynamic_thresholding"),
@@ -25,17 +27,16 @@ def build_redraw_request(
     Both sides are multiplied by `scale` and rounded down as in NAI's web client. `overrides` replace the metadata's
     `input` and parameters, unless they are None. Raises `Rejected` if `data` is no image, or there is no prompt.
     """
-    with open_image(data, "file") as image:
-        inspection, size = read_metadata(image), to_upright_rgb(image).size
-    comment = parse_json((inspection.text or inspection.alpha or {}).get("Comment", ""))
+    image = open_image(data, "file")
+    size, settings = to_upright_rgb(image).size, read_settings(read_metadata(image).fields)
     parameters = {key: value for key, value in overrides.items() if value is not None}
-    prompt = parameters.pop("input", comment.get("prompt"))
+    prompt = parameters.pop("input", _flatten(settings, "v4_prompt") or settings.get("prompt"))
     if not isinstance(prompt, str):
         raise Rejected("file", "has no prompt in its metadata; give one with --prompt")
     width, height = scale_size(size, scale)
     defaults = {
-        "negative_prompt": comment.get("uc", ""),
-        **{key: comment[key] for key in COPIED_PARAMETERS if key in comment},
+        "negative_prompt": _flatten(settings, "v4_negative_prompt") or settings.get("uc", ""),
+        **{key: settings[key] for key in COPIED_PARAMETERS if key in settings},
         "image": b64encode(data).decode(),
         "width": width,
         "height": height,
@@ -44,3 +45,11 @@ def build_redraw_request(
         "qualityToggle": False,
     }
     return {"input": prompt, "action": "img2img", "parameters": defaults | parameters}
+
+
+def _flatten(settings: Mapping[str, object], key: str) -> str:
+    """Return a structured prompt of NAI's V4 as one text; empty if there is none, or it is malformed."""
+    try:
+        return flatten_v4_prompt(settings.get(key), key)
+    except Rejected:
+        return ""

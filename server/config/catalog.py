@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from pipelines.types import PredictionType
 from server.config.profiles import SigmaMax
@@ -23,6 +24,7 @@ class ModelEntry(StrictModel):
     vae: Path | None = None
     text_encoders: tuple[Path, ...] = ()
     inpainting: Path | None = None
+    clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
 
     def resolve_paths(self, folder: Path) -> "ModelEntry":
         """Return the entry with its relative paths resolved against a folder."""

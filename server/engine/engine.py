@@ -17,13 +17,21 @@ from typing import Protocol
 from pipelines.errors import Cancelled, DeviceLost, PipelineError
 from pipelines.job import Work
 from pipelines.types import OnStep, Output, Pixels, Progress, Sigmas
+from server.engine.model import ServedModel
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
 
 
 class LoadedModel(Protocol):
-    """A loaded model, as the engine uses it."""
+    """A loaded model, as the engine uses it.
+
+    Attributes:
+        model: what is known about it since it was loaded; None if its files say everything.
+    """
+
+    @property
+    def model(self) -> ServedModel | None: ...
 
     def run(self, work: Work, on_step: OnStep, /) -> Output: ...
 
@@ -75,6 +83,10 @@ class Engine:
     """Runs jobs one after another on the device thread.
 
     `load` is called once, on the device thread. At most `queue_limit` jobs wait, the running one not counted.
+
+    Attributes:
+        failure: why the engine is DEFUNCT.
+        model: what is known about the model since it was loaded; None before, or if its files say everything.
     """
 
     def __init__(self, load: Callable[[], LoadedModel], queue_limit: int = 64) -> None:
@@ -84,6 +96,7 @@ class Engine:
         self._state = State.NEW
         self._thread = Thread(target=self._main, name="device", daemon=True)
         self.failure: str | None = None
+        self.model: ServedModel | None = None
 
     @property
     def state(self) -> State:
@@ -151,6 +164,7 @@ class Engine:
         """Load the model and run the jobs. No other code uses the device."""
         try:
             model = self._load()
+            self.model = model.model
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return

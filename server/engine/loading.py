@@ -5,17 +5,23 @@ device thread; the command line calls the other functions on the main thread.
 """
 
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from pipelines.job import Work
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.upscale.esrgan import detect_rrdbnet
+from pipelines.types import OnStep, Output
+from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import load_upscaler
-from pipelines.weights.checkpoint import read_header
+from pipelines.weights.detect import detect
+from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
+from pipelines.weights.parts import plan_model
+from pipelines.weights.probe import check_inpainting_prediction, decide_prediction
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.model import ServedModel
@@ -25,12 +31,23 @@ log = logging.getLogger("naiad")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_runner(model: ServedModel, settings: Settings) -> Runner:
+@dataclass(frozen=True, slots=True)
+class LoadedRunner:
+    """A loaded model's runner, and what is known about the model since."""
+
+    runner: Runner
+    model: ServedModel
+
+    def run(self, work: Work, on_step: OnStep, /) -> Output:
+        return self.runner.run(work, on_step)
+
+
+def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     """Load a model, and its upscaler if it has one, onto the device of the settings.
 
     Raises `WeightsError` if a file cannot be used, and `ConfigError` if the device does not exist.
     """
-    entry, detection = model.entry, model.detection
+    entry = model.entry
     torch.backends.cudnn.allow_tf32 = False  # float32 is used only where half precision is not enough
     device = resolve_device(settings.device)
     _set_threads(settings)
@@ -40,15 +57,36 @@ def load_runner(model: ServedModel, settings: Settings) -> Runner:
         entry.path,
         device=device,
         dtype=DTYPES.get(settings.dtype),
-        prediction=detection.prediction,
-        zsnr=detection.zsnr,
+        prediction=entry.prediction,
+        zsnr=entry.zsnr,
         vae=entry.vae,
         text_encoders=entry.text_encoders,
         inpainting=entry.inpainting,
+        clip_skip=entry.clip_skip,
         attention=settings.attention,
     )
+    if weights.detection.is_assumed:
+        detection = decide_prediction(weights, entry.path, entry.zsnr)
+        log.info("%s: %s", entry.path.name, detection.evidence[-1])
+        weights, model = replace(weights, detection=detection), model.with_detection(detection)
+    if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
+        check_inpainting_prediction(weights, entry.inpainting)
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
-    return Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler)
+    return LoadedRunner(Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler), model)
+
+
+def check_model(model: ServedModel) -> None:
+    """Raise the `WeightsError` that loading a model would raise for its headers; no tensor is read."""
+    entry = model.entry
+    plan_model(
+        entry.path,
+        entry.prediction,
+        entry.zsnr,
+        entry.vae,
+        entry.text_encoders,
+        entry.inpainting,
+        entry.clip_skip,
+    )
 
 
 def _set_threads(settings: Settings) -> None:
@@ -61,7 +99,7 @@ def _set_threads(settings: Settings) -> None:
 
 def read_upscaler_scale(upscaler: Path) -> int:
     """Return the factor by which an upscaler enlarges the sides of an image, or raise `WeightsError`."""
-    return detect_rrdbnet(read_header(upscaler))[0].scale
+    return plan_rrdbnet(read_header(upscaler)).config.scale
 
 
 def resolve_device(name: str) -> str:

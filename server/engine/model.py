@@ -1,7 +1,7 @@
-"""The served model as known from its files, before it is loaded: detection, profile and fingerprints."""
+"""The served model as known from its files, and for some only after loading: detection, profile, fingerprints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -39,6 +39,11 @@ class ServedModel:
         """Inpainting method: a "network" with 9 channels, or a "blend" of latents with the base model."""
         return "blend" if self.entry.inpainting is None else "network"
 
+    def with_detection(self, detection: Detection) -> "ServedModel":
+        """Return the model as known after loading, with the profile for it; raise `ConfigError` if there is none."""
+        profile, reason = _choose_profile(self.entry, detection)
+        return replace(self, detection=detection, profile=profile, reason=reason)
+
     def card(self) -> dict[str, object]:
         """Entry of `/models`: what the model is, and the evidence for it. Paths are left out."""
         return {
@@ -71,11 +76,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         raise WeightsError(entry.path, reason)
     if entry.inpainting is not None:
         detect_inpainting(entry.inpainting, detection)
-    profiles = load_profiles(configs() / "profiles")
-    if entry.profile is None:
-        profile, reason = match_profile(profiles, entry.path.name, detection)
-    else:
-        profile, reason = find_profile(profiles, entry.profile), "named in the catalog"
+    profile, reason = _choose_profile(entry, detection)
     ids = tuple(other for other in catalog.models if catalog.models[other] == entry)
     return ServedModel(
         model=name,
@@ -89,6 +90,13 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         upscaler=catalog.upscaler,
         files={join_key(key): fingerprint(path) for key, path in catalog.iter_auxiliary_files(name)},
     )
+
+
+def _choose_profile(entry: ModelEntry, detection: Detection) -> tuple[Profile, str]:
+    profiles = load_profiles(configs() / "profiles")
+    if entry.profile is not None:
+        return find_profile(profiles, entry.profile), "named in the catalog"
+    return match_profile(profiles, entry.path.name, detection)
 
 
 def build_model_cards(catalog: Catalog) -> list[Mapping[str, object]]:

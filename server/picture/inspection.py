@@ -5,26 +5,27 @@ so that it cannot control a terminal.
 """
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from pipelines.types import Pixels
 from server.errors import Rejected
+from server.picture.exif import Exif
+from server.picture.prompts import INFOTEXT, is_infotext, parse_json, read_settings
 from server.picture.signature import NOVELAI_KEY, SIGNED_HASH, is_public_key, verify_comment
 from server.picture.stealth import extract
-from server.picture.webp import ASCII_PREFIX, USER_COMMENT
-from server.request.images import open_image
+from server.request.images import OpenedImage, open_image, to_plain_mode
 
 FIELD_NAMES = {"Comment", "Description", "Source"}
 """An EXIF user comment with one of these keys holds all fields; any other JSON object is a bare Comment."""
 
-Layer = Literal["text", "alpha"]
+UNRELATED = {"Software"}
+"""Fields that other programs overwrite without having made the image."""
+
+Layer = Literal["text", "exif", "alpha"]
 Signer = Literal["ours", "given", "NovelAI", "another", "broken", "none"]
 TRUSTED_SIGNERS: tuple[Signer, ...] = ("ours", "given", "NovelAI")
 SIGNER_MESSAGES: Mapping[Signer, str] = {
@@ -43,13 +44,15 @@ class Inspection:
 
     Attributes:
         format: "PNG", "WEBP" or "JPEG".
-        text: the fields of the text chunks, or of the EXIF if there are no text chunks.
+        text: the fields of the text chunks or comments, or of the EXIF if there are none.
+        exif: the fields of the EXIF, if there are text chunks or comments too.
         alpha: the fields in the lowest bit of the alpha, or None if there are none.
     """
 
     format: str
     rgb: Pixels = field(repr=False)
     text: dict[str, str]
+    exif: dict[str, str]
     alpha: dict[str, str] | None
 
     @property
@@ -60,14 +63,32 @@ class Inspection:
     @property
     def layers(self) -> dict[Layer, dict[str, str]]:
         """The layers that have fields."""
-        layers: dict[Layer, dict[str, str]] = {"text": self.text, "alpha": self.alpha or {}}
+        layers: dict[Layer, dict[str, str]] = {
+            "text": self.text,
+            "exif": self.exif,
+            "alpha": self.alpha or {},
+        }
         return {name: fields for name, fields in layers.items() if fields}
 
     @property
     def layers_agree(self) -> bool:
-        """Whether every field that is in both layers has the same value in both."""
-        alpha = self.alpha or {}
-        return all(self.text[key] == alpha[key] for key in self.text.keys() & alpha.keys())
+        """Whether every field that describes the image has the same value in all layers that have it."""
+        layers = self.layers.values()
+        pairs = {(key, value) for fields in layers for key, value in fields.items() if key not in UNRELATED}
+        return len(pairs) == len({key for key, _ in pairs})
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields of all layers; if they differ, those of the layer that holds a Comment and a prompt."""
+        merged = dict[str, str]()
+        for fields in sorted(self.layers.values(), key=_count_facts, reverse=True):
+            merged = fields | merged
+        return merged
+
+
+def _count_facts(fields: Mapping[str, str]) -> int:
+    """Return how much of Comment and prompt some fields hold, from 0 to 2."""
+    return bool(parse_json(fields.get("Comment", ""))) + ("prompt" in read_settings(fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,52 +106,33 @@ def inspect(data: bytes, field: str = "file") -> Inspection:
     Raises:
         Rejected: it is no PNG, WebP or JPEG that can be read, or has more than MAX_PIXELS.
     """
-    with open_image(data, field) as image:
-        return read_metadata(image)
+    return read_metadata(open_image(data, field))
 
 
-def read_metadata(image: Image.Image) -> Inspection:
-    """Return the pixels and metadata of an opened image."""
-    text = {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
-    rgb = np.asarray(image.convert("RGB"))
+def read_metadata(image: OpenedImage) -> Inspection:
+    """Return the pixels as they are stored, and the metadata."""
+    rgb = np.asarray(to_plain_mode(image.pixels).convert("RGB"))
     # NAI writes the alpha layer into RGBA files only; other programs convert them to gray or indexed color
-    alpha = _parse_fields(extract(np.asarray(image))) if image.mode == "RGBA" else None
-    return Inspection(str(image.format), rgb, text or _read_exif_fields(image), alpha)
+    hidden = extract(np.asarray(image.pixels)) if image.pixels.mode == "RGBA" else None
+    text, exif = dict(image.texts), _read_exif_fields(image.exif)
+    return Inspection(
+        image.format, rgb, text or exif, exif if text else {}, _parse_fields(hidden or "") or None
+    )
 
 
-def _read_exif_fields(image: Image.Image) -> dict[str, str]:
+def _read_exif_fields(exif: Exif) -> dict[str, str]:
     """Return the fields in an EXIF user comment: all of them as JSON, or a bare Comment (reference: metadata, 6)."""
-    try:
-        user_comment: object = image.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT)
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
-        return {}
-    if not isinstance(user_comment, bytes) or not user_comment.startswith(ASCII_PREFIX):
-        return {}
-    text = user_comment.removeprefix(ASCII_PREFIX).decode(errors="replace")
-    if parse_json(text).keys() & FIELD_NAMES:
-        return _parse_fields(text) or {}
-    return {"Comment": text} if parse_json(text) else {}
+    fields = _parse_fields(exif.user_comment)
+    if not fields.keys() & FIELD_NAMES and parse_json(exif.user_comment):
+        fields = {"Comment": exif.user_comment}
+    return ({"Description": exif.description} if fields and exif.description else {}) | fields
 
 
-def _parse_fields(text: str | None) -> dict[str, str] | None:
-    """Return the string values of a JSON object, or None if there are none."""
-    values = parse_json(text or "")
-    return {key: value for key, value in values.items() if isinstance(value, str)} or None
-
-
-def parse_json(text: str) -> dict[str, object]:
-    """Parse a JSON object from untrusted text; empty if the text is anything else or has infinities or NaN."""
-    try:
-        value: object = json.loads(text, parse_constant=_parse_finite, parse_float=_parse_finite)
-    except (ValueError, RecursionError):
-        return {}
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _parse_finite(text: str) -> float:
-    if not isfinite(value := float(text)):
-        raise ValueError(f"{text} is not JSON")
-    return value
+def _parse_fields(text: str) -> dict[str, str]:
+    """Return the string values of a JSON object, or A1111's text as a field."""
+    if is_infotext(text):
+        return {INFOTEXT: text}
+    return {key: value for key, value in parse_json(text).items() if isinstance(value, str)}
 
 
 def check_signatures(
@@ -181,15 +183,21 @@ def format_signatures(checks: tuple[SignatureCheck, ...]) -> str:
 
 
 def format_report(inspection: Inspection) -> str:
-    """Return the output of `naiad inspect`: format, size, the text fields and the alpha fields that differ."""
+    """Return the output of `naiad inspect`: format, size, the text fields, and what the other layers add to them."""
     width, height = inspection.size
     lines = [f"{inspection.format}, {width} x {height}", *_format_layer("text", inspection.text)]
-    if inspection.alpha is None:
-        return "\n".join([*lines, "alpha: none"])
-    different = {key: value for key, value in inspection.alpha.items() if inspection.text.get(key) != value}
+    if inspection.exif:
+        lines += _format_additions("exif", inspection.exif, inspection.text)
     if not inspection.layers_agree:
         lines.append("THE LAYERS DIFFER")
-    return "\n".join([*lines, *(_format_layer("alpha", different) if different else ["alpha: the same"])])
+    if inspection.alpha is None:
+        return "\n".join([*lines, "alpha: none"])
+    return "\n".join([*lines, *_format_additions("alpha", inspection.alpha, inspection.text)])
+
+
+def _format_additions(layer: Layer, fields: Mapping[str, str], text: Mapping[str, str]) -> list[str]:
+    added = {key: value for key, value in fields.items() if text.get(key) != value}
+    return _format_layer(layer, added) if added else [f"{layer}: the same"]
 
 
 def _format_layer(layer: Layer, fields: Mapping[str, str]) -> list[str]:

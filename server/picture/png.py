@@ -27,12 +27,12 @@ def encode_png(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, COLOR_TYPES[channels], 0, 0, 0)
     compressed = memoryview(isal_zlib.compress(_filter_rows(pixels).data, 1))  # pyright: ignore[reportUnknownMemberType]
-    parts: list[bytes | memoryview] = [SIGNATURE, *_build_chunk(b"IHDR", header)]
+    parts: list[bytes | memoryview] = [SIGNATURE, *build_chunk(b"IHDR", header)]
     for key, value in fields.items():
         parts += _build_text_chunk(key, value)
     for start in range(0, len(compressed), IDAT_BYTES):
-        parts += _build_chunk(b"IDAT", compressed[start : start + IDAT_BYTES])
-    return b"".join([*parts, *_build_chunk(b"IEND", b"")])
+        parts += build_chunk(b"IDAT", compressed[start : start + IDAT_BYTES])
+    return b"".join([*parts, *build_chunk(b"IEND", b"")])
 
 
 def _filter_rows(pixels: Pixels) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
@@ -47,11 +47,12 @@ def _filter_rows(pixels: Pixels) -> np.ndarray[tuple[int, int], np.dtype[np.uint
 
 def _build_text_chunk(key: str, value: str) -> tuple[bytes | memoryview, ...]:
     try:
-        return _build_chunk(b"tEXt", key.encode("latin-1") + b"\0" + value.encode("latin-1"))
+        return build_chunk(b"tEXt", key.encode("latin-1") + b"\0" + value.encode("latin-1"))
     except UnicodeEncodeError:
-        return _build_chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + value.encode())
+        return build_chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + value.encode())
 
 
-def _build_chunk(kind: bytes, content: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
+def build_chunk(kind: bytes, content: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
+    """Return a chunk in parts: length and kind, content, checksum."""
     checksum = isal_zlib.crc32(content, isal_zlib.crc32(kind))  # pyright: ignore[reportUnknownMemberType]
     return struct.pack(">I", len(content)) + kind, content, struct.pack(">I", checksum)

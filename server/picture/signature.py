@@ -81,6 +81,10 @@ def read_key(path: Path) -> SigningKey | None:
         ConfigError: the file cannot be read, or holds no Ed25519 key.
     """
     try:
+        if path.exists() and not path.is_file():  # opening a named pipe would wait for its other end
+            raise ConfigError(
+                f"signing_key: {path} is not a regular file; remove it, or set signing_key to another file"
+            )
         with path.open("rb") as file:
             mode, content = os.fstat(file.fileno()).st_mode, file.read(1 << 16)  # a real one is far smaller
     except FileNotFoundError:

@@ -12,6 +12,8 @@ import numpy as np
 from pipelines.types import Pixels
 
 MAGIC = b"stealth_pngcomp"
+PLAIN_MAGIC = b"stealth_pnginfo"
+"""Of A1111's extension without compression: the payload is the text itself."""
 HEADER_BYTES = len(MAGIC) + 4
 MAX_TEXT_BYTES = 1 << 22
 """Decompression limit against gzip bombs; real metadata is far smaller."""
@@ -51,6 +53,9 @@ def add_opaque_alpha(rgb: Pixels) -> Pixels:
 
 def extract(rgba: Pixels) -> str | None:
     """Return the text in an image's alpha, or None if there is no readable text."""
+    plain = _read_payload(rgba, PLAIN_MAGIC)
+    if plain is not None:
+        return plain.decode(errors="replace") if len(plain) <= MAX_TEXT_BYTES else None
     packed = extract_packed(rgba)
     if packed is None:
         return None
@@ -64,10 +69,14 @@ def extract(rgba: Pixels) -> str | None:
 
 def extract_packed(rgba: Pixels) -> bytes | None:
     """Return the gzipped payload, or None if the magic is missing or the length does not fit the image."""
+    return _read_payload(rgba, MAGIC)
+
+
+def _read_payload(rgba: Pixels, magic: bytes) -> bytes | None:
     header = _read_stream(rgba, HEADER_BYTES)
-    if header[: len(MAGIC)] != MAGIC:
+    if header[: len(magic)] != magic:
         return None
-    length = int.from_bytes(header[len(MAGIC) :], "big")
+    length = int.from_bytes(header[len(magic) :], "big")
     if length % 8 or 8 * HEADER_BYTES + length > rgba.shape[0] * rgba.shape[1]:
         return None
     return _read_stream(rgba, HEADER_BYTES + length // 8)[HEADER_BYTES:]

@@ -1,31 +1,39 @@
 """Decode users' images and masks, from Base64 to what a job uses.
 
 The files are untrusted: few formats are allowed, the size is checked before anything is decompressed, and errors never
-quote a library. As on NAI's page, images are rotated as their EXIF says, composited over white where transparent, and
-stretched to the requested size. Masks may have any size and be white on black, white on transparent, or gray.
+quote a library. As on NAI's page, images are converted to sRGB, rotated as their EXIF says, composited over white where
+transparent, and stretched to the requested size. Masks may have any size and be white on black, white on transparent,
+or gray.
 """
 
 import binascii
 import re
 import struct
-import warnings
-from base64 import b64decode
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from pipelines.job import RgbImage
 from server.errors import Rejected
+from server.picture.color import convert_to_srgb
+from server.picture.exif import Exif, read_exif
+from server.picture.jpeg_segments import read_jpeg
+from server.picture.parts import UnreadableFile
+from server.picture.png_chunks import read_png
 
-FORMATS = ("PNG", "WEBP", "JPEG")
 MAX_PIXELS = 2 * 16_777_216
 """Twice what NAI's page reads."""
-MAX_TEXT_CHUNKS = 1000
-TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
-DATA_URI = re.compile(r"data:image/[\w.+-]{1,40};base64,")
+LONGEST_HEAD = 1024
+HEAD = re.compile(r"(?:data:)?(?:[\w.+*-]+/[\w.+*-]+)?(?:;[^;]*)*(?:base64)?", re.ASCII | re.IGNORECASE)
+"""What stands before the comma of a data URI, without white space. Clients leave out each of its parts."""
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+WHITE_SPACE = b" \t\r\n\v\f"
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,47 +48,76 @@ MIN_STEALTH_ALPHA = 254
 """The lowest alpha of an image whose alpha channel only hides text."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedImage:
+    """A decoded image file: its pixels as they are stored, and what the file says about them."""
+
+    format: str
+    pixels: Image.Image = field(repr=False)
+    texts: Mapping[str, str]
+    exif: Exif
+    profile: bytes = field(repr=False)
+
+
 def decode_base64(value: object, field: str) -> bytes:
-    """Decode a Base64 string; a data URI's prefix, white space and missing padding are allowed.
+    """Decode a Base64 string of either alphabet; a data URI's head, white space and missing padding are allowed.
 
     Raises:
         Rejected: the value is not such a string.
     """
     if not isinstance(value, str):
         raise Rejected(field, "not a string; send an image in Base64")
-    prefix = DATA_URI.match(value)
-    text = "".join(value[prefix.end() if prefix else 0 :].split())
+    head, comma, _ = value[:LONGEST_HEAD].partition(",")
+    has_head = bool(comma) and HEAD.fullmatch("".join(head.split())) is not None
     try:
-        return b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+        text = (value[len(head) + 1 :] if has_head else value).encode("ascii")
+        text = text.translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
+        if not text:
+            raise ValueError
+        return binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
+    except ValueError:
         raise Rejected(field, "not Base64; send an image in Base64, URLs are not fetched") from None
 
 
-@contextmanager
-def open_image(data: bytes, field: str, max_pixels: int = MAX_PIXELS) -> Generator[Image.Image]:
-    """Open an image file and decode its first frame; `field` is the name of the image in error messages.
+def open_image(data: bytes, field: str, max_pixels: int = MAX_PIXELS) -> OpenedImage:
+    """Decode the first frame of an image file; `field` is the name of the image in error messages.
 
     Raises:
-        Rejected: the file is not a PNG, WebP or JPEG, is broken or incomplete, or has more than `max_pixels` pixels
-            or MAX_TEXT_CHUNKS text chunks.
+        Rejected: the file is not a PNG, WebP or JPEG, is broken or incomplete, takes too much to decode, or has more
+            than `max_pixels` pixels.
     """
-    if sum(data.count(kind) for kind in TEXT_CHUNKS) > MAX_TEXT_CHUNKS:
-        raise Rejected(field, f"more than {MAX_TEXT_CHUNKS} text chunks")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about broken EXIF, which then counts as none
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise Rejected(field, f"{image.width} x {image.height} is more than {max_pixels} pixels")
-                image.load()
-                yield image
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-            raise Rejected(field, f"more than {MAX_PIXELS} pixels") from None
-        except UnidentifiedImageError:
-            raise Rejected(field, "not a PNG, WebP or JPEG image") from None
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error):
-            raise Rejected(field, "a broken or unusual image; it could not be read to its end") from None
+    try:
+        return _open(data, field, max_pixels)
+    except UnreadableFile as error:
+        raise Rejected(field, str(error)) from None
+    except Image.DecompressionBombError:
+        raise Rejected(field, f"more than {MAX_PIXELS} pixels") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error):
+        raise Rejected(field, "a broken or unusual image; it could not be read to its end") from None
+
+
+def _open(data: bytes, field: str, max_pixels: int) -> OpenedImage:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        parts = read_png(data)
+        image = PngImageFile(BytesIO(parts.pixels))
+        texts, exif, profile = parts.texts, parts.exif, parts.profile
+    elif data.startswith(b"\xff\xd8\xff"):
+        parts = read_jpeg(data)
+        image = JpegImageFile(BytesIO(parts.pixels))
+        texts, exif, profile = parts.texts, parts.exif, parts.profile
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        image = WebPImageFile(BytesIO(data))
+        texts, exif, profile = (
+            dict[str, str](),
+            image.info.get("exif", b""),
+            image.info.get("icc_profile", b""),
+        )
+    else:
+        raise UnreadableFile("not a PNG, WebP or JPEG image")
+    if image.width * image.height > max_pixels:
+        raise Rejected(field, f"{image.width} x {image.height} is more than {max_pixels} pixels")
+    image.load()
+    return OpenedImage(str(image.format), image, texts, read_exif(exif), profile)
 
 
 def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
@@ -89,20 +126,20 @@ def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
     Raises:
         Rejected: the image cannot be read.
     """
-    with open_image(decode_base64(value, field), field) as image:
-        rgb = to_upright_rgb(image)
+    rgb = to_upright_rgb(open_image(decode_base64(value, field), field))
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
     return RgbImage(width, height, rgb.tobytes())
 
 
-def to_upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert an open image to RGB, rotated as its EXIF says and composited over white where it is transparent."""
-    try:
-        transpose = TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  # Pillow does not document what broken EXIF can raise
-        transpose = None
-    rgb = _to_opaque_rgb(image)
+def to_upright_rgb(image: OpenedImage, background: str = "white") -> Image.Image:
+    """Convert an image to RGB in sRGB, rotated as its EXIF says and composited where it is transparent."""
+    rgb = convert_to_srgb(to_plain_mode(image.pixels), image.profile)
+    if rgb.mode == "RGBA":
+        is_visible = np.asarray(rgb.getchannel("A")).min() < MIN_STEALTH_ALPHA
+        rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, background), rgb) if is_visible else rgb
+        rgb = rgb.convert("RGB")
+    transpose = TRANSPOSES.get(image.exif.orientation)
     return rgb if transpose is None else rgb.transpose(transpose)
 
 
@@ -115,10 +152,8 @@ def read_mask(value: object, field: str, width: int, height: int, soft: bool = F
     Raises:
         Rejected: the mask cannot be read or is black everywhere.
     """
-    with open_image(decode_base64(value, field), field) as image:
-        rgba = _to_8_bit(image).convert("RGBA")
-        black = Image.new("RGBA", rgba.size, "black")
-        luma = np.asarray(Image.alpha_composite(black, rgba).convert("L"))
+    image = open_image(decode_base64(value, field), field)
+    luma = np.asarray(to_upright_rgb(image, "black").convert("L"))
     if soft:
         mask = np.asarray(Image.fromarray(luma).resize((width // 8, height // 8), Image.Resampling.BOX))
     else:
@@ -134,20 +169,22 @@ def _nearest(old: int, new: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return ((np.arange(new) + 0.5) * old / new).astype(np.int64)
 
 
+def to_plain_mode(image: Image.Image) -> Image.Image:
+    """Convert a decoded image to mode L, LA, RGB, RGBA or CMYK, with alpha only where there is transparency."""
+    if image.mode.startswith("I"):
+        return _to_8_bit(image)
+    if image.mode in ("1", "L"):
+        return image.convert("LA" if image.has_transparency_data else "L")
+    if image.mode in ("P", "PA", "RGB"):
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image
+
+
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert an image of 16 bits a channel to 8 bits; return any other unchanged."""
-    if not image.mode.startswith("I"):
-        return image
+    """Convert gray of 16 bits to 8 bits; the transparent gray is compared before that."""
     values = np.asarray(image).clip(0, 65535).astype(np.uint32)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-
-
-def _to_opaque_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB, composited over white where it is transparent."""
-    image = _to_8_bit(image)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    if np.asarray(rgba.getchannel("A")).min() >= MIN_STEALTH_ALPHA:
-        return rgba.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    gray = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        gray.putalpha(Image.fromarray((values != transparent) * np.uint8(255)))
+    return gray

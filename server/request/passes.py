@@ -13,6 +13,7 @@ from server.request.images import read_image, read_mask
 from server.request.schema import (
     LARGEST_AREA,
     GenerateParameters,
+    ImageParameters,
     Img2ImgParameters,
     InfillParameters,
     Parameters,
@@ -38,18 +39,26 @@ def build_first_pass(
 
 def _read_init(parameters: Parameters, size: Size, seed: int) -> tuple[InitImage | None, float, float, int]:
     """The init image, its strength and noise, and the seed of the noise: the first image's unless given."""
+    if not isinstance(parameters, ImageParameters):
+        return None, 1.0, 0.0, 0
+    image, nested = read_image(parameters.image, "parameters.image", *size), parameters.nested
+    color_correct = bool(first_given(parameters.color_correct, nested.color_correct, False))
     if isinstance(parameters, InfillParameters):
-        image = read_image(parameters.image, "parameters.image", *size)
         mask = read_mask(parameters.mask, "parameters.mask", *size, soft=bool(parameters.soft_mask))
         overlay = parameters.overlay or ("none" if parameters.add_original_image is False else "soft")
-        init = InitImage(image, mask, overlay, bool(parameters.color_correct))
-        return init, parameters.strength or 1.0, 0.0, 0
-    if isinstance(parameters, Img2ImgParameters):
-        image = read_image(parameters.image, "parameters.image", *size)
-        init = InitImage(image, color_correct=bool(parameters.color_correct))
-        noise_seed = first_given(parameters.extra_noise_seed, seed) % SEED_MODULUS
-        return init, first_given(parameters.strength, 0.7), parameters.noise or 0.0, noise_seed
-    return None, 1.0, 0.0, 0
+        return InitImage(image, mask, overlay, color_correct), _infill_strength(parameters), 0.0, 0
+    assert isinstance(parameters, Img2ImgParameters)
+    noise_seed = first_given(parameters.extra_noise_seed, nested.extra_noise_seed, seed) % SEED_MODULUS
+    strength = first_given(parameters.strength, nested.strength, 0.7)
+    noise = first_given(parameters.noise, nested.noise, 0.0)
+    return InitImage(image, color_correct=color_correct), strength, noise, noise_seed
+
+
+def _infill_strength(parameters: InfillParameters) -> float:
+    strength = first_given(parameters.strength, parameters.nested.strength, 1.0)
+    if strength == 0:
+        raise Rejected("parameters.img2img.strength", "0 is not a number above 0, at most 1, as infill needs")
+    return strength
 
 
 def build_enhance_pass(

@@ -44,7 +44,9 @@ Share = Annotated[Real, Field(ge=0, le=1)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Flag = bool | None
 Model = TypeVar("Model", bound=BaseModel)
-Side = Annotated[int, Field(strict=True, ge=64, multiple_of=32, le=LARGEST_AREA // 64)]
+Side = Annotated[
+    int, BeforeValidator(_refuse_boolean), Field(strict=True, ge=64, multiple_of=32, le=LARGEST_AREA // 64)
+]
 
 A_SIDE = f"a whole number, a multiple of 32, from 64 to {LARGEST_AREA // 64}"
 A_TEXT = f"a text of at most {LONGEST_TEXT} characters"
@@ -127,11 +129,28 @@ class GenerateParameters(Parameters):
     )
 
 
+class NestedParameters(WireModel):
+    """`parameters.img2img`, where newer clients repeat the fields of an init image, or send them alone for infill."""
+
+    strength: Share | None = Field(None, description=A_SHARE)
+    noise: Share | None = Field(None, description=A_SHARE)
+    extra_noise_seed: Whole | None = Field(None, description=A_SEED)
+    color_correct: Flag = Field(None, description=A_FLAG)
+
+
 class ImageParameters(Parameters):
-    """What `img2img` and `infill` have in common."""
+    """What `img2img` and `infill` have in common. A field beside `img2img` counts before the same one in it."""
 
     color_correct: Flag = Field(None, description=A_FLAG)
+    img2img: Annotated[NestedParameters | None, BeforeValidator(_false_to_none)] = Field(
+        None, description="an object"
+    )
     enhance: object = None
+
+    @property
+    def nested(self) -> NestedParameters:
+        """The fields in `img2img`; all None if it was not sent."""
+        return self.img2img or NestedParameters.model_validate({})
 
 
 class Img2ImgParameters(ImageParameters):

@@ -1,5 +1,6 @@
 """Flattening the structured prompts of NAI's V4 models to one text, as SDXL models need it."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from server.errors import Rejected, shorten
@@ -16,6 +17,14 @@ def flatten_v4_prompt(prompt: object, field: str) -> str:
     Raises:
         Rejected: a part has the wrong type, or the text is longer than LONGEST_TEXT.
     """
+    text = ", ".join(part for part in read_captions(prompt, field) if part)
+    if len(text) > LONGEST_TEXT:
+        raise Rejected(field, f"{len(text)} characters; at most {LONGEST_TEXT}")
+    return text
+
+
+def read_captions(prompt: object, field: str) -> list[str]:
+    """Return the base caption and the character captions, empty where they are missing; raise as above."""
     caption_field = f"{field}.caption"
     caption = _read_object(_read_object(prompt, field).get("caption"), caption_field)
     texts = [_read_text(caption.get("base_caption"), f"{caption_field}.base_caption")]
@@ -23,10 +32,15 @@ def flatten_v4_prompt(prompt: object, field: str) -> str:
     for number, entry in enumerate(cast("list[object]", characters or [])):
         name = f"{caption_field}.char_captions.{number}"
         texts.append(_read_text(_read_object(entry, name).get("char_caption"), f"{name}.char_caption"))
-    text = ", ".join(part for part in texts if part)
-    if len(text) > LONGEST_TEXT:
-        raise Rejected(field, f"{len(text)} characters; at most {LONGEST_TEXT}")
-    return text
+    return texts
+
+
+def build_v4_prompt(captions: Sequence[str]) -> dict[str, object]:
+    """Return a structured prompt with these captions, the first of which is the base."""
+    base, *characters = captions
+    return {
+        "caption": {"base_caption": base, "char_captions": [{"char_caption": text} for text in characters]}
+    }
 
 
 def _read_object(value: object, field: str) -> dict[str, object]:

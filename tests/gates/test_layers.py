@@ -18,7 +18,8 @@ TORCH_FREE = (
         "sampling.prediction",
     ),
     *("weights.checkpoint", "weights.detect", "weights.architecture", "weights.key_map"),
-    *("weights.families", "weights.embedded"),
+    *("weights.families", "weights.embedded", "weights.header", "weights.naming", "weights.quantization"),
+    "weights.sources",
 )
 HEAVY = ("torch", "diffusers", "transformers")
 

@@ -20,7 +20,7 @@ def exact_output(kind, x0, noise, sigma):
     """Return the output of a perfect network of this prediction type."""
     alpha, sigma_vp = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
     velocity = alpha * noise - sigma_vp * x0
-    return {"eps": noise, "v": velocity, "edm_v": -velocity}[kind]
+    return {"eps": noise, "v": velocity, "edm_v": velocity}[kind]
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
@@ -81,11 +81,30 @@ def test_a_high_sigma_max_replaces_the_last_entry_and_a_low_one_moves_only_the_s
     assert (low.sigmas[-1], low.sigma_max) == (math.inf, 14.6)
 
 
-def test_cosxl_timesteps_are_a_quarter_of_the_logarithm():
-    table = edm()
-    assert table.sigmas[0] == pytest.approx(0.002)
-    assert table.sigma_max == 120.0
-    assert table.timestep(120.0) == pytest.approx(0.25 * math.log(120))
+@pytest.mark.parametrize("table", [EPS, ZSNR], ids=["eps", "zsnr"])
+def test_the_lower_of_two_equally_near_entries_is_chosen(table):
+    for t in range(998):
+        middle = table.sigma_at(t + 0.5)
+        for sigma in (math.nextafter(middle, 0), middle, math.nextafter(middle, math.inf)):
+            assert table.nearest_index(sigma) == t
+        assert table.nearest_index(table.sigma_at(t + 0.500001)) == t + 1
+
+
+@pytest.mark.parametrize("sigma", [120.0, 7.3, 1.0, 0.02, 0.002])
+def test_cosxl_timesteps_are_exactly_a_quarter_of_the_logarithm(sigma):
+    assert edm().timestep(sigma) == 0.25 * math.log(sigma)
+
+
+def test_cosxl_sigmas_are_the_range_that_a_file_names():
+    for bounds in ((0.002, 120.0), (0.03, 14.7), (0.01, 999.0)):
+        table = edm(*bounds)
+        assert (table.sigma_min, table.sigma_max) == bounds == (table.sigmas[0], table.sigmas[-1])
+        assert len(table.sigmas) == 1000
+
+
+def test_sigmas_are_snapped_to_the_entries_of_a_discrete_table_only():
+    assert ZSNR.snap(5.0) == ZSNR.sigmas[ZSNR.nearest_index(5.0)] != 5.0
+    assert edm().snap(5.0) == 5.0
 
 
 def test_the_input_has_unit_variance_at_every_sigma():

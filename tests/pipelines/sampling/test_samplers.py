@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -166,3 +167,20 @@ def test_aliases_resolve_to_samplers_and_unknown_names_get_a_suggestion():
     assert resolve_sampler("nai_smea_dyn") == ("k_euler_ancestral", "dyn")
     with pytest.raises(UnknownName, match="did you mean 'k_euler'"):
         resolve_sampler("k_eular")
+
+
+def test_dpm_adaptive_steps_like_k_diffusion_where_both_orders_agree():
+    """Data in one point: orders 2 and 3 agree to the last digits, and k-diffusion's rule enlarges the step by 2.57."""
+    requests = []
+
+    def point(x, sigma):
+        requests.append(sigma)
+        return torch.zeros_like(x)
+
+    run_sampler(
+        SAMPLERS["k_dpm_adaptive"](torch.zeros(3, dtype=torch.float64), (4518.0, 0.03, 0.0), zero_noise),
+        point,
+    )
+    steps = [math.log(high / low) for high, low in pairwise(requests[::3])]
+    growth = 1 + math.atan((1 / 1e-8) ** (1 / 3) - 1)
+    assert steps[:-1] == pytest.approx([0.05 * growth**k for k in range(len(steps) - 1)], rel=1e-9)

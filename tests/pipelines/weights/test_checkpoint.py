@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY
-from pipelines.weights.checkpoint import fingerprint, open_checkpoint, read_header
+from pipelines.weights.checkpoint import fingerprint, open_checkpoint
 from pipelines.weights.detect import detect
+from pipelines.weights.header import read_header
 
 
 def without(shapes, part):

@@ -17,11 +17,11 @@ from pipelines.errors import PipelineError, WeightsError
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.architecture import METADATA_KEY, Architecture, sd15, sdxl
-from pipelines.weights.checkpoint import read_header
+from pipelines.weights.header import read_header
 from pipelines.weights.key_map import map_text_keys, map_unet_keys, map_vae_keys, to_stored
 from pipelines.weights.load import load_weights as load_weights
-from pipelines.weights.load import model_parts
 from pipelines.weights.networks import build_networks, set_attention
+from pipelines.weights.parts import model_parts
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
 clip_text_config: Any = CLIPTextConfig
@@ -151,23 +151,23 @@ def save_folder(path, demo, tag=""):
 @pytest.mark.parametrize("tag", ["", ".fp16"])
 def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag):
     from pipelines.weights.checkpoint import open_checkpoint
-    from pipelines.weights.load import load_parts
+    from pipelines.weights.parts import plan_parts
 
     path = save_folder(tmp_path / "model", demo, tag)
     unet, vae, encoders = build_networks(demo_architecture())
     parts = model_parts(
         demo_architecture(), unet.module, vae.module, [encoder.module for encoder in encoders]
     )
-    load_parts(open_checkpoint(path), parts, {})
+    for planned in plan_parts(open_checkpoint(path), parts, {}):
+        planned.fill(torch.device("cpu"), torch.float32)
     assert_equal(unet.module.state_dict(), demo.weights.unet.module.state_dict())
     assert_equal(encoders[1].module.state_dict(), demo.weights.text_encoders[1].module.state_dict())
 
 
 def test_the_leaked_names_of_the_text_encoder_are_loaded(tmp_path):
     from pipelines.weights.checkpoint import open_checkpoint
-    from pipelines.weights.key_map import text_prefix
-    from pipelines.weights.load import ModelPart, load_parts
     from pipelines.weights.networks import ClipTextEncoder
+    from pipelines.weights.parts import model_parts, plan_parts
 
     architecture = sd15()
     config = demo_architecture().text_encoders[0]
@@ -177,9 +177,9 @@ def test_the_leaked_names_of_the_text_encoder_are_loaded(tmp_path):
     }
     save_file(leaked, tmp_path / "a.safetensors")
     module = ClipTextEncoder(config).module
-    keys = map_text_keys(module.state_dict(), architecture, 0)
-    part = ModelPart("text_encoder", module, text_prefix(architecture, 0), keys)
-    load_parts(open_checkpoint(tmp_path / "a.safetensors"), [part], {})
+    part = model_parts(architecture, torch.nn.Module(), None, [module])[1]
+    (planned,) = plan_parts(open_checkpoint(tmp_path / "a.safetensors"), [part], {})
+    planned.fill(torch.device("cpu"), torch.float32)
     assert not any(tensor.is_meta for tensor in module.state_dict().values())
 
 

@@ -10,7 +10,8 @@ from checkpoint_files import SD1, SDXL, hollow
 from safetensors.torch import load_file, save_file
 
 from pipelines.errors import WeightsError
-from pipelines.weights.checkpoint import open_checkpoint, read_header
+from pipelines.weights.checkpoint import open_checkpoint
+from pipelines.weights.header import read_header
 from pipelines.weights.load import choose_dtype
 from pipelines.weights.load import load_weights as load_weights
 

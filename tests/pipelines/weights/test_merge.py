@@ -15,8 +15,9 @@ from checkpoint_files import (
 from safetensors.torch import load_file
 
 from pipelines.errors import WeightsError
-from pipelines.weights.checkpoint import DTYPE_BYTES, UNET_PREFIX, open_checkpoint, read_header
+from pipelines.weights.checkpoint import UNET_PREFIX, open_checkpoint
 from pipelines.weights.detect import detect
+from pipelines.weights.header import DTYPE_BITS, read_header
 from pipelines.weights.merge import merge_inpainting
 
 COMPANIONS = {key: shape for key, shape in SDXL.items() if not key.startswith(UNET_PREFIX)}
@@ -85,7 +86,7 @@ def test_vae_text_encoders_and_markers_are_copied_from_the_fine_tune(tmp_path):
     assert (merged.summed, merged.copied) == (4, 7)
     entries = read_header(merged.output).tensors.values()
     assert all(
-        entry.start % DTYPE_BYTES[entry.dtype] == 0 for entry in entries
+        entry.start % (DTYPE_BITS[entry.dtype] // 8) == 0 for entry in entries
     )  # otherwise reading has to copy
     detection = detect(merged.output)
     assert detection == merged.detection

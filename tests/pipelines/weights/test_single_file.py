@@ -10,9 +10,10 @@ from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY, sdxl
 from pipelines.weights.checkpoint import UNET_PREFIX, open_checkpoint
 from pipelines.weights.detect import detect
-from pipelines.weights.load import load_weights, model_parts
+from pipelines.weights.load import load_weights
 from pipelines.weights.merge import merge_inpainting
 from pipelines.weights.networks import build_networks
+from pipelines.weights.parts import model_parts
 from pipelines.weights.single_file import find_companion_tensors, find_unet_tensors, read_bytes
 
 EMBEDDED = {METADATA_KEY: demo_architecture().to_json()}
@@ -133,7 +134,7 @@ SECOND_ENCODER = "text_encoder_2.text_model.encoder.layers.0.self_attn"
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
-        ({"text_encoder_2.vision_model.a.b.weight": (1,)}, r"text_encoder_2\.vision_model.*no text encoder"),
+        ({"text_encoder_2.text_model.a.b.weight": (1,)}, r"text_encoder_2\.text_model.*no text encoder"),
         ({"text_encoder_2.surprise": (1,)}, r"text_encoder_2\.surprise.*no text encoder"),
         ({"text_encoder_2.text_projection.weight": (1,)}, r"text_projection.*\(1,\), which is no matrix"),
         ({f"{SECOND_ENCODER}.{part}_proj.bias": (8,) for part in "qk"}, r"0\.attn\.in_proj_bias: its query"),

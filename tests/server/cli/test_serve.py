@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from fake_model import FakeModel
+
 from server.api.accounts import Account, Accounts
 from server.cli.bootstrap import build_access_rules
 from server.cli.serve import _announce, stop_after_failure
@@ -61,7 +63,7 @@ def fail_to_load():
     raise ValueError("no such device")
 
 
-@pytest.mark.parametrize(("load", "stops"), [(fail_to_load, True), (lambda: None, False)])
+@pytest.mark.parametrize(("load", "stops"), [(fail_to_load, True), (FakeModel, False)])
 def test_a_server_stops_if_its_engine_fails_and_not_if_it_is_stopped(load, stops):
     engine = Engine(load)
     engine.start()

@@ -1,12 +1,13 @@
 import pytest
 import torch
 import upscaler_files
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from demo.checkpoint import build_demo
 from pipelines.errors import WeightsError
 from pipelines.job import RgbImage, UpscaleJob
-from pipelines.weights.checkpoint import fingerprint
+from pipelines.weights.architecture import METADATA_KEY
+from pipelines.weights.checkpoint import fingerprint, read_header
 from server.cli.check import check_setup
 from server.config.catalog import Catalog, ModelEntry, single_model_catalog
 from server.config.settings import Settings
@@ -56,9 +57,9 @@ def test_the_upscaler_is_named_hashed_and_checked(demo_file, tmp_path):
     assert model.files == {"upscaler": fingerprint(network)}
     assert "upscaler: anime.safetensors, 4 times" in list(check_setup(catalog, Settings(metadata="plain")))
     runner = load_runner(model, Settings(device="cpu"))
-    (image,) = runner.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16)).images
+    (image,) = runner.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16), lambda _: None).images
     assert image.shape == (16, 16, 3)
-    with pytest.raises(WeightsError, match="not an ESRGAN-family upscaler"):
+    with pytest.raises(ConfigError, match=r"wrong\.safetensors: not an ESRGAN-family upscaler"):
         list(check_setup(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))
 
 
@@ -66,3 +67,32 @@ def test_the_inpainting_unet_must_have_nine_channels(demo_file):
     catalog = Catalog(default="m", models={"m": ModelEntry(path=demo_file, inpainting=demo_file)})
     with pytest.raises(WeightsError, match="its UNet has 4 input channels; one for inpainting has 9"):
         detect_model(catalog)
+
+
+def save_without_markers(demo_file, path):
+    """Save the demo as a merge tool does: no markers, no metadata but the architecture, a name that says nothing."""
+    tensors = {key: tensor for key, tensor in load_file(demo_file).items() if key not in ("v_pred", "ztsnr")}
+    metadata = {METADATA_KEY: read_header(demo_file).metadata[METADATA_KEY]}
+    save_file(tensors, path, metadata)
+    return path
+
+
+def test_what_nothing_in_the_file_says_is_known_after_loading(demo_file, tmp_path, caplog):
+    caplog.set_level("INFO", "naiad")
+    file = save_without_markers(demo_file, tmp_path / "merged_model_final.safetensors")
+    before = detect_model(single_model_catalog(file))
+    assert before.detection.is_assumed
+    after = load_runner(before, Settings(device="cpu")).model
+    assert (after.detection.prediction, after.detection.zsnr, after.profile.name) == ("v", True, "sdxl-v")
+    (line,) = [record.message for record in caplog.records]
+    assert line.startswith(
+        "merged_model_final.safetensors: velocity prediction, zero terminal SNR: its network's"
+    )
+    assert str(after.card()["evidence"]).count("velocity prediction") == 1
+
+
+def test_a_configured_prediction_is_not_probed(demo_file, tmp_path):
+    file = save_without_markers(demo_file, tmp_path / "merged.safetensors")
+    catalog = Catalog(default="m", models={"m": ModelEntry(path=file, prediction="eps")})
+    runner = load_runner(detect_model(catalog), Settings(device="cpu"))
+    assert (runner.model.detection.prediction, runner.model.profile.name) == ("eps", "sdxl-eps")

@@ -23,9 +23,9 @@ from server.picture.inspection import (
     format_signatures,
     inspect,
     is_trusted,
-    parse_json,
     to_json,
 )
+from server.picture.prompts import parse_json
 from server.picture.signature import NOVELAI_KEY, sign_comment
 from server.picture.stealth import add_opaque_alpha, embed
 from server.request.images import MAX_PIXELS
@@ -186,7 +186,9 @@ def test_an_image_without_layers_has_no_fields(rgba):
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_a_report_of_any_text_is_printable(text):
-    inspection = Inspection("PNG", RGB, {"Title": text, "Comment": json.dumps({text: text})}, {text: text})
+    inspection = Inspection(
+        "PNG", RGB, {"Title": text, "Comment": json.dumps({text: text})}, {}, {text: text}
+    )
     report = format_report(inspection) + format_signatures((SignatureCheck("text", "another", text),))
     assert all(letter.isprintable() for letter in report.replace("\n", ""))
 
@@ -194,7 +196,7 @@ def test_a_report_of_any_text_is_printable(text):
 def test_metadata_cannot_imitate_a_line_of_the_report():
     malicious = "x\n\x1b[2Jtext: valid, by NovelAI\u202e"
     report = format_report(
-        Inspection("PNG", RGB, {"Title": malicious, "Comment": json.dumps({malicious: malicious})}, None)
+        Inspection("PNG", RGB, {"Title": malicious, "Comment": json.dumps({malicious: malicious})}, {}, None)
     )
     assert not [line for line in report.splitlines() if line.startswith("text: valid")]
     assert r"x\n\x1b[2Jtext: valid, by NovelAI\u202e" in report
@@ -226,7 +228,7 @@ def test_alpha_text_without_fields_reads_as_none(text):
 
 def test_a_comment_of_any_depth_is_reported():
     for depth in (10, 500, *range(930, 1000), 100_000):
-        inspection = Inspection("PNG", RGB, {"Comment": '{"a":' * depth + "1" + "}" * depth}, None)
+        inspection = Inspection("PNG", RGB, {"Comment": '{"a":' * depth + "1" + "}" * depth}, {}, None)
         format_report(inspection)
         json.dumps(to_json(inspection, check_signatures(inspection, NOVELAI_KEY, None)))
 
