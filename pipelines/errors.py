@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-LONGEST_NAME = 120
+LONGEST_NAME = 200
 
 
 def abbreviate(name: str) -> str:
     """Return a name from a file for a message: on one line, and cut in the middle if it is long."""
-    cut = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 24]}...{name[-20:]}"
+    cut = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 63]}...{name[-60:]}"
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
 
 

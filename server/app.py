@@ -8,10 +8,11 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from server.api.access import enforce_access
+from server.api.exchange import complete_exchanges
 from server.api.middleware import trace_requests
 from server.api.paths import normalize_paths
 from server.api.routes import install_routes
-from server.api.state import AppState
+from server.api.state import AppState, Capacity
 from server.errors import install_handlers
 
 
@@ -24,19 +25,20 @@ def create_app(state: AppState) -> FastAPI:
         yield
         await asyncio.to_thread(state.engine.stop)
 
+    capacity = Capacity(state)
     app = FastAPI(
         title="naiad",
         lifespan=lifespan,
         openapi_url=None,
         redirect_slashes=False,
         middleware=[
+            Middleware(complete_exchanges, memory=capacity.memory),
             Middleware(trace_requests),
             Middleware(normalize_paths),
             Middleware(enforce_access, rules=state.access),
         ],
     )
-    app.state.naiad = state
-    app.state.decode_slots = asyncio.Semaphore(state.decode_limit)
+    app.state.naiad, app.state.capacity = state, capacity
     install_handlers(app)
     install_routes(app)
     return app

@@ -8,18 +8,16 @@ ApiError
 ├── BodyTimeout     408  the body did not arrive in time
 ├── BodyTooLarge    413  the body is larger than the limit
 ├── Unsupported     415  a Content-Type or Content-Encoding that is not read
-├── Overloaded      429  the queue is full
+├── Overloaded      429  the queue is full, or requests hold as much memory as they may
 ├── HeadersTooLarge 431  the headers are larger than the limit
 └── Unavailable     503  the engine is not ready
 
 Every error has the same form, `{"statusCode", "message"}`. No message carries a library's own text.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from typing import cast, get_args
 
@@ -27,14 +25,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from pipelines.errors import InvalidPrompt, PipelineError, UnknownName
 
 log = logging.getLogger("naiad")
 INTERNAL_ERROR = "internal server error; the server's log has the details"
-DRAIN_TIMEOUT = 2.0
-"""Seconds for which the rest of a refused body is read, so that the client gets to see the response."""
 
 
 class ApiError(Exception):
@@ -96,12 +91,12 @@ class Unsupported(ApiError):
 
 
 class Overloaded(ApiError):
-    """The queue is full."""
+    """The queue is full, or requests hold as much memory as they may."""
 
     status = 429
 
-    def __init__(self, waiting: int) -> None:
-        super().__init__(f"{waiting} requests are waiting already; try again shortly", {"Retry-After": "5"})
+    def __init__(self, message: str) -> None:
+        super().__init__(message, {"Retry-After": "5"})
 
 
 class HeadersTooLarge(ApiError):
@@ -125,27 +120,8 @@ def build_envelope(status: int, message: str, headers: Mapping[str, str] | None 
 
 
 def build_error_response(error: ApiError) -> JSONResponse:
-    """Return the response to an error; one sent before the body was read drains it and closes the connection."""
-    if isinstance(error, BodyTooLarge | BodyTimeout):
-        body = {"statusCode": error.status, "message": error.message}
-        return DrainingResponse(body, error.status, error.headers | {"Connection": "close"})
+    """Return the response to an error."""
     return build_envelope(error.status, error.message, error.headers)
-
-
-class DrainingResponse(JSONResponse):
-    """A response that reads and drops the rest of the request for `DRAIN_TIMEOUT` seconds before it ends.
-
-    If a server closes a connection while the client still sends, the client loses the response.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_TIMEOUT):
-                while (await receive()).get("more_body"):
-                    pass
-        await send({"type": "http.response.body", "body": b""})
 
 
 def to_rejection(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Rejected:

@@ -59,6 +59,19 @@ def hollow(path, shapes, metadata=None):
     return path
 
 
+def hollow_folder(path, scheduler=None, **configs):
+    """Write a diffusers folder of SDXL; `configs` are the components' config.json."""
+    for name, shapes in FOLDER.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        hollow(path / f"{name}.safetensors", shapes)
+    for part, config in configs.items():
+        (path / part / "config.json").write_text(json.dumps(config))
+    if scheduler is not None:
+        (path / "scheduler").mkdir()
+        (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    return path
+
+
 def random_unet(seed, channels=4, dtype=torch.float16):
     """Random values for the tensors by which SDXL's UNet is detected, and for the last convolution."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: `make test` runs a test on each core
+
 import httpx
 import pytest
 from hypothesis import settings

@@ -5,9 +5,7 @@ from contextlib import contextmanager
 from threading import Thread
 from time import monotonic, sleep
 
-import uvicorn
-
-from server.api.protocol import Protocol
+from server.api.lifecycle import build_server
 from server.app import create_app
 
 LIMIT = 20
@@ -15,9 +13,9 @@ LIMIT = 20
 
 
 @contextmanager
-def serve(state):
+def serve(state, connections=512, drain_seconds=LIMIT):
     """Serve an application on a free port of 127.0.0.1; yields its address."""
-    server = uvicorn.Server(uvicorn.Config(create_app(state), http=Protocol, ws="none", log_config=None))
+    server = build_server(create_app(state), connections, drain_seconds)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = Thread(target=server.run, args=([listening],))
         thread.start()

@@ -1,44 +1,52 @@
-"""Detect what a checkpoint is from its headers alone, and keep the evidence.
+"""Detect what a checkpoint is from its headers and the configs that belong to it, and keep the evidence.
 
-Keys and shapes decide the family (families.py). Markers, metadata, the scheduler's config and finally the file's
-name decide the prediction, in that order. Markers are empty tensors (ComfyUI, SimpleTuner, OneTrainer write them):
-the key is what counts. Networks that cannot run are refused by name: run as another kind they would generate noise.
+Keys and shapes decide the family (families.py), evidence.py finds the prediction. Networks that cannot run are refused
+by name: run as another kind they would generate noise.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.errors import WeightsError
 from pipelines.types import Family, PredictionType
 from pipelines.weights.architecture import METADATA_KEY
-from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, VAE_PREFIX, Checkpoint, Layout, open_checkpoint
+from pipelines.weights.checkpoint import (
+    TEXT_ENCODER_FOLDERS,
+    VAE_PREFIX,
+    Checkpoint,
+    Layout,
+    TensorRef,
+    open_checkpoint,
+)
+from pipelines.weights.claim import Claim
 from pipelines.weights.edm import read_sigma_range
-from pipelines.weights.embedded import read_embedded
+from pipelines.weights.embedded import choose_architecture, read_embedded
+from pipelines.weights.evidence import find_prediction, find_zsnr
 from pipelines.weights.families import CONV_IN_KEYS, CONV_OUT_KEYS, FAMILIES, ModelFamily
+from pipelines.weights.latents import check_latents
 from pipelines.weights.naming import IGNORED_KEY, find_component
 from pipelines.weights.quantization import refuse_quantized
-
-PredictionEvidence = tuple[PredictionType, bool, str]
-"""A prediction, whether the terminal SNR is zero, and the evidence as a sentence."""
+from pipelines.weights.scheduler_config import check_betas
+from pipelines.weights.sidecar import find_sidecar
 
 LORA_KEY = re.compile(r"^(lora_|unet\..*lora|.*\.(lora_(up|down|A|B)|hada_w\d\w*|lokr_w\d\w*|dora_scale)\b)")
-EPS_NAME = re.compile(r"(?<![a-z])eps(?![a-z])|epsilon", re.IGNORECASE)
-V_NAME = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
-FLOW_NAME = re.compile(r"rectified|bigasp[-_ ]?v?2[-_.]?5|(?<![a-z])(rf|fm|flow)(?![a-z])", re.IGNORECASE)
-
-DEFAULT_EVIDENCE = "noise prediction: the default, as the file indicates no other"
 
 VAE_INPUT_KEYS = tuple(prefix + "decoder.conv_in.weight" for prefix in (VAE_PREFIX, "vae.", ""))
 UNSUPPORTED = {
-    "edm_mean": "a Playground EDM model",
     "control_model.": "a ControlNet",
     "controlnet_cond_embedding.": "a ControlNet",
+    "edm_mean": "Playground v2.5, an EDM model with scaled latents",
+    "time_embedding.cond_proj.": "a latent consistency model that takes the guidance scale as an input",
     "double_blocks.": "a Flux model",
     "joint_blocks.": "a Stable Diffusion 3 model",
 }
 """Parts of keys that only models of other kinds have."""
+
+
+ASSUMED = Claim("the default, as the file indicates no other", "eps")
+"""The prediction of a file that indicates none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +71,29 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
     """
     checkpoint = open_checkpoint(path)
     family, channels, family_evidence = _detect_family(checkpoint)
-    is_assumed = False
-    if prediction is None:
-        prediction, has_zsnr, prediction_evidence = _detect_prediction(checkpoint)
-        is_assumed = prediction_evidence == DEFAULT_EVIDENCE
-    else:
-        has_zsnr = prediction == "v" and family.v_implies_zsnr
-        prediction_evidence = f"the configuration sets {prediction} prediction"
-    evidence = [family_evidence, prediction_evidence]
-    if zsnr is not None:
-        has_zsnr = zsnr
-        evidence.append(f"the configuration sets zero terminal SNR to {zsnr}")
-    if has_zsnr and prediction != "v":
-        reason = f"zero terminal SNR is impossible with {prediction} prediction; correct one of the two"
-        raise WeightsError(path, reason)
-    missing = tuple(_find_missing(checkpoint, family))
+    claim = _choose_prediction(checkpoint, prediction, zsnr)
+    chosen: PredictionType = claim.prediction or "eps"
+    has_zsnr, zsnr_evidence = _choose_zsnr(checkpoint, family, claim, zsnr)
+    _check_configs(checkpoint, family, channels, chosen)
+    sigma_range = read_sigma_range(checkpoint) if chosen == "edm_v" else None
+    evidence = [family_evidence, str(claim), *zsnr_evidence]
+    if sigma_range is not None:
+        evidence.append(f"sigma from {sigma_range[0]:g} to {sigma_range[1]:g}")
     return Detection(
         family.name,
         checkpoint.layout,
         channels,
-        prediction,
+        chosen,
         has_zsnr,
         tuple(evidence),
-        missing,
-        sigma_range=read_sigma_range(checkpoint) if prediction == "edm_v" else None,
-        is_assumed=is_assumed,
+        tuple(_find_missing(checkpoint, family)),
+        sigma_range,
+        is_assumed=claim == ASSUMED,
     )
 
 
 def detect_inpainting(path: Path, model: Detection) -> Detection:
-    """Detect the UNet of a file that is to inpaint for a model.
+    """Detect the UNet of a file that is to inpaint for a model, whose prediction it has if it indicates none.
 
     Raise WeightsError if it does not have 9 input channels, or is of another family or prediction than the model.
     """
@@ -100,11 +101,69 @@ def detect_inpainting(path: Path, model: Detection) -> Detection:
     if detection.channels != 9:
         reason = f"its UNet has {detection.channels} input channels; one for inpainting has 9"
         raise WeightsError(path, reason)
+    if detection.is_assumed:
+        detection = _adopt_prediction(detection, model)
     for name in ("family", "prediction", "zsnr"):
         value, expected = getattr(detection, name), getattr(model, name)
-        if value != expected:
+        if value != expected and (name == "family" or not model.is_assumed):
             raise WeightsError(path, f"its UNet's {name} is {value}, the model's {expected}")
     return detection
+
+
+def _adopt_prediction(detection: Detection, model: Detection) -> Detection:
+    return replace(
+        detection,
+        prediction=model.prediction,
+        zsnr=model.zsnr,
+        sigma_range=model.sigma_range,
+        evidence=(detection.evidence[0], "its prediction is the model's, as the file indicates none"),
+        is_assumed=model.is_assumed,
+    )
+
+
+def _choose_prediction(checkpoint: Checkpoint, prediction: PredictionType | None, zsnr: bool | None) -> Claim:
+    if prediction is not None:
+        return Claim(f"the configuration sets {prediction}", prediction)
+    claim = find_prediction(checkpoint)
+    if claim is None and zsnr:
+        return Claim("the configuration sets zero terminal SNR, which no other prediction has", "v")
+    return claim or ASSUMED
+
+
+def _choose_zsnr(
+    checkpoint: Checkpoint, family: ModelFamily, claim: Claim, zsnr: bool | None
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether the terminal SNR is zero, and the evidence: the configuration, the file's own, the family's rule."""
+    if zsnr and claim.prediction != "v":
+        reason = (
+            f"zero terminal SNR is impossible with {claim}; correct `zsnr` or `prediction` in the catalog"
+        )
+        raise WeightsError(checkpoint.path, reason)
+    if zsnr is not None:
+        return zsnr, (f"the configuration sets zero terminal SNR to {zsnr}",)
+    if claim.prediction != "v":
+        return False, ()
+    if claim.zsnr is not None:
+        return claim.zsnr, ()
+    stated = find_zsnr(checkpoint)
+    if stated is not None and stated.zsnr is not None:
+        return stated.zsnr, (f"zero terminal SNR {'on' if stated.zsnr else 'off'}: {stated.source}",)
+    has_zsnr, owner = family.v_implies_zsnr, f"{family.title} models with velocity prediction"
+    rule = f"{owner} {'have' if has_zsnr else 'do not have'} it unless the file or the configuration sets it"
+    return has_zsnr, (f"zero terminal SNR {'on' if has_zsnr else 'off'}: {rule}",)
+
+
+def _check_configs(
+    checkpoint: Checkpoint, family: ModelFamily, channels: int, prediction: PredictionType
+) -> None:
+    """Refuse configs of latents and noise tables that cannot run, whatever the prediction is set to."""
+    latent_scale = choose_architecture(checkpoint, family.name, channels).latent_scale
+    check_latents(checkpoint.path, latent_scale)
+    if prediction != "edm_v":
+        check_betas(checkpoint.path, checkpoint.scheduler)
+    sidecar = find_sidecar(checkpoint.path)
+    if sidecar is not None:
+        sidecar.check(latent_scale)
 
 
 def _detect_family(checkpoint: Checkpoint) -> tuple[ModelFamily, int, str]:
@@ -115,7 +174,7 @@ def _detect_family(checkpoint: Checkpoint) -> tuple[ModelFamily, int, str]:
         if checkpoint.find(VAE_INPUT_KEYS) is not None:
             raise WeightsError(checkpoint.path, "a VAE alone, not a model; set it as the `vae` of a model")
         raise WeightsError(checkpoint.path, "it contains no UNet of Stable Diffusion")
-    channels = conv_in.shape[1]
+    channels = _read_channels(checkpoint.path, conv_in)
     if channels not in (4, 9):
         raise WeightsError(
             checkpoint.path,
@@ -130,6 +189,15 @@ def _detect_family(checkpoint: Checkpoint) -> tuple[ModelFamily, int, str]:
             return family, channels, f"{family.title}: {family.evidence}, {channels} channels"
     titles = " or ".join(family.title for family in FAMILIES.values())
     raise WeightsError(checkpoint.path, f"it contains no UNet of {titles}")
+
+
+def _read_channels(path: Path, conv_in: TensorRef) -> int:
+    if len(conv_in.shape) != 4:
+        reason = (
+            f"{conv_in.key} has the shape {conv_in.shape}, not four dimensions; it is damaged or compressed"
+        )
+        raise WeightsError(path, reason)
+    return conv_in.shape[1]
 
 
 def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
@@ -149,74 +217,6 @@ def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
     if vae_input is not None and len(vae_input.shape) == 4 and vae_input.shape[1] != 4:
         reason = f"its VAE has {vae_input.shape[1]} latent channels; only 4 are supported"
         raise WeightsError(checkpoint.path, reason)
-
-
-def _detect_prediction(checkpoint: Checkpoint) -> PredictionEvidence:
-    """The result of the first source that indicates a prediction."""
-    return (
-        _read_markers(checkpoint)
-        or _read_metadata(checkpoint)
-        or _read_scheduler(checkpoint)
-        or _read_name(checkpoint)
-        or ("eps", False, DEFAULT_EVIDENCE)
-    )
-
-
-def _read_markers(checkpoint: Checkpoint) -> PredictionEvidence | None:
-    if "edm_vpred.sigma_max" in checkpoint.tensors:
-        return "edm_v", False, "EDM velocity prediction: the tensor edm_vpred.sigma_max is present"
-    has_v, has_zsnr = "v_pred" in checkpoint.tensors, "ztsnr" in checkpoint.tensors
-    if has_v and has_zsnr:
-        return "v", True, "velocity prediction, zero terminal SNR: the tensors v_pred and ztsnr are present"
-    if has_v:
-        return "v", False, "velocity prediction: the tensor v_pred is present, ztsnr is not"
-    if has_zsnr:
-        reason = "the marker ztsnr without v_pred; set its prediction in the catalog"
-        raise WeightsError(checkpoint.path, reason)
-    return None
-
-
-def _read_metadata(checkpoint: Checkpoint) -> PredictionEvidence | None:
-    """ModelSpec's key, or ComfyUI's own; trainers record zero terminal SNR under a third."""
-    for key in ("modelspec.prediction_type", "modelspec.predict_key"):
-        value = checkpoint.metadata.get(key, "").lower().replace("-", "_")
-        if value in ("epsilon", "eps"):
-            return "eps", False, f"noise prediction: metadata {key} is {value!r}"
-        if value in ("v", "v_prediction", "v_zsnr"):
-            has_zsnr, reason = _read_trained_zsnr(checkpoint, value)
-            return "v", has_zsnr, f"velocity prediction: metadata {key} is {value!r}{reason}"
-    return None
-
-
-def _read_trained_zsnr(checkpoint: Checkpoint, prediction: str) -> tuple[bool, str]:
-    if prediction == "v_zsnr":
-        return True, ""
-    trained = checkpoint.metadata.get("ss_zero_terminal_snr")
-    if trained is None:
-        return True, "; zero terminal SNR assumed, as SDXL models with velocity prediction have it"
-    return trained.lower() == "true", f"; ss_zero_terminal_snr is {trained}"
-
-
-def _read_scheduler(checkpoint: Checkpoint) -> PredictionEvidence | None:
-    """The scheduler's config, if it departs from the default: `epsilon` is copied between folders unread."""
-    config = checkpoint.scheduler
-    if "FlowMatch" in str(config.get("_class_name")):
-        raise WeightsError(checkpoint.path, "a rectified-flow model by its scheduler, which is not supported")
-    if config.get("prediction_type") == "v_prediction":
-        has_zsnr = bool(config.get("rescale_betas_zero_snr"))
-        evidence = f"velocity prediction: set in the scheduler's config, with zero terminal SNR {has_zsnr}"
-        return "v", has_zsnr, evidence
-    return None
-
-
-def _read_name(checkpoint: Checkpoint) -> PredictionEvidence | None:
-    # a link's own name counts: in a hub cache it points to a file that is named by its hash
-    name = checkpoint.path.name or checkpoint.path.resolve().name
-    if V_NAME.search(name) and not EPS_NAME.search(name):
-        return "v", True, "velocity prediction, zero terminal SNR: only the file's name indicates it"
-    if FLOW_NAME.search(name):
-        raise WeightsError(checkpoint.path, "a rectified-flow model by its name, which is not supported")
-    return None
 
 
 def _find_missing(checkpoint: Checkpoint, family: ModelFamily) -> Iterator[str]:

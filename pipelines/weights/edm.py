@@ -5,10 +5,12 @@ fields of the same names. One that is absent, or empty as markers often are, has
 """
 
 import struct
+import sys
 from math import isfinite, prod
 
 from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import Checkpoint, TensorRef
+from pipelines.weights.scheduler_config import read_sigma
 
 COSXL_RANGE = (0.002, 120.0)
 FORMATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
@@ -30,11 +32,11 @@ def _read_sigma(checkpoint: Checkpoint, name: str, default: float) -> float:
     tensor = checkpoint.tensors.get(f"edm_vpred.{name}")
     if tensor is not None:
         return default if prod(tensor.shape) == 0 else _read_scalar(tensor)
-    value = checkpoint.scheduler.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WeightsError(checkpoint.path, f"its scheduler's {name} is {value!r}; it must be a number")
+    value = read_sigma(checkpoint.scheduler, name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+        raise WeightsError(
+            checkpoint.path, f"its scheduler's {name} is {str(value)[:80]!r}; it must be a number"
+        )
     return float(value)
 
 

@@ -24,10 +24,8 @@ class ModelFamily:
     evidence: str  # the property that `matches` looks for
     text_prefixes: tuple[str, ...]  # what the keys of each text encoder begin with in a single file
     takes_size_ids: bool  # whether the UNet takes the original size, the crop and the target size
-    takes_clip_skip: (
-        bool  # whether users choose the text encoder's layer; in others it is part of the training
-    )
-    v_implies_zsnr: bool  # whether configuring v-prediction alone implies zero terminal SNR
+    takes_clip_skip: bool  # whether users choose the text encoder's layer
+    v_implies_zsnr: bool  # whether v-prediction implies zero terminal SNR unless something says otherwise
     inpainting_architecture: str | None  # `modelspec.architecture` of a merged model; None: cannot be merged
 
 
@@ -51,8 +49,14 @@ TENTH_MIDDLE_BLOCK = ("middle_block.1.transformer_blocks.9.", "mid_block.attenti
 
 
 def _find_width(checkpoint: Checkpoint, keys: tuple[str, ...], axis: int = -1) -> int | None:
+    """The width of a weight along an axis, None without the weight; raises WeightsError if it is not a matrix."""
     tensor = checkpoint.find(keys)
-    return None if tensor is None else tensor.shape[axis]
+    if tensor is None:
+        return None
+    if len(tensor.shape) < 2:
+        reason = f"{tensor.key} has the shape {tensor.shape}, too few dimensions; it is damaged"
+        raise WeightsError(checkpoint.path, reason)
+    return tensor.shape[axis]
 
 
 def _is_sd15(checkpoint: Checkpoint) -> bool:

@@ -39,8 +39,8 @@ def refuse_quantized(path: Path, keys: Iterable[str]) -> None:
 def check_dtype(path: Path, key: str, tensor: TensorRef) -> None:
     """Raise WeightsError if a weight does not consist of floats."""
     if tensor.dtype not in FLOATS:
-        reason = f"{abbreviate(key)} holds {tensor.dtype}, as quantized files do, which is {ADVICE}"
-        raise WeightsError(path, reason)
+        what = tensor.dtype if tensor.dtype.startswith("F") else f"{tensor.dtype}, as quantized files do"
+        raise WeightsError(path, f"{abbreviate(key)} holds {what}, which is {ADVICE}")
 
 
 def is_scaled(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:

@@ -18,7 +18,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.config.addresses import parse_host, parse_origin
-from server.errors import ApiError, Forbidden, HeadersTooLarge, Unauthorized, build_error_response, shorten
+from server.errors import (
+    ApiError,
+    Forbidden,
+    HeadersTooLarge,
+    Rejected,
+    Unauthorized,
+    build_error_response,
+    shorten,
+)
 
 PROTECTED_PATHS = ("/ai/", "/user/")
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
@@ -104,11 +112,7 @@ def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
             await app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
-        if _head_size(scope) > HEAD_LIMIT:
-            error = HeadersTooLarge("the headers are too large")
-        else:
-            error = rules.check(scope["method"], path, headers)
+        error = _find_error(scope, headers, rules)
         origin = headers.get("origin")
 
         async def send_with_cors(message: Message) -> None:
@@ -137,6 +141,17 @@ def _build_preflight_response(headers: Headers) -> Response:
     allowed = dict.fromkeys((*ALLOWED_HEADERS, *(name for name in names if name.lower() not in known)))
     allow_headers = {"Access-Control-Allow-Headers": ", ".join(allowed)}
     return Response(status_code=204, headers=PREFLIGHT_HEADERS | allow_headers)
+
+
+def _find_error(scope: Scope, headers: Headers, rules: AccessRules) -> ApiError | None:
+    """Return the error that refuses a request because of its headers, or None if it is allowed."""
+    if _head_size(scope) > HEAD_LIMIT:
+        return HeadersTooLarge("the headers are too large")
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # a proxy that trusts the other one would take part of the body for a second request
+        return Rejected("Content-Length", "cannot be sent together with Transfer-Encoding")
+    path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the router sees it
+    return rules.check(scope["method"], path, headers)
 
 
 def needs_token(host: str) -> bool:

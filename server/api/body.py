@@ -1,4 +1,4 @@
-"""Reading a request's body as one JSON object, within limits of size and time.
+"""Reading a request's body as one JSON object, within limits of size, time and memory.
 
 Two forms are read: `application/json`, and NAI's newer `multipart/form-data` whose part `request` is that JSON.
 Nothing else is, `text/plain` in particular, which a browser sends to a foreign server without a preflight. It sends
@@ -6,17 +6,18 @@ multipart forms without one too; those depend on the Origin check in `access`.
 """
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from email.message import Message
-from typing import cast
 
 from fastapi import Request
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from server.api.json_text import parse_json_object
+from server.api.memory import Claim
 from server.errors import BodyTimeout, BodyTooLarge, Rejected, Unsupported
 
 MIB = 1 << 20
@@ -24,39 +25,42 @@ PART_LIMIT = 64
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 
 
-async def read_body(request: Request, limit: int, timeout: float) -> dict[str, object]:
-    """Return the JSON object in a body of at most `limit` MiB, all of which must arrive within `timeout` seconds.
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Most bytes of a body, and the seconds within which all of it must arrive."""
+
+    size: int
+    timeout: float
+
+
+async def read_body(
+    request: Request, limits: BodyLimits, claim: Claim, slots: asyncio.Semaphore
+) -> dict[str, object]:
+    """Return the JSON object in a body; the claim grows by its bytes as they arrive.
+
+    It is parsed in a thread, because the event loop must go on meanwhile, and only in one of the slots, because parsing
+    takes up to two more copies.
 
     Raises:
         Rejected: the body is empty, cut off or not a JSON object.
+        Overloaded: there is no memory for it.
         BodyTimeout, BodyTooLarge, Unsupported: it was not read to its end, or not at all.
     """
     media_type = _check_media_type(request.headers)
+    boundary = _parse_boundary(request.headers) if media_type == "multipart/form-data" else None
     try:
-        async with asyncio.timeout(timeout):
-            body = await _read_bytes(request, limit * MIB)
+        async with asyncio.timeout(limits.timeout):
+            body = await _read_bytes(request, limits.size, claim)
     except TimeoutError:
-        raise BodyTimeout(f"the body did not arrive within {timeout:g} seconds") from None
+        raise BodyTimeout(f"the body did not arrive within {limits.timeout:g} seconds") from None
     except ClientDisconnect:
         raise Rejected("body", "ended before it was complete") from None
     if not body:
         raise Rejected("body", "is empty; send a JSON object")
-    if media_type == "multipart/form-data":
-        body = await _extract_request_part(request.headers, body)
-    elif media_type != "application/json":
-        raise Unsupported(f"Content-Type: {media_type!a} is not application/json or multipart/form-data")
-    return parse_json_object(body)
-
-
-def parse_json_object(body: bytes) -> dict[str, object]:
-    """Return a JSON object, or raise `Rejected`; if a key is repeated, its last value counts."""
-    try:
-        value: object = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        raise Rejected("body", "is not JSON in UTF-8, or nested too deeply") from None
-    if not isinstance(value, dict):
-        raise Rejected("body", "must be a JSON object")
-    return cast("dict[str, object]", value)
+    if not media_type:
+        raise Unsupported("Content-Type: '' is not application/json or multipart/form-data")
+    async with slots:
+        return await asyncio.to_thread(_parse, body, boundary)
 
 
 def _check_media_type(headers: Headers) -> str:
@@ -70,27 +74,36 @@ def _check_media_type(headers: Headers) -> str:
     return media_type
 
 
-async def _read_bytes(request: Request, limit: int) -> bytes:
-    too_large = BodyTooLarge(f"the body is larger than {limit // MIB} MiB")
+async def _read_bytes(request: Request, limit: int, claim: Claim) -> bytearray:
+    unit, size = ("MiB", limit // MIB) if limit >= MIB else ("KiB", limit // 1024)
+    too_large = BodyTooLarge(f"the body is larger than {size} {unit}")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise too_large
     chunks = bytearray()
     async for chunk in request.stream():
-        chunks += chunk
-        if len(chunks) > limit:
+        if len(chunks) + len(chunk) > limit:
             raise too_large
-    return bytes(chunks)
+        claim.resize(claim.size + len(chunk))
+        chunks += chunk
+    return chunks
 
 
-async def _extract_request_part(headers: Headers, body: bytes) -> bytes:
-    """Return the part named `request` of a multipart body."""
-    boundary = _parse_boundary(headers)
+def _parse(body: bytearray, boundary: str | None) -> dict[str, object]:
+    """Return the JSON object in a complete body, which is a form if it has a boundary. Runs in a thread."""
+    if boundary is None:
+        return parse_json_object(body)
     if body.count(f"--{boundary}".encode()) > PART_LIMIT + 1:
         raise BodyTooLarge(f"the body has more than {PART_LIMIT} parts")
+    return parse_json_object(asyncio.run(_extract_request_part(body, boundary)))
+
+
+async def _extract_request_part(body: bytearray, boundary: str) -> bytes:
+    """Return the part named `request` of a multipart body."""
     # only the boundary is passed on: the parser would decode parts by any codec that `charset` names, some of them slow
     plain = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
-    parser = MultiPartParser(plain, _stream_once(body), max_part_size=len(body))
+    parser = MultiPartParser(plain, _stream_once(bytes(body)), max_part_size=len(body))
+    parser.spool_max_size = len(body)  # no part is written to a file
     try:
         form = await parser.parse()
     except (MultiPartException, ValueError, KeyError):

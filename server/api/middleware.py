@@ -1,13 +1,15 @@
 """Middleware that gives each request an id and a line in the log, and answers 500 if all else fails."""
 
+import asyncio
 import logging
 from secrets import token_hex
 from time import perf_counter
 
+from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import INTERNAL_ERROR, build_envelope
+from server.errors import INTERNAL_ERROR, Unavailable, build_envelope, build_error_response
 
 log = logging.getLogger("naiad.requests")
 
@@ -16,7 +18,8 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
     """Return `app` with `X-Request-Id` on each response and one log line for each request.
 
     The line has the path, but neither the query nor a header, because those may hold secrets. An exception before the
-    response has started is answered with 500; a later one is raised again.
+    response has started is answered with 500; a later one is raised again. A request that is cancelled, because the
+    server stops, is answered with 503.
     """
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,11 +37,12 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
 
         try:
             await app(scope, receive, send_with_id)
-        except Exception:
-            log.exception("%s failed", request_id)
-            if status:
+        except (Exception, asyncio.CancelledError) as error:
+            response = _build_last_response(error, request_id)
+            if not status:
+                await response(scope, receive, send_with_id)
+            elif isinstance(error, Exception):
                 raise
-            await build_envelope(500, INTERNAL_ERROR)(scope, receive, send_with_id)
         finally:
             milliseconds = 1000 * (perf_counter() - started)
             method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
@@ -47,3 +51,11 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
             log.log(level, "%s %s %s %d %.0f ms", request_id, method, path, status, milliseconds)
 
     return run
+
+
+def _build_last_response(error: BaseException, request_id: str) -> JSONResponse:
+    """Return the response to an exception that nothing else has handled, and log it."""
+    if isinstance(error, asyncio.CancelledError):
+        return build_error_response(Unavailable("the server is stopping"))
+    log.error("%s failed", request_id, exc_info=error)
+    return build_envelope(500, INTERNAL_ERROR)

@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter
-from typing import TypeVar, TypeVarTuple, cast
+from typing import TypeVar, TypeVarTuple
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.access import generate_token
 from server.api.accounts import ACCOUNT_PAGES, choose_login_token
-from server.api.body import read_body
+from server.api.body import BodyLimits, read_body
+from server.api.memory import measure_work
 from server.api.responses import build_image_response, negotiate
-from server.api.state import StateDependency, app_state
-from server.api.upscale import read_upscale, write_upscaled
+from server.api.state import AppState, StateDependency, app_state, capacity, claim
+from server.api.upscale import Upscale, read_upscale, write_upscaled
 from server.engine.engine import Result, State, Ticket
 from server.errors import Unavailable, build_envelope
 from server.picture.writer import MetadataPolicy, write_job_picture
@@ -25,6 +26,9 @@ from server.request.schema import read_request
 log = logging.getLogger("naiad")
 Args = TypeVarTuple("Args")
 Decoded = TypeVar("Decoded")
+Done = TypeVar("Done")
+LOGIN_LIMIT = 16 * 1024
+"""Bytes of a login's body: an access key of 64 characters, and some clients' captcha token."""
 
 
 class AccountResponse(JSONResponse):
@@ -86,7 +90,8 @@ async def get_account_page(page: str) -> Response:
 
 async def log_in(request: Request, state: StateDependency) -> Response:
     """Return the token of a listed access key; if the server needs no tokens, one that grants nothing."""
-    body = await read_body(request, state.body_limit, state.body_timeout)
+    limits = BodyLimits(LOGIN_LIMIT, state.body_timeout)
+    body = await read_body(request, limits, claim(request), capacity(request).parsing)
     token = choose_login_token(body.get("key"), state.accounts, needs_token=bool(state.access.tokens))
     return AccountResponse({"accessToken": token}, 201)
 
@@ -99,10 +104,10 @@ async def create_persistent_token(request: Request, state: StateDependency) -> R
 
 async def generate_image(request: Request, state: StateDependency) -> Response:
     """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
-    body = await read_body(request, state.body_limit, state.body_timeout)
-    resolved = await decode_in_thread(request, resolve, read_request(body), state.current_policy())
+    resolved = await receive_generate(request, state)
     media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
     result = await wait_for_result(state.engine.submit(resolved.job), request)
+    claim(request).hold(sum(image.nbytes for image in result.images))
     started = perf_counter()
     images = await encode_images(state.metadata, resolved, result)
     seeds = resolved.job.passes[0].seeds
@@ -117,10 +122,10 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
 
 async def upscale_image(request: Request, state: StateDependency) -> Response:
     """Upscale an image and return it in the forms that generated images have."""
-    body = await read_body(request, state.body_limit, state.body_timeout)
-    upscale = await decode_in_thread(request, read_upscale, body)
+    upscale = await receive_upscale(request, state)
     media_type = negotiate(request.headers, upscale.image_format, state.zip_type)
     result = await wait_for_result(state.engine.submit(upscale.job), request)
+    claim(request).hold(sum(image.nbytes for image in result.images))
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
     image = await asyncio.to_thread(write_upscaled, state.metadata, upscale, result, method)
@@ -131,11 +136,44 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     return response
 
 
-async def decode_in_thread(request: Request, decode: Callable[[*Args], Decoded], *args: *Args) -> Decoded:
-    """Call a function that decodes a request's images in a thread, at most `decode_limit` of them at a time."""
-    app_state(request).engine.admit()  # raises Unavailable or Overloaded, so that nothing is decoded in vain
-    async with cast("asyncio.Semaphore", request.app.state.decode_slots):
-        return await asyncio.to_thread(decode, *args)
+async def receive_generate(request: Request, state: AppState) -> ResolvedRequest:
+    """Return a request to generate images, read and resolved; its body is not kept."""
+    sent = await asyncio.to_thread(read_request, await _receive(request, state))
+    if sent.task == "generate":  # without images: it need not wait for a slot
+        return await asyncio.to_thread(resolve, sent, state.current_policy())
+    resolved = await decode_in_slot(request, resolve, sent, state.current_policy())
+    claim(request).resize(measure_work(resolved.job))
+    return resolved
+
+
+async def receive_upscale(request: Request, state: AppState) -> Upscale:
+    """Return a request to upscale an image, read and decoded; its body is not kept."""
+    upscale = await decode_in_slot(request, read_upscale, await _receive(request, state))
+    claim(request).resize(measure_work(upscale.job))
+    return upscale
+
+
+async def _receive(request: Request, state: AppState) -> dict[str, object]:
+    state.engine.admit()  # raises Unavailable or Overloaded, so that nothing is received in vain
+    return await read_body(request, state.body_limits, claim(request), capacity(request).parsing)
+
+
+async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *args: *Args) -> Decoded:
+    """Call a function that decodes a request's images in a thread, at most `decode_limit` of them at a time.
+
+    Raises `Unavailable` if the client disconnects first; it then waits for no slot. A thread that decodes already
+    cannot be interrupted and keeps its slot to the end.
+    """
+    app_state(request).engine.admit()  # the queue may be full by now
+    slots = capacity(request).decoding
+
+    async def wait_and_decode() -> Decoded:
+        await slots.acquire()
+        decoding = asyncio.ensure_future(asyncio.to_thread(decode, *args))
+        decoding.add_done_callback(lambda _: slots.release())
+        return await asyncio.shield(decoding)
+
+    return await run_for_client(request, wait_and_decode())
 
 
 async def encode_images(metadata: MetadataPolicy, resolved: ResolvedRequest, result: Result) -> list[bytes]:
@@ -150,18 +188,24 @@ async def encode_images(metadata: MetadataPolicy, resolved: ResolvedRequest, res
 
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:
     """Return the result of a ticket, or cancel the ticket and raise `Unavailable` if the client disconnects first."""
-    result = asyncio.ensure_future(asyncio.wrap_future(ticket.future))
-    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((result, disconnect), return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
+        return await run_for_client(request, asyncio.wrap_future(ticket.future))
+    except (Unavailable, asyncio.CancelledError):
+        ticket.cancel()
+        raise
+
+
+async def run_for_client(request: Request, work: Awaitable[Done]) -> Done:
+    """Return what `work` returns, or cancel it and raise `Unavailable` if the client disconnects first."""
+    done, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait((done, disconnect), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
             raise Unavailable("the client has disconnected")  # nothing receives this response
-        return result.result()
+        return done.result()
     finally:
         disconnect.cancel()
-        if not result.done():
-            result.cancel()
-            ticket.cancel()
+        done.cancel()
 
 
 async def _wait_for_disconnect(request: Request) -> None:

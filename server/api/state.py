@@ -1,5 +1,6 @@
-"""The state that every request shares, and the dependency through which routes get it."""
+"""The state that every request shares, and the dependencies through which routes get it."""
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
@@ -7,6 +8,8 @@ from fastapi import Depends, Request
 
 from server.api.access import AccessRules
 from server.api.accounts import Accounts
+from server.api.body import MIB, BodyLimits
+from server.api.memory import DECODE_LIMIT, Claim, Memory, memory_for_bodies
 from server.config.settings import ZipType
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy
@@ -25,17 +28,43 @@ class AppState:
     zip_type: ZipType = "auto"  # media type of ZIP responses to `Accept: */*`
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
-    decode_limit: int = 2  # how many requests may decode images at a time; each may take 0.5 GB meanwhile
+    memory_limit: int = 4096  # MiB that all requests together may hold
+    decode_limit: int = DECODE_LIMIT  # how many requests may decode images at a time
 
     def current_policy(self) -> RequestPolicy:
         """Return the policy for the model as it is known now: what some predict is known only after loading."""
         model = self.engine.model
         return self.policy if model is None else replace(self.policy, model=model)
 
+    @property
+    def body_limits(self) -> BodyLimits:
+        """Limits of the bodies that may hold images."""
+        return BodyLimits(self.body_limit * MIB, self.body_timeout)
+
+
+class Capacity:
+    """What all requests share: memory, one slot for parsing a body, and slots for decoding images."""
+
+    def __init__(self, state: AppState) -> None:
+        size = memory_for_bodies(state.memory_limit, state.body_limit, state.decode_limit)
+        self.memory = Memory(size * MIB)
+        self.parsing = asyncio.Semaphore()
+        self.decoding = asyncio.Semaphore(state.decode_limit)
+
 
 def app_state(request: Request) -> AppState:
     """Return the state of the application that received a request."""
     return cast("AppState", request.app.state.naiad)
+
+
+def capacity(request: Request) -> Capacity:
+    """Return the capacity of the application that received a request."""
+    return cast("Capacity", request.app.state.capacity)
+
+
+def claim(request: Request) -> Claim:
+    """Return what a request holds of the memory; the middleware gives it back once the response has been sent."""
+    return cast("Claim", request.scope["claim"])
 
 
 StateDependency = Annotated[AppState, Depends(app_state)]

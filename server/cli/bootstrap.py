@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from server.api.access import AccessRules, generate_token, needs_token
 from server.api.accounts import Accounts, load_accounts
+from server.api.memory import memory_for_bodies
 from server.app import AppState
 from server.cli.listeners import is_unspecified
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
+from server.config.toml import ConfigError
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
 from server.picture.signature import open_key
@@ -55,8 +57,18 @@ def build_access_rules(settings: Settings, accounts: Accounts) -> AccessRules:
     return AccessRules(tokens, settings.host, hosts, settings.api.origins)
 
 
+def check_memory(settings: Settings) -> None:
+    """Raise `ConfigError` if the memory for requests does not suffice for one body of the largest size."""
+    api = settings.api
+    least = api.memory_limit - memory_for_bodies(api.memory_limit, api.body_limit) + api.body_limit
+    if api.memory_limit < least:
+        reason = f"too small for bodies of api.body_limit = {api.body_limit} MiB; at least {least}"
+        raise ConfigError(f"api.memory_limit = {api.memory_limit}: {reason}")
+
+
 def build_app_state(model: ServedModel, settings: Settings) -> AppState:
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
+    check_memory(settings)
     accounts = Accounts() if settings.tokens is None else load_accounts(settings.tokens)
     return AppState(
         engine=build_engine(model, settings),
@@ -66,4 +78,5 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         accounts=accounts,
         zip_type=settings.api.zip_type,
         body_limit=settings.api.body_limit,
+        memory_limit=settings.api.memory_limit,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pipelines.errors import WeightsError
 from server.api.accounts import load_accounts
+from server.cli.bootstrap import check_memory
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs
@@ -23,6 +24,7 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
     if settings.tokens is not None:
         yield f"accounts: {len(load_accounts(settings.tokens).account)}"
+    check_memory(settings)
     path = signing_key_path(settings)
     key = read_key(path)
     if key is None:

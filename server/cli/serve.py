@@ -1,6 +1,7 @@
 """`naiad serve`: bind the port, print how to reach the server, and run it."""
 
 import logging
+import os
 from contextlib import ExitStack, suppress
 from threading import Thread
 from time import sleep
@@ -8,10 +9,11 @@ from time import sleep
 import typer
 import uvicorn
 
-from server.api.protocol import Protocol
+from server.api.lifecycle import build_server, stop_on_hangup
 from server.app import AppState, create_app
 from server.cli.bootstrap import build_app_state
 from server.cli.listeners import bind, format_address
+from server.cli.logs import configure_logging
 from server.config.settings import Settings, signing_key_path
 from server.engine.engine import Engine
 from server.engine.model import ServedModel, format_card
@@ -26,19 +28,21 @@ def run_server(model: ServedModel, settings: Settings) -> None:
 
     Raises `ConfigError` if an address cannot be bound, or the accounts, the presets or the signing key are invalid.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging()
     state = build_app_state(model, settings)
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in bind(settings.host, settings.port)]
         _announce(model, state, settings, listeners[0].getsockname()[1])
-        app = create_app(state)
-        config = uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", server_header=False)
-        server = uvicorn.Server(config)
+        server = build_server(create_app(state), settings.api.connections, settings.drain_seconds)
+        stop_on_hangup(server)
         if settings.engine.exit_on_failure:
             Thread(target=stop_after_failure, args=(server, state.engine), daemon=True).start()
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
             server.run(listeners)
-    if settings.engine.exit_on_failure and state.engine.failure is not None:
+    has_failed = settings.engine.exit_on_failure and state.engine.failure is not None
+    if state.engine.is_running:  # a model that still loads; ending the interpreter around it would crash
+        os._exit(FAILURE_STATUS if has_failed else 0)
+    if has_failed:
         raise typer.Exit(FAILURE_STATUS)
 
 

@@ -85,6 +85,8 @@ class ApiSettings(StrictModel):
     unknown_models: Literal["map", "refuse"] = "map"
     zip_type: ZipType = "auto"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
+    memory_limit: Annotated[int, Field(ge=2048)] = 4096
+    connections: Annotated[int, Field(ge=16)] = 512
     hosts: tuple[Annotated[str, AfterValidator(normalize_host)], ...] = ()
     origins: tuple[Annotated[str, AfterValidator(normalize_origin)], ...] = ()
 
@@ -103,6 +105,7 @@ class Settings(StrictModel):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
     threads: Threads = "auto"
+    drain_seconds: Annotated[float, Field(ge=1, le=86_400)] = 25
     engine: EngineSettings = EngineSettings()
     api: ApiSettings = ApiSettings()
 

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from threading import Condition, Thread
@@ -58,18 +59,24 @@ class Result:
 
 
 class Ticket:
-    """A job in the queue, with its future and its progress."""
+    """A job in the queue, with its future and its progress.
 
-    def __init__(self, work: Work) -> None:
+    Args:
+        drop: called with a cancelled ticket, to remove it from the queue.
+    """
+
+    def __init__(self, work: Work, drop: "Callable[[Ticket], None] | None" = None) -> None:
         self.work = work
         self.future: Future[Result] = Future()
         self.queued = perf_counter()
         self.progress: Progress | None = None
-        self._is_cancelled = False
+        self._is_cancelled, self._drop = False, drop
 
     def cancel(self) -> None:
         """Drop the job from the queue, or stop it before its next evaluation."""
         self._is_cancelled = True
+        if self._drop is not None:
+            self._drop(self)
         self.future.cancel()
 
     def watch(self, step: Progress) -> None:
@@ -107,6 +114,11 @@ class Engine:
         """How many jobs wait, the running one not counted."""
         return len(self._waiting)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the device thread exists, as it still may after `stop`."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Start the device thread, which loads the model. Does not wait for it."""
         self._enter(State.LOADING)
@@ -126,7 +138,7 @@ class Engine:
 
     def submit(self, work: Work) -> Ticket:
         """Queue a job, or raise `Unavailable` if the engine is not ready and `Overloaded` if the queue is full."""
-        ticket = Ticket(work)
+        ticket = Ticket(work, self._drop)
         with self._changed:
             self.admit()
             self._waiting.append(ticket)
@@ -137,16 +149,25 @@ class Engine:
         """Raise what `submit` would raise now, so that a request's images need not be decoded in vain."""
         self._require_ready()
         if len(self._waiting) >= self._queue_limit:
-            raise Overloaded(len(self._waiting))
+            raise Overloaded(f"{len(self._waiting)} requests are waiting already; try again shortly")
 
     def stop(self) -> None:
-        """Refuse new jobs, finish the queued ones and end the thread."""
+        """Refuse new jobs, finish the queued ones and end the thread.
+
+        A model that is still loading is not waited for, because nothing can interrupt that.
+        """
         with self._changed:
+            is_loading = self._state is State.LOADING
             if self._state in (State.LOADING, State.READY):
                 self._state = State.DRAINING
             self._changed.notify_all()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not is_loading:
             self._thread.join()
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Remove a ticket from the queue, so that the limit counts only clients that still wait."""
+        with self._changed, suppress(ValueError):  # it runs already, or has ended
+            self._waiting.remove(ticket)
 
     def _require_ready(self) -> None:
         if self._state is State.LOADING:

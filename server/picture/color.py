@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from server.picture.icc import SRGB_CURVE, SRGB_PRIMARIES, build_profile
+from server.picture.parts import LARGEST_PROFILE
 
 MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 """Pillow's mode for pixels in the color space of a profile; pixels in another mode ignore it, as in browsers."""
@@ -19,18 +20,25 @@ def convert_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
     A profile that means sRGB changes no pixel, and one that is broken or does not fit counts as sRGB.
     """
-    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
-    colors = image.convert({"LA": "L", "RGBA": "RGB"}.get(image.mode, image.mode))
-    transform = _build_transform(profile, colors.mode) if profile else None
-    rgb = colors.convert("RGB") if transform is None else _apply(colors, transform)
-    if alpha is not None:
-        rgb.putalpha(alpha)
+    has_alpha = image.mode in ("LA", "RGBA")
+    mode = image.mode[:-1] if has_alpha else image.mode
+    transform = _build_transform(profile, mode) if profile else None
+    if transform is None:
+        return change_mode(image, "RGBA" if has_alpha else "RGB")
+    rgb = _apply(change_mode(image, mode), transform)
+    if has_alpha:
+        rgb.putalpha(image.getchannel("A"))
     return rgb
+
+
+def change_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in a mode: itself if it has that mode already, where Pillow would copy it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from a profile to sRGB; None if it is not needed or not possible."""
-    if MODES.get(profile[16:20]) != mode:
+    if MODES.get(profile[16:20]) != mode or len(profile) > LARGEST_PROFILE:
         return None
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))

@@ -36,7 +36,7 @@ def read_exif(data: bytes) -> Exif:
     inner = _read_directory(tiff, order, _read_number(main.get(EXIF_DIRECTORY, b""), order))
     comment = inner.get(USER_COMMENT) or main.get(USER_COMMENT, b"")
     return Exif(
-        _read_number(main.get(ORIENTATION, b""), order),
+        _read_number(main.get(ORIENTATION, b""), order) or 1,
         _decode(main.get(IMAGE_DESCRIPTION, b""), order),
         _decode_user_comment(comment, order),
     )

@@ -57,7 +57,9 @@ class Unpacker:
             for piece in _decompress(packed):
                 size += len(piece)
                 if size > self.left:
-                    raise UnreadableFile(f"texts or profiles that unpack to more than {PACKED_LIMIT} bytes")
+                    raise UnreadableFile(
+                        f"texts or profiles that unpack to more than {PACKED_LIMIT} bytes; save it without"
+                    )
                 if size <= limit:
                     content += piece
         except zlib.error:

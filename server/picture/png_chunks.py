@@ -6,7 +6,7 @@ that viewers without animation show is read.
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from server.picture.icc import describe_coding, describe_gamma
 from server.picture.parts import (
@@ -35,42 +35,40 @@ def read_png(data: bytes) -> FileParts:
     """
     chunks: dict[bytes, bytes] = {}
     texts: list[tuple[bytes, bytes]] = []
-    image_data: list[bytes] = []
+    image_data: list[memoryview] = []
     for kind, content in _iter_sound_chunks(data):
         if kind == b"IDAT":
             image_data.append(content)
         elif kind in TEXT_CHUNKS:
-            texts.append((kind, content))
+            texts.append((kind, bytes(content)))
+            if len(texts) > MOST_TEXTS:
+                raise UnreadableFile(f"more than {MOST_TEXTS} text chunks")
         else:
-            chunks.setdefault(kind, content)
+            chunks.setdefault(kind, bytes(content))
     if len(chunks.get(b"IHDR", b"")) != 13:
         raise UnreadableFile("a damaged PNG: it has no header")
-    if len(texts) > MOST_TEXTS:
-        raise UnreadableFile(f"more than {MOST_TEXTS} text chunks")
     unpacker = Unpacker()
     fields = dict(filter(None, (_read_text(kind, content, unpacker) for kind, content in texts)))
     return FileParts(
-        _build_pixel_file(chunks, b"".join(image_data)),
+        _build_pixel_file(chunks, image_data),
         fields,
         chunks.get(b"eXIf") or _read_hex_exif(fields),
         _read_profile(chunks, unpacker),
     )
 
 
-def _iter_sound_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _iter_sound_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Yield kind and content of each chunk before IEND whose checksum is right."""
     position = len(SIGNATURE)
     for _ in range(MOST_PARTS):
         kind = data[position + 4 : position + 8]
-        if len(kind) < 4 or not kind.isalpha():
+        if len(kind) < 4 or not kind.isalpha() or kind == b"IEND":
             return
         end = position + 8 + int.from_bytes(data[position : position + 4])
-        content = data[position + 8 : end]
+        content = memoryview(data)[position + 8 : end]
         if zlib.crc32(content, zlib.crc32(kind)).to_bytes(4) == data[end : end + 4]:
-            if kind == b"IEND":
-                return
             yield kind, content
-        elif kind[:1].isupper() or kind == b"tRNS":
+        elif kind[:1].isupper():
             raise UnreadableFile(_describe_damage(kind, is_cut=end + 4 > len(data)))
         position = end + 4
     raise UnreadableFile(f"a PNG of more than {MOST_PARTS} chunks")
@@ -82,14 +80,14 @@ def _describe_damage(kind: bytes, is_cut: bool) -> str:
     return f"a damaged PNG: the checksum of its {kind.decode()} chunk is wrong; save or download it again"
 
 
-def _build_pixel_file(chunks: dict[bytes, bytes], image_data: bytes) -> bytes:
+def _build_pixel_file(chunks: Mapping[bytes, bytes], image_data: Iterable[memoryview]) -> bytes:
     """Return a PNG of the chunks that the pixels need, with the color of tRNS as Pillow reads it."""
     needed = {kind: chunks[kind] for kind in PIXEL_CHUNKS if kind in chunks}
     if b"tRNS" in needed:
         depth, color_type = chunks[b"IHDR"][8:10]
         needed[b"tRNS"] = _scale_transparency(needed[b"tRNS"], depth, color_type)
     parts: list[bytes | memoryview] = [SIGNATURE]
-    for kind, content in (*needed.items(), (b"IDAT", image_data), (b"IEND", b"")):
+    for kind, content in (*needed.items(), *((b"IDAT", piece) for piece in image_data), (b"IEND", b"")):
         parts += build_chunk(kind, content)
     return b"".join(parts)
 

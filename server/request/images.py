@@ -7,11 +7,13 @@ or gray.
 """
 
 import binascii
+import ctypes
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -21,7 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipelines.job import RgbImage
 from server.errors import Rejected
-from server.picture.color import convert_to_srgb
+from server.picture.color import change_mode, convert_to_srgb
 from server.picture.exif import Exif, read_exif
 from server.picture.jpeg_segments import read_jpeg
 from server.picture.parts import UnreadableFile
@@ -30,8 +32,8 @@ from server.picture.png_chunks import read_png
 MAX_PIXELS = 2 * 16_777_216
 """Twice what NAI's page reads."""
 LONGEST_HEAD = 1024
-HEAD = re.compile(r"(?:data:)?(?:[\w.+*-]+/[\w.+*-]+)?(?:;[^;]*)*(?:base64)?", re.ASCII | re.IGNORECASE)
-"""What stands before the comma of a data URI, without white space. Clients leave out each of its parts."""
+HEAD = re.compile(r"(?:data:)?[\w.+*-]*(?:/[\w.+*-]+)?(?:;[^;]*)*", re.ASCII | re.IGNORECASE)
+"""What stands before the last comma of a data URI, without white space. Clients leave out each of its parts."""
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 WHITE_SPACE = b" \t\r\n\v\f"
 TRANSPOSES = {
@@ -67,7 +69,8 @@ def decode_base64(value: object, field: str) -> bytes:
     """
     if not isinstance(value, str):
         raise Rejected(field, "not a string; send an image in Base64")
-    head, comma, _ = value[:LONGEST_HEAD].partition(",")
+    value = value.strip()
+    head, comma, _ = value[:LONGEST_HEAD].rpartition(",")
     has_head = bool(comma) and HEAD.fullmatch("".join(head.split())) is not None
     try:
         text = (value[len(head) + 1 :] if has_head else value).encode("ascii")
@@ -132,6 +135,25 @@ def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
     return RgbImage(width, height, rgb.tobytes())
 
 
+def trim_heap() -> None:
+    """Give the memory of decoded images back to the system, where the C library can: glibc keeps most of it else.
+
+    Two images of 5792 x 5792 at a time would leave 0.6 GB behind.
+    """
+    if _malloc_trim is not None:
+        _malloc_trim(0)
+
+
+def _find_malloc_trim() -> Callable[[int], object] | None:
+    try:
+        return cast("Callable[[int], object]", ctypes.CDLL(None).malloc_trim)
+    except (OSError, AttributeError, TypeError):
+        return None
+
+
+_malloc_trim = _find_malloc_trim()
+
+
 def to_upright_rgb(image: OpenedImage, background: str = "white") -> Image.Image:
     """Convert an image to RGB in sRGB, rotated as its EXIF says and composited where it is transparent."""
     rgb = convert_to_srgb(to_plain_mode(image.pixels), image.profile)
@@ -174,9 +196,9 @@ def to_plain_mode(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _to_8_bit(image)
     if image.mode in ("1", "L"):
-        return image.convert("LA" if image.has_transparency_data else "L")
+        return change_mode(image, "LA" if image.has_transparency_data else "L")
     if image.mode in ("P", "PA", "RGB"):
-        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+        return change_mode(image, "RGBA" if image.has_transparency_data else "RGB")
     return image
 
 

@@ -9,7 +9,7 @@ from pipelines.types import Size
 from server.config.profiles import Profile
 from server.engine.model import ServedModel
 from server.errors import Rejected
-from server.request.images import read_image, read_mask
+from server.request.images import read_image, read_mask, trim_heap
 from server.request.schema import (
     LARGEST_AREA,
     GenerateParameters,
@@ -33,6 +33,8 @@ def build_first_pass(
         Rejected: its image or mask cannot be read.
     """
     init, strength, noise, noise_seed = _read_init(parameters, size, seeds[0])
+    if init is not None:
+        trim_heap()
     levels = _choose_downscales(parameters, size, profile)
     return Pass(*size, seeds, init, strength, noise, noise_seed, smea, levels.pyramid, levels.deep_shrink)
 
@@ -57,7 +59,7 @@ def _read_init(parameters: Parameters, size: Size, seed: int) -> tuple[InitImage
 def _infill_strength(parameters: InfillParameters) -> float:
     strength = first_given(parameters.strength, parameters.nested.strength, 1.0)
     if strength == 0:
-        raise Rejected("parameters.img2img.strength", "0 is not a number above 0, at most 1, as infill needs")
+        raise Rejected("parameters.img2img.strength", "0 is not a number above 0, at most 1")
     return strength
 
 

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from pipelines.errors import InvalidPrompt, NotFinite, UnknownName, WeightsError
 from server import errors
+from server.api import exchange
 from server.api.access import AccessRules
 from server.app import create_app
 from server.config.catalog import single_model_catalog
@@ -29,7 +30,7 @@ def fake_model():
 def client(demo_file, fake_model):
     state = build_state(detect_model(single_model_catalog(demo_file)), fake_model, body_limit=1)
     with pytest.MonkeyPatch.context() as patch, TestClient(create_app(state), base_url=BASE_URL) as client:
-        patch.setattr(errors, "DRAIN_TIMEOUT", 0.01)
+        patch.setattr(exchange, "DRAIN_TIMEOUT", 0.01)
         state.engine.wait_ready()
         yield client
 
@@ -135,7 +136,11 @@ def test_a_suggestion_compares_only_the_beginning_of_a_value(client, monkeypatch
         (WeightsError("/home/somebody/x.safetensors", "truncated"), 500, "x.safetensors: truncated"),
         (InvalidPrompt("every part has weight 0"), 400, "every part has weight 0"),
         (UnknownName("sampler", "x", ["k_euler"]), 400, "'x' is not a sampler; known: k_euler"),
-        (Overloaded(64), 429, "64 requests are waiting already; try again shortly"),
+        (
+            Overloaded("64 requests are waiting already; try again shortly"),
+            429,
+            "64 requests are waiting already; try again shortly",
+        ),
         (Unavailable("the model is still loading"), 503, "the model is still loading"),
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, Exception) else None,

@@ -79,8 +79,22 @@ def test_weights_of_extreme_texts_are_finite(text, syntax):
 @pytest.mark.parametrize("syntax", ["nai", "a1111"])
 @pytest.mark.parametrize(
     "text",
-    ["a:" + "1" * 38_000 + "a|b", "(a:" + "1" * 38_000, "(a:" + " " * 38_000, "a:1" + " " * 38_000 + "b|"],
+    [
+        *(
+            "a:" + "1" * 38_000 + "a|b",
+            "(a:" + "1" * 38_000,
+            "(a:" + " " * 38_000,
+            "a:1" + " " * 38_000 + "b|",
+        ),
+        *("(a" * 20_000, "[a" * 20_000, "a:" * 20_000, "(" * 10_000 + "a" + ":1.1)" * 6_000),
+    ],
 )
-def test_long_runs_of_digits_and_spaces_parse_quickly(text, syntax):
+def test_long_runs_and_deep_brackets_parse_quickly(text, syntax):
     # a pattern of quadratic time would take minutes
     assert sum(len(run) for segment in parse(text, syntax) for run, _ in segment.runs) > 0
+
+
+def test_a_closing_number_of_0_after_a_huge_one_is_0():
+    (segment,) = parse("((a:0):1000000)" + "(" * 60 + "b" + ":1000000)" * 60, "a1111")
+    assert segment.runs[0] == ("a", 0.0)
+    assert isfinite(segment.runs[-1][1])

@@ -1,5 +1,4 @@
 import json
-import struct
 import time
 
 import pytest
@@ -9,9 +8,8 @@ from safetensors.torch import save_file
 
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY
-from pipelines.weights.checkpoint import fingerprint, open_checkpoint
+from pipelines.weights.checkpoint import component_files, fingerprint, open_checkpoint
 from pipelines.weights.detect import detect
-from pipelines.weights.header import read_header
 
 
 def without(shapes, part):
@@ -143,35 +141,6 @@ def test_a_model_that_cannot_run_is_refused_by_name(tmp_path, name, shapes, reas
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("a.ckpt", b"anything", "pickle"),
-        ("a.safetensors", b"PK\x03\x04rest of a zip of a pickle, 40 bytes long", "pickle"),
-        ("a.safetensors", b"\x80\x02}q\x00rest of a pickle, long enough to read", "pickle"),
-        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        ("a.safetensors", b"<!doctype html><html><body>403</body></html>", "web page"),
-        ("a.safetensors", b"", "empty"),
-        ("a.safetensors", b"GGUF\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "GGUF"),
-        ("a.safetensors", struct.pack("<Q", 9999) + b'{"a":', "truncated"),
-        ("a.safetensors", struct.pack("<Q", 9) + b"{not json", "not JSON"),
-    ],
-)
-def test_a_file_of_another_format_is_refused_by_name(tmp_path, name, content, reason):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match=reason):
-        read_header(path)
-
-
-def test_a_truncated_download_is_refused_before_it_is_loaded(tmp_path):
-    path = hollow(tmp_path / "a.safetensors", SDXL)
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size - 1)
-    with pytest.raises(WeightsError, match="download it again"):
-        read_header(path)
-
-
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
         detect(tmp_path / "nothing.safetensors")
@@ -205,3 +174,68 @@ def test_detection_reads_only_the_header(tmp_path):
     start = time.process_time()
     detect(path)
     assert time.process_time() - start < 1.0  # reading 4 GB would take longer than a second of processor time
+
+
+@pytest.mark.parametrize(
+    ("present", "chosen"),
+    [
+        (["", ".fp16"], [""]),
+        ([".fp16", ".bf16"], [".bf16"]),
+        ([".fp16", ".fp32"], [".fp32"]),
+        ([".non_ema"], [".non_ema"]),
+        ([".fp8"], [".fp8"]),
+        ([".ema_16"], [".ema_16"]),
+        ([".fp16-00001-of-00002", ".fp16-00002-of-00002"], [".fp16-00001-of-00002", ".fp16-00002-of-00002"]),
+        (["-00001-of-00002.bf16", "-00002-of-00002.bf16"], ["-00001-of-00002.bf16", "-00002-of-00002.bf16"]),
+        (["", "-00001-of-00002"], [""]),
+        # left over from another download
+        (["-00001-of-00003", "-00001-of-00002", "-00002-of-00002"], ["-00001-of-00002", "-00002-of-00002"]),
+    ],
+)
+def test_the_most_accurate_variant_of_a_component_is_read(tmp_path, present, chosen):
+    for name in (*present, ".index"):
+        (tmp_path / f"diffusion_pytorch_model{name}.{'json' if name == '.index' else 'safetensors'}").touch()
+    names = [file.name for file in component_files(tmp_path)]
+    assert names == [f"diffusion_pytorch_model{name}.safetensors" for name in chosen]
+
+
+@pytest.mark.parametrize(
+    ("present", "reason"),
+    [
+        ([], "without model.safetensors or diffusion_pytorch_model.safetensors"),
+        (["other.safetensors"], "without model.safetensors"),
+        (["model.bin"], "a pickle can run code"),
+        (["model-00002-of-00003.safetensors"], "only 1 of 3 shards are present"),
+        (["model.bf16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors"], "only 1 of 2"),
+        (
+            [f"model-{k:05}-of-{n:05}.safetensors" for n in (2, 3) for k in range(1, n + 1)],
+            "of 2 and of 3 files",
+        ),
+    ],
+)
+def test_a_component_without_all_its_files_is_refused(tmp_path, present, reason):
+    for name in present:
+        (tmp_path / name).touch()
+    with pytest.raises(WeightsError, match=reason):
+        component_files(tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    (tmp_path / "unet").mkdir()
+    for number in (1, 2):
+        hollow(
+            tmp_path / "unet" / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors",
+            {"conv_in.weight": (4,)},
+        )
+    with pytest.raises(WeightsError, match="in another shard too"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{"])
+def test_a_scheduler_config_that_is_no_object_is_refused(tmp_path, text):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "scheduler").mkdir()
+    hollow(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", {"conv_in.weight": (4,)})
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"scheduler_config\.json: not "):
+        open_checkpoint(tmp_path)

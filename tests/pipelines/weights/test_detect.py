@@ -2,15 +2,10 @@ import subprocess
 import sys
 
 import pytest
-from checkpoint_files import MARKERS, SDXL, hollow
+from checkpoint_files import CONV_IN, CROSS, MARKERS, SDXL, hollow
 
 from pipelines.errors import WeightsError
-from pipelines.weights.detect import detect
-
-
-@pytest.mark.parametrize("name", ["flower-garden", "overflow_mix", "airflowXL", "surfMix"])
-def test_flow_within_a_longer_word_is_no_rectified_flow(tmp_path, name):
-    assert detect(hollow(tmp_path / f"{name}.safetensors", SDXL)).prediction == "eps"
+from pipelines.weights.detect import detect, detect_inpainting
 
 
 def test_a_link_is_detected_by_its_own_name(tmp_path):
@@ -35,3 +30,60 @@ def test_detection_needs_no_torch():
 def test_every_kind_of_lora_is_refused_as_one(tmp_path, key):
     with pytest.raises(WeightsError, match="a LoRA"):
         detect(hollow(tmp_path / "a.safetensors", {key: (4, 320)}))
+
+
+@pytest.mark.parametrize("key", ["lora_unet_a.lora_down.weight", "control_model.input_hint_block.0.weight"])
+def test_a_stray_key_of_another_network_does_not_make_a_model_one(tmp_path, key):
+    assert detect(hollow(tmp_path / "a.safetensors", SDXL | {key: (4, 320)})).family == "sdxl"
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [(CONV_IN, ()), (CONV_IN, (320,)), (CONV_IN, (320, 4, 3)), (CROSS, ()), (CROSS, (2048,))],
+)
+def test_a_weight_of_the_wrong_rank_is_refused_by_its_key(tmp_path, key, shape):
+    with pytest.raises(WeightsError, match=rf"{key} has the shape \({', '.join(map(str, shape))}"):
+        detect(hollow(tmp_path / "a.safetensors", SDXL | {key: shape}))
+
+
+def test_a_consistency_model_that_takes_the_guidance_scale_is_refused(tmp_path):
+    key = "model.diffusion_model.time_embedding.cond_proj.weight"
+    with pytest.raises(WeightsError, match="latent consistency model"):
+        detect(hollow(tmp_path / "a.safetensors", SDXL | {key: (320, 256)}))
+
+
+def test_a_configured_prediction_does_not_make_a_structure_run(tmp_path):
+    for prediction in (None, "eps", "edm_v"):
+        with pytest.raises(WeightsError, match="Playground"):
+            detect(hollow(tmp_path / "a.safetensors", SDXL | {"edm_mean": (4,)}), prediction)
+
+
+def test_a_prediction_is_assumed_only_if_nothing_indicates_or_sets_one(tmp_path):
+    path = hollow(tmp_path / "a.safetensors", SDXL)
+    assert detect(path).is_assumed
+    assert not detect(path, "eps").is_assumed
+    assert not detect(hollow(tmp_path / "b.safetensors", SDXL | MARKERS)).is_assumed
+    assert not detect(hollow(tmp_path / "c-eps.safetensors", SDXL)).is_assumed
+
+
+def test_zero_terminal_snr_in_the_configuration_implies_velocity(tmp_path):
+    detection = detect(hollow(tmp_path / "a.safetensors", SDXL), zsnr=True)
+    assert (detection.prediction, detection.zsnr, detection.is_assumed) == ("v", True, False)
+
+
+def test_inpainting_weights_that_indicate_no_prediction_have_the_models(tmp_path):
+    shapes = SDXL | {CONV_IN: (320, 9, 3, 3)}
+    path = hollow(tmp_path / "inpainting.safetensors", shapes)
+    for markers, expected in ((MARKERS, ("v", True)), ({"v_pred": (0,)}, ("v", False))):
+        model = detect(hollow(tmp_path / "model.safetensors", SDXL | markers))
+        detection = detect_inpainting(path, model)
+        assert (detection.prediction, detection.zsnr, detection.is_assumed) == (*expected, False)
+    stated = hollow(tmp_path / "stated.safetensors", shapes, {"modelspec.prediction_type": "epsilon"})
+    with pytest.raises(WeightsError, match="prediction is eps, the model's v"):
+        detect_inpainting(stated, model)
+
+
+def test_inpainting_weights_are_not_compared_with_an_assumed_prediction(tmp_path):
+    model = detect(hollow(tmp_path / "model.safetensors", SDXL))
+    path = hollow(tmp_path / "inpainting.safetensors", SDXL | {CONV_IN: (320, 9, 3, 3)} | MARKERS)
+    assert detect_inpainting(path, model).prediction == "v"

@@ -68,8 +68,9 @@ def test_a_range_that_no_table_can_have_is_refused(tmp_path, low, high, reason):
 def test_a_schedulers_range_is_that_of_its_folder(tmp_path):
     config = {"sigma_min": 0.01, "sigma_max": 60}
     assert read_sigma_range(Checkpoint(tmp_path, "diffusers", {}, scheduler=config)) == (0.01, 60.0)
-    with pytest.raises(WeightsError, match="sigma_max is 'many'"):
-        read_sigma_range(Checkpoint(tmp_path, "diffusers", {}, scheduler={"sigma_max": "many"}))
+    for value, text in (("many", "many"), (10**400, "1000"), (True, "True")):
+        with pytest.raises(WeightsError, match=f"sigma_max is '{text}"):
+            read_sigma_range(Checkpoint(tmp_path, "diffusers", {}, scheduler={"sigma_max": value}))
 
 
 def test_only_edm_models_have_a_range(tmp_path):

@@ -154,7 +154,7 @@ def test_a_listed_key_gets_its_token_which_grants_access(client, key, token):
 
 @pytest.mark.parametrize(
     "key",
-    ["", "x", KEY[:-1], KEY + "=", KEY.lower(), TOKEN, SERVER_TOKEN, f" {KEY}", "k\0", "é", "\ud800", "k" * 100_000],
+    ["", "x", KEY[:-1], KEY + "=", KEY.lower(), TOKEN, SERVER_TOKEN, f" {KEY}", "k\0", "é", "\ud800", "k" * 10_000],
 )  # fmt: skip
 def test_an_unknown_key_is_unauthorized(client, build_client, key):
     body = json.dumps({"key": key})  # httpx refuses to send a lone surrogate
@@ -174,7 +174,10 @@ def test_a_key_that_is_not_a_text_is_rejected(client, build_client, body):
         assert response.json()["message"].startswith("key: ")
 
 
-@pytest.mark.parametrize(("content", "status"), [(b"", 400), (b"{", 400), (b"[]", 400), (b"key=x", 400)])
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [(b"", 400), (b"{", 400), (b"[]", 400), (b"key=x", 400), (b'{"key": "%s"}' % (b"k" * 20_000), 413)],
+)
 def test_a_login_body_that_is_not_an_object_is_rejected(client, content, status):
     response = client.post("/user/login", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == status

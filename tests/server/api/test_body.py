@@ -8,7 +8,9 @@ import pytest
 from fake_model import GENERATE
 from starlette.requests import Request
 
-from server.api.body import MIB, PART_LIMIT, parse_json_object, read_body
+from server.api.body import MIB, PART_LIMIT, BodyLimits, read_body
+from server.api.json_text import parse_json_object
+from server.api.memory import Memory
 from server.errors import ApiError, Rejected
 
 OBJECT = {"input": "猫", "parameters": {"width": 64}}
@@ -34,12 +36,18 @@ def build_request(*chunks, **headers):
     return Request({"type": "http", "method": "POST", "path": GENERATE, "headers": raw}, receive), pending
 
 
-def read(*chunks, ends=True, limit=1, timeout=60.0, kind="application/json", **headers):
+def run_read(request, size=MIB, timeout=60.0, memory=64 * MIB):
+    return asyncio.run(
+        read_body(request, BodyLimits(size, timeout), Memory(memory).claim(), asyncio.Semaphore())
+    )
+
+
+def read(*chunks, ends=True, limit=1, timeout=60.0, memory=64 * MIB, kind="application/json", **headers):
     """Return the object in a body."""
     request, pending = build_request(*chunks, content_type=kind, **headers)
     if ends:
         pending.append({"type": "http.request", "body": b"", "more_body": False})
-    return asyncio.run(read_body(request, limit, timeout))
+    return run_read(request, limit * MIB, timeout, memory)
 
 
 def refuse(*chunks, **options):
@@ -167,7 +175,7 @@ def test_compressed_bodies_are_refused_unread(encoding):
         b"\x1f\x8b" + b"\0" * 1000, content_type="application/json", content_encoding=encoding
     )
     with pytest.raises(ApiError, match="Content-Encoding") as caught:
-        asyncio.run(read_body(request, 1, 60))
+        run_read(request)
     assert caught.value.status == 415
     assert len(pending) == 1
     assert read(TEXT, content_encoding="identity") == OBJECT
@@ -197,7 +205,7 @@ def test_a_body_as_large_as_the_limit_is_read_and_one_byte_more_is_not():
 def test_a_declared_length_over_the_limit_is_refused_unread(length):
     request, pending = build_request(TEXT, content_type="application/json", content_length=length)
     with pytest.raises(ApiError, match="larger than 1 MiB"):
-        asyncio.run(read_body(request, 1, 60))
+        run_read(request)
     assert len(pending) == 1
 
 

@@ -13,7 +13,7 @@ import pytest
 from fake_model import FakeModel, build_state
 from live_server import LIMIT, exchange, read_rest, serve, wait_until
 
-from server import errors
+from server.api import exchange as exchanges
 from server.api import protocol
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
@@ -37,7 +37,8 @@ def address(demo_file, fake_model):
     state = build_state(model, fake_model, body_limit=1, body_timeout=0.5)
     with pytest.MonkeyPatch.context() as patch, serve(state) as address:
         patch.setattr(protocol, "HEADERS_TIMEOUT", 0.5)
-        patch.setattr(errors, "DRAIN_TIMEOUT", 0.1)
+        patch.setattr(protocol, "IDLE_TIMEOUT", 0.7)
+        patch.setattr(exchanges, "DRAIN_TIMEOUT", 0.1)
         yield address
 
 

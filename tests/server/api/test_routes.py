@@ -56,6 +56,12 @@ def build_generate(**parameters):
     return build_post(GENERATE, {"input": "a", "parameters": {"width": 64, "height": 64} | parameters})
 
 
+def encode_picture():
+    file = BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    return b64encode(file.getvalue()).decode()
+
+
 def build_get(path):
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
@@ -179,17 +185,28 @@ def test_a_lost_device_answers_503_to_requests_in_flight_and_to_all_later_ones(m
     assert len(fake_model.jobs) == 1
 
 
+PICTURE = encode_picture()
+
+
+def count_calls(monkeypatch, module, name):
+    """Return a list that grows by one item with each call of a function."""
+    calls, function = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: (calls.append(args), function(*args))[1])
+    return calls
+
+
 class SlowDecoder:
     """Wraps the functions that decode images: each call blocks until `release` is set; counts those that run."""
 
     def __init__(self):
         self.release, self.lock = Event(), Lock()
-        self.running = self.peak = 0
+        self.running = self.peak = self.calls = 0
 
     def wrap(self, decode):
         def decode_slowly(*args):
             with self.lock:
                 self.running += 1
+                self.calls += 1
                 self.peak = max(self.peak, self.running)
             assert self.release.wait(LIMIT)
             with self.lock:
@@ -201,25 +218,56 @@ class SlowDecoder:
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_at_most_decode_limit_requests_decode_images_at_once(model, monkeypatch, limit):
-    file = BytesIO()
-    Image.new("RGB", (64, 64)).save(file, "PNG")
-    upscale = build_post("/ai/upscale", {"image": b64encode(file.getvalue()).decode()})
-    decoder, admitted = SlowDecoder(), []
+    upscale = build_post("/ai/upscale", {"image": PICTURE})
+    decoder = SlowDecoder()
+    received = count_calls(monkeypatch, routes, "decode_in_slot")
     for name in ("resolve", "read_upscale"):
         monkeypatch.setattr(routes, name, decoder.wrap(getattr(routes, name)))
-    admit = Engine.admit
-    monkeypatch.setattr(Engine, "admit", lambda engine: (admitted.append(engine), admit(engine))[1])
     state = build_state(model, FakeModel(), decode_limit=limit)
     with serve(state) as address, ThreadPoolExecutor(4) as threads:
         try:
-            sent = [build_generate(), upscale] * 2
+            sent = [build_generate(image=PICTURE), upscale] * 2
             responses = [threads.submit(exchange, address, request) for request in sent]
-            wait_until(lambda: len(admitted) == 4 and decoder.running == limit)
+            wait_until(lambda: len(received) == 4 and decoder.running == limit)
             sleep(0.1)  # time in which a request over the limit would begin
         finally:
             decoder.release.set()
         assert [read_status(response.result(LIMIT)) for response in responses] == [200] * 4
     assert decoder.peak == limit
+
+
+def test_a_request_without_images_waits_for_no_slot(model, monkeypatch):
+    decoder = SlowDecoder()
+    monkeypatch.setattr(routes, "read_upscale", decoder.wrap(routes.read_upscale))
+    upscale = build_post("/ai/upscale", {"image": PICTURE})
+    with serve(build_state(model, FakeModel())) as address, ThreadPoolExecutor(4) as threads:
+        try:
+            waiting = [threads.submit(exchange, address, upscale) for _ in range(4)]
+            wait_until(lambda: decoder.running == 2)
+            assert read_status(exchange(address, build_generate())) == 200
+        finally:
+            decoder.release.set()
+        assert [read_status(response.result(LIMIT)) for response in waiting] == [200] * 4
+
+
+def test_a_client_that_disconnects_while_it_waits_for_a_slot_is_not_decoded(model, monkeypatch):
+    decoder = SlowDecoder()
+    received = count_calls(monkeypatch, routes, "decode_in_slot")
+    monkeypatch.setattr(routes, "read_upscale", decoder.wrap(routes.read_upscale))
+    upscale = build_post("/ai/upscale", {"image": PICTURE})
+    with serve(build_state(model, FakeModel(), decode_limit=1)) as address, ThreadPoolExecutor(2) as threads:
+        try:
+            first = threads.submit(exchange, address, upscale)
+            wait_until(lambda: decoder.running == 1)
+            with socket.create_connection(address) as connection:
+                connection.sendall(upscale)
+                wait_until(lambda: len(received) == 2)
+            following = threads.submit(exchange, address, upscale)
+            wait_until(lambda: len(received) == 3)
+        finally:
+            decoder.release.set()
+        assert [read_status(each.result(LIMIT)) for each in (first, following)] == [200, 200]
+    assert decoder.calls == 2
 
 
 def test_two_requests_decode_images_at_once_by_default(model):

@@ -19,6 +19,8 @@ from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
 from server.picture.inspection import check_signatures, inspect
+from server.picture.stealth import embed
+from server.request.v4_prompt import flatten_v4_prompt
 
 UPSCALE = "/ai/upscale"
 SAMPLE = SHARED / "samples" / "v3_img2img_2024-07.png"
@@ -189,10 +191,51 @@ def test_the_nai_signature_is_not_carried_over(client, signing_key):
     assert comment["prompt"] == json.loads(inspect(SAMPLE.read_bytes()).text["Comment"])["prompt"]
 
 
-def test_source_metadata_over_the_limit_is_replaced_by_a_hash(client):
+def upscale(client, pixels, **texts):
+    """Fields of the upscale of an image with these texts, and its Comment."""
     chunks = PngInfo()
-    chunks.add_text("Description", "x" * 60_000)
-    response = client.post(
-        UPSCALE, json={"image": encode_base64(PIXELS, pnginfo=chunks)}, headers={"Accept": "image/png"}
+    for key, value in texts.items():
+        chunks.add_text(key, value)
+    sent = {"image": encode_base64(pixels, pnginfo=chunks)}
+    fields = inspect(client.post(UPSCALE, json=sent, headers={"Accept": "image/png"}).content).text
+    return fields, json.loads(fields["Comment"])
+
+
+def test_source_metadata_over_the_limit_is_left_out(client):
+    known = {"Comment": '{"prompt": "1girl", "seed": 4}', "Software": "NovelAI"}
+    _, comment = upscale(client, PIXELS, Description="x" * 60_000, **known)
+    assert (comment["prompt"], comment["seed"]) == ("1girl", 4)
+    assert set(comment["derived_from"]) == {"pixels", *known}
+    long = json.dumps({"prompt": "1girl", "references": ["x" * 60_000], "seed": 4})
+    _, comment = upscale(client, PIXELS, Comment=long)
+    assert (comment["prompt"], comment["seed"], set(comment["derived_from"])) == ("1girl", 4, {"pixels"})
+
+
+def test_the_prompt_is_kept_wherever_it_stands(client):
+    fields, comment = upscale(client, PIXELS, Description="1girl", Comment='{"uc": "bad", "steps": 4}')
+    assert (fields["Description"], comment["prompt"], comment["uc"], comment["steps"]) == (
+        "1girl",
+        "1girl",
+        "bad",
+        4,
     )
-    assert set(json.loads(inspect(response.content).text["Comment"])["derived_from"]) == {"pixels"}
+    hidden = embed(
+        np.tile(PIXELS, (4, 4, 1)), json.dumps({"Comment": '{"prompt": "1girl"}', "Description": "1girl"})
+    )
+    fields, comment = upscale(client, hidden, Software="www.example.test")
+    assert (fields["Description"], comment["prompt"]) == ("1girl", "1girl")
+    assert {"Comment", "Description", "Software"} < set(comment["derived_from"])
+    fields, comment = upscale(client, PIXELS, parameters="1girl\nNegative prompt: bad\nSteps: 20")
+    assert (fields["Description"], comment["uc"]) == ("1girl", "bad")
+
+
+def test_v4_captions_are_kept(client):
+    prompt = {
+        "caption": {"base_caption": "2girls", "char_captions": [{"char_caption": "hat", "centers": [{}]}]}
+    }
+    source = {"prompt": "2girls", "v4_prompt": prompt, "v4_negative_prompt": {"caption": 5}}
+    fields, comment = upscale(client, PIXELS, Comment=json.dumps(source))
+    assert (fields["Description"], comment["prompt"]) == ("2girls", "2girls")
+    assert flatten_v4_prompt(comment["v4_prompt"], "") == "2girls, hat"
+    assert "v4_negative_prompt" not in comment
+    assert json.loads(comment["derived_from"]["Comment"]) == source

@@ -1,5 +1,6 @@
 """Requests made from an image's metadata."""
 
+import gzip
 import json
 from base64 import b64decode
 from io import BytesIO
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_files import make_exif, make_segment
 from PIL import Image
 
 from pipelines.job import Guidance, Job, Pass, Prompts
@@ -16,6 +18,7 @@ from server.config.resources import configs
 from server.engine.engine import Result
 from server.engine.model import detect_model
 from server.errors import Rejected
+from server.picture.png import encode_png
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy, resolve
@@ -54,6 +57,83 @@ def test_the_metadata_of_an_image_become_the_parameters(file, demo_file):
     assert (job.steps, job.sampler, job.schedule, job.guidance) == (12, "k_dpmpp_2m", "karras", JOB.guidance)
     assert (only_pass.strength, only_pass.noise) == (0.5, 0.1)
     assert b64decode(body["parameters"]["image"]) == file
+
+
+V4 = {
+    "prompt": "2girls, street",
+    "uc": "lowres",
+    "steps": 4,
+    "v4_prompt": {
+        "caption": {"base_caption": "2girls, street", "char_captions": [{"char_caption": "red hair"}]}
+    },
+    "v4_negative_prompt": {"caption": {"base_caption": "lowres", "char_captions": [{"char_caption": "hat"}]}},
+}
+NAI = {
+    "Description": "1girl",
+    "Software": "NovelAI",
+    "Comment": '{"prompt": "1girl", "uc": "bad", "steps": 4}',
+}
+INFOTEXT = "1girl\nNegative prompt: bad\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"
+
+
+def hide(text, magic=b"stealth_pngcomp"):
+    """Pixels with a text in their alpha."""
+    payload = gzip.compress(text.encode()) if magic == b"stealth_pngcomp" else text.encode()
+    stream = magic + (8 * len(payload)).to_bytes(4) + payload
+    rgba = np.full((96, 64, 4), 255, np.uint8)
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8))
+    alpha = np.full(96 * 64, 255, np.uint8)
+    alpha[: len(bits)] = 254 + bits
+    rgba[..., 3] = alpha.reshape(64, 96).T
+    return rgba
+
+
+def write_jpeg(segment):
+    file = BytesIO()
+    Image.fromarray(PIXELS).save(file, "JPEG")
+    return file.getvalue()[:2] + segment + file.getvalue()[2:]
+
+
+def write_exif(user_comment):
+    return make_segment(0xE1, b"Exif\0\0" + make_exif(">", user_comment))
+
+
+SOURCES = {
+    "NAI of 2022": encode_png(PIXELS, {"Description": "1girl", "Comment": '{"uc": "bad", "steps": 4}'}),
+    "text of a site, the alpha is NAI's": encode_png(hide(json.dumps(NAI)), {"Software": "www.example.test"}),
+    "a strange comment, the alpha is NAI's": encode_png(
+        hide(json.dumps(NAI)), {"Comment": "Created with GIMP"}
+    ),
+    "a strange title, a bare alpha": encode_png(
+        hide(json.dumps(NAI)), {"Title": "x", "Description": "y", "Comment": "{}"}
+    ),
+    "A1111 in the alpha": encode_png(hide(INFOTEXT), {}),
+    "A1111 in the alpha, not packed": encode_png(hide(INFOTEXT, b"stealth_pnginfo"), {"date:create": "2026"}),
+    "A1111 as text": encode_png(PIXELS, {"parameters": INFOTEXT}),
+    "A1111 in a JPEG": write_jpeg(write_exif(b"UNICODE\0" + INFOTEXT.encode("utf-16-be"))),
+    "a bare Comment in a JPEG": write_jpeg(write_exif(NAI["Comment"].encode())),
+    "a JPEG's comment": write_jpeg(make_segment(0xFE, NAI["Comment"].encode())),
+    "a JPEG's strange comment beside EXIF": write_jpeg(
+        make_segment(0xFE, b"GIMP") + write_exif(json.dumps(NAI).encode())
+    ),
+}
+
+
+@pytest.mark.parametrize("data", SOURCES.values(), ids=SOURCES.keys())
+def test_prompts_are_found_in_whichever_layer_holds_them(data):
+    body: Any = build_redraw_request(data, 1.0, 0.5, 0.0, {})
+    assert (body["input"], body["parameters"]["negative_prompt"]) == ("1girl", "bad")
+
+
+def test_v4_captions_are_flattened_as_in_requests():
+    body: Any = build_redraw_request(encode_png(PIXELS, {"Comment": json.dumps(V4)}), 1.0, 0.5, 0.0, {})
+    assert (body["input"], body["parameters"]["negative_prompt"]) == (
+        "2girls, street, red hair",
+        "lowres, hat",
+    )
+    broken = json.dumps(V4 | {"v4_prompt": {"caption": 5}})
+    body = build_redraw_request(encode_png(PIXELS, {"Comment": broken}), 1.0, 0.5, 0.0, {})
+    assert body["input"] == "2girls, street"
 
 
 def test_overrides_replace_the_metadata(file):

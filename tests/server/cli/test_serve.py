@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from fake_model import FakeModel
 
 from server.api.accounts import Account, Accounts

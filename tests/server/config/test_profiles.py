@@ -16,6 +16,8 @@ KINDS = {
     "v finite": Detection("sdxl", "single", 4, "v", False, ()),
     "edm": Detection("sdxl", "single", 4, "edm_v", False, ()),
     "sd15": Detection("sd15", "single", 4, "eps", False, ()),
+    "sd15 v": Detection("sd15", "single", 4, "v", True, ()),
+    "sd15 v finite": Detection("sd15", "single", 4, "v", False, ()),
 }
 
 
@@ -47,6 +49,8 @@ KINDS = {
         ("mine.safetensors", "eps", "sdxl-eps"),
         ("mine.safetensors", "edm", "cosxl"),
         ("mine.safetensors", "sd15", "sd15"),
+        ("mine.safetensors", "sd15 v", "sd15-v-zsnr"),
+        ("EasyFluffV11.2.safetensors", "sd15 v finite", "sd15-v"),
     ],
 )
 def test_a_published_file_gets_its_profile(file, kind, profile):
@@ -81,8 +85,8 @@ def test_the_demo_has_the_defaults_of_nai():
 
 
 def test_a_network_without_a_profile_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"odd\.safetensors.*v"):
-        match_profile(PROFILES, "odd.safetensors", Detection("sd15", "single", 4, "v", True, ()))
+    with pytest.raises(ConfigError, match=r"odd\.safetensors.*edm_v"):
+        match_profile(PROFILES, "odd.safetensors", Detection("sd15", "single", 4, "edm_v", False, ()))
 
 
 def test_an_unknown_profile_is_refused_with_a_list_of_all():

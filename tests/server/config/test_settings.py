@@ -17,6 +17,7 @@ OTHER = {
     "dtype": "float16",
     "attention": "xformers",
     "threads": "81",
+    "drain_seconds": "81",
     "engine.queue_limit": "81",
     "engine.exit_on_failure": "false",
     "engine.batching": "shared",
@@ -24,6 +25,8 @@ OTHER = {
     "api.unknown_models": "refuse",
     "api.zip_type": "application/x-zip-compressed",
     "api.body_limit": "8",
+    "api.memory_limit": "8192",
+    "api.connections": "81",
     "api.hosts": "pictures.example, other.example",
     "api.origins": "https://pictures.example",
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_files import make_chunk, make_exif
 from paths import SAMPLES
 from PIL import Image
 
@@ -254,6 +255,29 @@ def build_jpeg(user_comment):
 )
 def test_exif_holds_all_fields_or_a_bare_comment(user_comment, text):
     assert inspect(build_jpeg(user_comment)).text == text
+
+
+def test_a_stranger_s_software_and_dates_are_no_difference(fields, signing_key):
+    text = {"Software": "www.example.test", "date:create": "2026-01-02"}
+    for strange in (text, fields | text):
+        inspection = inspect(write(strange, fields))
+        assert inspection.layers_agree
+        assert "DIFFER" not in format_report(inspection)
+        assert inspection.fields["Comment"] == fields["Comment"]
+        assert inspection.fields["date:create"] == "2026-01-02"
+    assert "THE LAYERS DIFFER" in format_report(inspect(write(fields | {"Description": "x"}, fields)))
+    assert find_signers(write(text, fields), signing_key.public) == {"alpha": "ours"}
+
+
+def test_exif_beside_texts_is_a_layer_of_its_own(fields, signing_key):
+    exif = make_chunk(b"eXIf", make_exif(">", b"UNICODE\0" + json.dumps(fields).encode("utf-16-be")))
+    file = png.encode_png(RGB, {"date:create": "2026-01-02"})
+    inspection = inspect(file[:33] + exif + file[33:])
+    assert (inspection.text, inspection.exif) == ({"date:create": "2026-01-02"}, fields)
+    assert find_signers(file[:33] + exif + file[33:], signing_key.public) == {"exif": "ours"}
+    assert "exif:\n  Title: AI generated image" in format_report(inspection)
+    assert inspection.fields == fields | {"date:create": "2026-01-02"}
+    assert inspect(png.encode_png(RGB, {})[:33] + exif + file[33:]).layers_agree
 
 
 def test_the_signature_of_a_jpeg_is_broken_not_an_error(fields, signing_key):

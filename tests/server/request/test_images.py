@@ -1,6 +1,7 @@
 """Images and masks as clients send them."""
 
-from base64 import b64encode
+import tracemalloc
+from base64 import b64encode, urlsafe_b64encode
 from io import BytesIO
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from server.errors import Rejected
+from server.picture.icc import PRIMARIES, SRGB_CURVE, build_profile
 from server.picture.stealth import embed
 from server.request.images import decode_base64, read_image, read_mask
 
@@ -26,14 +28,74 @@ def read(image, kind="PNG", size=(96, 64), **options):
     return np.frombuffer(decoded.rgb, np.uint8).reshape(decoded.height, decoded.width, 3)
 
 
-@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:image/svg+xml;base64,", " \n"])
-def test_base64_may_have_a_data_uri_prefix_and_white_space_and_no_padding(prefix):
-    text = prefix + b64encode(b"four").decode()[:4] + "\n" + b64encode(b"four").decode()[4:].rstrip("=")
+HEADS = (
+    *(
+        "",
+        " \n",
+        "data:image/png;base64,",
+        "data:image/svg+xml;base64,",
+        "data:;base64,",
+        "data:image/*;base64,",
+    ),
+    *(
+        "data:application/octet-stream;base64,",
+        "data:image/png;charset=utf-8;base64,",
+        "DATA:IMAGE/PNG;BASE64,",
+    ),
+    *(
+        "data:image/png;name=x.png;base64,",
+        'data:image/png;name="a, b.png";base64,',
+        " data: image/png; base64, ",
+    ),
+    *(
+        "image/png;base64,",
+        "data:image/png,",
+        "data:base64,",
+        "base64,",
+        ";base64,",
+        "data:,",
+        "data:null;base64,",
+    ),
+)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_base64_may_have_any_head_of_a_data_uri_and_white_space_and_no_padding(head):
+    text = head + b64encode(b"four").decode()[:4] + "\n" + b64encode(b"four").decode()[4:].rstrip("=")
     assert decode_base64(text, "image") == b"four"
 
 
+@pytest.mark.parametrize("head", ["", "data:;base64,"])
+def test_the_url_safe_alphabet_is_read_too(head):
+    data = bytes(range(256))
+    assert decode_base64(head + urlsafe_b64encode(data).decode(), "image") == data
+    assert decode_base64(head + urlsafe_b64encode(data).decode().rstrip("="), "image") == data
+
+
+def test_white_space_costs_no_memory():
+    text = "A " * 2_000_000
+    tracemalloc.start()
+    decode_base64(text, "image")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(text)
+
+
 @pytest.mark.parametrize(
-    "value", ["http://169.254.169.254/", "file:///etc/passwd", "n\u00e4h", "a", "====", 5, None, ["AAAA"]]
+    "value",
+    [
+        "http://169.254.169.254/",
+        "file:///etc/passwd",
+        "http://a.test/b,AAAA",
+        "QQ==QQ==",
+        "data:;base64,",
+        "n\u00e4h",
+        "a",
+        "====",
+        5,
+        None,
+        ["AAAA"],
+    ],
 )
 def test_values_that_are_not_base64_are_refused(value):
     with pytest.raises(Rejected, match=r"image: not (Base64|a string)"):
@@ -66,6 +128,15 @@ def test_an_image_is_rotated_as_its_exif_says():
     exif = image.getexif()
     exif[0x0112] = 6
     assert (read(image, exif=exif, size=(64, 96)) == np.rot90(PIXELS, -1)).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_image_with_a_color_profile_is_converted_to_srgb(kind):
+    image = Image.new("RGB", (96, 64), (200, 80, 60))
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    profile = build_profile(PRIMARIES[12], SRGB_CURVE)
+    pixel = read(image, kind, icc_profile=profile, **options)[9, 9].tolist()
+    assert pixel == pytest.approx([216, 69, 50], abs=3)
 
 
 def test_an_image_with_broken_exif_is_accepted():
@@ -153,6 +224,22 @@ def to_alpha(image):
 )
 def test_every_form_of_a_mask_is_read_the_same(image):
     assert read_mask(encode(image), "mask", 96, 64) == EXPECTED
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_mask_is_rotated_as_its_exif_says(kind):
+    turned = FULL.transpose(Image.Transpose.ROTATE_90)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert read_mask(encode(turned, kind, exif=exif, **options), "mask", 96, 64) == EXPECTED
+
+
+def test_gray_of_a_mask_is_measured_in_srgb():
+    linear = build_profile((), (1.0,), is_gray=True)
+    assert (
+        read_mask(encode(Image.new("L", (96, 64), 100), icc_profile=linear), "mask", 96, 64) == b"\xff" * 96
+    )
 
 
 def test_a_white_pixel_masks_everything_and_a_dark_mask_is_refused():

@@ -179,3 +179,60 @@ def test_a_soft_mask_keeps_its_grays(ask):
     hard = np.frombuffer(ask(**fields, **size).passes[0].init.mask, np.uint8).reshape(16, 16)
     assert soft[0].tolist() == [0] * 8 + [100] * 4 + [255] * 4
     assert hard[0].tolist() == [0] * 12 + [255] * 4
+
+
+SENT = base64_of(Image.new("RGB", (64, 64), "red"))
+WHITE = base64_of(Image.new("L", (64, 64), 255))
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "strength", "noise", "color_correct"),
+    [
+        ("infill", {}, 1.0, 0.0, False),
+        ("infill", {"strength": 0.4, "color_correct": True}, 1.0, 0.0, True),
+        ("infill", {"img2img": {"strength": 0.4, "noise": 0.2, "color_correct": True}}, 0.4, 0.0, True),
+        ("infill", {"img2img": {"strength": 0.4}, "inpaintImg2ImgStrength": 1}, 1.0, 0.0, False),
+        ("infill", {"img2img": {"strength": 0.4}, "strength": 0.9}, 0.4, 0.0, False),
+        ("infill", {"img2img": {"color_correct": True}, "color_correct": False}, 1.0, 0.0, False),
+        ("infill", {"img2img": None}, 1.0, 0.0, False),
+        ("infill", {"img2img": False}, 1.0, 0.0, False),
+        ("infill", {"img2img": {"strength": "0.5", "unknown": 1}}, 0.5, 0.0, False),
+        ("img2img", {"img2img": {"strength": 0.4, "noise": 0.2, "color_correct": True}}, 0.4, 0.2, True),
+        (
+            "img2img",
+            {"img2img": {"strength": 0.4, "noise": 0.2}, "strength": 0.9, "noise": 0},
+            0.9,
+            0.0,
+            False,
+        ),
+    ],
+)
+def test_fields_nested_in_img2img_count_where_none_stands_beside_it(
+    ask, action, fields, strength, noise, color_correct
+):
+    images = {"image": SENT} | ({"mask": WHITE} if action == "infill" else {})
+    (only,) = ask(width=64, height=64, **images, **fields).passes
+    assert (only.strength, only.noise, only.init.color_correct) == (strength, noise, color_correct)
+    assert (only.init.mask is not None) is (action == "infill")
+
+
+def test_the_nested_seed_of_the_noise_counts(ask):
+    size = {"width": 64, "height": 64, "image": SENT}
+    assert ask(**size, img2img={"extra_noise_seed": 5}).passes[0].noise_seed == 5
+    assert ask(**size, img2img={"extra_noise_seed": 5}, extra_noise_seed=6).passes[0].noise_seed == 6
+
+
+@pytest.mark.parametrize(
+    ("nested", "message"),
+    [
+        ({"strength": 2}, "parameters.img2img.strength: 2 is not a number from 0 to 1"),
+        ({"strength": 0}, "parameters.img2img.strength: 0 is not a number above 0"),
+        ({"color_correct": "maybe"}, "parameters.img2img.color_correct: 'maybe' is not true or false"),
+        ([], "parameters.img2img: an array is not an object"),
+    ],
+)
+def test_nested_fields_are_refused_by_name(ask, nested, message):
+    with pytest.raises(Rejected) as refused:
+        ask(width=64, height=64, image=SENT, mask=WHITE, img2img=nested)
+    assert refused.value.message.startswith(message)
+    assert ask(width=64, height=64, img2img=nested).passes[0].init is None

@@ -66,6 +66,7 @@ def refusal(body):
 
 KEPT = [
     *((side, value, value) for side in ("width", "height") for value in (64, 96, 832, 49152, None)),
+    *((side, value, int(value)) for side in ("width", "height") for value in (64.0, 6.4e1, 832.0, 4.9152e4)),
     *(("steps", value, kept) for value, kept in ((1, 1), (50, 50), (5.0, 5), ("5", 5), (" 5 ", 5), (None, None))),
     *(("n_samples", value, kept) for value, kept in ((1, 1), (8, 8), (2.0, 2), ("3", 3), (None, None))),
     *(
@@ -113,7 +114,7 @@ WRONG = [
         for side in ("width", "height")
         for value, shown in (
             *(("0", "0"), ("-64", "-64"), ("32", "32"), ("63", "63"), ("80", "80"), ("49184", "49184")),
-            *(("832.0", "832.0"), ("NaN", "nan"), ("[]", "an array"), ("{}", "an object"), (HUGE, HUGE[:77] + "...")),
+            *(("832.5", "832.5"), ("true", "true"), ('"832"', "'832'"), ("NaN", "nan"), ("[]", "an array"), ("{}", "an object"), (HUGE, HUGE[:77] + "...")),
         )
     ),
     *(
@@ -269,7 +270,7 @@ def test_unused_fields_may_be_nested_as_deep_as_json_allows():
 
 @pytest.mark.parametrize("junk", ["[" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, "1" + "0" * 5000])
 def test_values_beyond_the_json_reader_are_refused(junk):
-    with pytest.raises(Rejected, match="body: is not JSON in UTF-8, or nested too deeply"):
+    with pytest.raises(Rejected, match=r"body: .*(is not JSON in UTF-8|nested too deeply)"):
         read(f'{{"parameters": {{"junk": {junk}}}}}')
 
 

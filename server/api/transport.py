@@ -1,0 +1,39 @@
+"""A transport that finds out whether a client that has shut down its sending side still reads."""
+
+import asyncio
+from socket import SO_ERROR, SOL_SOCKET
+from typing import Any
+
+START = b"HTTP/1.1 "
+"""How every response begins, whatever its status; h11 writes no other version."""
+
+
+class ProbingTransport:
+    """A transport that can send the beginning of a response ahead of the response.
+
+    A client that closes its socket and one that only shuts down its sending side look alike until something is sent to
+    them: the closed socket refuses it, and that shows as an error of our socket. The beginning of a response is the one
+    thing that may be sent while its status is not known.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._ahead = transport, 0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- all other methods of a transport
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write data, without what was sent of it ahead."""
+        rest, self._ahead = data[self._ahead :], max(self._ahead - len(data), 0)
+        self._transport.write(rest)
+
+    def probe(self) -> None:
+        """Send the beginning of the next response."""
+        if not self._ahead:
+            self._transport.write(START)
+            self._ahead = len(START)
+
+    def has_failed(self) -> bool:
+        """Return whether the client has refused what was sent."""
+        socket = self._transport.get_extra_info("socket")
+        return socket is not None and socket.getsockopt(SOL_SOCKET, SO_ERROR) != 0
