@@ -34,7 +34,7 @@ def run_server(model: ServedModel, settings: Settings) -> None:
         listeners = [stack.enter_context(listener) for listener in bind(settings.host, settings.port)]
         _announce(model, state, settings, listeners[0].getsockname()[1])
         server = build_server(create_app(state), settings.api.connections, settings.drain_seconds)
-        stop_on_hangup(server)
+        stop_on_hangup()
         if settings.engine.exit_on_failure:
             Thread(target=stop_after_failure, args=(server, state.engine), daemon=True).start()
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
