@@ -49,7 +49,7 @@ IGNORED_KEY = re.compile(
     # markers, and scales for networks that also compute in 8 bits
     r"|^(v_pred|ztsnr)$|^edm_vpred\.|(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant)$"
     # whole models of other kinds
-    r"|^(safety_checker|control_model)\.|^lora_(unet|te\d?)_|\.(lora_(up|down|mid|A|B)(\.\w+)*|dora_scale|alpha)$"
+    r"|^(safety_checker|control_model)\.|^lora_(unet|te\d?)_|\.(lora_(up|down|mid|A|B)(\.\w+)*|(hada|lokr)_\w+|dora_scale|alpha)$"
 )
 """Tensors that checkpoints contain and no network needs."""
 SPARE_PROJECTION = re.compile(r"(^|\.)text_projection(\.\w+)*$")
