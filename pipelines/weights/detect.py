@@ -17,7 +17,6 @@ from pipelines.weights.checkpoint import (
     VAE_PREFIX,
     Checkpoint,
     Layout,
-    TensorRef,
     open_checkpoint,
 )
 from pipelines.weights.claim import Claim
@@ -25,6 +24,7 @@ from pipelines.weights.edm import read_sigma_range
 from pipelines.weights.embedded import choose_architecture, read_embedded
 from pipelines.weights.evidence import find_prediction, find_zsnr
 from pipelines.weights.families import CONV_IN_KEYS, CONV_OUT_KEYS, FAMILIES, ModelFamily
+from pipelines.weights.header import TensorRef
 from pipelines.weights.latents import check_latents
 from pipelines.weights.naming import IGNORED_KEY, find_component
 from pipelines.weights.quantization import refuse_quantized

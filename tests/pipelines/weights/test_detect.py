@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from checkpoint_files import CONV_IN, CROSS, MARKERS, SDXL, hollow
+from checkpoint_files import CONV_IN, CONV_OUT, CROSS, MARKERS, SDXL, hollow
 
 from pipelines.errors import WeightsError
 from pipelines.weights.detect import detect, detect_inpainting
@@ -34,7 +34,10 @@ def test_every_kind_of_lora_is_refused_as_one(tmp_path, key):
 
 @pytest.mark.parametrize("key", ["lora_unet_a.lora_down.weight", "control_model.input_hint_block.0.weight"])
 def test_a_stray_key_of_another_network_does_not_make_a_model_one(tmp_path, key):
-    assert detect(hollow(tmp_path / "a.safetensors", SDXL | {key: (4, 320)})).family == "sdxl"
+    assert (
+        detect(hollow(tmp_path / "a.safetensors", SDXL | {CONV_OUT: (4, 320, 3, 3), key: (4, 320)})).family
+        == "sdxl"
+    )
 
 
 @pytest.mark.parametrize(
