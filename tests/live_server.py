@@ -13,14 +13,21 @@ LIMIT = 20
 
 
 @contextmanager
-def serve(state, connections=512, drain_seconds=LIMIT):
-    """Serve an application on a free port of 127.0.0.1; yields its address."""
-    server = build_server(create_app(state), connections, drain_seconds)
+def serve(state, connections=512):
+    """Serve an application's state on a free port of 127.0.0.1; yields its address."""
+    with serve_app(create_app(state), connections) as address:
+        state.engine.wait_ready()
+        yield address
+
+
+@contextmanager
+def serve_app(app, connections=512):
+    """Serve an ASGI application on a free port of 127.0.0.1; yields its address."""
+    server = build_server(app, connections, drain_seconds=LIMIT)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = Thread(target=server.run, args=([listening],))
         thread.start()
         wait_until(lambda: server.started)
-        state.engine.wait_ready()
         try:
             yield listening.getsockname()
         finally:

@@ -81,11 +81,16 @@ async def _read_bytes(request: Request, limit: int, claim: Claim) -> bytearray:
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise too_large
     chunks = bytearray()
-    async for chunk in request.stream():
-        if len(chunks) + len(chunk) > limit:
-            raise too_large
-        claim.resize(claim.size + len(chunk))
-        chunks += chunk
+    try:
+        async for chunk in request.stream():
+            if len(chunks) + len(chunk) > limit:
+                raise too_large
+            claim.resize(claim.size + len(chunk))
+            chunks += chunk
+    except BaseException:  # answering it may take a while, and until then the exception refers to the bytes
+        chunks.clear()
+        claim.hold(0)
+        raise
     return chunks
 
 

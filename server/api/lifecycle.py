@@ -87,11 +87,15 @@ def build_server(app: ASGIApp, connections: int, drain_seconds: float) -> Server
     return Server(config, drain_seconds)
 
 
-def stop_on_hangup(server: Server) -> None:
-    """Make SIGHUP, which a closed terminal sends, stop a server like SIGTERM, unless it is ignored (`nohup`)."""
+def stop_on_hangup() -> None:
+    """Make SIGHUP, which a closed terminal sends, act like SIGTERM, unless it is ignored (`nohup`)."""
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
-        signal.signal(hangup, server.handle_exit)
+        signal.signal(hangup, _terminate)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _limit_connections(connections: int) -> int:
@@ -100,4 +104,4 @@ def _limit_connections(connections: int) -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return connections
-    return max(min(connections, files - OTHER_FILES), ACCEPTED_AT_ONCE)
+    return min(connections, max(files - OTHER_FILES, ACCEPTED_AT_ONCE))

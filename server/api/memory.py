@@ -32,10 +32,10 @@ class Memory:
 
 
 class Claim:
-    """What one request holds; a context manager that gives it back."""
+    """What one request holds, and the most it has held; a context manager that gives it back."""
 
     def __init__(self, memory: Memory) -> None:
-        self._memory, self.size = memory, 0
+        self._memory, self.size, self.largest = memory, 0, 0
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class Claim:
     def hold(self, size: int) -> None:
         """Hold `size` bytes from now on, even above the limit: finished images are not thrown away."""
         self._memory.held += size - self.size
-        self.size = size
+        self.size, self.largest = size, max(self.largest, size)
 
 
 def measure_work(work: Work) -> int:

@@ -17,15 +17,23 @@ class ProbingTransport:
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._ahead = transport, 0
+        self._transport, self._ahead, self._has_ended = transport, 0, False
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- all other methods of a transport
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write data, without what was sent of it ahead."""
+        """Write data, without what was sent of it ahead; nothing after `end`."""
+        if self._has_ended:
+            return
         rest, self._ahead = data[self._ahead :], max(self._ahead - len(data), 0)
         self._transport.write(rest)
+
+    def end(self) -> None:
+        """Shut down the sending side, after what was written."""
+        if not self._has_ended and not self._transport.is_closing():
+            self._has_ended = True
+            self._transport.write_eof()
 
     def probe(self) -> None:
         """Send the beginning of the next response."""

@@ -9,14 +9,17 @@ REMEMBERED = 1000
 
 
 class RepeatFilter(logging.Filter):
-    """Drops a record with the text of one that was logged less than a second ago."""
+    """Drops a record with the text of one that was logged less than a second ago.
+
+    A record whose text has an id has the rest of it as its attribute `repeated`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._logged: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        key, now = (record.name, record.getMessage()), monotonic()
+        key, now = (record.name, getattr(record, "repeated", record.getMessage())), monotonic()
         if now - self._logged.get(key, -QUIET_SECONDS) < QUIET_SECONDS:
             return False
         if len(self._logged) >= REMEMBERED:

@@ -47,7 +47,7 @@ def read(*chunks, ends=True, limit=1, timeout=60.0, memory=64 * MIB, kind="appli
     request, pending = build_request(*chunks, content_type=kind, **headers)
     if ends:
         pending.append({"type": "http.request", "body": b"", "more_body": False})
-    return run_read(request, limit * MIB, timeout, memory)
+    return run_read(request, int(limit * MIB), timeout, memory)
 
 
 def refuse(*chunks, **options):
@@ -220,6 +220,18 @@ def test_an_endless_body_is_not_kept_in_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * MIB
+
+
+@pytest.mark.parametrize(
+    ("memory", "options", "status"),
+    [(3 * 65_536, {}, 429), (64 * MIB, {"limit": 0.125}, 413), (64 * MIB, {"ends": False, "timeout": 0.05}, 408)],
+)  # fmt: skip
+def test_a_body_that_is_refused_holds_no_memory_while_it_is_answered(monkeypatch, memory, options, status):
+    claims, claim = [], Memory.claim
+    monkeypatch.setattr(Memory, "claim", lambda self: claims.append(claim(self)) or claims[-1])
+    assert refuse(*[b" " * 65_536] * 4, memory=memory, **options)[0] == status
+    assert claims[0].size == 0
+    assert claims[0].largest >= 2 * 65_536
 
 
 def test_a_body_that_does_not_arrive_times_out():

@@ -1,5 +1,6 @@
 """An id and a log line for every request, and a response even if all else fails."""
 
+import asyncio
 import logging
 import re
 
@@ -118,6 +119,34 @@ def test_an_error_after_the_response_started_is_raised_again(lines):
     with pytest.raises(RuntimeError, match="in the middle"):
         TestClient(trace_requests(broken)).get("/")
     assert re.fullmatch(r"[0-9a-f]{16} GET / 200 \d+ ms", lines()[-1])
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+def test_a_request_that_is_cancelled_is_answered_unless_its_response_has_begun(lines, has_started):
+    sent = []
+
+    async def wait(_scope, _receive, send):
+        if has_started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.Event().wait()
+
+    async def cancel():
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        task = asyncio.ensure_future(trace_requests(wait)(scope, receive, collect))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def collect(message):
+        sent.append(message)
+
+    asyncio.run(cancel())
+    assert [message["status"] for message in sent if "status" in message] == [200 if has_started else 503]
+    assert has_started or b"the server is stopping" in sent[-1]["body"]
+    assert len(lines()) == 1
 
 
 def test_server_timing_is_three_durations_in_ascii_digits(client):

@@ -11,13 +11,15 @@ from time import sleep
 
 import pytest
 from fake_model import FakeModel, build_state
-from live_server import LIMIT, exchange, read_rest, serve, wait_until
+from live_server import LIMIT, exchange, read_rest, serve, serve_app, wait_until
 
 from server.api import exchange as exchanges
 from server.api import protocol
+from server.api.memory import Memory
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
 
+MODULE_IDLE_TIMEOUT = protocol.IDLE_TIMEOUT
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /ai/generate-image HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -38,6 +40,7 @@ def address(demo_file, fake_model):
     with pytest.MonkeyPatch.context() as patch, serve(state) as address:
         patch.setattr(protocol, "HEADERS_TIMEOUT", 0.5)
         patch.setattr(protocol, "IDLE_TIMEOUT", 0.7)
+        patch.setattr(protocol, "LINGER", 0.1)
         patch.setattr(exchanges, "DRAIN_TIMEOUT", 0.1)
         yield address
 
@@ -127,6 +130,10 @@ def test_incomplete_headers_time_out(address, sent):
 
 def test_an_idle_connection_is_closed_without_a_response(address):
     assert exchange(address) == b""
+
+
+def test_a_connection_is_idle_for_longer_than_headers_may_take(address):
+    assert read_statuses(exchange(address, b"", LIVE, b"", LIVE, pause=0.3)) == [200, 200]
 
 
 def test_headers_that_arrive_slowly_time_out(address):
@@ -226,3 +233,106 @@ def test_a_body_that_ends_early_generates_nothing(address, fake_model):
         connection.shutdown(socket.SHUT_WR)
         assert read_rest(connection) == b""
     assert len(fake_model.jobs) == before
+
+
+@pytest.mark.usefixtures("still_serves")
+def test_a_body_in_too_many_chunks_is_refused_also_while_it_is_sent(address, fake_model):
+    before = len(fake_model.jobs)
+    check_error(exchange(address, CHUNKED + b"1\r\n \r\n" * 200_000), 413, "too many chunks")
+    assert len(fake_model.jobs) == before
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (LIVE, [200]),
+        (LIVE.replace(b"1.1", b"1.0"), [200]),
+        (LIVE * 3, [200] * 3),
+        (POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY, [200]),
+        (POST.replace(b"1.1", b"1.0") + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY, [200]),
+        (POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY + LIVE, [200, 200]),
+        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY), [200]),
+    ],
+)
+def test_a_client_that_has_shut_down_its_sending_side_is_answered(address, sent, statuses):
+    with socket.create_connection(address, timeout=LIMIT) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        received = read_rest(connection)
+    assert read_statuses(received) == statuses
+    assert received.count(b"HTTP/1.1 ") == len(statuses)
+    assert b"100 Continue" not in received
+
+
+def test_a_half_closed_client_that_goes_away_frees_the_device(address, fake_model, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
+    gate = Semaphore(0)
+    monkeypatch.setattr(fake_model, "gate", gate)
+    before, finished = len(fake_model.evaluations), len(fake_model.finished)
+    with socket.create_connection(address, timeout=LIMIT) as connection:
+        connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+        connection.shutdown(socket.SHUT_WR)
+        wait_until(lambda: len(fake_model.evaluations) > before)
+        sleep(3 * protocol.PROBE_INTERVAL)
+        assert "generate-image 503" not in caplog.text
+    wait_until(lambda: "generate-image 503" in caplog.text)
+    gate.release(100)
+    assert len(fake_model.finished) == finished
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({b"localhost": b"evil.example"}, 403),
+        ({b"/ai/generate-image": b"/nowhere"}, 404),
+        ({b"POST": b"PUT"}, 405),
+        ({b"application/json": b"text/plain"}, 415),
+        ({b"Content-Type": b"Content-Encoding: gzip\r\nContent-Type"}, 415),
+        ({}, 413),
+    ],
+)
+def test_a_refusal_reaches_a_client_that_sends_everything_first(address, monkeypatch, changes, status):
+    monkeypatch.setattr(exchanges, "DRAIN_TIMEOUT", LIMIT)
+    size = 8_000_000
+    head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
+    for old, new in changes.items():
+        head = head.replace(old, new)
+    with socket.create_connection(address, timeout=LIMIT) as connection:
+        connection.sendall(head + bytes(size))
+        check_error(read_rest(connection), status, "")
+
+
+def test_two_kinds_of_length_are_refused(address):
+    head = POST + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % len(BODY)
+    sent = head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+    check_error(
+        exchange(address, sent), 400, "Content-Length: cannot be sent together with Transfer-Encoding"
+    )
+
+
+def test_idle_connections_are_kept_for_as_long_as_proxies_and_pollers_expect():
+    assert protocol.HEADERS_TIMEOUT < 75 < 80 <= MODULE_IDLE_TIMEOUT
+
+
+async def send_much(_scope, _receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(40_000_000)})
+
+
+def test_a_client_that_takes_no_response_is_dropped_with_its_memory(monkeypatch):
+    monkeypatch.setattr(protocol, "WRITE_TIMEOUT", 0.3)
+    memory = Memory(0)
+
+    async def app(scope, receive, send):
+        scope["claim"].hold(7)
+        await send_much(scope, receive, send)
+
+    with serve_app(exchanges.complete_exchanges(app, memory)) as address:
+        with socket.create_connection(address, timeout=LIMIT) as connection:
+            connection.sendall(LIVE)
+            wait_until(lambda: memory.held == 7)
+            wait_until(lambda: memory.held == 0)
+            assert len(read_rest(connection)) < 40_000_000
+        with socket.create_connection(address, timeout=LIMIT) as connection:
+            connection.sendall(LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            assert len(read_rest(connection)) > 40_000_000

@@ -129,6 +129,40 @@ def test_a_cancelled_job_is_dropped_from_the_queue_or_stopped_before_its_next_ev
     assert len(fake_model.finished) == 1
 
 
+def test_a_cancelled_job_leaves_the_queue_at_once(start):
+    gate = Semaphore(0)
+    engine = start(lambda: FakeModel(gate), queue_limit=2)
+    engine.wait_ready()
+    tickets = [engine.submit(JOB)]
+    wait_until(lambda: engine.waiting == 0)
+    gone = [engine.submit(JOB) for _ in range(2)]
+    with pytest.raises(Overloaded):
+        engine.submit(JOB)
+    for ticket in (*gone, *gone):  # twice: the second is without effect
+        ticket.cancel()
+    assert engine.waiting == 0
+    tickets += [engine.submit(JOB), engine.submit(JOB)]
+    gate.release(9)
+    assert all(ticket.future.result(LIMIT).images for ticket in tickets)
+
+
+def test_stopping_does_not_wait_for_a_model_that_loads(start):
+    loaded = Event()
+
+    def load():
+        assert loaded.wait(LIMIT)
+        return FakeModel()
+
+    engine = start(load)
+    stop(engine)
+    assert engine.is_running
+    with pytest.raises(Unavailable):
+        engine.submit(JOB)
+    loaded.set()
+    wait_until(lambda: engine.state is State.STOPPED)
+    wait_until(lambda: not engine.is_running)
+
+
 def test_a_lost_device_refuses_running_waiting_and_later_jobs(start, caplog):
     gate = Semaphore(0)
     fake_model = FakeModel(gate)

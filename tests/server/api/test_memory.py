@@ -1,0 +1,93 @@
+"""What requests hold in memory, and that a request which waits holds nothing of its body."""
+
+import json
+import tracemalloc
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from threading import Semaphore
+
+import pytest
+from fake_model import GENERATE, FakeModel, build_state
+from jobs import make_job
+from live_server import LIMIT, exchange, serve, wait_until
+from PIL import Image
+
+from pipelines.job import InitImage, RgbImage, UpscaleJob
+from server.api.memory import MIB, Memory, measure_work, memory_for_bodies
+from server.config.catalog import single_model_catalog
+from server.engine.model import detect_model
+from server.errors import Overloaded
+
+
+def test_claims_share_one_limit():
+    memory = Memory(10)
+    with memory.claim() as first, memory.claim() as second:
+        first.resize(6)
+        second.resize(4)
+        with pytest.raises(Overloaded, match=r"api\.memory_limit"):
+            second.resize(5)
+        assert memory.held == 10
+        first.resize(5)
+        second.resize(5)
+        first.hold(20)
+        second.resize(1)  # less than before is always allowed
+        assert memory.held == 21
+        with pytest.raises(Overloaded):
+            second.resize(2)
+    assert memory.held == 0
+
+
+def test_the_default_is_enough_for_many_bodies():
+    assert memory_for_bodies(4096, 64) > 30 * 64
+    assert memory_for_bodies(2048, 64) >= 4 * 64
+    assert memory_for_bodies(2048, 1024) < 0
+
+
+def test_a_job_holds_the_images_it_starts_from():
+    image = RgbImage(8, 8, bytes(192))
+    assert measure_work(make_job(64, 64)) == 0
+    assert measure_work(make_job(8, 8, init=InitImage(image, b"\xff"))) == 193
+    assert measure_work(make_job(8, 8, init=InitImage(image))) == 192
+    assert measure_work(UpscaleJob(image, 16, 16)) == 192
+
+
+def build_img2img(size):
+    """Return a request with a small image and `size` characters next to it."""
+    file = BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    parameters = {"width": 64, "height": 64, "steps": 1, "image": b64encode(file.getvalue()).decode()}
+    body = {"input": "a", "action": "img2img", "parameters": parameters, "junk": "A" * size}
+    content = json.dumps(body).encode()
+    head = f"POST {GENERATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
+
+
+@pytest.fixture
+def model(demo_file):
+    return detect_model(single_model_catalog(demo_file))
+
+
+def test_a_request_that_waits_does_not_keep_its_body(model):
+    gate = Semaphore(0)
+    state = build_state(model, FakeModel(gate))
+    request = build_img2img(20 * MIB)
+    with serve(state) as address, ThreadPoolExecutor(3) as threads:
+        tracemalloc.start()
+        try:
+            waiting = [threads.submit(exchange, address, request) for _ in range(3)]
+            wait_until(lambda: state.engine.waiting == 2)
+            wait_until(lambda: tracemalloc.get_traced_memory()[0] < 20 * MIB)
+        finally:
+            tracemalloc.stop()
+            gate.release(100)
+        assert all(each.result(LIMIT).startswith(b"HTTP/1.1 200") for each in waiting)
+
+
+def test_a_body_for_which_there_is_no_memory_is_refused_and_the_next_one_is_not(model, monkeypatch):
+    monkeypatch.setattr("server.api.state.memory_for_bodies", lambda *_: 1)
+    with serve(build_state(model, FakeModel())) as address:
+        refused = exchange(address, build_img2img(2 * MIB))
+        assert refused.startswith(b"HTTP/1.1 429")
+        assert b"retry-after: " in refused
+        assert exchange(address, build_img2img(MIB // 2)).startswith(b"HTTP/1.1 200")
