@@ -139,7 +139,6 @@ def test_the_metadata_records_the_merge_and_keeps_no_hash(tmp_path):
         "modelspec.architecture": "stable-diffusion-xl-v1-base/inpaint",
         "modelspec.license": "FAIPL",
         "modelspec.merged_from": "inpaint, A Tune, base",
-        "modelspec.prediction_type": "epsilon",
         "modelspec.title": "A Tune inpainting",
     }
 
