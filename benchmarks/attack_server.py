@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import socket
 import subprocess
 import time
@@ -21,9 +22,8 @@ from typing import Any
 
 SETTINGS = {"engine.queue_limit": 4, "api.memory_limit": 2048, "drain_seconds": 5}
 LONGEST_STOP = 40
-PROCESSES = multiprocessing.get_context(
-    "spawn"
-)  # the one that measures shares no interpreter lock with the attack
+PROCESSES = multiprocessing.get_context("spawn")
+"""The process that measures shares no interpreter lock with the attack."""
 REQUEST_LINE = re.compile(r"naiad\.requests: [0-9a-f]{16} [A-Z]+ ")
 CHANGING = re.compile(r"^[\d-]+ [\d:,]+ |\b[0-9a-f]{16}\b")
 KEPT_LINES = 100_000
@@ -159,7 +159,7 @@ class Server:
         """Make VmHWM start again from now."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
-    def signal(self, number: int) -> None:
+    def begin_stop(self, number: int) -> None:
         """Send a signal that stops the server."""
         self.stopped.set()
         self.peak_mib = self.peak_mib or self.measure_memory("VmHWM")
@@ -168,7 +168,7 @@ class Server:
     def stop(self, number: int = signal.SIGTERM) -> float:
         """Send a signal and return the seconds until the process has ended; it is killed after LONGEST_STOP."""
         started = time.monotonic()
-        self.signal(number)
+        self.begin_stop(number)
         try:
             self.process.wait(LONGEST_STOP)
         except subprocess.TimeoutExpired:

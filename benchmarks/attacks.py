@@ -209,7 +209,7 @@ def a_second_signal(server: Server, stack: ExitStack) -> dict[str, Any]:
     """A second SIGTERM half a second after the first, while a job runs; the time is measured from the second."""
     (connection,) = server.hold(stack, 1, build_picture_request(1024, 50))
     time.sleep(1)
-    server.signal(signal.SIGTERM)
+    server.begin_stop(signal.SIGTERM)
     time.sleep(0.5)
     return {"stop": server.stop(), "status": read_status(connection), "exit": server.process.returncode}
 

@@ -1,15 +1,15 @@
-"""The server's log: one line for each event on stderr, of which no text is repeated more than once a second."""
+"""The server's log: a line for each event on stderr; the same text is written every two seconds at most."""
 
 import logging
 from time import monotonic
 
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 2.0
 REMEMBERED = 1000
-"""Messages that are remembered; a log with more different ones in a second is not repetitive."""
+"""Messages that are remembered; a log with more different ones in two seconds is not repetitive."""
 
 
 class RepeatFilter(logging.Filter):
-    """Drops a record with the text of one that was logged less than a second ago.
+    """Drops a record with the text of one that was logged less than two seconds ago.
 
     A record whose text has an id has the rest of it as its attribute `repeated`.
     """

@@ -10,7 +10,7 @@ import binascii
 import ctypes
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import cast
@@ -76,18 +76,18 @@ def decode_base64(value: object, field: str) -> bytes:
     has_head = bool(comma) and HEAD.fullmatch("".join(head.split())) is not None
     try:
         text = (value[len(head) + 1 :] if has_head else value).encode("ascii")
-        text = text.translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
+        text = b"".join(piece.translate(URL_SAFE, WHITE_SPACE) for piece in _split(text)).rstrip(b"=")
         if not text or b"=" in text:
             raise ValueError
-        return _decode_pieces(text + b"=" * (-len(text) % 4))
+        text += b"=" * (-len(text) % 4)
+        return b"".join(binascii.a2b_base64(piece, strict_mode=True) for piece in _split(text))
     except ValueError:
         raise Rejected(field, "not Base64; send an image in Base64, URLs are not fetched") from None
 
 
-def _decode_pieces(text: bytes) -> bytes:
-    """Decode Base64 in pieces, between which other threads can run."""
-    pieces = (text[start : start + PIECE] for start in range(0, len(text), PIECE))
-    return b"".join(binascii.a2b_base64(piece, strict_mode=True) for piece in pieces)
+def _split(text: bytes) -> Iterator[bytes]:
+    """Yield a text in pieces; other threads can run between them."""
+    return (text[start : start + PIECE] for start in range(0, len(text), PIECE))
 
 
 def open_image(data: bytes, field: str, max_pixels: int = MAX_PIXELS) -> OpenedImage:
