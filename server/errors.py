@@ -179,5 +179,9 @@ def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
     error, method = cast("HTTPException", error), request.method[:20]
     if error.status_code == 404:
         return build_error_response(NotFound(f"{method} {shorten(request.scope['path'])}: no such path"))
-    allowed = (error.headers or {}).get("Allow", "another method")
-    return build_envelope(error.status_code, f"{method}: this path takes {allowed}", error.headers)
+    # starlette keeps a path's methods in a set, in any order
+    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    headers = {**(error.headers or {}), "Allow": allowed}
+    return build_envelope(
+        error.status_code, f"{method}: this path takes {allowed or 'another method'}", headers
+    )

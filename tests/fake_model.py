@@ -13,6 +13,7 @@ from pipelines.types import Output, Progress
 from server.api.state import AppState
 from server.config.resources import configs
 from server.engine.engine import Engine
+from server.engine.model import ServedModel
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy
@@ -28,7 +29,7 @@ class FakeModel:
         gate: acquired in each evaluation, so that a test decides when it ends.
     """
 
-    model = None
+    model: ServedModel | None = None
 
     def __init__(self, gate=None):
         self.gate: Semaphore | None = gate

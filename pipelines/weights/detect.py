@@ -17,7 +17,6 @@ from pipelines.weights.checkpoint import (
     VAE_PREFIX,
     Checkpoint,
     Layout,
-    TensorRef,
     open_checkpoint,
 )
 from pipelines.weights.claim import Claim
@@ -25,6 +24,7 @@ from pipelines.weights.edm import read_sigma_range
 from pipelines.weights.embedded import choose_architecture, read_embedded
 from pipelines.weights.evidence import find_prediction, find_zsnr
 from pipelines.weights.families import CONV_IN_KEYS, CONV_OUT_KEYS, FAMILIES, ModelFamily
+from pipelines.weights.header import TensorRef
 from pipelines.weights.latents import check_latents
 from pipelines.weights.naming import IGNORED_KEY, find_component
 from pipelines.weights.quantization import refuse_quantized
@@ -201,17 +201,15 @@ def _read_channels(path: Path, conv_in: TensorRef) -> int:
 
 
 def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
-    refuse_quantized(
-        checkpoint.path, (key for key in checkpoint.tensors if find_component(key) in {None, "unet"})
-    )
+    keys = checkpoint.tensors
+    refuse_quantized(checkpoint.path, (key for key in keys if find_component(key) in {None, "unet"}))
     # next to a whole UNet, keys of these kinds are what a merge left over, and are not loaded
     has_unet = bool(checkpoint.find(CONV_IN_KEYS) and checkpoint.find(CONV_OUT_KEYS))
-    keys = [key for key in checkpoint.tensors if not (has_unet and IGNORED_KEY.search(key))]
-    if any(LORA_KEY.match(key) for key in keys):
+    if any(LORA_KEY.match(key) and not (has_unet and IGNORED_KEY.search(key)) for key in keys):
         reason = "a LoRA, not a model; it changes a model that must be loaded first"
         raise WeightsError(checkpoint.path, reason)
     for part, name in UNSUPPORTED.items():
-        if any(part in key for key in keys):
+        if any(part in key and not (has_unet and IGNORED_KEY.search(key)) for key in keys):
             raise WeightsError(checkpoint.path, f"{name}, which is not supported")
     vae_input = checkpoint.find(VAE_INPUT_KEYS)
     if vae_input is not None and len(vae_input.shape) == 4 and vae_input.shape[1] != 4:

@@ -9,7 +9,8 @@ import sys
 from math import isfinite, prod
 
 from pipelines.errors import WeightsError
-from pipelines.weights.checkpoint import Checkpoint, TensorRef
+from pipelines.weights.checkpoint import Checkpoint
+from pipelines.weights.header import TensorRef
 from pipelines.weights.scheduler_config import read_sigma
 
 COSXL_RANGE = (0.002, 120.0)

@@ -224,7 +224,7 @@ def _build_metadata(inpaint: SourceModel, fine_tune: SourceModel, base: SourceMo
     metadata["modelspec.architecture"] = architecture
     metadata["modelspec.title"] = f"{_title(fine_tune)} inpainting"
     metadata["modelspec.merged_from"] = ", ".join(_title(source) for source in (inpaint, fine_tune, base))
-    if fine_tune.detection.prediction in PREDICTIONS:
+    if fine_tune.detection.prediction in PREDICTIONS and not fine_tune.detection.is_assumed:
         metadata["modelspec.prediction_type"] = PREDICTIONS[fine_tune.detection.prediction]
     if METADATA_KEY in metadata:
         unet = dict(fine_tune.architecture.unet) | {"in_channels": 9}

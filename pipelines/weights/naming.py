@@ -33,6 +33,8 @@ PREFIXES: Mapping[str, tuple[str, ...]] = {
     "text_encoder_2": CLIP_G_PREFIXES,
 }
 """What the keys of each component, under its folder's name, begin with in files of more than one."""
+FOLDERS = {prefix: folder for folder, prefixes in PREFIXES.items() for prefix in prefixes}
+ANY_PREFIX = re.compile("|".join(re.escape(prefix) for prefix in sorted(FOLDERS, key=len, reverse=True)))
 LEVELS = ("transformer.text_model.", "text_model.", "transformer.", "", "model.")
 """What follows the prefix of a text encoder. Stable Diffusion 1 in 2022 had `transformer.` alone."""
 PROJECTION = "text_projection"
@@ -47,7 +49,7 @@ IGNORED_KEY = re.compile(
     # markers, and scales for networks that also compute in 8 bits
     r"|^(v_pred|ztsnr)$|^edm_vpred\.|(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant)$"
     # whole models of other kinds
-    r"|^(safety_checker|control_model)\.|^lora_(unet|te\d?)_|\.(lora_(up|down|mid|A|B)(\.\w+)*|dora_scale|alpha)$"
+    r"|^(safety_checker|control_model)\.|^lora_(unet|te\d?)_|\.(lora_(up|down|mid|A|B)(\.\w+)*|(hada|lokr)_\w+|dora_scale|alpha)$"
 )
 """Tensors that checkpoints contain and no network needs."""
 SPARE_PROJECTION = re.compile(r"(^|\.)text_projection(\.\w+)*$")
@@ -72,9 +74,8 @@ class Naming:
 
 def find_component(key: str) -> str | None:
     """Return the folder of the component that a key's prefix names, or None."""
-    matches = ((prefix, folder) for folder, prefixes in PREFIXES.items() for prefix in prefixes)
-    found = [(len(prefix), folder) for prefix, folder in matches if key.startswith(prefix)]
-    return max(found)[1] if found else None
+    match = ANY_PREFIX.match(key)
+    return None if match is None else FOLDERS[match[0]]
 
 
 def name_unet(names: Iterable[str], config: Config) -> tuple[Naming, ...]:
@@ -117,22 +118,20 @@ def _spell_attention(name: str) -> tuple[str, ...]:
 def name_text_encoder(names: Iterable[str], architecture: Architecture, number: int) -> tuple[Naming, ...]:
     """Return the namings of text encoder `number`: those of transformers, and those of OpenAI and OpenCLIP."""
     names = tuple(names)
-    prefixes = CLIP_G_PREFIXES if architecture.text_encoders[number].layout == "openclip" else CLIP_L_PREFIXES
-    return tuple(
-        naming
-        for prefix, level in product((*prefixes, ""), LEVELS)
-        for naming in _name_text_encoder(names, prefix, level)
-    )
-
-
-def _name_text_encoder(names: tuple[str, ...], prefix: str, level: str) -> Iterator[Naming]:
-    projections = tuple(_spell_projection(prefix, level))
     weights = [name for name in names if not name.startswith(PROJECTION)]
-    rest = {name: projections for name in names if name.startswith(PROJECTION)}
-    transformers = {name: (MappedKey(prefix + level + name.removeprefix("text_model.")),) for name in weights}
-    openclip = {name: (mapped,) for name, mapped in map_openclip_keys(weights, prefix + level).items()}
-    yield Naming(prefix, transformers | rest)
-    yield Naming(prefix, openclip | rest)
+    openclip = map_openclip_keys(weights, "")
+    tables = ({name: MappedKey(name.removeprefix("text_model.")) for name in weights}, openclip)
+    prefixes = CLIP_G_PREFIXES if architecture.text_encoders[number].layout == "openclip" else CLIP_L_PREFIXES
+    namings: list[Naming] = []
+    for prefix, level, table in product((*prefixes, ""), LEVELS, tables):
+        keys = {name: (_prefix_key(prefix + level, mapped),) for name, mapped in table.items()}
+        projections = tuple(_spell_projection(prefix, level))
+        namings.append(Naming(prefix, keys | {name: projections for name in names if name not in keys}))
+    return tuple(namings)
+
+
+def _prefix_key(prefix: str, mapped: MappedKey) -> MappedKey:
+    return MappedKey(prefix + mapped.key, mapped.storage, mapped.part)
 
 
 def _spell_projection(prefix: str, level: str) -> Iterator[MappedKey]:

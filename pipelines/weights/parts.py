@@ -18,6 +18,7 @@ from pipelines.weights.detect import Detection, detect, detect_inpainting
 from pipelines.weights.embedded import choose_architecture
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.key_map import MappedKey, map_text_keys, map_unet_keys, map_vae_keys
+from pipelines.weights.latents import check_latents
 from pipelines.weights.naming import Naming, name_text_encoder, name_unet, name_vae
 from pipelines.weights.networks import (
     ClipTextEncoder,
@@ -104,6 +105,8 @@ def plan_model(
     detection = detect(path, prediction, zsnr)
     architecture = choose_architecture(checkpoint, detection.family, detection.channels)
     _check_clip_skip(path, architecture, clip_skip)
+    if vae is not None:
+        check_latents(vae, architecture.latent_scale)
     unet, vae_network, encoders = _build(checkpoint, architecture, clip_skip)
     modules = [encoder.module for encoder in encoders]
     parts = model_parts(architecture, unet.module, vae_network.module, modules)

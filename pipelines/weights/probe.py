@@ -22,6 +22,7 @@ from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import scaled_linear
 from pipelines.text.encoding import PromptEncoder
+from pipelines.weights.claim import OVERRIDE
 from pipelines.weights.detect import Detection
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
@@ -76,7 +77,7 @@ def decide_prediction(weights: Weights, path: Path, zsnr: bool | None = None) ->
     prediction = probe.decide()
     if prediction is None:
         reason = f"nothing says what it predicts, and its network's outputs are ambiguous ({probe})"
-        raise WeightsError(path, f"{reason}; set its prediction to eps, v or edm_v")
+        raise WeightsError(path, f"{reason}; {OVERRIDE}")
     if zsnr is None:
         zsnr = FAMILIES[detection.family].v_implies_zsnr
     zsnr = zsnr and prediction == "v"

@@ -1,7 +1,9 @@
 """`naiad generate`: one request without HTTP, resolved, run and written as the server does it, with a progress bar."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -11,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from server.cli.bootstrap import build_engine, build_metadata_policy, build_request_policy
 from server.cli.output import OutputChoice, reserve_files
 from server.config.settings import Settings
-from server.engine.engine import Result, Ticket
+from server.engine.engine import Engine, Result, Ticket
 from server.engine.model import ServedModel
 from server.picture.writer import write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
@@ -29,33 +31,44 @@ def generate_to_file(
     Raises `Rejected` if a value in the request is not allowed, and `ConfigError` if a setting is invalid or a file
     cannot be written.
     """
-    resolved = resolve(read_request(body), build_request_policy(model, settings))
+    request, policy = read_request(body), build_request_policy(model, settings)
+    resolved = resolve(request, policy)  # before loading, which may take a minute
     metadata = build_metadata_policy(model, settings)
-    job = resolved.job
-    typer.echo(f"prompt: {job.prompts.positive}\nnegative: {job.prompts.negative}", err=True)
-    for warning in resolved.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    last = job.passes[-1]
+    last = resolved.job.passes[-1]
     paths = output.choose_paths(len(last.seeds))
     # a file is rarely larger than its pixels: RGBA, and room for the metadata
     with reserve_files(paths, 4 * last.width * last.height + TEXT_BYTES, output.force) as reserved:
-        result = _run(resolved, model, settings)
+        with _run_engine(model, settings) as engine:
+            if engine.model not in (None, model):  # what it predicts is known only after loading
+                resolved = resolve(request, replace(policy, model=engine.model))
+            _print_request(resolved)
+            result = wait_with_progress(engine.submit(resolved.job), len(last.seeds))
         written: list[Path] = []
         for index, file in enumerate(reserved):
-            data = write_job_picture(metadata, job, result, index, resolved.recorded, resolved.image_format)
+            job, recorded = resolved.job, resolved.recorded
+            data = write_job_picture(metadata, job, result, index, recorded, resolved.image_format)
             written.append(file.publish(data))
     for path in written:  # last, because the reader of a pipe may have gone
         typer.echo(str(path))
 
 
-def _run(resolved: ResolvedRequest, model: ServedModel, settings: Settings) -> Result:
+@contextmanager
+def _run_engine(model: ServedModel, settings: Settings) -> Generator[Engine]:
+    """Load a model; raise `Unavailable` if that fails."""
     engine = build_engine(model, settings)
     engine.start()
     try:
         engine.wait_ready()
-        return wait_with_progress(engine.submit(resolved.job), len(resolved.job.passes[0].seeds))
+        yield engine
     finally:
         engine.stop()
+
+
+def _print_request(resolved: ResolvedRequest) -> None:
+    prompts = resolved.job.prompts
+    typer.echo(f"prompt: {prompts.positive}\nnegative: {prompts.negative}", err=True)
+    for warning in resolved.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def wait_with_progress(ticket: Ticket, images: int) -> Result:

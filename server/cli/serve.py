@@ -39,9 +39,10 @@ def run_server(model: ServedModel, settings: Settings) -> None:
             Thread(target=stop_after_failure, args=(server, state.engine), daemon=True).start()
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
             server.run(listeners)
+    has_failed = settings.engine.exit_on_failure and state.engine.failure is not None
     if state.engine.is_running:  # a model that still loads; ending the interpreter around it would crash
-        os._exit(0)
-    if settings.engine.exit_on_failure and state.engine.failure is not None:
+        os._exit(FAILURE_STATUS if has_failed else 0)
+    if has_failed:
         raise typer.Exit(FAILURE_STATUS)
 
 

@@ -16,7 +16,7 @@ from pipelines.runner import Runner
 from pipelines.types import OnStep, Output
 from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import load_upscaler
-from pipelines.weights.detect import detect
+from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
@@ -69,8 +69,12 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
         detection = decide_prediction(weights, entry.path, entry.zsnr)
         log.info("%s: %s", entry.path.name, detection.evidence[-1])
         weights, model = replace(weights, detection=detection), model.with_detection(detection)
-    if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
-        check_inpainting_prediction(weights, entry.inpainting)
+    if entry.inpainting is not None:
+        detect_inpainting(
+            entry.inpainting, weights.detection
+        )  # compares predictions, now that both are known
+        if detect(entry.inpainting).is_assumed:
+            check_inpainting_prediction(weights, entry.inpainting)
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     return LoadedRunner(Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler), model)
 

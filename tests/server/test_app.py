@@ -176,3 +176,17 @@ def test_requests_get_503_while_the_model_loads(model):
         assert "loading" in response.json()["message"]
         assert response.headers["retry-after"]
         loaded.set()
+
+
+def test_requests_are_resolved_for_the_model_as_it_is_known_after_loading(model, fake_model, signing_key):
+    detection = replace(model.detection, prediction="eps", zsnr=False)
+    fake_model.model = replace(
+        model, entry=model.entry.model_copy(update={"profile": "pony-v6"})
+    ).with_detection(detection)
+    state = build_state(model, fake_model, signing_key)
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
+        state.engine.wait_ready()
+        (card,) = client.get("/models").json()["models"]
+        assert (card["prediction"], card["profile"]) == ("eps", "pony-v6")
+        client.post(GENERATE, json={"input": "a", "parameters": {"width": 64, "height": 64}})
+        assert fake_model.jobs[0].sampler == "k_euler_ancestral" != model.profile.defaults.sampler

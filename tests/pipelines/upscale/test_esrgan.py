@@ -253,3 +253,22 @@ def test_weights_are_converted_to_the_requested_dtype(tmp_path, weights):
         )
     assert not any(weight.requires_grad for weight in loaded.parameters())
     assert not loaded.training
+
+
+def test_an_upscaler_that_is_not_finite_or_quantized_is_refused(tmp_path, weights):
+    for tensor, reason in (
+        (torch.full((8,), torch.nan), "conv_hr.bias contains NaN or infinity"),
+        (torch.zeros(8, dtype=torch.int8), "conv_hr.bias holds I8"),
+    ):
+        path = save(tmp_path / "up.safetensors", weights | {"conv_hr.bias": tensor})
+        with pytest.raises(WeightsError, match=reason):
+            load_rrdbnet(path, CPU, torch.float32)
+
+
+def test_an_upscaler_in_scaled_8_bit_floats_is_loaded(tmp_path, weights):
+    key = "conv_hr.weight"
+    scale = weights[key].abs().max() / 448
+    narrow = (weights[key] / scale).to(torch.float8_e4m3fn)
+    path = save(tmp_path / "up.safetensors", weights | {key: narrow, "conv_hr.weight_scale": scale})
+    loaded = load_rrdbnet(path, CPU, torch.float32).state_dict()
+    assert torch.equal(loaded[key], narrow.float() * scale)

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from checkpoint_files import CONV_IN, CROSS, MARKERS, SDXL, hollow
+from checkpoint_files import CONV_IN, CONV_OUT, CROSS, MARKERS, SDXL, hollow
 
 from pipelines.errors import WeightsError
 from pipelines.weights.detect import detect, detect_inpainting
@@ -30,11 +30,6 @@ def test_detection_needs_no_torch():
 def test_every_kind_of_lora_is_refused_as_one(tmp_path, key):
     with pytest.raises(WeightsError, match="a LoRA"):
         detect(hollow(tmp_path / "a.safetensors", {key: (4, 320)}))
-
-
-@pytest.mark.parametrize("key", ["lora_unet_a.lora_down.weight", "control_model.input_hint_block.0.weight"])
-def test_a_stray_key_of_another_network_does_not_make_a_model_one(tmp_path, key):
-    assert detect(hollow(tmp_path / "a.safetensors", SDXL | {key: (4, 320)})).family == "sdxl"
 
 
 @pytest.mark.parametrize(
@@ -87,3 +82,32 @@ def test_inpainting_weights_are_not_compared_with_an_assumed_prediction(tmp_path
     model = detect(hollow(tmp_path / "model.safetensors", SDXL))
     path = hollow(tmp_path / "inpainting.safetensors", SDXL | {CONV_IN: (320, 9, 3, 3)} | MARKERS)
     assert detect_inpainting(path, model).prediction == "v"
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        {"lora_unet_mid_block_attentions_0.lora_down.weight": (4, 8), "lora_te1_x.alpha": ()},
+        {"unet.mid_block.attn1.to_q.lora_A.weight": (4, 8)},
+        {"lycoris_blocks_0.hada_w1_a": (4, 8), "lycoris_blocks_0.dora_scale": (4,)},
+        {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+    ],
+)
+def test_keys_of_a_lora_or_a_controlnet_matter_only_without_a_unet(tmp_path, stray):
+    model = SDXL | {CONV_OUT: (4, 320, 3, 3)}
+    assert detect(hollow(tmp_path / "a.safetensors", model | stray)).family == "sdxl"
+    with pytest.raises(WeightsError, match=r"a LoRA|a ControlNet"):
+        detect(hollow(tmp_path / "b.safetensors", stray))
+
+
+def test_a_controlnet_in_diffusers_layout_has_no_unet(tmp_path):
+    shapes = {"conv_in.weight": (320, 4, 3, 3), "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3)}
+    with pytest.raises(WeightsError, match="a ControlNet"):
+        detect(hollow(tmp_path / "a.safetensors", shapes))
+
+
+def test_a_quantized_unet_is_named_though_its_shapes_are_not_sdxls(tmp_path):
+    key = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    packed = {key: (655_360, 1), f"{key}.quant_state.bitsandbytes__nf4": (80,), f"{key}.absmax": (20_480,)}
+    with pytest.raises(WeightsError, match="quantized by bitsandbytes"):
+        detect(hollow(tmp_path / "a.safetensors", SDXL | packed))

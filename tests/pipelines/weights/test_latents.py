@@ -4,6 +4,7 @@ from checkpoint_files import hollow_folder
 from pipelines.errors import WeightsError
 from pipelines.weights.detect import detect
 from pipelines.weights.latents import check_latents
+from pipelines.weights.parts import plan_model
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,13 @@ def test_latents_of_another_scale_are_refused_whatever_the_prediction(tmp_path, 
     for prediction in (None, "eps"):
         with pytest.raises(WeightsError, match=reason):
             detect(path, prediction)
+
+
+def test_a_vae_of_another_scale_cannot_replace_a_models(tmp_path):
+    model = hollow_folder(tmp_path / "a")
+    vae = hollow_folder(tmp_path / "b", vae={"scaling_factor": 0.18215}) / "vae"
+    with pytest.raises(WeightsError, match=r"vae/config\.json has scaling_factor 0\.18215"):
+        plan_model(model, vae=vae)
 
 
 def test_the_folder_of_a_vae_alone_is_checked_by_its_own_config(tmp_path):

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import (
@@ -241,3 +242,9 @@ def test_stable_diffusion_1_generates_from_a_file_with_the_names_of_2022(tmp_pat
     (image,) = pipeline.run(job).images
     assert image.shape == (96, 64, 3)
     assert image.std() > 1
+    (other,) = Pipeline(load(path, clip_skip=1)).run(job).images
+    (same,) = Pipeline(load(path, clip_skip=2)).run(job).images
+    assert np.array_equal(image, same)
+    assert not np.array_equal(image, other)
+    with pytest.raises(WeightsError, match=r"clip_skip = 12 is set; 1 \(the last layer\) to 3 are allowed"):
+        load(path, clip_skip=12)

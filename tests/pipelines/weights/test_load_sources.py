@@ -11,9 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import open_checkpoint
+from pipelines.weights.embedded import read_embedded
 from pipelines.weights.header import read_header
 from pipelines.weights.load import choose_dtype
 from pipelines.weights.load import load_weights as load_weights
+from pipelines.weights.networks import build_networks
+from pipelines.weights.parts import model_parts, plan_parts
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
 
@@ -100,3 +103,27 @@ def test_a_file_that_lacks_most_tensors_is_refused_in_one_short_line(tmp_path, s
     with pytest.raises(WeightsError, match=r"missing \(") as refused:
         load(hollow(tmp_path / "a.safetensors", shapes))
     assert len(str(refused.value)) < 400
+
+
+def test_a_folder_of_mixed_variants_with_leftovers_loads(tmp_path, demo, demo_file):
+    modules = {
+        "unet/diffusion_pytorch_model.bf16": demo.weights.unet.module,
+        "vae/diffusion_pytorch_model.non_ema": demo.weights.vae.module,
+        "text_encoder/model.fp16": demo.weights.text_encoders[0].module,
+        "text_encoder_2/model": demo.weights.text_encoders[1].module,
+    }
+    extra = {"text_projection.weight": torch.zeros(4, 4), "vision_model.a.bias": torch.zeros(4)}
+    for name, module in modules.items():
+        (tmp_path / name).parent.mkdir()
+        dtype = torch.bfloat16 if "bf16" in name else torch.float32
+        tensors = {key: tensor.to(dtype).contiguous() for key, tensor in module.state_dict().items()}
+        save_file((extra if "encoder/" in name else {}) | tensors, tmp_path / f"{name}.safetensors")
+    architecture = read_embedded(open_checkpoint(demo_file))
+    assert architecture is not None
+    unet, vae, encoders = build_networks(architecture)
+    parts = model_parts(architecture, unet.module, vae.module, [encoder.module for encoder in encoders])
+    for planned in plan_parts(open_checkpoint(tmp_path), parts, {}):
+        planned.fill(torch.device("cpu"), torch.float32)
+    assert_equal(vae.module.state_dict(), demo.weights.vae.module.state_dict())
+    for encoder, expected in zip(encoders, demo.weights.text_encoders, strict=True):
+        assert_equal(encoder.module.state_dict(), expected.module.state_dict())

@@ -103,7 +103,6 @@ def test_a_fine_tune_with_only_a_unet_gives_only_a_unet(tmp_path):
 @pytest.mark.parametrize(
     ("name", "metadata", "markers", "expected"),
     [
-        ("a", {}, {}, ("eps", False)),
         ("a", {"modelspec.prediction_type": "v"}, {}, ("v", True)),
         ("a", {"modelspec.prediction_type": "v", "ss_zero_terminal_snr": "False"}, {}, ("v", False)),
         ("a-vpred", {}, {}, ("v", True)),
@@ -123,6 +122,11 @@ def test_the_result_has_the_prediction_of_the_fine_tune_under_any_file_name(
         assert (detection.channels, detection.prediction, detection.zsnr) == (9, *expected)
 
 
+def test_a_prediction_that_is_only_assumed_is_not_recorded(tmp_path):
+    merged = merge_inpainting(*save_sources(tmp_path), tmp_path / "result.safetensors")
+    assert merged.detection.is_assumed
+
+
 def test_the_metadata_records_the_merge_and_keeps_no_hash(tmp_path):
     metadata = {
         "format": "pt",
@@ -139,7 +143,6 @@ def test_the_metadata_records_the_merge_and_keeps_no_hash(tmp_path):
         "modelspec.architecture": "stable-diffusion-xl-v1-base/inpaint",
         "modelspec.license": "FAIPL",
         "modelspec.merged_from": "inpaint, A Tune, base",
-        "modelspec.prediction_type": "epsilon",
         "modelspec.title": "A Tune inpainting",
     }
 

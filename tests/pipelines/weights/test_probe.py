@@ -56,7 +56,9 @@ def test_a_configured_terminal_snr_overrides_the_usual_one(demo):
 
 @pytest.mark.parametrize("kind", ["x0", "flow", "random"])
 def test_a_network_of_another_kind_is_refused_with_the_setting_that_decides(demo, kind):
-    with pytest.raises(WeightsError, match=r"merged\.safetensors: .* set its prediction to eps, v or edm_v"):
+    with pytest.raises(
+        WeightsError, match=r"merged\.safetensors: .* set its `prediction` to eps, v or edm_v"
+    ):
         decide_prediction(convert(demo.weights, kind), FILE)
 
 

@@ -116,12 +116,8 @@ def fail_for_room(*_):
 
 def test_a_full_disk_is_refused_before_the_work(folder, monkeypatch):
     monkeypatch.setattr(output.os, "posix_fallocate", fail_for_room, raising=False)
-    with (
-        pytest.raises(
-            ConfigError, match=r"--output 'a\.png' cannot be written: there is no room for the 1 KiB"
-        ),
-        reserve_files([Path("a.png")], 10, force=False),
-    ):
+    message = r"--output 'a\.png' cannot be written: there is no room for the 1 KiB"
+    with pytest.raises(ConfigError, match=message), reserve_files([Path("a.png")], 10, force=False):
         pytest.fail("reserved")
     assert list_names(folder) == []
 

@@ -7,7 +7,8 @@ from demo.checkpoint import build_demo
 from pipelines.errors import WeightsError
 from pipelines.job import RgbImage, UpscaleJob
 from pipelines.weights.architecture import METADATA_KEY
-from pipelines.weights.checkpoint import fingerprint, read_header
+from pipelines.weights.checkpoint import fingerprint
+from pipelines.weights.header import read_header
 from server.cli.check import check_setup
 from server.config.catalog import Catalog, ModelEntry, single_model_catalog
 from server.config.settings import Settings
@@ -63,6 +64,40 @@ def test_the_upscaler_is_named_hashed_and_checked(demo_file, tmp_path):
         list(check_setup(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))
 
 
+def check(catalog):
+    return list(check_setup(catalog, Settings(metadata="plain")))
+
+
+def test_check_refuses_what_a_load_would(demo_file, tmp_path):
+    tensors, metadata = load_file(demo_file), dict(read_header(demo_file).metadata)
+    half = {key: tensor for key, tensor in tensors.items() if ".output_blocks." not in key}
+    save_file(half, tmp_path / "half.safetensors", metadata)
+    bare = {key: tensor for key, tensor in tensors.items() if not key.startswith("first_stage_model.")}
+    save_file(bare, tmp_path / "bare.safetensors", metadata)
+    save_file({"decoder.conv_in.weight": torch.zeros(96, 4, 3, 3)}, tmp_path / "vae.safetensors")
+    half_entry, bare_entry = (ModelEntry(path=tmp_path / f"{name}.safetensors") for name in ("half", "bare"))
+    for entry, reason in (
+        (half_entry, r"half\.safetensors: \d+ missing"),
+        (bare_entry, r"bare\.safetensors: it contains no vae"),
+        (
+            bare_entry.model_copy(update={"vae": tmp_path / "vae.safetensors"}),
+            r"vae\.safetensors: \d+ missing",
+        ),
+        (ModelEntry(path=demo_file, text_encoders=(demo_file,) * 3), "3 text encoders are given"),
+        (ModelEntry(path=demo_file, clip_skip=1), "clip_skip = 1 is set, but SDXL"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            check(Catalog(default="m", models={"m": entry}))
+    entry = bare_entry.model_copy(update={"vae": demo_file})
+    assert check(Catalog(default="m", models={"m": entry}))[-1] == "OK"
+
+
+def test_a_path_that_is_too_long_does_not_exist(tmp_path):
+    with pytest.raises(ConfigError, match="no such file") as error:
+        detect_model(single_model_catalog(tmp_path / ("n" * 5000)))
+    assert len(str(error.value)) < 300
+
+
 def test_the_inpainting_unet_must_have_nine_channels(demo_file):
     catalog = Catalog(default="m", models={"m": ModelEntry(path=demo_file, inpainting=demo_file)})
     with pytest.raises(WeightsError, match="its UNet has 4 input channels; one for inpainting has 9"):
@@ -84,7 +119,7 @@ def test_what_nothing_in_the_file_says_is_known_after_loading(demo_file, tmp_pat
     assert before.detection.is_assumed
     after = load_runner(before, Settings(device="cpu")).model
     assert (after.detection.prediction, after.detection.zsnr, after.profile.name) == ("v", True, "sdxl-v")
-    (line,) = [record.message for record in caplog.records]
+    (line,) = [record.message for record in caplog.records if "prediction" in record.message]
     assert line.startswith(
         "merged_model_final.safetensors: velocity prediction, zero terminal SNR: its network's"
     )

@@ -282,3 +282,10 @@ def test_images_of_any_size_are_signed(height, width):
     text = json.dumps(sign_comment(rgb, {"prompt": ""}, KEY))
     verify_independently(rgb, text, KEY.public)
     assert verify_comment(rgb, text, KEY.public)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_a_pipe_as_key_file_is_rejected_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "key.pem")
+    with pytest.raises(ConfigError, match=r"key\.pem is not a regular file; remove it"):
+        open_key(tmp_path / "key.pem")
