@@ -265,12 +265,12 @@ def main() -> None:
         if name == "loading":
             column[name] = measure_loading(arguments.checkout)
             print(f"{name:24} {column[name]}")
-            continue
-        found = measure(arguments.checkout, *ATTACKS[name])
-        column[name] = asdict(found) | {"misses": found.find_misses()}
-        print(format_row(name, found), found.other, flush=True)
-    result = {"settings": SETTINGS, "columns": columns, "machine": machine()}
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+        else:
+            found = measure(arguments.checkout, *ATTACKS[name])
+            column[name] = asdict(found) | {"misses": found.find_misses()}
+            print(format_row(name, found), found.other, flush=True)
+        result = {"settings": SETTINGS, "columns": columns, "machine": machine()}
+        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -171,9 +171,11 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
 
     def _check_probe(self) -> None:
         """Close a half-closed connection as soon as the client turns out to have closed it altogether."""
+        if self._transport.is_closing():
+            return
         if self._transport.has_failed():
             self._transport.abort()
-        elif not self._transport.is_closing():
+        else:
             asyncio.get_running_loop().call_later(PROBE_INTERVAL, self._check_probe)
 
     def _start_deadline(self, seconds: float) -> None:

@@ -257,7 +257,7 @@ def test_a_body_in_too_many_chunks_is_refused_also_while_it_is_sent(address, fak
         (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY), [200]),
     ],
 )
-def test_a_client_that_has_shut_down_its_sending_side_is_answered(address, sent, statuses):
+def test_a_client_that_has_shut_down_its_sending_side_is_answered(address, caplog, sent, statuses):
     with socket.create_connection(address, timeout=LIMIT) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
@@ -265,6 +265,8 @@ def test_a_client_that_has_shut_down_its_sending_side_is_answered(address, sent,
     assert read_statuses(received) == statuses
     assert received.count(b"HTTP/1.1 ") == len(statuses)
     assert b"100 Continue" not in received
+    sleep(2 * protocol.PROBE_INTERVAL)  # nothing looks at the closed socket
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_a_half_closed_client_that_goes_away_frees_the_device(address, fake_model, monkeypatch, caplog):
