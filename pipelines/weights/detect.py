@@ -76,7 +76,7 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
     has_zsnr, zsnr_evidence = _choose_zsnr(checkpoint, family, claim, zsnr)
     _check_configs(checkpoint, family, channels, chosen)
     sigma_range = read_sigma_range(checkpoint) if chosen == "edm_v" else None
-    evidence = [family_evidence, str(claim), *zsnr_evidence]
+    evidence = [family_evidence, *_list_strays(checkpoint), str(claim), *zsnr_evidence]
     if sigma_range is not None:
         evidence.append(f"sigma from {sigma_range[0]:g} to {sigma_range[1]:g}")
     return Detection(
@@ -215,6 +215,13 @@ def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
     if vae_input is not None and len(vae_input.shape) == 4 and vae_input.shape[1] != 4:
         reason = f"its VAE has {vae_input.shape[1]} latent channels; only 4 are supported"
         raise WeightsError(checkpoint.path, reason)
+
+
+def _list_strays(checkpoint: Checkpoint) -> Iterator[str]:
+    """A line about the keys of other networks that a merge left next to the UNet, if there are any."""
+    count = sum(bool(LORA_KEY.match(key)) or key.startswith("control_model.") for key in checkpoint.tensors)
+    if count:
+        yield f"{count} tensors of a LoRA or a ControlNet are ignored"
 
 
 def _find_missing(checkpoint: Checkpoint, family: ModelFamily) -> Iterator[str]:

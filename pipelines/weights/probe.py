@@ -23,7 +23,7 @@ from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import scaled_linear
 from pipelines.text.encoding import PromptEncoder
 from pipelines.weights.claim import OVERRIDE
-from pipelines.weights.detect import Detection
+from pipelines.weights.detect import ASSUMED, Detection
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
 from pipelines.weights.networks import UNet
@@ -83,7 +83,7 @@ def decide_prediction(weights: Weights, path: Path, zsnr: bool | None = None) ->
     zsnr = zsnr and prediction == "v"
     name = {"eps": "noise prediction", "v": "velocity prediction"}[prediction]
     evidence = f"{name}{', zero terminal SNR' if zsnr else ''}: its network's outputs show it ({probe})"
-    facts = (*detection.evidence[:-1], evidence)
+    facts = (*(fact for fact in detection.evidence if fact != str(ASSUMED)), evidence)
     return replace(detection, prediction=prediction, zsnr=zsnr, evidence=facts, is_assumed=False)
 
 

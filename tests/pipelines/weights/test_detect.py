@@ -95,7 +95,9 @@ def test_inpainting_weights_are_not_compared_with_an_assumed_prediction(tmp_path
 )
 def test_keys_of_a_lora_or_a_controlnet_matter_only_without_a_unet(tmp_path, stray):
     model = SDXL | {CONV_OUT: (4, 320, 3, 3)}
-    assert detect(hollow(tmp_path / "a.safetensors", model | stray)).family == "sdxl"
+    detection = detect(hollow(tmp_path / "a.safetensors", model | stray))
+    assert detection.family == "sdxl"
+    assert f"{len(stray)} tensors of a LoRA or a ControlNet are ignored" in detection.evidence
     with pytest.raises(WeightsError, match=r"a LoRA|a ControlNet"):
         detect(hollow(tmp_path / "b.safetensors", stray))
 

@@ -8,6 +8,7 @@ import torch
 
 from pipelines.errors import WeightsError
 from pipelines.sampling.prediction import scaled_linear
+from pipelines.weights.detect import ASSUMED
 from pipelines.weights.probe import Probe, decide_prediction, probe_unet
 
 FILE = Path("merged.safetensors")
@@ -37,7 +38,8 @@ KINDS = {
 
 
 def convert(weights, kind):
-    assumed = replace(weights.detection, prediction="eps", zsnr=False, is_assumed=True)
+    facts = ("SDXL", str(ASSUMED), "the configuration sets zero terminal SNR to False")
+    assumed = replace(weights.detection, prediction="eps", zsnr=False, evidence=facts, is_assumed=True)
     unet = weights.unet if kind == "v" else Converted(weights.unet, KINDS[kind])
     return replace(weights, unet=unet, detection=assumed)
 
@@ -47,7 +49,7 @@ def test_a_network_shows_whether_it_predicts_velocity_or_noise(demo, kind, zsnr)
     detection = decide_prediction(convert(demo.weights, kind), FILE)
     assert (detection.prediction, detection.zsnr, detection.is_assumed) == (kind, zsnr, False)
     assert "outputs show it (cosine" in detection.evidence[-1]
-    assert len(detection.evidence) == len(demo.weights.detection.evidence)
+    assert detection.evidence[:-1] == ("SDXL", "the configuration sets zero terminal SNR to False")
 
 
 def test_a_configured_terminal_snr_overrides_the_usual_one(demo):
