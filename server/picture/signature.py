@@ -52,12 +52,11 @@ def open_key(path: Path) -> SigningKey:
     Raises:
         ConfigError: the file cannot be read or created, or holds no Ed25519 key.
     """
-    _wait_while_written(path)
+    with suppress(OSError):  # a path that cannot be looked at is reported by `read_key`
+        if not path.exists():
+            _create_key(path)
+    _wait_while_written(path)  # by this process or another one
     key = read_key(path)
-    if key is None:
-        _create_key(path)
-        _wait_while_written(path)
-        key = read_key(path)
     if key is None:
         raise ConfigError(
             f"signing_key: {path} is a broken link; remove it, or set signing_key to another file"
