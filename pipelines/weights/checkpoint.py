@@ -4,14 +4,14 @@ Knows nothing about networks.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from pipelines.errors import WeightsError
+from pipelines.weights.config_file import read_config
 from pipelines.weights.header import PICKLE_REFUSED, PICKLE_SUFFIXES, TensorRef, read_header
 
 Layout = Literal["single", "diffusers"]
@@ -28,7 +28,6 @@ COMPONENT_FILE = re.compile(
 """A component's weight file; older versions of diffusers wrote a variant after the number of the shard."""
 VARIANTS = ("", "fp32", "bf16", "fp16", "non_ema", "fp8")
 """Variants of a component, the most accurate first; others come after them."""
-MAX_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +122,7 @@ def _complete_shards(folder: Path, sets: Mapping[int, Mapping[int, Path]]) -> tu
 
 def _read_scheduler(path: Path) -> Mapping[str, object]:
     file = path / "scheduler" / "scheduler_config.json"
-    if not file.is_file():
-        return {}
-    with file.open("rb") as stream:
-        content = stream.read(MAX_CONFIG_BYTES)
-    try:
-        config = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(file, f"not JSON of less than {MAX_CONFIG_BYTES} bytes") from error
-    if not isinstance(config, dict):
-        raise WeightsError(file, "not a JSON object")
-    return cast("dict[str, object]", config)
+    return read_config(file) if file.is_file() else {}
 
 
 def fingerprint(path: Path) -> str:

@@ -27,40 +27,11 @@ XL = re.compile(r"(SD|sd|Sd)?(XL|xl|Xl)(?![a-z])")
 VERSION = re.compile(r"(?=[vV]\d)")
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 FLOW_WORD = re.compile(r"rf|fm|rectflow|(rectified|flowmatch|flowpred)\w*|\w*flow")
-FLOW_COMPOUNDS = {
-    prefix + "flow"
-    for prefix in (
-        *(
-            "over",
-            "under",
-            "air",
-            "work",
-            "out",
-            "in",
-            "back",
-            "cash",
-            "data",
-            "lava",
-            "water",
-            "wind",
-            "river",
-        ),
-        *(
-            "cross",
-            "counter",
-            "down",
-            "up",
-            "through",
-            "blood",
-            "stackover",
-            "hair",
-            "ink",
-            "light",
-            "tensor",
-            "free",
-        ),
-    )
-}
+FLOW_PREFIXES = (
+    "over under air work out in back cash data lava water wind river cross counter down up through blood stackover "
+    "hair ink light tensor free"
+)
+FLOW_COMPOUNDS = {f"{prefix}flow" for prefix in FLOW_PREFIXES.split()}
 """Words that end in `flow` and name no kind of training; any other word with this end does."""
 BASES = "noob|noobai|nai|xl|sdxl|sd|il|illu|pony|anime|wai|animagine|bigasp"
 GLUED_RF = re.compile(rf"[a-z]{{2,}}[b-df-hj-np-tv-z]rf|({BASES})(rf|fm)")

@@ -4,35 +4,20 @@ Defaults are diffusers' own. `epsilon` alone is no evidence: folders of v-predic
 """
 
 from collections.abc import Iterator, Mapping
-from math import isclose
 from pathlib import Path
 
 from pipelines.errors import WeightsError
 from pipelines.weights.claim import EDM, PLAYGROUND, RECTIFIED_FLOW, UNKNOWN, Claim, interpret, parse_flag
+from pipelines.weights.config_file import is_near
 
 Config = Mapping[str, object]
 
-KNOWN_CLASSES = {
-    *("DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep"),
-    *(
-        "DPMSolverMultistepInverse",
-        "DPMSolverSDE",
-        "DPMSolverSinglestep",
-        "EulerAncestralDiscrete",
-        "EulerDiscrete",
-    ),
-    *(
-        "HeunDiscrete",
-        "KDPM2AncestralDiscrete",
-        "KDPM2Discrete",
-        "LCM",
-        "LMSDiscrete",
-        "PNDM",
-        "SASolver",
-        "TCD",
-    ),
-    "UniPCMultistep",
-}
+CLASS_NAMES = (
+    "DDIM DDIMInverse DDIMParallel DDPM DDPMParallel DEISMultistep DPMSolverMultistep DPMSolverMultistepInverse "
+    "DPMSolverSDE DPMSolverSinglestep EulerAncestralDiscrete EulerDiscrete HeunDiscrete KDPM2AncestralDiscrete "
+    "KDPM2Discrete LCM LMSDiscrete PNDM SASolver TCD UniPCMultistep"
+)
+KNOWN_CLASSES = frozenset(CLASS_NAMES.split())
 """diffusers' schedulers for networks with Stable Diffusion's noise table, without `Flax` and `Scheduler`."""
 EDM_CLASSES = {"EDMEuler", "EDMDPMSolverMultistep"}
 EDM_DEFAULTS: Config = {
@@ -41,7 +26,6 @@ EDM_DEFAULTS: Config = {
     "sigma_data": 0.5,
     "prediction_type": "epsilon",
 }
-LARGEST = 1e9  # JSON has integers that no float can hold
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 
 
@@ -106,19 +90,14 @@ def read_sigma(config: Config, key: str, default: float) -> object:
 
 def check_betas(path: Path, config: Config) -> None:
     """Raise WeightsError if a scheduler's noise table is not Stable Diffusion's; absent fields do not count."""
-    expected = {"beta_schedule": "scaled_linear", **BETAS}
-    wrong = [key for key, value in expected.items() if not _is_near(config.get(key), value)]
-    wrong += ["trained_betas"] if config.get("trained_betas") is not None else []
+    stated = {key: value for key, value in config.items() if value is not None}
+    wrong = [] if stated.get("beta_schedule", "scaled_linear") == "scaled_linear" else ["beta_schedule"]
+    wrong += [key for key, value in BETAS.items() if not is_near(stated.get(key, value), value)]
+    wrong += ["trained_betas"] if "trained_betas" in stated else []
     if wrong:
         reason = f"its scheduler's {wrong[0]} is {str(config[wrong[0]])[:80]}, which is not supported"
         allowed = "its betas must be scaled_linear, from 0.00085 to 0.012 in 1000 steps"
         raise WeightsError(path, f"{reason}: {allowed}; correct scheduler_config.json if it is wrong")
-
-
-def _is_near(value: object, expected: object) -> bool:
-    if isinstance(value, int | float) and isinstance(expected, int | float):
-        return abs(value) < LARGEST and isclose(value, expected, rel_tol=1e-6)
-    return value is None or value == expected
 
 
 def _class_name(config: Config) -> str:

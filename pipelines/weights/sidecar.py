@@ -7,13 +7,12 @@ unknown origin is parsed.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isclose
 from pathlib import Path
 
 from pipelines.errors import WeightsError
 from pipelines.weights.claim import UNKNOWN, Claim, interpret, parse_flag
+from pipelines.weights.config_file import MAX_BYTES, is_near
 
-MAX_BYTES = 1 << 20
 COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
 ENTRY = re.compile(r"""(?:^|[\s{,-])["']?(\w+)["']?[ \t]*:[ \t]*["']?([\w.+-]+)""")
 SCALING = re.compile(r"\.(\w*(?:Scaling|Flow)\w*)$")
@@ -51,7 +50,7 @@ class Sidecar:
         """Raise WeightsError if it sets another noise table than Stable Diffusion's or another scale of latents."""
         for key, value in self.entries:
             expected = (TABLE | {"scale_factor": latent_scale}).get(key)
-            if expected is not None and not _is_near(value, expected):
+            if expected is not None and not _is_expected(value, expected):
                 reason = (
                     f"it sets {key} to {value}; only {expected:g} is supported for the checkpoint beside it"
                 )
@@ -82,8 +81,8 @@ def _read_text(file: Path) -> str:
         raise WeightsError(file, f"cannot be read: {error.strerror}") from error
 
 
-def _is_near(text: str, expected: float) -> bool:
+def _is_expected(text: str, expected: float) -> bool:
     try:
-        return isclose(float(text), expected, rel_tol=1e-6)
+        return is_near(float(text), expected)
     except ValueError:
         return False
