@@ -9,8 +9,12 @@ LONGEST_NAME = 200
 
 def abbreviate(name: str) -> str:
     """Return a name from a file for a message: on one line, and cut in the middle if it is long."""
-    cut = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 63]}...{name[-60:]}"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+    return escape(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 63]}...{name[-60:]}")
+
+
+def escape(text: str) -> str:
+    """Return a text on one line, with line breaks and control characters as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class PipelineError(Exception):

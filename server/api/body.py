@@ -17,10 +17,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from server.api.json_text import parse_json_object
-from server.api.memory import Claim
+from server.api.memory import MIB, Claim
 from server.errors import BodyTimeout, BodyTooLarge, Rejected, Unsupported
 
-MIB = 1 << 20
 PART_LIMIT = 64
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.memory import Memory
-from server.request.images import trim_heap
+from server.heap import trim_heap
 
 DRAIN_TIMEOUT = 20.0
 """Seconds for which the rest of a refused body is read: enough for 16 MB at 10 Mbit/s."""

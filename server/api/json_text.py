@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from secrets import token_hex
 from typing import cast
 
+from server.api.memory import MIB
 from server.errors import BodyTooLarge, Rejected
 
-MIB = 1 << 20
 LONG = 4096
 """Bytes above which a string is cut out."""
 MOST_ELEMENTS = 100_000

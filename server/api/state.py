@@ -8,8 +8,8 @@ from fastapi import Depends, Request
 
 from server.api.access import AccessRules
 from server.api.accounts import Accounts
-from server.api.body import MIB, BodyLimits
-from server.api.memory import DECODE_LIMIT, Claim, Memory, memory_for_bodies
+from server.api.body import BodyLimits
+from server.api.memory import DECODE_LIMIT, MIB, Claim, Memory, memory_for_bodies
 from server.config.settings import ZipType
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy

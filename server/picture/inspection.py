@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipelines.errors import escape
 from pipelines.types import Pixels
 from server.errors import Rejected
 from server.picture.exif import Exif
@@ -178,7 +179,7 @@ def format_signatures(checks: tuple[SignatureCheck, ...]) -> str:
     """Return the output of `naiad verify`: one line per layer, and what a signature covers."""
     if not checks:
         return "the image has no Comment, so there is nothing to verify"
-    lines = [f"{check.layer}: {_escape(SIGNER_MESSAGES[check.signer].format(check.key))}" for check in checks]
+    lines = [f"{check.layer}: {escape(SIGNER_MESSAGES[check.signer].format(check.key))}" for check in checks]
     return "\n".join([*lines, "a signature covers the colors of the pixels and the Comment, nothing else"])
 
 
@@ -209,14 +210,9 @@ def _format_layer(layer: Layer, fields: Mapping[str, str]) -> list[str]:
 def _format_field(key: str, value: str) -> list[str]:
     comment = parse_json(value) if key == "Comment" else {}
     if not comment:
-        return [f"  {_escape(key)}: {_escape(value)}"]
+        return [f"  {escape(key)}: {escape(value)}"]
     entries = {name: json.dumps(entry, ensure_ascii=False) for name, entry in comment.items()}
-    return ["  Comment:", *(f"    {_escape(name)}: {_escape(entry)}" for name, entry in entries.items())]
-
-
-def _escape(text: str) -> str:
-    """Return the text on one line, with line breaks and control characters as escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return ["  Comment:", *(f"    {escape(name)}: {escape(entry)}" for name, entry in entries.items())]
 
 
 def to_json(inspection: Inspection, checks: tuple[SignatureCheck, ...]) -> dict[str, object]:

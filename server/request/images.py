@@ -7,13 +7,11 @@ or gray.
 """
 
 import binascii
-import ctypes
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -26,7 +24,8 @@ from server.errors import Rejected
 from server.picture.color import change_mode, convert_to_srgb
 from server.picture.exif import Exif, read_exif
 from server.picture.jpeg_segments import read_jpeg
-from server.picture.parts import UnreadableFile
+from server.picture.parts import FileParts, UnreadableFile
+from server.picture.png import SIGNATURE
 from server.picture.png_chunks import read_png
 
 MAX_PIXELS = 2 * 16_777_216
@@ -108,27 +107,24 @@ def open_image(data: bytes, field: str, max_pixels: int = MAX_PIXELS) -> OpenedI
 
 
 def _open(data: bytes, field: str, max_pixels: int) -> OpenedImage:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        parts = read_png(data)
-        image = PngImageFile(BytesIO(parts.pixels))
-        texts, exif, profile = parts.texts, parts.exif, parts.profile
+    if data.startswith(SIGNATURE):
+        parts, decoder = read_png(data), PngImageFile
     elif data.startswith(b"\xff\xd8\xff"):
-        parts = read_jpeg(data)
-        image = JpegImageFile(BytesIO(parts.pixels))
-        texts, exif, profile = parts.texts, parts.exif, parts.profile
+        parts, decoder = read_jpeg(data), JpegImageFile
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        image = WebPImageFile(BytesIO(data))
-        texts, exif, profile = (
-            dict[str, str](),
-            image.info.get("exif", b""),
-            image.info.get("icc_profile", b""),
-        )
+        parts, decoder = FileParts(data), WebPImageFile
     else:
         raise UnreadableFile("not a PNG, WebP or JPEG image")
+    image = decoder(BytesIO(parts.pixels))
     if image.width * image.height > max_pixels:
         raise Rejected(field, f"{image.width} x {image.height} is more than {max_pixels} pixels")
     image.load()
-    return OpenedImage(str(image.format), image, texts, read_exif(exif), profile)
+    # a WebP is not split: Pillow copies these two parts as they are
+    exif, profile = (
+        parts.exif or image.info.get("exif", b""),
+        parts.profile or image.info.get("icc_profile", b""),
+    )
+    return OpenedImage(str(image.format), image, parts.texts, read_exif(exif), profile)
 
 
 def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
@@ -141,25 +137,6 @@ def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
     return RgbImage(width, height, rgb.tobytes())
-
-
-def trim_heap() -> None:
-    """Give the memory of decoded images back to the system, where the C library can: glibc keeps most of it else.
-
-    Two images of 5792 x 5792 at a time would leave 0.6 GB behind.
-    """
-    if _malloc_trim is not None:
-        _malloc_trim(0)
-
-
-def _find_malloc_trim() -> Callable[[int], object] | None:
-    try:
-        return cast("Callable[[int], object]", ctypes.CDLL(None).malloc_trim)
-    except (OSError, AttributeError, TypeError):
-        return None
-
-
-_malloc_trim = _find_malloc_trim()
 
 
 def to_upright_rgb(image: OpenedImage, background: str = "white") -> Image.Image:

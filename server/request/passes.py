@@ -9,7 +9,8 @@ from pipelines.types import Size
 from server.config.profiles import Profile
 from server.engine.model import ServedModel
 from server.errors import Rejected
-from server.request.images import read_image, read_mask, trim_heap
+from server.heap import trim_heap
+from server.request.images import read_image, read_mask
 from server.request.schema import (
     LARGEST_AREA,
     GenerateParameters,
