@@ -132,8 +132,10 @@ def fingerprint(path: Path) -> str:
     for a diffusers folder, over all its files in order.
     """
     digest = hashlib.sha256()
-    for file in checkpoint_files(open_checkpoint(path)):
-        length = read_header(file).length
+    checkpoint = open_checkpoint(path)
+    for file in checkpoint_files(checkpoint):
+        # the tensors follow the header without a gap
+        length = min(tensor.start for tensor in checkpoint.tensors.values() if tensor.file == file)
         spare = max(0, file.stat().st_size - length - BLOCK)
         with file.open("rb") as stream:
             digest.update(stream.read(length))

@@ -69,7 +69,13 @@ def detect(path: Path, prediction: PredictionType | None = None, zsnr: bool | No
 
     Raise WeightsError, with the reason, if it is not a model that can run.
     """
-    checkpoint = open_checkpoint(path)
+    return detect_checkpoint(open_checkpoint(path), prediction, zsnr)
+
+
+def detect_checkpoint(
+    checkpoint: Checkpoint, prediction: PredictionType | None = None, zsnr: bool | None = None
+) -> Detection:
+    """Detect what an open checkpoint is, like `detect`."""
     family, channels, family_evidence = _detect_family(checkpoint)
     claim = _choose_prediction(checkpoint, prediction, zsnr)
     chosen: PredictionType = claim.prediction or "eps"

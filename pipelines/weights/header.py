@@ -55,12 +55,11 @@ class TensorRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of a safetensors file; `length` is the offset at which the tensor data begins."""
+    """The header of a safetensors file."""
 
     path: Path
     tensors: Mapping[str, TensorRef]
     metadata: Mapping[str, str]
-    length: int
 
 
 def read_header(path: Path) -> Header:
@@ -96,7 +95,7 @@ def _parse_header(path: Path, file: BinaryIO, size: int) -> Header:
     metadata = _parse_metadata(path, fields.pop("__metadata__", {}))
     tensors = {key: _parse_tensor(path, key, value, 8 + length) for key, value in fields.items()}
     _check_data(path, tensors.values(), 8 + length, size)
-    return Header(path, tensors, metadata, 8 + length)
+    return Header(path, tensors, metadata)
 
 
 def _describe_format(first_bytes: bytes, length: int) -> str:

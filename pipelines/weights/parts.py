@@ -14,7 +14,7 @@ from pipelines.errors import WeightsError
 from pipelines.types import PredictionType
 from pipelines.weights.architecture import METADATA_KEY, Architecture
 from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, Checkpoint, open_checkpoint
-from pipelines.weights.detect import Detection, detect, detect_inpainting
+from pipelines.weights.detect import Detection, detect_checkpoint, detect_inpainting
 from pipelines.weights.embedded import choose_architecture
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.key_map import MappedKey, map_text_keys, map_unet_keys, map_vae_keys
@@ -102,7 +102,7 @@ def plan_model(
         WeightsError: the checkpoint or a replacement cannot be used; one line with file and reason.
     """
     checkpoint = open_checkpoint(path)
-    detection = detect(path, prediction, zsnr)
+    detection = detect_checkpoint(checkpoint, prediction, zsnr)
     architecture = choose_architecture(checkpoint, detection.family, detection.channels)
     _check_clip_skip(path, architecture, clip_skip)
     if vae is not None:

@@ -69,12 +69,10 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
         detection = decide_prediction(weights, entry.path, entry.zsnr)
         log.info("%s: %s", entry.path.name, detection.evidence[-1])
         weights, model = replace(weights, detection=detection), model.with_detection(detection)
-    if entry.inpainting is not None:
-        detect_inpainting(
-            entry.inpainting, weights.detection
-        )  # compares predictions, now that both are known
-        if detect(entry.inpainting).is_assumed:
-            check_inpainting_prediction(weights, entry.inpainting)
+        if entry.inpainting is not None:
+            detect_inpainting(entry.inpainting, detection)  # its prediction could not be compared before
+    if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
+        check_inpainting_prediction(weights, entry.inpainting)
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     return LoadedRunner(Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler), model)
 
