@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from server.api.json_text import parse_json_object
-from server.api.memory import MIB, Claim
+from server.api.memory import MIB, Reservation
 from server.errors import BodyTimeout, BodyTooLarge, Rejected, Unsupported
 
 PART_LIMIT = 64
@@ -33,9 +33,9 @@ class BodyLimits:
 
 
 async def read_body(
-    request: Request, limits: BodyLimits, claim: Claim, slots: asyncio.Semaphore
+    request: Request, limits: BodyLimits, reservation: Reservation, slots: asyncio.Semaphore
 ) -> dict[str, object]:
-    """Return the JSON object in a body; the claim grows by its bytes as they arrive.
+    """Return the JSON object in a body; the reservation grows by its bytes as they arrive.
 
     It is parsed in a thread, because the event loop must go on meanwhile, and only in one of the slots, because parsing
     takes up to two more copies.
@@ -49,7 +49,7 @@ async def read_body(
     boundary = _parse_boundary(request.headers) if media_type == "multipart/form-data" else None
     try:
         async with asyncio.timeout(limits.timeout):
-            body = await _read_bytes(request, limits.size, claim)
+            body = await _read_bytes(request, limits.size, reservation)
     except TimeoutError:
         raise BodyTimeout(f"the body did not arrive within {limits.timeout:g} seconds") from None
     except ClientDisconnect:
@@ -73,7 +73,7 @@ def _check_media_type(headers: Headers) -> str:
     return media_type
 
 
-async def _read_bytes(request: Request, limit: int, claim: Claim) -> bytearray:
+async def _read_bytes(request: Request, limit: int, reservation: Reservation) -> bytearray:
     unit, size = ("MiB", limit // MIB) if limit >= MIB else ("KiB", limit // 1024)
     too_large = BodyTooLarge(f"the body is larger than {size} {unit}")
     declared = request.headers.get("content-length", "")
@@ -84,11 +84,11 @@ async def _read_bytes(request: Request, limit: int, claim: Claim) -> bytearray:
         async for chunk in request.stream():
             if len(chunks) + len(chunk) > limit:
                 raise too_large
-            claim.resize(claim.size + len(chunk))
+            reservation.resize(reservation.size + len(chunk))
             chunks += chunk
     except BaseException:  # answering it may take a while, and until then the exception refers to the bytes
         chunks.clear()
-        claim.hold(0)
+        reservation.hold(0)
         raise
     return chunks
 

@@ -26,17 +26,17 @@ PIECE = 256 * 1024
 
 
 def complete_exchanges(app: ASGIApp, memory: Memory) -> ASGIApp:
-    """Return `app` with a claim of memory in each request's scope, and with complete exchanges."""
+    """Return `app` with a reservation of memory in each request's scope, and with complete exchanges."""
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
         exchange = Exchange(Headers(scope=scope), receive, send)
-        with memory.claim() as claim:
-            scope["claim"] = claim
+        with memory.reserve() as reservation:
+            scope["reservation"] = reservation
             await app(scope, exchange.receive, exchange.send)
-        if claim.largest >= LARGE:
+        if reservation.largest >= LARGE:
             await asyncio.to_thread(trim_heap)
 
     return run

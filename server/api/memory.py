@@ -26,12 +26,12 @@ class Memory:
     def __init__(self, limit: int) -> None:
         self.limit, self.held = limit, 0
 
-    def claim(self) -> "Claim":
-        """Return a claim of 0 bytes."""
-        return Claim(self)
+    def reserve(self) -> "Reservation":
+        """Return a reservation of 0 bytes."""
+        return Reservation(self)
 
 
-class Claim:
+class Reservation:
     """What one request holds, and the most it has held; a context manager that gives it back."""
 
     def __init__(self, memory: Memory) -> None:

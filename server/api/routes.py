@@ -15,7 +15,7 @@ from server.api.accounts import ACCOUNT_PAGES, choose_login_token
 from server.api.body import BodyLimits, read_body
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, negotiate
-from server.api.state import AppState, StateDependency, app_state, capacity, claim
+from server.api.state import AppState, StateDependency, app_state, capacity, reservation
 from server.api.upscale import Upscale, read_upscale, write_upscaled
 from server.engine.engine import Result, State, Ticket
 from server.errors import Unavailable, build_envelope
@@ -91,7 +91,7 @@ async def get_account_page(page: str) -> Response:
 async def log_in(request: Request, state: StateDependency) -> Response:
     """Return the token of a listed access key; if the server needs no tokens, one that grants nothing."""
     limits = BodyLimits(LOGIN_LIMIT, state.body_timeout)
-    body = await read_body(request, limits, claim(request), capacity(request).parsing)
+    body = await read_body(request, limits, reservation(request), capacity(request).parsing)
     token = choose_login_token(body.get("key"), state.accounts, needs_token=bool(state.access.tokens))
     return AccountResponse({"accessToken": token}, 201)
 
@@ -107,7 +107,7 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     resolved = await receive_generate(request, state)
     media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
     result = await wait_for_result(state.engine.submit(resolved.job), request)
-    claim(request).hold(sum(image.nbytes for image in result.images))
+    reservation(request).hold(sum(image.nbytes for image in result.images))
     started = perf_counter()
     images = await encode_images(state.metadata, resolved, result)
     seeds = resolved.job.passes[0].seeds
@@ -125,7 +125,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     upscale = await receive_upscale(request, state)
     media_type = negotiate(request.headers, upscale.image_format, state.zip_type)
     result = await wait_for_result(state.engine.submit(upscale.job), request)
-    claim(request).hold(sum(image.nbytes for image in result.images))
+    reservation(request).hold(sum(image.nbytes for image in result.images))
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
     image = await asyncio.to_thread(write_upscaled, state.metadata, upscale, result, method)
@@ -142,20 +142,20 @@ async def receive_generate(request: Request, state: AppState) -> ResolvedRequest
     if sent.task == "generate":  # without images: it need not wait for a slot
         return await asyncio.to_thread(resolve, sent, state.current_policy())
     resolved = await decode_in_slot(request, resolve, sent, state.current_policy())
-    claim(request).resize(measure_work(resolved.job))
+    reservation(request).resize(measure_work(resolved.job))
     return resolved
 
 
 async def receive_upscale(request: Request, state: AppState) -> Upscale:
     """Return a request to upscale an image, read and decoded; its body is not kept."""
     upscale = await decode_in_slot(request, read_upscale, await _receive(request, state))
-    claim(request).resize(measure_work(upscale.job))
+    reservation(request).resize(measure_work(upscale.job))
     return upscale
 
 
 async def _receive(request: Request, state: AppState) -> dict[str, object]:
     state.engine.admit()  # raises Unavailable or Overloaded, so that nothing is received in vain
-    return await read_body(request, state.body_limits, claim(request), capacity(request).parsing)
+    return await read_body(request, state.body_limits, reservation(request), capacity(request).parsing)
 
 
 async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *args: *Args) -> Decoded:

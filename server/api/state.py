@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from server.api.access import AccessRules
 from server.api.accounts import Accounts
 from server.api.body import BodyLimits
-from server.api.memory import DECODE_LIMIT, MIB, Claim, Memory, memory_for_bodies
+from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.config.settings import ZipType
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy
@@ -62,9 +62,9 @@ def capacity(request: Request) -> Capacity:
     return cast("Capacity", request.app.state.capacity)
 
 
-def claim(request: Request) -> Claim:
+def reservation(request: Request) -> Reservation:
     """Return what a request holds of the memory; the middleware gives it back once the response has been sent."""
-    return cast("Claim", request.scope["claim"])
+    return cast("Reservation", request.scope["reservation"])
 
 
 StateDependency = Annotated[AppState, Depends(app_state)]

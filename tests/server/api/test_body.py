@@ -38,7 +38,7 @@ def build_request(*chunks, **headers):
 
 def run_read(request, size=MIB, timeout=60.0, memory=64 * MIB):
     return asyncio.run(
-        read_body(request, BodyLimits(size, timeout), Memory(memory).claim(), asyncio.Semaphore())
+        read_body(request, BodyLimits(size, timeout), Memory(memory).reserve(), asyncio.Semaphore())
     )
 
 
@@ -227,11 +227,13 @@ def test_an_endless_body_is_not_kept_in_memory():
     [(3 * 65_536, {}, 429), (64 * MIB, {"limit": 0.125}, 413), (64 * MIB, {"ends": False, "timeout": 0.05}, 408)],
 )  # fmt: skip
 def test_a_body_that_is_refused_holds_no_memory_while_it_is_answered(monkeypatch, memory, options, status):
-    claims, claim = [], Memory.claim
-    monkeypatch.setattr(Memory, "claim", lambda self: claims.append(claim(self)) or claims[-1])
+    reservations, reserve = [], Memory.reserve
+    monkeypatch.setattr(
+        Memory, "reserve", lambda self: reservations.append(reserve(self)) or reservations[-1]
+    )
     assert refuse(*[b" " * 65_536] * 4, memory=memory, **options)[0] == status
-    assert claims[0].size == 0
-    assert claims[0].largest >= 2 * 65_536
+    assert reservations[0].size == 0
+    assert reservations[0].largest >= 2 * 65_536
 
 
 def test_a_body_that_does_not_arrive_times_out():

@@ -20,9 +20,9 @@ from server.engine.model import detect_model
 from server.errors import Overloaded
 
 
-def test_claims_share_one_limit():
+def test_reservations_share_one_limit():
     memory = Memory(10)
-    with memory.claim() as first, memory.claim() as second:
+    with memory.reserve() as first, memory.reserve() as second:
         first.resize(6)
         second.resize(4)
         with pytest.raises(Overloaded, match=r"api\.memory_limit"):

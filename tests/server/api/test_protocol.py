@@ -329,7 +329,7 @@ def test_a_client_that_takes_no_response_is_dropped_with_its_memory(monkeypatch)
     memory = Memory(0)
 
     async def app(scope, receive, send):
-        scope["claim"].hold(7)
+        scope["reservation"].hold(7)
         await send_much(scope, receive, send)
 
     with serve_app(exchanges.complete_exchanges(app, memory)) as address:
