@@ -51,7 +51,7 @@ def build_form(piece: bytes, size: int) -> bytes:
 def build_image_request(
     file: bytes | None, padding: int = 0, junk: bytes = b"0", upscale: float | None = None
 ) -> bytes:
-    """Return a request that starts from an image, by default a small one, in a body with padding and JSON beside it."""
+    """Return an img2img request, by default with a small image; the body also has padding and additional JSON."""
     if file is None:
         shape = (64, 64, 3) if upscale is None else (1024, 1024, 3)
         file = encode(Image.fromarray(np.random.default_rng(1).integers(0, 256, shape, np.uint8)), "PNG")

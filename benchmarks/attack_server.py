@@ -1,4 +1,4 @@
-"""A server process under attack, for `attacks`: requests to it, and what is measured beside them."""
+"""A server process under attack, for `attacks`: requests to it, and the measurements taken meanwhile."""
 
 import multiprocessing
 import os

@@ -162,7 +162,7 @@ def _choose_zsnr(
 def _check_configs(
     checkpoint: Checkpoint, family: ModelFamily, channels: int, prediction: PredictionType
 ) -> None:
-    """Refuse configs of latents and noise tables that cannot run, whatever the prediction is set to."""
+    """Refuse unsupported latent scales and noise tables; a configured prediction does not override them."""
     latent_scale = choose_architecture(checkpoint, family.name, channels).latent_scale
     check_latents(checkpoint.path, latent_scale)
     if prediction != "edm_v":

@@ -1,7 +1,7 @@
 """What a checkpoint indicates about its prediction and terminal SNR, from the strongest source to the weakest.
 
-A YAML file beside it, which is its user's setting; markers; metadata; the scheduler's config; names. Markers are empty
-tensors (ComfyUI, SimpleTuner and OneTrainer write them): the key is what counts.
+The order is: a YAML file next to the checkpoint, markers, metadata, the scheduler's config, names. Users write the YAML
+file themselves. Markers are empty tensors (ComfyUI, SimpleTuner and OneTrainer write them); only the key counts.
 """
 
 from collections.abc import Callable, Iterator

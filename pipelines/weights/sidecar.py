@@ -1,4 +1,4 @@
-"""The YAML file beside a checkpoint, of the same stem, by which A1111 and Forge are set to another prediction.
+"""The YAML file next to a checkpoint, with the same stem, by which A1111 and Forge are set to another prediction.
 
 It is the config of CompVis' or Stability's training code. Only lines `key: value` are looked for, so that no YAML of
 unknown origin is parsed.
@@ -25,7 +25,7 @@ TABLE = {"linear_start": 0.00085, "linear_end": 0.012, "timesteps": 1000.0}
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """The entries of the YAML file beside a checkpoint, in its order."""
+    """The entries of the YAML file next to a checkpoint, in its order."""
 
     file: Path
     entries: tuple[tuple[str, str], ...]
@@ -33,7 +33,7 @@ class Sidecar:
     def read_claims(self) -> Iterator[Claim]:
         """Yield what it says about the prediction."""
         for key, value in self.entries:
-            source = f"{self.file.name} beside it sets {key} to {value!r}"
+            source = f"{self.file.name} next to it sets {key} to {value!r}"
             scaling = SCALING.search(value)
             claim = None
             if key == "parameterization":
@@ -52,13 +52,13 @@ class Sidecar:
             expected = (TABLE | {"scale_factor": latent_scale}).get(key)
             if expected is not None and not _is_expected(value, expected):
                 reason = (
-                    f"it sets {key} to {value}; only {expected:g} is supported for the checkpoint beside it"
+                    f"it sets {key} to {value}; only {expected:g} is supported for the checkpoint next to it"
                 )
                 raise WeightsError(self.file, reason)
 
 
 def find_sidecar(path: Path) -> Sidecar | None:
-    """Read the YAML file beside a checkpoint, None without one; raise WeightsError if it cannot be read."""
+    """Read the YAML file next to a checkpoint, None without one; raise WeightsError if it cannot be read."""
     for suffix in (".yaml", ".yml"):
         file = path.with_name(path.name.removesuffix(".safetensors") + suffix)
         if path.name.endswith(".safetensors") and file.is_file():
@@ -72,7 +72,7 @@ def _read_text(file: Path) -> str:
             content = stream.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise WeightsError(
-                file, f"more than {MAX_BYTES} bytes; a config beside a checkpoint has a few thousand"
+                file, f"more than {MAX_BYTES} bytes; a config next to a checkpoint has a few thousand"
             )
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -34,8 +34,8 @@ STOP_MARGIN = 1.0
 class Server(uvicorn.Server):
     """uvicorn's server, whose process ends within `drain_seconds` of the first signal, and at once at a second one.
 
-    Nothing has to be saved at the end, so whatever still runs then (an evaluation, a model that loads, an image that is
-    decoded, a client that takes no response) may simply be cut off.
+    There is nothing to save at the end, so remaining work may be cut off: an evaluation, loading a model, decoding an
+    image, a response that the client does not take.
     """
 
     def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:

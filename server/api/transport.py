@@ -5,7 +5,7 @@ from socket import SO_ERROR, SOL_SOCKET
 from typing import Any
 
 START = b"HTTP/1.1 "
-"""How every response begins, whatever its status; h11 writes no other version."""
+"""The beginning of every response, for any status; h11 writes no other version."""
 
 
 class ProbingTransport:

@@ -43,7 +43,7 @@ class OutputChoice:
 
 @dataclass(frozen=True, slots=True)
 class ReservedFile:
-    """A temporary file beside the file to write, so that it can be renamed to it."""
+    """A temporary file in the folder of the file to write, so that it can be renamed to it."""
 
     path: Path
     temporary: Path

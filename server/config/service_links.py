@@ -33,7 +33,7 @@ def is_service_link(variable: str, environment: Mapping[str, str]) -> bool:
     value = environment[variable]
     if any(name.fullmatch(variable) and shape.fullmatch(value) for name, shape in SHAPES):
         return True
-    # Docker's links also copy the other container's variables, whatever their names
+    # Docker's links also copy the other container's variables, under any name
     prefix, separator, _ = variable.partition("_ENV_")
     return (
         bool(separator) and re.fullmatch(r"/[^/]+/[^/]+", environment.get(f"{prefix}_NAME", "")) is not None

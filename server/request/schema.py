@@ -139,7 +139,7 @@ class NestedParameters(WireModel):
 
 
 class ImageParameters(Parameters):
-    """What `img2img` and `infill` have in common. A field beside `img2img` counts before the same one in it."""
+    """What `img2img` and `infill` have in common. A field here takes precedence over the same one in `img2img`."""
 
     color_correct: Flag = Field(None, description=A_FLAG)
     img2img: Annotated[NestedParameters | None, BeforeValidator(_false_to_none)] = Field(
