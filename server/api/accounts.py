@@ -1,11 +1,10 @@
-"""`tokens.toml`: who may log in, and the account pages that NAI's clients read before they generate.
+"""`tokens.toml`: who may log in.
 
-The server keeps no accounts of its own. Clients require a subscription that allows generating, and some derive an
-access key from e-mail address and password and log in with it: a listed key gets its token, any other gets 401.
+Clients derive an access key from e-mail address and password and log in with it: a listed key gets its token, any other
+gets 401.
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
 from hashlib import blake2b
 from hmac import compare_digest
 from pathlib import Path
@@ -19,53 +18,6 @@ from server.config.toml import StrictModel, read_toml, validate
 from server.errors import Rejected, Unauthorized
 
 Secret = Annotated[str, Field(pattern=r"^[!-~]{8,200}$")]
-PRIORITY = {"maxPriorityActions": 1000, "nextRefillAt": 0, "taskPriority": 10}
-SUBSCRIPTION: Mapping[str, object] = {
-    "tier": 3,
-    "active": True,
-    "expiresAt": 4_102_444_800,
-    "isGracePeriod": False,
-    "perks": {
-        "maxPriorityActions": 1000,
-        "startPriority": 10,
-        "moduleTrainingSteps": 10_000,
-        "unlimitedMaxPriority": True,
-        "voiceGeneration": True,
-        "imageGeneration": True,
-        "unlimitedImageGeneration": True,
-        "unlimitedImageGenerationLimits": [
-            {"resolution": 4_194_304, "maxPrompts": 0},
-            {"resolution": 1_048_576, "maxPrompts": 1},
-        ],
-        "contextTokens": 8192,
-    },
-    "paymentProcessorData": None,
-    "trainingStepsLeft": {"fixedTrainingStepsLeft": 10_000, "purchasedTrainingSteps": 0},
-    "accountType": 0,
-}
-INFORMATION = {
-    "emailVerified": True,
-    "emailVerificationLetterSent": True,
-    "trialActivated": True,
-    "trialActionsLeft": 0,
-    "trialImagesLeft": 0,
-    "accountCreatedAt": 0,
-}
-KEYSTORE = {"keystore": "", "changeIndex": 0}
-ACCOUNT_PAGES: Mapping[str, Mapping[str, object]] = {
-    "subscription": SUBSCRIPTION,
-    "information": INFORMATION,
-    "priority": PRIORITY,
-    "keystore": KEYSTORE,
-    "data": {
-        "priority": PRIORITY,
-        "subscription": SUBSCRIPTION,
-        "keystore": KEYSTORE,
-        "settings": "{}",
-        "information": INFORMATION,
-    },
-}
-"""Responses of `GET /user/...`: a subscription of the highest tier, everything else empty."""
 
 
 class Account(StrictModel):

@@ -62,12 +62,16 @@ class OpenedImage:
     profile: bytes = field(repr=False)
 
 
-def decode_base64(value: object, field: str) -> bytes:
-    """Decode a Base64 string of either alphabet; a data URI's head, white space and missing padding are allowed.
+def decode_file(value: object, field: str) -> bytes:
+    """Return the file that a field holds: the bytes of a part of a form, or a Base64 string of either alphabet.
+
+    A data URI's head, white space and missing padding are allowed.
 
     Raises:
-        Rejected: the value is not such a string.
+        Rejected: the value is neither.
     """
+    if isinstance(value, bytes):
+        return value
     if not isinstance(value, str):
         raise Rejected(field, "not a string; send an image in Base64")
     value = value.strip()
@@ -133,7 +137,7 @@ def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
     Raises:
         Rejected: the image cannot be read.
     """
-    rgb = to_upright_rgb(open_image(decode_base64(value, field), field))
+    rgb = to_upright_rgb(open_image(decode_file(value, field), field))
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
     return RgbImage(width, height, rgb.tobytes())
@@ -159,7 +163,7 @@ def read_mask(value: object, field: str, width: int, height: int, soft: bool = F
     Raises:
         Rejected: the mask cannot be read or is black everywhere.
     """
-    image = open_image(decode_base64(value, field), field)
+    image = open_image(decode_file(value, field), field)
     luma = np.asarray(to_upright_rgb(image, "black").convert("L"))
     if soft:
         mask = np.asarray(Image.fromarray(luma).resize((width // 8, height // 8), Image.Resampling.BOX))

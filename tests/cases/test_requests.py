@@ -10,7 +10,8 @@ from fake_model import BASE_URL, GENERATE, build_state
 from fastapi.testclient import TestClient
 from PIL import Image, ImageOps
 
-from server.api.accounts import ACCOUNT_PAGES, Accounts
+from server.api.account_pages import ACCOUNT_PAGES
+from server.api.accounts import Accounts
 from server.app import create_app
 from server.cli.bootstrap import build_access_rules
 from server.config.settings import load_settings

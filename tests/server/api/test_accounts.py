@@ -8,7 +8,8 @@ from fake_model import BASE_URL, FakeModel, build_state
 from fastapi.testclient import TestClient
 
 from server.api.access import AccessRules
-from server.api.accounts import ACCOUNT_PAGES, Accounts, derive_access_key, load_accounts
+from server.api.account_pages import ACCOUNT_PAGES
+from server.api.accounts import Accounts, derive_access_key, load_accounts
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.config.toml import ConfigError

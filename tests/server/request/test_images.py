@@ -11,7 +11,7 @@ from PIL import Image
 from server.errors import Rejected
 from server.picture.icc import PRIMARIES, SRGB_CURVE, build_profile
 from server.picture.stealth import embed
-from server.request.images import decode_base64, read_image, read_mask
+from server.request.images import decode_file, read_image, read_mask
 
 RNG = np.random.default_rng(6)
 PIXELS = RNG.integers(0, 256, (64, 96, 3), np.uint8)
@@ -62,20 +62,20 @@ HEADS = (
 @pytest.mark.parametrize("head", HEADS)
 def test_base64_may_have_any_head_of_a_data_uri_and_white_space_and_no_padding(head):
     text = head + b64encode(b"four").decode()[:4] + "\n" + b64encode(b"four").decode()[4:].rstrip("=")
-    assert decode_base64(text, "image") == b"four"
+    assert decode_file(text, "image") == b"four"
 
 
 @pytest.mark.parametrize("head", ["", "data:;base64,"])
 def test_the_url_safe_alphabet_is_read_too(head):
     data = bytes(range(256))
-    assert decode_base64(head + urlsafe_b64encode(data).decode(), "image") == data
-    assert decode_base64(head + urlsafe_b64encode(data).decode().rstrip("="), "image") == data
+    assert decode_file(head + urlsafe_b64encode(data).decode(), "image") == data
+    assert decode_file(head + urlsafe_b64encode(data).decode().rstrip("="), "image") == data
 
 
 def test_white_space_costs_no_memory():
     text = "A " * 2_000_000
     tracemalloc.start()
-    decode_base64(text, "image")
+    decode_file(text, "image")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * len(text)
@@ -99,7 +99,7 @@ def test_white_space_costs_no_memory():
 )
 def test_values_that_are_not_base64_are_refused(value):
     with pytest.raises(Rejected, match=r"image: not (Base64|a string)"):
-        decode_base64(value, "image")
+        decode_file(value, "image")
 
 
 def test_an_image_of_the_jobs_size_is_unchanged():

@@ -20,8 +20,8 @@ from starlette.requests import Request
 
 from pipelines.errors import Cancelled, DeviceLost
 from pipelines.types import Progress
-from server.api import routes
-from server.api.routes import wait_for_result
+from server.api import generation, upscale
+from server.api.jobs import wait_for_result
 from server.config.catalog import single_model_catalog
 from server.engine.engine import Engine, Result, State, Ticket
 from server.engine.model import detect_model
@@ -188,10 +188,11 @@ def test_a_lost_device_answers_503_to_requests_in_flight_and_to_all_later_ones(m
 PICTURE = encode_picture()
 
 
-def count_calls(monkeypatch, module, name):
-    """Return a list that grows by one item with each call of a function."""
-    calls, function = [], getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *args: (calls.append(args), function(*args))[1])
+def count_calls(monkeypatch, modules, name):
+    """Return a list that grows by one item with each call of a function from one of the modules."""
+    calls, function = [], getattr(modules[0], name)
+    for module in modules:
+        monkeypatch.setattr(module, name, lambda *args: (calls.append(args), function(*args))[1])
     return calls
 
 
@@ -218,16 +219,16 @@ class SlowDecoder:
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_at_most_decode_limit_requests_decode_images_at_once(model, monkeypatch, limit):
-    upscale = build_post("/ai/upscale", {"image": PICTURE})
+    request = build_post("/ai/upscale", {"image": PICTURE})
     decoder = SlowDecoder()
-    received = count_calls(monkeypatch, routes, "decode_in_slot")
-    for name in ("resolve", "read_upscale"):
-        monkeypatch.setattr(routes, name, decoder.wrap(getattr(routes, name)))
+    received = count_calls(monkeypatch, (generation, upscale), "decode_in_slot")
+    monkeypatch.setattr(generation, "resolve", decoder.wrap(generation.resolve))
+    monkeypatch.setattr(upscale, "read_upscale", decoder.wrap(upscale.read_upscale))
     state = build_state(model, FakeModel(), decode_limit=limit)
     with serve(state) as address, ThreadPoolExecutor(4) as threads:
         try:
-            sent = [build_generate(image=PICTURE), upscale] * 2
-            responses = [threads.submit(exchange, address, request) for request in sent]
+            sent = [build_generate(image=PICTURE), request] * 2
+            responses = [threads.submit(exchange, address, each) for each in sent]
             wait_until(lambda: len(received) == 4 and decoder.running == limit)
             sleep(0.1)  # time in which a request over the limit would begin
         finally:
@@ -238,11 +239,11 @@ def test_at_most_decode_limit_requests_decode_images_at_once(model, monkeypatch,
 
 def test_a_request_without_images_waits_for_no_slot(model, monkeypatch):
     decoder = SlowDecoder()
-    monkeypatch.setattr(routes, "read_upscale", decoder.wrap(routes.read_upscale))
-    upscale = build_post("/ai/upscale", {"image": PICTURE})
+    monkeypatch.setattr(upscale, "read_upscale", decoder.wrap(upscale.read_upscale))
+    request = build_post("/ai/upscale", {"image": PICTURE})
     with serve(build_state(model, FakeModel())) as address, ThreadPoolExecutor(4) as threads:
         try:
-            waiting = [threads.submit(exchange, address, upscale) for _ in range(4)]
+            waiting = [threads.submit(exchange, address, request) for _ in range(4)]
             wait_until(lambda: decoder.running == 2)
             assert read_status(exchange(address, build_generate())) == 200
         finally:
@@ -252,17 +253,17 @@ def test_a_request_without_images_waits_for_no_slot(model, monkeypatch):
 
 def test_a_client_that_disconnects_while_it_waits_for_a_slot_is_not_decoded(model, monkeypatch):
     decoder = SlowDecoder()
-    received = count_calls(monkeypatch, routes, "decode_in_slot")
-    monkeypatch.setattr(routes, "read_upscale", decoder.wrap(routes.read_upscale))
-    upscale = build_post("/ai/upscale", {"image": PICTURE})
+    received = count_calls(monkeypatch, (upscale,), "decode_in_slot")
+    monkeypatch.setattr(upscale, "read_upscale", decoder.wrap(upscale.read_upscale))
+    request = build_post("/ai/upscale", {"image": PICTURE})
     with serve(build_state(model, FakeModel(), decode_limit=1)) as address, ThreadPoolExecutor(2) as threads:
         try:
-            first = threads.submit(exchange, address, upscale)
+            first = threads.submit(exchange, address, request)
             wait_until(lambda: decoder.running == 1)
             with socket.create_connection(address) as connection:
-                connection.sendall(upscale)
+                connection.sendall(request)
                 wait_until(lambda: len(received) == 2)
-            following = threads.submit(exchange, address, upscale)
+            following = threads.submit(exchange, address, request)
             wait_until(lambda: len(received) == 3)
         finally:
             decoder.release.set()
@@ -284,7 +285,7 @@ def test_images_are_not_decoded_if_the_job_would_not_be_accepted(model, gate, mo
             wait_until(lambda: fake_model.evaluations)
             waiting = threads.submit(exchange, address, build_generate(steps=1))
             wait_until(lambda: engine.waiting == 1)
-            monkeypatch.setattr(routes, "resolve", None)  # calling it would be a 500
+            monkeypatch.setattr(generation, "resolve", None)  # calling it would be a 500
             refused = exchange(address, build_generate())
             assert read_status(refused) == 429
             assert b"retry-after: " in refused

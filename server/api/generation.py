@@ -1,0 +1,54 @@
+"""`POST /ai/generate-image`."""
+
+import asyncio
+from time import perf_counter
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from server.api.jobs import decode_in_slot, receive_body, wait_for_result
+from server.api.memory import measure_work
+from server.api.responses import build_image_response, negotiate
+from server.api.state import AppState, StateDependency, reservation
+from server.engine.engine import Result
+from server.picture.writer import MetadataPolicy, write_job_picture
+from server.request.resolve import ResolvedRequest, resolve
+from server.request.schema import read_request
+
+
+async def generate_image(request: Request, state: StateDependency) -> Response:
+    """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
+    resolved = await receive_generate(request, state)
+    media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
+    result = await wait_for_result(state.engine.submit(resolved.job), request)
+    reservation(request).hold(sum(image.nbytes for image in result.images))
+    started = perf_counter()
+    images = await encode_images(state.metadata, resolved, result)
+    seeds = resolved.job.passes[0].seeds
+    response = await asyncio.to_thread(build_image_response, media_type, images, seeds, resolved.image_format)
+    timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
+    entries = (f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items())
+    response.headers["Server-Timing"] = ", ".join(entries)
+    if resolved.warnings:
+        response.headers["X-Naiad-Warning"] = ascii("; ".join(resolved.warnings))[1:-1][:1000]
+    return response
+
+
+async def receive_generate(request: Request, state: AppState) -> ResolvedRequest:
+    """Return a request to generate images, read and resolved; its body is not kept."""
+    sent = await asyncio.to_thread(read_request, await receive_body(request, state))
+    if sent.task == "generate":  # without images: it need not wait for a slot
+        return await asyncio.to_thread(resolve, sent, state.current_policy())
+    resolved = await decode_in_slot(request, resolve, sent, state.current_policy())
+    reservation(request).resize(measure_work(resolved.job))
+    return resolved
+
+
+async def encode_images(metadata: MetadataPolicy, resolved: ResolvedRequest, result: Result) -> list[bytes]:
+    """Return a job's images as files, each encoded in a thread of its own."""
+    recorded, image_format = resolved.recorded, resolved.image_format
+
+    def encode(index: int) -> bytes:
+        return write_job_picture(metadata, resolved.job, result, index, recorded, image_format)
+
+    return await asyncio.gather(*(asyncio.to_thread(encode, index) for index in range(len(result.images))))

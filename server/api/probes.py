@@ -1,0 +1,37 @@
+"""What the server says of itself: whether it lives and is ready, its model and its key."""
+
+from fastapi.responses import JSONResponse
+
+from server.api.state import StateDependency
+from server.engine.engine import State
+from server.errors import build_envelope
+
+
+async def get_root() -> dict[str, str]:
+    """Answer the clients that check whether the address responds."""
+    return {"name": "naiad"}
+
+
+async def get_live() -> dict[str, str]:
+    """Liveness probe: 200 while the process responds, in any state of the engine."""
+    return {"status": "alive"}
+
+
+async def get_ready(state: StateDependency) -> JSONResponse:
+    """Readiness probe: 200 when jobs are accepted, else 503."""
+    engine = state.engine
+    if engine.state is State.READY:
+        return JSONResponse({"state": engine.state.value, "waiting": engine.waiting})
+    return build_envelope(503, engine.failure or f"the engine is {engine.state.value}")
+
+
+async def get_models(state: StateDependency) -> dict[str, object]:
+    """The facts about the model and the evidence for them."""
+    return {"models": [state.current_policy().model.card()]}
+
+
+async def get_key(state: StateDependency) -> JSONResponse:
+    """The public key that this server signs its images with."""
+    if state.metadata.key is None:
+        return build_envelope(404, "this server does not sign its images (setting metadata)")
+    return JSONResponse({"algorithm": "Ed25519", "key": state.metadata.key.public})
