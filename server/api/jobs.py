@@ -1,7 +1,7 @@
 """From a request to a job's result: receive the body, decode its images, and wait for the engine or the client."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
@@ -64,7 +64,7 @@ def submit_job(request: Request, work: Work) -> Ticket:
 
 
 @contextmanager
-def hold_quota(request: Request, images: int = 1) -> Iterator[None]:
+def hold_quota(request: Request, images: int = 1) -> Generator[None]:
     """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
     account, quotas = request_account(request), capacity(request).quotas
     if account is None:

@@ -41,11 +41,12 @@ def count_prompts(body: Mapping[str, object], state: AppState) -> int:
     sent = {"input": "", "model": asked.get("model"), "parameters": parameters}
     resolve(read_request(sent), state.current_policy())
     prompts = asked.get("input", "")
-    if isinstance(prompts, str):
-        return 1
-    if not isinstance(prompts, list) or not 0 < len(cast("list[object]", prompts)) <= MOST_PROMPTS:
-        raise Rejected("input", f"{shorten(prompts)} is not a text or an array of 1 to {MOST_PROMPTS} texts")
-    return len(cast("list[object]", prompts))
+    count = len(cast("list[object]", prompts)) if isinstance(prompts, list) else int(isinstance(prompts, str))
+    if not 1 <= count <= MOST_PROMPTS:
+        raise Rejected(
+            "input", f"{shorten(asked['input'])} is not a text or an array of 1 to {MOST_PROMPTS} texts"
+        )
+    return count
 
 
 def _read_object(value: object, field: str) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """`naiad token`: list, add and revoke the accounts of several people."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -60,13 +60,11 @@ def list_accounts(tokens: Tokens = None, config: options.Config = None) -> None:
     """List the accounts and their limits."""
     from server.api.accounts import load_accounts
 
-    rows = [("NAME", "LIMIT", "CONCURRENCY", "PRIORITY", "TOKEN")]
+    rows: list[tuple[str, ...]] = [("NAME", "LIMIT", "CONCURRENCY", "PRIORITY", "TOKEN")]
     for account in load_accounts(_find_file(tokens, config)).account:
-        limits = ("-" if number is None else str(number) for number in (account.limit, account.concurrency))
-        shown = (
-            "in clear" if account.token is not None else ", ".join(known[:15] for known in account.token_hash)
-        )
-        rows.append((account.name, *limits, str(account.priority), shown))
+        shown = ", ".join(known[:15] for known in account.token_hash) or "in clear"
+        numbers = (account.limit or "-", account.concurrency or "-", account.priority)
+        rows.append((account.name, *map(str, numbers), shown))
     for line in _align(rows):
         typer.echo(line)
 
@@ -105,8 +103,7 @@ def _ask_login() -> list[str]:
     return [derive_login_token(key) for key in keys]
 
 
-def _align(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    rows = list(rows)
+def _align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
