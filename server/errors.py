@@ -2,6 +2,7 @@
 
 ApiError
 ├── Rejected        400  the request is wrong; sending it again does not help
+├── InvalidCacheKeys 400  images that are named by a key have to be sent again
 ├── Unauthorized    401  no bearer token, or an unknown one
 ├── Forbidden       403  a Host or Origin that is not allowed
 ├── NotFound        404  no such path
@@ -17,7 +18,7 @@ Every error has the same form, `{"statusCode", "message"}`. No message carries a
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import cast, get_args
 
@@ -36,6 +37,8 @@ class ApiError(Exception):
     """An error with an HTTP status, a message for the client and optional response headers."""
 
     status = 500
+    details: Mapping[str, object] | None = None
+    """More for the client's program to read."""
 
     def __init__(self, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -49,6 +52,16 @@ class Rejected(ApiError):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
+
+
+class InvalidCacheKeys(ApiError):
+    """Images were named by keys that are not known; clients send these images again when they see this message."""
+
+    status = 400
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__("INVALID_CACHE_KEYS")
+        self.details = {"invalidKeys": list(keys)}
 
 
 class Unauthorized(ApiError):
@@ -121,7 +134,9 @@ def build_envelope(status: int, message: str, headers: Mapping[str, str] | None 
 
 def build_error_response(error: ApiError) -> JSONResponse:
     """Return the response to an error."""
-    return build_envelope(error.status, error.message, error.headers)
+    response = {"statusCode": error.status, "message": error.message}
+    details = {} if error.details is None else {"details": error.details}
+    return JSONResponse(response | details, error.status, error.headers)
 
 
 def to_rejection(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Rejected:
@@ -157,7 +172,7 @@ def shorten(value: object) -> str:
         return "an object" if isinstance(value, dict) else "an array"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    text = ascii(value[:80] if isinstance(value, str) else value)
+    text = ascii(value[:80] if isinstance(value, str | bytes) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar, TypeVarTuple
 from fastapi import Request
 
 from server.api.body import read_body
+from server.api.image_fields import recall_images
 from server.api.state import AppState, app_state, capacity, reservation
 from server.engine.engine import Result, Ticket
 from server.errors import Unavailable
@@ -17,23 +18,37 @@ Done = TypeVar("Done")
 
 
 async def receive_body(request: Request, state: AppState) -> dict[str, object]:
-    """Return the JSON object of a request for a job, unless no job is accepted now."""
+    """Return the JSON object of a request for a job, with its images, unless no job is accepted now."""
     state.engine.admit()  # raises Unavailable or Overloaded, so that nothing is received in vain
-    return await read_body(request, state.body_limits, reservation(request), capacity(request).parsing)
+    held, shared = reservation(request), capacity(request)
+    body = await read_body(request, state.body_limits, held, shared.parsing)
+    client = shared.images.identify(request.headers.get("authorization", ""))
+    images = recall_images(body, shared.images, client)
+    held.resize(held.size + images.recalled)  # dropped from the cache, they would still be held here
+    request.scope["cached_images"] = images
+    return body
 
 
 async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *args: *Args) -> Decoded:
     """Call a function that decodes a request's images in a thread, at most `decode_limit` of them at a time.
 
+    Images that were sent with a key are then kept in the cache.
+
     Raises `Unavailable` if the client disconnects first; it then waits for no slot. A thread that decodes already
     cannot be interrupted and keeps its slot to the end.
     """
     app_state(request).engine.admit()  # the queue may be full by now
-    slots = capacity(request).decoding
+    slots, images = capacity(request).decoding, request.scope.pop("cached_images", None)
+
+    def decode_and_keep() -> Decoded:
+        decoded = decode(*args)
+        if images is not None:
+            images.keep()
+        return decoded
 
     async def wait_and_decode() -> Decoded:
         await slots.acquire()
-        decoding = asyncio.ensure_future(asyncio.to_thread(decode, *args))
+        decoding = asyncio.ensure_future(asyncio.to_thread(decode_and_keep))
         decoding.add_done_callback(lambda _: slots.release())
         return await asyncio.shield(decoding)
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from server.api.access import AccessRules
 from server.api.accounts import Accounts
 from server.api.body import BodyLimits
+from server.api.image_cache import ImageCache
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.config.settings import ZipType
 from server.engine.engine import Engine
@@ -29,6 +30,7 @@ class AppState:
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
     memory_limit: int = 4096  # MiB that all requests together may hold
+    image_cache: int = 64  # MiB of images that are kept for clients that send them again by a key
     decode_limit: int = DECODE_LIMIT  # how many requests may decode images at a time
 
     def current_policy(self) -> RequestPolicy:
@@ -43,11 +45,12 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, one slot for parsing a body, and slots for decoding images."""
+    """What all requests share: memory, cached images, one slot for parsing a body, and slots for decoding images."""
 
     def __init__(self, state: AppState) -> None:
-        size = memory_for_bodies(state.memory_limit, state.body_limit, state.decode_limit)
-        self.memory = Memory(size * MIB)
+        limits = state.memory_limit, state.body_limit, state.image_cache
+        self.memory = Memory(memory_for_bodies(*limits, state.decode_limit) * MIB)
+        self.images = ImageCache(state.image_cache * MIB)
         self.parsing = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
 

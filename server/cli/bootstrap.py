@@ -60,9 +60,11 @@ def build_access_rules(settings: Settings, accounts: Accounts) -> AccessRules:
 def check_memory(settings: Settings) -> None:
     """Raise `ConfigError` if the memory for requests does not suffice for one body of the largest size."""
     api = settings.api
-    least = api.memory_limit - memory_for_bodies(api.memory_limit, api.body_limit) + api.body_limit
-    if api.memory_limit < least:
-        reason = f"too small for bodies of api.body_limit = {api.body_limit} MiB; at least {least}"
+    rest = memory_for_bodies(api.memory_limit, api.body_limit, api.image_cache)
+    if rest < api.body_limit:
+        least = api.memory_limit - rest + api.body_limit
+        cached = f" and api.image_cache = {api.image_cache} MiB" if api.image_cache else ""
+        reason = f"too small for bodies of api.body_limit = {api.body_limit} MiB{cached}; at least {least}"
         raise ConfigError(f"api.memory_limit = {api.memory_limit}: {reason}")
 
 
@@ -79,4 +81,5 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         zip_type=settings.api.zip_type,
         body_limit=settings.api.body_limit,
         memory_limit=settings.api.memory_limit,
+        image_cache=settings.api.image_cache,
     )

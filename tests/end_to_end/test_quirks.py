@@ -95,7 +95,7 @@ def test_mode_client_ignores_the_flags(policy, name):
 LATER = (
     *("characterPrompts", "use_coords", "legacy_uc", "v4_prompt", "v4_negative_prompt", "straight_alpha"),
     *("tag_hint_qt", "tag_hint_uc_preset", "tag_hint_transparent_background", "upscale", "upscaled_enhance"),
-    *("variety_plus", "se_seed", "extra_passthrough_testing", "controlnet_any", "image_cache_secret_key"),
+    *("variety_plus", "se_seed", "extra_passthrough_testing", "controlnet_any", "another_secret_key"),
 )
 """Keys of V4 and later that requests for V3 also contain."""
 
