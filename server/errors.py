@@ -2,7 +2,7 @@
 
 ApiError
 ├── Rejected        400  the request is wrong; sending it again does not help
-├── InvalidCacheKeys 400  images that are named by a key have to be sent again
+├── UnknownKeys     400  images that are named by a key have to be sent again
 ├── Unauthorized    401  no bearer token, or an unknown one
 ├── Forbidden       403  a Host or Origin that is not allowed
 ├── NotFound        404  no such path
@@ -54,7 +54,7 @@ class Rejected(ApiError):
         super().__init__(f"{field}: {reason}" if field else reason)
 
 
-class InvalidCacheKeys(ApiError):
+class UnknownKeys(ApiError):
     """Images were named by keys that are not known; clients send these images again when they see this message."""
 
     status = 400

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from server.api.image_cache import ImageCache
-from server.errors import InvalidCacheKeys, Rejected, shorten
+from server.errors import UnknownKeys, Rejected, shorten
 from server.request.images import decode_file, is_image_file
 
 IMAGES = ("image", "mask", "reference_image", "controlnet_condition")
@@ -122,7 +122,7 @@ def recall_images(body: Section, cache: ImageCache, client: bytes) -> CachedImag
     """Put cached images into the fields of a body for which only a key was sent.
 
     Raises:
-        InvalidCacheKeys: keys without an image are not in the cache; it names all of them.
+        UnknownKeys: keys without an image are not in the cache; it names all of them.
         Rejected: a key is not a text.
     """
     fields = [field for field in find_image_fields(body) if field.cache_key not in (None, "")]
@@ -142,5 +142,5 @@ def recall_images(body: Section, cache: ImageCache, client: bytes) -> CachedImag
             field.replace(file)
             recalled += len(file)
     if invalid:
-        raise InvalidCacheKeys(list(invalid))
+        raise UnknownKeys(list(invalid))
     return CachedImages(cache, client, tuple(fields), recalled)

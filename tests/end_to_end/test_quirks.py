@@ -188,7 +188,8 @@ LATER = (
         ({"ucPreset": -1}, {"uc": ""}),
         ({"ucPreset": True}, {"uc": ""}),
         ({"v4_prompt": {"caption": {"base_caption": "not this"}}, "characterPrompts": [1]}, {"prompt": "1girl"}),
-        ({"ucPresetId": "heavy", "qualityPresetId": "standard", "variety_plus": True, "url": 1}, {"uc": ""}),
+        ({"ucPresetId": "heavy", "qualityPresetId": "standard"}, {"prompt": "1girl" + QUALITY, "uc": f"nsfw, {HEAVY}"}),
+        ({"ucPresetId": "none", "qualityPresetId": "none", "url": 1}, {"prompt": "1girl", "uc": "lowres"}),
     ],
 )  # fmt: skip
 def test_the_comment_shows_how_parameters_are_read(client, parameters, expected):

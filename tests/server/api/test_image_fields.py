@@ -17,7 +17,7 @@ from server.api.image_fields import attach_parts, find_image_fields, recall_imag
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
-from server.errors import InvalidCacheKeys, Rejected
+from server.errors import UnknownKeys, Rejected
 
 SIZE = {"width": 64, "height": 64, "steps": 1, "seed": 7, "params_version": 4}
 
@@ -296,7 +296,7 @@ def test_all_missing_keys_are_named_once():
         "image_cache_secret_key": "c",
         "parameters": lists | {"image": "x", "image_cache_secret_key": "d"},
     }
-    with pytest.raises(InvalidCacheKeys) as caught:
+    with pytest.raises(UnknownKeys) as caught:
         recall_images(body, ImageCache(1 << 20), b"me")
     assert caught.value.details == {"invalidKeys": ["c", "a", "b"]}
 
@@ -317,5 +317,5 @@ def test_a_random_body_of_the_wrong_shape_breaks_nothing():
         try:
             attach_parts(body, {"x": RED})
             recall_images(body, ImageCache(1 << 20), b"me")
-        except (Rejected, InvalidCacheKeys):
+        except (Rejected, UnknownKeys):
             pass
