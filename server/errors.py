@@ -4,12 +4,13 @@ ApiError
 ├── Rejected        400  the request is wrong; sending it again does not help
 ├── UnknownKeys     400  images that are named by a key have to be sent again
 ├── Unauthorized    401  no bearer token, or an unknown one
+├── LimitReached    402  the account may generate no more images today
 ├── Forbidden       403  a Host or Origin that is not allowed
 ├── NotFound        404  no such path
 ├── BodyTimeout     408  the body did not arrive in time
 ├── BodyTooLarge    413  the body is larger than the limit
 ├── Unsupported     415  a Content-Type or Content-Encoding that is not read
-├── Overloaded      429  the queue is full, or requests hold as much memory as they may
+├── Overloaded      429  the queue is full, requests hold as much memory as they may, or an account's requests run
 ├── HeadersTooLarge 431  the headers are larger than the limit
 └── Unavailable     503  the engine is not ready
 
@@ -73,6 +74,12 @@ class Unauthorized(ApiError):
         super().__init__("Unauthorized", {"WWW-Authenticate": "Bearer"})
 
 
+class LimitReached(ApiError):
+    """The account may generate no more images, or not as many, today."""
+
+    status = 402
+
+
 class Forbidden(ApiError):
     """The Host or the Origin is not allowed."""
 
@@ -104,7 +111,7 @@ class Unsupported(ApiError):
 
 
 class Overloaded(ApiError):
-    """The queue is full, or requests hold as much memory as they may."""
+    """The queue is full, requests hold as much memory as they may, or as many run as the account may have."""
 
     status = 429
 

@@ -63,10 +63,11 @@ class Ticket:
 
     Args:
         drop: called with a cancelled ticket, to remove it from the queue.
+        priority: tickets with a higher one are taken first.
     """
 
-    def __init__(self, work: Work, drop: "Callable[[Ticket], None] | None" = None) -> None:
-        self.work = work
+    def __init__(self, work: Work, drop: "Callable[[Ticket], None] | None" = None, priority: int = 0) -> None:
+        self.work, self.priority = work, priority
         self.future: Future[Result] = Future()
         self.queued = perf_counter()
         self.progress: Progress | None = None
@@ -136,12 +137,16 @@ class Engine:
             self._changed.wait_for(lambda: self._state in (State.STOPPED, State.DEFUNCT))
         return self.failure
 
-    def submit(self, work: Work) -> Ticket:
-        """Queue a job, or raise `Unavailable` if the engine is not ready and `Overloaded` if the queue is full."""
-        ticket = Ticket(work, self._drop)
+    def submit(self, work: Work, priority: int = 0) -> Ticket:
+        """Queue a job behind those of the same priority, and before those of a lower one.
+
+        Raises `Unavailable` if the engine is not ready and `Overloaded` if the queue is full.
+        """
+        ticket = Ticket(work, self._drop, priority)
         with self._changed:
             self.admit()
-            self._waiting.append(ticket)
+            lower = (index for index, other in enumerate(self._waiting) if other.priority < priority)
+            self._waiting.insert(next(lower, len(self._waiting)), ticket)
             self._changed.notify_all()
         return ticket
 

@@ -17,7 +17,7 @@ from server.api.image_fields import attach_parts, find_image_fields, recall_imag
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
-from server.errors import UnknownKeys, Rejected
+from server.errors import Rejected, UnknownKeys
 
 SIZE = {"width": 64, "height": 64, "steps": 1, "seed": 7, "params_version": 4}
 
