@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from server.api import probes
 from server.api.account_pages import ACCOUNT_PAGES, create_persistent_token, get_account_page, log_in
 from server.api.generation import generate_image
+from server.api.stream import generate_image_stream
 from server.api.upscale import upscale_image
 
 
@@ -24,6 +25,7 @@ def install_routes(app: FastAPI) -> None:
     app.post("/user/login")(log_in)
     app.post("/user/create-persistent-token")(create_persistent_token)
     app.post("/ai/generate-image")(generate_image)
+    app.post("/ai/generate-image-stream")(generate_image_stream)
     app.post("/ai/upscale")(upscale_image)
 
 
