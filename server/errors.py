@@ -17,6 +17,7 @@ ApiError
 Every error has the same form, `{"statusCode", "message"}`. No message carries a library's own text.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -195,6 +196,25 @@ def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
         return build_envelope(400, str(error))
     log.error("a job failed: %s", error)
     return build_envelope(500, str(error))
+
+
+def describe_failure(error: BaseException, request_id: str) -> tuple[int, str]:
+    """Return the status and message of an error after a response has begun, and log it under the request's id."""
+    if isinstance(error, asyncio.CancelledError):
+        error = Unavailable("the server is stopping")
+    is_ours = isinstance(error, ApiError | PipelineError)
+    log.log(
+        logging.INFO if isinstance(error, ApiError) else logging.ERROR,
+        "%s failed in its stream: %s",
+        request_id,
+        error if is_ours else type(error).__name__,
+        exc_info=None if is_ours else error,
+    )
+    if isinstance(error, ApiError):
+        return error.status, error.message
+    if isinstance(error, PipelineError):
+        return 400 if isinstance(error, InvalidPrompt | UnknownName) else 500, str(error)
+    return 500, INTERNAL_ERROR
 
 
 def _handle_http_exception(request: Request, error: Exception) -> Response:

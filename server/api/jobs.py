@@ -8,6 +8,7 @@ from typing import TypeVar, TypeVarTuple
 from fastapi import Request
 
 from pipelines.job import Job, Work
+from pipelines.types import OnPreview
 from server.api.body import read_body
 from server.api.image_fields import recall_images
 from server.api.state import AppState, app_state, capacity, request_account, reservation
@@ -57,17 +58,17 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
     return await run_for_client(request, wait_and_decode())
 
 
-def submit_job(request: Request, work: Work) -> Ticket:
+def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None) -> Ticket:
     """Queue a job with the priority of the request's account, and within its quota. A request has one at a time.
 
     Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
     """
     engine, account, quotas = app_state(request).engine, request_account(request), capacity(request).quotas
     if account is None:
-        return engine.submit(work)
+        return engine.submit(work, on_preview=on_preview)
     use = quotas.begin(account, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
     try:
-        ticket = engine.submit(work, account.priority)
+        ticket = engine.submit(work, account.priority, on_preview)
     except BaseException:
         quotas.end(use, refund=True)
         raise

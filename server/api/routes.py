@@ -17,6 +17,7 @@ from server.api.account_pages import (
 )
 from server.api.generation import generate_image
 from server.api.price import get_price
+from server.api.stream import generate_image_stream
 from server.api.upscale import upscale_image
 
 
@@ -37,6 +38,7 @@ def install_routes(app: FastAPI) -> None:
     get("/ai/trial-status")(get_trial_status)
     app.post("/ai/generate-image")(generate_image)
     app.post("/ai/generate-image/request-price")(get_price)
+    app.post("/ai/generate-image-stream")(generate_image_stream)
     app.post("/ai/upscale")(upscale_image)
 
 
