@@ -1,6 +1,7 @@
 """`naiad check`: check all files that a server needs, without loading a model."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from pipelines.errors import WeightsError
 from server.api.accounts import load_accounts
@@ -8,11 +9,12 @@ from server.cli.bootstrap import check_memory
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs
-from server.config.settings import Settings, signing_key_path
+from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
+from server.tls.certificates import Certificates
 
 
 def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
@@ -30,6 +32,10 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     if key is None:
         check_key_path(path)
     yield f"signing key: {path}, {'created at the first start' if key is None else key.public}"
+    if settings.tls:
+        certificates = Certificates(tls_folder(settings))
+        warning = certificates.check(datetime.now(UTC))
+        yield warning or f"tls: valid until {certificates.read_end():%Y-%m-%d}"
     try:
         yield from _check_weights(catalog)
     except WeightsError as error:
