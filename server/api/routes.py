@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from server.api import probes
 from server.api.account_pages import ACCOUNT_PAGES, create_persistent_token, get_account_page, log_in
 from server.api.generation import generate_image
+from server.api.openai import create_images, get_model, list_models
 from server.api.upscale import upscale_image
 
 
@@ -25,6 +26,9 @@ def install_routes(app: FastAPI) -> None:
     app.post("/user/create-persistent-token")(create_persistent_token)
     app.post("/ai/generate-image")(generate_image)
     app.post("/ai/upscale")(upscale_image)
+    app.post("/v1/images/generations")(create_images)
+    get("/v1/models")(list_models)
+    get("/v1/models/{model}")(get_model)
 
 
 def answer_head(app: FastAPI) -> None:
