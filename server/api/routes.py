@@ -16,6 +16,7 @@ from server.api.account_pages import (
     put_client_settings,
 )
 from server.api.generation import generate_image
+from server.api.openai import create_images, get_model, list_models
 from server.api.price import get_price
 from server.api.stream import generate_image_stream
 from server.api.upscale import upscale_image
@@ -40,6 +41,9 @@ def install_routes(app: FastAPI) -> None:
     app.post("/ai/generate-image/request-price")(get_price)
     app.post("/ai/generate-image-stream")(generate_image_stream)
     app.post("/ai/upscale")(upscale_image)
+    app.post("/v1/images/generations")(create_images)
+    get("/v1/models")(list_models)
+    get("/v1/models/{model}")(get_model)
 
 
 def answer_head(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.errors import WeightsError
@@ -10,11 +11,12 @@ from server.cli.bootstrap import check_memory
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs
-from server.config.settings import Settings, signing_key_path
+from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
+from server.tls.certificates import Certificates
 
 
 def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
@@ -32,6 +34,10 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     if key is None:
         check_key_path(path)
     yield f"signing key: {path}, {'created at the first start' if key is None else key.public}"
+    if settings.tls:
+        certificates = Certificates(tls_folder(settings))
+        warning = certificates.check(datetime.now(UTC))
+        yield warning or f"tls: valid until {certificates.read_end():%Y-%m-%d}"
     try:
         yield from _check_weights(catalog)
     except WeightsError as error:
