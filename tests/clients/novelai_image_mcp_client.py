@@ -4,6 +4,7 @@ import ast
 import json
 import os
 from base64 import b64encode
+from pathlib import Path
 
 from driver import Call, main
 from fastmcp import Client
@@ -30,11 +31,7 @@ def save(call: Call, content: list) -> dict:
     """Save the images that the tool has written, whose paths its text lists."""
     paths = content[-1].text.partition(": ")[2]
     files = ast.literal_eval(paths) if paths.startswith("[") else [paths]
-    images = []
-    for file in files:
-        with open(file, "rb") as stream:
-            images.append(stream.read())
-    return call.save(images)
+    return call.save([Path(file).read_bytes() for file in files])
 
 
 def encode_images(call: Call) -> dict[str, str]:
@@ -44,7 +41,18 @@ def encode_images(call: Call) -> dict[str, str]:
 
 async def generate(call: Call, tool: str, model: str) -> dict:
     """Generate images with one of the tools."""
-    names = ("prompt", "width", "height", "steps", "seed", "sampler", "n_samples", "quality", "strength", "noise")
+    names = (
+        "prompt",
+        "width",
+        "height",
+        "steps",
+        "seed",
+        "sampler",
+        "n_samples",
+        "quality",
+        "strength",
+        "noise",
+    )
     arguments = call.pick(*names) | encode_images(call)
     return save(call, await call_tool(call, tool, model=model, **arguments))
 
@@ -88,9 +96,7 @@ main(
         "data": lambda call: read(call, "get_user_data"),
         "upscale": lambda call: transform(call, "upscale_image"),
         "director": lambda call: transform(call, "director_tool", tool="lineart"),
-        "login": lambda call: read(
-            call, "get_subscription", {"USERNAME": "a@b.c", "PASSWORD": call.token}
-        ),
+        "login": lambda call: read(call, "get_subscription", {"USERNAME": "a@b.c", "PASSWORD": call.token}),
     },
     (ToolError, NovelAIError),
 )
