@@ -11,7 +11,7 @@ from server.api.access import enforce_access
 from server.api.exchange import complete_exchanges
 from server.api.middleware import trace_requests
 from server.api.paths import normalize_paths
-from server.api.routes import install_routes
+from server.api.routes import answer_head, install_routes
 from server.api.state import AppState, Capacity
 from server.errors import install_handlers
 
@@ -33,12 +33,13 @@ def create_app(state: AppState) -> FastAPI:
         redirect_slashes=False,
         middleware=[
             Middleware(complete_exchanges, memory=capacity.memory),
+            Middleware(normalize_paths, prefixes=state.prefixes),
             Middleware(trace_requests),
-            Middleware(normalize_paths),
             Middleware(enforce_access, rules=state.access),
         ],
     )
     app.state.naiad, app.state.capacity = state, capacity
     install_handlers(app)
     install_routes(app)
+    answer_head(app)
     return app

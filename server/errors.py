@@ -22,7 +22,7 @@ from difflib import get_close_matches
 from typing import cast, get_args
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
@@ -175,13 +175,15 @@ def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
     return build_envelope(500, str(error))
 
 
-def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
+def _handle_http_exception(request: Request, error: Exception) -> Response:
     error, method = cast("HTTPException", error), request.method[:20]
     if error.status_code == 404:
         return build_error_response(NotFound(f"{method} {shorten(request.scope['path'])}: no such path"))
     # starlette keeps a path's methods in a set, in any order
     allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
     headers = {**(error.headers or {}), "Allow": allowed}
+    if method == "OPTIONS" and allowed:
+        return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
     return build_envelope(
         error.status_code, f"{method}: this path takes {allowed or 'another method'}", headers
     )

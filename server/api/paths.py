@@ -1,29 +1,33 @@
 """One spelling for each path, before access is checked and a route is chosen.
 
-Clients join a base address that ends in a slash with a path that begins with one. Access rules and routes must see the
-same path, or `//ai/generate-image` would need no token.
+Clients join a base address that ends in a slash with a path that begins with one, and relays put a prefix before all
+paths. Access rules, routes and the log must see the same path, or `//ai/generate-image` would need no token.
 """
 
 import re
+from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-def normalize_paths(app: ASGIApp) -> ASGIApp:
-    """Return `app` behind a change of the path: single slashes, and none at the end."""
+def normalize_paths(app: ASGIApp, prefixes: Sequence[str] = ()) -> ASGIApp:
+    """Return `app` behind a change of the path: single slashes, none at the end, and without one of the prefixes."""
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             root = scope.get("root_path", "")
-            scope = {**scope, "path": root + normalize_path(scope["path"].removeprefix(root))}
+            path = normalize_path(scope["path"].removeprefix(root), prefixes)
+            scope = {**scope, "path": root + path}
         await app(scope, receive, send)
 
     return run
 
 
-def normalize_path(path: str) -> str:
-    """Return a path with single slashes, and without one at its end unless it is the root.
+def normalize_path(path: str, prefixes: Sequence[str] = ()) -> str:
+    """Return a path with single slashes, none at its end unless it is the root, and without the longest prefix it has.
 
-    A segment `.` or `..` stays and matches no route: clients resolve these themselves.
+    A prefix is removed once. A segment `.` or `..` stays and matches no route: clients resolve these themselves.
     """
-    return re.sub(r"/{2,}", "/", path).rstrip("/") or "/"
+    normal = re.sub(r"/{2,}", "/", f"/{path}").rstrip("/")
+    found = [prefix for prefix in prefixes if f"{normal}/".startswith(f"{prefix}/")]
+    return normal.removeprefix(max(found, key=len, default="")) or "/"

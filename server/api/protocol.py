@@ -1,7 +1,8 @@
 """HTTP/1.1 over uvicorn's h11 protocol, with bounds on what a connection may cost and with errors in NAI's envelope.
 
-uvicorn's httptools protocol is not used: it loses the body of requests that offer an upgrade to h2c, as curl_cffi's do
-over plain HTTP.
+An upgrade (to h2c, to WebSocket) is never accepted: the request is answered as if none had been offered. uvicorn's
+httptools protocol is not used: it loses the body of requests that offer an upgrade to h2c, as curl_cffi's do over plain
+HTTP.
 """
 
 import asyncio
@@ -45,13 +46,14 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     """One connection.
 
     `uvicorn.Config(http=...)` takes any `asyncio.Protocol`, and most of this one uses the public interfaces of asyncio
-    and h11. Three names of `H11Protocol` are undocumented; tests/server/api/test_protocol.py holds them to what they
+    and h11. Four names of `H11Protocol` are undocumented; tests/server/api/test_protocol.py holds them to what they
     do over a socket:
 
     - `conn`, the connection's `h11.Connection`. Its states are the only sign that a request has arrived or is being
       answered, and its trailing data the only sign that part of a next one has arrived.
     - `on_response_complete`, called after each response. The next request's deadline starts here; uvicorn's own
       keep-alive timeout ends with the first byte that arrives.
+    - `_should_upgrade`, called for each request. uvicorn would log two warnings for each one that offers an upgrade.
     - `send_400_response`, called when h11 refuses what arrived. uvicorn has no setting for this response.
 
     Args:
@@ -156,6 +158,9 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     def shutdown(self) -> None:
         with suppress(h11.LocalProtocolError):  # an error has been written without h11
             super().shutdown()
+
+    def _should_upgrade(self) -> bool:
+        return False
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless a response has begun, and close the connection.

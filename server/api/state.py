@@ -26,6 +26,7 @@ class AppState:
     access: AccessRules = field(default_factory=AccessRules)
     accounts: Accounts = field(default_factory=Accounts)
     zip_type: ZipType = "auto"  # media type of ZIP responses to `Accept: */*`
+    prefixes: tuple[str, ...] = ()  # that may precede a path, as `normalize_prefix` returns them
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
     memory_limit: int = 4096  # MiB that all requests together may hold

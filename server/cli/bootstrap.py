@@ -48,10 +48,15 @@ def _load_model(model: ServedModel, settings: Settings) -> "LoadedModel":
 
 
 def build_access_rules(settings: Settings, accounts: Accounts) -> AccessRules:
-    """Build the access rules; off loopback a token is generated if neither settings nor accounts have one."""
+    """Build the access rules; off loopback a token is generated if neither settings nor accounts have one.
+
+    Raises `ConfigError` if `null` may send requests without a token.
+    """
     tokens = (*(() if settings.token is None else (settings.token,)), *accounts.tokens)
     if not tokens and any(map(needs_token, settings.host)):
         tokens = (generate_token(),)
+    if "null" in settings.api.origins and not tokens:
+        raise ConfigError("api.origins: any web page can send null from a sandboxed frame; set a token too")
     own_name = (gethostname().lower(),) if any(map(is_unspecified, settings.host)) else ()
     hosts = (*settings.api.hosts, *own_name)
     return AccessRules(tokens, settings.host, hosts, settings.api.origins)
@@ -77,6 +82,7 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         access=build_access_rules(settings, accounts),
         accounts=accounts,
         zip_type=settings.api.zip_type,
+        prefixes=settings.api.prefix,
         body_limit=settings.api.body_limit,
         memory_limit=settings.api.memory_limit,
     )

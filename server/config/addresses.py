@@ -1,4 +1,4 @@
-"""Host names and origins in the form that browsers send them, so that a setting can be compared with a header."""
+"""Host names, origins and path prefixes in the form in which requests have them, so that a setting can be compared."""
 
 import re
 from ipaddress import ip_address
@@ -7,6 +7,11 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._~-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 """Scheme, host and port (RFC 6454). Not only http: extensions and desktop shells have schemes of their own."""
+HOSTLESS = ("file", "app")
+"""Schemes whose pages may have an origin without a host."""
+PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+OWN_SEGMENTS = frozenset({"ai", "user", "v1", "live", "ready", "models", "key", "docs", "openapi.json"})
+"""First segments of the server's own paths; a prefix that begins with one could hide them."""
 PATTERN = "* does not stand for other names; list each one"
 NOT_ASCII = "browsers send such a name in ASCII; write it as they do, with xn--"
 
@@ -43,15 +48,19 @@ def parse_host(header: str) -> str:
 def normalize_origin(text: str) -> str:
     """Return an origin in lower case, without the default port of its scheme.
 
+    `null` stays: browsers send it for local files, and for sandboxed frames of any page.
+
     Raises `ValueError`, with what to write instead, for a text that no browser sends as Origin.
     """
     folded = text.strip().lower()
+    if folded == "null":
+        return folded
     found = ORIGIN.fullmatch(folded)
     if found is None:
         raise ValueError(_explain_origin(folded))
     scheme, name, port = found[1], found[2], None if found[3] is None else int(found[3])
-    if not name and folded != "file://":
-        raise ValueError("names no host; write it like https://example.org")
+    if not name and (scheme not in HOSTLESS or port is not None):
+        raise ValueError(f"names no host; write it like {scheme}://localhost")
     if port is not None and not 0 < port < 65536:
         raise ValueError("the port should be 1 to 65535")
     if name.startswith("["):
@@ -71,14 +80,23 @@ def parse_origin(header: str) -> str | None:
         return None
 
 
+def normalize_prefix(text: str) -> str:
+    """Return a path prefix with single slashes, one at its beginning and none at its end.
+
+    Raises `ValueError`, with what to write instead, for a text that is no path or that begins like one of the server's.
+    """
+    prefix = re.sub(r"/{2,}", "/", f"/{text.strip()}").rstrip("/")
+    segments = prefix.split("/")[1:]
+    if not PATH.fullmatch(prefix) or {".", ".."} & set(segments):
+        raise ValueError("should be a path like /native, of letters, digits and . _ ~ -")
+    if segments[0] in OWN_SEGMENTS:
+        raise ValueError(f"begins like the server's own /{segments[0]}; choose another path, like /native")
+    return prefix
+
+
 def _explain_origin(origin: str) -> str:
     """Return why a text is not an origin, and what to write."""
     scheme, _, rest = origin.partition("://")
-    if origin == "null":
-        return (
-            "is sent for every local file and sandboxed frame, so it cannot be allowed; "
-            "serve the page over HTTP and write its origin, like http://localhost:3000"
-        )
     if origin == "*":
         return "any page could then send requests here; list the origin of each, like https://example.org"
     if "*" in origin:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast, get_origin
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from typer import get_app_dir
 
-from server.config.addresses import normalize_host, normalize_origin
+from server.config.addresses import normalize_host, normalize_origin, normalize_prefix
 from server.config.service_links import is_service_link
 from server.config.toml import ConfigError, StrictModel, format_error, read_toml, setting_names, validate
 
@@ -67,6 +67,7 @@ def _parse_threads(value: object) -> object:
 
 
 Hosts = Annotated[tuple[Annotated[str, ADDRESS], ...], BeforeValidator(_split), AfterValidator(_require_one)]
+Prefixes = Annotated[tuple[Annotated[str, AfterValidator(normalize_prefix)], ...], BeforeValidator(_split)]
 Threads = Annotated[int | Literal["auto"], BeforeValidator(_parse_threads)]
 
 
@@ -79,7 +80,7 @@ class EngineSettings(StrictModel):
 
 
 class ApiSettings(StrictModel):
-    """How requests are read, and which hosts and origins may send them."""
+    """How requests are read, under which paths, and which hosts and origins may send them."""
 
     presets: Literal["auto", "client", "always"] = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
@@ -87,6 +88,7 @@ class ApiSettings(StrictModel):
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
     memory_limit: Annotated[int, Field(ge=2048)] = 4096
     connections: Annotated[int, Field(ge=16)] = 512
+    prefix: Prefixes = ()
     hosts: tuple[Annotated[str, AfterValidator(normalize_host)], ...] = ()
     origins: tuple[Annotated[str, AfterValidator(normalize_origin)], ...] = ()
 

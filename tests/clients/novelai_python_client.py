@@ -1,53 +1,99 @@
-"""Sends one request to a server with novelai-python and prints the result. Run by a Python that has novelai-python."""
+"""Sends one request with novelai-python, 0.7 or 0.9."""
 
-import asyncio
-import json
-import sys
-from pathlib import Path
-
-from novelai_python import APIError, GenerateImageInfer, Information, Login, Subscription
+from driver import Call, main
+from novelai_python import (
+    APIError,
+    AugmentImageInfer,
+    GenerateImageInfer,
+    Information,
+    Login,
+    Subscription,
+    SuggestTags,
+    Upscale,
+)
 from novelai_python.credential import ApiCredential, SecretStr
+from novelai_python.sdk.ai.augment_image import ReqType
 from novelai_python.sdk.ai.generate_image import Model, Sampler
 
 
-async def send(request, address: str, token: str):
+def log_in(call: Call, token: str = "") -> ApiCredential:
+    """Return the credential that goes with every request."""
+    return ApiCredential(api_token=SecretStr(token or call.token))
+
+
+async def send(call: Call, request, token: str = ""):
     """Send one of the client's requests; the address is an attribute of each request."""
-    request.endpoint = address
-    return await request.request(session=ApiCredential(api_token=SecretStr(token)))
+    request.endpoint = call.address
+    return await request.request(session=log_in(call, token))
 
 
-async def generate(address: str, token: str, folder: Path, request: dict) -> dict:
-    """Generate images and save their files unchanged."""
-    options = {"sampler": Sampler(request.pop("sampler")), "qualityToggle": request.pop("quality")}
-    samples, start = request.pop("n_samples"), request.pop("start", {"kind": "generate"})
-    kind = start.pop("kind")
+def build_request(call: Call, kind: str) -> GenerateImageInfer:
+    """Return the client's own request."""
     model = Model.NAI_DIFFUSION_3_INPAINTING if kind == "infill" else Model.NAI_DIFFUSION_3
-    options |= start | {name: Path(start[name]).read_bytes() for name in ("image", "mask") if name in start}
-    generation = getattr(GenerateImageInfer, f"build_{kind}")(model=model, **options, **request)
-    generation.parameters.n_samples = samples
-    response = await send(generation, address, token)
-    for number, (_, content) in enumerate(response.files):
-        (folder / f"{number}.png").write_bytes(content)
-    return {"images": len(response.files)}
+    fields = call.pick("prompt", "width", "height", "steps", "seed", "strength", "noise") | call.read_images()
+    options = {"sampler": Sampler(call.request["sampler"]), "qualityToggle": call.request["quality"]}
+    generation = getattr(GenerateImageInfer, f"build_{kind}")(model=model, **options, **fields)
+    generation.parameters.n_samples = call.request["n_samples"]
+    generation.endpoint = call.address
+    return generation
 
 
-async def perform(address: str, token: str, operation: str, folder: str, parameters: str) -> dict:
-    """Perform one operation; "login" reads the subscription with the token it receives."""
-    if operation == "generate":
-        return await generate(address, token, Path(folder), json.loads(parameters))
-    if operation == "login":
-        token = (await send(Login.build(user_name="a@b.c", password=token), address, token)).accessToken
-    request = Information() if operation == "information" else Subscription()
-    return (await send(request, address, token)).model_dump()
+async def generate(call: Call, kind: str = "generate") -> dict:
+    """Generate images, in one response."""
+    response = await send(call, build_request(call, kind))
+    return call.save([content for _, content in response.files])
 
 
-async def main(*arguments: str) -> None:
-    """Send one request and print its result, or the name and message of the client's own exception."""
-    try:
-        result = await perform(*arguments)
-    except APIError as error:
-        result = {"error": type(error).__name__, "message": error.message, "code": error.code}
-    print(json.dumps(result))
+async def stream(call: Call) -> dict:
+    """Generate images as a stream of msgpack frames; 0.7 cannot."""
+    events = [event async for event in build_request(call, "generate").request_stream(session=log_in(call))]
+    finals = [event.image for event in events if event.is_final]
+    return call.save(finals, previews=len(events) - len(finals))
 
 
-asyncio.run(main(*sys.argv[1:]))
+async def suggest_tags(call: Call) -> dict:
+    """Complete a tag; 0.7 needs an open session, it fails with a credential."""
+    request = SuggestTags(model=Model.NAI_DIFFUSION_3, prompt=call.request["prompt"])
+    request.endpoint = call.address
+    response = await request.request(session=await log_in(call).get_session())
+    return {"tags": [tag.tag for tag in response.tags]}
+
+
+async def read(call: Call, request, token: str = "") -> dict:
+    """Read one of the account's pages."""
+    return (await send(call, request, token)).model_dump()
+
+
+async def log_in_with_password(call: Call) -> dict:
+    """Read the subscription with the token that a login returns."""
+    login = await send(call, Login.build(user_name="a@b.c", password=call.token))
+    return await read(call, Subscription(), login.accessToken)
+
+
+async def upscale(call: Call) -> dict:
+    """Upscale an image: 0.7 by the scale it sends, 0.9 without a scale."""
+    response = await send(call, Upscale(image=call.read_images()["image"], scale=2))
+    return call.save([response.files[1]])
+
+
+async def director(call: Call) -> dict:
+    """Draw an image as line art."""
+    request = AugmentImageInfer.build(image=call.read_images()["image"], req_type=ReqType.LINEART)
+    return call.save([content for _, content in (await send(call, request)).files])
+
+
+main(
+    {
+        "generate": generate,
+        "img2img": lambda call: generate(call, "img2img"),
+        "infill": lambda call: generate(call, "infill"),
+        "stream": stream,
+        "tags": suggest_tags,
+        "subscription": lambda call: read(call, Subscription()),
+        "information": lambda call: read(call, Information()),
+        "upscale": upscale,
+        "director": director,
+        "login": log_in_with_password,
+    },
+    (APIError,),
+)

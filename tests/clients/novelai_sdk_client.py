@@ -1,42 +1,103 @@
-"""Sends one request to a server with novelai-sdk and prints the result. Run by a Python that has novelai-sdk."""
+"""Sends one request with novelai-sdk."""
 
-import json
-import sys
-from pathlib import Path
+import io
+from base64 import b64decode
 
+from driver import Call, main
 from novelai import NovelAI
 from novelai.exceptions import NovelAIError
-from novelai.types import GenerateImageParams
+from novelai.types import GenerateImageParams, GenerateImageStreamParams, SuggestTagsParams
 from novelai.types.user.image import I2iParams, InpaintParams
+from novelai.types.user.tools import UpscaleParams
 from PIL.PngImagePlugin import PngInfo
 
-
-def generate(client: NovelAI, folder: Path, request: dict) -> dict:
-    """Generate images and save them with their text chunks, which Pillow drops by default."""
-    size = (request.pop("width"), request.pop("height"))
-    if start := request.pop("start", None):
-        kind = {"img2img": "i2i", "infill": "inpaint"}[start.pop("kind")]
-        request[kind] = {"i2i": I2iParams, "inpaint": InpaintParams}[kind](**start)
-    images = client.image.generate(GenerateImageParams(model="nai-diffusion-3", size=size, **request))
-    for number, image in enumerate(images):
-        texts = PngInfo()
-        for name, text in image.info.items():
-            texts.add_text(name, text)
-        image.save(folder / f"{number}.png", pnginfo=texts)
-    return {"images": len(images)}
+MODEL = "nai-diffusion-3"
 
 
-def main(address: str, token: str, operation: str, folder: str, request: str) -> None:
-    """Send one request and print its result, or the name and message of the client's own exception."""
-    with NovelAI(api_key=token, image_base=address) as client:
-        try:
-            if operation == "subscription":
-                result = client.user.get_subscription().model_dump()
-            else:
-                result = generate(client, Path(folder), json.loads(request))
-        except NovelAIError as error:
-            result = {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps(result))
+def encode(image) -> bytes:
+    """Return a PNG with its text chunks, which Pillow drops by default."""
+    texts, file = PngInfo(), io.BytesIO()
+    for name, text in image.info.items():
+        texts.add_text(name, str(text))
+    image.save(file, "PNG", pnginfo=texts)
+    return file.getvalue()
 
 
-main(*sys.argv[1:])
+def save(call: Call, images: list) -> dict:
+    """Save the Pillow images that the client returns."""
+    return call.save([encode(image) for image in images])
+
+
+def connect(call: Call) -> NovelAI:
+    """Return a client for the server."""
+    return NovelAI(api_key=call.token, image_base=call.address)
+
+
+def build_request(call: Call, **fields: object) -> dict:
+    """Return the client's own names and values for the request."""
+    request = call.pick("prompt", "quality", "steps", "seed", "sampler", "n_samples")
+    return request | {"model": MODEL, "size": (call.request["width"], call.request["height"])} | fields
+
+
+def generate(call: Call, **fields: object) -> dict:
+    """Generate images, in one response."""
+    with connect(call) as client:
+        return save(call, client.image.generate(GenerateImageParams(**build_request(call, **fields))))
+
+
+def img2img(call: Call) -> dict:
+    """Generate from an init image."""
+    return generate(call, i2i=I2iParams(**call.pick("image", "strength", "noise")))
+
+
+def infill(call: Call) -> dict:
+    """Repaint the masked area of an image; the client sends a strength of its own."""
+    return generate(call, inpaint=InpaintParams(**call.pick("image", "mask")))
+
+
+def stream(call: Call) -> dict:
+    """Generate images as server-sent events."""
+    with connect(call) as client:
+        chunks = list(client.image.generate_stream(GenerateImageStreamParams(**build_request(call))))
+    finals = [b64decode(chunk.image) for chunk in chunks if chunk.event_type == "final"]
+    return call.save(finals, previews=len(chunks) - len(finals))
+
+
+def suggest_tags(call: Call) -> dict:
+    """Complete a tag."""
+    with connect(call) as client:
+        tags = client.image.suggest_tags(SuggestTagsParams(model=MODEL, prompt=call.request["prompt"]))
+    return {"tags": [tag.tag for tag in tags]}
+
+
+def subscription(call: Call) -> dict:
+    """Read the subscription."""
+    with connect(call) as client:
+        return client.user.get_subscription().model_dump()
+
+
+def upscale(call: Call) -> dict:
+    """Upscale an image."""
+    with connect(call) as client:
+        return save(call, client.tools.upscale(UpscaleParams(image=call.request["image"])))
+
+
+def director(call: Call) -> dict:
+    """Draw an image as line art."""
+    with connect(call) as client:
+        return save(call, client.tools.line_art(call.request["image"]))
+
+
+main(
+    {
+        "generate": generate,
+        "img2img": img2img,
+        "infill": infill,
+        "stream": stream,
+        "tags": suggest_tags,
+        "subscription": subscription,
+        "upscale": upscale,
+        "director": director,
+    },
+    (NovelAIError,),
+)

@@ -23,7 +23,8 @@ class Program:
 
     Attributes:
         script: a script next to this file that drives the program.
-        variable: the environment variable with the path of a Python interpreter that has the program installed.
+        variable: the environment variable that names a Python interpreter with the program, or for a script that
+            Node runs the folder with its packages.
     """
 
     name: str
@@ -38,11 +39,12 @@ class Program:
         )
 
     def run(self, *arguments: object) -> dict[str, object]:
-        """Run the script and return the JSON object it prints."""
-        command = [os.environ[self.variable], str(FOLDER / self.script), *map(str, arguments)]
+        """Run the script and return the JSON object that it prints last."""
+        interpreter = "node" if self.script.endswith(".js") else os.environ[self.variable]
+        command = [interpreter, str(FOLDER / self.script), *map(str, arguments)]
         process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert process.returncode == 0, process.stderr
-        return json.loads(process.stdout)
+        return json.loads(process.stdout.splitlines()[-1])
 
 
 def build_cases(*rows):

@@ -57,7 +57,6 @@ def read_message(response, status):
         ("GET", GENERATE, None, "", 405, "GET: this path takes POST"),
         ("POST", "/live", BODY, JSON, 405, "POST: this path takes GET, HEAD"),
         ("BREW", "/live", None, "", 405, "BREW: this path takes GET, HEAD"),
-        ("OPTIONS", "/live", None, "", 405, "OPTIONS: this path takes GET, HEAD"),
         ("POST", GENERATE, " " * 1_048_577, JSON, 413, "the body is larger than 1 MiB"),
         ("POST", GENERATE, BODY, "text/plain", 415, "Content-Type: 'text/plain' is not application/json or multipart/form-data"),
         ("POST", GENERATE, {"input": "a"}, JSON, 400, "parameters: is required"),

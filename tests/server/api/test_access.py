@@ -314,7 +314,7 @@ def test_a_preflight_from_an_allowed_origin_lists_what_it_may_send(client, path)
     response = preflight(client, path, Origin=ORIGIN)
     assert (response.status_code, response.content) == (204, b"")
     assert response.headers["access-control-allow-origin"] == ORIGIN
-    assert response.headers["access-control-allow-methods"] == "GET, HEAD, POST"
+    assert response.headers["access-control-allow-methods"] == "GET, HEAD, POST, PUT"
     allowed = response.headers["access-control-allow-headers"].lower().split(", ")
     assert {"authorization", "content-type", "x-correlation-id", "x-initiated-at"} == set(allowed)
     assert "access-control-allow-credentials" not in response.headers
@@ -346,6 +346,11 @@ def test_a_preflight_allows_no_name_that_is_no_header(client, name):
         (("safari-web-extension://8c7e",), "safari-web-extension://8C7E"),
         (("https://page.example",), "https://page.example:443"),
         (("app://obsidian.md",), "app://obsidian.md"),
+        (("app://",), "app://"),
+        (("https://tauri.localhost",), "https://tauri.localhost"),
+        (("chrome-extension://abcdefghijklmnop",), "chrome-extension://abcdefghijklmnop"),
+        (("moz-extension://4a2b-11",), "moz-extension://4A2B-11"),
+        (("null",), "null"),
     ],
 )
 def test_a_listed_origin_of_any_scheme_may_send_and_is_named_as_it_was_sent(model, origins, sent):

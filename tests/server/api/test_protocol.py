@@ -269,6 +269,40 @@ def test_a_client_that_has_shut_down_its_sending_side_is_answered(address, caplo
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+WEBSOCKET = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YQ==\r\n"
+)
+
+
+@pytest.mark.parametrize("offer", [H2C, WEBSOCKET], ids=["h2c", "websocket"])
+def test_a_request_that_offers_an_upgrade_is_answered_without_a_warning(address, caplog, offer):
+    post = POST + offer + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+    response = exchange(address, post, LIVE.replace(b"\r\n\r\n", b"\r\n" + offer + b"\r\n"), LIVE[:5])
+    assert read_statuses(response) == [200, 200, 408]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_warnings_about_what_is_not_http_are_still_logged(address, caplog):
+    exchange(address, H2C + b"\r\n")
+    assert "Invalid HTTP request received." in caplog.text
+
+
+def test_a_client_that_offers_an_upgrade_and_hangs_up_frees_the_device(
+    address, fake_model, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO, "naiad.requests")
+    gate = Semaphore(0)
+    monkeypatch.setattr(fake_model, "gate", gate)
+    before, finished = len(fake_model.evaluations), len(fake_model.finished)
+    with socket.create_connection(address, timeout=LIMIT) as connection:
+        connection.sendall(POST + H2C + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+        wait_until(lambda: len(fake_model.evaluations) > before)
+    wait_until(lambda: "generate-image 503" in caplog.text)
+    gate.release(100)
+    assert len(fake_model.finished) == finished
+
+
 def test_a_half_closed_client_that_goes_away_frees_the_device(address, fake_model, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "naiad.requests")
     gate = Semaphore(0)

@@ -8,6 +8,7 @@ from server.api.accounts import Account, Accounts
 from server.cli.bootstrap import build_access_rules, build_app_state, build_metadata_policy
 from server.config.catalog import single_model_catalog
 from server.config.settings import ApiSettings, EngineSettings, Settings
+from server.config.toml import ConfigError
 from server.engine.engine import State
 from server.engine.model import detect_model
 
@@ -51,10 +52,17 @@ def test_settings_reach_the_application_state(model, tmp_path):
         tokens=tmp_path / "tokens.toml",
         signing_key=tmp_path / "signing.pem",
         engine=EngineSettings(queue_limit=3, batching="shared"),
-        api=ApiSettings(presets="client", unknown_models="refuse", body_limit=7),
+        api=ApiSettings(presets="client", unknown_models="refuse", body_limit=7, prefix=("/native",)),
     )
     state = build_app_state(model, settings)
-    assert (state.engine.state, state.body_limit) == (State.NEW, 7)
+    assert (state.engine.state, state.body_limit, state.prefixes) == (State.NEW, 7, ("/native",))
     assert (state.policy.mode, state.policy.unknown_models) == ("client", "refuse")
     assert (state.metadata.batching, state.metadata.source_hash) == ("shared", model.fingerprint)
     assert state.access.tokens == ("tttttttt",)
+
+
+def test_pages_without_an_origin_need_a_token():
+    settings = Settings(api=ApiSettings(origins=("null",)))
+    with pytest.raises(ConfigError, match="set a token too"):
+        build_access_rules(settings, Accounts())
+    assert build_access_rules(settings, ACCOUNTS).origins == ("null",)

@@ -2,7 +2,13 @@
 
 import pytest
 
-from server.config.addresses import normalize_host, normalize_origin, parse_host, parse_origin
+from server.config.addresses import (
+    normalize_host,
+    normalize_origin,
+    normalize_prefix,
+    parse_host,
+    parse_origin,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,9 @@ def test_a_host_that_no_header_names_is_refused(text, message):
         ("vscode-webview://1q2w3e", "vscode-webview://1q2w3e"),
         ("wails://wails.localhost:34115", "wails://wails.localhost:34115"),
         ("file://", "file://"),
+        ("APP://", "app://"),
+        ("moz-extension://4A2B-11", "moz-extension://4a2b-11"),
+        ("null", "null"),
     ],
 )
 def test_an_origin_is_written_as_it_is_compared(text, origin):
@@ -69,7 +78,6 @@ def test_an_origin_is_written_as_it_is_compared(text, origin):
     ("text", "message"),
     [
         ("*", "list the origin of each"),
-        ("null", "serve the page over HTTP"),
         ("https://*.example.org", "list each one"),
         ("example.org", "write http://example.org or https://example.org"),
         ("localhost:3000", "write http://localhost:3000"),
@@ -78,7 +86,8 @@ def test_an_origin_is_written_as_it_is_compared(text, origin):
         ("https://me:pass@example.org", "write https://example.org$"),
         ("https://bücher.example", "xn--"),
         ("https://", "names no host"),
-        ("tauri://", "names no host"),
+        ("tauri://", "names no host; write it like tauri://localhost"),
+        ("app://:80", "names no host"),
         ("http://a:0", "1 to 65535"),
         ("http://a:70000", "1 to 65535"),
         ("http://[::g]", "should be like"),
@@ -92,3 +101,30 @@ def test_an_origin_that_no_browser_sends_is_refused_with_what_to_write(text, mes
     with pytest.raises(ValueError, match=message):
         normalize_origin(text)
     assert parse_origin(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [("/native", "/native"), ("native", "/native"), (" //native// ", "/native"), ("/a//b.c/~d_-/", "/a/b.c/~d_-"), ("/aidan", "/aidan")],
+)  # fmt: skip
+def test_a_prefix_is_written_as_it_is_compared(text, prefix):
+    assert normalize_prefix(text) == prefix
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a path like /native"),
+        ("/", "a path like /native"),
+        ("/a/../b", "a path like /native"),
+        ("/.", "a path like /native"),
+        ("http://a", "a path like /native"),
+        ("/a b", "a path like /native"),
+        ("/a%2f", "a path like /native"),
+        ("/ai", "begins like the server's own /ai"),
+        ("/user/native", "begins like the server's own /user"),
+    ],
+)
+def test_a_prefix_that_is_no_path_or_hides_one_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        normalize_prefix(text)

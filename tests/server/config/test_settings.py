@@ -29,6 +29,7 @@ OTHER = {
     "api.connections": "81",
     "api.hosts": "pictures.example, other.example",
     "api.origins": "https://pictures.example",
+    "api.prefix": "/native, /proxy/nai",
 }
 """A value other than the default for each setting that does not accept any text."""
 
@@ -94,7 +95,7 @@ def test_every_setting_has_a_variable(name):
         ("threads = true", "threads = true: should be auto, or a number from 1"),
         ("threads = 0", "threads = 0: should be auto, or a number from 1"),
         ('threads = "all"', "threads = 'all': should be auto, or a number from 1"),
-        ('[api]\norigins = ["null"]', r"api\.origins\.0 = 'null': .*serve the page over HTTP"),
+        ('[api]\nprefix = "/ai"', r"api\.prefix\.0 = '/ai': .*the server's own /ai"),
         ('[api]\nhosts = ["*.lan"]', r"api\.hosts\.0 = '\*\.lan': .*list each one"),
         ('[api]\nzip_type = "zip"', "zip_type = 'zip'.*octet-stream"),
         ("port =", r"mine\.toml:1: Invalid value"),
