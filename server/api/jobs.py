@@ -29,15 +29,21 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
     cannot be interrupted and keeps its slot to the end.
     """
     app_state(request).engine.admit()  # the queue may be full by now
-    slots = capacity(request).decoding
+    return await run_in_slot(request, capacity(request).decoding, decode, *args)
 
-    async def wait_and_decode() -> Decoded:
+
+async def run_in_slot(
+    request: Request, slots: asyncio.Semaphore, function: Callable[[*Args], Done], *args: *Args
+) -> Done:
+    """Call a function in a thread once there is a free slot, or raise `Unavailable` if the client disconnects first."""
+
+    async def wait_and_run() -> Done:
         await slots.acquire()
-        decoding = asyncio.ensure_future(asyncio.to_thread(decode, *args))
-        decoding.add_done_callback(lambda _: slots.release())
-        return await asyncio.shield(decoding)
+        running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+        running.add_done_callback(lambda _: slots.release())
+        return await asyncio.shield(running)
 
-    return await run_for_client(request, wait_and_decode())
+    return await run_for_client(request, wait_and_run())
 
 
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:

@@ -7,6 +7,8 @@ from fastapi.routing import APIRoute
 
 from server.api import probes
 from server.api.account_pages import ACCOUNT_PAGES, create_persistent_token, get_account_page, log_in
+from server.api.annotate import annotate_image
+from server.api.director import augment_image
 from server.api.generation import generate_image
 from server.api.upscale import upscale_image
 
@@ -25,6 +27,8 @@ def install_routes(app: FastAPI) -> None:
     app.post("/user/create-persistent-token")(create_persistent_token)
     app.post("/ai/generate-image")(generate_image)
     app.post("/ai/upscale")(upscale_image)
+    app.post("/ai/augment-image")(augment_image)
+    app.post("/ai/annotate-image")(annotate_image)
 
 
 def answer_head(app: FastAPI) -> None:

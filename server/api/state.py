@@ -11,6 +11,7 @@ from server.api.accounts import Accounts
 from server.api.body import BodyLimits
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.config.settings import ZipType
+from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy
 from server.request.resolve import RequestPolicy
@@ -30,7 +31,10 @@ class AppState:
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
     memory_limit: int = 4096  # MiB that all requests together may hold
-    decode_limit: int = DECODE_LIMIT  # how many requests may decode images at a time
+    decode_limit: int = (
+        DECODE_LIMIT  # how many requests may decode images at a time, and how many draw by a tool
+    )
+    toolbox: Toolbox = field(default_factory=Toolbox)
 
     def current_policy(self) -> RequestPolicy:
         """Return the policy for the model as it is known now: what some predict is known only after loading."""
@@ -44,13 +48,14 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, one slot for parsing a body, and slots for decoding images."""
+    """What all requests share: memory, one slot for parsing a body, and slots for decoding images and for tools."""
 
     def __init__(self, state: AppState) -> None:
         size = memory_for_bodies(state.memory_limit, state.body_limit, state.decode_limit)
         self.memory = Memory(size * MIB)
         self.parsing = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
+        self.drawing = asyncio.Semaphore(state.decode_limit)
 
 
 def app_state(request: Request) -> AppState:

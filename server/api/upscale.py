@@ -24,12 +24,11 @@ from server.api.state import AppState, StateDependency, reservation
 from server.engine.engine import Result
 from server.errors import Rejected
 from server.picture.comment import naiad_version
-from server.picture.derived import SourceImage, build_derived_comment, describe_source
-from server.picture.inspection import read_metadata
+from server.picture.derived import SourceImage, build_derived_comment, open_source
 from server.picture.webp import check_webp_size
 from server.picture.writer import ImageFormat, MetadataPolicy, write_picture
-from server.request.images import MAX_PIXELS, decode_file, open_image, to_upright_rgb
-from server.request.schema import LARGEST_AREA, Real, WireModel, validate_body
+from server.request.images import MAX_PIXELS
+from server.request.schema import Real, WireModel, validate_body
 
 log = logging.getLogger("naiad")
 
@@ -91,8 +90,7 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
     request = validate_body(UpscaleRequest, body)
     if not request.image:
         raise Rejected("image", "is required: an image in Base64")
-    opened = open_image(decode_file(request.image, "image"), "image", LARGEST_AREA)
-    metadata, rgb = read_metadata(opened), to_upright_rgb(opened)
+    rgb, source = open_source(request.image, "image")
     image = RgbImage(*rgb.size, rgb.tobytes())
     scale = request.scale or (NEW_SCALE if request.is_new_form else OLD_SCALE)
     image_format = request.image_format or "png"
@@ -100,7 +98,7 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
     if width * height > MAX_PIXELS:
         raise _refuse_size(image, scale)
     check_webp_size(image_format, width, height, "image_format")
-    return Upscale(UpscaleJob(image, width, height), describe_source(rgb, metadata.fields), image_format)
+    return Upscale(UpscaleJob(image, width, height), source, image_format)
 
 
 def _refuse_size(image: RgbImage, scale: float) -> Rejected:

@@ -12,8 +12,11 @@ from server.cli.listeners import is_unspecified
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
 from server.config.toml import ConfigError
+from server.director.network import load_networks
+from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
+from server.engine.threads import choose_threads
 from server.picture.signature import open_key
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
@@ -74,6 +77,7 @@ def check_memory(settings: Settings) -> None:
 def build_app_state(model: ServedModel, settings: Settings) -> AppState:
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     check_memory(settings)
+    networks = load_networks(model.tools, settings.device, choose_threads(settings.threads))
     accounts = Accounts() if settings.tokens is None else load_accounts(settings.tokens)
     return AppState(
         engine=build_engine(model, settings),
@@ -85,4 +89,5 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         prefixes=settings.api.prefix,
         body_limit=settings.api.body_limit,
         memory_limit=settings.api.memory_limit,
+        toolbox=Toolbox(networks),
     )
