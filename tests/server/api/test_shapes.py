@@ -220,7 +220,9 @@ def test_infill(name, comment, fake_model):
 
 
 def test_infill_reads_only_its_own_strengths(comment, fake_model):
-    body = build("nai-diffusion-3-inpainting", image=PICTURE, mask=MASK, strength=0.3) | {"action": "infill"}
+    body: Any = build("nai-diffusion-3-inpainting", image=PICTURE, mask=MASK, strength=0.3) | {
+        "action": "infill"
+    }
     for sent, strength in (
         ({}, 1),
         ({"img2img": {"strength": 0.6}}, 0.6),
