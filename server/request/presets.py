@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.text.prompt import MIX
+from pipelines.text.nai4 import split_lettering
+from pipelines.text.prompt import MIX, split_segments
 from server.config.toml import ConfigError, StrictModel, locate, read_toml, validate
 
 Mode = Literal["auto", "client", "always"]
@@ -85,14 +86,14 @@ def load_presets(file: Path) -> Presets:
 
 
 def apply_presets(
-    texts: PromptTexts, presets: Presets, model: str, mode: Mode, mixes: bool = True
+    texts: PromptTexts, presets: Presets, model: str, mode: Mode, syntax: str = "nai"
 ) -> PromptTexts:
     """Return the texts with the quality tags and the preset that the flags ask for.
 
     Args:
         mode: "auto" adds the quality tags if `qualityToggle` is exactly true, and the preset if there is no negative
             prompt at all. "always" adds both, except quality tags when `qualityToggle` is false. "client" adds nothing.
-        mixes: whether `|` separates segments in this prompt syntax.
+        syntax: of the prompts; it decides what `|` separates and where lettering begins.
     """
     if mode == "client":
         return texts
@@ -100,7 +101,7 @@ def apply_presets(
     is_off = str(texts.quality_toggle).lower() == "false"
     positive, negative = texts.positive, texts.negative
     if texts.quality_toggle is True or (mode == "always" and not is_off):
-        positive = add_quality_tags(positive, model_presets, mixes)
+        positive = add_quality_tags(positive, model_presets, syntax)
     index = _pick_preset(texts.uc_preset, model_presets, mode)
     if index is not None and (mode == "always" or not negative.strip()):
         allows_nsfw = model not in presets.never_nsfw and "nsfw" not in positive.lower()
@@ -108,12 +109,23 @@ def apply_presets(
     return PromptTexts(positive, negative, texts.quality_toggle, texts.uc_preset)
 
 
-def add_quality_tags(text: str, presets: ModelPresets, mixes: bool) -> str:
-    """Add the quality tags to each segment of a prompt that has none of them yet."""
-    segments = text.split("|") if mixes else [text]
+def add_quality_tags(text: str, presets: ModelPresets, syntax: str) -> str:
+    """Add the quality tags to each segment of a prompt that has none of them yet.
+
+    In NAI V4's syntax only the first segment, which is not a character's, gets them, in front of its lettering.
+    """
+    first, *others = segments = split_segments(text, syntax)
+    if syntax == "nai4":
+        caption, lettering = split_lettering(first)
+        tagged = _add_tags_to_segment(caption, presets, is_mix=False)
+        if lettering and tagged != caption:
+            tagged = f"{tagged.rstrip()}, "
+        return "|".join([tagged + lettering, *others])
     count = len(segments) if presets.every_segment else 1
-    tagged = (_add_tags_to_segment(segment, presets, len(segments) > 1) for segment in segments[:count])
-    return "|".join([*tagged, *segments[count:]])
+    tagged_segments = (
+        _add_tags_to_segment(segment, presets, len(segments) > 1) for segment in segments[:count]
+    )
+    return "|".join([*tagged_segments, *segments[count:]])
 
 
 def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool) -> str:
