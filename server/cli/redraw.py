@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
+from typing import cast
 
 from server.errors import Rejected
 from server.picture.inspection import read_metadata
@@ -52,9 +53,9 @@ def build_redraw_request(
 
 def _has_nai4_syntax(settings: Mapping[str, object]) -> bool:
     """Return whether the prompt is in NAI V4's syntax: it is structured, or `naiad` says so."""
-    value: object = settings
-    for key in ("naiad", "job", "prompts", "syntax"):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    value = settings.get("naiad")
+    for key in ("job", "prompts", "syntax"):
+        value = cast("dict[str, object]", value).get(key) if isinstance(value, dict) else None
     return value == "nai4" or bool(_flatten(settings, "v4_prompt"))
 
 
