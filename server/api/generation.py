@@ -1,6 +1,7 @@
 """`POST /ai/generate-image`."""
 
 import asyncio
+from collections.abc import Sequence
 from time import perf_counter
 
 from fastapi import Request
@@ -13,7 +14,7 @@ from server.api.state import AppState, StateDependency, reservation
 from server.engine.engine import Result
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
-from server.request.schema import read_request
+from server.request.schema import GenerateRequest, read_request
 
 
 async def generate_image(request: Request, state: StateDependency) -> Response:
@@ -29,14 +30,27 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
     entries = (f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items())
     response.headers["Server-Timing"] = ", ".join(entries)
-    if resolved.warnings:
-        response.headers["X-Naiad-Warning"] = ascii("; ".join(resolved.warnings))[1:-1][:1000]
+    response.headers.update(build_warning_headers(resolved.warnings))
     return response
+
+
+def build_warning_headers(warnings: Sequence[str]) -> dict[str, str]:
+    """Return the header with a request's warnings, if there are any."""
+    return {"X-Naiad-Warning": ascii("; ".join(warnings))[1:-1][:1000]} if warnings else {}
 
 
 async def receive_generate(request: Request, state: AppState) -> ResolvedRequest:
     """Return a request to generate images, read and resolved; its body is not kept."""
-    sent = await asyncio.to_thread(read_request, await receive_body(request, state))
+    return await resolve_request(request, state, await receive_request(request, state))
+
+
+async def receive_request(request: Request, state: AppState) -> GenerateRequest:
+    """Return a request to generate images, read but not resolved."""
+    return await asyncio.to_thread(read_request, await receive_body(request, state))
+
+
+async def resolve_request(request: Request, state: AppState, sent: GenerateRequest) -> ResolvedRequest:
+    """Return a request resolved to a job; its images are decoded in one of the slots."""
     if sent.task == "generate":  # without images: it need not wait for a slot
         return await asyncio.to_thread(resolve, sent, state.current_policy())
     resolved = await decode_in_slot(request, resolve, sent, state.current_policy())

@@ -13,8 +13,11 @@ from server.cli.listeners import is_unspecified
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
 from server.config.toml import ConfigError
+from server.director.network import load_networks
+from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
+from server.engine.threads import choose_threads
 from server.picture.signature import open_key
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
@@ -67,15 +70,18 @@ def build_access_rules(settings: Settings) -> AccessRules:
 def check_memory(settings: Settings) -> None:
     """Raise `ConfigError` if the memory for requests does not suffice for one body of the largest size."""
     api = settings.api
-    least = api.memory_limit - memory_for_bodies(api.memory_limit, api.body_limit) + api.body_limit
-    if api.memory_limit < least:
-        reason = f"too small for bodies of api.body_limit = {api.body_limit} MiB; at least {least}"
+    rest = memory_for_bodies(api.memory_limit, api.body_limit, api.image_cache)
+    if rest < api.body_limit:
+        least = api.memory_limit - rest + api.body_limit
+        cached = f" and api.image_cache = {api.image_cache} MiB" if api.image_cache else ""
+        reason = f"too small for bodies of api.body_limit = {api.body_limit} MiB{cached}; at least {least}"
         raise ConfigError(f"api.memory_limit = {api.memory_limit}: {reason}")
 
 
 def build_app_state(model: ServedModel, settings: Settings) -> AppState:
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     check_memory(settings)
+    networks = load_networks(model.tools, settings.device, choose_threads(settings.threads))
     return AppState(
         engine=build_engine(model, settings),
         policy=build_request_policy(model, settings),
@@ -85,4 +91,6 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         prefixes=settings.api.prefix,
         body_limit=settings.api.body_limit,
         memory_limit=settings.api.memory_limit,
+        image_cache=settings.api.image_cache,
+        toolbox=Toolbox(networks),
     )
