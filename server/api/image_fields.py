@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from server.api.image_cache import ImageCache
-from server.errors import UnknownKeys, Rejected, shorten
+from server.errors import Rejected, UnknownKeys, shorten
 from server.request.images import decode_file, is_image_file
 
 IMAGES = ("image", "mask", "reference_image", "controlnet_condition")

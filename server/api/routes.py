@@ -9,6 +9,7 @@ from server.api import probes
 from server.api.account_pages import ACCOUNT_PAGES, create_persistent_token, get_account_page, log_in
 from server.api.generation import generate_image
 from server.api.upscale import upscale_image
+from server.api.vibes import refuse_vibe
 
 
 def install_routes(app: FastAPI) -> None:
@@ -25,6 +26,7 @@ def install_routes(app: FastAPI) -> None:
     app.post("/user/create-persistent-token")(create_persistent_token)
     app.post("/ai/generate-image")(generate_image)
     app.post("/ai/upscale")(upscale_image)
+    app.post("/ai/encode-vibe")(refuse_vibe)
 
 
 def answer_head(app: FastAPI) -> None:

@@ -17,7 +17,7 @@ from server.api.image_fields import attach_parts, find_image_fields, recall_imag
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
-from server.errors import UnknownKeys, Rejected
+from server.errors import Rejected, UnknownKeys
 
 SIZE = {"width": 64, "height": 64, "steps": 1, "seed": 7, "params_version": 4}
 
@@ -150,6 +150,12 @@ def test_other_texts_are_no_names_of_parts():
     body = {"input": "image", "action": "mask", "parameters": {"prompt": "image", "image": "image", "extra": ["image"]}}  # fmt: skip
     attach_parts(body, {"image": RED, "mask": WHITE})
     assert body == {"input": "image", "action": "mask", "parameters": {"prompt": "image", "image": RED, "extra": ["image"]}}  # fmt: skip
+
+
+def test_encoding_a_vibe_is_refused_by_name(client):
+    response = client.post("/ai/encode-vibe", json={"image": "AAAA", "model": "nai-diffusion-4-5-full"})
+    message = "image: remove the reference images; vibe transfer is not offered by this version"
+    assert (response.status_code, response.json()["message"]) == (400, message)
 
 
 @pytest.mark.parametrize("parameters", [None, [], 1, {"reference_image_multiple": {"a": 1}, "director_reference_images_cached": [1, None, {}]}])  # fmt: skip
