@@ -4,18 +4,20 @@ ApiError
 ├── Rejected        400  the request is wrong; sending it again does not help
 ├── UnknownKeys     400  images that are named by a key have to be sent again
 ├── Unauthorized    401  no bearer token, or an unknown one
+├── LimitReached    402  the account may generate no more images today
 ├── Forbidden       403  a Host or Origin that is not allowed
 ├── NotFound        404  no such path
 ├── BodyTimeout     408  the body did not arrive in time
 ├── BodyTooLarge    413  the body is larger than the limit
 ├── Unsupported     415  a Content-Type or Content-Encoding that is not read
-├── Overloaded      429  the queue is full, or requests hold as much memory as they may
+├── Overloaded      429  the queue is full, requests hold as much memory as they may, or an account's requests run
 ├── HeadersTooLarge 431  the headers are larger than the limit
 └── Unavailable     503  the engine is not ready
 
 Every error has the same form, `{"statusCode", "message"}`. No message carries a library's own text.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -73,6 +75,12 @@ class Unauthorized(ApiError):
         super().__init__("Unauthorized", {"WWW-Authenticate": "Bearer"})
 
 
+class LimitReached(ApiError):
+    """The account may generate no more images, or not as many, today."""
+
+    status = 402
+
+
 class Forbidden(ApiError):
     """The Host or the Origin is not allowed."""
 
@@ -104,7 +112,7 @@ class Unsupported(ApiError):
 
 
 class Overloaded(ApiError):
-    """The queue is full, or requests hold as much memory as they may."""
+    """The queue is full, requests hold as much memory as they may, or as many run as the account may have."""
 
     status = 429
 
@@ -188,6 +196,25 @@ def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
         return build_envelope(400, str(error))
     log.error("a job failed: %s", error)
     return build_envelope(500, str(error))
+
+
+def describe_failure(error: BaseException, request_id: str) -> tuple[int, str]:
+    """Return the status and message of an error after a response has begun, and log it under the request's id."""
+    if isinstance(error, asyncio.CancelledError):
+        error = Unavailable("the server is stopping")
+    is_ours = isinstance(error, ApiError | PipelineError)
+    log.log(
+        logging.INFO if isinstance(error, ApiError) else logging.ERROR,
+        "%s failed in its stream: %s",
+        request_id,
+        error if is_ours else type(error).__name__,
+        exc_info=None if is_ours else error,
+    )
+    if isinstance(error, ApiError):
+        return error.status, error.message
+    if isinstance(error, PipelineError):
+        return 400 if isinstance(error, InvalidPrompt | UnknownName) else 500, str(error)
+    return 500, INTERNAL_ERROR
 
 
 def _handle_http_exception(request: Request, error: Exception) -> Response:

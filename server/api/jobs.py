@@ -1,14 +1,17 @@
 """From a request to a job's result: receive the body, decode its images, and wait for the engine or the client."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
 from fastapi import Request
 
+from pipelines.job import Job, Work
+from pipelines.types import OnPreview
 from server.api.body import read_body
 from server.api.image_fields import recall_images
-from server.api.state import AppState, app_state, capacity, reservation
+from server.api.state import AppState, app_state, capacity, request_account, reservation
 from server.engine.engine import Result, Ticket
 from server.errors import Unavailable
 
@@ -19,7 +22,7 @@ Done = TypeVar("Done")
 
 async def receive_body(request: Request, state: AppState) -> dict[str, object]:
     """Return the JSON object of a request for a job, with its images, unless no job is accepted now."""
-    state.engine.admit()  # raises Unavailable or Overloaded, so that nothing is received in vain
+    _admit(request)  # so that nothing is received in vain
     held, shared = reservation(request), capacity(request)
     body = await read_body(request, state.body_limits, held, shared.parsing)
     client = shared.images.identify(request.headers.get("authorization", ""))
@@ -37,7 +40,7 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
     Raises `Unavailable` if the client disconnects first; it then waits for no slot. A thread that decodes already
     cannot be interrupted and keeps its slot to the end.
     """
-    app_state(request).engine.admit()  # the queue may be full by now
+    _admit(request)  # the queue may be full by now
     slots, images = capacity(request).decoding, request.scope.pop("cached_images", None)
 
     def decode_and_keep() -> Decoded:
@@ -53,6 +56,51 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
         return await asyncio.shield(decoding)
 
     return await run_for_client(request, wait_and_decode())
+
+
+def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None) -> Ticket:
+    """Queue a job with the priority of the request's account, and within its quota. A request has one at a time.
+
+    Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
+    """
+    engine, account, quotas = app_state(request).engine, request_account(request), capacity(request).quotas
+    if account is None:
+        return engine.submit(work, on_preview=on_preview)
+    use = quotas.begin(account, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
+    try:
+        ticket = engine.submit(work, account.priority, on_preview)
+    except BaseException:
+        quotas.end(use, refund=True)
+        raise
+    # called before the result reaches the client, whose next request may then begin
+    ticket.future.add_done_callback(
+        lambda future: quotas.end(use, refund=future.cancelled() or future.exception() is not None)
+    )
+    return ticket
+
+
+@contextmanager
+def hold_quota(request: Request, images: int = 1) -> Generator[None]:
+    """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
+    account, quotas = request_account(request), capacity(request).quotas
+    if account is None:
+        yield
+        return
+    use = quotas.begin(account, images)
+    try:
+        yield
+    except BaseException:
+        quotas.end(use, refund=True)
+        raise
+    quotas.end(use, refund=False)
+
+
+def _admit(request: Request) -> None:
+    """Raise what submitting a job of one image would raise now."""
+    app_state(request).engine.admit()
+    account = request_account(request)
+    if account is not None:
+        capacity(request).quotas.check(account)
 
 
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:

@@ -1,6 +1,8 @@
 """`naiad check`: check all files that a server needs, without loading a model."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipelines.errors import WeightsError
 from server.api.accounts import load_accounts
@@ -23,7 +25,7 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     yield f"profiles: {len(load_profiles(configs() / 'profiles'))}"
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
     if settings.tokens is not None:
-        yield f"accounts: {len(load_accounts(settings.tokens).account)}"
+        yield _check_accounts(settings.tokens)
     check_memory(settings)
     path = signing_key_path(settings)
     key = read_key(path)
@@ -35,6 +37,16 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     except WeightsError as error:
         raise ConfigError(str(error)) from None
     yield "OK"
+
+
+def _check_accounts(file: Path) -> str:
+    """Return a line about the accounts file, and what is unsafe about it."""
+    accounts = load_accounts(file).account
+    clear = sum(account.token is not None for account in accounts)
+    warning = f", {clear} with a token in clear (`naiad token add` keeps only a hash)" if clear else ""
+    if clear and os.name == "posix" and file.stat().st_mode & 0o077:
+        warning += f"; other users of this machine may read it: chmod 600 {file}"
+    return f"accounts: {len(accounts)}{warning}"
 
 
 def _check_weights(catalog: Catalog) -> Iterator[str]:

@@ -66,10 +66,12 @@ def _announce(model: ServedModel, state: AppState, settings: Settings, port: int
         typer.echo(f"images are signed with the key {key.public} ({signing_key_path(settings)})")
     addresses = [format_address(host, port) for host in settings.host]
     typer.echo(f"naiad listens on {' and '.join(addresses)}")
-    if settings.token is None and state.access.tokens and not state.accounts.tokens:
+    if settings.tokens is not None and not state.access.accounts.account:
+        typer.echo(f"{settings.tokens} lists no account yet; `naiad token add NAME` makes one")
+    if settings.token is None and state.access.tokens:
         typer.echo(f"clients need this token, made for this start: {state.access.tokens[0]}")
     typer.echo(f"Get a first image as soon as {addresses[0]}/ready returns 200:\n")
-    typer.echo(f"  {_build_curl_command(model, addresses[0], bool(state.access.tokens))}\n")
+    typer.echo(f"  {_build_curl_command(model, addresses[0], state.access.has_tokens)}\n")
 
 
 def _build_curl_command(model: ServedModel, address: str, needs_token: bool) -> str:

@@ -21,7 +21,9 @@ async def open_client(call: Call, **credentials: str) -> NovelAI:
 
 def build_request(call: Call, **fields: object) -> dict:
     """Return the client's own names and values for the request."""
-    request = call.pick("prompt", "width", "height", "steps", "seed", "sampler", "n_samples", "strength", "noise")
+    request = call.pick(
+        "prompt", "width", "height", "steps", "seed", "sampler", "n_samples", "strength", "noise"
+    )
     images = {name: parse_image(content)[2] for name, content in call.read_images().items()}
     return request | images | {"qualityToggle": call.request["quality"]} | fields
 

@@ -44,7 +44,18 @@ def encode_images(call: Call) -> dict[str, str]:
 
 async def generate(call: Call, tool: str, model: str) -> dict:
     """Generate images with one of the tools."""
-    names = ("prompt", "width", "height", "steps", "seed", "sampler", "n_samples", "quality", "strength", "noise")
+    names = (
+        "prompt",
+        "width",
+        "height",
+        "steps",
+        "seed",
+        "sampler",
+        "n_samples",
+        "quality",
+        "strength",
+        "noise",
+    )
     arguments = call.pick(*names) | encode_images(call)
     return save(call, await call_tool(call, tool, model=model, **arguments))
 
@@ -88,9 +99,7 @@ main(
         "data": lambda call: read(call, "get_user_data"),
         "upscale": lambda call: transform(call, "upscale_image"),
         "director": lambda call: transform(call, "director_tool", tool="lineart"),
-        "login": lambda call: read(
-            call, "get_subscription", {"USERNAME": "a@b.c", "PASSWORD": call.token}
-        ),
+        "login": lambda call: read(call, "get_subscription", {"USERNAME": "a@b.c", "PASSWORD": call.token}),
     },
     (ToolError, NovelAIError),
 )

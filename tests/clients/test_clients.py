@@ -174,7 +174,9 @@ def test_only_the_right_password_logs_in(client, closed_address, tmp_path):
 @tries("upscale")
 def test_it_upscales_an_image(client, open_address, server_key, tmp_path):
     image = SOURCE.crop((64, 64, 192, 192))
-    assert send(client, open_address, tmp_path, "upscale", **save_images(tmp_path, image=image)) == {"images": 1}
+    assert send(client, open_address, tmp_path, "upscale", **save_images(tmp_path, image=image)) == {
+        "images": 1
+    }
     inspection, _ = inspect_saved(tmp_path)
     assert inspection.size == (128 * client.upscale,) * 2
     small = Image.fromarray(inspection.rgb).resize((128, 128), Image.Resampling.BOX)
