@@ -1,6 +1,7 @@
 """Images as parts of a form, and images that are named by a key after they were sent once."""
 
 import json
+import tracemalloc
 from base64 import b64encode
 from io import BytesIO
 from itertools import permutations
@@ -12,6 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipelines.job import InitImage, UpscaleJob
+from server.api.form import split_form
 from server.api.image_cache import ImageCache
 from server.api.image_fields import attach_parts, find_image_fields, recall_images
 from server.app import create_app
@@ -325,3 +327,16 @@ def test_a_random_body_of_the_wrong_shape_breaks_nothing():
             recall_images(body, ImageCache(1 << 20), b"me")
         except (Rejected, UnknownKeys):
             pass
+
+
+def test_a_form_is_copied_once():
+    size = 8 << 20
+    head = b'--line\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
+    json_part = head % b"request" + b'{"image": "image"}'
+    body = bytearray(head % b"image" + b"\x89\r\n--lin" * (size // 8) + b"\r\n" + json_part + b"\r\n--line--")
+    tracemalloc.start()
+    parts = split_form(body, "line")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(parts["image"]) == size
+    assert peak < 1.5 * size
