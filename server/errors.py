@@ -14,7 +14,8 @@ ApiError
 ├── HeadersTooLarge 431  the headers are larger than the limit
 └── Unavailable     503  the engine is not ready
 
-Every error has the same form, `{"statusCode", "message"}`. No message carries a library's own text.
+Every error has the same form, `{"statusCode", "message"}`, except under `/v1/`, where it has OpenAI's. No message
+carries a library's own text.
 """
 
 import asyncio
@@ -28,10 +29,17 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from pipelines.errors import InvalidPrompt, PipelineError, UnknownName
 
 log = logging.getLogger("naiad")
+OPENAI_ERRORS = {
+    401: ("invalid_request_error", "invalid_api_key"),
+    404: ("invalid_request_error", "not_found"),
+    429: ("requests", "rate_limit_exceeded"),
+}
+"""OpenAI's type and code of an error for each status that has its own."""
 INTERNAL_ERROR = "internal server error; the server's log has the details"
 
 
@@ -54,6 +62,7 @@ class Rejected(ApiError):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
+        self.field, self.reason = field, reason
 
 
 class UnknownKeys(ApiError):
@@ -135,16 +144,41 @@ class Unavailable(ApiError):
         super().__init__(message, {"Retry-After": "10"})
 
 
-def build_envelope(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return the JSON response that NAI's clients parse for every status other than 2xx."""
-    return JSONResponse({"statusCode": status, "message": message}, status, headers)
+class ErrorResponse(JSONResponse):
+    """An error in NAI's envelope; in OpenAI's if the request was for one of OpenAI's paths."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        field: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        envelope: dict[str, object] = {"statusCode": status, "message": message}
+        super().__init__(envelope if details is None else envelope | {"details": details}, status, headers)
+        kind, code = OPENAI_ERRORS.get(
+            status, ("invalid_request_error" if status < 500 else "server_error", None)
+        )
+        error = {"message": message, "type": kind, "param": field, "code": code}
+        self._for_openai = JSONResponse({"error": error}, status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].removeprefix(scope.get("root_path", "")).startswith("/v1/"):
+            await self._for_openai(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def build_envelope(status: int, message: str, headers: Mapping[str, str] | None = None) -> ErrorResponse:
+    """Return the JSON response that clients parse for every status other than 2xx."""
+    return ErrorResponse(status, message, headers)
 
 
 def build_error_response(error: ApiError) -> JSONResponse:
     """Return the response to an error."""
-    response = {"statusCode": error.status, "message": error.message}
-    details = {} if error.details is None else {"details": error.details}
-    return JSONResponse(response | details, error.status, error.headers)
+    field = error.field or None if isinstance(error, Rejected) else None
+    return ErrorResponse(error.status, error.message, error.headers, field, error.details)
 
 
 def to_rejection(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Rejected:

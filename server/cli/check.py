@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.errors import WeightsError
@@ -10,11 +11,13 @@ from server.cli.bootstrap import check_memory
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs
-from server.config.settings import Settings, signing_key_path
+from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
+from server.director.network import load_networks
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
+from server.tls.certificates import Certificates
 
 
 def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
@@ -32,8 +35,15 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     if key is None:
         check_key_path(path)
     yield f"signing key: {path}, {'created at the first start' if key is None else key.public}"
+    if settings.tls:
+        certificates = Certificates(tls_folder(settings))
+        warning = certificates.check(datetime.now(UTC))
+        yield warning or f"tls: valid until {certificates.read_end():%Y-%m-%d}"
     try:
         yield from _check_weights(catalog)
+        for tool, network in load_networks(catalog.tools).items():
+            size = "any size" if network.size is None else "{}x{}".format(*network.size)
+            yield f"{tool}: {network.name}, images of {size}"
     except WeightsError as error:
         raise ConfigError(str(error)) from None
     yield "OK"

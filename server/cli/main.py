@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipelines.errors import PipelineError
-from server.cli import options, pictures, tokens
+from server.cli import options, pictures, tls, tokens
 from server.cli.options import option
 from server.cli.output import OutputChoice
 from server.config.catalog import choose_catalog
@@ -59,6 +59,9 @@ def serve(
         str | None, option(help="Addresses to listen on, separated by commas; :: is all.")
     ] = None,
     port: Annotated[int | None, option(help="Port to listen on.")] = None,
+    use_tls: Annotated[
+        bool | None, option("--tls/--no-tls", help="Serve HTTPS under NAI's names; see naiad tls.")
+    ] = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
     prediction: options.Prediction = None,
@@ -67,7 +70,7 @@ def serve(
     dtype: options.Dtype = None,
 ) -> None:
     """Serve a model over HTTP until interrupted."""
-    flags = {"host": host, "port": port, "device": device, "dtype": dtype}
+    flags = {"host": host, "port": port, "tls": use_tls, "device": device, "dtype": dtype}
     settings = load_settings(config, os.environ, flags)
     catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     from server.cli.serve import run_server
@@ -181,5 +184,6 @@ def merge_inpaint(
 
 
 app.add_typer(tokens.app, name="token")
+app.add_typer(tls.app, name="tls")
 for command in (pictures.inspect, pictures.verify, pictures.enhance, pictures.variations):
     app.command()(command)

@@ -1,5 +1,6 @@
 """What a server prints at the start, and that it stops if its engine fails."""
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,11 +9,13 @@ from fake_model import FakeModel
 
 from server.api.credentials import hash_token
 from server.cli.bootstrap import build_access_rules
-from server.cli.serve import _announce, stop_after_failure
+from server.cli.serve import _announce, _open_certificate, run_server, stop_after_failure
 from server.config.catalog import single_model_catalog
 from server.config.settings import Settings
+from server.config.toml import ConfigError
 from server.engine.engine import Engine
 from server.engine.model import detect_model
+from server.tls.certificates import create_certificates
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,26 @@ def test_each_address_is_printed(model, capsys):
     assert "listens on http://127.0.0.1:4242 and http://[::1]:4242\n" in printed
     assert tokens == ()
     assert "Authorization" not in printed
+
+
+def test_over_tls_the_command_names_the_certificates_host(model, capsys, tmp_path):
+    printed, _ = announce(model, capsys, tls=True, tls_folder=tmp_path)
+    assert "listens on https://127.0.0.1:4242\n" in printed
+    command = f"curl --cacert '{tmp_path / 'ca.crt'}' --resolve image.novelai.net:4242:127.0.0.1 https://image.novelai.net:4242/ai"
+    assert command in printed
+
+
+def test_without_a_certificate_nothing_is_served(model, tmp_path):
+    settings = Settings(tls=True, tls_folder=tmp_path, signing_key=tmp_path / "signing.pem")
+    with pytest.raises(ConfigError, match="has no certificate; run naiad tls install"):
+        run_server(model, settings)
+
+
+@pytest.mark.parametrize(("days", "lines"), [(0, 0), (80, 1)])
+def test_a_certificate_that_expires_soon_is_logged(tmp_path, caplog, days, lines):
+    create_certificates(tmp_path, datetime.now(UTC) - timedelta(days=days))
+    _open_certificate(Settings(tls_folder=tmp_path))
+    assert caplog.text.count("run naiad tls install, and trust the new CA") == lines
 
 
 def fail_to_load():
