@@ -42,6 +42,7 @@ def pytest_sessionfinish():
         }
         Path(file).write_text(json.dumps(ordered, indent=2) + "\n")
 
+
 TOKENS = """
 [[account]]
 name = "a@b.c"

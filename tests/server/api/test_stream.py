@@ -325,7 +325,7 @@ def read_memory():
 
 def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
     fake_model = FakeModel()
-    fake_model.preview = bytes(256 * 1024)
+    fake_model.preview = bytes(128 * 1024)
     state = build_state(model, fake_model)
     with serve(state) as address:
         exchange(address, build_request(steps=50, n_samples=8))
@@ -339,7 +339,7 @@ def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
         grown = read_memory() - before
         for connection in connections:
             connection.close()
-    # all previews of one stream have 100 MiB; its newest ones 2
+    # all previews of one stream have 50 MiB; its newest ones 1
     assert grown < 20 * 5
 
 
