@@ -7,7 +7,7 @@ from time import perf_counter
 from fastapi import Request
 from fastapi.responses import Response
 
-from server.api.jobs import decode_in_slot, receive_body, wait_for_result
+from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, negotiate
 from server.api.state import AppState, StateDependency, reservation
@@ -21,7 +21,7 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
     resolved = await receive_generate(request, state)
     media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
-    result = await wait_for_result(state.engine.submit(resolved.job), request)
+    result = await wait_for_result(submit_job(request, resolved.job), request)
     reservation(request).hold(sum(image.nbytes for image in result.images))
     started = perf_counter()
     images = await encode_images(state.metadata, resolved, result)

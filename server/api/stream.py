@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from server.api.event_response import EventResponse
 from server.api.frames import Encoding, Event, build_error_event, build_image_event, choose_encoding
 from server.api.generation import build_warning_headers, receive_request, resolve_request
-from server.api.jobs import run_for_client
+from server.api.jobs import run_for_client, submit_job
 from server.api.memory import Reservation
 from server.api.previews import LatestPreviews
 from server.api.state import StateDependency, reservation
@@ -49,7 +49,7 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
     encoding = choose_encoding(sent.parameters.stream, request.headers)
     generation = Generation(await resolve_request(request, state, sent), encoding, randbelow(2**31))
     previews = LatestPreviews()
-    ticket = state.engine.submit(generation.resolved.job, previews.put)
+    ticket = submit_job(request, generation.resolved.job, previews.put)
     ticket.future.add_done_callback(previews.wake)
     frames = stream_frames(generation, ticket, previews, state.metadata, reservation(request))
     first = await run_for_client(request, anext(frames))

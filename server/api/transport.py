@@ -34,10 +34,11 @@ class ProbingTransport:
         self._transport.write(rest)
 
     def end(self) -> None:
-        """Shut down the sending side, after what was written."""
+        """Write nothing more after what was written, and shut down the sending side unless TLS is in between."""
         if not self._has_ended and not self._transport.is_closing():
             self._has_ended = True
-            self._transport.write_eof()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
 
     def probe(self) -> None:
         """Send the beginning of the next response."""

@@ -63,6 +63,7 @@ class Ticket:
 
     Args:
         drop: called with a cancelled ticket, to remove it from the queue.
+        priority: tickets with a higher one are taken first.
         on_preview: called with previews of the job's images, on a thread of the model's.
 
     Attributes:
@@ -73,9 +74,10 @@ class Ticket:
         self,
         work: Work,
         drop: "Callable[[Ticket], None] | None" = None,
+        priority: int = 0,
         on_preview: OnPreview | None = None,
     ) -> None:
-        self.work, self.on_preview = work, on_preview
+        self.work, self.priority, self.on_preview = work, priority, on_preview
         self.future: Future[Result] = Future()
         self.queued = perf_counter()
         self.queue_seconds: float | None = None
@@ -146,12 +148,16 @@ class Engine:
             self._changed.wait_for(lambda: self._state in (State.STOPPED, State.DEFUNCT))
         return self.failure
 
-    def submit(self, work: Work, on_preview: OnPreview | None = None) -> Ticket:
-        """Queue a job, or raise `Unavailable` if the engine is not ready and `Overloaded` if the queue is full."""
-        ticket = Ticket(work, self._drop, on_preview)
+    def submit(self, work: Work, priority: int = 0, on_preview: OnPreview | None = None) -> Ticket:
+        """Queue a job behind those of the same priority, and before those of a lower one.
+
+        Raises `Unavailable` if the engine is not ready and `Overloaded` if the queue is full.
+        """
+        ticket = Ticket(work, self._drop, priority, on_preview)
         with self._changed:
             self.admit()
-            self._waiting.append(ticket)
+            lower = (index for index, other in enumerate(self._waiting) if other.priority < priority)
+            self._waiting.insert(next(lower, len(self._waiting)), ticket)
             self._changed.notify_all()
         return ticket
 

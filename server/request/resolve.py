@@ -86,8 +86,8 @@ def resolve(
     sampler, smea = _choose_sampler(parameters, request.task, profile, size)
     schedule = _choose_schedule(parameters, sampler, profile)
     recorded = _ancestral_flags(parameters, sampler, schedule)
-    prompts = _build_prompts(request, model, policy)
-    prompt_warnings = _check_prompts(prompts)
+    prompts, preset_warnings = _build_prompts(request, model, policy)
+    prompt_warnings = (*preset_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     first = build_first_pass(parameters, size, seeds, smea, profile)
     job = Job(
@@ -166,13 +166,17 @@ def _ancestral_flags(parameters: Parameters, sampler: str, schedule: str) -> dic
     }
 
 
-def _build_prompts(request: GenerateRequest, model: str, policy: RequestPolicy) -> Prompts:
-    """The prompts, from whichever fields hold them, with the presets that apply."""
+def _build_prompts(
+    request: GenerateRequest, model: str, policy: RequestPolicy
+) -> tuple[Prompts, tuple[str, ...]]:
+    """The prompts, from whichever fields hold them, with the presets that apply, and warnings about the presets."""
     parameters, syntax = request.parameters, policy.model.profile.syntax
     positive, negative = _find_texts(request, model)
-    texts = PromptTexts(positive, negative, parameters.quality_toggle, parameters.uc_preset)
+    flags = parameters.quality_toggle, parameters.uc_preset, parameters.quality_id, parameters.uc_id
+    texts = PromptTexts(positive, negative, *flags)
     final = apply_presets(texts, policy.presets, model, policy.mode, mixes=syntax == "nai")
-    return Prompts(final.positive, final.negative, syntax, bool(parameters.legacy_v3_extend))
+    prompts = Prompts(final.positive, final.negative, syntax, bool(parameters.legacy_v3_extend))
+    return prompts, final.warnings
 
 
 def _find_texts(request: GenerateRequest, model: str) -> tuple[str, str]:

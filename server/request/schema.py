@@ -101,6 +101,8 @@ class Parameters(WireModel):
     auto_smea_too: object = Field(None, alias="auto_smea")
     quality_toggle: object = Field(None, alias="qualityToggle")
     uc_preset: object = Field(None, alias="ucPreset")
+    quality_id: object = Field(None, alias="qualityPresetId")
+    uc_id: object = Field(None, alias="ucPresetId")
     v4_prompt: object = None
     v4_negative_prompt: object = None
     image: object = None
