@@ -33,7 +33,7 @@ class FakeModel:
 
     def __init__(self, gate=None):
         self.gate: Semaphore | None = gate
-        self.preview = make_jpeg()  # sent after each evaluation; none if it is None
+        self.preview: bytes | None = make_jpeg()  # sent after each evaluation; none if it is None
         self.failure: Exception | None = None
         self.jobs = []  # that began
         self.evaluations = []  # (job, step)

@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Semaphore
 from time import sleep
+from typing import Any
 
 import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state, unzip_images
@@ -78,7 +79,8 @@ def parse_response(raw):
         def makefile(self, _mode):
             return BytesIO(raw)
 
-    response = http.client.HTTPResponse(Pipe())
+    pipe: Any = Pipe()
+    response = http.client.HTTPResponse(pipe)
     response.begin()
     return response.status, response.headers, response.read()
 
