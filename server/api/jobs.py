@@ -41,7 +41,7 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
     cannot be interrupted and keeps its slot to the end.
     """
     _admit(request)  # the queue may be full by now
-    slots, images = capacity(request).decoding, request.scope.pop("cached_images", None)
+    images = request.scope.pop("cached_images", None)
 
     def decode_and_keep() -> Decoded:
         decoded = decode(*args)
@@ -49,13 +49,21 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
             images.keep()
         return decoded
 
-    async def wait_and_decode() -> Decoded:
-        await slots.acquire()
-        decoding = asyncio.ensure_future(asyncio.to_thread(decode_and_keep))
-        decoding.add_done_callback(lambda _: slots.release())
-        return await asyncio.shield(decoding)
+    return await run_in_slot(request, capacity(request).decoding, decode_and_keep)
 
-    return await run_for_client(request, wait_and_decode())
+
+async def run_in_slot(
+    request: Request, slots: asyncio.Semaphore, function: Callable[[*Args], Done], *args: *Args
+) -> Done:
+    """Call a function in a thread once there is a free slot, or raise `Unavailable` if the client disconnects first."""
+
+    async def wait_and_run() -> Done:
+        await slots.acquire()
+        running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+        running.add_done_callback(lambda _: slots.release())
+        return await asyncio.shield(running)
+
+    return await run_for_client(request, wait_and_run())
 
 
 def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None) -> Ticket:

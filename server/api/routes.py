@@ -15,6 +15,8 @@ from server.api.account_pages import (
     log_in,
     put_client_settings,
 )
+from server.api.annotate import annotate_image
+from server.api.director import augment_image
 from server.api.generation import generate_image
 from server.api.openai import create_images, get_model, list_models
 from server.api.price import get_price
@@ -41,6 +43,8 @@ def install_routes(app: FastAPI) -> None:
     app.post("/ai/generate-image/request-price")(get_price)
     app.post("/ai/generate-image-stream")(generate_image_stream)
     app.post("/ai/upscale")(upscale_image)
+    app.post("/ai/augment-image")(augment_image)
+    app.post("/ai/annotate-image")(annotate_image)
     app.post("/v1/images/generations")(create_images)
     get("/v1/models")(list_models)
     get("/v1/models/{model}")(get_model)

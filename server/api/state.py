@@ -13,6 +13,7 @@ from server.api.image_cache import ImageCache
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.api.quota import Quotas
 from server.config.settings import ZipType
+from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy
 from server.request.resolve import RequestPolicy
@@ -32,7 +33,10 @@ class AppState:
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
     memory_limit: int = 4096  # MiB that all requests together may hold
     image_cache: int = 64  # MiB of images that are kept for clients that send them again by a key
-    decode_limit: int = DECODE_LIMIT  # how many requests may decode images at a time
+    decode_limit: int = (
+        DECODE_LIMIT  # how many requests may decode images at a time, and how many draw by a tool
+    )
+    toolbox: Toolbox = field(default_factory=Toolbox)
 
     def current_policy(self) -> RequestPolicy:
         """Return the policy for the model as it is known now: what some predict is known only after loading."""
@@ -46,7 +50,7 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, cached images, quotas, a slot for parsing a body, slots for decoding images."""
+    """What all requests share: memory, cached images, quotas, slots for parsing, for decoding images and for tools."""
 
     def __init__(self, state: AppState) -> None:
         limits = state.memory_limit, state.body_limit, state.image_cache
@@ -55,6 +59,7 @@ class Capacity:
         self.quotas = Quotas()
         self.parsing = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
+        self.drawing = asyncio.Semaphore(state.decode_limit)
 
 
 def app_state(request: Request) -> AppState:

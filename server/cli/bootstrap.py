@@ -13,8 +13,11 @@ from server.cli.listeners import is_unspecified
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
 from server.config.toml import ConfigError
+from server.director.network import load_networks
+from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
+from server.engine.threads import choose_threads
 from server.picture.signature import open_key
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
@@ -78,6 +81,7 @@ def check_memory(settings: Settings) -> None:
 def build_app_state(model: ServedModel, settings: Settings) -> AppState:
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     check_memory(settings)
+    networks = load_networks(model.tools, settings.device, choose_threads(settings.threads))
     return AppState(
         engine=build_engine(model, settings),
         policy=build_request_policy(model, settings),
@@ -88,4 +92,5 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         body_limit=settings.api.body_limit,
         memory_limit=settings.api.memory_limit,
         image_cache=settings.api.image_cache,
+        toolbox=Toolbox(networks),
     )

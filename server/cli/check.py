@@ -13,6 +13,7 @@ from server.config.profiles import load_profiles
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
+from server.director.network import load_networks
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
@@ -40,6 +41,9 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
         yield warning or f"tls: valid until {certificates.read_end():%Y-%m-%d}"
     try:
         yield from _check_weights(catalog)
+        for tool, network in load_networks(catalog.tools).items():
+            size = "any size" if network.size is None else "{}x{}".format(*network.size)
+            yield f"{tool}: {network.name}, images of {size}"
     except WeightsError as error:
         raise ConfigError(str(error)) from None
     yield "OK"

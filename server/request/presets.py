@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipelines.text.prompt import MIX
+from pipelines.text.nai4 import split_lettering
+from pipelines.text.prompt import MIX, split_segments
 from server.config.toml import ConfigError, StrictModel, locate, read_toml, validate
 from server.errors import Rejected, shorten
 
@@ -104,7 +105,7 @@ def load_presets(file: Path) -> Presets:
 
 
 def apply_presets(
-    texts: PromptTexts, presets: Presets, model: str, mode: Mode, mixes: bool = True
+    texts: PromptTexts, presets: Presets, model: str, mode: Mode, syntax: str = "nai"
 ) -> PromptTexts:
     """Return the texts with the quality tags and the preset that the flags ask for.
 
@@ -112,7 +113,7 @@ def apply_presets(
         mode: "auto" adds the quality tags if `qualityToggle` is exactly true or, if it is missing, `qualityPresetId`
             names some, and the preset if there is no negative prompt at all. "always" adds both, except quality tags
             when `qualityToggle` is false. "client" adds nothing.
-        mixes: whether `|` separates segments in this prompt syntax.
+        syntax: of the prompts; it decides what `|` separates and where lettering begins.
 
     Raises:
         Rejected: an id that would be used is not one of NAI's.
@@ -123,7 +124,7 @@ def apply_presets(
     positive, negative = texts.positive, texts.negative
     quality = _pick_quality(texts, model_presets, mode, warnings)
     if quality is not None:
-        positive = add_quality_tags(positive, model_presets, mixes, quality)
+        positive = add_quality_tags(positive, model_presets, syntax, quality)
     if mode == "always" or not negative.strip():
         index = _pick_preset(texts, model_presets, mode, warnings)
         allows_nsfw = model not in presets.never_nsfw and "nsfw" not in positive.lower()
@@ -132,14 +133,23 @@ def apply_presets(
     return replace(texts, positive=positive, negative=negative, warnings=(*texts.warnings, *warnings))
 
 
-def add_quality_tags(text: str, presets: ModelPresets, mixes: bool, quality: Quality = "standard") -> str:
-    """Add the quality tags to each segment of a prompt that has none of the model's yet."""
-    segments = text.split("|") if mixes else [text]
+def add_quality_tags(text: str, presets: ModelPresets, syntax: str, quality: Quality = "standard") -> str:
+    """Add the quality tags to each segment of a prompt that has none of the model's yet.
+
+    In NAI V4's syntax only the first segment, which is not a character's, gets them, in front of its lettering.
+    """
+    first, *others = segments = split_segments(text, syntax)
+    if syntax == "nai4":
+        caption, lettering = split_lettering(first)
+        tagged = _add_tags_to_segment(caption, presets, is_mix=False, quality=quality)
+        if lettering and tagged != caption:
+            tagged = f"{tagged.rstrip()}, "
+        return "|".join([tagged + lettering, *others])
     count = len(segments) if presets.every_segment else 1
-    tagged = (
+    tagged_segments = (
         _add_tags_to_segment(segment, presets, len(segments) > 1, quality) for segment in segments[:count]
     )
-    return "|".join([*tagged, *segments[count:]])
+    return "|".join([*tagged_segments, *segments[count:]])
 
 
 def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool, quality: Quality) -> str:

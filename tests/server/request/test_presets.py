@@ -200,13 +200,15 @@ NEVER_NSFW = {
 }
 
 
-def apply(positive="", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", mixes=True):
-    texts = apply_presets(PromptTexts(positive, negative, quality, preset), PRESETS, model, mode, mixes)
+def apply(
+    positive="", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", syntax="nai"
+):
+    texts = apply_presets(PromptTexts(positive, negative, quality, preset), PRESETS, model, mode, syntax)
     return texts.positive, texts.negative
 
 
-def add_quality(positive, model="nai-diffusion-3", mixes=True):
-    return apply(positive, quality=True, model=model, mixes=mixes)[0]
+def add_quality(positive, model="nai-diffusion-3", syntax="nai"):
+    return apply(positive, quality=True, model=model, syntax=syntax)[0]
 
 
 def select_undesired(preset, **options):
@@ -298,7 +300,26 @@ def test_each_segment_of_a_mix_gets_its_own_quality_tags(model, before, after):
 
 
 def test_a_bar_is_plain_text_in_a_syntax_without_mixes():
-    assert add_quality("cat|dog:0.5", mixes=False) == f"cat|dog:0.5, {Q}"
+    assert add_quality("cat|dog:0.5", syntax="a1111") == f"cat|dog:0.5, {Q}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("2girls|girl, hat:2", f"2girls, {Q4}|girl, hat:2"),
+        ("ratio 16:9|girl", f"ratio 16:9, {Q4}|girl"),
+        ("a||b|c||d|girl", f"a||b|c||d, {Q4}|girl"),
+        ("sign, teXt: hello, you", f"sign, {Q4}, teXt: hello, you"),
+        ("sign\nText: hello", f"sign, {Q4}, Text: hello"),
+        ("Text: best quality", f"{Q4}, Text: best quality"),
+        ("2::no text::\nText: hello", "2::no text::\nText: hello"),
+        ("2::smile", f"2::smile, {Q4}"),
+        ("|girl", f"{Q4}|girl"),
+    ],
+)
+def test_in_the_syntax_of_v4_the_base_prompt_gets_the_tags_before_its_lettering(before, after):
+    assert add_quality(before, V4[0], "nai4") == after
+    assert add_quality(after, V4[0], "nai4") == after
 
 
 @pytest.mark.parametrize(
@@ -484,10 +505,10 @@ def strip_separators(text):
 
 
 @given(PROMPT, LIST, st.sampled_from([True, False, None]), st.sampled_from([*range(6), None]), st.sampled_from(["auto", "always"]),
-       st.sampled_from([group[0] for group in UNDESIRED]), st.booleans())  # fmt: skip
+       st.sampled_from([group[0] for group in UNDESIRED]), st.sampled_from(["nai", "nai4", "a1111"]))  # fmt: skip
 @settings(max_examples=300, derandomize=True)
-def test_any_text_is_kept_and_presets_are_idempotent(positive, negative, flag, preset, mode, model, mixes):
-    options = {"quality": flag, "preset": preset, "model": model, "mode": mode, "mixes": mixes}
+def test_any_text_is_kept_and_presets_are_idempotent(positive, negative, flag, preset, mode, model, syntax):
+    options = {"quality": flag, "preset": preset, "model": model, "mode": mode, "syntax": syntax}
     once = apply(positive, negative, **options)
     assert apply(*once, **options) == once
     assert strip_separators(
