@@ -17,6 +17,7 @@ HEAD = """\
 # People who may use this server. `naiad token add NAME` adds a table, `naiad token revoke NAME` removes it.
 # Only hashes of tokens are kept. A running server reads changes within seconds.
 """
+Listed = tuple[Account, ...]
 
 
 def append_account(path: Path, fields: Mapping[str, object]) -> None:
@@ -25,40 +26,37 @@ def append_account(path: Path, fields: Mapping[str, object]) -> None:
     Raises:
         ConfigError: the file is invalid, or has an account of that name.
     """
-    accounts = load_accounts(path).account if path.exists() else ()
-    set_fields = {key: value for key, value in fields.items() if value is not None}
-    added = validate(Account, set_fields, "account")
-    if any(account.name == added.name for account in accounts):
-        raise ConfigError(
-            f"{path}: {added.name!r} is listed already; revoke it first, or choose another name"
-        )
-    entries = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in set_fields.items())
+    values = {key: value for key, value in fields.items() if value is not None}
+    added = validate(Account, values, "account")
 
-    def append(text: str) -> str:
-        return "\n".join(((text or HEAD).rstrip("\n"), "", "[[account]]", *entries, ""))
+    def append(text: str, accounts: Listed) -> tuple[str, Listed]:
+        if any(account.name == added.name for account in accounts):
+            raise ConfigError(
+                f"{path}: {added.name!r} is listed already; revoke it first, or choose another name"
+            )
+        entries = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+        return "\n".join(((text or HEAD).rstrip("\n"), "", "[[account]]", *entries, "")), (*accounts, added)
 
-    _rewrite(path, append, (*accounts, added))
+    _rewrite(path, append)
 
 
-def remove_account(path: Path, name: str) -> int:
-    """Remove all tables of a name, with the comments right above them, and return their number.
+def remove_account(path: Path, name: str) -> None:
+    """Remove all tables of a name, with the comments right above them.
 
     Raises:
         ConfigError: the file is invalid, or has no account of that name.
     """
-    accounts = load_accounts(path).account
-    found = [index for index, account in enumerate(accounts) if account.name == name]
-    if not found:
-        names = ", ".join(dict.fromkeys(account.name for account in accounts)) or "nothing"
-        raise ConfigError(f"{path}: {name!r} is not listed; it lists {names}")
 
-    def remove(text: str) -> str:
+    def remove(text: str, accounts: Listed) -> tuple[str, Listed]:
+        found = [index for index, account in enumerate(accounts) if account.name == name]
+        if not found:
+            names = ", ".join(dict.fromkeys(account.name for account in accounts)) or "nothing"
+            raise ConfigError(f"{path}: {name!r} is not listed; it lists {names}")
         for index in reversed(found):
             text = _cut_table(text, index)
-        return text
+        return text, tuple(account for account in accounts if account.name != name)
 
-    _rewrite(path, remove, tuple(account for account in accounts if account.name != name))
-    return len(found)
+    _rewrite(path, remove)
 
 
 def _cut_table(text: str, index: int) -> str:
@@ -90,8 +88,11 @@ def _is_comment(line: str) -> bool:
     return line.lstrip().startswith("#")
 
 
-def _rewrite(path: Path, change: Callable[[str], str], expected: tuple[Account, ...]) -> None:
-    """Replace the file by its changed text, unless that lists other accounts than expected."""
+def _rewrite(path: Path, edit: Callable[[str, Listed], tuple[str, Listed]]) -> None:
+    """Replace the file; `edit` takes its text and accounts, and returns the new text and the accounts meant by it.
+
+    The new file has a fixed name, so that it keeps a second command from losing what this one writes.
+    """
     path = path.resolve()  # a link stays a link
     new = path.with_name(f"{path.name}.new")
     try:
@@ -102,7 +103,8 @@ def _rewrite(path: Path, change: Callable[[str], str], expected: tuple[Account, 
         ) from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
-            text = change(path.read_bytes().decode("utf-8-sig") if path.exists() else "")
+            accounts = load_accounts(path).account if path.exists() else ()
+            text, expected = edit(path.read_bytes().decode("utf-8-sig") if path.exists() else "", accounts)
             if _parse(text) != expected:
                 raise ConfigError(f"{path}: cannot be edited here unless each account is a table [[account]]")
             stream.write(text)
@@ -115,7 +117,7 @@ def _rewrite(path: Path, change: Callable[[str], str], expected: tuple[Account, 
         raise
 
 
-def _parse(text: str) -> tuple[Account, ...] | None:
+def _parse(text: str) -> Listed | None:
     try:
         return validate(Accounts, tomllib.loads(text), "account").account
     except ValueError:

@@ -75,8 +75,8 @@ def revoke(name: Name, tokens: Tokens = None, config: options.Config = None) -> 
     from server.cli.account_tables import remove_account
 
     path = _find_file(tokens, config)
-    count = remove_account(path, name)
-    typer.echo(f"{path}: revoked {name}{f' ({count} tables)' if count > 1 else ''}", err=True)
+    remove_account(path, name)
+    typer.echo(f"{path}: revoked {name}", err=True)
 
 
 def _find_file(tokens: Path | None, config: Path | None) -> Path:
