@@ -6,6 +6,7 @@ its own choice, and later the key alone. The names are NAI's, and the same for e
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -113,9 +114,10 @@ class CachedImages:
     def keep(self) -> None:
         """Put the images into the cache. Call this only after they were decoded."""
         for field in self.fields:
-            file = decode_file(field.value, field.name)
-            if is_image_file(file):
-                self.cache.put(self.client, cast("str", field.cache_key), file)
+            with suppress(Rejected):  # a field that the request does not use may hold anything
+                file = decode_file(field.value, field.name)
+                if is_image_file(file):
+                    self.cache.put(self.client, cast("str", field.cache_key), file)
 
 
 def recall_images(body: Section, cache: ImageCache, client: bytes) -> CachedImages:

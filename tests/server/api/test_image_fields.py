@@ -265,6 +265,16 @@ def test_what_cannot_be_decoded_is_not_kept(client, content):
     assert client.post(GENERATE, json=request).json()["message"] == "INVALID_CACHE_KEYS"
 
 
+def test_a_field_that_is_not_used_may_hold_anything(client):
+    keys = {"image_cache_secret_key": "image", "mask_cache_secret_key": "mask"}
+    body = build_request("img2img", image=b64encode(RED).decode(), mask="junk", **keys)
+    response = client.post(GENERATE, json=body)
+    assert response.status_code == 200
+    assert response.headers["X-Naiad-Warning"] == "mask: has no effect with img2img, only with infill"
+    del body["parameters"]["image"], body["parameters"]["mask"]
+    assert client.post(GENERATE, json=body).json()["details"] == {"invalidKeys": ["mask"]}
+
+
 def test_a_switched_off_cache_asks_for_each_image(model, fake_model):
     state = build_state(model, fake_model, image_cache=0)
     with TestClient(create_app(state), base_url=BASE_URL) as client:

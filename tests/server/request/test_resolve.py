@@ -125,6 +125,12 @@ def test_fields_of_other_tasks_change_nothing(ask):
     assert replace(found, warnings=()) == ask()
 
 
+def test_smea_is_applied_for_the_ids_of_later_models_too(ask):
+    for model in ("nai-diffusion-4-5-full", "nai-diffusion-5-full"):
+        assert ask({"sm": True}, model=model).job.passes[0].smea == "smea"
+        assert ask({"sm_dyn": True}, model=model).job.passes[0].smea == "dyn"
+
+
 # init images
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from server.api.annotate import AnnotateBody, AnnotateParameters
 from server.api.image_fields import IMAGE_LISTS, IMAGES
 from server.api.upscale import UpscaleRequest
 from server.errors import Rejected
@@ -44,6 +45,8 @@ def test_no_key_of_a_client_is_overlooked(client):
     assert set(keys["generate-image"]["body"]) <= list_names(GenerateBody) | IGNORED
     assert set(keys["generate-image"]["parameters"]) <= HANDLED
     assert set(keys["upscale"]["body"]) <= list_names(UpscaleRequest) | IGNORED_BY_UPSCALE
+    for part, model in (("body", AnnotateBody), ("parameters", AnnotateParameters)):
+        assert set(keys.get("annotate-image", {}).get(part, [])) <= list_names(model)
 
 
 def test_the_list_of_ignored_fields_names_no_field_that_is_refused():
