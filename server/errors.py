@@ -121,12 +121,12 @@ class Unsupported(ApiError):
 
 
 class Overloaded(ApiError):
-    """The queue is full, requests hold as much memory as they may, or as many run as the account may have."""
+    """The queue is full, requests hold all memory they may, the account has all requests it may, or logins fail."""
 
     status = 429
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, {"Retry-After": "5"})
+    def __init__(self, message: str, seconds: int = 5) -> None:
+        super().__init__(message, {"Retry-After": str(seconds)})
 
 
 class HeadersTooLarge(ApiError):

@@ -3,6 +3,7 @@
 Clients require a subscription that allows generating. What they send to be stored is not.
 """
 
+import logging
 from collections.abc import Mapping
 
 from fastapi import Request
@@ -15,6 +16,7 @@ from server.api.quota import Quotas
 from server.api.state import StateDependency, capacity, request_account, reservation
 from server.errors import Rejected, Unauthorized
 
+log = logging.getLogger("naiad")
 LOGIN_LIMIT = 16 * 1024
 """Bytes of a login's body: an access key of 64 characters, and some clients' captcha token."""
 PRIORITY = {"maxPriorityActions": 1000, "nextRefillAt": 0, "taskPriority": 10}
@@ -137,6 +139,8 @@ async def put_client_settings() -> Response:
 
 async def log_in(request: Request, state: StateDependency) -> Response:
     """Return the token of a listed access key; if the server needs no tokens, one that grants nothing."""
+    logins, address = capacity(request).logins, "" if request.client is None else request.client.host
+    logins.check(address)
     limits = BodyLimits(LOGIN_LIMIT, state.body_timeout)
     body = await read_body(request, limits, reservation(request), capacity(request).parsing)
     key, access = body.get("key"), state.access
@@ -144,6 +148,8 @@ async def log_in(request: Request, state: StateDependency) -> Response:
         raise Rejected("key", "is required: the access key derived from e-mail address and password")
     token = access.accounts.find_login_token(key) if access.has_tokens else generate_token()
     if token is None:
+        logins.record_failure(address)
+        log.warning("a login from %s has failed", address)
         raise Unauthorized
     return AccountResponse({"accessToken": token}, 201)
 

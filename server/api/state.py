@@ -10,6 +10,7 @@ from server.api.access import AccessRules
 from server.api.accounts import Account
 from server.api.body import BodyLimits
 from server.api.image_cache import ImageCache
+from server.api.login_attempts import LoginAttempts
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.api.quota import Quotas
 from server.config.settings import ZipType
@@ -57,6 +58,7 @@ class Capacity:
         self.memory = Memory(memory_for_bodies(*limits, state.decode_limit) * MIB)
         self.images = ImageCache(state.image_cache * MIB)
         self.quotas = Quotas()
+        self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
         self.drawing = asyncio.Semaphore(state.decode_limit)

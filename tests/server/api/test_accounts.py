@@ -224,6 +224,14 @@ def test_an_access_key_can_be_derived_from_a_short_password_and_other_scripts():
     assert key.isascii()
 
 
+def test_guessing_is_slowed_down(client, caplog):
+    guesses = [log_in(client, key=f"{number:064}").status_code for number in range(12)]
+    assert guesses == [401] * 10 + [429] * 2
+    assert log_in(client, key=KEY).status_code == 429
+    assert client.get("/user/data", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert caplog.messages.count("a login from testclient has failed") == 10
+
+
 def test_a_login_token_has_the_form_that_clients_check_and_does_not_show_its_key():
     assert re.fullmatch(r"pst-[A-Za-z0-9]{64}", HASHED_TOKEN)
     assert derive_login_token(HASHED_KEY) == HASHED_TOKEN
