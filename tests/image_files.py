@@ -2,6 +2,10 @@
 
 import struct
 import zlib
+from base64 import b64encode
+from io import BytesIO
+
+from PIL import Image
 
 from server.picture.png import SIGNATURE
 
@@ -48,3 +52,10 @@ def make_exif(order, user_comment, orientation=1, description=b""):
     head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
     tag = struct.pack(f"{order}HHHIII", 1, 0x9286, 7, len(user_comment), value, 0)
     return head + main + bytes(4) + description + padding + tag + user_comment
+
+
+def encode_base64(pixels, **options):
+    """Pixels as a PNG in Base64; `options` are Pillow's."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", **options)
+    return b64encode(file.getvalue()).decode()

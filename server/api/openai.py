@@ -16,8 +16,8 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
-from server.api.generation import encode_images
-from server.api.jobs import receive_body, wait_for_result
+from server.api.generation import build_warning_headers, encode_images
+from server.api.jobs import receive_body, submit_job, wait_for_result
 from server.api.state import StateDependency, reservation
 from server.errors import NotFound, Rejected, shorten
 from server.request.resolve import ResolvedRequest, resolve
@@ -85,16 +85,12 @@ async def create_images(request: Request, state: StateDependency) -> JSONRespons
     policy = state.current_policy()
     sent = await asyncio.to_thread(rename_errors, read_request, translation.body)
     resolved = await asyncio.to_thread(rename_errors, resolve, sent, policy)
-    result = await wait_for_result(state.engine.submit(resolved.job), request)
+    result = await wait_for_result(submit_job(request, resolved.job), request)
     reservation(request).hold(sum(image.nbytes for image in result.images))
     images = await encode_images(state.metadata, resolved, result)
     response = await asyncio.to_thread(build_response, images, resolved)
-    warnings = [
-        *translation.warnings,
-        *(warning.replace("input:", "prompt:", 1) for warning in resolved.warnings),
-    ]
-    if warnings:
-        response.headers["X-Naiad-Warning"] = ascii("; ".join(warnings))[1:-1][:1000]
+    renamed = (warning.replace("input:", "prompt:", 1) for warning in resolved.warnings)
+    response.headers.update(build_warning_headers([*translation.warnings, *renamed]))
     return response
 
 

@@ -137,6 +137,8 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
             self._is_half_closed = True
             if self.conn.our_state is h11.SEND_RESPONSE:
                 self._transport.probe()
+            else:
+                self._transport.probe_body()
             self._check_probe()
         return self.is_answering
 

@@ -1,10 +1,15 @@
-"""`POST /ai/upscale`: an image made larger, with metadata about itself and its source."""
+"""`POST /ai/upscale`: an image made larger, with metadata about itself and its source.
+
+NAI has two forms of this request. The older one is JSON with a `scale`, here 2 if it is missing. The newer one names a
+`model` or a `declared_blur_sigma`, or sends the image as a part of a form, and has no `scale`, which then means 4.
+"""
 
 import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import floor, sqrt
 from typing import Annotated, Literal
 
 from fastapi import Request
@@ -12,29 +17,40 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from pipelines.job import RgbImage, UpscaleJob
-from server.api.jobs import decode_in_slot, receive_body, wait_for_result
+from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, negotiate
 from server.api.state import AppState, StateDependency, reservation
 from server.engine.engine import Result
 from server.errors import Rejected
 from server.picture.comment import naiad_version
-from server.picture.derived import SourceImage, build_derived_comment, describe_source
-from server.picture.inspection import read_metadata
+from server.picture.derived import SourceImage, build_derived_comment, open_source
 from server.picture.webp import check_webp_size
 from server.picture.writer import ImageFormat, MetadataPolicy, write_picture
-from server.request.images import MAX_PIXELS, decode_file, open_image, to_upright_rgb
-from server.request.schema import LARGEST_AREA, Real, WireModel, validate_body
+from server.request.images import MAX_PIXELS
+from server.request.schema import Real, WireModel, validate_body
 
 log = logging.getLogger("naiad")
 
 
+OLD_SCALE, NEW_SCALE = 2.0, 4.0
+"""Scales of the older and the newer form of a request without one."""
+
+
 class UpscaleRequest(WireModel):
-    """The request body. NAI's newer form has no `scale`, which then defaults to 2."""
+    """The request body. `model` and `declared_blur_sigma` mark NAI's newer form; their values change nothing."""
 
     image: object = Field(None, description="an image in Base64")
     scale: Annotated[Real, Field(gt=1, le=4)] | None = Field(None, description="a number above 1, at most 4")
     image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
+    model: object = None
+    declared_blur_sigma: object = None
+
+    @property
+    def is_new_form(self) -> bool:
+        """Whether the request has NAI's newer form."""
+        marks = self.model, self.declared_blur_sigma
+        return isinstance(self.image, bytes) or any(mark is not None for mark in marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +66,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     """Upscale an image and return it in the forms that generated images have."""
     upscale = await receive_upscale(request, state)
     media_type = negotiate(request.headers, upscale.image_format, state.zip_type)
-    result = await wait_for_result(state.engine.submit(upscale.job), request)
+    result = await wait_for_result(submit_job(request, upscale.job), request)
     reservation(request).hold(sum(image.nbytes for image in result.images))
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
@@ -74,16 +90,27 @@ def read_upscale(body: Mapping[str, object]) -> Upscale:
     request = validate_body(UpscaleRequest, body)
     if not request.image:
         raise Rejected("image", "is required: an image in Base64")
-    opened = open_image(decode_file(request.image, "image"), "image", LARGEST_AREA)
-    metadata, rgb = read_metadata(opened), to_upright_rgb(opened)
-    image, scale = RgbImage(*rgb.size, rgb.tobytes()), request.scale or 2.0
+    rgb, source = open_source(request.image, "image")
+    image = RgbImage(*rgb.size, rgb.tobytes())
+    scale = request.scale or (NEW_SCALE if request.is_new_form else OLD_SCALE)
     image_format = request.image_format or "png"
     width, height = round(image.width * scale), round(image.height * scale)
     if width * height > MAX_PIXELS:
-        sizes = f"{scale:g} makes {image.width}x{image.height} {width}x{height}"
-        raise Rejected("scale", f"{sizes}, {width * height} pixels; at most {MAX_PIXELS}")
+        raise _refuse_size(image, scale)
     check_webp_size(image_format, width, height, "image_format")
-    return Upscale(UpscaleJob(image, width, height), describe_source(rgb, metadata.fields), image_format)
+    return Upscale(UpscaleJob(image, width, height), source, image_format)
+
+
+def _refuse_size(image: RgbImage, scale: float) -> Rejected:
+    """Return the error for a result above MAX_PIXELS; it starts with NAI's words, which some clients look for."""
+    area = image.width * image.height
+    allowed = floor(100 * sqrt(MAX_PIXELS / area)) / 100
+    return Rejected(
+        "",
+        f"Image resolution too high: scale {scale:g} of {image.width}x{image.height} is "
+        f"{round(area * scale * scale)} pixels; at most {MAX_PIXELS}. Send a scale of at most {allowed:g}, "
+        f"or an image of at most {floor(MAX_PIXELS / scale**2)} pixels",
+    )
 
 
 def write_upscaled(metadata: MetadataPolicy, upscale: Upscale, result: Result, method: str) -> bytes:

@@ -1,7 +1,9 @@
 """`naiad check`: check all files that a server needs, without loading a model."""
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pipelines.errors import WeightsError
 from server.api.accounts import load_accounts
@@ -11,6 +13,7 @@ from server.config.profiles import load_profiles
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
+from server.director.network import load_networks
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
@@ -25,7 +28,7 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     yield f"profiles: {len(load_profiles(configs() / 'profiles'))}"
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
     if settings.tokens is not None:
-        yield f"accounts: {len(load_accounts(settings.tokens).account)}"
+        yield _check_accounts(settings.tokens)
     check_memory(settings)
     path = signing_key_path(settings)
     key = read_key(path)
@@ -38,9 +41,22 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
         yield warning or f"tls: valid until {certificates.read_end():%Y-%m-%d}"
     try:
         yield from _check_weights(catalog)
+        for tool, network in load_networks(catalog.tools).items():
+            size = "any size" if network.size is None else "{}x{}".format(*network.size)
+            yield f"{tool}: {network.name}, images of {size}"
     except WeightsError as error:
         raise ConfigError(str(error)) from None
     yield "OK"
+
+
+def _check_accounts(file: Path) -> str:
+    """Return a line about the accounts file, and what is unsafe about it."""
+    accounts = load_accounts(file).account
+    clear = sum(account.token is not None for account in accounts)
+    warning = f", {clear} with a token in clear (`naiad token add` keeps only a hash)" if clear else ""
+    if clear and os.name == "posix" and file.stat().st_mode & 0o077:
+        warning += f"; other users of this machine may read it: chmod 600 {file}"
+    return f"accounts: {len(accounts)}{warning}"
 
 
 def _check_weights(catalog: Catalog) -> Iterator[str]:

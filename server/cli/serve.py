@@ -83,11 +83,13 @@ def _announce(model: ServedModel, state: AppState, settings: Settings, port: int
     typer.echo(f"naiad listens on {' and '.join(addresses)}")
     if settings.tls:
         typer.echo(f"it is {' and '.join(REDIRECTED)} for programs that `naiad tls install` has prepared")
-    if settings.token is None and state.access.tokens and not state.accounts.tokens:
+    if settings.tokens is not None and not state.access.accounts.account:
+        typer.echo(f"{settings.tokens} lists no account yet; `naiad token add NAME` makes one")
+    if settings.token is None and state.access.tokens:
         typer.echo(f"clients need this token, made for this start: {state.access.tokens[0]}")
     typer.echo(f"Get a first image as soon as {addresses[0]}/ready returns 200:\n")
     target = _build_tls_target(settings, port) if settings.tls else addresses[0]
-    typer.echo(f"  {_build_curl_command(model, target, bool(state.access.tokens))}\n")
+    typer.echo(f"  {_build_curl_command(model, target, state.access.has_tokens)}\n")
 
 
 def _build_tls_target(settings: Settings, port: int) -> str:

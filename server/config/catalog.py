@@ -1,11 +1,11 @@
-"""Catalogs of checkpoints: read from `weights.toml`, or made for one checkpoint or the embedded demo model."""
+"""Catalogs of checkpoints and of tools: read from `weights.toml`, or made for one checkpoint or the demo model."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from pipelines.errors import abbreviate
 from pipelines.types import PredictionType
@@ -36,15 +36,67 @@ class ModelEntry(StrictModel):
         return self.model_copy(update=update)
 
 
+Triple = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ToolFile(StrictModel):
+    """An ONNX network, and how its input is made: its side in pixels, and what is taken from red, green and blue of
+    0 to 1, and what they are divided by. What is None is known from the file.
+    """
+
+    path: Path
+    size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] | None = None
+    mean: Triple | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
+
+
+def _to_table(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+ToolEntry = Annotated[ToolFile | None, BeforeValidator(_to_table)]
+"""A table, or the path alone."""
+
+
+class ToolFiles(StrictModel):
+    """The networks of the director tools and annotators; a tool without one uses a filter, or is not offered."""
+
+    matting: ToolEntry = None
+    lineart: ToolEntry = None
+    sketch: ToolEntry = None
+    hed: ToolEntry = None
+    midas: ToolEntry = None
+    normal: ToolEntry = None
+    mlsd: ToolEntry = None
+    openpose: ToolEntry = None
+    uniformer: ToolEntry = None
+
+    def list_files(self) -> dict[str, ToolFile]:
+        """Return the networks that are configured, by tool."""
+        return {tool: file for tool in ToolFiles.model_fields if (file := getattr(self, tool)) is not None}
+
+    def resolve_paths(self, folder: Path) -> "ToolFiles":
+        """Return the same with relative paths resolved against a folder."""
+        files = self.list_files()
+        return self.model_copy(
+            update={
+                tool: file.model_copy(update={"path": folder / file.path}) for tool, file in files.items()
+            }
+        )
+
+
 class Catalog(StrictModel):
     """NAI model ids and their checkpoints.
 
-    `default` serves all ids that are not listed; `upscaler` is the upscaling network for all models.
+    `default` serves all ids that are not listed; `upscaler` is the upscaling network for all models, and `tools` are
+    those of the director tools and annotators.
     """
 
     default: str
     models: dict[str, ModelEntry]
     upscaler: Path | None = None
+    tools: ToolFiles = ToolFiles()
     _file: Path | None = PrivateAttr(None)
 
     def distinct_models(self) -> tuple[str, ...]:
@@ -57,15 +109,21 @@ class Catalog(StrictModel):
         """Return the catalog as read from a file: relative paths are resolved against the file's folder."""
         entries = {name: entry.resolve_paths(file.parent) for name, entry in self.models.items()}
         upscaler = None if self.upscaler is None else file.parent / self.upscaler
-        catalog = self.model_copy(update={"models": entries, "upscaler": upscaler})
+        tools = self.tools.resolve_paths(file.parent)
+        catalog = self.model_copy(update={"models": entries, "upscaler": upscaler, "tools": tools})
         catalog._file = file
         return catalog
 
     def require_files(self, model: str) -> None:
         """Raise `ConfigError` with the line in the catalog if a file of a listed model does not exist."""
-        for key, path in ((("path",), self.models[model].path), *self.iter_auxiliary_files(model)):
+        tools = ((("tools", tool), file.path) for tool, file in self.tools.list_files().items())
+        for key, path in (
+            (("path",), self.models[model].path),
+            *self.iter_auxiliary_files(model),
+            *tools,
+        ):
             if not os.path.exists(path):  # noqa: PTH110 -- False, not an error, if the name is too long
-                full_key = key if key == ("upscaler",) else ("models", model, *key)
+                full_key = key if key[0] in ("upscaler", "tools") else ("models", model, *key)
                 where = f"{locate(self._file, full_key)}: {join_key(full_key)}: " if self._file else ""
                 raise ConfigError(f"{where}{abbreviate(str(path))}: no such file")
 

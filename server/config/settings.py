@@ -87,6 +87,7 @@ class ApiSettings(StrictModel):
     zip_type: ZipType = "auto"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
     memory_limit: Annotated[int, Field(ge=2048)] = 4096
+    image_cache: Annotated[int, Field(ge=0)] = 64
     connections: Annotated[int, Field(ge=16)] = 512
     prefix: Prefixes = ()
     hosts: tuple[Annotated[str, AfterValidator(normalize_host)], ...] = ()

@@ -13,7 +13,7 @@ import torch
 from pipelines.job import Work
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.types import OnStep, Output
+from pipelines.types import OnPreview, OnStep, Output
 from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import load_upscaler
 from pipelines.weights.detect import detect, detect_inpainting
@@ -38,8 +38,8 @@ class LoadedRunner:
     runner: Runner
     model: ServedModel
 
-    def run(self, work: Work, on_step: OnStep, /) -> Output:
-        return self.runner.run(work, on_step)
+    def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None, /) -> Output:
+        return self.runner.run(work, on_step, on_preview)
 
 
 def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:

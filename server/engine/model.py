@@ -8,7 +8,7 @@ from typing import cast
 from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.detect import Detection, detect, detect_inpainting
-from server.config.catalog import Catalog, ModelEntry
+from server.config.catalog import Catalog, ModelEntry, ToolFiles
 from server.config.profiles import Profile, find_profile, load_profiles, match_profile
 from server.config.resources import configs
 from server.config.toml import ConfigError, join_key
@@ -28,6 +28,7 @@ class ServedModel:
     fingerprint: str  # 8 hex digits of the checkpoint, which images carry as Source
     upscaler: Path | None = None  # file of the upscaling network
     files: Mapping[str, str] = field(default_factory=dict[str, str])  # fingerprints of auxiliary files by key
+    tools: ToolFiles = field(default_factory=ToolFiles)  # networks of the director tools and annotators
 
     @property
     def has_upscaler(self) -> bool:
@@ -89,6 +90,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         fingerprint=fingerprint(entry.path),
         upscaler=catalog.upscaler,
         files={join_key(key): fingerprint(path) for key, path in catalog.iter_auxiliary_files(name)},
+        tools=catalog.tools,
     )
 
 

@@ -26,6 +26,8 @@ RECORDED = ("legacy", "deliberate_euler_ancestral_bug", "prefer_brownian")
 
 `legacy` and `deliberate_euler_ancestral_bug` change nothing. `prefer_brownian` selects the noise (`Job.brownian`).
 """
+GENERATED, AUGMENTED = "AI generated image", "AI augmented image"
+"""Titles of generated pictures, and of those that NAI's director tools make from another picture."""
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 """NUL ends a text chunk early; a lone surrogate cannot be encoded."""
 
@@ -196,9 +198,13 @@ def _describe_init(pass_: Pass, index: int) -> tuple[str, dict[str, object]]:
 
 
 def build_text_fields(
-    comment: Mapping[str, object], source_hash: str, seconds: float, public_key: str | None = None
+    comment: Mapping[str, object],
+    source_hash: str,
+    seconds: float,
+    public_key: str | None = None,
+    title: str = GENERATED,
 ) -> dict[str, str]:
-    """Return the text fields in NAI's order, followed by naiad's own.
+    """Return the text fields in NAI's order, followed by naiad's own; a `title` of AUGMENTED leaves out the prompt.
 
     `Software` is NovelAI only if there is a `public_key` that signed the Comment: in an unsigned file the `generator`
     could be edited out unnoticed.
@@ -211,8 +217,8 @@ def build_text_fields(
     if source_hash in NAI_HASHES:
         raise ValueError(f"{source_hash} is the hash of a NovelAI model")
     return {
-        "Title": "AI generated image",
-        "Description": str(comment["prompt"]),
+        "Title": title,
+        **({} if title == AUGMENTED else {"Description": str(comment["prompt"])}),
         "Software": software_name() if public_key is None else "NovelAI",
         "Source": f"Stable Diffusion XL {source_hash}",
         "Generation time": str(seconds),

@@ -14,9 +14,11 @@ from PIL import Image
 
 from server.errors import Rejected
 from server.picture.comment import generator_text, strip_unwritable
+from server.picture.inspection import read_metadata
 from server.picture.prompts import parse_json, read_settings
 from server.picture.signature import SIGNED_HASH
-from server.request.schema import LONGEST_TEXT
+from server.request.images import decode_file, open_image, to_upright_rgb
+from server.request.schema import LARGEST_AREA, LONGEST_TEXT
 from server.request.v4_prompt import build_v4_prompt, read_captions
 
 Value = TypeVar("Value")
@@ -35,6 +37,17 @@ class SourceImage:
     fields: Mapping[str, str] = field(repr=False)
 
 
+def open_source(value: object, field: str) -> tuple[Image.Image, SourceImage]:
+    """Return the image that a request's field holds, in upright RGB, and what is recorded of it.
+
+    Raises:
+        Rejected: it cannot be read, or has more than LARGEST_AREA pixels.
+    """
+    opened = open_image(decode_file(value, field), field, LARGEST_AREA)
+    metadata, rgb = read_metadata(opened), to_upright_rgb(opened)
+    return rgb, describe_source(rgb, metadata.fields)
+
+
 def describe_source(rgb: Image.Image, fields: Mapping[str, str]) -> SourceImage:
     """Return what is recorded of an image with these pixels and text fields."""
     return SourceImage(sha256(rgb.tobytes()).hexdigest(), fields)
@@ -44,18 +57,37 @@ def build_derived_comment(
     source: SourceImage, width: int, height: int, naiad: Mapping[str, object] | None = None
 ) -> dict[str, object]:
     """Return the Comment: the source's keys, the new size, the `naiad` object, and the source's own metadata."""
-    fields = source.fields
-    settings = read_settings(fields)
-    prompt = settings.get("prompt")
+    settings = read_settings(source.fields)
     copied = {key: value for key, value in settings.items() if key not in REPLACED_KEYS and _is_flat(value)}
+    return {
+        "prompt": read_prompt(source),
+        **_keep_short(copied | _read_v4_prompts(settings)),
+        "width": width,
+        "height": height,
+        **_describe_origin(source, naiad),
+    }
+
+
+def build_tool_comment(
+    request: Mapping[str, object], source: SourceImage, naiad: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Return the Comment of a tool's picture: the request's keys as NAI has them, then our own."""
+    return {**request, **_describe_origin(source, naiad)}
+
+
+def read_prompt(source: SourceImage) -> str:
+    """Return the prompt in an image's metadata, or an empty string."""
+    prompt = read_settings(source.fields).get("prompt")
+    return strip_unwritable(prompt)[:LONGEST_TEXT] if isinstance(prompt, str) else ""
+
+
+def _describe_origin(source: SourceImage, naiad: Mapping[str, object] | None) -> dict[str, object]:
+    """Return the keys that every derived Comment ends with: the source's own metadata, `naiad` and the generator."""
+    fields = source.fields
     texts = {key: strip_unwritable(fields[key]) for key in fields if key not in ("Comment", "Signature key")}
     # the Comment comes first, because it says most
     derived = _keep_short(_strip_signature(parse_json(fields.get("Comment", ""))) | texts)
     return {
-        "prompt": strip_unwritable(prompt)[:LONGEST_TEXT] if isinstance(prompt, str) else "",
-        **_keep_short(copied | _read_v4_prompts(settings)),
-        "width": width,
-        "height": height,
         "derived_from": {**derived, "pixels": source.pixels},
         **({} if naiad is None else {"naiad": naiad}),
         "generator": generator_text(),

@@ -50,7 +50,7 @@ def build_exif(fields: Mapping[str, str]) -> bytes:
     all_fields = json.dumps(dict(fields), separators=(",", ":"), sort_keys=True).encode()
     exif_entries = {USER_COMMENT: (UNDEFINED, ASCII_PREFIX + all_fields)}
     keys = {DOCUMENT_NAME: "Title", IMAGE_DESCRIPTION: "Description", SOFTWARE: "Source"}
-    texts = {tag: (TEXT, fields[key].encode() + b"\0") for tag, key in keys.items()}
+    texts = {tag: (TEXT, fields[key].encode() + b"\0") for tag, key in keys.items() if key in fields}
 
     def build_main_directory(exif_offset: int) -> bytes:
         return _build_directory({**texts, EXIF_DIRECTORY: (LONG, struct.pack(">I", exif_offset))}, start=8)

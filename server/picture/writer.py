@@ -4,18 +4,27 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
+
+import numpy as np
 
 from pipelines.job import Job
 from pipelines.types import Pixels
 from server.engine.engine import Result
 from server.picture import png, webp
-from server.picture.comment import build_alpha_text, build_comment, build_text_fields, describe_job
+from server.picture.comment import (
+    GENERATED,
+    build_alpha_text,
+    build_comment,
+    build_text_fields,
+    describe_job,
+)
 from server.picture.signature import SigningKey, sign_comment
 from server.picture.stealth import add_opaque_alpha, embed
 
 log = logging.getLogger("naiad")
 ImageFormat = Literal["png", "webp"]
+Alpha: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 ENCODERS = {"png": png.encode_png, "webp": webp.encode_webp}
 
 
@@ -69,23 +78,28 @@ def write_picture(
     naiad_object: Mapping[str, object],
     seconds: float,
     image_format: ImageFormat,
+    title: str = GENERATED,
+    alpha: Alpha | None = None,
 ) -> bytes:
     """Return the file of an image, with the metadata that the policy asks for.
 
     Args:
         make_comment: builds the Comment around a `naiad` object, or without one below level "full".
         naiad_object: describes how the image was made, for exact reproduction.
+        alpha: the alpha of a transparent image; it then holds no metadata, which is in the text fields alone.
 
     Raises:
         Rejected: the format cannot hold an image of this size.
     """
-    encode = ENCODERS[image_format]
+    encode, pixels = ENCODERS[image_format], rgb if alpha is None else np.dstack((rgb, alpha))
     if policy.level == "none":
-        return encode(rgb, {})
+        return encode(pixels, {})
     if policy.key is None or policy.level == "plain":
-        return encode(rgb, build_text_fields(make_comment(None), policy.source_hash, seconds))
+        return encode(pixels, build_text_fields(make_comment(None), policy.source_hash, seconds, title=title))
     comment = sign_comment(rgb, make_comment(naiad_object), policy.key)
-    fields = build_text_fields(comment, policy.source_hash, seconds, policy.key.public)
+    fields = build_text_fields(comment, policy.source_hash, seconds, policy.key.public, title)
+    if alpha is not None:
+        return encode(pixels, fields)
     rgba = embed(rgb, build_alpha_text(fields))
     if rgba is None:
         log.warning("a %dx%d image is too small for metadata in its alpha", rgb.shape[1], rgb.shape[0])

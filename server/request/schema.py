@@ -96,10 +96,13 @@ class Parameters(WireModel):
     legacy_v3_extend: Flag = Field(None, description=A_FLAG)
     image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
 
+    stream: object = None  # only streaming reads it; other endpoints are sent anything here
     auto_smea: object = Field(None, alias="autoSmea")
     auto_smea_too: object = Field(None, alias="auto_smea")
     quality_toggle: object = Field(None, alias="qualityToggle")
     uc_preset: object = Field(None, alias="ucPreset")
+    quality_id: object = Field(None, alias="qualityPresetId")
+    uc_id: object = Field(None, alias="ucPresetId")
     v4_prompt: object = None
     v4_negative_prompt: object = None
     image: object = None

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 from base64 import b64encode
+from pathlib import Path
 
 from driver import Call, main
 from fastmcp import Client
@@ -30,11 +31,7 @@ def save(call: Call, content: list) -> dict:
     """Save the images that the tool has written, whose paths its text lists."""
     paths = content[-1].text.partition(": ")[2]
     files = ast.literal_eval(paths) if paths.startswith("[") else [paths]
-    images = []
-    for file in files:
-        with open(file, "rb") as stream:
-            images.append(stream.read())
-    return call.save(images)
+    return call.save([Path(file).read_bytes() for file in files])
 
 
 def encode_images(call: Call) -> dict[str, str]:

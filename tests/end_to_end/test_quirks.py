@@ -95,7 +95,7 @@ def test_mode_client_ignores_the_flags(policy, name):
 LATER = (
     *("characterPrompts", "use_coords", "legacy_uc", "v4_prompt", "v4_negative_prompt", "straight_alpha"),
     *("tag_hint_qt", "tag_hint_uc_preset", "tag_hint_transparent_background", "upscale", "upscaled_enhance"),
-    *("variety_plus", "se_seed", "extra_passthrough_testing", "controlnet_any", "image_cache_secret_key"),
+    *("variety_plus", "se_seed", "extra_passthrough_testing", "controlnet_any", "another_secret_key"),
 )
 """Keys of V4 and later that requests for V3 also contain."""
 
@@ -188,7 +188,8 @@ LATER = (
         ({"ucPreset": -1}, {"uc": ""}),
         ({"ucPreset": True}, {"uc": ""}),
         ({"v4_prompt": {"caption": {"base_caption": "not this"}}, "characterPrompts": [1]}, {"prompt": "1girl"}),
-        ({"ucPresetId": "heavy", "qualityPresetId": "standard", "variety_plus": True, "url": 1}, {"uc": ""}),
+        ({"ucPresetId": "heavy", "qualityPresetId": "standard"}, {"prompt": "1girl" + QUALITY, "uc": f"nsfw, {HEAVY}"}),
+        ({"ucPresetId": "none", "qualityPresetId": "none", "url": 1}, {"prompt": "1girl", "uc": "lowres"}),
     ],
 )  # fmt: skip
 def test_the_comment_shows_how_parameters_are_read(client, parameters, expected):

@@ -11,7 +11,7 @@ from pipelines.sampling.schedules import SCHEDULES
 from server.api.state import AppState
 from server.app import create_app
 from server.cli import main as cli
-from server.config.catalog import Catalog, ModelEntry
+from server.config.catalog import Catalog, ModelEntry, ToolFiles
 from server.config.settings import Settings
 from server.config.toml import setting_names
 
@@ -48,10 +48,10 @@ def test_a_command_is_in_the_documentation(command):
     assert f"`naiad {command}" in TEXT
 
 
-@pytest.mark.parametrize("key", [*Catalog.model_fields, *ModelEntry.model_fields])
+@pytest.mark.parametrize("key", [*Catalog.model_fields, *ModelEntry.model_fields, *ToolFiles.model_fields])
 def test_a_key_of_the_catalog_is_in_the_example(key):
     example = (ROOT / "weights.example.toml").read_text("utf-8")
-    assert key == "models" or re.search(rf"^(# )?{key} = ", example, re.MULTILINE)
+    assert key in ("models", "tools") or re.search(rf"^(# )?{key} = ", example, re.MULTILINE)
 
 
 @pytest.mark.parametrize("target", list_make_targets())

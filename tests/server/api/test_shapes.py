@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_no_seed_means_any(seed, comment):
 
 IMAGE = {"image": PICTURE, "strength": 0.5, "noise": 0.1}
 NESTED = {"strength": 0.4, "noise": 0.2, "color_correct": True, "extra_noise_seed": 9}
-IMG2IMG = {
+IMG2IMG: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "LlmKira": (IMAGE | {"extra_noise_seed": 9, "color_correct": True}, {"strength": 0.5, "noise": 0.1, "extra_noise_seed": 9}),
     "the page": (IMAGE | {"extra_noise_seed": 6, "sm": True, "sm_dyn": True}, {"extra_noise_seed": 6, "sm": False, "sm_dyn": False}),
     "no strength": ({"image": PICTURE}, {"strength": 0.7, "noise": 0.0, "extra_noise_seed": 7}),
@@ -219,7 +220,9 @@ def test_infill(name, comment, fake_model):
 
 
 def test_infill_reads_only_its_own_strengths(comment, fake_model):
-    body = build("nai-diffusion-3-inpainting", image=PICTURE, mask=MASK, strength=0.3) | {"action": "infill"}
+    body: Any = build("nai-diffusion-3-inpainting", image=PICTURE, mask=MASK, strength=0.3) | {
+        "action": "infill"
+    }
     for sent, strength in (
         ({}, 1),
         ({"img2img": {"strength": 0.6}}, 0.6),

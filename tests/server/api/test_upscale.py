@@ -1,7 +1,7 @@
 """Upscaling over HTTP, with a fake model that repeats pixels."""
 
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
@@ -15,6 +15,7 @@ from paths import SHARED
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from server.api.upscale import read_upscale
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
@@ -62,7 +63,10 @@ def start(state):
         ({"width": 64, "height": 96, "scale": 2}, (128, 192)),
         ({"width": 64, "height": 96, "scale": 4.0}, (256, 384)),
         ({"scale": "1.5"}, (96, 144)),
-        ({"model": "nai-diffusion-4-5-full", "declared_blur_sigma": 1}, (128, 192)),
+        ({"model": "nai-diffusion-4-5-full", "declared_blur_sigma": 0}, (256, 384)),
+        ({"declared_blur_sigma": 0}, (256, 384)),
+        ({"model": "nai-diffusion-5-full"}, (256, 384)),
+        ({"model": "nai-diffusion-5-full", "scale": 2}, (128, 192)),
     ],
 )
 def test_both_forms_of_request_get_one_png_in_a_zip(client, sent, size):
@@ -75,6 +79,12 @@ def test_both_forms_of_request_get_one_png_in_a_zip(client, sent, size):
     assert image.format == "PNG"
     if size == (128, 192):
         assert (np.asarray(image.convert("RGB")) == PIXELS.repeat(2, 0).repeat(2, 1)).all()
+
+
+def test_an_image_in_a_part_of_a_form_is_upscaled_4_times():
+    part = b64decode(encode_base64(PIXELS))
+    assert read_upscale({"image": part}).job.width == 4 * 64
+    assert read_upscale({"image": part, "scale": 2}).job.width == 2 * 64
 
 
 def test_webp_and_a_bare_image_are_available(client):
@@ -107,7 +117,8 @@ def test_an_upscaler_is_recorded_and_there_is_no_warning(model, fake_model, sign
         ({"image": encode_base64(PIXELS), "scale": 8}, "scale: 8 is not"),
         (
             {"image": encode_base64(np.zeros((3000, 1000, 3), np.uint8)), "scale": 4},
-            "48000000 pixels; at most",
+            "Image resolution too high: scale 4 of 1000x3000 is 48000000 pixels; at most 33554432. "
+            "Send a scale of at most 3.34, or an image of at most 2097152 pixels",
         ),
         (
             {"image": encode_base64(np.zeros((2000, 2000, 3), np.uint8))},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_model import FakeModel
 
-from server.api.accounts import Account, Accounts
+from server.api.credentials import hash_token
 from server.cli.bootstrap import build_access_rules
 from server.cli.serve import _announce, _open_certificate, run_server, stop_after_failure
 from server.config.catalog import single_model_catalog
@@ -17,35 +17,31 @@ from server.engine.engine import Engine
 from server.engine.model import detect_model
 from server.tls.certificates import create_certificates
 
-ACCOUNTS = Accounts(account=(Account(name="a", key="k" * 64, token="account-token"),))
-
-NO_ACCOUNTS = Accounts()
-
 
 @pytest.fixture(scope="module")
 def model(demo_file):
     return detect_model(single_model_catalog(demo_file))
 
 
-def announce(model, capsys, accounts=NO_ACCOUNTS, **changes):
-    """Return what is printed, and the tokens that are accepted."""
+def announce(model, capsys, **changes):
+    """Return what is printed, and the server's own tokens."""
     settings = Settings(**changes)
-    rules = build_access_rules(settings, accounts)
-    state: Any = SimpleNamespace(access=rules, accounts=accounts, metadata=SimpleNamespace(key=None))
+    rules = build_access_rules(settings)
+    state: Any = SimpleNamespace(access=rules, metadata=SimpleNamespace(key=None))
     _announce(model, state, settings, 4242)
     return capsys.readouterr().out, rules.tokens
 
 
-@pytest.mark.parametrize(
-    ("accounts", "changes"),
-    [(ACCOUNTS, {}), (ACCOUNTS, {"host": ("0.0.0.0",)}), (NO_ACCOUNTS, {"token": "settings-token"}),
-     (ACCOUNTS, {"token": "settings-token"})],
-)  # fmt: skip
-def test_a_token_of_ones_own_is_never_printed(model, capsys, accounts, changes):
-    printed, tokens = announce(model, capsys, accounts, **changes)
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"host": ("0.0.0.0",)}, {"token": "settings-token"}])
+def test_a_token_of_ones_own_is_never_printed(model, capsys, tmp_path, listed, changes):
+    file, secret = tmp_path / "tokens.toml", "account-token"
+    file.write_text(f'[[account]]\nname = "a"\ntoken_hash = "{hash_token(secret)}"\n' if listed else "")
+    printed, tokens = announce(model, capsys, tokens=file, **changes)
     assert 'Authorization: Bearer $NAIAD_TOKEN"' in printed
-    assert tokens
-    assert not [token for token in tokens if token in printed]
+    assert tokens == (() if "token" not in changes else ("settings-token",))
+    assert not [token for token in (*tokens, secret, hash_token(secret)) if token in printed]
+    assert (f"{file} lists no account yet; `naiad token add NAME` makes one" in printed) is not listed
 
 
 def test_a_generated_token_is_printed_once(model, capsys):

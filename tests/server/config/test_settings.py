@@ -27,6 +27,7 @@ OTHER = {
     "api.zip_type": "application/x-zip-compressed",
     "api.body_limit": "8",
     "api.memory_limit": "8192",
+    "api.image_cache": "81",
     "api.connections": "81",
     "api.hosts": "pictures.example, other.example",
     "api.origins": "https://pictures.example",

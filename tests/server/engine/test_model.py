@@ -58,7 +58,7 @@ def test_the_upscaler_is_named_hashed_and_checked(demo_file, tmp_path):
     assert model.files == {"upscaler": fingerprint(network)}
     assert "upscaler: anime.safetensors, 4 times" in list(check_setup(catalog, Settings(metadata="plain")))
     runner = load_runner(model, Settings(device="cpu"))
-    (image,) = runner.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16), lambda _: None).images
+    (image,) = runner.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16), lambda _: None, None).images
     assert image.shape == (16, 16, 3)
     with pytest.raises(ConfigError, match=r"wrong\.safetensors: not an ESRGAN-family upscaler"):
         list(check_setup(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))

@@ -30,6 +30,8 @@ UNUSED = {
     "auto_smea": "auto_smea_too",
     "qualityToggle": "quality_toggle",
     "ucPreset": "uc_preset",
+    "qualityPresetId": "quality_id",
+    "ucPresetId": "uc_id",
     **{
         name: name
         for name in (
