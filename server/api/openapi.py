@@ -94,7 +94,14 @@ RESPONSES: Mapping[str, Schema] = {
 ERROR: Schema = {
     "type": "object",
     "required": ["statusCode", "message"],
-    "properties": {"statusCode": {"type": "integer"}, "message": {"type": "string"}},
+    "properties": {
+        "statusCode": {"type": "integer"},
+        "message": {"type": "string"},
+        "details": {
+            "type": "object",
+            "properties": {"invalidKeys": {"type": "array", "items": {"type": "string"}}},
+        },
+    },
     "additionalProperties": False,
 }
 OPENAI_ERROR: Schema = {
