@@ -45,15 +45,15 @@ def build_generate_examples() -> dict[str, Body]:
         "char_captions": [_caption("girl, red hair"), _caption("girl, hat")],
     }
     v4_prompt = {"caption": caption, "use_coords": False, "use_order": True}
-    init: Body = {**small, "image": image, "strength": 0.7, "noise": 0, "extra_noise_seed": 1}
-    infill: Body = {**small, "image": image, "mask": mask, "add_original_image": True}
+    init = {**small, "image": image, "strength": 0.7, "noise": 0, "extra_noise_seed": 1}
+    infill = {**small, "image": image, "mask": mask, "add_original_image": True}
     return {
-        "text to image": _generate("1girl, smile"),
-        "several samples": _generate("1girl, smile", n_samples=4, seed=0),
-        "image to image": _generate("yellow ball", "img2img", **init),
-        "inpainting": _generate("red apple", "infill", "nai-diffusion-3-inpainting", **infill),
-        "enhance": _generate("1girl, smile", enhance={"scale": 1.5, "magnitude": 3}),
-        "V4 form": _generate("", model="nai-diffusion-4-5-full", params_version=3, v4_prompt=v4_prompt),
+        "text to image": _generate("1girl, smile", {}),
+        "several samples": _generate("1girl, smile", {"n_samples": 4, "seed": 0}),
+        "image to image": _generate("yellow ball", init, action="img2img"),
+        "inpainting": _generate("red apple", infill, "nai-diffusion-3-inpainting", "infill"),
+        "enhance": _generate("1girl, smile", {"enhance": {"scale": 1.5, "magnitude": 3}}),
+        "V4 form": _generate("", {"params_version": 3, "v4_prompt": v4_prompt}, "nai-diffusion-4-5-full"),
     }
 
 
@@ -61,17 +61,38 @@ def _caption(text: str) -> Body:
     return {"char_caption": text, "centers": [{"x": 0.5, "y": 0.5}]}
 
 
-def _generate(text: str, action: str = "generate", model: str = "nai-diffusion-3", **changes: Any) -> Body:
+def _generate(text: str, changes: Body, model: str = "nai-diffusion-3", action: str = "generate") -> Body:
     return {"input": text, "model": model, "action": action, "parameters": PARAMETERS | changes}
 
 
 def build_examples() -> dict[str, dict[str, Body]]:
     """Return the examples of each path that has a body, by name."""
-    image = draw_example("image")
+    image, generate = draw_example("image"), build_generate_examples()
+    source: Body = {"image": image, "width": SIDE, "height": SIDE}
+    stream = {**PARAMETERS, "stream": "msgpack"}
     return {
-        "/ai/generate-image": build_generate_examples(),
-        "/ai/upscale": {"twice as large": {"image": image, "width": SIDE, "height": SIDE, "scale": 2}},
+        "/ai/generate-image": generate,
+        "/ai/generate-image-stream": {
+            "msgpack": {**generate["text to image"], "parameters": stream},
+            "server-sent events": {**generate["text to image"], "parameters": stream | {"stream": "sse"}},
+        },
+        "/ai/generate-image/request-price": {
+            "one prompt": {"tier": "opus", "request": generate["text to image"]}
+        },
+        "/ai/upscale": {"twice as large": {**source, "scale": 2}},
+        "/ai/augment-image": {
+            "line art": {"req_type": "lineart", **source},
+            "sketch": {"req_type": "sketch", **source},
+        },
+        "/ai/annotate-image": {
+            "edges": {
+                "model": "canny",
+                "parameters": {"image": image, "low_threshold": 100, "high_threshold": 200},
+            },
+            "soft edges": {"model": "hed", "parameters": {"image": image}},
+        },
         "/user/login": {"log in": {"key": "64 characters that the client derives from address and password"}},
+        "/user/clientsettings": {"any": {}},
         "/v1/images/generations": {
             "two images": {
                 "prompt": "1girl, smile",

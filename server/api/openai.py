@@ -16,7 +16,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
-from server.api.generation import encode_images
+from server.api.generation import build_warning_headers, encode_images
 from server.api.jobs import receive_body, submit_job, wait_for_result
 from server.api.state import StateDependency, reservation
 from server.errors import NotFound, Rejected, shorten
@@ -89,12 +89,8 @@ async def create_images(request: Request, state: StateDependency) -> JSONRespons
     reservation(request).hold(sum(image.nbytes for image in result.images))
     images = await encode_images(state.metadata, resolved, result)
     response = await asyncio.to_thread(build_response, images, resolved)
-    warnings = [
-        *translation.warnings,
-        *(warning.replace("input:", "prompt:", 1) for warning in resolved.warnings),
-    ]
-    if warnings:
-        response.headers["X-Naiad-Warning"] = ascii("; ".join(warnings))[1:-1][:1000]
+    renamed = (warning.replace("input:", "prompt:", 1) for warning in resolved.warnings)
+    response.headers.update(build_warning_headers([*translation.warnings, *renamed]))
     return response
 
 

@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from server.api.access import PROTECTED_PATHS, AccessRules, needs_token
+from server.api.annotate import AnnotateBody, AnnotateParameters
+from server.api.director import AugmentRequest
 from server.api.examples import build_examples
 from server.api.openai import ImagesRequest
 from server.api.upscale import UpscaleRequest
@@ -57,8 +59,13 @@ HEADERS = {
 """For the page: it runs the scripts of this server only, and reaches this server only."""
 BODIES: Mapping[str, type[BaseModel] | None] = {
     "/ai/generate-image": GenerateBody,
+    "/ai/generate-image-stream": GenerateBody,
+    "/ai/generate-image/request-price": None,
     "/ai/upscale": UpscaleRequest,
+    "/ai/augment-image": AugmentRequest,
+    "/ai/annotate-image": AnnotateBody,
     "/user/login": None,
+    "/user/clientsettings": None,
     "/v1/images/generations": ImagesRequest,
 }
 """The model that reads the body of each path; None for an object with the fields of its example."""
@@ -71,11 +78,30 @@ IMAGES: Schema = {
     "application/x-zip-compressed": {"schema": BINARY},
     "application/json": {"schema": {"type": "object"}},
 }
-"""What a path that generates images answers with, by `Accept`."""
+"""What a path that makes images answers with, by `Accept`."""
+FRAMES: Schema = {
+    "application/msgpack": {"schema": BINARY},
+    "text/event-stream": {"schema": {"type": "string"}},
+}
+RESPONSES: Mapping[str, Schema] = {
+    "/ai/generate-image": IMAGES,
+    "/ai/generate-image-stream": FRAMES,
+    "/ai/upscale": IMAGES,
+    "/ai/augment-image": IMAGES,
+    "/ai/annotate-image": IMAGES,
+}
+"""The content of each path's response that is not JSON alone."""
 ERROR: Schema = {
     "type": "object",
     "required": ["statusCode", "message"],
-    "properties": {"statusCode": {"type": "integer"}, "message": {"type": "string"}},
+    "properties": {
+        "statusCode": {"type": "integer"},
+        "message": {"type": "string"},
+        "details": {
+            "type": "object",
+            "properties": {"invalidKeys": {"type": "array", "items": {"type": "string"}}},
+        },
+    },
     "additionalProperties": False,
 }
 OPENAI_ERROR: Schema = {
@@ -142,20 +168,24 @@ def build_document(app: FastAPI) -> Schema:
 def _prepare(route: APIRoute) -> APIRoute:
     """Return a copy of a route without HEAD, which every GET has, and with the docstring of its own function."""
     shown = copy(route)
-    if isinstance(route.endpoint, partial):
-        shown.description = getdoc(route.endpoint.func) or ""
+    shown.description = getdoc(getattr(route.endpoint, "func", route.endpoint)) or ""
     shown.methods = {method for method in route.methods or () if method != "HEAD"}
     return shown
 
 
 def _build_schemas() -> Schema:
     """Return the schemas of all bodies, with those of the tasks' `parameters` in place of an untyped object."""
-    models = {model for model in BODIES.values() if model is not None} | {*PARAMETERS.values()}
+    models = {model for model in BODIES.values() if model is not None} | {
+        *PARAMETERS.values(),
+        AnnotateParameters,
+    }
     ordered = sorted(models, key=lambda model: model.__name__)
     _, document = models_json_schema([(model, "validation") for model in ordered], ref_template=REF)
     schemas: Schema = document["$defs"]
     references = [{"$ref": REF.format(model=model.__name__)} for model in PARAMETERS.values()]
     schemas[GenerateBody.__name__]["properties"]["parameters"] = {"anyOf": references}
+    annotate = {"$ref": REF.format(model=AnnotateParameters.__name__)}
+    schemas[AnnotateBody.__name__]["properties"]["parameters"] = annotate
     return schemas
 
 
@@ -173,12 +203,12 @@ def _complete(path: str, method: str, operation: Schema) -> None:
     }
     if path.startswith(PROTECTED_PATHS) and path != "/user/login":
         operation["security"] = [{"token": []}, {}]  # without a token set, none is needed
-    if path in BODIES and method == "post":
+    if path in BODIES and method in ("post", "put"):
         operation["requestBody"] = _build_request_body(path)
     if path.startswith("/user/") and method == "post":
         responses["201"] = responses.pop("200", {"description": "A token"})
-    if path.startswith("/ai/") and method == "post":
-        responses["200"] = {"description": "A ZIP, or what `Accept` asks for", "content": IMAGES}
+    if path in RESPONSES:
+        responses["200"] = {"description": "What `Accept` asks for", "content": RESPONSES[path]}
 
 
 def _build_request_body(path: str) -> Schema:
@@ -191,7 +221,7 @@ def _build_request_body(path: str) -> Schema:
         schema = {"$ref": REF.format(model=model.__name__)}
     shown = {name: {"value": example} for name, example in examples.items()}
     content: Schema = {"application/json": {"schema": schema, "examples": shown}}
-    if path.startswith("/ai/"):
+    if path in RESPONSES:
         parts: Schema = {"request": schema} | dict.fromkeys(PARTS, BINARY)
         form: Schema = {"type": "object", "required": ["request"], "properties": parts}
         content["multipart/form-data"] = {
