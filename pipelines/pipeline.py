@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.overlay import apply_overlay
-from pipelines.image.preview import DecodePreview, fit_preview
+from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
 from pipelines.image.vae import VaeCodec
 from pipelines.job import SEED_MODULUS, InitImage, Job, Pass, PreviousPass, RgbImage
 from pipelines.plan import Plan, make_plan
@@ -86,6 +86,13 @@ class Pipeline:
     def fit_preview(self) -> DecodePreview:
         """Return a decoder for previews, fitted to the model's VAE."""
         return fit_preview(lambda latents: self._vae.decode(latents.to(self.device)), self.device)
+
+    @torch.inference_mode()
+    def compare_preview(self, decode_preview: DecodePreview) -> float:
+        """Return the correlation of a preview decoder's pixels with those of the model's VAE."""
+        latents = make_sample().to(self.device)
+        preview, image = decode_preview(latents).cpu(), torch.tensor(self._vae.decode(latents))
+        return correlate(preview, image)
 
     def _generate(
         self,

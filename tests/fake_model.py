@@ -33,7 +33,7 @@ class FakeModel:
 
     def __init__(self, gate=None):
         self.gate: Semaphore | None = gate
-        self.preview = make_jpeg()  # sent after each evaluation; none if it is None
+        self.preview: bytes | None = make_jpeg()  # sent after each evaluation; none if it is None
         self.failure: Exception | None = None
         self.jobs = []  # that began
         self.evaluations = []  # (job, step)
@@ -49,7 +49,11 @@ class FakeModel:
                 assert self.gate.acquire(timeout=20)
             if on_preview is not None and self.preview is not None and not isinstance(job, UpscaleJob):
                 for image in range(len(job.passes[0].seeds)):
-                    on_preview(Preview(image, step, float("inf") if step == 1 else 1.0, self.preview))
+                    on_preview(
+                        Preview(
+                            image, step, float("inf") if step == 1 else 1.0, bytes(bytearray(self.preview))
+                        )
+                    )
         if self.failure is not None:
             raise self.failure
         self.finished.append(job)

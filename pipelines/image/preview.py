@@ -5,6 +5,7 @@ for another model's decoder. SDXL's VAE is nearly linear there; on small VAEs th
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,10 +28,8 @@ def fit_preview(decode: Callable[[Tensor], Pixels], device: torch.device) -> Dec
 
     `decode` is the VAE's: it turns latents (4, 48, 48) into an image (384, 384, 3).
     """
-    generator = torch.Generator().manual_seed(0)
-    coarse = SPREAD * torch.randn(1, 4, SIDE // PATCH, SIDE // PATCH, generator=generator)
-    latents = interpolate(coarse, scale_factor=PATCH, mode="bilinear")[0]
-    image = torch.from_numpy(decode(latents)).permute(2, 0, 1).float() / 127.5 - 1
+    latents = make_sample()
+    image = torch.tensor(decode(latents)).permute(2, 0, 1).float() / 127.5 - 1
     matrix = _fit(_make_features(latents), avg_pool2d(image, 8).flatten(1)).to(device)
 
     def decode_preview(latents: Tensor) -> Tensor:
@@ -39,12 +38,28 @@ def fit_preview(decode: Callable[[Tensor], Pixels], device: torch.device) -> Dec
     return decode_preview
 
 
+def make_sample() -> Tensor:
+    """Return smooth random latents (4, 48, 48)."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = SPREAD * torch.randn(1, 4, SIDE // PATCH, SIDE // PATCH, generator=generator)
+    return interpolate(coarse, scale_factor=PATCH, mode="bilinear")[0]
+
+
+def correlate(preview: Tensor, image: Tensor) -> float:
+    """Return the correlation of two images' bytes (height, width, 3), the second several times as large."""
+    channels = image.permute(2, 0, 1).float()
+    small = avg_pool2d(channels, image.shape[0] // preview.shape[0]).permute(1, 2, 0)
+    pixels = torch.stack([preview.float().flatten(), small.flatten()])
+    return float(torch.corrcoef(pixels)[0, 1])
+
+
 def _fit(features: Tensor, colors: Tensor) -> Tensor:
     """Return the matrix (3, 15) that takes features (15, n) to colors (3, n), by ridge regression."""
     penalty = torch.full((len(features),), RIDGE * features.shape[1])
     penalty[:5] = 1e-6  # channels and constant are free
     normal = features @ features.mT + torch.diag(penalty)
-    return torch.linalg.solve(normal, features @ colors.mT).mT
+    solution = torch.linalg.solve(normal, features @ colors.mT)  # pyright: ignore[reportUnknownMemberType]
+    return cast("Tensor", solution).mT
 
 
 def _make_features(latents: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isinf
+from typing import cast
 
-import msgpack
+import msgpack  # pyright: ignore[reportMissingTypeStubs]
 from starlette.datastructures import Headers
 
 from server.api.responses import parse_accept
@@ -38,7 +39,7 @@ class Encoding:
 
 def encode_msgpack(event: Event) -> bytes:
     """Return an event as a big-endian length of 32 bits and a MessagePack map."""
-    body: bytes = msgpack.packb(event)
+    body = cast("bytes", msgpack.packb(event))  # pyright: ignore[reportUnknownMemberType]
     return struct.pack(">I", len(body)) + body
 
 

@@ -209,3 +209,9 @@ def test_previews_are_encoded_on_a_thread_of_their_own():
         torch.zeros(4, 4, 4), lambda _: threads.append(threading.current_thread().name)
     ).result(20)
     assert [name.partition("_")[0] for name in threads] == ["preview"]
+
+
+def test_a_decoder_for_other_latents_differs_from_the_fitted_one(demo):
+    assert demo.compare_preview(demo.fit_preview()) > 0.5
+    noise = torch.randint(0, 256, (96, 96, 3), generator=torch.Generator().manual_seed(0))
+    assert abs(demo.compare_preview(lambda _: noise)) < 0.1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.image.preview import fit_preview
+from pipelines.image.preview import correlate, fit_preview
 from pipelines.image.vae import to_bytes, to_pixels
 
 CPU = torch.device("cpu")
@@ -35,3 +35,11 @@ def test_previews_are_fitted_to_the_vae(decode, tolerance):
 def test_half_precision_latents_have_previews_too():
     preview = fit_preview(lambda latents: repeat_pixels(decode_linear(latents)), CPU)
     assert preview(torch.zeros(4, 2, 2, dtype=torch.bfloat16)).shape == (2, 2, 3)
+
+
+def test_a_decoder_is_compared_with_the_vae():
+    image = torch.randint(0, 256, (48, 48, 3), generator=torch.Generator().manual_seed(1))
+    large = image.repeat_interleave(8, 0).repeat_interleave(8, 1).to(torch.uint8)
+    assert correlate(image, large) > 0.999
+    assert correlate(255 - image, large) < -0.999
+    assert abs(correlate(image.flip(0), large)) < 0.1

@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Semaphore
 from time import sleep
+from typing import Any
 
 import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state, unzip_images
@@ -78,7 +79,8 @@ def parse_response(raw):
         def makefile(self, _mode):
             return BytesIO(raw)
 
-    response = http.client.HTTPResponse(Pipe())
+    pipe: Any = Pipe()
+    response = http.client.HTTPResponse(pipe)
     response.begin()
     return response.status, response.headers, response.read()
 
@@ -325,7 +327,7 @@ def read_memory():
 
 def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
     fake_model = FakeModel()
-    fake_model.preview = bytes(256 * 1024)
+    fake_model.preview = bytes(128 * 1024)
     state = build_state(model, fake_model)
     with serve(state) as address:
         exchange(address, build_request(steps=50, n_samples=8))
@@ -339,7 +341,7 @@ def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
         grown = read_memory() - before
         for connection in connections:
             connection.close()
-    # all previews of one stream have 100 MiB; its newest ones 2
+    # all previews of one stream have 50 MiB; its newest ones 1
     assert grown < 20 * 5
 
 
