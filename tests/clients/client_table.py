@@ -68,12 +68,23 @@ def build_page(text: str, clients: list[Client], results: Results) -> str:
 
 
 def find_differences(results: Results, recorded: Results) -> list[str]:
-    """Return what the suite has recorded in other ways than the results say; clients that did not run count not."""
+    """Return one line for each recorded outcome that is not in the results; what did not run is not compared."""
     return [
-        f"{client}: {results.get(client)} is kept, {outcomes} was recorded"
+        f"{client}: {OPERATIONS[name]} has {outcome}, {RESULTS.name} says {results.get(client, {}).get(name)}"
         for client, outcomes in recorded.items()
-        if outcomes != results.get(client)
+        for name, outcome in outcomes.items()
+        if outcome != results.get(client, {}).get(name)
     ]
+
+
+def merge_results(results: Results, recorded: Results) -> Results:
+    """Return the results with what was recorded in their place, in the order of clients.toml."""
+    merged = {}
+    for client in read_clients():
+        outcomes = results.get(client.label, {}) | recorded.get(client.label, {})
+        if client.script:
+            merged[client.label] = {name: outcomes[name] for name in OPERATIONS if name in outcomes}
+    return merged
 
 
 def main(option: str = "", file: str = "") -> None:
@@ -82,11 +93,8 @@ def main(option: str = "", file: str = "") -> None:
         differences = find_differences(read_results(), read_results(Path(file)))
         sys.exit("\n".join(differences) or None)
     if option == "--record":
-        kept = read_results() if RESULTS.exists() else {}
-        merged = kept | read_results(Path(file))
-        order = [client.label for client in read_clients() if client.script]
-        ordered = {label: merged[label] for label in order if label in merged}
-        RESULTS.write_text(json.dumps(ordered, indent=2) + "\n", "utf-8")
+        merged = merge_results(read_results(), read_results(Path(file)))
+        RESULTS.write_text(json.dumps(merged, indent=2) + "\n", "utf-8")
     PAGE.write_text(build_page(PAGE.read_text("utf-8"), read_clients(), read_results()), "utf-8")
 
 

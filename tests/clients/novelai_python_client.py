@@ -31,6 +31,9 @@ def build_request(call: Call, kind: str) -> GenerateImageInfer:
     """Return the client's own request."""
     model = Model.NAI_DIFFUSION_3_INPAINTING if kind == "infill" else Model.NAI_DIFFUSION_3
     fields = call.pick("prompt", "width", "height", "steps", "seed", "strength", "noise") | call.read_images()
+    if kind == "generate" and (image := fields.pop("image", None)):
+        fields |= {"reference_image_multiple": [image], "reference_strength_multiple": [0.6]}
+        fields["reference_information_extracted_multiple"] = [1.0]
     options = {"sampler": Sampler(call.request["sampler"]), "qualityToggle": call.request["quality"]}
     generation = getattr(GenerateImageInfer, f"build_{kind}")(model=model, **options, **fields)
     generation.parameters.n_samples = call.request["n_samples"]

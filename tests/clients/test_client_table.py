@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from client_table import PAGE, build_page, find_differences, read_results
+from client_table import PAGE, build_page, find_differences, merge_results, read_results
 from paths import ROOT
 from register import OPERATIONS, read_clients
 
@@ -37,7 +37,15 @@ def test_a_client_without_a_script_says_how_it_was_tried():
         assert client.script or (client.known and (client.works or client.fails)), client.label
 
 
-def test_only_clients_that_ran_are_compared():
-    results = {"a 1": {"generate": "passed"}, "b 1": {"generate": "passed"}}
+def test_only_what_ran_is_compared():
+    results = {"a 1": {"generate": "passed", "tags": "passed"}, "b 1": {"generate": "passed"}}
     assert find_differences(results, {"a 1": {"generate": "passed"}}) == []
-    assert len(find_differences(results, {"b 1": {"generate": "failed"}})) == 1
+    assert find_differences(results, {"b 1": {"generate": "failed"}}) == [
+        "b 1: text to image has failed, results.json says passed"
+    ]
+
+
+def test_a_partial_run_keeps_the_other_outcomes():
+    results, client = read_results(), TESTED[0].label
+    merged = merge_results(results, {client: {"generate": "failed"}})
+    assert merged == results | {client: results[client] | {"generate": "failed"}}

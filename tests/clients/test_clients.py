@@ -24,14 +24,14 @@ REQUEST = {
 }
 
 
-def tries(operation):
-    """Parametrize a test of one operation with the clients that offer it."""
+def tries(operation, name=""):
+    """Parametrize a test of one operation with the clients that offer it, or with those of one name."""
 
     def decorate(test):
         cases = [
             pytest.param(client, marks=client.program.skip_if_missing, id=client.label)
             for client in read_clients()
-            if client.has_operation(operation)
+            if client.has_operation(operation) and name in ("", client.name)
         ]
         return pytest.mark.operation(operation)(pytest.mark.parametrize("client", cases)(test))
 
@@ -202,6 +202,13 @@ def test_it_reports_why_a_request_is_rejected(client, open_address, tmp_path):
     error = str(send(client, open_address, tmp_path, prompt="a:0|b:0", quality=False)["error"])
     assert client.errors["400"] in error
     assert client.name == "nekoai-js" or "weight 0" in error  # nekoai-js keeps nothing but the status
+
+
+@tries("errors", name="novelai-python")
+def test_a_reference_is_refused_by_its_name(client, open_address, tmp_path):
+    error = str(send(client, open_address, tmp_path, **save_images(tmp_path, image=SOURCE))["error"])
+    assert client.errors["400"] in error
+    assert "reference_image_multiple" in error
 
 
 @tries("errors")
