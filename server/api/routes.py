@@ -22,6 +22,7 @@ from server.api.openai import create_images, get_model, list_models
 from server.api.price import get_price
 from server.api.stream import generate_image_stream
 from server.api.upscale import upscale_image
+from server.api.vibes import refuse_vibe
 
 
 def install_routes(app: FastAPI) -> None:
@@ -45,6 +46,7 @@ def install_routes(app: FastAPI) -> None:
     app.post("/ai/upscale")(upscale_image)
     app.post("/ai/augment-image")(augment_image)
     app.post("/ai/annotate-image")(annotate_image)
+    app.post("/ai/encode-vibe")(refuse_vibe)
     app.post("/v1/images/generations")(create_images)
     get("/v1/models")(list_models)
     get("/v1/models/{model}")(get_model)

@@ -103,7 +103,12 @@ def resolve(
         brownian=recorded["prefer_brownian"],
     )
     legacy = {} if parameters.legacy is None else {"legacy": parameters.legacy}
-    warnings = (*model_warnings, *prompt_warnings, *_warn_of_values(parameters, job, profile))
+    warnings = (
+        *model_warnings,
+        *request.warnings,
+        *prompt_warnings,
+        *_warn_of_values(parameters, job, profile),
+    )
     return ResolvedRequest(job, image_format, legacy | recorded, warnings)
 
 

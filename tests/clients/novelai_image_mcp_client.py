@@ -58,9 +58,10 @@ async def generate(call: Call, tool: str, model: str) -> dict:
 
 
 async def stream(call: Call) -> dict:
-    """Generate an image with a V4.5 model, which its client requests as a stream."""
+    """Generate images with a V4.5 model, which its client requests as a stream."""
     request = GenerationRequest(
-        model=Model.V4_5, **call.pick("prompt", "quality", "width", "height", "steps", "seed", "sampler")
+        model=Model.V4_5,
+        **call.pick("prompt", "quality", "width", "height", "steps", "seed", "sampler", "n_samples"),
     )
     client = NovelAIClient(NovelAICredentials(token=call.token), image_base_url=call.address)
     events = [event async for event in client.stream_generation(request)]

@@ -21,7 +21,9 @@ def test_every_offered_operation_was_recorded():
     assert {label: set(outcomes) for label, outcomes in read_results().items()} == offered
 
 
-@pytest.mark.parametrize("client", TESTED, ids=lambda client: client.label)
+@pytest.mark.parametrize(
+    "client", [client for client in CLIENTS if client.variable], ids=lambda client: client.label
+)
 def test_the_version_is_the_one_that_is_installed(client):
     commands = (ROOT / ".ci" / "run").read_text("utf-8")
     separator = "@" if client.language == "Node" else "=="

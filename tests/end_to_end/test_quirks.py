@@ -176,7 +176,7 @@ LATER = (
         ({"strength": 7, "noise": "much", "extra_noise_seed": None, "img2img": {"strength": 0.7}}, {}),
         ({"image": "", "mask": None, "reference_image_multiple": [], "reference_image": ""}, {}),
         ({"mask": "AAAA", "inpaintImg2ImgStrength": 5, "controlnet_strength": -1, "color_correct": 3}, {}),
-        ({"controlnet_condition": "AAAA", "controlnet_model": "hed", "masks": [{"seed": 1}], "module": 1}, {"controlnet_model": None}),
+        ({"controlnet_condition": "", "controlnet_model": "hed", "masks": [], "module": 1}, {"controlnet_model": None}),
         ({"reference_information_extracted": 1.0, "reference_strength": 0.6, "reference_strength_multiple": [],
           "reference_information_extracted_multiple": [], "normalize_reference_strength_multiple": True},
          {"reference_strength_multiple": []}),

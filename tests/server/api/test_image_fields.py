@@ -1,6 +1,7 @@
 """Images as parts of a form, and images that are named by a key after they were sent once."""
 
 import json
+import tracemalloc
 from base64 import b64encode
 from io import BytesIO
 from itertools import permutations
@@ -12,6 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipelines.job import InitImage, UpscaleJob
+from server.api.form import split_form
 from server.api.image_cache import ImageCache
 from server.api.image_fields import attach_parts, find_image_fields, recall_images
 from server.app import create_app
@@ -150,6 +152,12 @@ def test_other_texts_are_no_names_of_parts():
     body = {"input": "image", "action": "mask", "parameters": {"prompt": "image", "image": "image", "extra": ["image"]}}  # fmt: skip
     attach_parts(body, {"image": RED, "mask": WHITE})
     assert body == {"input": "image", "action": "mask", "parameters": {"prompt": "image", "image": RED, "extra": ["image"]}}  # fmt: skip
+
+
+def test_encoding_a_vibe_is_refused_by_name(client):
+    response = client.post("/ai/encode-vibe", json={"image": "AAAA", "model": "nai-diffusion-4-5-full"})
+    message = "image: remove the reference images; vibe transfer is not offered by this version"
+    assert (response.status_code, response.json()["message"]) == (400, message)
 
 
 @pytest.mark.parametrize("parameters", [None, [], 1, {"reference_image_multiple": {"a": 1}, "director_reference_images_cached": [1, None, {}]}])  # fmt: skip
@@ -319,3 +327,16 @@ def test_a_random_body_of_the_wrong_shape_breaks_nothing():
             recall_images(body, ImageCache(1 << 20), b"me")
         except (Rejected, UnknownKeys):
             pass
+
+
+def test_a_form_is_copied_once():
+    size = 8 << 20
+    head = b'--line\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
+    json_part = head % b"request" + b'{"image": "image"}'
+    body = bytearray(head % b"image" + b"\x89\r\n--lin" * (size // 8) + b"\r\n" + json_part + b"\r\n--line--")
+    tracemalloc.start()
+    parts = split_form(body, "line")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(parts["image"]) == size
+    assert peak < 1.5 * size

@@ -185,6 +185,30 @@ def test_a_limit_counts_images_and_upscales(client, fake_model):
     assert generate(client, OWN).status_code == 200
 
 
+STREAM = "/ai/generate-image-stream"
+IMAGE = b64encode(make_png()).decode()
+SMALL = {"width": 64, "height": 64, "steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "images"),
+    [
+        (GENERATE, {"input": "a", "parameters": SMALL | {"n_samples": 3}}, 3),
+        (STREAM, {"input": "a", "parameters": SMALL | {"n_samples": 3}}, 3),
+        ("/v1/images/generations", {"prompt": "a", "size": "512x768", "n": 2}, 2),
+        ("/ai/upscale", {"image": IMAGE}, 1),
+        ("/ai/augment-image", {"req_type": "lineart", "image": IMAGE, "width": 1, "height": 1}, 1),
+        ("/ai/annotate-image", {"model": "canny", "parameters": {"image": IMAGE}}, 1),
+    ],
+)
+def test_every_path_that_makes_images_counts_them(client, path, body, images):
+    assert client.post(path, json=body, headers=bearer(TOKEN)).status_code == 200
+    assert count_left(client) == 5 - images
+    assert generate(client, n_samples=count_left(client)).status_code == 200
+    assert client.post(path, json=body, headers=bearer(TOKEN)).status_code == 402
+    assert client.post(path, json=body, headers=bearer(OWN)).status_code == 200
+
+
 def test_a_job_that_fails_costs_nothing(client, fake_model):
     fake_model.failure = RuntimeError("broken")
     assert generate(client, n_samples=4).status_code == 500

@@ -32,13 +32,7 @@ UNUSED = {
     "ucPreset": "uc_preset",
     "qualityPresetId": "quality_id",
     "ucPresetId": "uc_id",
-    **{
-        name: name
-        for name in (
-            *("v4_prompt", "v4_negative_prompt", "image", "mask"),
-            *("reference_image", "reference_image_multiple"),
-        )
-    },
+    **{name: name for name in (*("v4_prompt", "v4_negative_prompt", "image", "mask"),)},
 }
 
 
