@@ -39,7 +39,7 @@ JOBS = {
 def run(
     runner: Runner, job: Job, previews: list[Preview] | None
 ) -> tuple[tuple[float, float], Sequence[Pixels]]:
-    """Return the CPU and wall-clock seconds of a run and its images; the previews are added to a list if there is one."""
+    """Return the CPU and wall-clock seconds of a run and its images; previews are added to a list if there is one."""
     cpu, clock = process_time(), perf_counter()
     images = runner.run(job, None, None if previews is None else previews.append).images
     return (process_time() - cpu, perf_counter() - clock), images
