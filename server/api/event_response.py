@@ -39,13 +39,21 @@ class EventResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             await _send_frame(send, self._first)
-            while (frame := await run_for_client(request, anext(self._frames, None))) is not None:
+            while (frame := await self._take_frame(request)) is not None:
                 await _send_frame(send, frame)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- the status has been sent
             await _send_frame(send, self._encode_error(error))
         finally:
             await self._frames.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _take_frame(self, request: Request) -> bytes | None:
+        """Return the next frame, or None after the last; raise `Unavailable` if the client disconnects first."""
+        frame = asyncio.ensure_future(anext(self._frames, None))
+        try:
+            return await run_for_client(request, frame)
+        finally:
+            await asyncio.wait([frame])  # a generator that still runs cannot be closed
 
 
 async def _send_frame(send: Send, frame: bytes) -> None:

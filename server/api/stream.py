@@ -52,7 +52,11 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
     ticket = submit_job(request, generation.resolved.job, previews.put)
     ticket.future.add_done_callback(previews.wake)
     frames = stream_frames(generation, ticket, previews, state.metadata, reservation(request))
-    first = await run_for_client(request, anext(frames))
+    try:
+        first = await run_for_client(request, anext(frames))
+    except BaseException:
+        ticket.cancel()  # the generator does, if it has begun
+        raise
     headers = build_warning_headers(generation.resolved.warnings)
     if ticket.queue_seconds is not None:
         headers["Server-Timing"] = f"queue;dur={1000 * ticket.queue_seconds:.1f}"
