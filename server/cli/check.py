@@ -11,6 +11,7 @@ from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
 from server.config.toml import ConfigError
 from server.director.network import load_networks
+from server.director.recipes import load_recipes
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
@@ -23,6 +24,8 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     """
     yield f"profiles: {len(load_profiles(configs() / 'profiles'))}"
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
+    recipes = load_recipes()
+    yield f"director tools: {len(recipes.recipes)} recipes, {len(recipes.moods)} moods"
     if settings.tokens is not None:
         yield f"accounts: {len(load_accounts(settings.tokens).account)}"
     check_memory(settings)
