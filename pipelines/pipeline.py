@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from math import isinf
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.overlay import apply_overlay
+from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
 from pipelines.image.vae import VaeCodec
 from pipelines.job import SEED_MODULUS, InitImage, Job, Pass, PreviousPass, RgbImage
 from pipelines.plan import Plan, make_plan
+from pipelines.previewer import PreviewRun
 from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Estimator, RowCoroutine, denoise
 from pipelines.sampling.noise import make_image_noise
@@ -54,6 +57,7 @@ class Pipeline:
         on_step: OnStep | None = None,
         pass_: Pass | None = None,
         previous: Sequence[RgbImage] = (),
+        previews: PreviewRun | None = None,
     ) -> Output:
         """Run one pass of a job.
 
@@ -61,12 +65,13 @@ class Pipeline:
             on_step: called before each evaluation; an exception it raises (Cancelled) ends the run.
             pass_: one of the job's passes; None for the first.
             previous: the images that a pass with `PreviousPass` starts from, at its own size.
+            previews: shown every estimate; no pixel depends on it.
 
         Raises:
             PipelineError: the job cannot be run, or its result is not finite.
         """
         pass_ = pass_ or job.passes[0]
-        latents, plan = self._generate(job, pass_, previous, on_step)
+        latents, plan = self._generate(job, pass_, previous, on_step, previews)
         images = [self._vae.decode(sample) for sample in latents]
         if isinstance(init := pass_.init, InitImage):
             images = [apply_overlay(match_colors(image, init), init) for image in images]
@@ -77,14 +82,34 @@ class Pipeline:
         """Run a job's first pass up to the clean latents, (4, height / 8, width / 8) for each seed."""
         return self._generate(job, job.passes[0], (), on_step)[0]
 
+    @torch.inference_mode()
+    def fit_preview(self) -> DecodePreview:
+        """Return a decoder for previews, fitted to the model's VAE."""
+        return fit_preview(lambda latents: self._vae.decode(latents.to(self.device)), self.device)
+
+    @torch.inference_mode()
+    def compare_preview(self, decode_preview: DecodePreview) -> float:
+        """Return the correlation of a preview decoder's pixels with those of the model's VAE."""
+        latents = make_sample().to(self.device)
+        preview, image = decode_preview(latents).cpu(), torch.tensor(self._vae.decode(latents))
+        return correlate(preview, image)
+
     def _generate(
-        self, job: Job, pass_: Pass, previous: Sequence[RgbImage], on_step: OnStep | None
+        self,
+        job: Job,
+        pass_: Pass,
+        previous: Sequence[RgbImage],
+        on_step: OnStep | None,
+        previews: PreviewRun | None = None,
     ) -> tuple[list[Tensor], Plan]:
         plan = make_plan(job, pass_, self.table)
+        if previews is not None:
+            previews.begin_pass(plan)
         embeddings = self._prompts.encode(job.prompts)
         inits = self._encode_inits(pass_, previous)
         trajectories = [
-            self._start(pass_, plan, embeddings, index, inits[index]) for index in range(len(pass_.seeds))
+            self._start(pass_, plan, embeddings, index, inits[index], previews)
+            for index in range(len(pass_.seeds))
         ]
         uses_inpainting = any(init is not None and init.inpaint_channels is not None for init in inits)
         batcher = self._inpaint_batcher if uses_inpainting and self._inpaint_batcher else self._batcher
@@ -100,7 +125,13 @@ class Pipeline:
         return [encode_init_image(pass_.init, self._vae, inpaints, self.device)] * len(pass_.seeds)
 
     def _start(
-        self, pass_: Pass, plan: Plan, embeddings: PromptEmbeddings, index: int, init: InitLatents | None
+        self,
+        pass_: Pass,
+        plan: Plan,
+        embeddings: PromptEmbeddings,
+        index: int,
+        init: InitLatents | None,
+        previews: PreviewRun | None,
     ) -> RowCoroutine:
         """Return the denoising coroutine of one image."""
         seed, shape = pass_.seeds[index], (4, *pass_.latent_size)
@@ -108,7 +139,10 @@ class Pipeline:
             seed, shape, plan.sampler, plan.sigmas, self.table, plan.brownian, self._noise_thread, self.device
         )
         smea = make_smea(pass_.smea, pass_.latent_size, plan.sigmas, self.device)
-        estimator = Estimator(plan, embeddings, self._size_ids(pass_), self._to_x0, smea=smea)
+        on_estimate = None if previews is None else partial(previews.show, index)
+        estimator = Estimator(
+            plan, embeddings, self._size_ids(pass_), self._to_x0, smea=smea, on_estimate=on_estimate
+        )
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first
         if init is not None:
@@ -133,12 +167,10 @@ def build_noise_table(detection: Detection, sigma_max: float | None = None) -> N
 
 
 def _report_steps(plan: Plan, on_step: OnStep | None) -> Callable[[int, float], None]:
-    """Translate sigmas into steps: those whose sigma is at or above the one being evaluated have been reached."""
+    """Translate the sigmas that are about to be evaluated into steps."""
 
     def report(image: int, sigma: float) -> None:
         if on_step is not None:
-            steps = plan.sigmas[:-1]
-            number = max(1, sum(start >= sigma for start in steps))
-            on_step(Progress(image, number, len(steps), sigma))
+            on_step(Progress(image, plan.find_step(sigma), plan.steps, sigma))
 
     return report

@@ -95,6 +95,15 @@ class Plan:
     deep_shrink_sigmas: Sigmas = ()
     pyramid_sigmas: Sigmas = ()
 
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.sigmas) - 1
+
+    def find_step(self, sigma: float) -> int:
+        """Return the step, from 1, in which `sigma` is evaluated: the last one that begins at or above it."""
+        return max(1, sum(start >= sigma for start in self.sigmas[:-1]))
+
     def uses_guidance(self, sigma: float) -> bool:
         """Whether the estimate at this sigma uses the negative prompt."""
         return self.scale != 1 and self.sigma_low <= sigma <= self.sigma_high

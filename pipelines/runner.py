@@ -1,13 +1,16 @@
 """Everything that is loaded on one device: a diffusion model, and what upscales images."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from pipelines.device import translate_device_errors
+from pipelines.image.preview import DecodePreview
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob, Work
 from pipelines.pipeline import Pipeline
-from pipelines.types import OnStep, Output, Pixels, Progress
+from pipelines.previewer import Previewer, PreviewRun
+from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress
 from pipelines.upscale.upscaler import Upscaler, resize
 
 
@@ -16,16 +19,29 @@ class Runner:
 
     Args:
         upscaler: the upscaling network; without one Lanczos is used.
+        decode_preview: decodes previews; without one a linear map that is fitted to the model's VAE does.
     """
 
-    def __init__(self, pipeline: Pipeline, upscaler: Upscaler | None = None) -> None:
-        self._pipeline, self._upscaler = pipeline, upscaler
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        upscaler: Upscaler | None = None,
+        decode_preview: DecodePreview | None = None,
+    ) -> None:
+        self._pipeline, self._upscaler, self._decode_preview = pipeline, upscaler, decode_preview
 
-    def run(self, work: Work, on_step: OnStep | None = None) -> Output:
+    @cached_property
+    def previewer(self) -> Previewer:
+        """What makes previews of the model's images."""
+        decode = self._decode_preview or self._pipeline.fit_preview()
+        return Previewer(decode, self._pipeline.device)
+
+    def run(self, work: Work, on_step: OnStep | None = None, on_preview: OnPreview | None = None) -> Output:
         """Run a job.
 
         Args:
             on_step: called before each evaluation and each tile of an upscale; an exception it raises ends the run.
+            on_preview: called with previews of generated images, as many as their cost allows.
 
         Raises:
             DeviceLost: the device has failed for good.
@@ -34,10 +50,11 @@ class Runner:
         with translate_device_errors(self._pipeline.device):
             if isinstance(work, UpscaleJob):
                 return Output([self._upscale(work, on_step)], ())
-            output = Output((), ())
+            output, images = Output((), ()), len(work.passes[0].seeds)
+            previews = None if on_preview is None else PreviewRun(self.previewer, images, on_preview)
             for pass_ in work.passes:
                 previous = self._resize_previous(pass_, output.images, on_step)
-                output = self._pipeline.run(work, on_step, pass_, previous)
+                output = self._pipeline.run(work, on_step, pass_, previous, previews)
             return output
 
     def _upscale(self, job: UpscaleJob, on_step: OnStep | None) -> Pixels:

@@ -42,6 +42,20 @@ OnStep: TypeAlias = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """Image `image` as estimated in step `step` (from 1, counted over all passes) at `sigma`, as a small JPEG."""
+
+    image: int
+    step: int
+    sigma: float
+    jpeg: bytes
+
+
+OnPreview: TypeAlias = Callable[[Preview], None]
+"""Called with each preview, on a thread of its own; it must return at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What running a job gives: its images, and the sigmas of its last pass (none for an upscale)."""
 

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from server.api.access import enforce_access
 from server.api.exchange import complete_exchanges
 from server.api.middleware import trace_requests
+from server.api.openapi import install_docs
 from server.api.paths import normalize_paths
 from server.api.routes import answer_head, install_routes
 from server.api.state import AppState, Capacity
@@ -41,5 +42,6 @@ def create_app(state: AppState) -> FastAPI:
     app.state.naiad, app.state.capacity = state, capacity
     install_handlers(app)
     install_routes(app)
+    install_docs(app, state.access)
     answer_head(app)
     return app

@@ -2,22 +2,26 @@
 
 ApiError
 ├── Rejected        400  the request is wrong; sending it again does not help
+├── UnknownKeys     400  images that are named by a key have to be sent again
 ├── Unauthorized    401  no bearer token, or an unknown one
+├── LimitReached    402  the account may generate no more images today
 ├── Forbidden       403  a Host or Origin that is not allowed
 ├── NotFound        404  no such path
 ├── BodyTimeout     408  the body did not arrive in time
 ├── BodyTooLarge    413  the body is larger than the limit
 ├── Unsupported     415  a Content-Type or Content-Encoding that is not read
-├── Overloaded      429  the queue is full, or requests hold as much memory as they may
+├── Overloaded      429  the queue is full, requests hold as much memory as they may, or an account's requests run
 ├── HeadersTooLarge 431  the headers are larger than the limit
 └── Unavailable     503  the engine is not ready
 
-Every error has the same form, `{"statusCode", "message"}`. No message carries a library's own text.
+Every error has the same form, `{"statusCode", "message"}`, except under `/v1/`, where it has OpenAI's. No message
+carries a library's own text.
 """
 
+import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import cast, get_args
 
@@ -25,10 +29,17 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from pipelines.errors import InvalidPrompt, PipelineError, UnknownName
 
 log = logging.getLogger("naiad")
+OPENAI_ERRORS = {
+    401: ("invalid_request_error", "invalid_api_key"),
+    404: ("invalid_request_error", "not_found"),
+    429: ("requests", "rate_limit_exceeded"),
+}
+"""OpenAI's type and code of an error for each status that has its own."""
 INTERNAL_ERROR = "internal server error; the server's log has the details"
 
 
@@ -36,6 +47,8 @@ class ApiError(Exception):
     """An error with an HTTP status, a message for the client and optional response headers."""
 
     status = 500
+    details: Mapping[str, object] | None = None
+    """More for the client's program to read."""
 
     def __init__(self, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -49,6 +62,17 @@ class Rejected(ApiError):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
+        self.field, self.reason = field, reason
+
+
+class UnknownKeys(ApiError):
+    """Images were named by keys that are not known; clients send these images again when they see this message."""
+
+    status = 400
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__("INVALID_CACHE_KEYS")
+        self.details = {"invalidKeys": list(keys)}
 
 
 class Unauthorized(ApiError):
@@ -58,6 +82,12 @@ class Unauthorized(ApiError):
 
     def __init__(self) -> None:
         super().__init__("Unauthorized", {"WWW-Authenticate": "Bearer"})
+
+
+class LimitReached(ApiError):
+    """The account may generate no more images, or not as many, today."""
+
+    status = 402
 
 
 class Forbidden(ApiError):
@@ -91,7 +121,7 @@ class Unsupported(ApiError):
 
 
 class Overloaded(ApiError):
-    """The queue is full, or requests hold as much memory as they may."""
+    """The queue is full, requests hold as much memory as they may, or as many run as the account may have."""
 
     status = 429
 
@@ -114,14 +144,41 @@ class Unavailable(ApiError):
         super().__init__(message, {"Retry-After": "10"})
 
 
-def build_envelope(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return the JSON response that NAI's clients parse for every status other than 2xx."""
-    return JSONResponse({"statusCode": status, "message": message}, status, headers)
+class ErrorResponse(JSONResponse):
+    """An error in NAI's envelope; in OpenAI's if the request was for one of OpenAI's paths."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        field: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        envelope: dict[str, object] = {"statusCode": status, "message": message}
+        super().__init__(envelope if details is None else envelope | {"details": details}, status, headers)
+        kind, code = OPENAI_ERRORS.get(
+            status, ("invalid_request_error" if status < 500 else "server_error", None)
+        )
+        error = {"message": message, "type": kind, "param": field, "code": code}
+        self._for_openai = JSONResponse({"error": error}, status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].removeprefix(scope.get("root_path", "")).startswith("/v1/"):
+            await self._for_openai(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def build_envelope(status: int, message: str, headers: Mapping[str, str] | None = None) -> ErrorResponse:
+    """Return the JSON response that clients parse for every status other than 2xx."""
+    return ErrorResponse(status, message, headers)
 
 
 def build_error_response(error: ApiError) -> JSONResponse:
     """Return the response to an error."""
-    return build_envelope(error.status, error.message, error.headers)
+    field = error.field or None if isinstance(error, Rejected) else None
+    return ErrorResponse(error.status, error.message, error.headers, field, error.details)
 
 
 def to_rejection(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Rejected:
@@ -157,7 +214,7 @@ def shorten(value: object) -> str:
         return "an object" if isinstance(value, dict) else "an array"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    text = ascii(value[:80] if isinstance(value, str) else value)
+    text = ascii(value[:80] if isinstance(value, str | bytes) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -173,6 +230,25 @@ def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
         return build_envelope(400, str(error))
     log.error("a job failed: %s", error)
     return build_envelope(500, str(error))
+
+
+def describe_failure(error: BaseException, request_id: str) -> tuple[int, str]:
+    """Return the status and message of an error after a response has begun, and log it under the request's id."""
+    if isinstance(error, asyncio.CancelledError):
+        error = Unavailable("the server is stopping")
+    is_ours = isinstance(error, ApiError | PipelineError)
+    log.log(
+        logging.INFO if isinstance(error, ApiError) else logging.ERROR,
+        "%s failed in its stream: %s",
+        request_id,
+        error if is_ours else type(error).__name__,
+        exc_info=None if is_ours else error,
+    )
+    if isinstance(error, ApiError):
+        return error.status, error.message
+    if isinstance(error, PipelineError):
+        return 400 if isinstance(error, InvalidPrompt | UnknownName) else 500, str(error)
+    return 500, INTERNAL_ERROR
 
 
 def _handle_http_exception(request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.job import UpscaleJob
-from pipelines.types import Output, Progress
+from pipelines.types import Output, Preview, Progress
 from server.api.state import AppState
 from server.config.resources import configs
 from server.engine.engine import Engine
@@ -33,12 +33,13 @@ class FakeModel:
 
     def __init__(self, gate=None):
         self.gate: Semaphore | None = gate
+        self.preview: bytes | None = make_jpeg()  # sent after each evaluation; none if it is None
         self.failure: Exception | None = None
         self.jobs = []  # that began
         self.evaluations = []  # (job, step)
         self.finished = []
 
-    def run(self, job, on_step):
+    def run(self, job, on_step, on_preview=None):
         self.jobs.append(job)
         steps = 1 if isinstance(job, UpscaleJob) else job.steps
         for step in range(1, steps + 1):
@@ -46,6 +47,13 @@ class FakeModel:
             self.evaluations.append((job, step))
             if self.gate is not None:
                 assert self.gate.acquire(timeout=20)
+            if on_preview is not None and self.preview is not None and not isinstance(job, UpscaleJob):
+                for image in range(len(job.passes[0].seeds)):
+                    on_preview(
+                        Preview(
+                            image, step, float("inf") if step == 1 else 1.0, bytes(bytearray(self.preview))
+                        )
+                    )
         if self.failure is not None:
             raise self.failure
         self.finished.append(job)
@@ -57,6 +65,12 @@ class FakeModel:
             np.random.default_rng(seed).integers(0, 255, size, np.uint8) for seed in job.passes[-1].seeds
         ]
         return Output(images, (float("inf"), 1.0, 0.0))
+
+
+def make_jpeg():
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "blue").save(file, "JPEG")
+    return file.getvalue()
 
 
 def build_state(model, fake_model, key=None, **changes):

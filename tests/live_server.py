@@ -21,9 +21,9 @@ def serve(state, connections=512):
 
 
 @contextmanager
-def serve_app(app, connections=512):
-    """Serve an ASGI application on a free port of 127.0.0.1; yields its address."""
-    server = build_server(app, connections, drain_seconds=LIMIT)
+def serve_app(app, connections=512, context=None):
+    """Serve an ASGI application on a free port of 127.0.0.1, over TLS with a context; yields its address."""
+    server = build_server(app, connections, drain_seconds=LIMIT, context=context)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = Thread(target=server.run, args=([listening],))
         thread.start()

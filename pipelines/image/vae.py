@@ -123,8 +123,13 @@ def _make_tile_weights(height: int, width: int, scale: int) -> Tensor:
 
 def to_pixels(image: Tensor) -> Pixels:
     """Convert floats (3, height, width) in [-1, 1] to rounded bytes (height, width, 3)."""
+    return to_bytes(image).cpu().numpy()
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """The same, as a tensor on the image's device."""
     scaled = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(1, 2, 0).contiguous().cpu().numpy()
+    return scaled.permute(1, 2, 0).contiguous()
 
 
 def to_tensor(image: RgbImage) -> Tensor:

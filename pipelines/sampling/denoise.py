@@ -5,7 +5,7 @@ network's raw outputs. It handles prediction types, guidance and the exact step 
 call the network.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from math import inf, isinf, sqrt
 
@@ -47,6 +47,8 @@ class Row:
 Rows = tuple[Row, ...]
 RowCoroutine = Generator[Rows, Sequence[Tensor], Tensor]
 """Yields rows, is sent one output for each, and returns final latents or an estimate."""
+OnEstimate = Callable[[Tensor, float], None]
+"""Called with each denoised estimate and its sigma; must not change the estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Estimator:
         inpaint_channels: mask and masked latents (5, h, w) for an inpainting network.
         blend: latent blend with the init image, for inpainting with an ordinary network.
         smea: adds SMEA's low-resolution evaluations.
+        on_estimate: an observer, for previews.
     """
 
     plan: Plan
@@ -66,6 +69,7 @@ class Estimator:
     inpaint_channels: Tensor | None = None
     blend: LatentBlend | None = None
     smea: Smea | None = None
+    on_estimate: OnEstimate | None = None
 
     def estimate(self, x: Tensor, sigma: float) -> RowCoroutine:
         """Request the rows this sigma needs and return x0."""
@@ -75,7 +79,11 @@ class Estimator:
             x0 = yield from self._estimate_low_resolution(x, sigma, levels)
         else:
             x0 = yield from self._estimate_full_resolution(x, sigma)
-        return x0 if self.blend is None else self.blend.blend_estimate(x0, sigma)
+        if self.blend is not None:
+            x0 = self.blend.blend_estimate(x0, sigma)
+        if self.on_estimate is not None:
+            self.on_estimate(x0, sigma)
+        return x0
 
     def _estimate_low_resolution(self, x: Tensor, sigma: float, levels: int) -> RowCoroutine:
         """Estimate x0 from downscaled latents and upscale it."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipelines.job import Prompts
-from pipelines.text.prompt import Segment, mix_weights, parse
+from pipelines.text.prompt import mix_weights, parse, parse_pair
+from pipelines.text.runs import Segment
 from pipelines.text.tokens import EMPTY, Chunk, split_chunks
 from pipelines.weights.networks import TextEncoder
 
@@ -51,11 +52,8 @@ class PromptEncoder:
     def encode(self, prompts: Prompts) -> PromptEmbeddings:
         """Encode a job's positive, negative and empty prompt; raise InvalidPrompt for a `|` mix of weight 0."""
         parsed = [
-            [
-                (part, split_chunks(part.runs, prompts.drop_seam_tokens))
-                for part in parse(text, prompts.syntax)
-            ]
-            for text in (prompts.positive, prompts.negative, "")
+            [(part, split_chunks(part.runs, prompts.drop_seam_tokens)) for part in segments]
+            for segments in (*parse_pair(prompts.positive, prompts.negative, prompts.syntax), parse(""))
         ]
         length = max(len(chunks) for segments in parsed for _, chunks in segments)
         return PromptEmbeddings(*(self._mix_segments(segments, length) for segments in parsed))

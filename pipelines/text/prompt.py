@@ -1,38 +1,25 @@
-"""Prompt syntax: emphasis as a running weight, and `|` as a mix of segments.
+"""Prompt syntax: emphasis as a running weight, and `|` between segments.
 
 In NAI's syntax (V1 to V3) `{` and `]` multiply the weight of the following text by 1.05, `}` and `[` divide it by 1.05.
 Brackets need not balance, and parentheses are literal. A trailing `:number` on a segment is its share of the mix.
+The syntax of NAI V4 and later is in `pipelines.text.nai4`.
 The A1111 syntax, for models whose users write it: `(text:1.2)`, `(text)` = 1.1, `[text]` = 1 / 1.1, `\\(`.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 
 from pipelines.errors import InvalidPrompt, UnknownName
+from pipelines.text.nai4 import exchange_negatives, parse_nai4, split_captions, strip_lettering
+from pipelines.text.runs import EMPHASIS, MAX_WEIGHT, Run, Segment, merge_runs, parse_number
 
-EMPHASIS = {"{": 1, "]": 1, "}": -1, "[": -1}
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 """Written so that matching a long run of digits takes linear, not quadratic, time."""
 MIX = re.compile(rf":(-?{NUMBER})\s*$")
 A1111 = re.compile(rf"\\[()\[\]\\]|:\s*([+-]?{NUMBER})\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
-MAX_WEIGHT = 1e6
-"""Numbers and emphasis are clamped to this, because sums and products of larger ones could overflow."""
-
 LARGEST_PRODUCT = 1e300
 CLOSING = {"(": ")", "[": "]"}
-
-Run = tuple[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One part of a mix: its share, and its text as runs of equal weight (unclamped)."""
-
-    mix: float
-    runs: tuple[Run, ...]
 
 
 @dataclass(slots=True)
@@ -48,6 +35,23 @@ def parse(text: str, syntax: str = "nai") -> tuple[Segment, ...]:
     if syntax not in SYNTAXES:
         raise UnknownName("prompt syntax", syntax, SYNTAXES)
     return SYNTAXES[syntax](text)
+
+
+def parse_pair(
+    positive: str, negative: str, syntax: str = "nai"
+) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+    """Parse a prompt and a negative prompt to what is encoded of them."""
+    if syntax == "nai4":
+        prompt, negative_prompt = parse_nai4(strip_lettering(positive)), parse_nai4(negative)
+        return exchange_negatives(prompt, negative_prompt), exchange_negatives(negative_prompt, prompt)
+    return parse(positive, syntax), parse(negative, syntax)
+
+
+def split_segments(text: str, syntax: str) -> list[str]:
+    """Return the texts that bars separate in a syntax; joined by bars they are the prompt again."""
+    if syntax == "nai4":
+        return split_captions(text)
+    return text.split("|") if syntax == "nai" else [text]
 
 
 def mix_weights(segments: Sequence[Segment]) -> tuple[float, ...]:
@@ -69,14 +73,14 @@ def mix_weights(segments: Sequence[Segment]) -> tuple[float, ...]:
 def parse_nai(text: str) -> tuple[Segment, ...]:
     """Parse NAI's syntax; the weight is reset to 1 after each `|`."""
     if "|" not in text:
-        return (Segment(1.0, _merge_runs(_split_emphasis(text))),)
+        return (Segment(1.0, merge_runs(_split_emphasis(text))),)
     return tuple(_parse_segment(part) for part in text.split("|"))
 
 
 def _parse_segment(part: str) -> Segment:
     share = MIX.search(part)
-    text, mix = (part[: share.start()], _parse_number(share[1])) if share else (part, 1.0)
-    return Segment(mix, _merge_runs(_split_emphasis(text)))
+    text, mix = (part[: share.start()], parse_number(share[1])) if share else (part, 1.0)
+    return Segment(mix, merge_runs(_split_emphasis(text)))
 
 
 def _split_emphasis(text: str) -> Iterable[Run]:
@@ -100,11 +104,11 @@ def parse_a1111(text: str) -> tuple[Segment, ...]:
             pieces.append(opened[-1])
         elif piece == CLOSING.get(innermost) or (number and innermost == "("):
             bracket = opened.pop()
-            bracket.factor = _parse_number(number) if number else bracket.factor
+            bracket.factor = parse_number(number) if number else bracket.factor
             pieces.append(None)
         else:
             pieces.append(piece[-1] if piece[0] == "\\" and len(piece) == 2 else piece)
-    return (Segment(1.0, _merge_runs(_weight_pieces(pieces))),)
+    return (Segment(1.0, merge_runs(_weight_pieces(pieces))),)
 
 
 def _weight_pieces(pieces: Iterable[str | _Bracket | None]) -> Iterable[Run]:
@@ -119,15 +123,8 @@ def _weight_pieces(pieces: Iterable[str | _Bracket | None]) -> Iterable[Run]:
             weights.append(min(max(weights[-1] * piece.factor, -LARGEST_PRODUCT), LARGEST_PRODUCT))
 
 
-def _parse_number(text: str) -> float:
-    return min(max(float(text), -MAX_WEIGHT), MAX_WEIGHT)
-
-
-def _merge_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Merge adjacent runs of equal weight and drop empty ones."""
-    filled = (run for run in runs if run[0])
-    groups = groupby(filled, key=itemgetter(1))
-    return tuple(("".join(text for text, _ in group), weight) for weight, group in groups)
-
-
-SYNTAXES: dict[str, Callable[[str], tuple[Segment, ...]]] = {"nai": parse_nai, "a1111": parse_a1111}
+SYNTAXES: dict[str, Callable[[str], tuple[Segment, ...]]] = {
+    "nai": parse_nai,
+    "nai4": parse_nai4,
+    "a1111": parse_a1111,
+}

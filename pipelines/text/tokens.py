@@ -12,11 +12,12 @@ from importlib.resources import files
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from pipelines.text.prompt import Run
+from pipelines.text.runs import Run
 
 BOS, EOS = 49406, 49407
 CHUNK = 75
 MAX_TOKENS = 3 * CHUNK
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SEAM_POSITIONS = frozenset({73, 74, 75, 148, 149, 150})
 """Token positions (from 0) that NAI V3 dropped before 2023-12-21; `legacy_v3_extend` drops them too."""
@@ -52,7 +53,9 @@ def split_chunks(runs: Iterable[Run], drop_seams: bool = False) -> tuple[Chunk, 
 
 def tokenize_runs(runs: Iterable[Run]) -> list[tuple[int, float]]:
     """Return every token of every run with its weight clamped to [0.01, 100]; the number is not limited."""
-    return [(token, min(max(weight, 0.01), 100.0)) for text, weight in runs for token in tokenize(text)]
+    return [
+        (token, min(max(weight, MIN_WEIGHT), MAX_WEIGHT)) for text, weight in runs for token in tokenize(text)
+    ]
 
 
 def tokenize(text: str) -> list[int]:

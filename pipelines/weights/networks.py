@@ -159,6 +159,14 @@ def build_networks(
     return DiffusersUNet(architecture.unet), DiffusersVae(architecture.vae), text_encoders
 
 
+def build_tiny_decoder(width: int) -> nn.Module:
+    """Build the decoder of diffusers' AutoencoderTiny with `width` features on the meta device."""
+    from diffusers import AutoencoderTiny  # pyright: ignore[reportPrivateImportUsage]
+
+    config = {"decoder_block_out_channels": (width,) * 4}
+    return cast("Any", _build_empty(cast("Callable[..., nn.Module]", AutoencoderTiny), config)).decoder
+
+
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Assign weights to an empty network without copying them, and create the buffers that files do not contain.
 

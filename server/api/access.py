@@ -7,16 +7,17 @@ because its clients send them even when they are configured with another address
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from hmac import compare_digest
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from secrets import choice
-from string import ascii_letters, digits
 
 from fastapi import Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.accounts import Account, Accounts
+from server.api.credentials import read_bearer
 from server.config.addresses import parse_host, parse_origin
 from server.errors import (
     ApiError,
@@ -28,7 +29,7 @@ from server.errors import (
     shorten,
 )
 
-PROTECTED_PATHS = ("/ai/", "/user/")
+PROTECTED_PATHS = ("/ai/", "/user/", "/v1/")
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
 HEAD_LIMIT = 16 * 1024
 """Bytes of a request before its body. h11 has a limit too, but applies it only to headers that arrive in pieces."""
@@ -48,10 +49,21 @@ HEADER_NAMES_LIMIT = 64
 class AccessRules:
     """The Hosts, Origins and tokens that one server accepts."""
 
-    tokens: tuple[str, ...] = ()  # protected paths need one of these bearer tokens; if empty, they need none
+    tokens: tuple[str, ...] = ()  # the server's own bearer tokens, whose requests have no limits
     bound: tuple[str, ...] = ("127.0.0.1",)  # listened on; if one is unspecified, any IP may be the Host
     hosts: tuple[str, ...] = ()  # additional host names, as `normalize_host` returns them
     origins: tuple[str, ...] = ()  # of web pages that may send requests, as `normalize_origin` returns them
+    read_accounts: Callable[[], Accounts] | None = None  # accounts, whose tokens are accepted too
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether protected paths need a token; with an accounts file they do, even if it lists no account."""
+        return bool(self.tokens) or self.read_accounts is not None
+
+    @property
+    def accounts(self) -> Accounts:
+        """The accounts as they are now."""
+        return Accounts() if self.read_accounts is None else self.read_accounts()
 
     def allows_host(self, host: str) -> bool:
         """Return whether a Host header names this server."""
@@ -77,15 +89,22 @@ class AccessRules:
         return sent is not None and sent in (*own, *self.origins)
 
     def allows_token(self, authorization: str) -> bool:
-        """Return whether an Authorization header carries one of the tokens, in constant time."""
-        return not self.tokens or self.find_token(authorization) is not None
+        """Return whether an Authorization header carries an accepted token, in constant time, or needs none."""
+        return (
+            not self.has_tokens
+            or self._has_own(authorization)
+            or self.find_account(authorization) is not None
+        )
 
-    def find_token(self, authorization: str) -> str | None:
-        """Return the one of the tokens that an Authorization header carries, or None."""
-        scheme, _, credentials = authorization.partition(" ")
-        sent = credentials.strip().encode()
-        matches = [token for token in self.tokens if compare_digest(sent, token.encode())]
-        return matches[0] if matches and scheme.lower() == "bearer" else None
+    def find_account(self, authorization: str) -> Account | None:
+        """Return the account whose token an Authorization header carries, or None; the server's own has none."""
+        token = read_bearer(authorization)
+        return None if token is None or self._has_own(authorization) else self.accounts.find(token)
+
+    def _has_own(self, authorization: str) -> bool:
+        sent = (read_bearer(authorization) or "").encode()
+        matches = [compare_digest(sent, token.encode()) for token in self.tokens]  # all, whichever is first
+        return any(matches)
 
     def check(self, method: str, path: str, headers: Headers) -> ApiError | None:
         """Return the error that refuses a request, or None if it is allowed."""
@@ -128,6 +147,7 @@ def enforce_access(app: ASGIApp, rules: AccessRules) -> ASGIApp:
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             await _build_preflight_response(headers)(scope, receive, send_with_cors)
         else:
+            scope["account"] = rules.find_account(headers.get("authorization", ""))
             await app(scope, receive, send_with_cors)
 
     return run
@@ -158,11 +178,6 @@ def needs_token(host: str) -> bool:
     """Return whether listening on this address makes the server reachable from other machines."""
     address = _parse_address(host)
     return host != "localhost" and (address is None or not address.is_loopback)
-
-
-def generate_token() -> str:
-    """Return a random token in NAI's own form, `pst-` and 64 letters or digits, which some clients check."""
-    return "pst-" + "".join(choice(ascii_letters + digits) for _ in range(64))
 
 
 def _join_values(headers: Headers, name: str) -> str | None:

@@ -1,26 +1,26 @@
 """Reading a request's body as one JSON object, within limits of size, time and memory.
 
-Two forms are read: `application/json`, and NAI's newer `multipart/form-data` whose part `request` is that JSON.
-Nothing else is, `text/plain` in particular, which a browser sends to a foreign server without a preflight. It sends
-multipart forms without one too; those depend on the Origin check in `access`.
+Two forms are read: `application/json`, and NAI's newer `multipart/form-data`, whose part `request` is that JSON and
+whose other parts are the images that it names. Nothing else is, `text/plain` in particular, which a browser sends to a
+foreign server without a preflight. It sends multipart forms without one too; those depend on the Origin check in
+`access`.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from email.message import Message
 
 from fastapi import Request
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
+from server.api.form import split_form
+from server.api.image_fields import attach_parts
 from server.api.json_text import parse_json_object
 from server.api.memory import MIB, Reservation
 from server.errors import BodyTimeout, BodyTooLarge, Rejected, Unsupported
 
-PART_LIMIT = 64
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 
 
@@ -97,28 +97,12 @@ def _parse(body: bytearray, boundary: str | None) -> dict[str, object]:
     """Return the JSON object in a complete body, which is a form if it has a boundary. Runs in a thread."""
     if boundary is None:
         return parse_json_object(body)
-    if body.count(f"--{boundary}".encode()) > PART_LIMIT + 1:
-        raise BodyTooLarge(f"the body has more than {PART_LIMIT} parts")
-    return parse_json_object(asyncio.run(_extract_request_part(body, boundary)))
-
-
-async def _extract_request_part(body: bytearray, boundary: str) -> bytes:
-    """Return the part named `request` of a multipart body."""
-    # only the boundary is passed on: the parser would decode parts by any codec that `charset` names, some of them slow
-    plain = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
-    parser = MultiPartParser(plain, _stream_once(bytes(body)), max_part_size=len(body))
-    parser.spool_max_size = len(body)  # no part is written to a file
-    try:
-        form = await parser.parse()
-    except (MultiPartException, ValueError, KeyError):
-        raise Rejected("body", "is not a multipart form") from None
-    part = form.get("request")
-    try:
-        if part is None:
-            raise Rejected("request", "the part that must hold the JSON is missing")
-        return await part.read() if isinstance(part, UploadFile) else part.encode()
-    finally:
-        await form.close()
+    parts = split_form(body, boundary)
+    if "request" not in parts:
+        raise Rejected("request", "the part that must hold the JSON is missing")
+    sent = parse_json_object(parts.pop("request"))
+    attach_parts(sent, parts)
+    return sent
 
 
 def _parse_boundary(headers: Headers) -> str:
@@ -128,8 +112,3 @@ def _parse_boundary(headers: Headers) -> str:
     if not isinstance(boundary, str) or not BOUNDARY.fullmatch(boundary):
         raise Rejected("Content-Type", "names no boundary of at most 70 ASCII characters")
     return boundary
-
-
-async def _stream_once(body: bytes) -> AsyncGenerator[bytes]:
-    yield body
-    yield b""

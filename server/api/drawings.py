@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from PIL import Image
 
 from pipelines.types import Pixels
-from server.api.jobs import decode_in_slot, run_in_slot
+from server.api.jobs import decode_in_slot, hold_quota, run_in_slot
 from server.api.responses import build_image_response, negotiate
 from server.api.state import AppState, capacity, reservation
 from server.director.toolbox import Drawing
@@ -49,7 +49,8 @@ async def answer_task(request: Request, state: AppState, task: ToolTask) -> Resp
     """Draw by a network or a filter, in a thread, and return the pictures in the form that `Accept` asks for."""
     started, toolbox = perf_counter(), state.toolbox
     pixels, slots = np.asarray(task.rgb), capacity(request).drawing
-    drawings = await run_in_slot(request, slots, toolbox.draw, task.tool, pixels, task.options)
+    with hold_quota(request):
+        drawings = await run_in_slot(request, slots, toolbox.draw, task.tool, pixels, task.options)
     network = toolbox.find_network(task.tool)
     by = "filter" if network is None else network.name
     hashes = {} if network is None else {"files": {"tool": network.fingerprint}}

@@ -1,26 +1,27 @@
 """`POST /ai/generate-image`."""
 
 import asyncio
+from collections.abc import Sequence
 from time import perf_counter
 
 from fastapi import Request
 from fastapi.responses import Response
 
-from server.api.jobs import decode_in_slot, receive_body, wait_for_result
+from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, negotiate
 from server.api.state import AppState, StateDependency, reservation
 from server.engine.engine import Result
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
-from server.request.schema import read_request
+from server.request.schema import GenerateRequest, read_request
 
 
 async def generate_image(request: Request, state: StateDependency) -> Response:
     """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
     resolved = await receive_generate(request, state)
     media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
-    result = await wait_for_result(state.engine.submit(resolved.job), request)
+    result = await wait_for_result(submit_job(request, resolved.job), request)
     reservation(request).hold(sum(image.nbytes for image in result.images))
     started = perf_counter()
     images = await encode_images(state.metadata, resolved, result)
@@ -29,14 +30,27 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
     entries = (f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items())
     response.headers["Server-Timing"] = ", ".join(entries)
-    if resolved.warnings:
-        response.headers["X-Naiad-Warning"] = ascii("; ".join(resolved.warnings))[1:-1][:1000]
+    response.headers.update(build_warning_headers(resolved.warnings))
     return response
+
+
+def build_warning_headers(warnings: Sequence[str]) -> dict[str, str]:
+    """Return the header with a request's warnings, if there are any."""
+    return {"X-Naiad-Warning": ascii("; ".join(warnings))[1:-1][:1000]} if warnings else {}
 
 
 async def receive_generate(request: Request, state: AppState) -> ResolvedRequest:
     """Return a request to generate images, read and resolved; its body is not kept."""
-    sent = await asyncio.to_thread(read_request, await receive_body(request, state))
+    return await resolve_request(request, state, await receive_request(request, state))
+
+
+async def receive_request(request: Request, state: AppState) -> GenerateRequest:
+    """Return a request to generate images, read but not resolved."""
+    return await asyncio.to_thread(read_request, await receive_body(request, state))
+
+
+async def resolve_request(request: Request, state: AppState, sent: GenerateRequest) -> ResolvedRequest:
+    """Return a request resolved to a job; its images are decoded in one of the slots."""
     if sent.task == "generate":  # without images: it need not wait for a slot
         return await asyncio.to_thread(resolve, sent, state.current_policy())
     resolved = await decode_in_slot(request, resolve, sent, state.current_policy())

@@ -1,13 +1,17 @@
 """From a request to a job's result: receive the body, decode its images, and wait for the engine or the client."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
 from fastapi import Request
 
+from pipelines.job import Job, Work
+from pipelines.types import OnPreview
 from server.api.body import read_body
-from server.api.state import AppState, app_state, capacity, reservation
+from server.api.image_fields import recall_images
+from server.api.state import AppState, app_state, capacity, request_account, reservation
 from server.engine.engine import Result, Ticket
 from server.errors import Unavailable
 
@@ -17,19 +21,35 @@ Done = TypeVar("Done")
 
 
 async def receive_body(request: Request, state: AppState) -> dict[str, object]:
-    """Return the JSON object of a request for a job, unless no job is accepted now."""
-    state.engine.admit()  # raises Unavailable or Overloaded, so that nothing is received in vain
-    return await read_body(request, state.body_limits, reservation(request), capacity(request).parsing)
+    """Return the JSON object of a request for a job, with its images, unless no job is accepted now."""
+    _admit(request)  # so that nothing is received in vain
+    held, shared = reservation(request), capacity(request)
+    body = await read_body(request, state.body_limits, held, shared.parsing)
+    client = shared.images.identify(request.headers.get("authorization", ""))
+    images = recall_images(body, shared.images, client)
+    held.resize(held.size + images.recalled)  # dropped from the cache, they would still be held here
+    request.scope["cached_images"] = images
+    return body
 
 
 async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *args: *Args) -> Decoded:
     """Call a function that decodes a request's images in a thread, at most `decode_limit` of them at a time.
 
+    Images that were sent with a key are then kept in the cache.
+
     Raises `Unavailable` if the client disconnects first; it then waits for no slot. A thread that decodes already
     cannot be interrupted and keeps its slot to the end.
     """
-    app_state(request).engine.admit()  # the queue may be full by now
-    return await run_in_slot(request, capacity(request).decoding, decode, *args)
+    _admit(request)  # the queue may be full by now
+    images = request.scope.pop("cached_images", None)
+
+    def decode_and_keep() -> Decoded:
+        decoded = decode(*args)
+        if images is not None:
+            images.keep()
+        return decoded
+
+    return await run_in_slot(request, capacity(request).decoding, decode_and_keep)
 
 
 async def run_in_slot(
@@ -44,6 +64,51 @@ async def run_in_slot(
         return await asyncio.shield(running)
 
     return await run_for_client(request, wait_and_run())
+
+
+def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None) -> Ticket:
+    """Queue a job with the priority of the request's account, and within its quota. A request has one at a time.
+
+    Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
+    """
+    engine, account, quotas = app_state(request).engine, request_account(request), capacity(request).quotas
+    if account is None:
+        return engine.submit(work, on_preview=on_preview)
+    use = quotas.begin(account, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
+    try:
+        ticket = engine.submit(work, account.priority, on_preview)
+    except BaseException:
+        quotas.end(use, refund=True)
+        raise
+    # called before the result reaches the client, whose next request may then begin
+    ticket.future.add_done_callback(
+        lambda future: quotas.end(use, refund=future.cancelled() or future.exception() is not None)
+    )
+    return ticket
+
+
+@contextmanager
+def hold_quota(request: Request, images: int = 1) -> Generator[None]:
+    """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
+    account, quotas = request_account(request), capacity(request).quotas
+    if account is None:
+        yield
+        return
+    use = quotas.begin(account, images)
+    try:
+        yield
+    except BaseException:
+        quotas.end(use, refund=True)
+        raise
+    quotas.end(use, refund=False)
+
+
+def _admit(request: Request) -> None:
+    """Raise what submitting a job of one image would raise now."""
+    app_state(request).engine.admit()
+    account = request_account(request)
+    if account is not None:
+        capacity(request).quotas.check(account)
 
 
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:

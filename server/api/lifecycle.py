@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import ssl
 from functools import partial
 from socket import socket
 from threading import Timer
@@ -69,8 +70,13 @@ class Server(uvicorn.Server):
         os._exit(0)
 
 
-def build_server(app: ASGIApp, connections: int, drain_seconds: float) -> Server:
-    """Return a server of an application; it keeps fewer connections open if it may not open as many files."""
+def build_server(
+    app: ASGIApp, connections: int, drain_seconds: float, context: ssl.SSLContext | None = None
+) -> Server:
+    """Return a server of an application, over TLS if there is a context for it.
+
+    It keeps fewer connections open if it may not open as many files.
+    """
     peers = Peers(_limit_connections(connections))
     config = uvicorn.Config(
         app,
@@ -80,6 +86,7 @@ def build_server(app: ASGIApp, connections: int, drain_seconds: float) -> Server
         log_config=None,
         access_log=False,
         server_header=False,
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
         backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=int(IDLE_TIMEOUT),
         timeout_graceful_shutdown=cast("int", max(drain_seconds - STOP_MARGIN, 0)),

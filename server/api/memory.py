@@ -15,9 +15,12 @@ PARSE_COPIES = 4
 """Copies of a body that parsing it may take for a moment; one body is parsed at a time."""
 
 
-def memory_for_bodies(limit: int, body_limit: int, decode_limit: int = DECODE_LIMIT) -> int:
-    """Return how many of `limit` MiB are left for bodies and images that wait; negative if there are none."""
-    return limit - decode_limit * DECODE_MEMORY - PARSE_COPIES * body_limit
+def memory_for_bodies(limit: int, body_limit: int, cache: int, decode_limit: int = DECODE_LIMIT) -> int:
+    """Return how many of `limit` MiB are left for bodies and images that wait; negative if there are none.
+
+    `cache` is the size of the image cache in MiB.
+    """
+    return limit - cache - decode_limit * DECODE_MEMORY - PARSE_COPIES * body_limit
 
 
 class Memory:

@@ -17,7 +17,8 @@ log = logging.getLogger("naiad.requests")
 def trace_requests(app: ASGIApp) -> ASGIApp:
     """Return `app` with `X-Request-Id` on each response and one log line for each request.
 
-    The line has the path, but neither the query nor a header, because those may hold secrets. An exception before the
+    The line has the path and the name of the account, but neither the query nor a header, because those may hold
+    secrets. An exception before the
     response has started is answered with 500; a later one is raised again. A request that is cancelled, because the
     server stops, is answered with 503.
     """
@@ -27,6 +28,7 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
             return
         request_id, started, status = token_hex(8), perf_counter(), 0
+        scope["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -48,7 +50,9 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
             method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
             is_probe = scope["path"] in ("/live", "/ready")  # supervisors request these every few seconds
             level = logging.DEBUG if is_probe else logging.INFO
-            log.log(level, "%s %s %s %d %.0f ms", request_id, method, path, status, milliseconds)
+            account = scope.get("account")
+            name = "" if account is None else f" {ascii(account.name)[:60]}"
+            log.log(level, "%s %s %s %d %.0f ms%s", request_id, method, path, status, milliseconds, name)
 
     return run
 

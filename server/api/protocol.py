@@ -127,11 +127,18 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
             self._start_deadline(HEADERS_TIMEOUT)
 
     def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] -- as asyncio allows
-        """Keep a connection whose client has sent a complete request and may still read the response."""
+        """Keep a connection whose client has sent a complete request and may still read the response.
+
+        Over TLS it cannot be kept: asyncio closes it in both directions.
+        """
+        if not self._transport.can_write_eof():
+            return False
         if self.is_answering and not self._is_half_closed:
             self._is_half_closed = True
             if self.conn.our_state is h11.SEND_RESPONSE:
                 self._transport.probe()
+            else:
+                self._transport.probe_body()
             self._check_probe()
         return self.is_answering
 

@@ -29,7 +29,7 @@ def negotiate(headers: Headers, image_format: str, zip_type: ZipType = "auto") -
     `zip_type` is that of a ZIP for a client that names no type; "auto" is the old host's type for requests that were
     sent to the old host, else the image host's.
     """
-    accepted = _parse_accept(headers.get("accept") or "*/*")
+    accepted = parse_accept(headers.get("accept") or "*/*")
     if OLD_ZIP in accepted:
         return OLD_ZIP
     if accepted & {OCTETS, "binary/*"}:
@@ -73,7 +73,7 @@ def zip_images(images: Sequence[bytes], suffix: str = "png") -> bytes:
     return file.getvalue()
 
 
-def _parse_accept(accept: str) -> set[str]:
+def parse_accept(accept: str) -> set[str]:
     """Return the media ranges of an Accept header (RFC 9110 §12.5.1), without those of quality 0."""
     ranges: set[str] = set()
     for entry in accept.lower().split(",")[:MEDIA_RANGE_LIMIT]:

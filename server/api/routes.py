@@ -6,11 +6,23 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from server.api import probes
-from server.api.account_pages import ACCOUNT_PAGES, create_persistent_token, get_account_page, log_in
+from server.api.account_pages import (
+    ACCOUNT_PAGES,
+    create_persistent_token,
+    get_account_page,
+    get_objects,
+    get_trial_status,
+    log_in,
+    put_client_settings,
+)
 from server.api.annotate import annotate_image
 from server.api.director import augment_image
 from server.api.generation import generate_image
+from server.api.openai import create_images, get_model, list_models
+from server.api.price import get_price
+from server.api.stream import generate_image_stream
 from server.api.upscale import upscale_image
+from server.api.vibes import refuse_vibe
 
 
 def install_routes(app: FastAPI) -> None:
@@ -23,12 +35,21 @@ def install_routes(app: FastAPI) -> None:
     get("/key")(probes.get_key)
     for page in ACCOUNT_PAGES:
         get(f"/user/{page}")(partial(get_account_page, page))
+    get("/user/objects/{kind}")(get_objects)
+    app.put("/user/clientsettings")(put_client_settings)
     app.post("/user/login")(log_in)
     app.post("/user/create-persistent-token")(create_persistent_token)
+    get("/ai/trial-status")(get_trial_status)
     app.post("/ai/generate-image")(generate_image)
+    app.post("/ai/generate-image/request-price")(get_price)
+    app.post("/ai/generate-image-stream")(generate_image_stream)
     app.post("/ai/upscale")(upscale_image)
     app.post("/ai/augment-image")(augment_image)
     app.post("/ai/annotate-image")(annotate_image)
+    app.post("/ai/encode-vibe")(refuse_vibe)
+    app.post("/v1/images/generations")(create_images)
+    get("/v1/models")(list_models)
+    get("/v1/models/{model}")(get_model)
 
 
 def answer_head(app: FastAPI) -> None:

@@ -7,9 +7,11 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from server.api.access import AccessRules
-from server.api.accounts import Accounts
+from server.api.accounts import Account
 from server.api.body import BodyLimits
+from server.api.image_cache import ImageCache
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
+from server.api.quota import Quotas
 from server.config.settings import ZipType
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
@@ -25,12 +27,12 @@ class AppState:
     policy: RequestPolicy
     metadata: MetadataPolicy
     access: AccessRules = field(default_factory=AccessRules)
-    accounts: Accounts = field(default_factory=Accounts)
     zip_type: ZipType = "auto"  # media type of ZIP responses to `Accept: */*`
     prefixes: tuple[str, ...] = ()  # that may precede a path, as `normalize_prefix` returns them
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
     memory_limit: int = 4096  # MiB that all requests together may hold
+    image_cache: int = 64  # MiB of images that are kept for clients that send them again by a key
     decode_limit: int = (
         DECODE_LIMIT  # how many requests may decode images at a time, and how many draw by a tool
     )
@@ -48,11 +50,13 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, one slot for parsing a body, and slots for decoding images and for tools."""
+    """What all requests share: memory, cached images, quotas, slots for parsing, for decoding images and for tools."""
 
     def __init__(self, state: AppState) -> None:
-        size = memory_for_bodies(state.memory_limit, state.body_limit, state.decode_limit)
-        self.memory = Memory(size * MIB)
+        limits = state.memory_limit, state.body_limit, state.image_cache
+        self.memory = Memory(memory_for_bodies(*limits, state.decode_limit) * MIB)
+        self.images = ImageCache(state.image_cache * MIB)
+        self.quotas = Quotas()
         self.parsing = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
         self.drawing = asyncio.Semaphore(state.decode_limit)
@@ -71,6 +75,11 @@ def capacity(request: Request) -> Capacity:
 def reservation(request: Request) -> Reservation:
     """Return what a request holds of the memory; the middleware gives it back once the response has been sent."""
     return cast("Reservation", request.scope["reservation"])
+
+
+def request_account(request: Request) -> Account | None:
+    """Return the account whose token a request carries; None has no limits."""
+    return cast("Account | None", request.scope.get("account"))
 
 
 StateDependency = Annotated[AppState, Depends(app_state)]

@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from pipelines.job import RgbImage, UpscaleJob
-from server.api.jobs import decode_in_slot, receive_body, wait_for_result
+from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, negotiate
 from server.api.state import AppState, StateDependency, reservation
@@ -66,7 +66,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     """Upscale an image and return it in the forms that generated images have."""
     upscale = await receive_upscale(request, state)
     media_type = negotiate(request.headers, upscale.image_format, state.zip_type)
-    result = await wait_for_result(state.engine.submit(upscale.job), request)
+    result = await wait_for_result(submit_job(request, upscale.job), request)
     reservation(request).hold(sum(image.nbytes for image in result.images))
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name

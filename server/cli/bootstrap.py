@@ -4,8 +4,9 @@ from functools import partial
 from socket import gethostname
 from typing import TYPE_CHECKING
 
-from server.api.access import AccessRules, generate_token, needs_token
-from server.api.accounts import Accounts, load_accounts
+from server.api.access import AccessRules, needs_token
+from server.api.accounts import AccountsFile
+from server.api.credentials import generate_token
 from server.api.memory import memory_for_bodies
 from server.app import AppState
 from server.cli.listeners import is_unspecified
@@ -50,27 +51,30 @@ def _load_model(model: ServedModel, settings: Settings) -> "LoadedModel":
     return load_runner(model, settings)
 
 
-def build_access_rules(settings: Settings, accounts: Accounts) -> AccessRules:
-    """Build the access rules; off loopback a token is generated if neither settings nor accounts have one.
+def build_access_rules(settings: Settings) -> AccessRules:
+    """Build the access rules; off loopback a token is generated if there is neither a token nor an accounts file.
 
-    Raises `ConfigError` if `null` may send requests without a token.
+    Raises `ConfigError` if the accounts file is invalid, or if `null` may send requests without a token.
     """
-    tokens = (*(() if settings.token is None else (settings.token,)), *accounts.tokens)
-    if not tokens and any(map(needs_token, settings.host)):
+    accounts = None if settings.tokens is None else AccountsFile(settings.tokens).read
+    tokens = () if settings.token is None else (settings.token,)
+    if not tokens and accounts is None and any(map(needs_token, settings.host)):
         tokens = (generate_token(),)
-    if "null" in settings.api.origins and not tokens:
+    if "null" in settings.api.origins and not tokens and accounts is None:
         raise ConfigError("api.origins: any web page can send null from a sandboxed frame; set a token too")
     own_name = (gethostname().lower(),) if any(map(is_unspecified, settings.host)) else ()
     hosts = (*settings.api.hosts, *own_name)
-    return AccessRules(tokens, settings.host, hosts, settings.api.origins)
+    return AccessRules(tokens, settings.host, hosts, settings.api.origins, accounts)
 
 
 def check_memory(settings: Settings) -> None:
     """Raise `ConfigError` if the memory for requests does not suffice for one body of the largest size."""
     api = settings.api
-    least = api.memory_limit - memory_for_bodies(api.memory_limit, api.body_limit) + api.body_limit
-    if api.memory_limit < least:
-        reason = f"too small for bodies of api.body_limit = {api.body_limit} MiB; at least {least}"
+    rest = memory_for_bodies(api.memory_limit, api.body_limit, api.image_cache)
+    if rest < api.body_limit:
+        least = api.memory_limit - rest + api.body_limit
+        cached = f" and api.image_cache = {api.image_cache} MiB" if api.image_cache else ""
+        reason = f"too small for bodies of api.body_limit = {api.body_limit} MiB{cached}; at least {least}"
         raise ConfigError(f"api.memory_limit = {api.memory_limit}: {reason}")
 
 
@@ -78,16 +82,15 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     check_memory(settings)
     networks = load_networks(model.tools, settings.device, choose_threads(settings.threads))
-    accounts = Accounts() if settings.tokens is None else load_accounts(settings.tokens)
     return AppState(
         engine=build_engine(model, settings),
         policy=build_request_policy(model, settings),
         metadata=build_metadata_policy(model, settings),
-        access=build_access_rules(settings, accounts),
-        accounts=accounts,
+        access=build_access_rules(settings),
         zip_type=settings.api.zip_type,
         prefixes=settings.api.prefix,
         body_limit=settings.api.body_limit,
         memory_limit=settings.api.memory_limit,
+        image_cache=settings.api.image_cache,
         toolbox=Toolbox(networks),
     )

@@ -1,6 +1,9 @@
 """`naiad check`: check all files that a server needs, without loading a model."""
 
+import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 from pipelines.errors import WeightsError
 from server.api.accounts import load_accounts
@@ -8,13 +11,14 @@ from server.cli.bootstrap import check_memory
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs
-from server.config.settings import Settings, signing_key_path
+from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.recipes import load_recipes
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
+from server.tls.certificates import Certificates
 
 
 def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
@@ -27,13 +31,17 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     recipes = load_recipes()
     yield f"director tools: {len(recipes.recipes)} recipes, {len(recipes.moods)} moods"
     if settings.tokens is not None:
-        yield f"accounts: {len(load_accounts(settings.tokens).account)}"
+        yield _check_accounts(settings.tokens)
     check_memory(settings)
     path = signing_key_path(settings)
     key = read_key(path)
     if key is None:
         check_key_path(path)
     yield f"signing key: {path}, {'created at the first start' if key is None else key.public}"
+    if settings.tls:
+        certificates = Certificates(tls_folder(settings))
+        warning = certificates.check(datetime.now(UTC))
+        yield warning or f"tls: valid until {certificates.read_end():%Y-%m-%d}"
     try:
         yield from _check_weights(catalog)
         for tool, network in load_networks(catalog.tools).items():
@@ -42,6 +50,16 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     except WeightsError as error:
         raise ConfigError(str(error)) from None
     yield "OK"
+
+
+def _check_accounts(file: Path) -> str:
+    """Return a line about the accounts file, and what is unsafe about it."""
+    accounts = load_accounts(file).account
+    clear = sum(account.token is not None for account in accounts)
+    warning = f", {clear} with a token in clear (`naiad token add` keeps only a hash)" if clear else ""
+    if clear and os.name == "posix" and file.stat().st_mode & 0o077:
+        warning += f"; other users of this machine may read it: chmod 600 {file}"
+    return f"accounts: {len(accounts)}{warning}"
 
 
 def _check_weights(catalog: Catalog) -> Iterator[str]:

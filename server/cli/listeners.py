@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
 from ipaddress import ip_address
 from socket import (
     AF_INET,
@@ -46,11 +46,11 @@ def bind(hosts: Sequence[str], port: int) -> list[socket]:
     return list(bound.values())
 
 
-def format_address(host: str, port: int) -> str:
+def format_address(host: str, port: int, scheme: str = "http") -> str:
     """Return the URL under which this machine reaches the server."""
     if is_unspecified(host):
         host = "::1" if ":" in host else "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def is_unspecified(host: str) -> bool:
@@ -80,5 +80,13 @@ def _listen(host: str, address: Address, port: int, takes_ipv4: bool) -> socket 
     except OSError as error:
         if error.errno in (EADDRNOTAVAIL, EAFNOSUPPORT):
             return None
-        reason = "another program listens there" if error.errno == EADDRINUSE else error.strerror
+        reason = _explain(error, port)
         raise ConfigError(f"port = {port} on {host} cannot be used: {reason}") from None
+
+
+def _explain(error: OSError, port: int) -> str | None:
+    """Return why a port cannot be used, and for a privileged one what to do."""
+    if error.errno == EACCES and port < 1024:
+        command = f"sudo sysctl net.ipv4.ip_unprivileged_port_start={port}"
+        return f"ports below 1024 are for root; allow everyone with {command} (Linux), or use sudo"
+    return "another program listens there" if error.errno == EADDRINUSE else error.strerror

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipelines.errors import PipelineError
-from server.cli import options, pictures
+from server.cli import options, pictures, tls, tokens
 from server.cli.options import option
 from server.cli.output import OutputChoice
 from server.config.catalog import choose_catalog
@@ -59,6 +59,9 @@ def serve(
         str | None, option(help="Addresses to listen on, separated by commas; :: is all.")
     ] = None,
     port: Annotated[int | None, option(help="Port to listen on.")] = None,
+    use_tls: Annotated[
+        bool | None, option("--tls/--no-tls", help="Serve HTTPS under NAI's names; see naiad tls.")
+    ] = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
     prediction: options.Prediction = None,
@@ -67,7 +70,7 @@ def serve(
     dtype: options.Dtype = None,
 ) -> None:
     """Serve a model over HTTP until interrupted."""
-    flags = {"host": host, "port": port, "device": device, "dtype": dtype}
+    flags = {"host": host, "port": port, "tls": use_tls, "device": device, "dtype": dtype}
     settings = load_settings(config, os.environ, flags)
     catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     from server.cli.serve import run_server
@@ -180,23 +183,7 @@ def merge_inpaint(
     typer.echo("\n".join(f"  {fact}" for fact in made.detection.evidence))
 
 
-@app.command()
-def account(name: Annotated[str, typer.Argument(help="Name of the account; only used in the file.")]) -> None:
-    """Print an account for tokens.toml, for clients that log in with an e-mail address and a password.
-
-    Prints two entries if the address has capitals, because some clients lower-case it before deriving the key.
-    """
-    from server.api.access import generate_token
-    from server.api.accounts import derive_access_key
-
-    email = typer.prompt("E-mail address", err=True)
-    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    token = generate_token()
-    for key in dict.fromkeys(derive_access_key(address, password) for address in (email, email.lower())):
-        fields = {"name": name, "key": key, "token": token}
-        lines = (f"{field} = {json.dumps(value)}" for field, value in fields.items())
-        typer.echo("\n".join(["[[account]]", *lines]))
-
-
+app.add_typer(tokens.app, name="token")
+app.add_typer(tls.app, name="tls")
 for command in (pictures.inspect, pictures.verify, pictures.enhance, pictures.variations):
     app.command()(command)

@@ -111,6 +111,9 @@ def _redraw(
     from server.cli.redraw import build_redraw_request
     from server.engine.model import detect_model
 
+    # a model id says here only which syntax the prompt has
+    api = settings.api.model_copy(update={"unknown_models": "map"})
+    settings = settings.model_copy(update={"api": api})
     overrides["image_format"] = options.parse_format(output.path)
     body = build_redraw_request(_read_file(picture), scale, *change, overrides)
     generate_to_file(detect_model(catalog), settings, body, output)

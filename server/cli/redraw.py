@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
+from typing import cast
 
 from server.errors import Rejected
 from server.picture.inspection import read_metadata
@@ -15,6 +16,8 @@ COPIED_PARAMETERS = (
     *("skip_cfg_above_sigma", "skip_cfg_below_sigma", "legacy_v3_extend", "prefer_brownian"),
 )
 """Keys that a Comment shares with a request's `parameters`."""
+NAI4_MODEL = "nai-diffusion-4-5-full"
+"""Requested for a prompt in NAI V4's syntax, which only the ids of V4 and later are read in."""
 VARIATIONS = (0.8, 0.1)
 """Strength and noise of NAI's Variations."""
 
@@ -44,7 +47,16 @@ def build_redraw_request(
         "noise": noise,
         "qualityToggle": False,
     }
-    return {"input": prompt, "action": "img2img", "parameters": defaults | parameters}
+    model = {"model": NAI4_MODEL} if _has_nai4_syntax(settings) else {}
+    return {"input": prompt, "action": "img2img", "parameters": defaults | parameters, **model}
+
+
+def _has_nai4_syntax(settings: Mapping[str, object]) -> bool:
+    """Return whether the prompt is in NAI V4's syntax: it is structured, or `naiad` says so."""
+    value = settings.get("naiad")
+    for key in ("job", "prompts", "syntax"):
+        value = cast("dict[str, object]", value).get(key) if isinstance(value, dict) else None
+    return value == "nai4" or bool(_flatten(settings, "v4_prompt"))
 
 
 def _flatten(settings: Mapping[str, object], key: str) -> str:

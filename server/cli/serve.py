@@ -2,7 +2,9 @@
 
 import logging
 import os
+import ssl
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from threading import Thread
 from time import sleep
 
@@ -14,9 +16,11 @@ from server.app import AppState, create_app
 from server.cli.bootstrap import build_app_state
 from server.cli.listeners import bind, format_address
 from server.cli.logs import configure_logging
-from server.config.settings import Settings, signing_key_path
+from server.config.settings import Settings, listen_port, signing_key_path, tls_folder
 from server.engine.engine import Engine
 from server.engine.model import ServedModel, format_card
+from server.tls.certificates import Certificates
+from server.tls.hosts_file import REDIRECTED
 
 log = logging.getLogger("naiad")
 FAILURE_STATUS = 3
@@ -26,14 +30,16 @@ FAILURE_STATUS = 3
 def run_server(model: ServedModel, settings: Settings) -> None:
     """Serve a model until interrupted, or until its engine fails. The port is bound before the weights are read.
 
-    Raises `ConfigError` if an address cannot be bound, or the accounts, the presets or the signing key are invalid.
+    Raises `ConfigError` if an address cannot be bound, or the accounts, the presets, the signing key or the certificate
+    are invalid.
     """
     configure_logging()
     state = build_app_state(model, settings)
+    context = _open_certificate(settings) if settings.tls else None
     with ExitStack() as stack:
-        listeners = [stack.enter_context(listener) for listener in bind(settings.host, settings.port)]
+        listeners = [stack.enter_context(listener) for listener in bind(settings.host, listen_port(settings))]
         _announce(model, state, settings, listeners[0].getsockname()[1])
-        server = build_server(create_app(state), settings.api.connections, settings.drain_seconds)
+        server = build_server(create_app(state), settings.api.connections, settings.drain_seconds, context)
         stop_on_hangup()
         if settings.engine.exit_on_failure:
             Thread(target=stop_after_failure, args=(server, state.engine), daemon=True).start()
@@ -58,18 +64,40 @@ def stop_after_failure(server: uvicorn.Server, engine: Engine) -> None:
     server.should_exit = True
 
 
+def _open_certificate(settings: Settings) -> ssl.SSLContext:
+    """Return the context of the server's certificate, and log a warning if it expires soon."""
+    certificates = Certificates(tls_folder(settings))
+    warning = certificates.check(datetime.now(UTC))
+    if warning is not None:
+        log.warning(warning)
+    return certificates.build_context()
+
+
 def _announce(model: ServedModel, state: AppState, settings: Settings, port: int) -> None:
     """Print the model, the signing key, the addresses, and a command that requests an image."""
     typer.echo(format_card(model.card()))
     key = state.metadata.key
     if key is not None:
         typer.echo(f"images are signed with the key {key.public} ({signing_key_path(settings)})")
-    addresses = [format_address(host, port) for host in settings.host]
+    addresses = [format_address(host, port, "https" if settings.tls else "http") for host in settings.host]
     typer.echo(f"naiad listens on {' and '.join(addresses)}")
-    if settings.token is None and state.access.tokens and not state.accounts.tokens:
+    if settings.tls:
+        typer.echo(f"it is {' and '.join(REDIRECTED)} for programs that `naiad tls install` has prepared")
+    if settings.tokens is not None and not state.access.accounts.account:
+        typer.echo(f"{settings.tokens} lists no account yet; `naiad token add NAME` makes one")
+    if settings.token is None and state.access.tokens:
         typer.echo(f"clients need this token, made for this start: {state.access.tokens[0]}")
     typer.echo(f"Get a first image as soon as {addresses[0]}/ready returns 200:\n")
-    typer.echo(f"  {_build_curl_command(model, addresses[0], bool(state.access.tokens))}\n")
+    target = _build_tls_target(settings, port) if settings.tls else addresses[0]
+    typer.echo(f"  {_build_curl_command(model, target, state.access.has_tokens)}\n")
+
+
+def _build_tls_target(settings: Settings, port: int) -> str:
+    """Return the options and the address by which curl reaches the server under its certificate's name."""
+    name, authority = REDIRECTED[0], Certificates(tls_folder(settings)).authority
+    address = format_address(settings.host[0], port).removeprefix("http://").rpartition(":")[0]
+    suffix = "" if port == 443 else f":{port}"
+    return f"--cacert '{authority}' --resolve {name}:{port}:{address} https://{name}{suffix}"
 
 
 def _build_curl_command(model: ServedModel, address: str, needs_token: bool) -> str:

@@ -26,11 +26,17 @@ class ModelEntry(StrictModel):
     vae: Path | None = None
     text_encoders: tuple[Path, ...] = ()
     inpainting: Path | None = None
+    preview_decoder: Path | None = None
     clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
 
     def resolve_paths(self, folder: Path) -> "ModelEntry":
         """Return the entry with its relative paths resolved against a folder."""
-        files = {"path": self.path, "vae": self.vae, "inpainting": self.inpainting}
+        files = {
+            "path": self.path,
+            "vae": self.vae,
+            "inpainting": self.inpainting,
+            "preview_decoder": self.preview_decoder,
+        }
         update: dict[str, object] = {key: folder / file for key, file in files.items() if file is not None}
         update["text_encoders"] = tuple(folder / file for file in self.text_encoders)
         return self.model_copy(update=update)
@@ -116,19 +122,17 @@ class Catalog(StrictModel):
 
     def require_files(self, model: str) -> None:
         """Raise `ConfigError` with the line in the catalog if a file of a listed model does not exist."""
+        entry = self.models[model]
         tools = ((("tools", tool), file.path) for tool, file in self.tools.list_files().items())
-        for key, path in (
-            (("path",), self.models[model].path),
-            *self.iter_auxiliary_files(model),
-            *tools,
-        ):
+        previews = [] if entry.preview_decoder is None else [(("preview_decoder",), entry.preview_decoder)]
+        for key, path in ((("path",), entry.path), *self.iter_auxiliary_files(model), *previews, *tools):
             if not os.path.exists(path):  # noqa: PTH110 -- False, not an error, if the name is too long
                 full_key = key if key[0] in ("upscaler", "tools") else ("models", model, *key)
                 where = f"{locate(self._file, full_key)}: {join_key(full_key)}: " if self._file else ""
                 raise ConfigError(f"{where}{abbreviate(str(path))}: no such file")
 
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
-        """Yield the key and path of each file or folder that a model uses besides its checkpoint."""
+        """Yield the key and path of each file or folder on which a model's images depend besides its checkpoint."""
         entry = self.models[model]
         if entry.vae is not None:
             yield ("vae",), entry.vae

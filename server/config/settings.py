@@ -87,6 +87,7 @@ class ApiSettings(StrictModel):
     zip_type: ZipType = "auto"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
     memory_limit: Annotated[int, Field(ge=2048)] = 4096
+    image_cache: Annotated[int, Field(ge=0)] = 64
     connections: Annotated[int, Field(ge=16)] = 512
     prefix: Prefixes = ()
     hosts: tuple[Annotated[str, AfterValidator(normalize_host)], ...] = ()
@@ -102,6 +103,8 @@ class Settings(StrictModel):
     tokens: Path | None = None
     metadata: Literal["full", "plain", "none"] = "full"
     signing_key: Path | None = None
+    tls: bool = False
+    tls_folder: Path | None = None
     weights: Path | None = None
     device: Annotated[str, DEVICE] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -128,11 +131,21 @@ def signing_key_path(settings: Settings) -> Path:
     return settings.signing_key or Path(get_app_dir("naiad")) / "signing.pem"
 
 
+def tls_folder(settings: Settings) -> Path:
+    """Folder of the certificates that `naiad tls install` makes."""
+    return settings.tls_folder or Path(get_app_dir("naiad")) / "tls"
+
+
+def listen_port(settings: Settings) -> int:
+    """Return the port to listen on: with TLS 443 unless one is set, because clients then have the address built in."""
+    return 443 if settings.tls and "port" not in settings.model_fields_set else settings.port
+
+
 def _read_file(file: Path) -> dict[str, Any]:
     """Return a file's settings, with relative paths resolved against its folder."""
     values = read_toml(file)
     validate(Settings, values, file)
-    paths = values.keys() & {"weights", "tokens", "signing_key"}
+    paths = values.keys() & {"weights", "tokens", "signing_key", "tls_folder"}
     return values | {key: file.parent / values[key] for key in paths}
 
 

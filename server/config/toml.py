@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-SECRETS = {"token", "key"}
+SECRETS = {"token", "token_hash", "key"}
 """Keys whose values are left out of error messages."""
 
 Key = Sequence[str | int]

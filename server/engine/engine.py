@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pipelines.errors import Cancelled, DeviceLost, PipelineError
 from pipelines.job import Work
-from pipelines.types import OnStep, Output, Pixels, Progress, Sigmas
+from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress, Sigmas
 from server.engine.model import ServedModel
 from server.errors import Overloaded, Unavailable
 
@@ -34,7 +34,7 @@ class LoadedModel(Protocol):
     @property
     def model(self) -> ServedModel | None: ...
 
-    def run(self, work: Work, on_step: OnStep, /) -> Output: ...
+    def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None, /) -> Output: ...
 
 
 class State(Enum):
@@ -63,12 +63,24 @@ class Ticket:
 
     Args:
         drop: called with a cancelled ticket, to remove it from the queue.
+        priority: tickets with a higher one are taken first.
+        on_preview: called with previews of the job's images, on a thread of the model's.
+
+    Attributes:
+        queue_seconds: how long the job has waited; None while it does.
     """
 
-    def __init__(self, work: Work, drop: "Callable[[Ticket], None] | None" = None) -> None:
-        self.work = work
+    def __init__(
+        self,
+        work: Work,
+        drop: "Callable[[Ticket], None] | None" = None,
+        priority: int = 0,
+        on_preview: OnPreview | None = None,
+    ) -> None:
+        self.work, self.priority, self.on_preview = work, priority, on_preview
         self.future: Future[Result] = Future()
         self.queued = perf_counter()
+        self.queue_seconds: float | None = None
         self.progress: Progress | None = None
         self._is_cancelled, self._drop = False, drop
 
@@ -136,12 +148,16 @@ class Engine:
             self._changed.wait_for(lambda: self._state in (State.STOPPED, State.DEFUNCT))
         return self.failure
 
-    def submit(self, work: Work) -> Ticket:
-        """Queue a job, or raise `Unavailable` if the engine is not ready and `Overloaded` if the queue is full."""
-        ticket = Ticket(work, self._drop)
+    def submit(self, work: Work, priority: int = 0, on_preview: OnPreview | None = None) -> Ticket:
+        """Queue a job behind those of the same priority, and before those of a lower one.
+
+        Raises `Unavailable` if the engine is not ready and `Overloaded` if the queue is full.
+        """
+        ticket = Ticket(work, self._drop, priority, on_preview)
         with self._changed:
             self.admit()
-            self._waiting.append(ticket)
+            lower = (index for index, other in enumerate(self._waiting) if other.priority < priority)
+            self._waiting.insert(next(lower, len(self._waiting)), ticket)
             self._changed.notify_all()
         return ticket
 
@@ -223,8 +239,9 @@ class Engine:
         if not ticket.future.set_running_or_notify_cancel():
             return
         started = perf_counter()
+        ticket.queue_seconds = started - ticket.queued
         try:
-            output = model.run(ticket.work, ticket.watch)
+            output = model.run(ticket.work, ticket.watch, ticket.on_preview)
         except DeviceLost as error:
             self._fail_device(error, ticket)
             return
@@ -232,4 +249,4 @@ class Engine:
             ticket.future.set_exception(error)
             return
         seconds = perf_counter() - started
-        ticket.future.set_result(Result(output.images, output.sigmas, started - ticket.queued, seconds))
+        ticket.future.set_result(Result(output.images, output.sigmas, ticket.queue_seconds, seconds))

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
 from pipelines.job import Work
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.types import OnStep, Output
+from pipelines.types import OnPreview, OnStep, Output
 from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import load_upscaler
 from pipelines.weights.detect import detect, detect_inpainting
@@ -28,6 +29,8 @@ from server.engine.model import ServedModel
 from server.engine.threads import choose_threads
 
 log = logging.getLogger("naiad")
+LEAST_LIKENESS = 0.5
+"""Correlation of a preview decoder's pixels with the VAE's, below which a warning is logged."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -38,8 +41,8 @@ class LoadedRunner:
     runner: Runner
     model: ServedModel
 
-    def run(self, work: Work, on_step: OnStep, /) -> Output:
-        return self.runner.run(work, on_step)
+    def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None = None, /) -> Output:
+        return self.runner.run(work, on_step, on_preview)
 
 
 def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
@@ -53,6 +56,11 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     _set_threads(settings)
     # first, because it fails fast; in float32, because half precision shows as bands in flat colors
     upscaler = None if model.upscaler is None else load_upscaler(model.upscaler, device)
+    decode_preview = (
+        None
+        if entry.preview_decoder is None
+        else load_tiny_decoder(entry.preview_decoder, torch.device(device))
+    )
     weights = load_weights(
         entry.path,
         device=device,
@@ -74,7 +82,16 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
         check_inpainting_prediction(weights, entry.inpainting)
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
-    return LoadedRunner(Runner(Pipeline(weights, sigma_max, settings.engine.batching), upscaler), model)
+    pipeline = Pipeline(weights, sigma_max, settings.engine.batching)
+    if entry.preview_decoder is not None and decode_preview is not None:
+        likeness = pipeline.compare_preview(decode_preview)
+        if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color
+            log.warning(
+                "preview_decoder: %s does not decode as the VAE does (correlation %.2f); is it for another family?",
+                entry.preview_decoder.name,
+                likeness,
+            )
+    return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model)
 
 
 def check_model(model: ServedModel) -> None:
@@ -89,6 +106,8 @@ def check_model(model: ServedModel) -> None:
         entry.inpainting,
         entry.clip_skip,
     )
+    if entry.preview_decoder is not None:
+        plan_tiny_decoder(entry.preview_decoder)
 
 
 def _set_threads(settings: Settings) -> None:

@@ -30,6 +30,7 @@ from server.picture.png_chunks import read_png
 
 MAX_PIXELS = 2 * 16_777_216
 """Twice what NAI's page reads."""
+JPEG_START = b"\xff\xd8\xff"
 LONGEST_HEAD = 1024
 HEAD = re.compile(r"(?:data:)?[\w.+*-]*(?:/[\w.+*-]+)?(?:;[^;]*)*", re.ASCII | re.IGNORECASE)
 """What stands before the last comma of a data URI, without white space. Clients leave out each of its parts."""
@@ -60,6 +61,11 @@ class OpenedImage:
     texts: Mapping[str, str]
     exif: Exif
     profile: bytes = field(repr=False)
+
+
+def is_image_file(data: bytes) -> bool:
+    """Return whether a file begins like one of the formats that are read."""
+    return data.startswith((SIGNATURE, JPEG_START)) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def decode_file(value: object, field: str) -> bytes:
@@ -113,7 +119,7 @@ def open_image(data: bytes, field: str, max_pixels: int = MAX_PIXELS) -> OpenedI
 def _open(data: bytes, field: str, max_pixels: int) -> OpenedImage:
     if data.startswith(SIGNATURE):
         parts, decoder = read_png(data), PngImageFile
-    elif data.startswith(b"\xff\xd8\xff"):
+    elif data.startswith(JPEG_START):
         parts, decoder = read_jpeg(data), JpegImageFile
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         parts, decoder = FileParts(data), WebPImageFile

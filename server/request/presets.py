@@ -1,43 +1,60 @@
 """NAI's quality tags and undesired-content presets, and the rule for adding them to a request's prompts.
 
-NAI's web page writes these texts into the prompts itself and sends `qualityToggle` and `ucPreset` only for the record;
-hand-written requests send the flags alone. Hence a text is added only if the prompt cannot contain it already, and
-adding is idempotent.
+NAI's web page writes these texts into the prompts itself and sends `qualityToggle` and `ucPreset`, or since 2026
+`qualityPresetId` and `ucPresetId`, only for the record; hand-written requests send the flags alone. Hence a text is
+added only if the prompt cannot contain it already, and adding is idempotent.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from pipelines.text.prompt import MIX
+from pipelines.text.nai4 import split_lettering
+from pipelines.text.prompt import MIX, split_segments
 from server.config.toml import ConfigError, StrictModel, locate, read_toml, validate
+from server.errors import Rejected, shorten
 
 Mode = Literal["auto", "client", "always"]
+Quality = Literal["standard", "light"]
 MARKUP = re.compile(r"^\s*[-\d.]+::|::\s*$|:[\d.]+[\s)]*$|[{}\[\]()]")
 """Emphasis around a tag in any prompt syntax: a number before `::` or after `:`, and brackets.
 
 No two of its repetitions can match the same characters; otherwise a long text would take hours."""
 
 
+UNDESIRED_IDS = {name: name for name in ("heavy", "light", "human", "furry", "none")} | {
+    "humanFocus": "human",
+    "furryFocus": "furry",
+}
+"""The ids in `ucPresetId`, which two spellings of clients share."""
+
+
 class UndesiredPreset(StrictModel):
     """An undesired-content preset of a model."""
 
-    name: str
+    id: Literal["heavy", "light", "human", "furry", "none"]
     text: str
+
+
+def _require_standard(texts: dict[str, str]) -> dict[str, str]:
+    if "standard" not in texts:
+        raise ValueError("should have a text named standard")
+    return texts
 
 
 class ModelPresets(StrictModel):
     """Quality tags and presets of some model ids.
 
-    `ucPreset` is an index into `undesired`, whose last entry means "none". `every_segment` is false if only the first
+    `ucPreset` is an index into `undesired`, whose last entry means "none". `quality` has a text for each id but "none",
+    "standard" for all models. `every_segment` is false if only the first
     segment of a `|` mix gets the quality tags.
     """
 
     ids: tuple[str, ...]
-    quality: str
+    quality: Annotated[dict[Quality, str], AfterValidator(_require_standard)]
     quality_place: Literal["prefix", "suffix"]
     every_segment: bool = True
     undesired: Annotated[tuple[UndesiredPreset, ...], Field(min_length=1)]
@@ -63,12 +80,15 @@ class Presets(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class PromptTexts:
-    """A request's prompt and negative prompt, and its preset flags as they were sent."""
+    """A request's prompt and negative prompt, its preset flags as they were sent, and warnings for the client."""
 
     positive: str
     negative: str
     quality_toggle: object = None
     uc_preset: object = None
+    quality_id: object = None
+    uc_id: object = None
+    warnings: tuple[str, ...] = ()
 
 
 def load_presets(file: Path) -> Presets:
@@ -85,48 +105,65 @@ def load_presets(file: Path) -> Presets:
 
 
 def apply_presets(
-    texts: PromptTexts, presets: Presets, model: str, mode: Mode, mixes: bool = True
+    texts: PromptTexts, presets: Presets, model: str, mode: Mode, syntax: str = "nai"
 ) -> PromptTexts:
     """Return the texts with the quality tags and the preset that the flags ask for.
 
     Args:
-        mode: "auto" adds the quality tags if `qualityToggle` is exactly true, and the preset if there is no negative
-            prompt at all. "always" adds both, except quality tags when `qualityToggle` is false. "client" adds nothing.
-        mixes: whether `|` separates segments in this prompt syntax.
+        mode: "auto" adds the quality tags if `qualityToggle` is exactly true or, if it is missing, `qualityPresetId`
+            names some, and the preset if there is no negative prompt at all. "always" adds both, except quality tags
+            when `qualityToggle` is false. "client" adds nothing.
+        syntax: of the prompts; it decides what `|` separates and where lettering begins.
+
+    Raises:
+        Rejected: an id that would be used is not one of NAI's.
     """
     if mode == "client":
         return texts
-    model_presets = presets.for_model(model)
-    is_off = str(texts.quality_toggle).lower() == "false"
+    model_presets, warnings = presets.for_model(model), list[str]()
     positive, negative = texts.positive, texts.negative
-    if texts.quality_toggle is True or (mode == "always" and not is_off):
-        positive = add_quality_tags(positive, model_presets, mixes)
-    index = _pick_preset(texts.uc_preset, model_presets, mode)
-    if index is not None and (mode == "always" or not negative.strip()):
+    quality = _pick_quality(texts, model_presets, mode, warnings)
+    if quality is not None:
+        positive = add_quality_tags(positive, model_presets, syntax, quality)
+    if mode == "always" or not negative.strip():
+        index = _pick_preset(texts, model_presets, mode, warnings)
         allows_nsfw = model not in presets.never_nsfw and "nsfw" not in positive.lower()
-        negative = add_undesired(negative, model_presets, index, allows_nsfw)
-    return PromptTexts(positive, negative, texts.quality_toggle, texts.uc_preset)
+        if index is not None:
+            negative = add_undesired(negative, model_presets, index, allows_nsfw)
+    return replace(texts, positive=positive, negative=negative, warnings=(*texts.warnings, *warnings))
 
 
-def add_quality_tags(text: str, presets: ModelPresets, mixes: bool) -> str:
-    """Add the quality tags to each segment of a prompt that has none of them yet."""
-    segments = text.split("|") if mixes else [text]
+def add_quality_tags(text: str, presets: ModelPresets, syntax: str, quality: Quality = "standard") -> str:
+    """Add the quality tags to each segment of a prompt that has none of the model's yet.
+
+    In NAI V4's syntax only the first segment, which is not a character's, gets them, in front of its lettering.
+    """
+    first, *others = segments = split_segments(text, syntax)
+    if syntax == "nai4":
+        caption, lettering = split_lettering(first)
+        tagged = _add_tags_to_segment(caption, presets, is_mix=False, quality=quality)
+        if lettering and tagged != caption:
+            tagged = f"{tagged.rstrip()}, "
+        return "|".join([tagged + lettering, *others])
     count = len(segments) if presets.every_segment else 1
-    tagged = (_add_tags_to_segment(segment, presets, len(segments) > 1) for segment in segments[:count])
-    return "|".join([*tagged, *segments[count:]])
+    tagged_segments = (
+        _add_tags_to_segment(segment, presets, len(segments) > 1, quality) for segment in segments[:count]
+    )
+    return "|".join([*tagged_segments, *segments[count:]])
 
 
-def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool) -> str:
+def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool, quality: Quality) -> str:
     """Add the quality tags to a segment; in a mix, its weight stays after them and an empty segment stays empty."""
     weight = MIX.search(segment) if is_mix else None
     text, tail = (segment[: weight.start()], weight[0]) if weight else (segment, "")
-    if (is_mix and not text.strip()) or fold_tags(presets.quality) & fold_tags(text):
+    tags, known = presets.quality[quality], fold_tags(",".join(presets.quality.values()))
+    if (is_mix and not text.strip()) or known & fold_tags(text):
         return segment
     body = text.strip().strip(",").strip()
     if not body:
-        return f"{presets.quality}{tail}"
+        return f"{tags}{tail}"
     before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
-    parts = (presets.quality, body) if presets.quality_place == "prefix" else (body, presets.quality)
+    parts = (tags, body) if presets.quality_place == "prefix" else (body, tags)
     return f"{before}{', '.join(part for part in parts if part)}{after}{tail}"
 
 
@@ -146,15 +183,50 @@ def fold_tags(text: str) -> frozenset[str]:
     return frozenset(tag for tag in tags if tag)
 
 
-def _pick_preset(value: object, presets: ModelPresets, mode: Mode) -> int | None:
-    """Return the index of the preset that `ucPreset` selects, or None if none is to be added.
+def _pick_quality(
+    texts: PromptTexts, presets: ModelPresets, mode: Mode, warnings: list[str]
+) -> Quality | None:
+    """Return the id of the quality tags to add, or None."""
+    toggle, sent = texts.quality_toggle, texts.quality_id
+    if toggle is not None or sent in (None, ""):
+        is_off = str(toggle).lower() == "false"
+        return "standard" if toggle is True or (mode == "always" and not is_off) else None
+    if sent not in ("standard", "light", "none"):
+        raise Rejected("parameters.qualityPresetId", f"{shorten(sent)} is not one of standard, light, none")
+    if sent == "none":
+        return None
+    if sent not in presets.quality:  # NAI's page offers "light" for V5 only
+        warnings.append(f"qualityPresetId: this model has no quality tags {sent!r}; 'standard' was used")
+        return "standard"
+    return sent
 
-    Clients also send words, and numbers from lists of their own. Mode "always" reads those as NAI's page does: a
-    number outside the list means "none", anything else the first preset.
+
+def _pick_preset(texts: PromptTexts, presets: ModelPresets, mode: Mode, warnings: list[str]) -> int | None:
+    """Return the index of the preset that the flags select, or None if none is to be added.
+
+    Clients also send words in `ucPreset`, and numbers from lists of their own. Mode "always" reads those as NAI's page
+    does: a number outside the list means "none", anything else the first preset.
     """
-    last = len(presets.undesired) - 1
+    value, last = texts.uc_preset, len(presets.undesired) - 1
+    if value is None and texts.uc_id not in (None, ""):
+        return _find_preset(texts.uc_id, presets, warnings)
     if isinstance(value, bool) or not isinstance(value, int):
         return 0 if mode == "always" else None
     if 0 <= value <= last:
         return value
     return last if mode == "always" else None
+
+
+def _find_preset(sent: object, presets: ModelPresets, warnings: list[str]) -> int | None:
+    """Return the index of the preset with this id, or None if the model has none of this id."""
+    ids = [preset.id for preset in presets.undesired]
+    found = UNDESIRED_IDS.get(sent) if isinstance(sent, str) else None
+    if found is None:
+        allowed = ", ".join(dict.fromkeys(UNDESIRED_IDS.values()))
+        raise Rejected("parameters.ucPresetId", f"{shorten(sent)} is not one of {allowed}")
+    if found not in ids:
+        warnings.append(
+            f"ucPresetId: this model has no preset {sent!r}, only {', '.join(ids)}; none was added"
+        )
+        return None
+    return ids.index(found)

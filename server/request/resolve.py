@@ -12,8 +12,9 @@ from pipelines.errors import InvalidPrompt, UnknownName
 from pipelines.job import SEED_MODULUS, Guidance, InitImage, Job, Prompts, Threshold
 from pipelines.sampling.samplers import SAMPLERS, resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
-from pipelines.text.prompt import mix_weights, parse
-from pipelines.text.tokens import MAX_TOKENS, tokenize_runs
+from pipelines.text.nai4 import strip_lettering
+from pipelines.text.prompt import mix_weights, parse_pair
+from pipelines.text.tokens import MAX_TOKENS, MAX_WEIGHT, tokenize_runs
 from pipelines.types import Size
 from server.config.profiles import Profile
 from server.engine.model import ServedModel
@@ -30,8 +31,8 @@ NATIVE_ONLY = frozenset({"k_lms", "k_dpm_fast"})
 """Samplers that NAI's page sends without a noise schedule, besides those with their own."""
 SAMPLES_BY_AREA = ((360_448, 8), (409_600, 6), (LARGEST_AREA, 4))
 """Largest area in pixels for each number of images in one request (NAI's page, 2026)."""
-STRUCTURED = re.compile(r"nai-diffusion-[4-9]")
-"""Models whose prompt is `v4_prompt`; clients send it to others too, but only for the record."""
+STRUCTURED = re.compile(r"nai-diffusion-(?:[4-9]|\d\d)")
+"""Models from V4 on: their prompt is `v4_prompt`, which clients send to others only for the record, in V4's syntax."""
 MOST_SEGMENTS = 32
 """Segments of a `|` mix; each is encoded separately."""
 
@@ -86,8 +87,8 @@ def resolve(
     sampler, smea = _choose_sampler(parameters, request.task, profile, size)
     schedule = _choose_schedule(parameters, sampler, profile)
     recorded = _ancestral_flags(parameters, sampler, schedule)
-    prompts = _build_prompts(request, model, policy)
-    prompt_warnings = _check_prompts(prompts)
+    prompts, preset_warnings = _build_prompts(request, model, policy)
+    prompt_warnings = (*preset_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     first = build_first_pass(parameters, size, seeds, smea, profile)
     job = Job(
@@ -102,7 +103,12 @@ def resolve(
         brownian=recorded["prefer_brownian"],
     )
     legacy = {} if parameters.legacy is None else {"legacy": parameters.legacy}
-    warnings = (*model_warnings, *prompt_warnings, *_warn_of_values(parameters, job, profile))
+    warnings = (
+        *model_warnings,
+        *request.warnings,
+        *prompt_warnings,
+        *_warn_of_values(parameters, job, profile),
+    )
     return ResolvedRequest(job, image_format, legacy | recorded, warnings)
 
 
@@ -166,24 +172,34 @@ def _ancestral_flags(parameters: Parameters, sampler: str, schedule: str) -> dic
     }
 
 
-def _build_prompts(request: GenerateRequest, model: str, policy: RequestPolicy) -> Prompts:
-    """The prompts, from whichever fields hold them, with the presets that apply."""
-    parameters, syntax = request.parameters, policy.model.profile.syntax
-    positive, negative = _find_texts(request, model)
-    texts = PromptTexts(positive, negative, parameters.quality_toggle, parameters.uc_preset)
-    final = apply_presets(texts, policy.presets, model, policy.mode, mixes=syntax == "nai")
-    return Prompts(final.positive, final.negative, syntax, bool(parameters.legacy_v3_extend))
+def _build_prompts(
+    request: GenerateRequest, model: str, policy: RequestPolicy
+) -> tuple[Prompts, tuple[str, ...]]:
+    """The prompts, from whichever fields hold them, with the presets that apply, and warnings about the presets."""
+    parameters, syntax = request.parameters, choose_syntax(model, policy.model.profile)
+    positive, negative = _find_texts(request, model, syntax)
+    flags = parameters.quality_toggle, parameters.uc_preset, parameters.quality_id, parameters.uc_id
+    texts = PromptTexts(positive, negative, *flags)
+    final = apply_presets(texts, policy.presets, model, policy.mode, syntax)
+    prompts = Prompts(final.positive, final.negative, syntax, bool(parameters.legacy_v3_extend))
+    return prompts, final.warnings
 
 
-def _find_texts(request: GenerateRequest, model: str) -> tuple[str, str]:
+def choose_syntax(model: str, profile: Profile) -> str:
+    """Return the syntax of a request's prompts: the requested model's, unless the loaded one's profile has another."""
+    return "nai4" if profile.syntax == "nai" and STRUCTURED.match(model) else profile.syntax
+
+
+def _find_texts(request: GenerateRequest, model: str, syntax: str) -> tuple[str, str]:
     """Prompt and negative prompt, from whichever fields hold them."""
     parameters = request.parameters
     positive = _first_filled(request.input, parameters.prompt)
     negative = _first_filled(parameters.negative_prompt, parameters.uc)
     if positive and not STRUCTURED.match(model):
         return positive, negative
-    v4_positive = flatten_v4_prompt(parameters.v4_prompt, "parameters.v4_prompt")
-    v4_negative = flatten_v4_prompt(parameters.v4_negative_prompt, "parameters.v4_negative_prompt")
+    v4_positive = flatten_v4_prompt(parameters.v4_prompt, "parameters.v4_prompt", syntax)
+    field = "parameters.v4_negative_prompt"
+    v4_negative = flatten_v4_prompt(parameters.v4_negative_prompt, field, syntax)
     return v4_positive or positive, v4_negative or negative
 
 
@@ -201,10 +217,12 @@ def _build_guidance(parameters: Parameters, profile: Profile) -> Guidance:
 
 
 def _check_prompts(prompts: Prompts) -> list[str]:
-    """Refuse mixes that cannot be weighted, and warn of texts that are cut."""
+    """Refuse mixes that cannot be weighted, and warn of texts and weights that are cut."""
     warnings: list[str] = []
-    for name, text in (("input", prompts.positive), ("negative_prompt", prompts.negative)):
-        segments = parse(text, prompts.syntax)
+    if prompts.syntax == "nai4" and strip_lettering(prompts.positive) != prompts.positive:
+        warnings.append("input: the lettering after 'text:' was left out; this model writes no text")
+    parsed = parse_pair(prompts.positive, prompts.negative, prompts.syntax)
+    for name, segments in zip(("input", "negative_prompt"), parsed, strict=True):
         if len(segments) > MOST_SEGMENTS:
             raise Rejected(name, f"mixes {len(segments)} texts; at most {MOST_SEGMENTS}")
         try:
@@ -214,6 +232,9 @@ def _check_prompts(prompts: Prompts) -> list[str]:
         longest = max(len(tokenize_runs(segment.runs)) for segment in segments)
         if longest > MAX_TOKENS:
             warnings.append(f"{name}: {longest} tokens, cut after {MAX_TOKENS}")
+        heaviest = max((weight for segment in segments for _, weight in segment.runs), default=1.0)
+        if heaviest > MAX_WEIGHT:
+            warnings.append(f"{name}: weight {heaviest:g} is above {MAX_WEIGHT:g}, which was used")
     return warnings
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from server.errors import Rejected, to_rejection
 from server.picture.comment import strip_unwritable
+from server.request.unoffered import refuse_unoffered, warn_of_unoffered
 
 LARGEST_AREA = 3_145_728
 LONGEST_TEXT = 40_000
@@ -96,16 +97,17 @@ class Parameters(WireModel):
     legacy_v3_extend: Flag = Field(None, description=A_FLAG)
     image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
 
+    stream: object = None  # only streaming reads it; other endpoints are sent anything here
     auto_smea: object = Field(None, alias="autoSmea")
     auto_smea_too: object = Field(None, alias="auto_smea")
     quality_toggle: object = Field(None, alias="qualityToggle")
     uc_preset: object = Field(None, alias="ucPreset")
+    quality_id: object = Field(None, alias="qualityPresetId")
+    uc_id: object = Field(None, alias="ucPresetId")
     v4_prompt: object = None
     v4_negative_prompt: object = None
     image: object = None
     mask: object = None
-    reference_image: object = None
-    reference_image_multiple: object = None
 
 
 class EnhanceParameters(WireModel):
@@ -183,12 +185,13 @@ class GenerateBody(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """A valid request; the class of `parameters` is the task's."""
+    """A valid request; the class of `parameters` is the task's, and `warnings` are for the client."""
 
     task: Task
     parameters: GenerateParameters | Img2ImgParameters | InfillParameters
     input: str | None = None
     model: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def read_request(body: Mapping[str, object]) -> GenerateRequest:
@@ -200,9 +203,7 @@ def read_request(body: Mapping[str, object]) -> GenerateRequest:
     sent = validate_body(GenerateBody, body)
     task = _find_task(sent.action, sent.parameters)
     parameters = validate_body(PARAMETERS[task], sent.parameters, ("parameters",))
-    for name in ("reference_image", "reference_image_multiple"):
-        if getattr(parameters, name):
-            raise Rejected(f"parameters.{name}", "vibe transfer is not offered by this version")
+    refuse_unoffered(sent.parameters)
     if task == "infill" and not (parameters.image and parameters.mask):
         raise Rejected("parameters.mask", "infill needs an image and a mask")
     if task == "img2img" and not parameters.image:
@@ -211,7 +212,8 @@ def read_request(body: Mapping[str, object]) -> GenerateRequest:
         parameters.enhance is None or parameters.enhance is False
     ):
         raise Rejected("parameters.enhance", f"works with generate only, not with {task}")
-    return GenerateRequest(task, parameters, sent.input, sent.model)
+    warnings = warn_of_unoffered(sent.parameters, task)
+    return GenerateRequest(task, parameters, sent.input, sent.model, warnings)
 
 
 PARAMETERS: Mapping[Task, type[GenerateParameters | Img2ImgParameters | InfillParameters]] = {

@@ -11,7 +11,6 @@ from fastapi.testclient import TestClient
 from PIL import Image, ImageOps
 
 from server.api.account_pages import ACCOUNT_PAGES
-from server.api.accounts import Accounts
 from server.app import create_app
 from server.cli.bootstrap import build_access_rules
 from server.config.settings import load_settings
@@ -76,7 +75,7 @@ def test_two_slashes_before_a_path_are_one(client, fake_model):
 @pytest.mark.parametrize("origin", ["http://localhost:3000", *ORIGINS])
 def test_a_listed_page_may_send_with_the_headers_it_asks_for(demo_model, fake_model, origin):
     settings = load_settings(None, {"NAIAD_API_ORIGINS": origin}, {})
-    state = build_state(demo_model, fake_model, access=build_access_rules(settings, Accounts()))
+    state = build_state(demo_model, fake_model, access=build_access_rules(settings))
     asked = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",

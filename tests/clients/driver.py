@@ -44,7 +44,7 @@ def main(operations: dict, errors: tuple) -> None:
     address, token, operation, folder, request = sys.argv[1:]
     try:
         result = operations[operation](Call(address, token, Path(folder), json.loads(request)))
-        if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
             result = asyncio.run(result)
     except errors as error:
         code = getattr(error, "code", getattr(error, "status", ""))

@@ -1,7 +1,9 @@
 // Sends one request with nekoai-js, whose folder of packages the environment variable names.
 const fs = require("fs");
 const path = require("path");
-const nekoai = require(path.join(process.env.NAIAD_CLIENT_NEKOAI_JS, "node_modules", "nekoai-js"));
+const packages = path.join(process.env.NAIAD_CLIENT_NEKOAI_JS, "node_modules");
+const nekoai = require(path.join(packages, "nekoai-js"));
+const jszip = require(path.join(packages, "jszip"));
 
 const [address, token, operation, folder, requestText] = process.argv.slice(2);
 const { quality, ...request } = JSON.parse(requestText);
@@ -33,10 +35,13 @@ async function stream() {
   return save(finals, { previews });
 }
 
-// `lineArt` itself needs the package canvas to read the image's size.
+// `lineArt` itself needs the package canvas to read the image's size. The client reads the response twice, finds
+// nothing the second time, and returns the ZIP as the image.
 async function director() {
   const { width, height } = request;
-  return save([(await client.useDirectorTool({ req_type: "lineart", width, height, image: images.image })).data]);
+  const result = await client.useDirectorTool({ req_type: "lineart", width, height, image: images.image });
+  const files = Object.values((await jszip.loadAsync(result.data)).files);
+  return save(await Promise.all(files.map((file) => file.async("uint8array"))));
 }
 
 const operations = {

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 from base64 import b64encode
+from pathlib import Path
 
 from driver import Call, main
 from fastmcp import Client
@@ -30,11 +31,7 @@ def save(call: Call, content: list) -> dict:
     """Save the images that the tool has written, whose paths its text lists."""
     paths = content[-1].text.partition(": ")[2]
     files = ast.literal_eval(paths) if paths.startswith("[") else [paths]
-    images = []
-    for file in files:
-        with open(file, "rb") as stream:
-            images.append(stream.read())
-    return call.save(images)
+    return call.save([Path(file).read_bytes() for file in files])
 
 
 def encode_images(call: Call) -> dict[str, str]:
@@ -61,9 +58,10 @@ async def generate(call: Call, tool: str, model: str) -> dict:
 
 
 async def stream(call: Call) -> dict:
-    """Generate an image with a V4.5 model, which its client requests as a stream."""
+    """Generate images with a V4.5 model, which its client requests as a stream."""
     request = GenerationRequest(
-        model=Model.V4_5, **call.pick("prompt", "quality", "width", "height", "steps", "seed", "sampler")
+        model=Model.V4_5,
+        **call.pick("prompt", "quality", "width", "height", "steps", "seed", "sampler", "n_samples"),
     )
     client = NovelAIClient(NovelAICredentials(token=call.token), image_base_url=call.address)
     events = [event async for event in client.stream_generation(request)]

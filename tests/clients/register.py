@@ -30,7 +30,7 @@ class Client:
     """A client of NAI's API.
 
     Attributes:
-        script: the script next to this file that drives the client, if the suite does.
+        script: the script next to this file that drives the client through all operations, if the suite does.
         variable: the environment variable that names the client's environment.
         address: where its user enters the server's address.
         errors: what the client's exception says for a status.

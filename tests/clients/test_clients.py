@@ -142,14 +142,14 @@ def test_it_inpaints_an_image(client, form, open_address, tmp_path):
 
 
 @tries("stream")
-def test_it_receives_previews_and_the_image(client, open_address, tmp_path):
-    result: Any = send(client, open_address, tmp_path, "stream", steps=8)
-    assert result["images"] == 1
-    assert result["previews"] >= 1
-    inspection, comment = inspect_saved(tmp_path)
-    assert inspection.size == (256, 384)
-    assert (comment["seed"], comment["steps"]) == (42, 8)
-    assert comment["prompt"].startswith("1girl, smile")
+def test_it_receives_previews_and_the_images(client, open_address, tmp_path):
+    result: Any = send(client, open_address, tmp_path, "stream", steps=8, n_samples=2)
+    assert result["images"] == 2
+    assert result["previews"] >= 2
+    inspections, comments = zip(*(inspect_saved(tmp_path, number) for number in (0, 1)), strict=True)
+    assert [inspection.size for inspection in inspections] == [(256, 384)] * 2
+    assert sorted(comment["seed"] for comment in comments) == [42, 43]
+    assert all(comment["prompt"].startswith("1girl, smile") for comment in comments)
 
 
 @tries("tags")
@@ -177,7 +177,7 @@ def test_it_upscales_an_image(client, open_address, server_key, tmp_path):
     assert send(client, open_address, tmp_path, "upscale", **save_images(tmp_path, image=image)) == {
         "images": 1
     }
-    inspection, _ = inspect_saved(tmp_path)
+    inspection = inspect((tmp_path / "0.png").read_bytes())
     assert inspection.size == (128 * client.upscale,) * 2
     small = Image.fromarray(inspection.rgb).resize((128, 128), Image.Resampling.BOX)
     assert np.abs(np.asarray(small, int) - np.asarray(image, int)).mean() < 4
@@ -188,7 +188,9 @@ def test_it_upscales_an_image(client, open_address, server_key, tmp_path):
 def test_it_gets_line_art(client, open_address, server_key, tmp_path):
     result = send(client, open_address, tmp_path, "director", **save_images(tmp_path, image=SOURCE))
     assert result == {"images": 1}
-    inspection, _ = inspect_saved(tmp_path)
+    inspection = inspect((tmp_path / "0.png").read_bytes())
+    assert inspection.size == SOURCE.size
+    assert inspection.text["Title"] == "AI augmented image"
     assert np.ptp(inspection.rgb.astype(int), axis=2).max() < 8  # gray
     assert (inspection.rgb > 200).mean() > 0.5  # mostly paper
     assert (inspection.rgb < 128).mean() > 0.005  # some lines

@@ -95,7 +95,7 @@ def test_mode_client_ignores_the_flags(policy, name):
 LATER = (
     *("characterPrompts", "use_coords", "legacy_uc", "v4_prompt", "v4_negative_prompt", "straight_alpha"),
     *("tag_hint_qt", "tag_hint_uc_preset", "tag_hint_transparent_background", "upscale", "upscaled_enhance"),
-    *("variety_plus", "se_seed", "extra_passthrough_testing", "controlnet_any", "image_cache_secret_key"),
+    *("variety_plus", "se_seed", "extra_passthrough_testing", "controlnet_any", "another_secret_key"),
 )
 """Keys of V4 and later that requests for V3 also contain."""
 
@@ -176,7 +176,7 @@ LATER = (
         ({"strength": 7, "noise": "much", "extra_noise_seed": None, "img2img": {"strength": 0.7}}, {}),
         ({"image": "", "mask": None, "reference_image_multiple": [], "reference_image": ""}, {}),
         ({"mask": "AAAA", "inpaintImg2ImgStrength": 5, "controlnet_strength": -1, "color_correct": 3}, {}),
-        ({"controlnet_condition": "AAAA", "controlnet_model": "hed", "masks": [{"seed": 1}], "module": 1}, {"controlnet_model": None}),
+        ({"controlnet_condition": "", "controlnet_model": "hed", "masks": [], "module": 1}, {"controlnet_model": None}),
         ({"reference_information_extracted": 1.0, "reference_strength": 0.6, "reference_strength_multiple": [],
           "reference_information_extracted_multiple": [], "normalize_reference_strength_multiple": True},
          {"reference_strength_multiple": []}),
@@ -188,7 +188,8 @@ LATER = (
         ({"ucPreset": -1}, {"uc": ""}),
         ({"ucPreset": True}, {"uc": ""}),
         ({"v4_prompt": {"caption": {"base_caption": "not this"}}, "characterPrompts": [1]}, {"prompt": "1girl"}),
-        ({"ucPresetId": "heavy", "qualityPresetId": "standard", "variety_plus": True, "url": 1}, {"uc": ""}),
+        ({"ucPresetId": "heavy", "qualityPresetId": "standard"}, {"prompt": "1girl" + QUALITY, "uc": f"nsfw, {HEAVY}"}),
+        ({"ucPresetId": "none", "qualityPresetId": "none", "url": 1}, {"prompt": "1girl", "uc": "lowres"}),
     ],
 )  # fmt: skip
 def test_the_comment_shows_how_parameters_are_read(client, parameters, expected):

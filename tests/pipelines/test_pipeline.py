@@ -7,7 +7,6 @@ import torch
 from jobs import change, make_job
 
 from pipelines.errors import Cancelled, NotFinite
-from pipelines.image.preview import fit_preview, make_preview
 from pipelines.image.vae import VaeCodec, tile_starts, to_pixels
 from pipelines.job import Guidance, Prompts
 from pipelines.pipeline import Pipeline
@@ -133,10 +132,3 @@ def test_tiles_cover_a_side_and_overlap():
         assert places[0] == 0
         assert places[-1] == length - 128
         assert all(right - left <= 96 for left, right in pairwise(places))
-
-
-def test_previews_are_fitted_to_the_vae():
-    matrix = fit_preview(lambda latents: RepeatingVae().decode(latents[None])[0] * 0.5 + 0.1)
-    latents = torch.rand(4, 6, 5) - 0.5
-    expected = to_pixels(latents[:3] * 0.5 + 0.1)
-    assert np.abs(make_preview(latents, matrix).astype(int) - expected).max() <= 1

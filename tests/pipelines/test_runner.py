@@ -26,7 +26,7 @@ class RecordingPipeline:
     def __init__(self):
         self.passes, self.failure = [], None
 
-    def run(self, job, on_step, pass_, previous):
+    def run(self, job, on_step, pass_, previous, previews):
         self.passes.append((pass_, previous))
         if self.failure is not None:
             raise self.failure

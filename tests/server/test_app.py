@@ -115,7 +115,7 @@ def test_a_body_that_is_not_a_request_is_refused(client, body):
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("GET", GENERATE, 405), ("POST", "/ai/annotate-image", 404)],
+    [("GET", "/nowhere", 404), ("GET", GENERATE, 405), ("POST", "/ai/nothing", 404)],
 )
 def test_other_paths_and_methods_are_answered_in_the_envelope(client, method, path, status):
     response = client.request(method, path)

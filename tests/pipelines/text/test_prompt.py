@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import UnknownName
-from pipelines.text.prompt import parse
+from pipelines.text.prompt import SYNTAXES, parse
 
 
 def test_prompts_parse_exactly_as_the_goldens(golden):
@@ -59,7 +59,7 @@ def test_an_unknown_syntax_error_lists_the_known_ones():
         parse("x", "a111")
 
 
-@pytest.mark.parametrize("syntax", ["nai", "a1111"])
+@pytest.mark.parametrize("syntax", sorted(SYNTAXES))
 @pytest.mark.parametrize(
     "text",
     [
@@ -76,7 +76,7 @@ def test_weights_of_extreme_texts_are_finite(text, syntax):
         assert all(isfinite(weight) for _, weight in segment.runs)
 
 
-@pytest.mark.parametrize("syntax", ["nai", "a1111"])
+@pytest.mark.parametrize("syntax", sorted(SYNTAXES))
 @pytest.mark.parametrize(
     "text",
     [

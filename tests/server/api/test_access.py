@@ -10,8 +10,9 @@ from fastapi.testclient import TestClient
 from starlette.datastructures import Headers
 
 from server.api import access
-from server.api.access import AccessRules, generate_token, needs_token
+from server.api.access import AccessRules, needs_token
 from server.api.accounts import Account, Accounts
+from server.api.credentials import generate_token
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
@@ -37,8 +38,8 @@ def fake_model():
 def client(model, fake_model):
     """Client of a server with two tokens, one of them an account's, and one allowed origin."""
     accounts = Accounts(account=(Account(name="b", key="k" * 64, token=OTHER),))
-    rules = AccessRules((TOKEN, *accounts.tokens), origins=(ORIGIN,))
-    state = build_state(model, fake_model, access=rules, accounts=accounts)
+    rules = AccessRules((TOKEN,), origins=(ORIGIN,), read_accounts=lambda: accounts)
+    state = build_state(model, fake_model, access=rules)
     with TestClient(create_app(state), base_url=BASE_URL) as client:
         state.engine.wait_ready()
         yield client

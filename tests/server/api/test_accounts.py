@@ -1,15 +1,18 @@
-"""Logging in, access keys, the account pages that clients read before they generate, and tokens.toml."""
+"""tokens.toml: its form, logging in with it, and that it is read again when it changes."""
 
 import json
+import logging
+import os
 import re
 
 import pytest
 from fake_model import BASE_URL, FakeModel, build_state
 from fastapi.testclient import TestClient
 
+from server.api import accounts as accounts_module
 from server.api.access import AccessRules
-from server.api.account_pages import ACCOUNT_PAGES
-from server.api.accounts import Accounts, derive_access_key, load_accounts
+from server.api.accounts import Accounts, AccountsFile, load_accounts
+from server.api.credentials import derive_access_key, derive_login_token, generate_token, hash_token
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.config.toml import ConfigError
@@ -18,6 +21,8 @@ from server.engine.model import detect_model
 KEY, TOKEN = "dH77hGoqJBPjdNLL6X2IoEefDz7fMhkVSfNhOR2RQcCwOewFMfghP6ugV9B5fOs4", "pst-" + "a1" * 32
 OTHER_KEY, OTHER_TOKEN = "o" * 64, "pst-" + "b2" * 32
 SERVER_TOKEN = "pst-" + "c3" * 32
+HASHED_KEY = derive_access_key("c@d.e", "correct horse")
+HASHED_TOKEN = derive_login_token(HASHED_KEY)
 TOKENS_TOML = f"""
 [[account]]
 name = "a"
@@ -29,12 +34,18 @@ name = "b"
 key = "{OTHER_KEY}"
 token = "{OTHER_TOKEN}"
 """
+HASHED = f"""
+[[account]]
+name = "c"
+token_hash = ["{hash_token(generate_token())}", "{hash_token(HASHED_TOKEN)}"]
+limit = 5
+"""
 
 
 @pytest.fixture
 def accounts(tmp_path):
     file = tmp_path / "tokens.toml"
-    file.write_text(TOKENS_TOML)
+    file.write_text(TOKENS_TOML + HASHED)
     return load_accounts(file)
 
 
@@ -48,8 +59,8 @@ def build_client(model):
     """Return a client of a server that requires one of these tokens."""
 
     def build(*tokens, accounts=None):
-        rules = AccessRules(tokens)
-        state = build_state(model, FakeModel(), access=rules, accounts=accounts or Accounts())
+        rules = AccessRules(tokens, read_accounts=None if accounts is None else lambda: accounts)
+        state = build_state(model, FakeModel(), access=rules)
         return TestClient(create_app(state), base_url=BASE_URL)
 
     return build
@@ -58,71 +69,7 @@ def build_client(model):
 @pytest.fixture
 def client(build_client, accounts):
     """Client of a server with a token of its own and two accounts."""
-    return build_client(SERVER_TOKEN, *accounts.tokens, accounts=accounts)
-
-
-LIMITS = [{"resolution": 4_194_304, "maxPrompts": 0}, {"resolution": 1_048_576, "maxPrompts": 1}]
-PERKS = {
-    "maxPriorityActions", "startPriority", "moduleTrainingSteps", "unlimitedMaxPriority", "voiceGeneration",
-    "imageGeneration", "unlimitedImageGeneration", "unlimitedImageGenerationLimits", "contextTokens",
-}  # fmt: skip
-ALL_SIX = {
-    "emailVerified", "emailVerificationLetterSent", "trialActivated", "trialActionsLeft", "trialImagesLeft",
-    "accountCreatedAt",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("page", "keys"),
-    [
-        ("subscription", {"tier", "active", "expiresAt", "isGracePeriod", "perks", "paymentProcessorData",
-                          "trainingStepsLeft", "accountType"}),
-        ("information", ALL_SIX),
-        ("priority", {"maxPriorityActions", "nextRefillAt", "taskPriority"}),
-        ("keystore", {"keystore", "changeIndex"}),
-        ("data", {"priority", "subscription", "keystore", "settings", "information"}),
-    ],
-)  # fmt: skip
-def test_a_page_has_the_keys_that_clients_require(build_client, page, keys):
-    response = build_client().get(f"/user/{page}")
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "application/json; charset=utf-8"
-    assert set(response.json()) == keys
-
-
-def test_these_are_all_account_pages():
-    assert set(ACCOUNT_PAGES) == {"subscription", "information", "priority", "keystore", "data"}
-
-
-def test_the_subscription_allows_generating(build_client):
-    subscription = build_client().get("/user/data").json()["subscription"]
-    assert subscription == build_client().get("/user/subscription").json()
-    assert subscription["active"] is True
-    assert subscription["tier"] == 3
-    assert subscription["expiresAt"] > 4e9
-    assert set(subscription["perks"]) == PERKS
-    assert subscription["perks"]["unlimitedImageGenerationLimits"] == LIMITS
-    assert all(
-        subscription["perks"][name] is True for name in ("unlimitedMaxPriority", "unlimitedImageGeneration")
-    )
-    assert set(subscription["trainingStepsLeft"]) == {"fixedTrainingStepsLeft", "purchasedTrainingSteps"}
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/user/nothing", 404),
-        ("GET", "/user/../user/data", 200),
-        ("GET", "/user/login", 405),
-        ("GET", "/user/create-persistent-token", 405),
-        ("POST", "/user/subscription", 405),
-        ("DELETE", "/user/data", 405),
-    ],
-)
-def test_other_paths_and_methods(build_client, method, path, status):
-    response = build_client().request(method, path)
-    assert response.status_code == status
-    assert status == 200 or response.json()["statusCode"] == status
+    return build_client(SERVER_TOKEN, accounts=accounts)
 
 
 def log_in(client, **body):
@@ -146,7 +93,9 @@ def test_a_random_token_grants_nothing_where_tokens_are_required(build_client, c
         assert client.get("/user/data", headers={"Authorization": f"Bearer {token}"}).status_code == 401
 
 
-@pytest.mark.parametrize(("key", "token"), [(KEY, TOKEN), (OTHER_KEY, OTHER_TOKEN)])
+@pytest.mark.parametrize(
+    ("key", "token"), [(KEY, TOKEN), (OTHER_KEY, OTHER_TOKEN), (HASHED_KEY, HASHED_TOKEN)]
+)
 def test_a_listed_key_gets_its_token_which_grants_access(client, key, token):
     response = log_in(client, key=key, recaptcha="x")
     assert (response.status_code, response.json()) == (201, {"accessToken": token})
@@ -155,7 +104,7 @@ def test_a_listed_key_gets_its_token_which_grants_access(client, key, token):
 
 @pytest.mark.parametrize(
     "key",
-    ["", "x", KEY[:-1], KEY + "=", KEY.lower(), TOKEN, SERVER_TOKEN, f" {KEY}", "k\0", "é", "\ud800", "k" * 10_000],
+    ["", "x", KEY[:-1], KEY + "=", KEY.lower(), TOKEN, SERVER_TOKEN, HASHED_TOKEN, hash_token(HASHED_TOKEN), f" {KEY}", "k\0", "é", "\ud800", "k" * 10_000],
 )  # fmt: skip
 def test_an_unknown_key_is_unauthorized(client, build_client, key):
     body = json.dumps({"key": key})  # httpx refuses to send a lone surrogate
@@ -187,7 +136,7 @@ def test_a_login_body_that_is_not_an_object_is_rejected(client, content, status)
     )
 
 
-@pytest.mark.parametrize("token", [SERVER_TOKEN, TOKEN, OTHER_TOKEN])
+@pytest.mark.parametrize("token", [SERVER_TOKEN, TOKEN, OTHER_TOKEN, HASHED_TOKEN])
 def test_the_persistent_token_is_the_one_that_was_sent(client, token):
     response = client.post(
         "/user/create-persistent-token", json={}, headers={"Authorization": f"Bearer {token}"}
@@ -221,6 +170,23 @@ def test_a_file_without_accounts_is_valid(tmp_path):
         ("account = 3\n", 1, "account"),
         ("[account]\nname = 'a'\n", 1, "account"),
         (TOKENS_TOML + 'name = "c\n', 11, ""),
+        (
+            f'[[account]]\nname = "c"\ntoken_hash = "{TOKEN}"\n',
+            3,
+            "should be sha256: and 64 hexadecimal digits",
+        ),
+        (
+            f'[[account]]\nname = "c"\ntoken_hash = ["{hash_token(TOKEN).upper()}"]\n',
+            3,
+            "64 hexadecimal digits",
+        ),
+        ('[[account]]\nname = "c"\n', 1, "account.0: needs a token_hash"),
+        ('[[account]]\nname = "c"\ntoken_hash = []\n', 1, "account.0: needs a token_hash"),
+        (HASHED + f'key = "{KEY}"\n', 2, "account.0: key needs a token"),
+        (HASHED.replace("limit = 5", "limit = 0"), 5, "account.0.limit = 0"),
+        (HASHED.replace("limit = 5", "limit = true"), 5, "account.0.limit = true"),
+        (HASHED.replace("limit = 5", "concurrency = 0"), 5, "account.0.concurrency = 0"),
+        (HASHED.replace("limit = 5", "priority = 101"), 5, "account.0.priority = 101"),
     ],
 )
 def test_an_error_in_the_file_is_reported_with_its_line_and_without_secrets(tmp_path, text, line, fragment):
@@ -256,3 +222,105 @@ def test_an_access_key_can_be_derived_from_a_short_password_and_other_scripts():
     key = derive_access_key("名@例え.jp", "短い")
     assert len(key) == 64
     assert key.isascii()
+
+
+def test_a_login_token_has_the_form_that_clients_check_and_does_not_show_its_key():
+    assert re.fullmatch(r"pst-[A-Za-z0-9]{64}", HASHED_TOKEN)
+    assert derive_login_token(HASHED_KEY) == HASHED_TOKEN
+    assert derive_login_token(derive_login_token(HASHED_KEY)) != HASHED_TOKEN
+    assert HASHED_KEY[:8] not in HASHED_TOKEN
+
+
+def test_a_file_with_hashes_holds_neither_key_nor_token(accounts):
+    listed = accounts.find(HASHED_TOKEN)
+    assert (listed.name, listed.limit) == ("c", 5)
+    assert not [secret for secret in (HASHED_KEY, HASHED_TOKEN) if secret in repr(listed)]
+
+
+def test_every_hash_is_compared_in_constant_time(accounts, monkeypatch):
+    compared = []
+    monkeypatch.setattr(accounts_module, "compare_digest", lambda a, b: (compared.append(b), a == b)[1])
+    assert accounts.find(TOKEN).name == "a"
+    assert compared == [known for account in accounts.account for known in account.hashes]
+    assert len(compared) == 4
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def file(tmp_path):
+    file = tmp_path / "tokens.toml"
+    file.write_text(HASHED)
+    return file
+
+
+def count_accounts(accounts_file, clock, seconds):
+    clock.seconds += seconds
+    return len(accounts_file.read().account)
+
+
+def test_a_file_is_read_again_when_it_has_changed_and_only_looked_at_now_and_then(file, monkeypatch):
+    clock = Clock()
+    accounts_file = AccountsFile(file, clock)
+    looks = []
+    monkeypatch.setattr(
+        accounts_module, "_read_state", lambda path: looks.append(path) or path.stat().st_size
+    )
+    accounts_file._state = file.stat().st_size
+    file.write_text(HASHED + TOKENS_TOML)
+    assert count_accounts(accounts_file, clock, 1.9) == 1
+    assert looks == []
+    assert count_accounts(accounts_file, clock, 0.2) == 3
+    assert count_accounts(accounts_file, clock, 0.0) == 3
+    assert len(looks) == 1
+
+
+def test_a_file_that_is_replaced_by_one_of_the_same_size_is_read_again(file):
+    clock = Clock()
+    accounts_file = AccountsFile(file, clock)
+    other = generate_token()
+    new = file.with_name("new")
+    new.write_text(HASHED.replace(hash_token(HASHED_TOKEN), hash_token(other)))
+    stat = file.stat()
+    os.utime(new, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    new.replace(file)
+    assert accounts_file.read().find(HASHED_TOKEN) is not None
+    clock.seconds = 3
+    assert accounts_file.read().find(HASHED_TOKEN) is None
+    assert accounts_file.read().find(other) is not None
+
+
+@pytest.mark.parametrize("broken", [HASHED + "[[account", HASHED + "limits = 3", None])
+def test_a_broken_file_changes_nothing_and_is_reported_once(file, caplog, broken):
+    clock = Clock()
+    accounts_file = AccountsFile(file, clock)
+    if broken is None:
+        file.unlink()
+    else:
+        file.write_text(broken)
+    assert [count_accounts(accounts_file, clock, 3) for _ in range(3)] == [1, 1, 1]
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().startswith(f"the accounts stay as they were: {file}:")
+    file.write_text(HASHED + TOKENS_TOML)
+    assert count_accounts(accounts_file, clock, 3) == 3
+
+
+def test_a_revoked_token_is_refused_by_a_server_that_runs(model, file):
+    clock = Clock()
+    rules = AccessRules(read_accounts=AccountsFile(file, clock).read)
+    client = TestClient(create_app(build_state(model, FakeModel(), access=rules)), base_url=BASE_URL)
+    headers = {"Authorization": f"Bearer {HASHED_TOKEN}"}
+    assert client.get("/user/data", headers=headers).status_code == 200
+    file.write_text("")
+    clock.seconds = 3
+    assert client.get("/user/data", headers=headers).status_code == 401
+    assert log_in(client, key=HASHED_KEY).status_code == 401
+    assert client.get("/user/data").status_code == 401

@@ -8,7 +8,8 @@ import pytest
 from fake_model import GENERATE
 from starlette.requests import Request
 
-from server.api.body import MIB, PART_LIMIT, BodyLimits, read_body
+from server.api.body import MIB, BodyLimits, read_body
+from server.api.form import PART_LIMIT
 from server.api.json_text import parse_json_object
 from server.api.memory import Memory
 from server.errors import ApiError, Rejected

@@ -39,9 +39,9 @@ def test_reservations_share_one_limit():
 
 
 def test_the_default_is_enough_for_many_bodies():
-    assert memory_for_bodies(4096, 64) > 30 * 64
-    assert memory_for_bodies(2048, 64) >= 4 * 64
-    assert memory_for_bodies(2048, 1024) < 0
+    assert memory_for_bodies(4096, 64, 64) > 30 * 64
+    assert memory_for_bodies(2048, 64, 64) >= 3 * 64
+    assert memory_for_bodies(2048, 1024, 0) < 0
 
 
 def test_a_job_holds_the_images_it_starts_from():

@@ -1,8 +1,9 @@
 """Requests in every shape that clients are known to send, posted as they are, and the Comment of the image."""
 
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_no_seed_means_any(seed, comment):
 
 IMAGE = {"image": PICTURE, "strength": 0.5, "noise": 0.1}
 NESTED = {"strength": 0.4, "noise": 0.2, "color_correct": True, "extra_noise_seed": 9}
-IMG2IMG = {
+IMG2IMG: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "LlmKira": (IMAGE | {"extra_noise_seed": 9, "color_correct": True}, {"strength": 0.5, "noise": 0.1, "extra_noise_seed": 9}),
     "the page": (IMAGE | {"extra_noise_seed": 6, "sm": True, "sm_dyn": True}, {"extra_noise_seed": 6, "sm": False, "sm_dyn": False}),
     "no strength": ({"image": PICTURE}, {"strength": 0.7, "noise": 0.0, "extra_noise_seed": 7}),
@@ -219,7 +220,9 @@ def test_infill(name, comment, fake_model):
 
 
 def test_infill_reads_only_its_own_strengths(comment, fake_model):
-    body = build("nai-diffusion-3-inpainting", image=PICTURE, mask=MASK, strength=0.3) | {"action": "infill"}
+    body: Any = build("nai-diffusion-3-inpainting", image=PICTURE, mask=MASK, strength=0.3) | {
+        "action": "infill"
+    }
     for sent, strength in (
         ({}, 1),
         ({"img2img": {"strength": 0.6}}, 0.6),
@@ -242,3 +245,99 @@ def test_the_newer_form_with_inline_images(client, content_type):
     response = client.post(GENERATE, files={"request": part})
     assert response.status_code == 200, response.text
     assert read_comment(response)["strength"] == 0.5
+
+
+CAPTIONS = [{"char_caption": "a boy", "centers": [{"x": 0.9, "y": 0.5}]}, {"char_caption": "a dog", "centers": [{"x": 0.1, "y": 0.5}]}]  # fmt: skip
+
+
+def build_v4(base="1girl", captions=(), **flags):
+    return {"caption": {"base_caption": base, "char_captions": list(captions)}, **flags}
+
+
+HEAVY_V45 = "nsfw, lowres, artistic error, film grain, scan artifacts, worst quality, bad quality, jpeg artifacts, very displeasing, chromatic aberration, dithering, halftone, screentone, multiple views, logo, too many watermarks, negative space, blank page"  # fmt: skip
+LATER = {
+    "V4 with characters": (
+        "nai-diffusion-4-full", {"v4_prompt": build_v4("1girl", CAPTIONS, use_coords=False, use_order=True)},
+        {"prompt": "1girl, a boy, a dog"},
+    ),
+    "V4 from left to right": (
+        "nai-diffusion-4-full", {"v4_prompt": build_v4("1girl", CAPTIONS, use_coords=True, use_order=False)},
+        {"prompt": "1girl, a dog, a boy"},
+    ),
+    "V4 with both prompts": (
+        "nai-diffusion-4-5-full", {"v4_prompt": build_v4("2::rain::, 1girl"), "v4_negative_prompt": build_v4("hat", [{"char_caption": "red"}])},
+        {"prompt": "2::rain::, 1girl", "uc": "hat, red"},
+    ),
+    "V4.5 names its presets": (
+        "nai-diffusion-4-5-full", {"params_version": 4, "qualityPresetId": "standard", "ucPresetId": "heavy"},
+        {"prompt": "1girl, very aesthetic, masterpiece, no text", "uc": HEAVY_V45},
+    ),
+    "V5 names its presets": (
+        "nai-diffusion-5-full", {"params_version": 4, "qualityPresetId": "light", "negative_prompt": "hat"},
+        {"prompt": "1girl, very aesthetic, amazing quality, no text", "uc": "hat"},
+    ),
+    "V5 without presets": (
+        "nai-diffusion-5-full", {"params_version": 4, "qualityPresetId": "none", "negative_prompt": "hat", "ucPresetId": "none"},
+        {"prompt": "1girl", "uc": "hat"},
+    ),
+    "the page merges and names": (
+        "nai-diffusion-3", {"params_version": 4, "qualityPresetId": "standard", "ucPresetId": "heavy", "negative_prompt": "lowres"},
+        {"prompt": "1girl, best quality, amazing quality, very aesthetic, absurdres", "uc": "lowres"},
+    ),
+    "keys that change nothing": (
+        "nai-diffusion-5-full", {"tag_hint_transparent_background": True, "straight_alpha": True, "tag_hint_qt": "a", "tag_hint_uc_preset": "b", "normalize_reference_strength_multiple": True, "image_cache_secret_key": None},
+        {"prompt": "1girl"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_later_models(name, comment):
+    model, parameters, expected = LATER[name]
+    check(comment, build(model, **parameters), expected)
+
+
+@pytest.mark.parametrize("model", ["nai-diffusion-3", "nai-diffusion-furry-3", "nai-diffusion-2", "mine"])
+def test_earlier_models_read_none_of_it(model, comment, fake_model):
+    check(comment, build(model, "2::rain::, 1girl, teXt: hello"), {"prompt": "2::rain::, 1girl, teXt: hello"})
+    assert fake_model.jobs[-1].prompts.syntax == "nai"
+
+
+PNG_PART, MASK_PART = (("blob", b64decode(text), "image/png") for text in (PICTURE, MASK))
+INIT = {"image": "image", "image_cache_secret_key": "a" * 64}
+NEWER = {
+    "img2img": ("img2img", INIT | {"img2img": {"strength": 0.6, "color_correct": True}}, ["image"], {"strength": 0.6}),
+    "infill": ("infill", INIT | {"mask": "mask", "mask_cache_secret_key": "b" * 64}, ["image", "mask"], {"add_original_image": True}),
+    "parts of other names": ("infill", {"image": "first", "mask": "second"}, ["first", "second"], {"seed": 7}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["nai-diffusion-3-inpainting", "nai-diffusion-5-full-inpainting"])
+@pytest.mark.parametrize("is_last", [True, False])
+@pytest.mark.parametrize("name", NEWER)
+def test_the_newer_form(name, is_last, model, client):
+    action, parameters, names, expected = NEWER[name]
+    body = build(model, **parameters, params_version=4) | {"action": action}
+    images = list(zip(names, (PNG_PART, MASK_PART), strict=False))
+    request = [("request", ("blob", json.dumps(body), "application/json"))]
+    response = client.post(GENERATE, files=images + request if is_last else request + images)
+    assert response.status_code == 200, response.text
+    found = read_comment(response)
+    assert {key: found.get(key) for key in expected} == expected
+
+
+REFERENCES = {
+    "a vibe": {"reference_image": PICTURE},
+    "vibes": {"reference_image_multiple": [PICTURE], "reference_strength_multiple": [0.6]},
+    "vibes by key": {"reference_image_multiple_cached": [{"cache_secret_key": "c" * 64, "data": PICTURE}]},
+    "a character": {"director_reference_images": [PICTURE], "director_reference_descriptions": [{"caption": {"base_caption": "character"}}]},
+    "a character by key": {"director_reference_images_cached": [{"cache_secret_key": "d" * 64, "data": PICTURE}]},
+    "a ControlNet": {"controlnet_condition": PICTURE, "controlnet_model": "hed"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_references_are_refused_by_name(name, client):
+    response = client.post(GENERATE, json=build(**REFERENCES[name]))
+    assert response.status_code == 400
+    assert response.json()["message"].startswith(f"parameters.{next(iter(REFERENCES[name]))}")

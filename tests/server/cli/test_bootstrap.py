@@ -4,15 +4,13 @@ from socket import gethostname
 
 import pytest
 
-from server.api.accounts import Account, Accounts
+from server.api.credentials import generate_token, hash_token
 from server.cli.bootstrap import build_access_rules, build_app_state, build_metadata_policy
 from server.config.catalog import single_model_catalog
 from server.config.settings import ApiSettings, EngineSettings, Settings
 from server.config.toml import ConfigError
 from server.engine.engine import State
 from server.engine.model import detect_model
-
-ACCOUNTS = Accounts(account=(Account(name="a", key="k" * 64, token="account-token"),))
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +19,34 @@ def model(demo_file):
 
 
 def test_loopback_needs_no_token_and_other_addresses_get_one():
-    assert build_access_rules(Settings(), Accounts()).tokens == ()
-    (token,) = build_access_rules(Settings(host=("0.0.0.0",)), Accounts()).tokens
+    rules = build_access_rules(Settings())
+    assert (rules.tokens, rules.has_tokens) == ((), False)
+    (token,) = build_access_rules(Settings(host=("0.0.0.0",))).tokens
     assert token.startswith("pst-")
 
 
-def test_tokens_of_settings_and_accounts_are_accepted():
-    rules = build_access_rules(Settings(host=("0.0.0.0",), token="settings-token"), ACCOUNTS)
-    assert rules.tokens == ("settings-token", "account-token")
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_tokens_of_settings_and_accounts_are_accepted_and_no_other(tmp_path, host):
+    file, token = tmp_path / "tokens.toml", generate_token()
+    file.write_text(f'[[account]]\nname = "a"\ntoken_hash = "{hash_token(token)}"\n')
+    rules = build_access_rules(Settings(host=(host,), token="settings-token", tokens=file))
+    assert rules.allows_token("Bearer settings-token")
+    assert rules.allows_token(f"Bearer {token}")
+    assert not rules.allows_token(f"Bearer {generate_token()}")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_file_without_accounts_lets_no_one_in(tmp_path, host):
+    file = tmp_path / "tokens.toml"
+    file.write_text("")
+    rules = build_access_rules(Settings(host=(host,), tokens=file))
+    assert rules.tokens == ()
+    assert not [sent for sent in ("", "Bearer", "Bearer ", "Bearer x") if rules.allows_token(sent)]
 
 
 @pytest.mark.parametrize(("host", "names"), [("127.0.0.1", ("a.b",)), ("::", ("a.b", gethostname().lower()))])
 def test_the_machines_name_is_a_host_where_all_addresses_are_bound(host, names):
-    assert (
-        build_access_rules(Settings(host=(host,), api=ApiSettings(hosts=("a.b",))), Accounts()).hosts == names
-    )
+    assert build_access_rules(Settings(host=(host,), api=ApiSettings(hosts=("a.b",)))).hosts == names
 
 
 def test_only_full_metadata_creates_a_signing_key(model, tmp_path):
@@ -58,11 +69,14 @@ def test_settings_reach_the_application_state(model, tmp_path):
     assert (state.engine.state, state.body_limit, state.prefixes) == (State.NEW, 7, ("/native",))
     assert (state.policy.mode, state.policy.unknown_models) == ("client", "refuse")
     assert (state.metadata.batching, state.metadata.source_hash) == ("shared", model.fingerprint)
-    assert state.access.tokens == ("tttttttt",)
+    assert [account.name for account in state.access.accounts.account] == ["a"]
 
 
-def test_pages_without_an_origin_need_a_token():
+def test_pages_without_an_origin_need_a_token(tmp_path):
     settings = Settings(api=ApiSettings(origins=("null",)))
     with pytest.raises(ConfigError, match="set a token too"):
-        build_access_rules(settings, Accounts())
-    assert build_access_rules(settings, ACCOUNTS).origins == ("null",)
+        build_access_rules(settings)
+    assert build_access_rules(settings.model_copy(update={"token": "settings-token"})).origins == ("null",)
+    file = tmp_path / "tokens.toml"
+    file.write_text("")
+    assert build_access_rules(settings.model_copy(update={"tokens": file})).origins == ("null",)

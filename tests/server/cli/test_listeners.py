@@ -1,10 +1,12 @@
 """The addresses that a server listens on."""
 
+import errno
 import socket
 from contextlib import ExitStack
 
 import pytest
 
+from server.cli import listeners
 from server.cli.listeners import bind, format_address
 from server.config.toml import ConfigError
 
@@ -71,6 +73,17 @@ def test_a_port_in_use_or_an_unknown_host_is_refused():
     for host in ("no-such-host.invalid", "203.0.113.7", "a" * 64 + ".invalid"):
         with pytest.raises(ConfigError, match=f"{host}' is not an address of this machine"):
             bind([host], 0)
+
+
+def test_a_privileged_port_is_refused_with_the_remedy(monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(listeners, "create_server", refuse)
+    with pytest.raises(ConfigError, match=r"for root; allow everyone with sudo sysctl net\.ipv4.*_start=443"):
+        bind(["127.0.0.1"], 443)
+    with pytest.raises(ConfigError, match="cannot be used: Permission denied"):
+        bind(["127.0.0.1"], 4242)
 
 
 @pytest.mark.parametrize(

@@ -101,22 +101,6 @@ def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_pa
     assert not (tmp_path / "signing.pem").exists()
 
 
-@pytest.mark.parametrize(("address", "count"), [("a@b.c", 1), ("A@b.c", 2)])
-def test_account_prints_a_table_that_the_server_reads(naiad, tmp_path, address, count):
-    from server.api.accounts import load_accounts
-
-    done = naiad("account", "me", stdin=f"{address}\npassword\npassword\n")
-    assert done.returncode == 0, done.stderr
-    file = tmp_path / "tokens.toml"
-    file.write_text(done.stdout)
-    accounts = load_accounts(file).account
-    assert len(accounts) == count
-    account = accounts[-1]
-    assert account.name == "me"
-    assert account.key == "dH77hGoqJBPjdNLL6X2IoEefDz7fMhkVSfNhOR2RQcCwOewFMfghP6ugV9B5fOs4"
-    assert account.token.startswith("pst-")
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -191,7 +175,10 @@ def test_an_unknown_variable_is_refused_with_a_suggestion(naiad):
         "enhance",
         "variations",
         "merge-inpaint",
-        "account",
+        "token",
+        "token add",
+        "token list",
+        "token revoke",
     ],
 )
 def test_help_works_without_torch(command):

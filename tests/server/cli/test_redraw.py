@@ -3,6 +3,7 @@
 import gzip
 import json
 from base64 import b64decode
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +13,7 @@ from image_files import make_exif, make_segment
 from PIL import Image
 
 from pipelines.job import Guidance, Job, Pass, Prompts
-from server.cli.redraw import build_redraw_request
+from server.cli.redraw import NAI4_MODEL, build_redraw_request
 from server.config.catalog import single_model_catalog
 from server.config.resources import configs
 from server.engine.engine import Result
@@ -131,9 +132,18 @@ def test_v4_captions_are_flattened_as_in_requests():
         "2girls, street, red hair",
         "lowres, hat",
     )
+    assert body["model"] == NAI4_MODEL
     broken = json.dumps(V4 | {"v4_prompt": {"caption": 5}})
     body = build_redraw_request(encode_png(PIXELS, {"Comment": broken}), 1.0, 0.5, 0.0, {})
     assert body["input"] == "2girls, street"
+    assert "model" not in body
+
+
+def test_a_prompt_in_the_syntax_of_v4_is_read_in_it_again(signing_key):
+    prompts, result = Prompts("2::1girl::, smile", "bad", "nai4"), Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
+    metadata = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
+    data = write_job_picture(metadata, replace(JOB, prompts=prompts), result, 0, {}, "png")
+    assert build_redraw_request(data, 1.0, 0.5, 0.0, {})["model"] == NAI4_MODEL
 
 
 def test_overrides_replace_the_metadata(file):

@@ -1,22 +1,21 @@
 """What a server prints at the start, and that it stops if its engine fails."""
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_model import FakeModel
 
-from server.api.accounts import Account, Accounts
+from server.api.credentials import hash_token
 from server.cli.bootstrap import build_access_rules
-from server.cli.serve import _announce, stop_after_failure
+from server.cli.serve import _announce, _open_certificate, run_server, stop_after_failure
 from server.config.catalog import single_model_catalog
 from server.config.settings import Settings
+from server.config.toml import ConfigError
 from server.engine.engine import Engine
 from server.engine.model import detect_model
-
-ACCOUNTS = Accounts(account=(Account(name="a", key="k" * 64, token="account-token"),))
-
-NO_ACCOUNTS = Accounts()
+from server.tls.certificates import create_certificates
 
 
 @pytest.fixture(scope="module")
@@ -24,25 +23,25 @@ def model(demo_file):
     return detect_model(single_model_catalog(demo_file))
 
 
-def announce(model, capsys, accounts=NO_ACCOUNTS, **changes):
-    """Return what is printed, and the tokens that are accepted."""
+def announce(model, capsys, **changes):
+    """Return what is printed, and the server's own tokens."""
     settings = Settings(**changes)
-    rules = build_access_rules(settings, accounts)
-    state: Any = SimpleNamespace(access=rules, accounts=accounts, metadata=SimpleNamespace(key=None))
+    rules = build_access_rules(settings)
+    state: Any = SimpleNamespace(access=rules, metadata=SimpleNamespace(key=None))
     _announce(model, state, settings, 4242)
     return capsys.readouterr().out, rules.tokens
 
 
-@pytest.mark.parametrize(
-    ("accounts", "changes"),
-    [(ACCOUNTS, {}), (ACCOUNTS, {"host": ("0.0.0.0",)}), (NO_ACCOUNTS, {"token": "settings-token"}),
-     (ACCOUNTS, {"token": "settings-token"})],
-)  # fmt: skip
-def test_a_token_of_ones_own_is_never_printed(model, capsys, accounts, changes):
-    printed, tokens = announce(model, capsys, accounts, **changes)
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"host": ("0.0.0.0",)}, {"token": "settings-token"}])
+def test_a_token_of_ones_own_is_never_printed(model, capsys, tmp_path, listed, changes):
+    file, secret = tmp_path / "tokens.toml", "account-token"
+    file.write_text(f'[[account]]\nname = "a"\ntoken_hash = "{hash_token(secret)}"\n' if listed else "")
+    printed, tokens = announce(model, capsys, tokens=file, **changes)
     assert 'Authorization: Bearer $NAIAD_TOKEN"' in printed
-    assert tokens
-    assert not [token for token in tokens if token in printed]
+    assert tokens == (() if "token" not in changes else ("settings-token",))
+    assert not [token for token in (*tokens, secret, hash_token(secret)) if token in printed]
+    assert (f"{file} lists no account yet; `naiad token add NAME` makes one" in printed) is not listed
 
 
 def test_a_generated_token_is_printed_once(model, capsys):
@@ -56,6 +55,26 @@ def test_each_address_is_printed(model, capsys):
     assert "listens on http://127.0.0.1:4242 and http://[::1]:4242\n" in printed
     assert tokens == ()
     assert "Authorization" not in printed
+
+
+def test_over_tls_the_command_names_the_certificates_host(model, capsys, tmp_path):
+    printed, _ = announce(model, capsys, tls=True, tls_folder=tmp_path)
+    assert "listens on https://127.0.0.1:4242\n" in printed
+    command = f"curl --cacert '{tmp_path / 'ca.crt'}' --resolve image.novelai.net:4242:127.0.0.1 https://image.novelai.net:4242/ai"
+    assert command in printed
+
+
+def test_without_a_certificate_nothing_is_served(model, tmp_path):
+    settings = Settings(tls=True, tls_folder=tmp_path, signing_key=tmp_path / "signing.pem")
+    with pytest.raises(ConfigError, match="has no certificate; run naiad tls install"):
+        run_server(model, settings)
+
+
+@pytest.mark.parametrize(("days", "lines"), [(0, 0), (80, 1)])
+def test_a_certificate_that_expires_soon_is_logged(tmp_path, caplog, days, lines):
+    create_certificates(tmp_path, datetime.now(UTC) - timedelta(days=days))
+    _open_certificate(Settings(tls_folder=tmp_path))
+    assert caplog.text.count("run naiad tls install, and trust the new CA") == lines
 
 
 def fail_to_load():

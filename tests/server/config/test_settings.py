@@ -4,7 +4,7 @@ import tomllib
 import pytest
 from paths import ROOT
 
-from server.config.settings import Settings, load_settings, signing_key_path
+from server.config.settings import Settings, listen_port, load_settings, signing_key_path
 from server.config.toml import ConfigError, setting_names
 
 FILE = ROOT / "configs" / "server.toml"
@@ -18,6 +18,7 @@ OTHER = {
     "attention": "xformers",
     "threads": "81",
     "drain_seconds": "81",
+    "tls": "true",
     "engine.queue_limit": "81",
     "engine.exit_on_failure": "false",
     "engine.batching": "shared",
@@ -26,6 +27,7 @@ OTHER = {
     "api.zip_type": "application/x-zip-compressed",
     "api.body_limit": "8",
     "api.memory_limit": "8192",
+    "api.image_cache": "81",
     "api.connections": "81",
     "api.hosts": "pictures.example, other.example",
     "api.origins": "https://pictures.example",
@@ -189,3 +191,10 @@ def test_a_folder_is_not_a_settings_file(tmp_path):
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         setattr(Settings(), "port", 1)  # noqa: B010 - an assignment is what must fail
+
+
+def test_tls_has_the_port_of_https_unless_one_is_set():
+    assert listen_port(load_settings(None, {}, {"tls": None})) == 4242
+    assert listen_port(load_settings(None, {}, {"tls": True})) == 443
+    assert listen_port(load_settings(None, {"NAIAD_TLS": "1", "NAIAD_PORT": "4242"}, {})) == 4242
+    assert listen_port(load_settings(None, {"NAIAD_TLS": "1"}, {"port": 8443})) == 8443

@@ -1,14 +1,21 @@
+from io import BytesIO
+
 import pytest
 import torch
 import upscaler_files
+from jobs import make_job
+from live_server import wait_until
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from demo.checkpoint import build_demo
+from pipelines import previewer
 from pipelines.errors import WeightsError
 from pipelines.job import RgbImage, UpscaleJob
 from pipelines.weights.architecture import METADATA_KEY
 from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.header import read_header
+from pipelines.weights.networks import build_tiny_decoder
 from server.cli.check import check_setup
 from server.config.catalog import Catalog, ModelEntry, single_model_catalog
 from server.config.settings import Settings
@@ -58,10 +65,40 @@ def test_the_upscaler_is_named_hashed_and_checked(demo_file, tmp_path):
     assert model.files == {"upscaler": fingerprint(network)}
     assert "upscaler: anime.safetensors, 4 times" in list(check_setup(catalog, Settings(metadata="plain")))
     runner = load_runner(model, Settings(device="cpu"))
-    (image,) = runner.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16), lambda _: None).images
+    (image,) = runner.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16), lambda _: None, None).images
     assert image.shape == (16, 16, 3)
     with pytest.raises(ConfigError, match=r"wrong\.safetensors: not an ESRGAN-family upscaler"):
         list(check_setup(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))
+
+
+def test_a_preview_decoder_is_used_and_checked_but_no_file_of_the_images(
+    demo_file, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(previewer, "SHARE", float("inf"))
+    tiny, wrong = tmp_path / "tiny.safetensors", tmp_path / "wrong.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    shapes = build_tiny_decoder(8).state_dict()
+    random = {
+        f"decoder.{name}": torch.rand(weight.shape, generator=generator) for name, weight in shapes.items()
+    }
+    save_file(random, tiny)
+    save_file({"a": torch.zeros(1)}, wrong)
+
+    def build(path):
+        return Catalog(default="a", models={"a": ModelEntry(path=demo_file, preview_decoder=path)})
+
+    model = detect_model(build(tiny))
+    assert model.files == {}
+    assert "OK" in list(check_setup(build(tiny), Settings(metadata="plain")))
+    with pytest.raises(ConfigError, match=r"wrong\.safetensors: not a TAESD-type decoder"):
+        list(check_setup(build(wrong), Settings(metadata="plain")))
+    with pytest.raises(ConfigError, match=r"absent\.safetensors: no such file"):
+        detect_model(build(tmp_path / "absent.safetensors"))
+    runner, previews = load_runner(model, Settings(device="cpu")), []
+    assert "preview_decoder: tiny.safetensors does not decode as the VAE does" in caplog.text
+    runner.run(make_job(256, 256, steps=6), lambda _: None, previews.append)
+    wait_until(lambda: previews)
+    assert Image.open(BytesIO(previews[0].jpeg)).size == (128, 128)
 
 
 def check(catalog):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from server.config.resources import configs
 from server.config.toml import ConfigError
+from server.errors import Rejected
 from server.request.presets import Mode, PromptTexts, apply_presets, fold_tags, load_presets
 from server.request.resolve import STRUCTURED
 
@@ -24,6 +25,11 @@ V4_CURATED = ("nai-diffusion-4-curated-preview", "nai-diffusion-4-curated-inpain
 V4 = ("nai-diffusion-4-full", "nai-diffusion-4-full-inpainting")
 V45_CURATED = ("nai-diffusion-4-5-curated", "nai-diffusion-4-5-curated-inpainting")
 V45 = ("nai-diffusion-4-5-full", "nai-diffusion-4-5-full-inpainting")
+V5 = (
+    *("nai-diffusion-5-full", "nai-diffusion-5-full-inpainting"),
+    *("nai-diffusion-5-full-medium", "nai-diffusion-5-full-medium-inpainting"),
+    *("nai-diffusion-5-curated", "nai-diffusion-5-curated-inpainting"),
+)
 
 QUALITY = {
     V3: "cat, best quality, amazing quality, very aesthetic, absurdres",
@@ -34,6 +40,7 @@ QUALITY = {
     V4: "cat, no text, best quality, very aesthetic, absurdres",
     V4_CURATED: "cat, rating:general, best quality, very aesthetic, absurdres",
     V45: "cat, very aesthetic, masterpiece, no text",
+    V5: "cat, very aesthetic, masterpiece, no text",
     V45_CURATED: "cat, very aesthetic, masterpiece, no text, -0.8::feet::, rating:general",
 }
 
@@ -47,12 +54,17 @@ V45_HEAVY = (
     "chromatic aberration, dithering, halftone, screentone, multiple views, logo, too many watermarks, negative space, "
     "blank page"
 )
+V45_FURRY = (
+    "{worst quality}, distracting watermark, unfinished, bad quality, {widescreen}, upscale, {sequence}, "
+    "{{grandfathered content}}, blurred foreground, chromatic aberration, sketch, everyone, [sketch background], simple, "
+    "[flat colors], ych (character), outline, multiple scenes, [[horror (theme)]], comic"
+)
 UNDESIRED = {
     V3: (
         ("heavy", V3_HEAVY),
         ("light", V3_LIGHT),
         (
-            "human focus",
+            "human",
             f"{V3_HEAVY}, bad anatomy, bad hands, @_@, mismatched pupils, heart-shaped pupils, glowing eyes",
         ),
         ("none", "lowres"),
@@ -149,11 +161,22 @@ UNDESIRED = {
             "negative space, blank page",
         ),
         (
-            "human focus",
+            "human",
             "blurry, lowres, upscaled, artistic error, film grain, scan artifacts, bad anatomy, bad hands, "
             "worst quality, bad quality, jpeg artifacts, very displeasing, chromatic aberration, halftone, "
             "multiple views, logo, too many watermarks, @_@, mismatched pupils, glowing eyes, negative space, blank page",
         ),
+        ("none", ""),
+    ),
+    V5: (
+        ("heavy", V45_HEAVY),
+        (
+            "light",
+            "lowres, bad hands, bad anatomy, artistic error, sepia, white haze, worst quality, very displeasing, "
+            "jpeg artifacts, 0::ai-generated::",
+        ),
+        ("furry", V45_FURRY),
+        ("human", f"{V45_HEAVY}, @_@, mismatched pupils, glowing eyes, bad anatomy"),
         ("none", ""),
     ),
     V45: (
@@ -163,14 +186,8 @@ UNDESIRED = {
             "lowres, artistic error, scan artifacts, worst quality, bad quality, jpeg artifacts, multiple views, "
             "very displeasing, too many watermarks, negative space, blank page",
         ),
-        (
-            "furry focus",
-            "{worst quality}, distracting watermark, unfinished, bad quality, {widescreen}, upscale, {sequence}, "
-            "{{grandfathered content}}, blurred foreground, chromatic aberration, sketch, everyone, "
-            "[sketch background], simple, [flat colors], ych (character), outline, multiple scenes, "
-            "[[horror (theme)]], comic",
-        ),
-        ("human focus", f"{V45_HEAVY}, @_@, mismatched pupils, glowing eyes, bad anatomy"),
+        ("furry", V45_FURRY),
+        ("human", f"{V45_HEAVY}, @_@, mismatched pupils, glowing eyes, bad anatomy"),
         ("none", ""),
     ),
 }
@@ -179,16 +196,19 @@ NEVER_NSFW = {
     *("safe-diffusion", "safe-diffusion-inpainting", "curated-diffusion-test", "custom"),
     *V4_CURATED,
     *V45_CURATED,
+    *V5[4:],
 }
 
 
-def apply(positive="", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", mixes=True):
-    texts = apply_presets(PromptTexts(positive, negative, quality, preset), PRESETS, model, mode, mixes)
+def apply(
+    positive="", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", syntax="nai"
+):
+    texts = apply_presets(PromptTexts(positive, negative, quality, preset), PRESETS, model, mode, syntax)
     return texts.positive, texts.negative
 
 
-def add_quality(positive, model="nai-diffusion-3", mixes=True):
-    return apply(positive, quality=True, model=model, mixes=mixes)[0]
+def add_quality(positive, model="nai-diffusion-3", syntax="nai"):
+    return apply(positive, quality=True, model=model, syntax=syntax)[0]
 
 
 def select_undesired(preset, **options):
@@ -209,7 +229,7 @@ def test_quality_tags_match_nais_text_and_position(model, text):
 @pytest.mark.parametrize("model", IDS)
 def test_presets_match_nais_texts_in_nais_order(model):
     group = next(group for group in UNDESIRED if model in group)
-    assert tuple((entry.name, entry.text) for entry in PRESETS.for_model(model).undesired) == UNDESIRED[group]
+    assert tuple((entry.id, entry.text) for entry in PRESETS.for_model(model).undesired) == UNDESIRED[group]
 
 
 @pytest.mark.parametrize("model", IDS)
@@ -227,7 +247,7 @@ def test_nais_experimental_models_use_the_fallback_without_nsfw(model):
     assert select_undesired(0, model=model) == V3_HEAVY
 
 
-@pytest.mark.parametrize("model", ["nai-diffusion-5-full", "mine", ""])
+@pytest.mark.parametrize("model", ["nai-diffusion-6-full", "mine", ""])
 def test_an_unlisted_id_uses_the_texts_of_v3(model):
     assert add_quality("cat", model) == QUALITY[V3]
     assert select_undesired(2, model=model) == "nsfw, " + UNDESIRED[V3][2][1]
@@ -280,7 +300,26 @@ def test_each_segment_of_a_mix_gets_its_own_quality_tags(model, before, after):
 
 
 def test_a_bar_is_plain_text_in_a_syntax_without_mixes():
-    assert add_quality("cat|dog:0.5", mixes=False) == f"cat|dog:0.5, {Q}"
+    assert add_quality("cat|dog:0.5", syntax="a1111") == f"cat|dog:0.5, {Q}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("2girls|girl, hat:2", f"2girls, {Q4}|girl, hat:2"),
+        ("ratio 16:9|girl", f"ratio 16:9, {Q4}|girl"),
+        ("a||b|c||d|girl", f"a||b|c||d, {Q4}|girl"),
+        ("sign, teXt: hello, you", f"sign, {Q4}, teXt: hello, you"),
+        ("sign\nText: hello", f"sign, {Q4}, Text: hello"),
+        ("Text: best quality", f"{Q4}, Text: best quality"),
+        ("2::no text::\nText: hello", "2::no text::\nText: hello"),
+        ("2::smile", f"2::smile, {Q4}"),
+        ("|girl", f"{Q4}|girl"),
+    ],
+)
+def test_in_the_syntax_of_v4_the_base_prompt_gets_the_tags_before_its_lettering(before, after):
+    assert add_quality(before, V4[0], "nai4") == after
+    assert add_quality(after, V4[0], "nai4") == after
 
 
 @pytest.mark.parametrize(
@@ -344,7 +383,7 @@ def test_nsfw_is_searched_for_after_the_quality_tags_are_added():
     changed = PRESETS.model_copy(
         update={
             "models": (
-                PRESETS.for_model(V3[0]).model_copy(update={"quality": "not nsfw"}),
+                PRESETS.for_model(V3[0]).model_copy(update={"quality": {"standard": "not nsfw"}}),
                 *PRESETS.models[1:],
             )
         }
@@ -353,6 +392,83 @@ def test_nsfw_is_searched_for_after_the_quality_tags_are_added():
     assert (
         apply_presets(PromptTexts("cat", "", None, 1), changed, V3[0], "auto").negative == f"nsfw, {V3_LIGHT}"
     )
+
+
+def apply_ids(
+    positive="cat", negative="", quality=None, preset=None, model=V3[0], mode: Mode = "auto", **flags
+):
+    texts = PromptTexts(positive, negative, quality_id=quality, uc_id=preset, **flags)
+    found = apply_presets(texts, PRESETS, model, mode)
+    return found.positive, found.negative, found.warnings
+
+
+@pytest.mark.parametrize("model", IDS)
+def test_an_id_finds_the_text_that_its_index_finds(model):
+    names = [name for name, _ in UNDESIRED[next(group for group in UNDESIRED if model in group)]]
+    for index, name in enumerate(names):
+        for spelling in {name, f"{name}Focus" if name in ("human", "furry") else name}:
+            assert apply_ids(preset=spelling, model=model) == (*apply("cat", preset=index, model=model), ())
+    assert apply_ids(quality="standard", model=model)[0] == add_quality("cat", model)
+    assert apply_ids(quality="none", preset="", model=model) == ("cat", "", ())
+
+
+def test_v5_has_light_quality_tags():
+    light = "cat, very aesthetic, amazing quality, no text"
+    assert apply_ids(quality="light", model=V5[0]) == (light, "", ())
+    for quality in ("light", "standard"):  # the tags of neither text are added to those of the other
+        assert apply_ids(light, quality=quality, model=V5[0])[0] == light
+        assert apply_ids("amazing quality", quality=quality, model=V5[0])[0] == "amazing quality"
+
+
+def test_the_curated_models_of_v5_never_get_nsfw():
+    assert apply_ids(preset="heavy", model="nai-diffusion-5-full")[1] == f"nsfw, {V45_HEAVY}"
+    assert apply_ids(preset="heavy", model="nai-diffusion-5-curated")[1] == V45_HEAVY
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # an older flag, even one that adds nothing, comes first
+        ({"quality": "standard", "quality_toggle": False}, ("cat", "")),
+        ({"quality": "none", "quality_toggle": True}, (f"cat, {Q}", "")),
+        ({"preset": "light", "uc_preset": 3}, ("cat", "lowres")),
+        ({"preset": "light", "uc_preset": 99}, ("cat", "")),
+        # nothing is doubled
+        ({"positive": f"cat, {Q}", "quality": "standard"}, (f"cat, {Q}", "")),
+        ({"negative": "hat", "preset": "heavy"}, ("cat", "hat")),
+        # the modes
+        ({"quality": "standard", "preset": "heavy", "mode": "client"}, ("cat", "")),
+        ({"mode": "always", "quality": "none", "preset": "light"}, ("cat", f"nsfw, {V3_LIGHT}")),
+        ({"mode": "always", "negative": "hat", "preset": "light"}, (f"cat, {Q}", f"nsfw, {V3_LIGHT}, hat")),
+        # an id that NAI does not have, where it is not needed
+        ({"quality": "best", "quality_toggle": True}, (f"cat, {Q}", "")),
+        ({"preset": "best", "negative": "hat"}, ("cat", "hat")),
+        ({"quality": "best", "preset": "best", "mode": "client"}, ("cat", "")),
+    ],
+)
+def test_ids_count_where_the_older_flags_are_missing(options, expected):
+    assert apply_ids(**options)[:2] == expected
+
+
+def test_an_id_that_the_model_lacks_is_warned_about():
+    positive, negative, warnings = apply_ids(quality="light", preset="furryFocus")
+    assert (positive, negative) == (f"cat, {Q}", "")
+    assert warnings == (
+        "qualityPresetId: this model has no quality tags 'light'; 'standard' was used",
+        "ucPresetId: this model has no preset 'furryFocus', only heavy, light, human, none; none was added",
+    )
+
+
+@pytest.mark.parametrize("value", ["best", "Heavy", 1, True, ["heavy"], {}])
+def test_an_id_that_nai_does_not_have_is_refused(value):
+    with pytest.raises(
+        Rejected, match=r"parameters\.qualityPresetId: .* is not one of standard, light, none"
+    ):
+        apply_ids(quality=value)
+    with pytest.raises(
+        Rejected, match=r"parameters\.ucPresetId: .* is not one of heavy, light, human, furry, none"
+    ):
+        apply_ids(preset=value)
 
 
 def test_flags_are_kept_as_they_were_sent():
@@ -389,15 +505,15 @@ def strip_separators(text):
 
 
 @given(PROMPT, LIST, st.sampled_from([True, False, None]), st.sampled_from([*range(6), None]), st.sampled_from(["auto", "always"]),
-       st.sampled_from([group[0] for group in UNDESIRED]), st.booleans())  # fmt: skip
+       st.sampled_from([group[0] for group in UNDESIRED]), st.sampled_from(["nai", "nai4", "a1111"]))  # fmt: skip
 @settings(max_examples=300, derandomize=True)
-def test_any_text_is_kept_and_presets_are_idempotent(positive, negative, flag, preset, mode, model, mixes):
-    options = {"quality": flag, "preset": preset, "model": model, "mode": mode, "mixes": mixes}
+def test_any_text_is_kept_and_presets_are_idempotent(positive, negative, flag, preset, mode, model, syntax):
+    options = {"quality": flag, "preset": preset, "model": model, "mode": mode, "syntax": syntax}
     once = apply(positive, negative, **options)
     assert apply(*once, **options) == once
-    assert strip_separators(once[0].replace(PRESETS.for_model(model).quality, "")) == strip_separators(
-        positive
-    )
+    assert strip_separators(
+        once[0].replace(PRESETS.for_model(model).quality["standard"], "")
+    ) == strip_separators(positive)
     assert strip_separators(once[1]).endswith(strip_separators(negative))
     if mode == "auto" and negative.strip():
         assert once[1] == negative
@@ -406,7 +522,7 @@ def test_any_text_is_kept_and_presets_are_idempotent(positive, negative, flag, p
 @given(st.sampled_from([group[0] for group in UNDESIRED]), st.data())
 @settings(max_examples=100, derandomize=True)
 def test_one_quality_tag_in_any_spelling_prevents_adding_them(model, data):
-    tag = data.draw(st.sampled_from(sorted(fold_tags(PRESETS.for_model(model).quality))))
+    tag = data.draw(st.sampled_from(sorted(fold_tags(PRESETS.for_model(model).quality["standard"]))))
     text = f"cat, {data.draw(EMPHASIS).format(data.draw(CASE)(tag))}, hat"
     assert add_quality(text, model) == text
 
@@ -425,9 +541,10 @@ SHIPPED = FILE.read_text("utf-8")
         ("quality_place", "quality_plac", "'models.0.quality_plac' is not a key here; did you mean 'models.0.quality_place'?"),
         ('"suffix"', '"middle"', "models.0.quality_place = 'middle': should be 'prefix' or 'suffix'"),
         ('fallback = "nai-diffusion-3"', 'fallback = "nai-diffusion-9"', "fallback = 'nai-diffusion-9' is not an id of any of the models"),
-        ('name = "light"', "name = 1", "models.0.undesired.1.name = 1: should be a valid string"),
+        ('id = "light"', 'id = "lite"', "models.0.undesired.1.id = 'lite': should be 'heavy', 'light', 'human', 'furry' or 'none'"),
+        ("quality = { standard", "quality = { light", "models.0.quality: should have a text named standard"),
         ("every_segment = false", 'every_segment = "no"', "models.5.every_segment = 'no': should be a valid boolean"),
-        ('quality = "best', 'quality "best', "Expected"),
+        ('quality = { standard = "best', 'quality { standard = "best', "Expected"),
     ],
 )  # fmt: skip
 def test_an_invalid_file_is_rejected_with_file_and_line(tmp_path, right, wrong, message):
@@ -441,7 +558,7 @@ def test_an_invalid_file_is_rejected_with_file_and_line(tmp_path, right, wrong, 
 
 def test_a_model_without_presets_is_rejected(tmp_path):
     file = tmp_path / "presets.toml"
-    table = 'fallback = "a"\nnever_nsfw = []\n[aliases]\n[[models]]\nids = ["a"]\nquality = ""\nquality_place = "suffix"\n'
+    table = 'fallback = "a"\nnever_nsfw = []\n[aliases]\n[[models]]\nids = ["a"]\nquality = { standard = "" }\nquality_place = "suffix"\n'
     file.write_text(f"{table}undesired = []\n")
     with pytest.raises(ConfigError, match=r"presets\.toml:8: models\.0\.undesired: .*at least 1 item"):
         load_presets(file)

@@ -120,7 +120,9 @@ def test_echoed_flags_change_no_job(ask):
 def test_fields_of_other_tasks_change_nothing(ask):
     junk = {"strength": 0.7, "noise": "x", "extra_noise_seed": 1, "mask": "AAAA", "image": "", "v4_prompt": 5}
     none = {"reference_image": None, "reference_image_multiple": [], "params_version": 3, "stream": "sse"}
-    assert ask(junk | none) == ask()
+    found = ask(junk | none)
+    assert found.warnings == ("mask: has no effect with generate, only with infill",)
+    assert replace(found, warnings=()) == ask()
 
 
 # init images
@@ -222,6 +224,38 @@ def test_the_profile_selects_the_prompt_syntax(ask):
     a1111 = PROFILE.model_copy(update={"syntax": "a1111"})
     prompts = ask({"qualityToggle": True}, profile=a1111, model="safe-diffusion", input="cat|dog").job.prompts
     assert prompts == Prompts("masterpiece, best quality, cat|dog", "", "a1111")
+
+
+@pytest.mark.parametrize(
+    ("model", "syntax"),
+    [
+        *(("nai-diffusion-3", "nai"), ("nai-diffusion-furry-3", "nai"), ("nai-diffusion-2", "nai"), ("mine", "nai")),
+        *(("nai-diffusion-4-full", "nai4"), ("nai-diffusion-4-curated", "nai4"), ("nai-diffusion-4-5-full-inpainting", "nai4")),
+        *(("nai-diffusion-5-full", "nai4"), ("nai-diffusion-5-full-medium", "nai4"), (None, "nai"), ("custom", "nai")),
+    ],
+)  # fmt: skip
+def test_the_requested_model_selects_the_prompt_syntax(ask, model, syntax):
+    listed = model != "nai-diffusion-furry-3"
+    top = {"model": model if listed else "nai-diffusion-furry-3-v2", "input": "2::cat::"}
+    assert ask(**top).job.prompts == Prompts("2::cat::", "", syntax)
+    a1111 = PROFILE.model_copy(update={"syntax": "a1111"})
+    assert ask(profile=a1111, **top).job.prompts.syntax == "a1111"
+
+
+def test_what_a_prompt_in_the_syntax_of_v4_loses_is_said(ask):
+    def warn(text, **parameters):
+        found = ask(parameters, model="nai-diffusion-4-full", input=text)
+        assert found.job.prompts.positive == text
+        return found.warnings[1:]  # the first says which model answers
+
+    lettering = "input: the lettering after 'text:' was left out; this model writes no text"
+    assert warn("sign, teXt: hello") == (lettering,)
+    assert warn("sign|girl, Text: hello") == (lettering,)
+    assert warn("2::sign::, -1::hat::, a|b|c|d|e|f|g|h", negative_prompt="text: a") == ()
+    assert warn("year 2022::a") == ("input: weight 2022 is above 100, which was used",)
+    assert warn("-300::a") == ("negative_prompt: weight 300 is above 100, which was used",)
+    long = "cat " * 200
+    assert warn(f"-1::{long}", negative_prompt=long) == ("negative_prompt: 401 tokens, cut after 225",)
 
 
 def test_the_policy_selects_the_preset_mode(ask):
@@ -431,8 +465,8 @@ def test_a_listed_model_that_is_not_loaded_is_refused(refusal, model, kind, sett
         ({"action": "img2img"}, {"image": ""}, "parameters.image: img2img needs an image"),
         ({"action": "infill"}, {"image": "AAAA"}, "parameters.mask: infill needs an image and a mask"),
         ({"action": "infill"}, {"mask": "AAAA"}, "parameters.mask: infill needs an image and a mask"),
-        ({}, {"reference_image": "AAAA"}, "parameters.reference_image: vibe transfer is not offered by this version"),
-        ({}, {"reference_image_multiple": ["AAAA"]}, "parameters.reference_image_multiple: vibe transfer is not offered"),
+        ({}, {"reference_image": "AAAA"}, "parameters.reference_image: remove the reference images; vibe transfer is not offered by this version"),
+        ({}, {"reference_image_multiple": ["AAAA"]}, "parameters.reference_image_multiple: remove the reference images; vibe transfer is not offered"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_field_the_value_and_what_is_allowed(refusal, top, parameters, message):

@@ -30,13 +30,9 @@ UNUSED = {
     "auto_smea": "auto_smea_too",
     "qualityToggle": "quality_toggle",
     "ucPreset": "uc_preset",
-    **{
-        name: name
-        for name in (
-            *("v4_prompt", "v4_negative_prompt", "image", "mask"),
-            *("reference_image", "reference_image_multiple"),
-        )
-    },
+    "qualityPresetId": "quality_id",
+    "ucPresetId": "uc_id",
+    **{name: name for name in ("v4_prompt", "v4_negative_prompt", "image", "mask", "stream")},
 }
 
 

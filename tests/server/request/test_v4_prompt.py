@@ -21,13 +21,22 @@ GIRLS = (build_character("girl, red hair", (0.9, 0.5)), build_character("girl, h
 @pytest.mark.parametrize(
     ("sent", "text"),
     [
-        # the base, then the characters in the order of the list; positions are ignored
+        # the base, then the characters in the order of the list; positions do not matter
         (build_prompt("2girls", *GIRLS), "2girls, girl, red hair, girl, hat"),
         (build_prompt("2girls", *GIRLS, use_coords=True, use_order=True), "2girls, girl, red hair, girl, hat"),
         (build_prompt("2girls", *reversed(GIRLS), use_coords=True, use_order=False), "2girls, girl, hat, girl, red hair"),
         (build_prompt("2girls", build_character("girl", (0.5, 0.5), (1, 1))), "2girls, girl"),
         (build_prompt("2girls", {"char_caption": "girl", "centers": "left"}), "2girls, girl"),
         (build_prompt("bad", build_character("boy"), legacy_uc=True), "bad, boy"),
+        # unless they have no order, but places: then from left to right, and from top to bottom
+        (build_prompt("2girls", *GIRLS, use_coords=True, use_order=False), "2girls, girl, hat, girl, red hair"),
+        (build_prompt("2girls", *GIRLS, use_coords=False, use_order=False), "2girls, girl, red hair, girl, hat"),
+        (build_prompt("2girls", *GIRLS, use_coords=True), "2girls, girl, red hair, girl, hat"),
+        (build_prompt("a", build_character("b", (0.5, 0.7)), build_character("c", (0.5, 0.3)), use_coords=True, use_order=False), "a, c, b"),
+        (build_prompt("a", {"char_caption": "b", "centers": [{"x": "left"}]}, {"char_caption": "c", "centers": 5}, build_character("d", (0.9, 0.9)), build_character("e"), use_coords=True, use_order=False), "a, d, b, c, e"),
+        # emphasis does not pass from one caption into the next, and lettering comes last
+        (build_prompt("2girls, 2::rain", build_character("girl")), "2girls, 2::rain ::, girl"),
+        (build_prompt("2girls, teXt: hello", build_character("girl")), "2girls, girl, teXt: hello"),
         # emphasis, bars and line breaks are kept; surrounding spaces and unwritable characters are not
         (build_prompt("{2girls} | 1.5::rain::,\ncity", build_character("[girl]")), "{2girls} | 1.5::rain::,\ncity, [girl]"),
         (build_prompt(" 2girls\n", build_character("  girl ")), "2girls, girl"),
@@ -50,6 +59,11 @@ GIRLS = (build_character("girl, red hair", (0.9, 0.5)), build_character("girl, h
 )  # fmt: skip
 def test_a_structured_prompt_becomes_one_text(sent, text):
     assert flatten_v4_prompt(sent, FIELD) == text
+
+
+def test_captions_in_another_syntax_are_only_joined():
+    sent = build_prompt("2::rain, teXt: hello", build_character("{girl"), build_character("boy"))
+    assert flatten_v4_prompt(sent, FIELD, "nai") == "2::rain, teXt: hello, {girl, boy"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Tiny decoders of the TAESD family (madebyollin, 2023), which turn latents into previews better than a fitted map.
+
+They decode the UNet's latents, without a scale. Two layouts are read: that of diffusers' AutoencoderTiny, a file or a
+folder, and TAESD's own, a list of layers with one more at its head; an encoder next to the decoder is ignored.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from pipelines.errors import WeightsError
+from pipelines.image.preview import DecodePreview
+from pipelines.image.vae import to_bytes
+from pipelines.weights.checkpoint import Checkpoint, open_checkpoint
+from pipelines.weights.key_map import MappedKey
+from pipelines.weights.naming import Naming
+from pipelines.weights.networks import build_tiny_decoder, load_state
+from pipelines.weights.reader import check_finite, read_tensors
+from pipelines.weights.sources import Component, FoundWeights, find_weights
+
+NOT_TINY = "not a TAESD-type decoder"
+LATENT_CHANNELS = 4
+DIFFUSERS_PREFIX = "decoder.layers."
+LIST_PREFIXES = ("", "decoder.", "taesd_decoder.")
+"""Before the number of a layer in TAESD's own layout: in a file of its own, and in files of more."""
+ENCODERS = ("encoder.", "taesd_encoder.")
+FIRST = "0.weight"
+"""The first convolution; its shape (width, latent channels, 3, 3) shows both."""
+
+
+def load_tiny_decoder(path: Path, device: torch.device) -> DecodePreview:
+    """Load a decoder of previews with half the image's sides; raise WeightsError if a file is something else."""
+    source, module, weights = plan_tiny_decoder(path)
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    load_state(module, read_tensors(source, weights, dtype))
+    module.to(device, dtype)
+    check_finite(source, weights, module)
+
+    def decode_preview(latents: Tensor) -> Tensor:
+        image = cast("Tensor", cast("Any", module)(latents[None].to(dtype)))[0].float()
+        return to_bytes(avg_pool2d(image, 2))
+
+    return decode_preview
+
+
+def plan_tiny_decoder(path: Path) -> tuple[Checkpoint, nn.Module, FoundWeights]:
+    """Return a file, the empty network for it and where its weights are, from the header alone.
+
+    Raises:
+        WeightsError: it is no such decoder, is one for latents with other channels, or is incomplete.
+    """
+    source = open_checkpoint(path)
+    tensors = {key: ref for key, ref in source.tensors.items() if not key.startswith(ENCODERS)}
+    source = Checkpoint(path, source.layout, tensors, source.metadata)
+    firsts = [DIFFUSERS_PREFIX + FIRST, *(prefix + _shift(FIRST) for prefix in LIST_PREFIXES)]
+    first = source.find(tuple(firsts))
+    if first is None:
+        raise WeightsError(path, f"{NOT_TINY}: no {firsts[0]} or {firsts[1]}")
+    if len(first.shape) != 4 or first.shape[2:] != (3, 3) or not first.shape[0]:
+        raise WeightsError(path, f"{NOT_TINY}: its first layer has the shape {first.shape}")
+    width, channels, *_ = first.shape
+    if channels != LATENT_CHANNELS:
+        reason = f"it decodes latents with {channels} channels; the model's have {LATENT_CHANNELS}"
+        raise WeightsError(path, reason)
+    module = build_tiny_decoder(width)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    names = {name: name.removeprefix("layers.") for name in shapes}
+    namings = [_name(DIFFUSERS_PREFIX, names)]
+    namings += [_name(prefix, {name: _shift(key) for name, key in names.items()}) for prefix in LIST_PREFIXES]
+    found = find_weights(source, [Component("preview decoder", shapes, namings)])
+    return source, module, found["preview decoder"]
+
+
+def _name(prefix: str, keys: dict[str, str]) -> Naming:
+    return Naming(prefix, {name: (MappedKey(prefix + key),) for name, key in keys.items()})
+
+
+def _shift(key: str) -> str:
+    """Return a key in TAESD's own layout, whose list begins with a clamp."""
+    number, _, rest = key.partition(".")
+    return f"{int(number) + 1}.{rest}"

@@ -1,0 +1,55 @@
+"""`POST /ai/generate-image/request-price`: NAI's older page asks what a request costs. Here no request does."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import cast
+
+from fastapi import Request
+
+from server.api.body import read_body
+from server.api.state import AppState, StateDependency, capacity, reservation
+from server.errors import Rejected, shorten
+from server.request.resolve import resolve
+from server.request.schema import read_request
+
+MOST_PROMPTS = 64
+WITHOUT_IMAGES = {"image": None, "mask": None, "reference_image": None, "reference_image_multiple": None}
+
+
+async def get_price(request: Request, state: StateDependency) -> dict[str, object]:
+    """Return a price of 0 for each prompt; refuse a size, model or setting that generating would refuse."""
+    body = await read_body(request, state.body_limits, reservation(request), capacity(request).parsing)
+    prompts = await asyncio.to_thread(count_prompts, body, state)
+    return {
+        "requestEligibleForUnlimitedGeneration": True,
+        "costPerPrompt": 0,
+        "numPrompts": prompts,
+        "freePrompts": prompts,
+    }
+
+
+def count_prompts(body: Mapping[str, object], state: AppState) -> int:
+    """Return how many prompts a request has whose price is asked for.
+
+    It is in `request`, or is the body itself. Its images do not count, and neither do `tier` and the prompts' texts.
+
+    Raises:
+        Rejected: the request would be refused; the message names the field.
+    """
+    asked = _read_object(body.get("request", body), "request")
+    parameters = _read_object(asked.get("parameters", {}), "parameters") | WITHOUT_IMAGES
+    sent = {"input": "", "model": asked.get("model"), "parameters": parameters}
+    resolve(read_request(sent), state.current_policy())
+    prompts = asked.get("input", "")
+    count = len(cast("list[object]", prompts)) if isinstance(prompts, list) else int(isinstance(prompts, str))
+    if not 1 <= count <= MOST_PROMPTS:
+        raise Rejected(
+            "input", f"{shorten(asked['input'])} is not a text or an array of 1 to {MOST_PROMPTS} texts"
+        )
+    return count
+
+
+def _read_object(value: object, field: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise Rejected(field, f"{shorten(value)} is not an object")
+    return cast("dict[str, object]", value)
