@@ -3,7 +3,7 @@
 Every tool is asked through the API of a server in this process. Measured: the share of inked pixels of the line
 drawing, how much of the cut-out is transparent, and how far `emotion` and `declutter` change the image on average. The
 sheet in docs/ shows all pictures.
-Run: python -m benchmarks.director [--seed 7].
+Run: python -m benchmarks.director [--seed 3].
 """
 
 import argparse
@@ -28,7 +28,7 @@ from server.engine.model import detect_model
 
 HERE = Path(__file__).parent
 SIZE = 384, 512
-PROMPT = "1girl, solo, {} hair, twintails, green eyes, smile, {} background, upper body"
+PROMPT = "1girl, solo, {} hair, long hair, blue eyes, smile, {} shirt, {} background, upper body"
 CHECKERS = 16
 """Side of the squares behind a transparent picture."""
 
@@ -59,7 +59,7 @@ def encode(image: Image.Image) -> str:
 def make_pictures(client: TestClient, seed: int) -> dict[str, Image.Image]:
     """Return the image and what each tool makes of it."""
     parameters = {"width": SIZE[0], "height": SIZE[1], "seed": seed, "qualityToggle": True, "ucPreset": 1}
-    sent = {"input": PROMPT.format("blonde", "blue"), "parameters": parameters}
+    sent = {"input": PROMPT.format("red", "green", "white"), "parameters": parameters}
     image = encode(source := ask(client, "generate-image", sent))
     lineart = encode(lines := ask(client, "augment-image", {"req_type": "lineart", "image": image}))
 
@@ -72,7 +72,7 @@ def make_pictures(client: TestClient, seed: int) -> dict[str, Image.Image]:
         "lineart": lines,
         "sketch": augment("sketch"),
         "bg-removal": augment("bg-removal"),
-        "colorize": augment("colorize", lineart, PROMPT.format("red", "yellow")),
+        "colorize": augment("colorize", lineart, PROMPT.format("blonde", "red", "blue")),
         "emotion": augment("emotion", prompt="sad;;"),
         "declutter": augment("declutter"),
         "canny": ask(client, "annotate-image", {"model": "canny", "parameters": {"image": image}}),
@@ -90,7 +90,7 @@ def lay_on_checkers(image: Image.Image) -> Image.Image:
 def main() -> None:
     """Ask all tools, and write the results and the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=3)
     seed = parser.parse_args().seed
     with TemporaryDirectory() as folder, start(Path(folder)) as client:
         client.app.state.naiad.engine.wait_ready()  # pyright: ignore[reportAttributeAccessIssue]

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import Field
 
 from server.api.drawings import ToolTask, answer_drawings, answer_task, open_tool_image
-from server.api.jobs import receive_body, run_in_slot, wait_for_result
+from server.api.jobs import receive_body, run_in_slot, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.state import AppState, StateDependency, capacity, reservation
 from server.director.recipes import Recipes
@@ -24,19 +24,20 @@ from server.request.schema import A_SEED, A_TEXT, LONGEST_NAME, Name, Text, Whol
 
 DRAWN_TOOLS = ("bg-removal", "lineart", "sketch")
 """Tools that need no prompt, and no model."""
+NOT_OFFERED = {"pixel-snap": "is not offered: nothing is published about what NAI's tool does"}
 
 
 class AugmentBody(WireModel):
     """The request body; `width` and `height` are the image's own."""
 
     req_type: Name = Field(description=f"a name of at most {LONGEST_NAME} characters")
-    image: object = None
+    image: object = Field(None, description="an image in Base64")
     width: Whole | None = Field(None, description="a whole number")
     height: Whole | None = Field(None, description="a whole number")
     image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
-    prompt: object = None
-    defry: object = None
-    seed: object = None
+    prompt: object = Field(None, description="of prompted tools: a text; for emotion, a mood and `;;` first")
+    defry: object = Field(None, description="of prompted tools: a whole number from 0 to 5")
+    seed: object = Field(None, description="of prompted tools: a whole number")
 
 
 class PromptFields(WireModel):
@@ -84,12 +85,12 @@ async def answer_prompted(
     request: Request, state: AppState, task: ToolTask, asked: Instructions
 ) -> tuple[Response, tuple[str, ...]]:
     """Let the model redraw an image, and return the response and warnings."""
-    policy, slots, recipes = state.current_policy(), capacity(request).drawing, state.toolbox.recipes
+    policy, slots, recipes = state.current_policy(), capacity(request).decoding, state.toolbox.recipes
     prompt = read_prompt(task.source)
     plan = await run_in_slot(request, slots, plan_redrawing, task.rgb, asked, prompt, recipes, policy)
     job = plan.resolved.job
     reservation(request).resize(measure_work(job) + plan.rgb.nbytes)
-    result = await wait_for_result(state.engine.submit(job), request)
+    result = await wait_for_result(submit_job(request, job), request)
     picture = await run_in_slot(request, slots, plan.finish, result.images[0])
     metadata = state.metadata
     described = describe_job(
@@ -106,6 +107,8 @@ def read_augment(body: Mapping[str, object], toolbox: Toolbox) -> AugmentRequest
     """Return a request for a tool that this server has, or raise `Rejected`."""
     sent, recipes = validate_body(AugmentBody, body), toolbox.recipes
     tools = (*DRAWN_TOOLS, *recipes.recipes)
+    if sent.req_type in NOT_OFFERED:
+        raise Rejected("req_type", f"{sent.req_type!r} {NOT_OFFERED[sent.req_type]}; use {', '.join(tools)}")
     if sent.req_type not in tools:
         raise Rejected("req_type", f"{shorten(sent.req_type)} is not one of {', '.join(tools)}")
     if not sent.image:

@@ -71,6 +71,16 @@ def build_examples() -> dict[str, dict[str, Body]]:
     return {
         "/ai/generate-image": build_generate_examples(),
         "/ai/upscale": {"twice as large": {"image": image, "width": SIDE, "height": SIDE, "scale": 2}},
+        "/ai/augment-image": {
+            "line drawing": {"req_type": "lineart", "image": image, "width": SIDE, "height": SIDE},
+            "another mood": {"req_type": "emotion", "image": image, "prompt": "happy;;", "defry": 0},
+        },
+        "/ai/annotate-image": {
+            "edges": {
+                "model": "canny",
+                "parameters": {"image": image, "low_threshold": 100, "high_threshold": 200},
+            }
+        },
         "/user/login": {"log in": {"key": "64 characters that the client derives from address and password"}},
         "/v1/images/generations": {
             "two images": {

@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from server.api.access import PROTECTED_PATHS, AccessRules, needs_token
+from server.api.annotate import AnnotateBody
+from server.api.director import AugmentBody
 from server.api.examples import build_examples
 from server.api.openai import ImagesRequest
 from server.api.upscale import UpscaleRequest
@@ -58,6 +60,8 @@ HEADERS = {
 BODIES: Mapping[str, type[BaseModel] | None] = {
     "/ai/generate-image": GenerateBody,
     "/ai/upscale": UpscaleRequest,
+    "/ai/augment-image": AugmentBody,
+    "/ai/annotate-image": AnnotateBody,
     "/user/login": None,
     "/v1/images/generations": ImagesRequest,
 }

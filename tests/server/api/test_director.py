@@ -121,6 +121,7 @@ def test_a_removed_background_is_transparent_in_three_signed_pictures(model, sig
             {"req_type": "paint"},
             "req_type: 'paint' is not one of bg-removal, lineart, sketch, colorize, emotion",
         ),
+        ({"req_type": "pixel-snap"}, "req_type: 'pixel-snap' is not offered: nothing is published"),
         ({"req_type": "lineart"}, "image: is required"),
         ({"req_type": "lineart", "image": "AAAA"}, "image: not a PNG, WebP or JPEG image"),
         ({**SENT, "req_type": "lineart", "width": "wide"}, "width: 'wide' is not a whole number"),
