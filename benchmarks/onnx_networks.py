@@ -5,18 +5,19 @@ tools and by tests.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
-Node = tuple[str, list[str], str, dict[str, object]]
+Node = tuple[str, list[str], str, dict[str, Any]]
 
 
 def write_network(
     path: Path,
     nodes: list[Node],
     constants: dict[str, np.ndarray],
-    shape: tuple[object, ...] = (1, 3, "h", "w"),
+    shape: tuple[int | str, ...] = (1, 3, "h", "w"),
     kind: int = TensorProto.FLOAT,
 ) -> Path:
     """Write a network from the input `x` to the output `y`; a node has an operation, inputs, an output, attributes."""

@@ -1,53 +1,142 @@
-"""`POST /ai/augment-image`: NAI's director tools."""
+"""`POST /ai/augment-image`: NAI's director tools, drawn by a filter, by a network of the catalogue, or by the model."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from fastapi import Request
 from fastapi.responses import Response
+from PIL import Image
 from pydantic import Field
 
-from server.api.drawings import ToolTask, answer_task, open_tool_image
-from server.api.jobs import receive_body
-from server.api.state import StateDependency
-from server.director.toolbox import Toolbox
+from server.api.drawings import ToolTask, answer_drawings, answer_task, open_tool_image
+from server.api.jobs import receive_body, run_in_slot, submit_job, wait_for_result
+from server.api.memory import measure_work
+from server.api.state import AppState, StateDependency, capacity, reservation
+from server.director.recipes import Recipes
+from server.director.redraw import Instructions, plan_redrawing
+from server.director.toolbox import Drawing, Toolbox
 from server.errors import Rejected, shorten
-from server.request.schema import (
-    LONGEST_NAME,
-    Name,
-    Whole,
-    WireModel,
-    validate_body,
-)
+from server.picture.comment import describe_job
+from server.picture.derived import read_prompt
+from server.picture.writer import ImageFormat
+from server.request.schema import A_SEED, A_TEXT, LONGEST_NAME, Name, Text, Whole, WireModel, validate_body
 
-TOOLS = ("bg-removal", "lineart", "sketch")
+DRAWN_TOOLS = ("bg-removal", "lineart", "sketch")
+"""Tools that need no prompt, and no model."""
+NOT_OFFERED = {"pixel-snap": "is not offered: nothing is published about what NAI's tool does"}
 
 
-class AugmentRequest(WireModel):
+class AugmentBody(WireModel):
     """The request body; `width` and `height` are the image's own."""
 
     req_type: Name = Field(description=f"a name of at most {LONGEST_NAME} characters")
-    image: object = None
+    image: object = Field(None, description="an image in Base64")
     width: Whole | None = Field(None, description="a whole number")
     height: Whole | None = Field(None, description="a whole number")
     image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
+    prompt: object = Field(None, description="of prompted tools: a text; for emotion, a mood and `;;` first")
+    defry: object = Field(None, description="of prompted tools: a whole number from 0 to 5")
+    seed: object = Field(None, description="of prompted tools: a whole number")
+
+
+class PromptFields(WireModel):
+    """What a prompted tool reads besides; other tools may send anything there."""
+
+    prompt: Text | None = Field(None, description=A_TEXT)
+    seed: Whole | None = Field(None, description=f"{A_SEED}; 0 means any")
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentRequest:
+    """A valid request. `asked` is None if the tool is not a prompted one."""
+
+    tool: str
+    image: object
+    recorded: Mapping[str, object]
+    image_format: ImageFormat
+    size: tuple[int | None, int | None]
+    asked: Instructions | None
+
+    def warn_of_size(self, image: Image.Image) -> list[str]:
+        """Return a warning if width or height are not the image's."""
+        pairs = zip(("width", "height"), self.size, image.size, strict=True)
+        wrong = [f"{name}: {sent}" for name, sent, own in pairs if sent not in (None, own)]
+        return [f"{', '.join(wrong)}: the image has {image.width}x{image.height}"] if wrong else []
 
 
 async def augment_image(request: Request, state: StateDependency) -> Response:
     """Make another picture of an image by a director tool."""
     sent = read_augment(await receive_body(request, state), state.toolbox)
     rgb, source = await open_tool_image(request, sent.image, "image")
-    recorded = {"req_type": sent.req_type}
-    task = ToolTask(sent.req_type, rgb, source, recorded, image_format=sent.image_format or "png")
-    return await answer_task(request, state, task)
+    task = ToolTask(sent.tool, rgb, source, sent.recorded, image_format=sent.image_format)
+    warnings = sent.warn_of_size(rgb)
+    if sent.asked is None:
+        response = await answer_task(request, state, task)
+    else:
+        response, more = await answer_prompted(request, state, task, sent.asked)
+        warnings += more
+    if warnings:
+        response.headers["X-Naiad-Warning"] = ascii("; ".join(warnings))[1:-1][:1000]
+    return response
+
+
+async def answer_prompted(
+    request: Request, state: AppState, task: ToolTask, asked: Instructions
+) -> tuple[Response, tuple[str, ...]]:
+    """Let the model redraw an image, and return the response and warnings."""
+    policy, slots, recipes = state.current_policy(), capacity(request).decoding, state.toolbox.recipes
+    prompt = read_prompt(task.source)
+    plan = await run_in_slot(request, slots, plan_redrawing, task.rgb, asked, prompt, recipes, policy)
+    job = plan.resolved.job
+    reservation(request).resize(measure_work(job) + plan.rgb.nbytes)
+    result = await wait_for_result(submit_job(request, job), request)
+    picture = await run_in_slot(request, slots, plan.finish, result.images[0])
+    metadata = state.metadata
+    described = describe_job(
+        job, result.sigmas, metadata.batching, metadata.source_hash, metadata.inpainting, metadata.files
+    )
+    naiad = {**described, "tool": {"name": task.tool, "by": policy.model.model}}
+    seed = job.passes[0].seeds[0]
+    drawings = [Drawing(picture)]
+    response = await answer_drawings(request, state, task, drawings, naiad, result.run_seconds, seed)
+    return response, plan.resolved.warnings
 
 
 def read_augment(body: Mapping[str, object], toolbox: Toolbox) -> AugmentRequest:
     """Return a request for a tool that this server has, or raise `Rejected`."""
-    sent = validate_body(AugmentRequest, body)
-    if sent.req_type not in TOOLS:
-        raise Rejected("req_type", f"{shorten(sent.req_type)} is not one of {', '.join(TOOLS)}")
+    sent, recipes = validate_body(AugmentBody, body), toolbox.recipes
+    tools = (*DRAWN_TOOLS, *recipes.recipes)
+    if sent.req_type in NOT_OFFERED:
+        raise Rejected("req_type", f"{sent.req_type!r} {NOT_OFFERED[sent.req_type]}; use {', '.join(tools)}")
+    if sent.req_type not in tools:
+        raise Rejected("req_type", f"{shorten(sent.req_type)} is not one of {', '.join(tools)}")
     if not sent.image:
         raise Rejected("image", "is required: an image in Base64")
-    toolbox.require(sent.req_type, "req_type", sent.req_type)
-    return sent
+    if sent.req_type in DRAWN_TOOLS:
+        toolbox.require(sent.req_type, "req_type", sent.req_type)
+        asked, recorded = None, {}
+    else:
+        asked, recorded = _read_instructions(sent, body, recipes)
+    return AugmentRequest(
+        sent.req_type,
+        sent.image,
+        {"req_type": sent.req_type, **recorded},
+        sent.image_format or "png",
+        (sent.width, sent.height),
+        asked,
+    )
+
+
+def _read_instructions(
+    sent: AugmentBody, body: Mapping[str, object], recipes: Recipes
+) -> tuple[Instructions, dict[str, object]]:
+    """Return what a prompted tool is asked for, and the keys that NAI records of it."""
+    fields, level = validate_body(PromptFields, body), recipes.parse_level(sent.defry)
+    prompt, seed = fields.prompt or "", fields.seed
+    if recipes.recipes[sent.req_type].needs_mood:
+        mood, extra = recipes.parse_mood(prompt)
+        return Instructions(sent.req_type, extra, mood, level, seed), {"prompt": mood, "defry": level}
+    asked = Instructions(sent.req_type, prompt, "", level, seed)
+    is_recorded = sent.req_type == "colorize"
+    return asked, {"prompt": prompt, "defry": level} if is_recorded else {}

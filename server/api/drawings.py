@@ -48,7 +48,7 @@ async def open_tool_image(request: Request, value: object, field: str) -> tuple[
 async def answer_task(request: Request, state: AppState, task: ToolTask) -> Response:
     """Draw by a network or a filter, in a thread, and return the pictures in the form that `Accept` asks for."""
     started, toolbox = perf_counter(), state.toolbox
-    pixels, slots = np.asarray(task.rgb), capacity(request).drawing
+    pixels, slots = np.asarray(task.rgb), capacity(request).decoding  # drawing takes half as much memory
     with hold_quota(request):
         drawings = await run_in_slot(request, slots, toolbox.draw, task.tool, pixels, task.options)
     network = toolbox.find_network(task.tool)

@@ -82,7 +82,7 @@ def build_examples() -> dict[str, dict[str, Body]]:
         "/ai/upscale": {"twice as large": {**source, "scale": 2}},
         "/ai/augment-image": {
             "line art": {"req_type": "lineart", **source},
-            "sketch": {"req_type": "sketch", **source},
+            "another mood": {"req_type": "emotion", **source, "prompt": "happy;;", "defry": 0},
         },
         "/ai/annotate-image": {
             "edges": {

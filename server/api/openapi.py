@@ -20,7 +20,7 @@ from pydantic.json_schema import models_json_schema
 
 from server.api.access import PROTECTED_PATHS, AccessRules, needs_token
 from server.api.annotate import AnnotateBody, AnnotateParameters
-from server.api.director import AugmentRequest
+from server.api.director import AugmentBody
 from server.api.examples import build_examples
 from server.api.openai import ImagesRequest
 from server.api.upscale import UpscaleRequest
@@ -62,7 +62,7 @@ BODIES: Mapping[str, type[BaseModel] | None] = {
     "/ai/generate-image-stream": GenerateBody,
     "/ai/generate-image/request-price": None,
     "/ai/upscale": UpscaleRequest,
-    "/ai/augment-image": AugmentRequest,
+    "/ai/augment-image": AugmentBody,
     "/ai/annotate-image": AnnotateBody,
     "/user/login": None,
     "/user/clientsettings": None,

@@ -34,9 +34,7 @@ class AppState:
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived
     memory_limit: int = 4096  # MiB that all requests together may hold
     image_cache: int = 64  # MiB of images that are kept for clients that send them again by a key
-    decode_limit: int = (
-        DECODE_LIMIT  # how many requests may decode images at a time, and how many draw by a tool
-    )
+    decode_limit: int = DECODE_LIMIT  # how many requests may decode images or draw by a tool at a time
     toolbox: Toolbox = field(default_factory=Toolbox)
 
     def current_policy(self) -> RequestPolicy:
@@ -51,7 +49,7 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, cached images, quotas, slots for parsing, for decoding images and for tools."""
+    """What all requests share: memory, cached images, quotas, slots for parsing, and for decoding images or tools."""
 
     def __init__(self, state: AppState) -> None:
         limits = state.memory_limit, state.body_limit, state.image_cache
@@ -61,7 +59,6 @@ class Capacity:
         self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
-        self.drawing = asyncio.Semaphore(state.decode_limit)
 
 
 def app_state(request: Request) -> AppState:

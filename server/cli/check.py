@@ -14,6 +14,7 @@ from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
 from server.director.network import load_networks
+from server.director.recipes import load_recipes
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
@@ -27,6 +28,8 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
     """
     yield f"profiles: {len(load_profiles(configs() / 'profiles'))}"
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
+    recipes = load_recipes()
+    yield f"director tools: {len(recipes.recipes)} recipes, {len(recipes.moods)} moods"
     if settings.tokens is not None:
         yield _check_accounts(settings.tokens)
     check_memory(settings)

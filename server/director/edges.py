@@ -80,7 +80,7 @@ def _differentiate(plane: Plane) -> tuple[Plane, Plane]:
 
 
 def _find_ridge(strength: Plane, across: Plane, down: Plane) -> Mask:
-    """Return where the strength is largest along its gradient; of two equal neighbors the first counts."""
+    """Return where the strength is largest along its gradient; equal neighbors are treated as by OpenCV."""
     padded = np.pad(strength, 1)
     height, width = strength.shape
 
@@ -95,4 +95,4 @@ def _find_ridge(strength: Plane, across: Plane, down: Plane) -> Mask:
     after = np.where(
         flat, look(0, 1), np.where(steep, look(1, 0), np.where(falling, look(1, 1), look(1, -1)))
     )
-    return (strength > before) & (strength >= after)
+    return (strength > before) & np.where(flat | steep, strength >= after, strength > after)

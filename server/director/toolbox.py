@@ -12,6 +12,7 @@ from server.director.lines import draw_lineart, draw_sketch
 from server.director.matting import cut_out
 from server.director.network import Channels, ToolNetwork
 from server.director.planes import Plane, ndimage
+from server.director.recipes import Recipes, load_recipes
 from server.errors import Rejected
 from server.picture.writer import Alpha
 
@@ -49,9 +50,10 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Toolbox:
-    """The networks that are loaded, by their key in the catalogue."""
+    """The networks that are loaded, by their key in the catalogue, and the recipes of prompted tools."""
 
     networks: Mapping[str, ToolNetwork] = field(default_factory=dict[str, ToolNetwork])
+    recipes: Recipes = field(default_factory=load_recipes, repr=False)
 
     def find_network(self, tool: str) -> ToolNetwork | None:
         """Return the network that draws for a tool, or None if there is none."""

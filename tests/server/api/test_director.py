@@ -31,14 +31,15 @@ def model(demo_file):
 
 @contextmanager
 def start(model, key, **changes):
-    with TestClient(create_app(build_state(model, FakeModel(), key, **changes)), base_url=BASE_URL) as client:
+    state = build_state(model, FakeModel(), key, **changes)
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
+        state.engine.wait_ready()
         yield client
 
 
 @pytest.fixture
 def client(model, signing_key):
     with start(model, signing_key) as client:
-        client.app.state.naiad.engine.wait_ready()
         yield client
 
 
@@ -94,7 +95,6 @@ def test_the_metadata_has_the_form_of_nais_director_tools_and_the_source_below_d
 
 def test_a_removed_background_is_transparent_in_three_signed_pictures(model, signing_key, matting):
     with start(model, signing_key, toolbox=matting) as client:
-        client.app.state.naiad.engine.wait_ready()
         sent = SENT | {"req_type": "bg-removal"}
         images = unzip_images(client.post(AUGMENT, json=sent))
         bare = client.post(AUGMENT, json=sent, headers={"Accept": "image/png"})
@@ -117,7 +117,11 @@ def test_a_removed_background_is_transparent_in_three_signed_pictures(model, sig
     ("sent", "message"),
     [
         ({}, "req_type: is required"),
-        ({"req_type": "paint"}, "req_type: 'paint' is not one of bg-removal, lineart, sketch"),
+        (
+            {"req_type": "paint"},
+            "req_type: 'paint' is not one of bg-removal, lineart, sketch, colorize, emotion",
+        ),
+        ({"req_type": "pixel-snap"}, "req_type: 'pixel-snap' is not offered: nothing is published"),
         ({"req_type": "lineart"}, "image: is required"),
         ({"req_type": "lineart", "image": "AAAA"}, "image: not a PNG, WebP or JPEG image"),
         ({**SENT, "req_type": "lineart", "width": "wide"}, "width: 'wide' is not a whole number"),
@@ -156,3 +160,97 @@ def test_other_levels_of_metadata_keep_the_transparency(model, signing_key, matt
     (first, *_) = images.values()
     assert np.asarray(first)[2, 2, 3] == 0
     assert first.info.get("Software", "naiad").startswith("naiad")
+
+
+def record_job(client, fake_model, sent):
+    """The job of a prompted tool, and the picture's Comment."""
+    response = client.post(AUGMENT, json=SENT | sent, headers={"Accept": "image/png"})
+    inspection = open_bare(response)
+    assert inspection.size == (64, 96)
+    return fake_model.jobs[-1], json.loads(inspection.text["Comment"]), inspection
+
+
+@pytest.fixture
+def drawn(model, signing_key):
+    """A client and its fake model."""
+    fake_model = FakeModel()
+    state = build_state(model, fake_model, signing_key)
+    with TestClient(create_app(state), base_url=BASE_URL) as client:
+        state.engine.wait_ready()
+        yield client, fake_model
+
+
+def test_a_prompted_tool_is_an_img2img_job_with_the_models_presets(drawn):
+    client, fake_model = drawn
+    job, comment, inspection = record_job(
+        client, fake_model, {"req_type": "colorize", "prompt": "red hair", "defry": 2, "seed": 7}
+    )
+    (only,) = job.passes
+    assert job.prompts.positive.startswith("red hair, ")
+    assert "best quality" in job.prompts.positive
+    assert job.prompts.negative.startswith("monochrome, ")
+    assert (only.seeds, only.strength, only.width % 32, only.height % 32) == ((7,), 0.72, 0, 0)
+    assert list(comment)[:3] == ["req_type", "prompt", "defry"]
+    assert (comment["prompt"], comment["defry"]) == ("red hair", 2)
+    assert comment["naiad"]["tool"]["name"] == "colorize"
+    assert comment["naiad"]["job"]["source"]["strength"] == 0.72
+    assert inspection.text["Title"] == "AI augmented image"
+
+
+def test_a_colorized_picture_keeps_the_lines(model, signing_key):
+    lines = np.full((96, 64, 3), 255, np.uint8)
+    lines[40:43, 8:56] = 0
+    with start(model, signing_key) as client:
+        sent = {"req_type": "colorize", "image": encode_base64(lines), "seed": 1}
+        response = client.post(AUGMENT, json=sent, headers={"Accept": "image/png"})
+    picture = open_bare(response).rgb
+    assert picture[41, 12:52].max() < 60
+    assert picture[10:30].mean() > 90
+
+
+def test_an_emotion_is_recorded_by_its_mood_and_takes_the_images_own_prompt(drawn):
+    client, fake_model = drawn
+    source = client.post(
+        "/ai/generate-image",
+        json={"input": "1girl, smile, hat", "parameters": {"width": 64, "height": 96, "seed": 3}},
+        headers={"Accept": "image/png"},
+    ).content
+    sent = {"req_type": "emotion", "image": b64encode(source).decode(), "prompt": "Sad;;beach,", "defry": "1"}
+    job, comment, _ = record_job(client, fake_model, sent)
+    assert job.prompts.positive.startswith("sad, frown, downcast eyes, beach, 1girl, hat, ")
+    assert (comment["prompt"], comment["defry"]) == ("sad", 1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        ({"req_type": "emotion"}, "prompt: '' is not a mood"),
+        (
+            {"req_type": "emotion", "prompt": "sad;;", "defry": 9},
+            "defry: 9 is not a whole number from 0 to 5",
+        ),
+        ({"req_type": "colorize", "prompt": 5}, "prompt: 5 is not a text"),
+        ({"req_type": "colorize", "seed": "x"}, "seed: 'x' is not a whole number"),
+        (
+            {"req_type": "declutter", "image": encode_base64(np.zeros((4, 200, 3), np.uint8))},
+            "image: 200 x 4: one side may be at most 16 times",
+        ),
+    ],
+)
+def test_prompted_tools_name_what_they_cannot_use(drawn, sent, message):
+    client, fake_model = drawn
+    response = client.post(AUGMENT, json=SENT | sent)
+    assert response.status_code == 400
+    assert response.json()["message"].startswith(message)
+    assert fake_model.jobs == []
+
+
+def test_fields_that_a_tool_does_not_read_may_hold_anything(client):
+    sent = SENT | {"req_type": "lineart", "prompt": None, "defry": "x", "seed": []}
+    assert client.post(AUGMENT, json=sent).status_code == 200
+
+
+def test_sizes_that_are_not_the_images_get_a_warning(client):
+    response = client.post(AUGMENT, json=SENT | {"req_type": "lineart", "width": 65})
+    assert response.headers["x-naiad-warning"] == "width: 65: the image has 64x96"
+    assert "x-naiad-warning" not in client.post(AUGMENT, json=SENT | {"req_type": "lineart"}).headers

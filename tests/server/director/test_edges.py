@@ -1,3 +1,5 @@
+from hashlib import sha256
+
 import numpy as np
 import pytest
 
@@ -54,3 +56,14 @@ def test_a_scribble_is_a_thick_line_without_shades():
     scribble = draw_scribble(square())[..., 0]
     assert set(np.unique(scribble)) == {0, 255}
     assert 3 <= (scribble[40, :40] > 0).sum() <= 9
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "digest"), [(100, 200, "e594d409ee186284"), (50, 90, "c3ab6936e0f9f48e")]
+)
+def test_canny_is_that_of_opencv(low, high, digest):
+    """The digests are of OpenCV 5's edges of the same image."""
+    image = np.random.default_rng(5).integers(0, 256, (20, 25, 3), np.uint8).repeat(6, 0).repeat(6, 1)
+    image = ((image.astype(int) + np.roll(image, 3, 1) + np.roll(image, 2, 0)) // 3).astype(np.uint8)
+    edges = draw_canny(image, low, high)[..., 0] > 0
+    assert sha256(np.packbits(edges).tobytes()).hexdigest()[:16] == digest
