@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from server.api import probes
 from server.api.account_pages import ACCOUNT_PAGES, create_persistent_token, get_account_page, log_in
 from server.api.generation import generate_image
+from server.api.tags import suggest_tags
 from server.api.upscale import upscale_image
 
 
@@ -23,4 +24,5 @@ def install_routes(app: FastAPI) -> None:
     app.post("/user/login")(log_in)
     app.post("/user/create-persistent-token")(create_persistent_token)
     app.post("/ai/generate-image")(generate_image)
+    get("/ai/generate-image/suggest-tags")(suggest_tags)
     app.post("/ai/upscale")(upscale_image)

@@ -14,6 +14,7 @@ from server.config.settings import ZipType
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy
 from server.request.resolve import RequestPolicy
+from server.tags.library import TagLibrary, read_known_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class AppState:
     metadata: MetadataPolicy
     access: AccessRules = field(default_factory=AccessRules)
     accounts: Accounts = field(default_factory=Accounts)
+    tags: TagLibrary = field(default_factory=lambda: TagLibrary(read_known_tags))
     zip_type: ZipType = "auto"  # media type of ZIP responses to `Accept: */*`
     body_limit: int = 64  # MiB
     body_timeout: float = 60.0  # seconds within which the entire body must have arrived

@@ -13,17 +13,21 @@ from server.config.toml import ConfigError
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
+from server.tags.table import load_renames, read_rows
 
 
 def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
-    """Check profiles, presets, accounts, signing key, checkpoints and upscaler; yield a line for each, then "OK".
+    """Check profiles, presets, accounts, tags, signing key, checkpoints and upscaler; yield a line for each, then "OK".
 
     Raises `ConfigError` if a file has an invalid setting or does not exist, or if weights cannot be loaded.
     """
     yield f"profiles: {len(load_profiles(configs() / 'profiles'))}"
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
+    yield f"tag renames: {len(load_renames(configs() / 'tag_renames.toml'))}"
     if settings.tokens is not None:
         yield f"accounts: {len(load_accounts(settings.tokens).account)}"
+    if settings.tags is not None:
+        yield f"tags: {len(read_rows(settings.tags))}"
     check_memory(settings)
     path = signing_key_path(settings)
     key = read_key(path)
