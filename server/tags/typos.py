@@ -11,7 +11,7 @@ from server.tags.index import Ints, TagIndex
 
 SHORTEST = 4
 """Letters from which a query may have a typo; a shorter one resembles half of all tags."""
-LONG = 7
+LONG = 8
 """Letters from which it may have two."""
 LONGEST = 32
 PAIRS = 12
@@ -81,21 +81,23 @@ class TypoIndex:
         """Return the names that begin like a query with at most two typos, and how many each has."""
         buffer, width = self._index.names.buffer, len(query) + SHIFT
         starts = self._index.names.starts[names]
-        places = np.minimum(starts[:, None] + np.arange(width), len(buffer) - 1)
+        places = np.minimum(starts + np.arange(width, dtype=np.int32)[:, None], len(buffer) - 1)
         typos = count_typos(query, buffer[places])
         is_similar = typos <= SHIFT
         return names[is_similar], typos[is_similar]
 
 
 def count_typos(query: bytes, letters: Bytes) -> Bytes:
-    """Return how many typos turn the best beginning of each row of letters into a query; more than SHIFT are not exact.
+    """Return how many typos turn the best beginning of each name into a query; more than SHIFT are not exact.
 
-    This is the distance of optimal string alignment, computed in a band around the diagonal for all rows at once.
+    Row k of `letters` has the names' letters k: (width, names).
+
+    This is the distance of optimal string alignment, computed in a band around the diagonal for all names at once.
     """
-    rows, band = len(letters), 2 * SHIFT + 1
-    far = np.full(rows, 99, np.uint8)
+    names, band = letters.shape[1], 2 * SHIFT + 1
+    far = np.full(names, 99, np.uint8)
     before: list[Bytes] = []
-    last = [np.full(rows, shift - SHIFT, np.uint8) if shift >= SHIFT else far for shift in range(band)]
+    last = [np.full(names, shift - SHIFT, np.uint8) if shift >= SHIFT else far for shift in range(band)]
     for row, letter in enumerate(query, 1):
         now: list[Bytes] = []
         for shift in range(band):
@@ -104,15 +106,15 @@ def count_typos(query: bytes, letters: Bytes) -> Bytes:
                 now.append(far)
                 continue
             if column == 0:
-                now.append(np.full(rows, row, np.uint8))
+                now.append(np.full(names, row, np.uint8))
                 continue
-            cost = last[shift] + (letters[:, column - 1] != letter)
+            cost = last[shift] + (letters[column - 1] != letter)
             if shift + 1 < band:
                 cost = np.minimum(cost, last[shift + 1] + 1)
             if shift:
                 cost = np.minimum(cost, now[shift - 1] + 1)
             if row > 1 and column > 1:
-                is_swap = (letters[:, column - 2] == letter) & (letters[:, column - 1] == query[row - 2])
+                is_swap = (letters[column - 2] == letter) & (letters[column - 1] == query[row - 2])
                 cost = np.where(is_swap, np.minimum(cost, before[shift] + 1), cost)
             now.append(cost.astype(np.uint8))
         before, last = last, now

@@ -168,7 +168,7 @@ WORD = st.text(alphabet="abc ", min_size=1, max_size=9)
 @given(WORD, st.lists(WORD, min_size=1, max_size=5))
 def test_typos_are_counted_as_by_the_textbook(query, names):
     width = len(query) + SHIFT
-    letters = np.array([list(name.encode().ljust(width, b"\0")[:width]) for name in names], np.uint8)
+    letters = np.array([list(name.encode().ljust(width, b"\0")[:width]) for name in names], np.uint8).T
     expected = [min(align(query, name), SHIFT + 1) for name in names]
     assert np.minimum(count_typos(query.encode(), letters), SHIFT + 1).tolist() == expected
 
