@@ -12,7 +12,7 @@ from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi.testclient import TestClient
@@ -51,7 +51,7 @@ def ask(client: TestClient, path: str, body: dict[str, Any]) -> Image.Image:
 
 def encode(image: Image.Image) -> str:
     """Return a picture, with its metadata, in Base64."""
-    file: Any = image.fp
+    file = cast("Any", image).fp
     file.seek(0)
     return b64encode(file.read()).decode()
 

@@ -23,6 +23,7 @@ def create_app(state: AppState) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         state.engine.start()
+        state.tags.start()
         yield
         await asyncio.to_thread(state.engine.stop)
 

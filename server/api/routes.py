@@ -21,6 +21,7 @@ from server.api.generation import generate_image
 from server.api.openai import create_images, get_model, list_models
 from server.api.price import get_price
 from server.api.stream import generate_image_stream
+from server.api.tags import suggest_tags
 from server.api.upscale import upscale_image
 from server.api.vibes import refuse_vibe
 
@@ -43,6 +44,7 @@ def install_routes(app: FastAPI) -> None:
     app.post("/ai/generate-image")(generate_image)
     app.post("/ai/generate-image/request-price")(get_price)
     app.post("/ai/generate-image-stream")(generate_image_stream)
+    get("/ai/generate-image/suggest-tags")(suggest_tags)
     app.post("/ai/upscale")(upscale_image)
     app.post("/ai/augment-image")(augment_image)
     app.post("/ai/annotate-image")(annotate_image)

@@ -18,6 +18,7 @@ from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy
 from server.request.resolve import RequestPolicy
+from server.tags.library import TagLibrary, read_known_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class AppState:
     policy: RequestPolicy
     metadata: MetadataPolicy
     access: AccessRules = field(default_factory=AccessRules)
+    tags: TagLibrary = field(default_factory=lambda: TagLibrary(read_known_tags))
     zip_type: ZipType = "auto"  # media type of ZIP responses to `Accept: */*`
     prefixes: tuple[str, ...] = ()  # that may precede a path, as `normalize_prefix` returns them
     body_limit: int = 64  # MiB

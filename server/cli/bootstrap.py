@@ -22,6 +22,7 @@ from server.picture.signature import open_key
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy
+from server.tags.library import TagLibrary, read_known_tags, read_tags
 
 if TYPE_CHECKING:
     from server.engine.engine import LoadedModel
@@ -78,6 +79,12 @@ def check_memory(settings: Settings) -> None:
         raise ConfigError(f"api.memory_limit = {api.memory_limit}: {reason}")
 
 
+def build_tag_library(settings: Settings) -> TagLibrary:
+    """Read the list of tags; raise `ConfigError` if it is invalid. The library's thread does the rest."""
+    read = read_known_tags if settings.tags is None else read_tags(settings.tags)
+    return TagLibrary(read)
+
+
 def build_app_state(model: ServedModel, settings: Settings) -> AppState:
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     check_memory(settings)
@@ -87,6 +94,7 @@ def build_app_state(model: ServedModel, settings: Settings) -> AppState:
         policy=build_request_policy(model, settings),
         metadata=build_metadata_policy(model, settings),
         access=build_access_rules(settings),
+        tags=build_tag_library(settings),
         zip_type=settings.api.zip_type,
         prefixes=settings.api.prefix,
         body_limit=settings.api.body_limit,

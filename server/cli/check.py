@@ -18,16 +18,20 @@ from server.director.recipes import load_recipes
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
+from server.tags.table import load_renames, read_rows
 from server.tls.certificates import Certificates
 
 
 def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
-    """Check profiles, presets, accounts, signing key, checkpoints and upscaler; yield a line for each, then "OK".
+    """Check profiles, presets, accounts, tags, signing key, checkpoints and upscaler; yield a line for each, then "OK".
 
     Raises `ConfigError` if a file has an invalid setting or does not exist, or if weights cannot be loaded.
     """
     yield f"profiles: {len(load_profiles(configs() / 'profiles'))}"
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
+    yield f"tag renames: {len(load_renames(configs() / 'tag_renames.toml'))}"
+    if settings.tags is not None:
+        yield f"tags: {len(read_rows(settings.tags))}"
     recipes = load_recipes()
     yield f"director tools: {len(recipes.recipes)} recipes, {len(recipes.moods)} moods"
     if settings.tokens is not None:

@@ -101,6 +101,7 @@ class Settings(StrictModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 4242
     token: Annotated[Annotated[str, TOKEN] | None, Field(repr=False)] = None  # fits into an HTTP header
     tokens: Path | None = None
+    tags: Path | None = None
     metadata: Literal["full", "plain", "none"] = "full"
     signing_key: Path | None = None
     tls: bool = False
@@ -145,7 +146,7 @@ def _read_file(file: Path) -> dict[str, Any]:
     """Return a file's settings, with relative paths resolved against its folder."""
     values = read_toml(file)
     validate(Settings, values, file)
-    paths = values.keys() & {"weights", "tokens", "signing_key", "tls_folder"}
+    paths = values.keys() & {"weights", "tokens", "tags", "signing_key", "tls_folder"}
     return values | {key: file.parent / values[key] for key in paths}
 
 

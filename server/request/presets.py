@@ -49,8 +49,8 @@ class ModelPresets(StrictModel):
     """Quality tags and presets of some model ids.
 
     `ucPreset` is an index into `undesired`, whose last entry means "none". `quality` has a text for each id but "none",
-    "standard" for all models. `every_segment` is false if only the first
-    segment of a `|` mix gets the quality tags.
+    and "standard" for all models. `every_segment` is false if only the first segment of a `|` mix gets the quality
+    tags.
     """
 
     ids: tuple[str, ...]

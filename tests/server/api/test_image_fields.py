@@ -5,6 +5,7 @@ import tracemalloc
 from base64 import b64encode
 from io import BytesIO
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_parts_are_found_by_name_in_any_order(client, fake_model, order):
 
 def test_a_part_may_have_any_name_and_be_named_twice(client, fake_model):
     request = build_request("infill", image="p.1 é", mask="p.1 é")
-    assert post(client, request, **{"p.1 é": WHITE, "other": b"junk"}).status_code == 200
+    parts: dict[str, Any] = {"p.1 é": WHITE, "other": b"junk"}
+    assert post(client, request, **parts).status_code == 200
     assert find_color(fake_model.jobs[0]) == (255, 255, 255)
 
 
@@ -302,7 +304,7 @@ def test_an_empty_key_counts_as_none(client, key):
 def test_an_image_from_the_cache_counts_as_memory_of_the_request():
     cache = ImageCache(1 << 20)
     cache.put(b"me", "key", RED)
-    cached = {"parameters": {"reference_image_multiple_cached": [{"cache_secret_key": "key"}]}}
+    cached: Any = {"parameters": {"reference_image_multiple_cached": [{"cache_secret_key": "key"}]}}
     images = recall_images(cached, cache, b"me")
     assert images.recalled == len(RED)
     assert cached["parameters"]["reference_image_multiple_cached"][0]["data"] == RED
