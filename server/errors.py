@@ -27,8 +27,10 @@ from typing import cast, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from pipelines.errors import InvalidPrompt, PipelineError, UnknownName
@@ -251,12 +253,18 @@ def describe_failure(error: BaseException, request_id: str) -> tuple[int, str]:
     return 500, INTERNAL_ERROR
 
 
+def _list_methods(request: Request) -> list[str]:
+    """Return the methods that the request's path takes; starlette names those of its first route only."""
+    routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in route.methods or ()})
+
+
 def _handle_http_exception(request: Request, error: Exception) -> Response:
     error, method = cast("HTTPException", error), request.method[:20]
     if error.status_code == 404:
         return build_error_response(NotFound(f"{method} {shorten(request.scope['path'])}: no such path"))
-    # starlette keeps a path's methods in a set, in any order
-    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    allowed = ", ".join(_list_methods(request))
     headers = {**(error.headers or {}), "Allow": allowed}
     if method == "OPTIONS" and allowed:
         return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})

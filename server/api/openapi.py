@@ -81,7 +81,7 @@ IMAGES: Schema = {
 """What a path that makes images answers with, by `Accept`."""
 FRAMES: Schema = {
     "application/msgpack": {"schema": BINARY},
-    "text/event-stream": {"schema": {"type": "string"}},
+    "text/event-stream": {},
 }
 RESPONSES: Mapping[str, Schema] = {
     "/ai/generate-image": IMAGES,

@@ -30,7 +30,7 @@ def test_made_up_requests_get_no_5xx_and_errors_in_their_form(demo_file, signing
     with serve(state) as (host, port):
         address = f"http://{host}:{port}/openapi.json"
         options = ["--checks", ",".join(CHECKS), "--continue-on-failure", "--seed", "1", "--no-shrink"]
-        options += ["--max-examples", os.environ.get("NAIAD_SCHEMATHESIS_EXAMPLES", "100")]
+        options += ["--max-examples", os.environ.get("NAIAD_SCHEMATHESIS_EXAMPLES", "20")]
         options += ["--suppress-health-check", "all", "--request-timeout", "60"]
         done = subprocess.run(
             [PROGRAM, "run", address, *options], capture_output=True, text=True, timeout=1800, cwd=tmp_path

@@ -107,6 +107,12 @@ def test_head_answers_like_get_without_the_body(client, path):
         assert head.headers[name] == get.headers[name]
 
 
+def test_a_path_with_two_routes_names_the_methods_of_both(client):
+    assert client.options("/user/clientsettings").headers["allow"] == "GET, HEAD, PUT, OPTIONS"
+    response = client.delete("/user/clientsettings")
+    assert response.json()["message"] == "DELETE: this path takes GET, HEAD, PUT"
+
+
 def test_every_path_names_its_methods_and_head_goes_with_get(client):
     for path in {route.path for route in client.app.routes}:
         response = client.options(path)
