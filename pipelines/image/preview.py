@@ -33,7 +33,8 @@ def fit_preview(decode: Callable[[Tensor], Pixels], device: torch.device) -> Dec
     matrix = _fit(_make_features(latents), avg_pool2d(image, 8).flatten(1)).to(device)
 
     def decode_preview(latents: Tensor) -> Tensor:
-        return to_bytes((matrix @ _make_features(latents.float())).unflatten(1, latents.shape[1:]))
+        colors = matrix @ _make_features(latents.float())
+        return to_bytes(colors.reshape(3, *latents.shape[1:]))
 
     return decode_preview
 
@@ -58,8 +59,8 @@ def _fit(features: Tensor, colors: Tensor) -> Tensor:
     penalty = torch.full((len(features),), RIDGE * features.shape[1])
     penalty[:5] = 1e-6  # channels and constant are free
     normal = features @ features.mT + torch.diag(penalty)
-    solution = torch.linalg.solve(normal, features @ colors.mT)  # pyright: ignore[reportUnknownMemberType]
-    return cast("Tensor", solution).mT
+    solve = cast("Callable[[Tensor, Tensor], Tensor]", torch.linalg.solve)
+    return solve(normal, features @ colors.mT).mT
 
 
 def _make_features(latents: Tensor) -> Tensor:

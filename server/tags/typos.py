@@ -106,7 +106,7 @@ def count_typos(query: bytes, letters: Bytes) -> Bytes:
                 now.append(far)
                 continue
             if column == 0:
-                now.append(np.full(names, row, np.uint8))
+                now.append(np.full_like(far, row))
                 continue
             cost: Bytes = last[shift] + (letters[column - 1] != letter)
             if shift + 1 < band:
