@@ -248,8 +248,7 @@ def test_bad_inputs(server, sent, status, expected, headers):
         ("POST", "/live", 405, "POST: this path takes GET, HEAD"),
         ("POST", "/ai/nothing", 404, "POST '/ai/nothing': no such path"),
         ("GET", "/..%2f..%2fetc/passwd", 404, "GET '/../../etc/passwd': no such path"),
-        ("GET", "/docs", 404, "no such path"),
-        ("GET", "/openapi.json", 404, "no such path"),
+        ("GET", "/redoc", 404, "no such path"),
     ],
 )
 def test_17_other_methods_and_paths(server, method, path, status, expected):
