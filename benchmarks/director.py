@@ -3,7 +3,7 @@
 Every tool is asked through the API of a server in this process. Measured: the share of inked pixels of the line
 drawing, how much of the cut-out is transparent, and how far `emotion` and `declutter` change the image on average. The
 sheet in docs/ shows all pictures.
-Run: python -m benchmarks.director [--seed 3].
+Run: python -m benchmarks.director [--seed 11].
 """
 
 import argparse
@@ -90,7 +90,7 @@ def lay_on_checkers(image: Image.Image) -> Image.Image:
 def main() -> None:
     """Ask all tools, and write the results and the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=11)
     seed = parser.parse_args().seed
     with TemporaryDirectory() as folder, start(Path(folder)) as client:
         client.app.state.naiad.engine.wait_ready()  # pyright: ignore[reportAttributeAccessIssue]
