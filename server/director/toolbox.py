@@ -64,7 +64,7 @@ class Toolbox:
         """Raise `Rejected` if a tool has neither a network nor a filter; it names the request's field and value."""
         if tool not in FILTERS and self.find_network(tool) is None:
             key = NETWORKS[tool][0]
-            reason = f"needs an ONNX network, which this server has not; set tools.{key} in its weights.toml"
+            reason = f"needs an ONNX network; set tools.{key} in the server's weights.toml"
             raise Rejected(field, f"{value!r} {reason}")
 
     def draw(self, tool: str, rgb: Pixels, options: Mapping[str, float] | None = None) -> list[Drawing]:
