@@ -94,6 +94,8 @@ def _rewrite(path: Path, edit: Callable[[str, Listed], tuple[str, Listed]]) -> N
     The new file has a fixed name, so that it keeps a second command from losing what this one writes.
     """
     path = path.resolve()  # a link stays a link
+    if path.exists() and not path.is_file():  # a device such as /dev/null would be replaced for all programs
+        raise ConfigError(f"{path}: not a regular file; name a file that may be replaced")
     new = path.with_name(f"{path.name}.new")
     try:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

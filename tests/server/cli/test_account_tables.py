@@ -125,3 +125,11 @@ def test_mode_and_link_of_the_file_stay(file, tmp_path):
     assert file.is_symlink()
     assert target.stat().st_mode & 0o777 == 0o640
     assert len(load_accounts(target).account) == 2
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "tokens.toml"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        append_account(pipe, {"name": "anna", "token_hash": "sha256:" + "0" * 64})
+    assert pipe.is_fifo()
