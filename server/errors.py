@@ -2,7 +2,7 @@
 
 ApiError
 ├── Rejected        400  the request is wrong; sending it again does not help
-├── UnknownKeys     400  images that are named by a key have to be sent again
+├── UnknownKeys     400  images named by unknown keys; the client has to send them again
 ├── Unauthorized    401  no bearer token, or an unknown one
 ├── LimitReached    402  the account may generate no more images today
 ├── Forbidden       403  a Host or Origin that is not allowed
@@ -10,7 +10,7 @@ ApiError
 ├── BodyTimeout     408  the body did not arrive in time
 ├── BodyTooLarge    413  the body is larger than the limit
 ├── Unsupported     415  a Content-Type or Content-Encoding that is not read
-├── Overloaded      429  the queue is full, requests hold as much memory as they may, or an account's requests run
+├── Overloaded      429  the queue is full, the memory limit is reached, or an account's limit of requests
 ├── HeadersTooLarge 431  the headers are larger than the limit
 └── Unavailable     503  the engine is not ready
 
@@ -50,7 +50,7 @@ class ApiError(Exception):
 
     status = 500
     details: Mapping[str, object] | None = None
-    """More for the client's program to read."""
+    """Machine-readable details for the client."""
 
     def __init__(self, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -123,7 +123,7 @@ class Unsupported(ApiError):
 
 
 class Overloaded(ApiError):
-    """The queue is full, requests hold all memory they may, the account has all requests it may, or logins fail."""
+    """The queue, the memory or the account's requests are at their limit, or too many logins have failed."""
 
     status = 429
 

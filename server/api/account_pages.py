@@ -13,6 +13,7 @@ from server.api.accounts import Account
 from server.api.body import BodyLimits, read_body
 from server.api.credentials import generate_token, read_bearer
 from server.api.quota import Quotas
+from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, capacity, request_account, reservation
 from server.errors import Rejected, Unauthorized
 
@@ -134,7 +135,7 @@ async def get_objects(kind: str) -> Response:
 
 async def put_client_settings() -> Response:
     """Accept the settings of NAI's page, which it sends unasked, without storing them."""
-    return AccountResponse({}, headers={"X-Naiad-Warning": "clientsettings: not stored"})
+    return AccountResponse({}, headers=build_warning_headers(["clientsettings: not stored"]))
 
 
 async def log_in(request: Request, state: StateDependency) -> Response:

@@ -15,7 +15,7 @@ from server.config.toml import ConfigError, StrictModel, read_toml, validate
 
 log = logging.getLogger("naiad")
 CHECK_SECONDS = 2.0
-"""Seconds between two looks at the file, so that a revoked token stops working within them."""
+"""Seconds between checks of the file: a revoked token stops working after at most this time."""
 PRIORITIES = 100
 """Highest priority; its negative is the lowest."""
 
@@ -112,7 +112,7 @@ class AccountsFile:
         self._accounts = load_accounts(path)
 
     def read(self) -> Accounts:
-        """Return the accounts; looks at the file if the last look is `CHECK_SECONDS` ago."""
+        """Return the accounts, after checking the file for changes at most every `CHECK_SECONDS`."""
         if self._clock() - self._checked >= CHECK_SECONDS:
             self._checked = self._clock()
             state, before = _read_state(self._path), self._state
@@ -131,7 +131,7 @@ class AccountsFile:
 
 
 def _read_state(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written or replaced, or None if it cannot be looked at."""
+    """Return what changes when a file is written or replaced, or None if the file is not accessible."""
     try:
         stat = path.stat()
     except OSError:

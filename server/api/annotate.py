@@ -21,7 +21,7 @@ Threshold = Annotated[Real, Field(ge=0, le=2040)]  # the largest sum of two Sobe
 
 
 class AnnotateBody(WireModel):
-    """The request body. What the thresholds of `mlsd` mean is a matter of its network, which has none."""
+    """The request body. Networks read no thresholds, not even that of `mlsd`."""
 
     model: Name = Field(description=f"a name of at most {LONGEST_NAME} characters")
     parameters: dict[str, object] = Field(description="an object")

@@ -12,6 +12,7 @@ from pydantic import Field
 from server.api.drawings import ToolTask, answer_drawings, answer_task, open_tool_image
 from server.api.jobs import receive_body, run_in_slot, submit_job, wait_for_result
 from server.api.memory import measure_work
+from server.api.responses import build_warning_headers
 from server.api.state import AppState, StateDependency, capacity, reservation
 from server.director.recipes import Recipes
 from server.director.redraw import Instructions, plan_redrawing
@@ -41,7 +42,7 @@ class AugmentBody(WireModel):
 
 
 class PromptFields(WireModel):
-    """What a prompted tool reads besides; other tools may send anything there."""
+    """Fields that only prompted tools read; for other tools they are not validated."""
 
     prompt: Text | None = Field(None, description=A_TEXT)
     seed: Whole | None = Field(None, description=f"{A_SEED}; 0 means any")
@@ -76,8 +77,7 @@ async def augment_image(request: Request, state: StateDependency) -> Response:
     else:
         response, more = await answer_prompted(request, state, task, sent.asked)
         warnings += more
-    if warnings:
-        response.headers["X-Naiad-Warning"] = ascii("; ".join(warnings))[1:-1][:1000]
+    response.headers.update(build_warning_headers(warnings))
     return response
 
 
@@ -131,7 +131,7 @@ def read_augment(body: Mapping[str, object], toolbox: Toolbox) -> AugmentRequest
 def _read_instructions(
     sent: AugmentBody, body: Mapping[str, object], recipes: Recipes
 ) -> tuple[Instructions, dict[str, object]]:
-    """Return what a prompted tool is asked for, and the keys that NAI records of it."""
+    """Return the instructions for a prompted tool, and the keys that NAI's Comment records of them."""
     fields, level = validate_body(PromptFields, body), recipes.parse_level(sent.defry)
     prompt, seed = fields.prompt or "", fields.seed
     if recipes.recipes[sent.req_type].needs_mood:

@@ -1,7 +1,6 @@
 """`POST /ai/generate-image`."""
 
 import asyncio
-from collections.abc import Sequence
 from time import perf_counter
 
 from fastapi import Request
@@ -9,7 +8,7 @@ from fastapi.responses import Response
 
 from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
-from server.api.responses import build_image_response, negotiate
+from server.api.responses import build_image_response, build_warning_headers, negotiate
 from server.api.state import AppState, StateDependency, reservation
 from server.engine.engine import Result
 from server.picture.writer import MetadataPolicy, write_job_picture
@@ -32,11 +31,6 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     response.headers["Server-Timing"] = ", ".join(entries)
     response.headers.update(build_warning_headers(resolved.warnings))
     return response
-
-
-def build_warning_headers(warnings: Sequence[str]) -> dict[str, str]:
-    """Return the header with a request's warnings, if there are any."""
-    return {"X-Naiad-Warning": ascii("; ".join(warnings))[1:-1][:1000]} if warnings else {}
 
 
 async def receive_generate(request: Request, state: AppState) -> ResolvedRequest:

@@ -16,8 +16,9 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
-from server.api.generation import build_warning_headers, encode_images
+from server.api.generation import encode_images
 from server.api.jobs import receive_body, submit_job, wait_for_result
+from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, reservation
 from server.errors import NotFound, Rejected, shorten
 from server.request.resolve import ResolvedRequest, resolve

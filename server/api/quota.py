@@ -59,10 +59,10 @@ class Quotas:
             self._check(account, images)
 
     def begin(self, account: Account, images: int) -> Use:
-        """Take a request of an account into account until `end`, and its images for the day.
+        """Count a request as running until `end`, and its images as used today.
 
         Raises:
-            Overloaded: as many requests of the account run or wait as it may have.
+            Overloaded: the account has reached its number of requests at a time.
             LimitReached: fewer images are left today.
         """
         with self._lock:
@@ -72,7 +72,7 @@ class Quotas:
             return Use(account.name, images, self._day)
 
     def end(self, use: Use, *, refund: bool) -> None:
-        """Let the account have another request. With `refund` the images of this one do not count."""
+        """Count a request as finished. With `refund` its images do not count as used."""
         with self._lock:
             self._running[use.name] -= 1
             self._start_day()

@@ -1,4 +1,4 @@
-"""Responses with images: the media type that a client's `Accept` header asks for, and the body in that type.
+"""Responses with images, in the media type that a client's `Accept` header asks for, and their warnings.
 
 NAI's image host sends a ZIP as `binary/octet-stream`. Its older host called the same ZIP
 `application/x-zip-compressed`, and some clients of that time insist on it without naming it in `Accept`. JSON and bare
@@ -58,6 +58,11 @@ def build_image_response(
         return Response(images[0], media_type=media_type)
     headers = {"Content-Disposition": 'attachment; filename="images.zip"'}
     return Response(zip_images(images, image_format), media_type=media_type, headers=headers)
+
+
+def build_warning_headers(warnings: Sequence[str]) -> dict[str, str]:
+    """Return the header with a request's warnings, if there are any."""
+    return {"X-Naiad-Warning": ascii("; ".join(warnings))[1:-1][:1000]} if warnings else {}
 
 
 def zip_images(images: Sequence[bytes], suffix: str = "png") -> bytes:

@@ -11,10 +11,11 @@ from fastapi.responses import Response
 
 from server.api.event_response import EventResponse
 from server.api.frames import Encoding, Event, build_error_event, build_image_event, choose_encoding
-from server.api.generation import build_warning_headers, receive_request, resolve_request
+from server.api.generation import receive_request, resolve_request
 from server.api.jobs import run_for_client, submit_job
 from server.api.memory import Reservation
 from server.api.previews import LatestPreviews
+from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, reservation
 from server.engine.engine import Result, Ticket
 from server.errors import describe_failure

@@ -19,7 +19,7 @@ from pydantic import Field
 from pipelines.job import RgbImage, UpscaleJob
 from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
-from server.api.responses import build_image_response, negotiate
+from server.api.responses import build_image_response, build_warning_headers, negotiate
 from server.api.state import AppState, StateDependency, reservation
 from server.engine.engine import Result
 from server.errors import Rejected
@@ -31,8 +31,6 @@ from server.request.images import MAX_PIXELS
 from server.request.schema import Real, WireModel, validate_body
 
 log = logging.getLogger("naiad")
-
-
 OLD_SCALE, NEW_SCALE = 2.0, 4.0
 """Scales of the older and the newer form of a request without one."""
 
@@ -55,7 +53,7 @@ class UpscaleRequest(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class Upscale:
-    """A request that was read."""
+    """A validated request: the job, and what its Comment and file need."""
 
     job: UpscaleJob
     source: SourceImage
@@ -74,7 +72,9 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     response = await asyncio.to_thread(build_image_response, media_type, [image], [0], upscale.image_format)
     if upscaler is None:
         log.warning("upscale: no upscaler is loaded; an image was upscaled by Lanczos")
-        response.headers["X-Naiad-Warning"] = "upscale: no upscaler is loaded; upscaled by Lanczos"
+        response.headers.update(
+            build_warning_headers(["upscale: no upscaler is loaded; upscaled by Lanczos"])
+        )
     return response
 
 

@@ -44,7 +44,7 @@ def refuse_unoffered(parameters: Mapping[str, object]) -> None:
 
 
 def warn_of_unoffered(parameters: Mapping[str, object], task: str) -> tuple[str, ...]:
-    """Return warnings about what `parameters` ask for in vain."""
+    """Return warnings about fields of `parameters` that have no effect."""
     warnings = [f"{name}: {reason}" for name, reason in WARNED_FLAGS.items() if is_set(parameters.get(name))]
     if task != "infill" and has_content(parameters.get("mask")):
         warnings.append(f"mask: has no effect with {task}, only with infill")
