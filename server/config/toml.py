@@ -14,6 +14,9 @@ from pydantic_core import ErrorDetails
 SECRETS = {"token", "token_hash", "key"}
 """Keys whose values are left out of error messages."""
 
+LARGEST_FILE = 1 << 20
+"""Bytes of a TOML file; without a limit, a device such as /dev/zero would fill the memory."""
+
 Key = Sequence[str | int]
 """Path of a value in a document: names of tables and keys, and indices into arrays."""
 
@@ -46,7 +49,11 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text("utf-8-sig")
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ConfigError(f"{file}: more than {LARGEST_FILE // (1 << 20)} MiB; name a TOML file")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file") from None
     except OSError as error:

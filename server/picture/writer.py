@@ -102,6 +102,7 @@ def write_picture(
         return encode(pixels, fields)
     rgba = embed(rgb, build_alpha_text(fields))
     if rgba is None:
-        log.warning("a %dx%d image is too small for metadata in its alpha", rgb.shape[1], rgb.shape[0])
+        size, reason = f"{rgb.shape[1]}x{rgb.shape[0]}", "image is too small for metadata in its alpha"
+        log.warning("a %s %s", size, reason, extra={"repeated": reason})
         rgba = add_opaque_alpha(rgb)
     return encode(rgba, fields)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from server.config.toml import ConfigError, StrictModel, find_line, read_toml, validate
@@ -102,3 +104,8 @@ def test_a_secret_is_not_in_the_message(tmp_path):
     with pytest.raises(ConfigError) as error:
         read_example(tmp_path, 'token = ["sesame"]')
     assert "sesame" not in str(error.value)
+
+
+def test_a_file_without_an_end_is_refused():
+    with pytest.raises(ConfigError, match=r"/dev/zero: more than 1 MiB"):
+        read_toml(Path("/dev/zero"))
