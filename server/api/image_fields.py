@@ -74,18 +74,26 @@ def attach_parts(body: Section, parts: Mapping[str, bytes]) -> None:
     """Put the parts of a form into the fields that name them. Base64 in a form is left as it is.
 
     Raises:
-        Rejected: a field holds a short text that is neither the name of a part nor an image in Base64.
+        Rejected: a field holds a short text that is neither the name of a part nor an image in Base64, or a part is
+            not named by any field.
     """
+    unused = {name for name, content in parts.items() if content}
     for field in find_image_fields(body):
         value = field.value
         if isinstance(value, str) and value in parts:
             field.replace(parts[value])
+            unused.discard(value)
         elif isinstance(value, str) and _is_part_name(value):
             names = ", ".join(shorten(name) for name in parts) or "none"
             words, quoted = field.name.split("."), json.dumps(value[:80])
             kind = next(word for word in reversed(words) if word != "data" and not word.isdecimal())
             reason = f"{kind} field references unknown form part {quoted}"
             raise Rejected("", f"{reason}; {field.name} must name a part or be Base64; parts: {names[:200]}")
+    if unused:
+        name = json.dumps(min(unused)[:80])
+        raise Rejected(
+            "", f"form part {name} is not named by any image field; name it in one, or leave it out"
+        )
 
 
 def _is_part_name(text: str) -> bool:

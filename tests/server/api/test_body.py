@@ -91,12 +91,11 @@ def test_json_is_read(kind, body):
     ],
 )
 def test_a_form_as_nai_sends_it_is_read(about, kind):
-    body = form(
-        ('name="image"; filename="image"', b"\x89PNG\r\n--lin"),
-        (about, json.dumps(OBJECT, ensure_ascii=False).encode()),
-    )
-    assert read(body, kind=kind) == OBJECT
-    assert read(body[:100], body[100:], kind=kind) == OBJECT
+    image = b"\x89PNG\r\n--lin"
+    sent = json.dumps(OBJECT | {"image": "image"}, ensure_ascii=False).encode()
+    body = form(('name="image"; filename="image"', image), (about, sent))
+    assert read(body, kind=kind) == OBJECT | {"image": image}
+    assert read(body[:100], body[100:], kind=kind) == OBJECT | {"image": image}
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_parts_are_found_by_name_in_any_order(client, fake_model, order):
 
 def test_a_part_may_have_any_name_and_be_named_twice(client, fake_model):
     request = build_request("infill", image="p.1 é", mask="p.1 é")
-    parts: dict[str, Any] = {"p.1 é": WHITE, "other": b"junk"}
+    parts: dict[str, Any] = {"p.1 é": WHITE, "other": b""}
     assert post(client, request, **parts).status_code == 200
     assert find_color(fake_model.jobs[0]) == (255, 255, 255)
 
@@ -105,7 +105,7 @@ def test_a_form_gives_the_same_image_as_json(client):
     "text", [b64encode(RED).decode(), "data:image/png;base64," + b64encode(RED).decode()]
 )
 def test_base64_in_a_form_is_read(client, fake_model, text):
-    response = post(client, build_request("img2img", image=text), unused=BLUE)
+    response = post(client, build_request("img2img", image=text), unused=b"")
     assert response.status_code == 200, response.text
     assert find_color(fake_model.jobs[0]) == (255, 0, 0)
 
@@ -152,8 +152,14 @@ def test_a_part_that_is_no_image_is_refused_as_an_image(client):
 
 def test_other_texts_are_no_names_of_parts():
     body = {"input": "image", "action": "mask", "parameters": {"prompt": "image", "image": "image", "extra": ["image"]}}  # fmt: skip
-    attach_parts(body, {"image": RED, "mask": WHITE})
+    attach_parts(body, {"image": RED, "mask": b""})
     assert body == {"input": "image", "action": "mask", "parameters": {"prompt": "image", "image": RED, "extra": ["image"]}}  # fmt: skip
+
+
+def test_a_part_that_no_field_names_is_refused(client):
+    response = post(client, build_request("img2img", image="image"), image=RED, mask=WHITE)
+    message = 'form part "mask" is not named by any image field; name it in one, or leave it out'
+    assert (response.status_code, response.json()["message"]) == (400, message)
 
 
 def test_encoding_a_vibe_is_refused_by_name(client):
