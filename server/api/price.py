@@ -7,13 +7,14 @@ from typing import cast
 from fastapi import Request
 
 from server.api.body import read_body
+from server.api.image_fields import IMAGE_LISTS, IMAGES
 from server.api.state import AppState, StateDependency, capacity, reservation
 from server.errors import Rejected, shorten
 from server.request.resolve import resolve
 from server.request.schema import read_request
 
 MOST_PROMPTS = 64
-WITHOUT_IMAGES = {"image": None, "mask": None, "reference_image": None, "reference_image_multiple": None}
+IMAGE_NAMES = {*IMAGES, *IMAGE_LISTS, *(f"{name}_cached" for name in IMAGE_LISTS)}
 
 
 async def get_price(request: Request, state: StateDependency) -> dict[str, object]:
@@ -37,16 +38,17 @@ def count_prompts(body: Mapping[str, object], state: AppState) -> int:
         Rejected: the request would be refused; the message names the field.
     """
     asked = _read_object(body.get("request", body), "request")
-    parameters = _read_object(asked.get("parameters", {}), "parameters") | WITHOUT_IMAGES
+    given = _read_object(asked.get("parameters", {}), "parameters")
+    parameters = {name: value for name, value in given.items() if name not in IMAGE_NAMES}
     sent = {"input": "", "model": asked.get("model"), "parameters": parameters}
     resolve(read_request(sent), state.current_policy())
-    prompts = asked.get("input", "")
-    count = len(cast("list[object]", prompts)) if isinstance(prompts, list) else int(isinstance(prompts, str))
-    if not 1 <= count <= MOST_PROMPTS:
+    given_input = asked.get("input", "")
+    prompts = cast("list[object]", given_input) if isinstance(given_input, list) else [given_input]
+    if not 1 <= len(prompts) <= MOST_PROMPTS or not all(isinstance(prompt, str) for prompt in prompts):
         raise Rejected(
-            "input", f"{shorten(asked['input'])} is not a text or an array of 1 to {MOST_PROMPTS} texts"
+            "input", f"{shorten(given_input)} is not a text or an array of 1 to {MOST_PROMPTS} texts"
         )
-    return count
+    return len(prompts)
 
 
 def _read_object(value: object, field: str) -> dict[str, object]:

@@ -38,6 +38,7 @@ def ask(client, prompts=("1girl",), **changes):
         (("1girl", "2girls", ""), {}),
         (("a",) * 64, {"n_samples": 4}),
         (("a",), {"image": "not an image", "mask": "neither", "reference_image_multiple": ["x"]}),
+        (("a",), {"director_reference_images_cached": [{"data": "x"}], "controlnet_condition": "x"}),
     ],
 )
 def test_a_request_costs_nothing(client, fake_model, prompts, changes):
@@ -83,7 +84,7 @@ def test_what_cannot_be_generated_has_no_price(client, changes, message):
     assert response.json()["message"].startswith(message)
 
 
-@pytest.mark.parametrize("prompts", [[], ["a"] * 65, 7, {"a": 1}, None])
+@pytest.mark.parametrize("prompts", [[], ["a"] * 65, ["a", 1], 7, {"a": 1}, None])
 def test_a_list_of_prompts_is_bounded(client, prompts):
     response = client.post(PRICE, json={"request": {"input": prompts, "parameters": PARAMETERS}})
     assert (response.status_code, response.json()["message"][:7]) == (400, "input: ")
