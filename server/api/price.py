@@ -42,11 +42,12 @@ def count_prompts(body: Mapping[str, object], state: AppState) -> int:
     parameters = {name: value for name, value in given.items() if name not in IMAGE_NAMES}
     sent = {"input": "", "model": asked.get("model"), "parameters": parameters}
     resolve(read_request(sent), state.current_policy())
-    given_input = asked.get("input", "")
-    prompts = cast("list[object]", given_input) if isinstance(given_input, list) else [given_input]
+    texts: object = asked.get("input", "")
+    prompts = cast("list[object]", texts) if isinstance(texts, list) else [texts]
     if not 1 <= len(prompts) <= MOST_PROMPTS or not all(isinstance(prompt, str) for prompt in prompts):
         raise Rejected(
-            "input", f"{shorten(given_input)} is not a text or an array of 1 to {MOST_PROMPTS} texts"
+            "input",
+            f"{shorten(cast('object', texts))} is not a text or an array of 1 to {MOST_PROMPTS} texts",
         )
     return len(prompts)
 
