@@ -45,10 +45,8 @@ def count_prompts(body: Mapping[str, object], state: AppState) -> int:
     texts: object = asked.get("input", "")
     prompts = cast("list[object]", texts) if isinstance(texts, list) else [texts]
     if not 1 <= len(prompts) <= MOST_PROMPTS or not all(isinstance(prompt, str) for prompt in prompts):
-        raise Rejected(
-            "input",
-            f"{shorten(cast('object', texts))} is not a text or an array of 1 to {MOST_PROMPTS} texts",
-        )
+        reason = f"is not a text or an array of 1 to {MOST_PROMPTS} texts"
+        raise Rejected("input", f"{shorten(asked.get('input'))} {reason}")
     return len(prompts)
 
 
