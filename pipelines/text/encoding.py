@@ -7,11 +7,12 @@ the same position. The pooled vector is the first chunk's and is not weighted. `
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from pipelines.adapters.attention import RowVibes
 from pipelines.job import Prompts
 from pipelines.text.prompt import mix_weights, parse, parse_pair
 from pipelines.text.runs import Segment
@@ -26,10 +27,11 @@ _Segments = Sequence[tuple[Segment, tuple[Chunk, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """One encoded prompt, float32 on the device."""
+    """One encoded prompt, float32 on the device, and the images that its rows attend to."""
 
     context: Tensor  # (77 * chunks, width)
     pooled: Tensor | None  # (width,), or None for models without it
+    vibes: RowVibes = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class PromptEmbeddings:
     positive: Conditioning
     negative: Conditioning
     empty: Conditioning
+
+    def with_vibes(self, cond: RowVibes, uncond: RowVibes) -> "PromptEmbeddings":
+        """Return the same with images: `cond` for the prompt, `uncond` for what is guided away from."""
+        negative, empty = replace(self.negative, vibes=uncond), replace(self.empty, vibes=uncond)
+        return PromptEmbeddings(replace(self.positive, vibes=cond), negative, empty)
 
 
 class PromptEncoder:

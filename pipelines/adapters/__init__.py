@@ -1,0 +1,1 @@
+"""What is added to a model's networks: image adapters."""
