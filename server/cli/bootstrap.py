@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def build_request_policy(model: ServedModel, settings: Settings) -> RequestPolicy:
     """Build the policy by which requests are resolved."""
     presets = load_presets(configs() / "presets.toml")
-    return RequestPolicy(model, presets, settings.api.presets, settings.api.unknown_models)
+    api = settings.api
+    return RequestPolicy(model, presets, api.presets, api.unknown_models, api.characters)
 
 
 def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPolicy:
