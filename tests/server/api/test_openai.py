@@ -86,6 +86,13 @@ def test_nais_own_sizes_stay():
     assert [find_nearest_size(f"{width}x{height}") for width, height in SIZES] == [*SIZES]
 
 
+@pytest.mark.parametrize("size", ["9x9", "0x0", "100000x1024", "-1x5", "1024", 1024, "1024X1024"])
+def test_a_size_that_is_none_is_refused_with_the_limits(client, size):
+    error = post(client, size=size).json()["error"]
+    assert error["param"] == "size"
+    assert 'is not "auto" or two sides of 10 to 99999 pixels' in error["message"]
+
+
 def test_a_substituted_size_and_fields_without_effect_are_named(client):
     response = post(
         client, size="512x512", quality="hd", style="vivid", user="u", moderation="auto", watermark=1
