@@ -108,9 +108,11 @@ class EndUse(Protocol):
 def _begin_use(request: Request, images: int) -> EndUse:
     """Count a request and its images for its account, if it has one, and return what ends the use."""
     account, quotas = get_account(request), get_capacity(request).quotas
-    if account is None:
-        return lambda *, refund: None
-    return partial(quotas.end, quotas.begin(account, images))
+    return _end_nothing if account is None else partial(quotas.end, quotas.begin(account, images))
+
+
+def _end_nothing(*, refund: bool) -> None:
+    """End the use of no account, which has no limits."""
 
 
 def _admit(request: Request) -> None:

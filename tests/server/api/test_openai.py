@@ -123,7 +123,7 @@ def test_extensions_and_the_format_are_used(client, fake_model):
         ({"prompt": ""}, "prompt", "prompt: '' is not a text of 1 to"),
         ({"n": 9}, "n", "n: 9 is not a whole number from 1 to 8"),
         ({"n": 5, "size": "1472x1472"}, "n", "n: 5 images of 1472x1472; at most 4"),
-        ({"size": "large"}, "size", "size: 'large' is not \"auto\" or a size like"),
+        ({"size": "large"}, "size", "size: 'large' is not \"auto\" or two sides"),
         ({"size": "0x0"}, "size", "size: '0x0' is not"),
         ({"size": 1024}, "size", "size: 1024 is not"),
         (
