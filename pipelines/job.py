@@ -27,13 +27,31 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True)
+class Character:
+    """A character with a region of its own: what is added to both prompts there, and the region's center.
+
+    `x` and `y` are shares of the width and the height, from the upper left corner.
+    """
+
+    positive: str
+    negative: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompt and negative prompt as the user wrote them, and the grammar to parse them with."""
+    """Prompt and negative prompt as the user wrote them, and the grammar to parse them with.
+
+    Attributes:
+        characters: those with a region; their captions are not in `positive` and `negative`.
+    """
 
     positive: str
     negative: str = ""
     syntax: str = "nai"
     drop_seam_tokens: bool = False
+    characters: tuple[Character, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

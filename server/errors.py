@@ -12,6 +12,7 @@ ApiError
 ├── Unsupported     415  a Content-Type or Content-Encoding that is not read
 ├── Overloaded      429  the queue is full, the memory limit is reached, or an account's limit of requests
 ├── HeadersTooLarge 431  the headers are larger than the limit
+├── Failed          500  a job failed, or this program did
 └── Unavailable     503  the engine is not ready
 
 Every error has the same form, `{"statusCode", "message"}`, except under `/v1/`, where it has OpenAI's. No message
@@ -146,6 +147,10 @@ class Unavailable(ApiError):
         super().__init__(message, {"Retry-After": "10"})
 
 
+class Failed(ApiError):
+    """The request was right, but this server could not do it."""
+
+
 class ErrorResponse(JSONResponse):
     """An error in NAI's envelope; in OpenAI's if the request was for one of OpenAI's paths."""
 
@@ -175,6 +180,17 @@ class ErrorResponse(JSONResponse):
 def build_envelope(status: int, message: str, headers: Mapping[str, str] | None = None) -> ErrorResponse:
     """Return the JSON response that clients parse for every status other than 2xx."""
     return ErrorResponse(status, message, headers)
+
+
+def to_api_error(error: BaseException) -> ApiError:
+    """Return an error as one with a status; the text of an unknown one stays in the log."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return Unavailable("the server is stopping")
+    if isinstance(error, InvalidPrompt | UnknownName):
+        return Rejected("", str(error))
+    return Failed(str(error) if isinstance(error, PipelineError) else INTERNAL_ERROR)
 
 
 def build_error_response(error: ApiError) -> JSONResponse:
@@ -228,29 +244,24 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def _handle_pipeline_error(_: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, InvalidPrompt | UnknownName):
-        return build_envelope(400, str(error))
-    log.error("a job failed: %s", error)
-    return build_envelope(500, str(error))
+    answer = to_api_error(error)
+    if isinstance(answer, Failed):
+        log.error("a job failed: %s", error)
+    return build_error_response(answer)
 
 
 def describe_failure(error: BaseException, request_id: str) -> tuple[int, str]:
     """Return the status and message of an error after a response has begun, and log it under the request's id."""
-    if isinstance(error, asyncio.CancelledError):
-        error = Unavailable("the server is stopping")
-    is_ours = isinstance(error, ApiError | PipelineError)
+    answer = to_api_error(error)
+    is_unknown = answer.message == INTERNAL_ERROR
     log.log(
-        logging.INFO if isinstance(error, ApiError) else logging.ERROR,
+        logging.ERROR if isinstance(answer, Failed) else logging.INFO,
         "%s failed in its stream: %s",
         request_id,
-        error if is_ours else type(error).__name__,
-        exc_info=None if is_ours else error,
+        type(error).__name__ if is_unknown else answer.message,
+        exc_info=error if is_unknown else None,
     )
-    if isinstance(error, ApiError):
-        return error.status, error.message
-    if isinstance(error, PipelineError):
-        return 400 if isinstance(error, InvalidPrompt | UnknownName) else 500, str(error)
-    return 500, INTERNAL_ERROR
+    return answer.status, answer.message
 
 
 def _list_methods(request: Request) -> list[str]:

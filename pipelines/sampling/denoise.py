@@ -18,6 +18,7 @@ from pipelines.sampling.guidance import apply_guides
 from pipelines.sampling.noise import ImageNoise
 from pipelines.sampling.prediction import ToX0
 from pipelines.sampling.pyramid import average, downscale, upscale
+from pipelines.sampling.regions import Regions
 from pipelines.sampling.smea import Smea
 from pipelines.text.encoding import Conditioning, PromptEmbeddings
 from pipelines.types import NoisyLatents, SamplerCoroutine
@@ -124,10 +125,37 @@ class Estimator:
         return Row(*view, context, pooled, self.time_ids, self.inpaint_channels, shrink, vibes)
 
     def _combine_outputs(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
-        """Convert the outputs for one view to estimates and apply guidance."""
-        return apply_guides(self.plan.guides, x, sigma, *(self.to_x0(output, x, sigma) for output in outputs))
+        """Convert the outputs for one view to estimates, blend the characters' into the base's and apply guidance."""
+        estimates = [self.to_x0(output, x, sigma) for output in outputs]
+        if self.embeddings.characters:
+            estimates = self._blend_characters(estimates, sigma)
+        return apply_guides(self.plan.guides, x, sigma, *estimates)
+
+    def _blend_characters(self, estimates: Sequence[Tensor], sigma: float) -> list[Tensor]:
+        """Return the base's estimates with those of the characters, which follow them, blended in."""
+        characters = self.embeddings.characters
+        regions = Regions(tuple(character.center for character in characters))
+        count = len(self._select_base(sigma))
+        base, rest = list(estimates[:count]), iter(estimates[count:])
+        base[0] = regions.blend(base[0], [next(rest) for _ in characters])
+        if self._uses_negatives(sigma):
+            negatives = [base[1] if character.negative is None else next(rest) for character in characters]
+            base[1] = regions.blend(base[1], negatives)
+        return base
 
     def _select_conditionings(self, sigma: float) -> tuple[Conditioning, ...]:
+        """Return the base's conditionings, then those of the characters."""
+        characters = self.embeddings.characters
+        positives = (character.positive for character in characters)
+        negatives = (character.negative for character in characters if self._uses_negatives(sigma))
+        return (*self._select_base(sigma), *positives, *(part for part in negatives if part is not None))
+
+    def _uses_negatives(self, sigma: float) -> bool:
+        """Whether the characters' own negative prompts are used at this sigma, if there are any."""
+        has_any = any(character.negative is not None for character in self.embeddings.characters)
+        return has_any and self.plan.uses_guidance(sigma) and not self.plan.negative_is_empty
+
+    def _select_base(self, sigma: float) -> tuple[Conditioning, ...]:
         """Return the positive conditioning, then the negative and the empty one where this sigma uses them."""
         if not self.plan.uses_guidance(sigma):
             return (self.embeddings.positive,)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.adapters.attention import RowVibes
 from pipelines.job import Prompts
-from pipelines.text.prompt import mix_weights, parse, parse_pair
+from pipelines.text.prompt import list_prompt_pairs, mix_weights, parse
 from pipelines.text.runs import Segment
 from pipelines.text.tokens import EMPTY, Chunk, split_chunks
 from pipelines.weights.networks import TextEncoder
@@ -35,17 +35,33 @@ class Conditioning:
 
 
 @dataclass(frozen=True, slots=True)
+class CharacterEmbeddings:
+    """The conditionings in the region of a character; `negative` is None if it is the base prompt's."""
+
+    positive: Conditioning
+    negative: Conditioning | None
+    center: tuple[float, float]
+
+    def with_vibes(self, cond: RowVibes, uncond: RowVibes) -> "CharacterEmbeddings":
+        """Return the same with images; see `PromptEmbeddings.with_vibes`."""
+        negative = None if self.negative is None else replace(self.negative, vibes=uncond)
+        return CharacterEmbeddings(replace(self.positive, vibes=cond), negative, self.center)
+
+
+@dataclass(frozen=True, slots=True)
 class PromptEmbeddings:
-    """The three conditionings of a job, all with the same number of chunks."""
+    """The conditionings of a job, all with the same number of chunks."""
 
     positive: Conditioning
     negative: Conditioning
     empty: Conditioning
+    characters: tuple[CharacterEmbeddings, ...] = ()
 
     def with_vibes(self, cond: RowVibes, uncond: RowVibes) -> "PromptEmbeddings":
         """Return the same with images: `cond` for the prompt, `uncond` for what is guided away from."""
+        characters = tuple(character.with_vibes(cond, uncond) for character in self.characters)
         negative, empty = replace(self.negative, vibes=uncond), replace(self.empty, vibes=uncond)
-        return PromptEmbeddings(replace(self.positive, vibes=cond), negative, empty)
+        return PromptEmbeddings(replace(self.positive, vibes=cond), negative, empty, characters)
 
 
 class PromptEncoder:
@@ -57,13 +73,22 @@ class PromptEncoder:
         self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor | None]] = OrderedDict()
 
     def encode(self, prompts: Prompts) -> PromptEmbeddings:
-        """Encode a job's positive, negative and empty prompt; raise InvalidPrompt for a `|` mix of weight 0."""
+        """Encode a job's prompts; raise InvalidPrompt for a `|` mix of weight 0."""
+        base, *others = list_prompt_pairs(prompts)
+        texts = (*base, parse(""), *(segments for pair in others for segments in pair))
         parsed = [
             [(part, split_chunks(part.runs, prompts.drop_seam_tokens)) for part in segments]
-            for segments in (*parse_pair(prompts.positive, prompts.negative, prompts.syntax), parse(""))
+            for segments in texts
         ]
         length = max(len(chunks) for segments in parsed for _, chunks in segments)
-        return PromptEmbeddings(*(self._mix_segments(segments, length) for segments in parsed))
+        positive, negative, empty, *rest = (self._mix_segments(segments, length) for segments in parsed)
+        characters = (
+            CharacterEmbeddings(
+                rest[2 * index], None if pair[1] == base[1] else rest[2 * index + 1], (place.x, place.y)
+            )
+            for index, (pair, place) in enumerate(zip(others, prompts.characters, strict=True))
+        )
+        return PromptEmbeddings(positive, negative, empty, tuple(characters))
 
     def _mix_segments(self, segments: _Segments, length: int) -> Conditioning:
         """Encode a prompt's segments, each as `length` chunks, and blend them by their shares."""

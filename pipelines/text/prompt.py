@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import InvalidPrompt, UnknownName
-from pipelines.text.nai4 import exchange_negatives, parse_nai4, split_captions, strip_lettering
+from pipelines.job import Prompts
+from pipelines.text.nai4 import (
+    exchange_negatives,
+    join_captions,
+    parse_nai4,
+    split_captions,
+    strip_lettering,
+)
 from pipelines.text.runs import EMPHASIS, MAX_WEIGHT, Run, Segment, merge_runs, parse_number
 
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
@@ -52,6 +59,37 @@ def split_segments(text: str, syntax: str) -> list[str]:
     if syntax == "nai4":
         return split_captions(text)
     return text.split("|") if syntax == "nai" else [text]
+
+
+def list_prompt_pairs(prompts: Prompts) -> list[tuple[tuple[Segment, ...], tuple[Segment, ...]]]:
+    """Return the parsed prompt and negative prompt of the base, then those in the region of each character."""
+    syntax, pairs = prompts.syntax, [(prompts.positive, prompts.negative)]
+    pairs += [
+        (
+            append_caption(prompts.positive, character.positive, syntax),
+            append_caption(prompts.negative, character.negative, syntax),
+        )
+        for character in prompts.characters
+    ]
+    return [parse_pair(*pair, syntax) for pair in pairs]
+
+
+def append_caption(text: str, caption: str, syntax: str) -> str:
+    """Return a prompt with a caption added to each of its segments, before the segment's share of the mix."""
+    if not caption.strip():
+        return text
+    if syntax == "nai4":
+        return join_captions([part for part in (text, caption) if part.strip()])
+    segments = split_segments(text, syntax)
+    return "|".join(_append_to_segment(segment, caption, len(segments) > 1) for segment in segments)
+
+
+def _append_to_segment(segment: str, caption: str, is_mix: bool) -> str:
+    share = MIX.search(segment) if is_mix else None
+    body, tail = (segment[: share.start()], share[0]) if share else (segment, "")
+    if not body.strip():
+        return segment if is_mix else caption
+    return f"{body.rstrip()}, {caption}{tail}"
 
 
 def mix_weights(segments: Sequence[Segment]) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from server.api.body import BodyLimits, read_body
 from server.api.credentials import generate_token, read_bearer
 from server.api.quota import Quotas
 from server.api.responses import build_warning_headers
-from server.api.state import StateDependency, capacity, request_account, reservation
+from server.api.state import StateDependency, get_account, get_capacity, get_reservation
 from server.errors import Rejected, Unauthorized
 
 log = logging.getLogger("naiad")
@@ -120,7 +120,7 @@ def build_usage(account: Account | None, quotas: Quotas) -> dict[str, object]:
 
 async def get_account_page(page: str, request: Request) -> Response:
     """A page about the account, which NAI's clients read before they generate."""
-    return AccountResponse(build_account_page(page, request_account(request), capacity(request).quotas))
+    return AccountResponse(build_account_page(page, get_account(request), get_capacity(request).quotas))
 
 
 async def get_trial_status() -> Response:
@@ -140,10 +140,10 @@ async def put_client_settings() -> Response:
 
 async def log_in(request: Request, state: StateDependency) -> Response:
     """Return the token of a listed access key; if the server needs no tokens, one that grants nothing."""
-    logins, address = capacity(request).logins, "" if request.client is None else request.client.host
+    logins, address = get_capacity(request).logins, "" if request.client is None else request.client.host
     logins.check(address)
     limits = BodyLimits(LOGIN_LIMIT, state.body_timeout)
-    body = await read_body(request, limits, reservation(request), capacity(request).parsing)
+    body = await read_body(request, limits, get_reservation(request), get_capacity(request).parsing)
     key, access = body.get("key"), state.access
     if not isinstance(key, str):
         raise Rejected("key", "is required: the access key derived from e-mail address and password")

@@ -7,9 +7,9 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from server.api.drawings import ToolTask, answer_task, open_tool_image
 from server.api.jobs import receive_body
 from server.api.state import StateDependency
+from server.api.tool_pictures import ToolRequest, answer_filter, open_tool_image
 from server.director.toolbox import Toolbox
 from server.errors import Rejected, shorten
 from server.request.schema import LONGEST_NAME, Name, Real, WireModel, validate_body
@@ -39,8 +39,8 @@ async def annotate_image(request: Request, state: StateDependency) -> Response:
     """Draw the map of an annotator and return it in the forms that generated images have."""
     annotator, image, options = read_annotate(await receive_body(request, state), state.toolbox)
     rgb, source = await open_tool_image(request, image, "parameters.image")
-    task = ToolTask(annotator, rgb, source, {"annotator": annotator, **options}, options)
-    return await answer_task(request, state, task)
+    tool = ToolRequest(annotator, rgb, source, {"annotator": annotator, **options}, options)
+    return await answer_filter(request, state, tool)
 
 
 def read_annotate(body: Mapping[str, object], toolbox: Toolbox) -> tuple[str, object, dict[str, float]]:

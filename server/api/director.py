@@ -9,11 +9,11 @@ from fastapi.responses import Response
 from PIL import Image
 from pydantic import Field
 
-from server.api.drawings import ToolTask, answer_drawings, answer_task, open_tool_image
 from server.api.jobs import receive_body, run_in_slot, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import build_warning_headers
-from server.api.state import AppState, StateDependency, capacity, reservation
+from server.api.state import AppState, StateDependency, get_capacity, get_reservation
+from server.api.tool_pictures import ToolRequest, answer_drawings, answer_filter, open_tool_image
 from server.director.recipes import Recipes
 from server.director.redraw import Instructions, plan_redrawing
 from server.director.toolbox import Drawing, Toolbox
@@ -70,36 +70,36 @@ async def augment_image(request: Request, state: StateDependency) -> Response:
     """Make another picture of an image by a director tool."""
     sent = read_augment(await receive_body(request, state), state.toolbox)
     rgb, source = await open_tool_image(request, sent.image, "image")
-    task = ToolTask(sent.tool, rgb, source, sent.recorded, image_format=sent.image_format)
+    tool = ToolRequest(sent.tool, rgb, source, sent.recorded, image_format=sent.image_format)
     warnings = sent.warn_of_size(rgb)
     if sent.asked is None:
-        response = await answer_task(request, state, task)
+        response = await answer_filter(request, state, tool)
     else:
-        response, more = await answer_prompted(request, state, task, sent.asked)
+        response, more = await answer_prompted(request, state, tool, sent.asked)
         warnings += more
     response.headers.update(build_warning_headers(warnings))
     return response
 
 
 async def answer_prompted(
-    request: Request, state: AppState, task: ToolTask, asked: Instructions
+    request: Request, state: AppState, tool: ToolRequest, asked: Instructions
 ) -> tuple[Response, tuple[str, ...]]:
     """Let the model redraw an image, and return the response and warnings."""
-    policy, slots, recipes = state.current_policy(), capacity(request).decoding, state.toolbox.recipes
-    prompt = read_prompt(task.source)
-    plan = await run_in_slot(request, slots, plan_redrawing, task.rgb, asked, prompt, recipes, policy)
+    policy, slots, recipes = state.current_policy(), get_capacity(request).decoding, state.toolbox.recipes
+    prompt = read_prompt(tool.source)
+    plan = await run_in_slot(request, slots, plan_redrawing, tool.rgb, asked, prompt, recipes, policy)
     job = plan.resolved.job
-    reservation(request).resize(measure_work(job) + plan.rgb.nbytes)
+    get_reservation(request).resize(measure_work(job) + plan.rgb.nbytes)
     result = await wait_for_result(submit_job(request, job), request)
     picture = await run_in_slot(request, slots, plan.finish, result.images[0])
     metadata = state.metadata
     described = describe_job(
         job, result.sigmas, metadata.batching, metadata.source_hash, metadata.inpainting, metadata.files
     )
-    naiad = {**described, "tool": {"name": task.tool, "by": policy.model.model}}
+    naiad = {**described, "tool": {"name": tool.name, "by": policy.model.model}}
     seed = job.passes[0].seeds[0]
     drawings = [Drawing(picture)]
-    response = await answer_drawings(request, state, task, drawings, naiad, result.run_seconds, seed)
+    response = await answer_drawings(request, state, tool, drawings, naiad, result.run_seconds, seed)
     return response, plan.resolved.warnings
 
 

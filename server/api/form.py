@@ -8,7 +8,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from server.api.memory import MIB
-from server.errors import BodyTooLarge, Rejected
+from server.errors import BodyTooLarge, Rejected, shorten
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -17,7 +17,7 @@ PART_LIMIT = 64
 
 
 class FormParts:
-    """Receives the pieces of a form from the parser; of parts with the same name the last counts."""
+    """Receives the pieces of a form from the parser."""
 
     def __init__(self) -> None:
         self.parts: dict[str, bytes] = {}
@@ -56,9 +56,13 @@ class FormParts:
         self._field = self._value = b""
 
     def check_headers(self) -> None:
-        """Refuse a part without a name."""
+        """Refuse a part without a name, or with that of another part."""
         if not self._name:
-            raise FormParserError
+            raise Rejected(
+                "body", "a part of the form has no name; give each one a name in Content-Disposition"
+            )
+        if self._name in self.parts:
+            raise Rejected(shorten(self._name)[1:-1], "the form has two parts of this name; send one")
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         """Add to the content of the part."""
@@ -73,7 +77,7 @@ def split_form(body: bytearray, boundary: str) -> dict[str, bytes]:
     """Return the contents of the parts of a form by their names.
 
     Raises:
-        Rejected: the body is not a form.
+        Rejected: the body is not a form, or a part has no name or that of another.
         BodyTooLarge: it has more than PART_LIMIT parts.
     """
     if body.count(f"--{boundary}".encode()) > PART_LIMIT + 1:
@@ -85,5 +89,8 @@ def split_form(body: bytearray, boundary: str) -> dict[str, bytes]:
             parser.write(bytes(view[start : start + MIB]))
         parser.finalize()
     except (FormParserError, ValueError):
-        raise Rejected("body", "is not a multipart form") from None
+        reason = (
+            "is not a multipart form with the boundary of Content-Type, or headers of a part are too long"
+        )
+        raise Rejected("body", reason) from None
     return form.parts

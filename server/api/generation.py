@@ -6,10 +6,11 @@ from time import perf_counter
 from fastapi import Request
 from fastapi.responses import Response
 
+from pipelines.job import Job
 from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, build_warning_headers, negotiate
-from server.api.state import AppState, StateDependency, reservation
+from server.api.state import AppState, StateDependency, get_reservation
 from server.engine.engine import Result
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
@@ -19,10 +20,9 @@ from server.request.vibes import has_references
 
 async def generate_image(request: Request, state: StateDependency) -> Response:
     """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
-    resolved = await receive_generate(request, state)
+    resolved = await resolve_generate(request, state, await receive_generate(request, state))
     media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
-    result = await wait_for_result(submit_job(request, resolved.job), request)
-    reservation(request).hold(sum(image.nbytes for image in result.images))
+    result = await run_job(request, resolved.job)
     started = perf_counter()
     images = await encode_images(state.metadata, resolved, result)
     seeds = resolved.job.passes[0].seeds
@@ -34,22 +34,24 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     return response
 
 
-async def receive_generate(request: Request, state: AppState) -> ResolvedRequest:
-    """Return a request to generate images, read and resolved; its body is not kept."""
-    return await resolve_request(request, state, await receive_request(request, state))
+async def run_job(request: Request, job: Job) -> Result:
+    """Return the result of a request's job; its images count as memory that the request holds."""
+    result = await wait_for_result(submit_job(request, job), request)
+    get_reservation(request).hold(sum(image.nbytes for image in result.images))
+    return result
 
 
-async def receive_request(request: Request, state: AppState) -> GenerateRequest:
+async def receive_generate(request: Request, state: AppState) -> GenerateRequest:
     """Return a request to generate images, read but not resolved."""
     return await asyncio.to_thread(read_request, await receive_body(request, state))
 
 
-async def resolve_request(request: Request, state: AppState, sent: GenerateRequest) -> ResolvedRequest:
+async def resolve_generate(request: Request, state: AppState, sent: GenerateRequest) -> ResolvedRequest:
     """Return a request resolved to a job; its images are decoded in one of the slots."""
     if sent.task == "generate" and not has_references(sent.parameters):  # it need not wait for a slot
         return await asyncio.to_thread(resolve, sent, state.current_policy())
     resolved = await decode_in_slot(request, resolve, sent, state.current_policy())
-    reservation(request).resize(measure_work(resolved.job))
+    get_reservation(request).resize(measure_work(resolved.job))
     return resolved
 
 

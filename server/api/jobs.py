@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import TypeVar, TypeVarTuple
+from functools import partial
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from fastapi import Request
 
@@ -11,7 +12,7 @@ from pipelines.job import Job, Work
 from pipelines.types import OnPreview
 from server.api.body import read_body
 from server.api.image_fields import recall_images
-from server.api.state import AppState, app_state, capacity, request_account, reservation
+from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
 from server.engine.engine import Result, Ticket
 from server.errors import Unavailable
 
@@ -23,7 +24,7 @@ Done = TypeVar("Done")
 async def receive_body(request: Request, state: AppState) -> dict[str, object]:
     """Return the JSON object of a request for a job, with its images, unless no job is accepted now."""
     _admit(request)  # so that nothing is received in vain
-    held, shared = reservation(request), capacity(request)
+    held, shared = get_reservation(request), get_capacity(request)
     body = await read_body(request, state.body_limits, held, shared.parsing)
     client = shared.images.identify(request.headers.get("authorization", ""))
     images = recall_images(body, shared.images, client)
@@ -49,7 +50,7 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
             images.keep()
         return decoded
 
-    return await run_in_slot(request, capacity(request).decoding, decode_and_keep)
+    return await run_in_slot(request, get_capacity(request).decoding, decode_and_keep)
 
 
 async def run_in_slot(
@@ -71,18 +72,18 @@ def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None
 
     Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
     """
-    engine, account, quotas = app_state(request).engine, request_account(request), capacity(request).quotas
-    if account is None:
-        return engine.submit(work, on_preview=on_preview)
-    use = quotas.begin(account, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
+    account = get_account(request)
+    end_use = _begin_use(request, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
     try:
-        ticket = engine.submit(work, account.priority, on_preview)
+        ticket = get_app_state(request).engine.submit(
+            work, 0 if account is None else account.priority, on_preview
+        )
     except BaseException:
-        quotas.end(use, refund=True)
+        end_use(refund=True)
         raise
     # called before the result reaches the client, whose next request may then begin
     ticket.future.add_done_callback(
-        lambda future: quotas.end(use, refund=future.cancelled() or future.exception() is not None)
+        lambda future: end_use(refund=future.cancelled() or future.exception() is not None)
     )
     return ticket
 
@@ -90,25 +91,36 @@ def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None
 @contextmanager
 def hold_quota(request: Request, images: int = 1) -> Generator[None]:
     """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
-    account, quotas = request_account(request), capacity(request).quotas
-    if account is None:
-        yield
-        return
-    use = quotas.begin(account, images)
+    end_use, has_failed = _begin_use(request, images), True
     try:
         yield
-    except BaseException:
-        quotas.end(use, refund=True)
-        raise
-    quotas.end(use, refund=False)
+        has_failed = False
+    finally:
+        end_use(refund=has_failed)
+
+
+class EndUse(Protocol):
+    """Ends a use of an account's limits; with `refund` its images do not count."""
+
+    def __call__(self, *, refund: bool) -> None: ...
+
+
+def _begin_use(request: Request, images: int) -> EndUse:
+    """Count a request and its images for its account, if it has one, and return what ends the use."""
+    account, quotas = get_account(request), get_capacity(request).quotas
+    return _end_nothing if account is None else partial(quotas.end, quotas.begin(account, images))
+
+
+def _end_nothing(*, refund: bool) -> None:
+    """End the use of no account, which has no limits."""
 
 
 def _admit(request: Request) -> None:
     """Raise what submitting a job of one image would raise now."""
-    app_state(request).engine.admit()
-    account = request_account(request)
+    get_app_state(request).engine.admit()
+    account = get_account(request)
     if account is not None:
-        capacity(request).quotas.check(account)
+        get_capacity(request).quotas.check(account)
 
 
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:

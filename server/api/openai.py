@@ -16,10 +16,10 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
-from server.api.generation import encode_images
-from server.api.jobs import receive_body, submit_job, wait_for_result
+from server.api.generation import encode_images, run_job
+from server.api.jobs import receive_body
 from server.api.responses import build_warning_headers
-from server.api.state import StateDependency, reservation
+from server.api.state import StateDependency
 from server.errors import NotFound, Rejected, shorten
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import (
@@ -61,7 +61,8 @@ class ImagesRequest(WireModel):
         None, description=f"a whole number from 1 to {MOST_SAMPLES}"
     )
     size: Annotated[str, Field(pattern=r"^(auto|[1-9]\d{1,4}x[1-9]\d{1,4})$")] | None = Field(
-        None, description='"auto" or a size like "1024x1024"'
+        None,
+        description='"auto" or two sides of 10 to 99999 pixels like "1024x1024"; the nearest size of NAI is used',
     )
     response_format: Literal["b64_json"] | None = Field(
         None, description="b64_json; this server keeps no files that a URL could name"
@@ -86,9 +87,7 @@ async def create_images(request: Request, state: StateDependency) -> JSONRespons
     policy = state.current_policy()
     sent = await asyncio.to_thread(rename_errors, read_request, translation.body)
     resolved = await asyncio.to_thread(rename_errors, resolve, sent, policy)
-    result = await wait_for_result(submit_job(request, resolved.job), request)
-    reservation(request).hold(sum(image.nbytes for image in result.images))
-    images = await encode_images(state.metadata, resolved, result)
+    images = await encode_images(state.metadata, resolved, await run_job(request, resolved.job))
     response = await asyncio.to_thread(build_response, images, resolved)
     renamed = (warning.replace("input:", "prompt:", 1) for warning in resolved.warnings)
     response.headers.update(build_warning_headers([*translation.warnings, *renamed]))

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+ABSOLUTE_FORM = re.compile(r"^https?://[^/]*", re.IGNORECASE)
+"""The scheme and host of a request target as proxies are sent it (RFC 9112, section 3.2.2); Host is still checked."""
+
 
 def normalize_paths(app: ASGIApp, prefixes: Sequence[str] = ()) -> ASGIApp:
     """Return `app` behind a change of the path: single slashes, none at the end, and without one of the prefixes."""
@@ -16,7 +19,8 @@ def normalize_paths(app: ASGIApp, prefixes: Sequence[str] = ()) -> ASGIApp:
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             root = scope.get("root_path", "")
-            path = normalize_path(scope["path"].removeprefix(root), prefixes)
+            sent = ABSOLUTE_FORM.sub("", scope["path"].removeprefix(root))
+            path = normalize_path(sent, prefixes)
             scope = {**scope, "path": root + path}
         await app(scope, receive, send)
 

@@ -8,7 +8,7 @@ from fastapi import Request
 
 from server.api.body import read_body
 from server.api.image_fields import IMAGE_LISTS, IMAGES
-from server.api.state import AppState, StateDependency, capacity, reservation
+from server.api.state import AppState, StateDependency, get_capacity, get_reservation
 from server.errors import Rejected, shorten
 from server.request.resolve import resolve
 from server.request.schema import read_request
@@ -19,7 +19,9 @@ IMAGE_NAMES = {*IMAGES, *IMAGE_LISTS, *(f"{name}_cached" for name in IMAGE_LISTS
 
 async def get_price(request: Request, state: StateDependency) -> dict[str, object]:
     """Return a price of 0 for each prompt; refuse a size, model or setting that generating would refuse."""
-    body = await read_body(request, state.body_limits, reservation(request), capacity(request).parsing)
+    body = await read_body(
+        request, state.body_limits, get_reservation(request), get_capacity(request).parsing
+    )
     prompts = await asyncio.to_thread(count_prompts, body, state)
     return {
         "requestEligibleForUnlimitedGeneration": True,

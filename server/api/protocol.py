@@ -90,6 +90,13 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
         """Whether the application handles a request, whose body may still be arriving."""
         return self.conn.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY)
 
+    @property
+    def _is_reading_plain_body(self) -> bool:
+        """Whether what arrives now is a body that is not sent in chunks, whose line ends cost nothing."""
+        if self.conn.their_state is not h11.SEND_BODY:
+            return False
+        return all(name != b"transfer-encoding" for name, _ in self.scope["headers"])
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = ProbingTransport(cast("asyncio.Transport", transport))
         super().connection_made(cast("asyncio.Transport", self._transport))
@@ -115,7 +122,7 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        lines = data.count(b"\r\n")
+        lines = 0 if self._is_reading_plain_body else data.count(b"\r\n")
         self._lines += lines
         self._read_size = CHUNKS_READ_SIZE if 32 * lines > len(data) else READ_SIZE
         if self._lines > LINE_LIMIT:

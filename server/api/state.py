@@ -63,24 +63,24 @@ class Capacity:
         self.decoding = asyncio.Semaphore(state.decode_limit)
 
 
-def app_state(request: Request) -> AppState:
+def get_app_state(request: Request) -> AppState:
     """Return the state of the application that received a request."""
     return cast("AppState", request.app.state.naiad)
 
 
-def capacity(request: Request) -> Capacity:
+def get_capacity(request: Request) -> Capacity:
     """Return the capacity of the application that received a request."""
     return cast("Capacity", request.app.state.capacity)
 
 
-def reservation(request: Request) -> Reservation:
+def get_reservation(request: Request) -> Reservation:
     """Return what a request holds of the memory; the middleware gives it back once the response has been sent."""
     return cast("Reservation", request.scope["reservation"])
 
 
-def request_account(request: Request) -> Account | None:
+def get_account(request: Request) -> Account | None:
     """Return the account whose token a request carries; None has no limits."""
     return cast("Account | None", request.scope.get("account"))
 
 
-StateDependency = Annotated[AppState, Depends(app_state)]
+StateDependency = Annotated[AppState, Depends(get_app_state)]

@@ -20,7 +20,7 @@ from pipelines.job import RgbImage, UpscaleJob
 from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, build_warning_headers, negotiate
-from server.api.state import AppState, StateDependency, reservation
+from server.api.state import AppState, StateDependency, get_reservation
 from server.engine.engine import Result
 from server.errors import Rejected
 from server.picture.comment import naiad_version
@@ -65,7 +65,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     upscale = await receive_upscale(request, state)
     media_type = negotiate(request.headers, upscale.image_format, state.zip_type)
     result = await wait_for_result(submit_job(request, upscale.job), request)
-    reservation(request).hold(sum(image.nbytes for image in result.images))
+    get_reservation(request).hold(sum(image.nbytes for image in result.images))
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
     image = await asyncio.to_thread(write_upscaled, state.metadata, upscale, result, method)
@@ -81,7 +81,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
 async def receive_upscale(request: Request, state: AppState) -> Upscale:
     """Return a request to upscale an image, read and decoded; its body is not kept."""
     upscale = await decode_in_slot(request, read_upscale, await receive_body(request, state))
-    reservation(request).resize(measure_work(upscale.job))
+    get_reservation(request).resize(measure_work(upscale.job))
     return upscale
 
 

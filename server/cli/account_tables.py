@@ -103,6 +103,9 @@ def _rewrite(path: Path, edit: Callable[[str, Listed], tuple[str, Listed]]) -> N
         raise ConfigError(
             f"{new} exists: another `naiad token` is running, or was killed; then delete it"
         ) from None
+    except OSError as error:
+        reason = f"{path}: its folder cannot be written ({error.strerror}); choose another with --tokens"
+        raise ConfigError(reason) from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
             accounts = load_accounts(path).account if path.exists() else ()

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 def build_request_policy(model: ServedModel, settings: Settings) -> RequestPolicy:
     """Build the policy by which requests are resolved."""
     presets = load_presets(configs() / "presets.toml")
-    secret = b"" if model.vibe is None else _read_vibe_secret(settings)
-    return RequestPolicy(model, presets, settings.api.presets, settings.api.unknown_models, secret)
+    api, secret = settings.api, b"" if model.vibe is None else _read_vibe_secret(settings)
+    return RequestPolicy(model, presets, api.presets, api.unknown_models, api.characters, secret)
 
 
 def _read_vibe_secret(settings: Settings) -> bytes:

@@ -9,7 +9,7 @@ from server.picture.inspection import read_metadata
 from server.picture.prompts import read_settings
 from server.request.images import open_image, to_upright_rgb
 from server.request.passes import scale_size
-from server.request.v4_prompt import flatten_v4_prompt
+from server.request.v4_prompt import V4_PROMPTS, flatten_v4_prompt, read_v4_prompt
 
 COPIED_PARAMETERS = (
     *("steps", "scale", "uncond_scale", "cfg_rescale", "sampler", "noise_schedule", "dynamic_thresholding"),
@@ -33,12 +33,16 @@ def build_redraw_request(
     image = open_image(data, "file")
     size, settings = to_upright_rgb(image).size, read_settings(read_metadata(image).fields)
     parameters = {key: value for key, value in overrides.items() if value is not None}
+    placed = {} if "input" in parameters else _read_placed_prompts(settings)
     prompt = parameters.pop("input", _flatten(settings, "v4_prompt") or settings.get("prompt"))
     if not isinstance(prompt, str):
         raise Rejected("file", "has no prompt in its metadata; give one with --prompt")
     width, height = scale_size(size, scale)
     defaults = {
-        "negative_prompt": _flatten(settings, "v4_negative_prompt") or settings.get("uc", ""),
+        "negative_prompt": settings.get("uc", "")
+        if placed
+        else _flatten(settings, V4_PROMPTS[1]) or settings.get("uc", ""),
+        **placed,
         **{key: settings[key] for key in COPIED_PARAMETERS if key in settings},
         "image": b64encode(data).decode(),
         "width": width,
@@ -57,6 +61,15 @@ def _has_nai4_syntax(settings: Mapping[str, object]) -> bool:
     for key in ("job", "prompts", "syntax"):
         value = cast("dict[str, object]", value).get(key) if isinstance(value, dict) else None
     return value == "nai4" or bool(_flatten(settings, "v4_prompt"))
+
+
+def _read_placed_prompts(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the structured prompts if their characters have places."""
+    try:
+        uses_places = read_v4_prompt(settings.get(V4_PROMPTS[0]), V4_PROMPTS[0]).uses_places
+    except Rejected:
+        uses_places = False
+    return {key: settings[key] for key in V4_PROMPTS if uses_places and key in settings}
 
 
 def _flatten(settings: Mapping[str, object], key: str) -> str:

@@ -16,13 +16,17 @@ app = typer.Typer(help="Add, list and revoke accounts, each with a token and lim
 Tokens = Annotated[Path | None, option(help="Accounts file; by default the setting tokens.")]
 Name = Annotated[str, typer.Argument(help="Name of the account, as the log shows it.", show_default=False)]
 SHORTEST_PASSWORD = 8
+HIGHEST_LIMIT = 1_000_000
+"""Of images and requests; an account without a limit needs none."""
 
 
 @app.command()
 def add(
     name: Name,
-    limit: Annotated[int | None, option(min=1, help="Most images in a day (UTC).")] = None,
-    concurrency: Annotated[int | None, option(min=1, help="Most requests at a time.")] = None,
+    limit: Annotated[int | None, option(min=1, max=HIGHEST_LIMIT, help="Most images in a day (UTC).")] = None,
+    concurrency: Annotated[
+        int | None, option(min=1, max=HIGHEST_LIMIT, help="Most requests at a time.")
+    ] = None,
     priority: Annotated[
         int | None, option(min=-100, max=100, help="0 by default; higher ones go first.")
     ] = None,

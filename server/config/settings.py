@@ -84,6 +84,7 @@ class ApiSettings(StrictModel):
 
     presets: Literal["auto", "client", "always"] = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
+    characters: Literal["regional", "flatten"] = "regional"
     zip_type: ZipType = "auto"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
     memory_limit: Annotated[int, Field(ge=2048)] = 4096

@@ -16,11 +16,13 @@ from typing import cast
 
 from pipelines.job import (
     SEED_MODULUS,
+    Character,
     EncodedVibe,
     InitImage,
     Job,
     Pass,
     PreviousPass,
+    Prompts,
     RgbImage,
     Vibe,
 )
@@ -97,12 +99,7 @@ def _canonical_job(job: Job) -> dict[str, object]:
     first, *others = job.passes
     return {
         "model": job.model,
-        "prompts": {
-            "positive": job.prompts.positive,
-            "negative": job.prompts.negative,
-            "syntax": job.prompts.syntax,
-            "drop_seams": job.prompts.drop_seam_tokens,
-        },
+        "prompts": _canonical_prompts(job.prompts),
         "width": first.width,
         "height": first.height,
         "steps": job.steps,
@@ -126,6 +123,17 @@ def _canonical_vibe(vibe: Vibe) -> dict[str, object]:
         "strength": vibe.strength,
         "information_extracted": vibe.information_extracted,
         "encoded": isinstance(vibe.source, EncodedVibe),
+    }
+
+
+def _canonical_prompts(prompts: Prompts) -> dict[str, object]:
+    characters = [asdict(character) for character in prompts.characters]
+    return {
+        "positive": prompts.positive,
+        "negative": prompts.negative,
+        "syntax": prompts.syntax,
+        "drop_seams": prompts.drop_seam_tokens,
+        **({"characters": characters} if characters else {}),
     }
 
 
@@ -197,12 +205,44 @@ def build_comment(
         "skip_cfg_below_sigma": float(guidance.skip_below),
         "lora_unet_weights": None,
         "lora_clip_weights": None,
+        **_describe_characters(job.prompts),
         **init_fields,
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},
         "uc": strip_unwritable(job.prompts.negative),
         "request_type": request_type,
         **({} if about is None else {"naiad": about}),
         "generator": generator_text(),
+    }
+
+
+def _describe_characters(prompts: Prompts) -> dict[str, object]:
+    """Return the structured prompts of NAI's V4, if characters are drawn by place."""
+    characters = prompts.characters
+    if not characters:
+        return {}
+    captions = {
+        "v4_prompt": (prompts.positive, [character.positive for character in characters]),
+        "v4_negative_prompt": (prompts.negative, [character.negative for character in characters]),
+    }
+    return {key: _describe_captions(*texts, characters) for key, texts in captions.items()}
+
+
+def _describe_captions(
+    base: str, captions: Sequence[str], characters: Sequence[Character]
+) -> dict[str, object]:
+    return {
+        "caption": {
+            "base_caption": strip_unwritable(base),
+            "char_captions": [
+                {
+                    "char_caption": strip_unwritable(caption),
+                    "centers": [{"x": character.x, "y": character.y}],
+                }
+                for caption, character in zip(captions, characters, strict=True)
+            ],
+        },
+        "use_coords": True,
+        "use_order": True,
     }
 
 

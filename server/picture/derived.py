@@ -19,12 +19,11 @@ from server.picture.prompts import parse_json, read_settings
 from server.picture.signature import SIGNED_HASH
 from server.request.images import decode_file, open_image, to_upright_rgb
 from server.request.schema import LARGEST_AREA, LONGEST_TEXT
-from server.request.v4_prompt import build_v4_prompt, read_captions
+from server.request.v4_prompt import V4_PROMPTS, build_v4_prompt, read_v4_prompt
 
 Value = TypeVar("Value")
 SOURCE_TEXT_LIMIT = 50_000
 """Characters of a source image's text that are kept; fields that no longer fit are left out."""
-V4_PROMPTS = ("v4_prompt", "v4_negative_prompt")
 REPLACED_KEYS = ("prompt", "naiad", "derived_from", "generator", SIGNED_HASH)
 """Keys of a Comment that describe the file itself and are not copied from the source."""
 
@@ -109,7 +108,7 @@ def _read_v4_prompts(settings: Mapping[str, object]) -> dict[str, object]:
     prompts = dict[str, object]()
     for key in V4_PROMPTS:
         try:
-            captions = read_captions(settings.get(key), key)
+            captions = read_v4_prompt(settings.get(key), key).list_texts()
         except Rejected:
             continue
         if any(captions):

@@ -80,7 +80,10 @@ class Presets(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class PromptTexts:
-    """A request's prompt and negative prompt, its preset flags as they were sent, and warnings for the client."""
+    """A request's prompt and negative prompt, its preset flags as they were sent, and warnings for the client.
+
+    `captions` are those of characters by place, which no preset is added to.
+    """
 
     positive: str
     negative: str
@@ -88,6 +91,7 @@ class PromptTexts:
     uc_preset: object = None
     quality_id: object = None
     uc_id: object = None
+    captions: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -127,7 +131,7 @@ def apply_presets(
         positive = add_quality_tags(positive, model_presets, syntax, quality)
     if mode == "always" or not negative.strip():
         index = _pick_preset(texts, model_presets, mode, warnings)
-        allows_nsfw = model not in presets.never_nsfw and "nsfw" not in positive.lower()
+        allows_nsfw = model not in presets.never_nsfw and "nsfw" not in f"{positive}{texts.captions}".lower()
         if index is not None:
             negative = add_undesired(negative, model_presets, index, allows_nsfw)
     return replace(texts, positive=positive, negative=negative, warnings=(*texts.warnings, *warnings))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import inf
 from secrets import randbelow
@@ -13,7 +13,7 @@ from pipelines.job import SEED_MODULUS, Guidance, InitImage, Job, Prompts, Thres
 from pipelines.sampling.samplers import SAMPLERS, resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.nai4 import strip_lettering
-from pipelines.text.prompt import mix_weights, parse_pair
+from pipelines.text.prompt import list_prompt_pairs, mix_weights
 from pipelines.text.tokens import MAX_TOKENS, MAX_WEIGHT, tokenize_runs
 from pipelines.types import Size
 from server.config.profiles import Profile
@@ -21,6 +21,7 @@ from server.engine.model import ServedModel
 from server.errors import Rejected
 from server.picture.webp import check_webp_size
 from server.picture.writer import ImageFormat
+from server.request.characters import PlacedPrompts, place_characters
 from server.request.passes import build_enhance_pass, build_first_pass, count_seeds, first_given
 from server.request.presets import Mode, Presets, PromptTexts, apply_presets
 from server.request.schema import LARGEST_AREA, GenerateRequest, Parameters, Task
@@ -46,6 +47,7 @@ class RequestPolicy:
     presets: Presets
     mode: Mode = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
+    characters: Literal["regional", "flatten"] = "regional"
     vibe_secret: bytes = field(default=b"", repr=False)  # of the codes in encoded vibes
 
 
@@ -181,11 +183,13 @@ def _build_prompts(
 ) -> tuple[Prompts, tuple[str, ...]]:
     """The prompts, from whichever fields hold them, with the presets that apply, and warnings about the presets."""
     parameters, syntax = request.parameters, choose_syntax(model, policy.model.profile)
-    positive, negative = _find_texts(request, model, syntax)
+    found = _find_texts(request, model, syntax, policy.characters == "regional")
     flags = parameters.quality_toggle, parameters.uc_preset, parameters.quality_id, parameters.uc_id
-    texts = PromptTexts(positive, negative, *flags)
+    captions = ", ".join(character.positive for character in found.characters)
+    texts = PromptTexts(found.positive, found.negative, *flags, captions=captions)
     final = apply_presets(texts, policy.presets, model, policy.mode, syntax)
-    prompts = Prompts(final.positive, final.negative, syntax, bool(parameters.legacy_v3_extend))
+    drop_seams = bool(parameters.legacy_v3_extend)
+    prompts = Prompts(final.positive, final.negative, syntax, drop_seams, found.characters)
     return prompts, final.warnings
 
 
@@ -194,17 +198,21 @@ def choose_syntax(model: str, profile: Profile) -> str:
     return "nai4" if profile.syntax == "nai" and STRUCTURED.match(model) else profile.syntax
 
 
-def _find_texts(request: GenerateRequest, model: str, syntax: str) -> tuple[str, str]:
-    """Prompt and negative prompt, from whichever fields hold them."""
+def _find_texts(request: GenerateRequest, model: str, syntax: str, by_place: bool) -> PlacedPrompts:
+    """Return prompt and negative prompt, from the fields that hold them, and if `by_place` the placed characters."""
     parameters = request.parameters
     positive = _first_filled(request.input, parameters.prompt)
     negative = _first_filled(parameters.negative_prompt, parameters.uc)
     if positive and not STRUCTURED.match(model):
-        return positive, negative
+        return PlacedPrompts(positive, negative)
+    sent = parameters.v4_prompt, parameters.v4_negative_prompt
+    placed = place_characters(*sent, syntax) if by_place else None
+    if placed is not None:
+        return replace(placed, negative=placed.negative or negative)
     v4_positive = flatten_v4_prompt(parameters.v4_prompt, "parameters.v4_prompt", syntax)
     field = "parameters.v4_negative_prompt"
     v4_negative = flatten_v4_prompt(parameters.v4_negative_prompt, field, syntax)
-    return v4_positive or positive, v4_negative or negative
+    return PlacedPrompts(v4_positive or positive, v4_negative or negative)
 
 
 def _build_guidance(parameters: Parameters, profile: Profile) -> Guidance:
@@ -225,8 +233,9 @@ def _check_prompts(prompts: Prompts) -> list[str]:
     warnings: list[str] = []
     if prompts.syntax == "nai4" and strip_lettering(prompts.positive) != prompts.positive:
         warnings.append("input: the lettering after 'text:' was left out; this model writes no text")
-    parsed = parse_pair(prompts.positive, prompts.negative, prompts.syntax)
-    for name, segments in zip(("input", "negative_prompt"), parsed, strict=True):
+    pairs = list_prompt_pairs(prompts)
+    names = ["input", "negative_prompt"] + ["v4_prompt", "v4_negative_prompt"] * (len(pairs) - 1)
+    for name, segments in zip(names, (segments for pair in pairs for segments in pair), strict=True):
         if len(segments) > MOST_SEGMENTS:
             raise Rejected(name, f"mixes {len(segments)} texts; at most {MOST_SEGMENTS}")
         try:

@@ -1,14 +1,46 @@
-"""Flattening the structured prompts of NAI's V4 models to one text, as SDXL models need it."""
+"""The structured prompts of NAI's V4 models: reading them, and flattening them to one text."""
 
 from collections.abc import Sequence
-from math import inf, isfinite
-from typing import cast
+from dataclasses import dataclass
+from math import inf
+from typing import TypeGuard, cast
 
 from pipelines.text.nai4 import join_captions
 from server.errors import Rejected, shorten
 from server.request.schema import LONGEST_TEXT, clean_text
 
+V4_PROMPTS = ("v4_prompt", "v4_negative_prompt")
+"""Keys of the structured prompts in requests and in Comments."""
 TYPE_NAMES = {dict: "an object", list: "an array", str: "a text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A character's caption, and the first of its centers as shares of width and height; None if there is none."""
+
+    text: str
+    center: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredPrompt:
+    """A structured prompt; `uses_places` and `uses_order` are whether its characters' centers and order count."""
+
+    base: str
+    characters: tuple[Caption, ...]
+    uses_places: bool
+    uses_order: bool
+
+    def list_texts(self) -> list[str]:
+        """Return the base caption and the characters', empty where they are missing.
+
+        The characters are in the order of the list, unless only their places count: then they are sorted from left to
+        right, and those without a place come last.
+        """
+        characters = list(self.characters)
+        if self.uses_places and not self.uses_order:
+            characters.sort(key=lambda caption: caption.center or (inf, inf))
+        return [self.base, *(caption.text for caption in characters)]
 
 
 def flatten_v4_prompt(prompt: object, field: str, syntax: str = "nai4") -> str:
@@ -20,32 +52,36 @@ def flatten_v4_prompt(prompt: object, field: str, syntax: str = "nai4") -> str:
     Raises:
         Rejected: a part has the wrong type, or the text is longer than LONGEST_TEXT.
     """
-    captions = [part for part in read_captions(prompt, field) if part]
+    return join_texts(read_v4_prompt(prompt, field).list_texts(), field, syntax)
+
+
+def join_texts(texts: Sequence[str], field: str, syntax: str) -> str:
+    """Return captions as one text, without empty ones; raise as above."""
+    captions = [text for text in texts if text]
     text = join_captions(captions) if syntax == "nai4" else ", ".join(captions)
     if len(text) > LONGEST_TEXT:
         raise Rejected(field, f"{len(text)} characters; at most {LONGEST_TEXT}")
     return text
 
 
-def read_captions(value: object, field: str) -> list[str]:
-    """Return the base caption and the character captions, empty where they are missing; raise as above.
-
-    The characters are in the order of the list, unless `use_order` is false and `use_coords` is true: then they are
-    sorted from left to right.
-    """
+def read_v4_prompt(value: object, field: str) -> StructuredPrompt:
+    """Read a structured prompt; raise Rejected for a part of the wrong type."""
     prompt, caption_field = _read_object(value, field), f"{field}.caption"
     caption = _read_object(prompt.get("caption"), caption_field)
     base = _read_text(caption.get("base_caption"), f"{caption_field}.base_caption")
-    characters = _check_type(caption.get("char_captions"), list, f"{caption_field}.char_captions")
-    entries, texts = list[dict[str, object]](), list[str]()
-    for number, entry in enumerate(cast("list[object]", characters or [])):
-        name = f"{caption_field}.char_captions.{number}"
-        entries.append(_read_object(entry, name))
-        texts.append(_read_text(entries[-1].get("char_caption"), f"{name}.char_caption"))
-    indices = range(len(texts))
-    if prompt.get("use_order") is False and prompt.get("use_coords") is True:
-        indices = sorted(indices, key=lambda index: _read_center(entries[index].get("centers")))
-    return [base, *(texts[index] for index in indices)]
+    entries = _check_type(caption.get("char_captions"), list, f"{caption_field}.char_captions")
+    characters = (
+        _read_character(entry, f"{caption_field}.char_captions.{number}")
+        for number, entry in enumerate(cast("list[object]", entries or []))
+    )
+    uses_places, uses_order = prompt.get("use_coords") is True, prompt.get("use_order") is not False
+    return StructuredPrompt(base, tuple(characters), uses_places, uses_order)
+
+
+def _read_character(value: object, field: str) -> Caption:
+    entry = _read_object(value, field)
+    text = _read_text(entry.get("char_caption"), f"{field}.char_caption")
+    return Caption(text, _read_center(entry.get("centers")))
 
 
 def build_v4_prompt(captions: Sequence[str]) -> dict[str, object]:
@@ -56,16 +92,16 @@ def build_v4_prompt(captions: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _read_center(value: object) -> tuple[float, float]:
-    """Return x and y of the first of a character's centers; those of a malformed one come last."""
+def _read_center(value: object) -> tuple[float, float] | None:
+    """Return x and y of the first center, or None if it is missing or malformed."""
     center = cast("list[object]", value)[0] if isinstance(value, list) and value else None
     sides = cast("dict[str, object]", center) if isinstance(center, dict) else {}
-    x, y = (side if _is_number(side := sides.get(key)) else inf for key in ("x", "y"))
-    return cast("float", x), cast("float", y)
+    x, y = sides.get("x"), sides.get("y")
+    return (float(x), float(y)) if _is_number(x) and _is_number(y) else None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and isfinite(value)
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and abs(value) < inf
 
 
 def _read_object(value: object, field: str) -> dict[str, object]:

@@ -19,7 +19,8 @@ SHAPE = (4, 8, 8)
 TARGET = 0.25
 BLANK = RgbImage(64, 64, bytes(64 * 64 * 3))
 JOB = make_job(64, 64, steps=12, guidance=Guidance(scale=1.0), seeds=(5,), init=InitImage(BLANK))
-TEXTS = PromptEmbeddings(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
+NO_TEXT = Conditioning(torch.zeros(77, 3), None)
+TEXTS = PromptEmbeddings(NO_TEXT, NO_TEXT, NO_TEXT)
 LATENTS = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 HALF_MASK = torch.zeros(1, 8, 8, dtype=torch.float64)
 HALF_MASK[..., 4:] = 1

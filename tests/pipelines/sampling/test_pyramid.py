@@ -18,7 +18,8 @@ from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 ZSNR = scaled_linear(zsnr=True)
 JOB = make_job(832, 1216, steps=28, guidance=Guidance(1.0), seeds=(5,), pyramid=2)
-EMBEDDINGS = PromptEmbeddings(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
+NO_TEXT = Conditioning(torch.zeros(77, 3), None)
+EMBEDDINGS = PromptEmbeddings(NO_TEXT, NO_TEXT, NO_TEXT)
 IDS = (1216, 832, 0, 0, 1216, 832)
 FULL, HALF, QUARTER = (152, 104), (76, 52), (38, 26)
 

@@ -17,7 +17,8 @@ from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 ZSNR = scaled_linear(zsnr=True)
 JOB = make_job(512, 768, steps=20, guidance=Guidance(scale=1.0), seeds=(5,), smea="smea")
-EMBEDDINGS = PromptEmbeddings(*(Conditioning(torch.zeros(77, 3), None) for _ in range(3)))
+NO_TEXT = Conditioning(torch.zeros(77, 3), None)
+EMBEDDINGS = PromptEmbeddings(NO_TEXT, NO_TEXT, NO_TEXT)
 CPU = torch.device("cpu")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipelines.errors import InvalidPrompt
-from pipelines.job import Prompts
+from pipelines.job import Character, Prompts
 from pipelines.text.encoding import PromptEncoder
 
 
@@ -83,3 +83,21 @@ def test_encoded_chunks_are_cached():
     again = encode(encoder, "cat").positive
     assert text_encoder.calls == calls
     assert torch.equal(first.context, again.context)
+
+
+def test_a_character_is_encoded_with_the_base_prompt_and_as_long_as_it(encoder):
+    people = (Character("hat", "", 0.2, 0.5), Character("cat " * 80, "dog", 0.8, 0.5))
+    found = encoder.encode(Prompts("2girls", "bad", characters=people))
+    alone = encoder.encode(Prompts("2girls, hat", "bad"))
+    first, second = found.characters
+    assert torch.equal(first.positive.context[:77], alone.positive.context)
+    assert (first.negative, first.center, second.center) == (None, (0.2, 0.5), (0.8, 0.5))
+    assert torch.equal(second.negative.context[:77], encode(encoder, "bad, dog").positive.context)
+    lengths = {len(part.context) for part in (found.positive, first.positive, second.positive)}
+    assert lengths == {154}
+
+
+def test_weights_of_a_character_below_zero_give_it_a_negative_of_its_own(encoder):
+    people = (Character("-1::hat::", "", 0.2, 0.5),)
+    (found,) = encoder.encode(Prompts("2girls", "bad", "nai4", characters=people)).characters
+    assert torch.equal(found.negative.context, encode(encoder, "bad, hat").positive.context)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import UnknownName
-from pipelines.text.prompt import SYNTAXES, parse
+from pipelines.text.prompt import SYNTAXES, append_caption, parse
 
 
 def test_prompts_parse_exactly_as_the_goldens(golden):
@@ -98,3 +98,20 @@ def test_a_closing_number_of_0_after_a_huge_one_is_0():
     (segment,) = parse("((a:0):1000000)" + "(" * 60 + "b" + ":1000000)" * 60, "a1111")
     assert segment.runs[0] == ("a", 0.0)
     assert isfinite(segment.runs[-1][1])
+
+
+@pytest.mark.parametrize(
+    ("text", "syntax", "result"),
+    [
+        ("2girls", "nai", "2girls, hat"),
+        ("2girls | city:2", "nai", "2girls, hat| city, hat:2"),
+        ("2girls | ", "nai", "2girls, hat| "),
+        ("", "nai", "hat"),
+        ("2::rain", "nai4", "2::rain ::, hat"),
+        ("a | b, text: hello", "nai4", "a | b, hat, text: hello"),
+        ("(2girls", "a1111", "(2girls, hat"),
+    ],
+)
+def test_a_caption_is_added_to_every_segment(text, syntax, result):
+    assert append_caption(text, "hat", syntax) == result
+    assert append_caption(text, " ", syntax) == text

@@ -138,7 +138,10 @@ ONE = form(('name="request"', TEXT))
         (FORM, form(('name="request"', b"{")), 400, "body: is not JSON"),
         (FORM, form(('name="request"', b"\xff")), 400, "body: is not JSON"),
         (FORM, TEXT, 400, "body: is not a multipart form"),
-        (FORM, b"--line\r\n\r\n\r\n--line--", 400, "body: is not a multipart form"),
+        (FORM, b"--line\r\n\r\n\r\n--line--", 400, "body: a part of the form has no name"),
+        (FORM, form(('name=""', TEXT)), 400, "body: a part of the form has no name"),
+        (FORM, form(('name="request"', TEXT), ('name="request"', TEXT)), 400, "request: the form has two parts of this name"),
+        (FORM, form(('name="a b"', b""), ('name="request"', TEXT), ('name="a b"', b"")), 400, "a b: the form has two parts"),
         (FORM, ONE[:30], 400, "request: the part that must hold"),
         (FORM, form(*MANY), 413, "more than 64 parts"),
         (FORM, b"--line\r\n" * 10_000, 413, "more than 64 parts"),
@@ -182,9 +185,9 @@ def test_compressed_bodies_are_refused_unread(encoding):
 
 
 def test_a_form_with_the_maximum_number_of_parts_is_read():
-    empty = [('name="x"; filename="x"', b"")] * (PART_LIMIT - 1)
-    assert read(form(*empty, ('name="request"', TEXT)), kind=FORM) == OBJECT
-    assert refuse(form(*empty, *empty[:1], ('name="request"', TEXT)), kind=FORM)[0] == 413
+    empty = [(f'name="{index}"; filename="x"', b"") for index in range(PART_LIMIT)]
+    assert read(form(*empty[1:], ('name="request"', TEXT)), kind=FORM) == OBJECT
+    assert refuse(form(*empty, ('name="request"', TEXT)), kind=FORM)[0] == 413
 
 
 def test_the_last_value_of_a_repeated_key_counts():

@@ -86,6 +86,13 @@ def test_nais_own_sizes_stay():
     assert [find_nearest_size(f"{width}x{height}") for width, height in SIZES] == [*SIZES]
 
 
+@pytest.mark.parametrize("size", ["9x9", "0x0", "100000x1024", "-1x5", "1024", 1024, "1024X1024"])
+def test_a_size_that_is_none_is_refused_with_the_limits(client, size):
+    error = post(client, size=size).json()["error"]
+    assert error["param"] == "size"
+    assert 'is not "auto" or two sides of 10 to 99999 pixels' in error["message"]
+
+
 def test_a_substituted_size_and_fields_without_effect_are_named(client):
     response = post(
         client, size="512x512", quality="hd", style="vivid", user="u", moderation="auto", watermark=1
@@ -116,7 +123,7 @@ def test_extensions_and_the_format_are_used(client, fake_model):
         ({"prompt": ""}, "prompt", "prompt: '' is not a text of 1 to"),
         ({"n": 9}, "n", "n: 9 is not a whole number from 1 to 8"),
         ({"n": 5, "size": "1472x1472"}, "n", "n: 5 images of 1472x1472; at most 4"),
-        ({"size": "large"}, "size", "size: 'large' is not \"auto\" or a size like"),
+        ({"size": "large"}, "size", "size: 'large' is not \"auto\" or two sides"),
         ({"size": "0x0"}, "size", "size: '0x0' is not"),
         ({"size": 1024}, "size", "size: 1024 is not"),
         (

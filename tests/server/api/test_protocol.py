@@ -220,6 +220,21 @@ def test_a_body_in_chunks_of_one_byte_is_read(address):
     ) == [200]
 
 
+def test_line_ends_in_a_body_of_known_length_are_not_chunks(address):
+    body = b"\r\n    " * 5000 + BODY
+    head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert read_statuses(exchange(address, head + body)) == [200]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [(b"http://localhost/live", 200), (b"HTTP://api.novelai.net:80//live/", 200), (b"http://localhost", 200), (b"ftp://localhost/live", 404)],
+)  # fmt: skip
+def test_a_target_may_name_scheme_and_host_as_proxies_are_sent_it(address, target, status):
+    request = b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % target
+    assert read_statuses(exchange(address, request)) == [status]
+
+
 @pytest.mark.usefixtures("still_serves")
 def test_a_content_length_below_the_body_s_length_cuts_the_body(address):
     response = exchange(address, POST + b"Content-Length: 10\r\n\r\n" + BODY + b"\r\n\r\n")

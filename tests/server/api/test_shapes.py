@@ -260,9 +260,9 @@ LATER = {
         "nai-diffusion-4-full", {"v4_prompt": build_v4("1girl", CAPTIONS, use_coords=False, use_order=True)},
         {"prompt": "1girl, a boy, a dog"},
     ),
-    "V4 from left to right": (
-        "nai-diffusion-4-full", {"v4_prompt": build_v4("1girl", CAPTIONS, use_coords=True, use_order=False)},
-        {"prompt": "1girl, a dog, a boy"},
+    "V4 with places": (
+        "nai-diffusion-4-full", {"v4_prompt": build_v4("1girl", CAPTIONS, use_coords=True, use_order=False), "v4_negative_prompt": build_v4("hat")},
+        {"prompt": "1girl", "uc": "hat", "v4_prompt": build_v4("1girl", CAPTIONS, use_coords=True, use_order=True)},
     ),
     "V4 with both prompts": (
         "nai-diffusion-4-5-full", {"v4_prompt": build_v4("2::rain::, 1girl"), "v4_negative_prompt": build_v4("hat", [{"char_caption": "red"}])},

@@ -12,7 +12,7 @@ import pytest
 from image_files import make_exif, make_segment
 from PIL import Image
 
-from pipelines.job import Guidance, Job, Pass, Prompts
+from pipelines.job import Character, Guidance, Job, Pass, Prompts
 from server.cli.redraw import NAI4_MODEL, build_redraw_request
 from server.config.catalog import single_model_catalog
 from server.config.resources import configs
@@ -167,3 +167,23 @@ def test_an_image_without_metadata_needs_a_prompt():
     body: Any = build_redraw_request(build_bare_png(), 1.5, 0.5, 0.0, {"input": "cat"})
     assert (body["input"], body["parameters"]["width"]) == ("cat", 144)
     json.dumps(body)
+
+
+def test_characters_keep_their_places(signing_key, demo_file):
+    people = (Character("red hair", "hat", 0.3, 0.5), Character("blue hair", "", 0.7, 0.5))
+    job = replace(JOB, prompts=Prompts("2girls", "lowres", "nai4", characters=people))
+    written = write_job_picture(
+        MetadataPolicy("00C0FFEE", signing_key, "full", "exact"),
+        job,
+        Result([PIXELS], (1.0, 0.0), 0.0, 1.0),
+        0,
+        {},
+        "png",
+    )
+    body: Any = build_redraw_request(written, 1.0, 0.5, 0.0, {})
+    policy = RequestPolicy(
+        detect_model(single_model_catalog(demo_file)), load_presets(configs() / "presets.toml")
+    )
+    assert resolve(read_request(body), policy).job.prompts == job.prompts
+    body = build_redraw_request(written, 1.0, 0.5, 0.0, {"input": "1girl"})
+    assert resolve(read_request(body), policy).job.prompts.characters == ()

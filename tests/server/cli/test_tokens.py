@@ -63,11 +63,19 @@ def test_a_name_that_the_log_could_not_show_is_refused(file, name):
 
 
 @pytest.mark.parametrize(
-    "option", ["--limit=0", "--limit=-1", "--concurrency=0", "--priority=101", "--priority=x"]
+    "option",
+    ["--limit=0", "--limit=-1", "--limit=1000001", "--concurrency=0", "--priority=101", "--priority=x"],
 )
 def test_a_limit_out_of_range_is_refused(file, option):
     assert naiad_token("add", "a", option).exit_code == 2
     assert not file.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_reported_by_the_file_s_own_name(tmp_path):
+    file = tmp_path / "none" / "tokens.toml"
+    with pytest.raises(ConfigError) as refused:
+        naiad_token("add", "anna", "--tokens", file)
+    assert str(refused.value).startswith(f"{file}: its folder cannot be written (")
 
 
 def test_list_shows_limits_and_no_token(file):

@@ -24,6 +24,7 @@ OTHER = {
     "engine.batching": "shared",
     "api.presets": "client",
     "api.unknown_models": "refuse",
+    "api.characters": "flatten",
     "api.zip_type": "application/x-zip-compressed",
     "api.body_limit": "8",
     "api.memory_limit": "8192",

@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from pipelines.job import Guidance, InitImage, Prompts, RgbImage, Threshold
+from pipelines.job import Character, Guidance, InitImage, Prompts, RgbImage, Threshold
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
 from server.config.catalog import single_model_catalog
@@ -40,7 +40,8 @@ def served(demo_file):
 @pytest.fixture(scope="module")
 def ask(served):
     def ask(parameters=None, profile=PROFILE, **top):
-        choices = {name: top.pop(name) for name in ("mode", "unknown_models") if name in top}
+        names = ("mode", "unknown_models", "characters")
+        choices = {name: top.pop(name) for name in names if name in top}
         policy = RequestPolicy(replace(served, profile=profile), PRESETS, **choices)
         request = read_request({"input": "cat", "parameters": parameters or {}, **top})
         return resolve(request, policy, lambda: 99)
@@ -214,6 +215,36 @@ OWL, RAT = ({"caption": {"base_caption": text}} for text in ("owl", "rat"))
 def test_prompts_are_read_from_any_of_their_fields(ask, top, sent, positive, negative):
     prompts = ask(sent, **top).job.prompts
     assert (prompts.positive, prompts.negative) == (positive, negative)
+
+
+def place(*texts):
+    """Return a structured prompt with a character for each text, the first one at the left."""
+    characters = [
+        {"char_caption": text, "centers": [{"x": 0.3 + 0.4 * index, "y": 0.5}]}
+        for index, text in enumerate(texts)
+    ]
+    return {"caption": {"base_caption": "2girls", "char_captions": characters}, "use_coords": True}
+
+
+def test_characters_by_place_are_apart_from_the_prompt_with_its_presets(ask):
+    sent = {"v4_prompt": place("red hair", "blue hair"), "qualityToggle": True}
+    prompts = ask(sent, model="nai-diffusion-4-full").job.prompts
+    assert prompts.positive.startswith("2girls, ")
+    assert "hair" not in prompts.positive
+    assert prompts.characters == (Character("red hair", "", 0.3, 0.5), Character("blue hair", "", 0.7, 0.5))
+
+
+def test_characters_are_one_text_if_the_operator_wants_that(ask):
+    sent = {"v4_prompt": place("red hair", "blue hair")}
+    prompts = ask(sent, model="nai-diffusion-4-full", characters="flatten").job.prompts
+    assert prompts == Prompts("2girls, red hair, blue hair", "", "nai4", drop_seam_tokens=False)
+
+
+def test_a_character_counts_for_the_preset_and_the_length(ask):
+    sent = {"v4_prompt": place("nsfw, red hair"), "ucPreset": 0}
+    assert not ask(sent, model="nai-diffusion-4-full").job.prompts.negative.startswith("nsfw")
+    found = ask({"v4_prompt": place("cat " * 230)}, model="nai-diffusion-4-full")
+    assert found.warnings[-1] == "v4_prompt: 233 tokens, cut after 225"
 
 
 def test_invalid_captions_are_refused_only_for_models_that_read_them(ask, refusal):

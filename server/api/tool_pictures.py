@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.types import Pixels
 from server.api.jobs import decode_in_slot, hold_quota, run_in_slot
 from server.api.responses import build_image_response, negotiate
-from server.api.state import AppState, capacity, reservation
+from server.api.state import AppState, get_capacity, get_reservation
 from server.director.toolbox import Drawing
 from server.picture.comment import AUGMENTED, naiad_version
 from server.picture.derived import SourceImage, build_tool_comment, open_source
@@ -22,15 +22,15 @@ from server.picture.writer import ImageFormat, MetadataPolicy, write_picture
 
 
 @dataclass(frozen=True, slots=True)
-class ToolTask:
-    """A tool, and the image that it is asked to draw from.
+class ToolRequest:
+    """A tool by name, and the image that it is asked to draw from.
 
     Attributes:
         recorded: the request's keys in the Comment, as NAI has them.
         options: arguments of the filter.
     """
 
-    tool: str
+    name: str
     rgb: Image.Image = field(repr=False)
     source: SourceImage
     recorded: Mapping[str, object]
@@ -41,47 +41,47 @@ class ToolTask:
 async def open_tool_image(request: Request, value: object, field: str) -> tuple[Image.Image, SourceImage]:
     """Return the image of a request's field and what is recorded of it."""
     rgb, source = await decode_in_slot(request, open_source, value, field)
-    reservation(request).resize(3 * rgb.width * rgb.height)
+    get_reservation(request).resize(3 * rgb.width * rgb.height)
     return rgb, source
 
 
-async def answer_task(request: Request, state: AppState, task: ToolTask) -> Response:
+async def answer_filter(request: Request, state: AppState, tool: ToolRequest) -> Response:
     """Draw by a network or a filter, in a thread, and return the pictures in the form that `Accept` asks for."""
     started, toolbox = perf_counter(), state.toolbox
-    pixels, slots = np.asarray(task.rgb), capacity(request).decoding  # drawing takes half as much memory
+    pixels, slots = np.asarray(tool.rgb), get_capacity(request).decoding  # drawing takes half as much memory
     with hold_quota(request):
-        drawings = await run_in_slot(request, slots, toolbox.draw, task.tool, pixels, task.options)
-    network = toolbox.find_network(task.tool)
+        drawings = await run_in_slot(request, slots, toolbox.draw, tool.name, pixels, tool.options)
+    network = toolbox.find_network(tool.name)
     by = "filter" if network is None else network.name
     hashes = {} if network is None else {"files": {"tool": network.fingerprint}}
-    naiad = {"version": naiad_version(), **hashes, "tool": {"name": task.tool, "by": by, **task.options}}
-    return await answer_drawings(request, state, task, drawings, naiad, perf_counter() - started)
+    naiad = {"version": naiad_version(), **hashes, "tool": {"name": tool.name, "by": by, **tool.options}}
+    return await answer_drawings(request, state, tool, drawings, naiad, perf_counter() - started)
 
 
 async def answer_drawings(
     request: Request,
     state: AppState,
-    task: ToolTask,
+    tool: ToolRequest,
     drawings: Sequence[Drawing],
     naiad: Mapping[str, object],
     seconds: float,
     seed: int = 0,
 ) -> Response:
     """Return the pictures of a tool as signed files, in the form that `Accept` asks for."""
-    reservation(request).hold(sum(drawing.rgb.nbytes for drawing in drawings))
-    media_type = negotiate(request.headers, task.image_format, state.zip_type)
-    write = partial(write_drawing, state.metadata, task, naiad, seconds)
+    get_reservation(request).hold(sum(drawing.rgb.nbytes for drawing in drawings))
+    media_type = negotiate(request.headers, tool.image_format, state.zip_type)
+    write = partial(write_drawing, state.metadata, tool, naiad, seconds)
     files = await asyncio.gather(*(asyncio.to_thread(write, drawing) for drawing in drawings))
     seeds = [seed] * len(files)
-    return await asyncio.to_thread(build_image_response, media_type, files, seeds, task.image_format)
+    return await asyncio.to_thread(build_image_response, media_type, files, seeds, tool.image_format)
 
 
 def write_drawing(
-    metadata: MetadataPolicy, task: ToolTask, naiad: Mapping[str, object], seconds: float, drawing: Drawing
+    metadata: MetadataPolicy, tool: ToolRequest, naiad: Mapping[str, object], seconds: float, drawing: Drawing
 ) -> bytes:
     """Return the signed file of a drawing."""
-    build = partial(build_tool_comment, task.recorded, task.source)
+    build = partial(build_tool_comment, tool.recorded, tool.source)
     rgb: Pixels = drawing.rgb
     return write_picture(
-        metadata, rgb, build, naiad, seconds, task.image_format, title=AUGMENTED, alpha=drawing.alpha
+        metadata, rgb, build, naiad, seconds, tool.image_format, title=AUGMENTED, alpha=drawing.alpha
     )
