@@ -9,7 +9,7 @@ reference. Run: python -m benchmarks.vibes [PARTS] [--scenes 40] [--sheet FILE.p
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from demo.model import as_served
 from demo.scenes import Scene, make_grid
 from demo.train_adapter import generate_from_references, load_pipeline
 from demo.train_unet import build_job
+from pipelines.adapters.vibe import VibeEncoder
 from pipelines.job import EncodedVibe, Job, RgbImage, Vibe, VibeJob
 from pipelines.pipeline import Pipeline
 from pipelines.types import Pixels
@@ -48,9 +49,7 @@ class Trials:
     def job(self, number: int, side: int = SIDE) -> Job:
         """Return a scene's job: its count tags and its number as the seed."""
         job = build_job(", ".join(self.scenes[number].count_tags()), (side, side), number, steps=STEPS)
-        return Job(
-            **{name: getattr(job, name) for name in job.__slots__} | {"passes": (as_served(job.passes[0]),)}
-        )
+        return replace(job, passes=(as_served(job.passes[0]),))
 
     def draw(self, number: int, others: list[int], *strengths: float, side: int = SIDE) -> Pixels:
         """Draw a scene's prompt with the references of scenes."""
@@ -110,7 +109,7 @@ def measure_information(trials: Trials) -> Scores:
             for number, scene in enumerate(trials.scenes):
                 vibe = Vibe(encode(trials.pipeline, trials.references[number], share), 1.0, share)
                 job = trials.job(number)
-                pixels = trials.pipeline.run(_with(job, vibe)).images[0]
+                pixels = trials.pipeline.run(replace(job, vibes=(vibe,))).images[0]
                 palette.append(matches_palette(scene, pixels))
                 content.append(shows_content(scene, pixels))
             scores |= {
@@ -118,10 +117,6 @@ def measure_information(trials: Trials) -> Scores:
                 f"{name} {share:g}: content": _mean(content),
             }
     return scores
-
-
-def _with(job: Job, vibe: Vibe) -> Job:
-    return Job(**{name: getattr(job, name) for name in job.__slots__} | {"vibes": (vibe,)})
 
 
 def shows_content(scene: Scene, pixels: Pixels) -> bool:
@@ -145,8 +140,14 @@ def _by_mean_token(pipeline: Pipeline, reference: Pixels, share: float) -> Encod
 def _by_empty_token(pipeline: Pipeline, reference: Pixels, share: float) -> EncodedVibe:
     tokens = _read(pipeline.encode_vibe(VibeJob(_to_image(reference))))
     with torch.inference_mode():
-        ((empty,),) = (pipeline._require_vibe().prepare([Vibe(_to_image(reference), 1.0)])[1],)  # pyright: ignore[reportPrivateUsage]
-    return _pack(empty.tokens.numpy() + share * (tokens - empty.tokens.numpy()))
+        (nothing,) = _get_encoder(pipeline).prepare([Vibe(_to_image(reference), 1.0)])[1]
+    empty = nothing.tokens.numpy()
+    return _pack(empty + share * (tokens - empty))
+
+
+def _get_encoder(pipeline: Pipeline) -> VibeEncoder:
+    assert pipeline.vibe is not None
+    return pipeline.vibe
 
 
 READINGS: Mapping[str, Callable[[Pipeline, Pixels, float], EncodedVibe]] = {
@@ -161,8 +162,9 @@ def _read(vibe: EncodedVibe) -> np.ndarray[tuple[int, int], np.dtype[np.float32]
     return np.frombuffer(vibe.values, "<f4").reshape(vibe.count, vibe.width)
 
 
-def _pack(tokens: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> EncodedVibe:
-    return EncodedVibe(*tokens.shape, tokens.astype("<f4").tobytes())
+def _pack(tokens: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> EncodedVibe:
+    count, width = tokens.shape
+    return EncodedVibe(count, width, tokens.astype("<f4").tobytes())
 
 
 def _to_image(pixels: Pixels) -> RgbImage:

@@ -56,7 +56,7 @@ class Pipeline:
         batching: BatchingMode = "exact",
         vibe: VibeEncoder | None = None,
     ) -> None:
-        self.weights, self._vibe = weights, vibe
+        self.weights, self.vibe = weights, vibe
         self.table = build_noise_table(weights.detection, sigma_max)
         self.device, self._to_x0 = weights.device, PREDICTIONS[weights.detection.prediction]
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
@@ -104,9 +104,9 @@ class Pipeline:
         return self._require_vibe().encode(job.image, job.information_extracted)
 
     def _require_vibe(self) -> VibeEncoder:
-        if self._vibe is None:
+        if self.vibe is None:
             raise PipelineError("the model has no image adapter for vibe transfer")
-        return self._vibe
+        return self.vibe
 
     @torch.inference_mode()
     def fit_preview(self) -> DecodePreview:

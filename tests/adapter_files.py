@@ -41,7 +41,7 @@ def build_unet(family):
 def make_encoder():
     """Return the small image encoder, with random weights."""
     torch.manual_seed(6)
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**ENCODER)).eval()  # pyright: ignore[reportCallIssue]
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**ENCODER)).eval()
 
 
 def make_adapter(kind, unet, seed=7):

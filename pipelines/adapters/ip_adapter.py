@@ -19,7 +19,7 @@ from pipelines.weights.header import TensorRef
 PROJECTION, LAYERS, ENCODER = "image_proj.", "ip_adapter.", "image_encoder."
 """What the keys of an adapter's parts begin with; few files have their image encoder with them."""
 ENCODER_KEY = "naiad.image_encoder"
-"""Key of the safetensors metadata with the config of an image encoder that is none of the released ones."""
+"""Key of the safetensors metadata with the config of an image encoder of no released architecture."""
 HEAD_WIDTH = 64
 """Width of the attention heads in the projection of "plus"."""
 ENCODERS = {1280: ("ViT-H", 16), 1664: ("ViT-bigG", 16)}

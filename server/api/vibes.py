@@ -11,7 +11,7 @@ from pipelines.job import VibeJob
 from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import build_warning_headers
-from server.api.state import StateDependency, reservation
+from server.api.state import StateDependency, get_reservation
 from server.errors import Rejected
 from server.request.encoded_vibe import pack_vibe
 from server.request.images import decode_file
@@ -48,7 +48,7 @@ async def encode_vibe(request: Request, state: StateDependency) -> Response:
     """Encode a reference image for vibe transfer; the bytes are sent in its place, in Base64."""
     policy = state.current_policy()
     encoding = await decode_in_slot(request, read_encoding, await receive_body(request, state), policy)
-    reservation(request).resize(measure_work(encoding.job))
+    get_reservation(request).resize(measure_work(encoding.job))
     result = await wait_for_result(submit_job(request, encoding.job), request)
     assert result.vibe is not None
     content = pack_vibe(result.vibe, policy.model, policy.vibe_secret)

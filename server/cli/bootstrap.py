@@ -47,7 +47,7 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
     """Build the policy for the metadata of images; full metadata creates the signing key if it does not exist."""
     key = open_key(signing_key_path(settings)) if settings.metadata == "full" else None
     batching = settings.engine.batching
-    vibe_files = {} if model.vibe is None else model.vibe.files
+    vibe_files = dict[str, str]() if model.vibe is None else model.vibe.files
     methods = batching, model.inpainting
     return MetadataPolicy(model.fingerprint, key, settings.metadata, *methods, model.files, vibe_files)
 

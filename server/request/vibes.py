@@ -42,11 +42,11 @@ class VibeParameters(WireModel):
 
     reference_strength: Strength | None = Field(None, description=A_STRENGTH)
     reference_strength_multiple: list[Strength | None] | None = Field(
-        None, description=f"an array of which each is {A_STRENGTH}"
+        None, description=f"{A_STRENGTH} for each image"
     )
     reference_information_extracted: Share | None = Field(None, description=A_SHARE)
     reference_information_extracted_multiple: list[Share | None] | None = Field(
-        None, description=f"an array of which each is {A_SHARE}"
+        None, description=f"{A_SHARE} for each image"
     )
     normalize_reference_strength_multiple: Flag = Field(None, description=A_FLAG)
 
@@ -122,7 +122,11 @@ def _fill(values: Sequence[float | None] | None, count: int, default: float, nam
     if not values:
         return [default] * count
     if len(values) != count:
-        reason = f"{len(values)} values for {count} images; send one for each, or none for {default:g}"
+        counts = " for ".join(
+            f"{number} {noun}{'' if number == 1 else 's'}"
+            for number, noun in ((len(values), "value"), (count, "image"))
+        )
+        reason = f"{counts}; send one for each, or none for {default:g}"
         raise Rejected(f"parameters.{name}", reason)
     return [_choose(value, default) for value in values]
 
