@@ -149,7 +149,7 @@ def test_an_image_is_fitted_into_a_black_square():
 
 
 def test_what_is_transparent_is_black_as_on_nais_page():
-    image = read_reference(encode((64, 64), (255, 255, 255, 0), "RGBA"), "image")
+    image = read_reference(encode((64, 64), "#ffffff00", "RGBA"), "image")
     assert not any(image.rgb)
 
 
