@@ -129,16 +129,16 @@ def shows_content(scene: Scene, pixels: Pixels) -> bool:
 
 
 def _by_resolution(pipeline: Pipeline, reference: Pixels, share: float) -> EncodedVibe:
-    return pipeline.encode_vibe(VibeJob(_to_image(reference), share))
+    return pipeline.encode_vibe(VibeJob("demo", _to_image(reference), share))
 
 
 def _by_mean_token(pipeline: Pipeline, reference: Pixels, share: float) -> EncodedVibe:
-    tokens = _read(pipeline.encode_vibe(VibeJob(_to_image(reference))))
+    tokens = _read(pipeline.encode_vibe(VibeJob("demo", _to_image(reference))))
     return _pack(tokens.mean(0) + share * (tokens - tokens.mean(0)))
 
 
 def _by_empty_token(pipeline: Pipeline, reference: Pixels, share: float) -> EncodedVibe:
-    tokens = _read(pipeline.encode_vibe(VibeJob(_to_image(reference))))
+    tokens = _read(pipeline.encode_vibe(VibeJob("demo", _to_image(reference))))
     with torch.inference_mode():
         (nothing,) = _get_encoder(pipeline).prepare([Vibe(_to_image(reference), 1.0)])[1]
     empty = nothing.tokens.numpy()

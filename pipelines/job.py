@@ -182,8 +182,9 @@ class UpscaleJob:
 
 @dataclass(frozen=True, slots=True)
 class VibeJob:
-    """A reference image to encode."""
+    """A reference image to encode, by a model's image adapter."""
 
+    model: str
     image: RgbImage
     information_extracted: float = 1.0
 

@@ -68,4 +68,4 @@ def read_encoding(body: Mapping[str, object], policy: RequestPolicy) -> Encoding
     warnings = check_model(policy.presets.canonical(sent.model or policy.model.model), policy)
     image = read_reference(decode_file(sent.image, "image"), "image")
     share = INFORMATION if sent.information_extracted is None else sent.information_extracted
-    return Encoding(VibeJob(image, share), warnings)
+    return Encoding(VibeJob(policy.model.model, image, share), warnings)

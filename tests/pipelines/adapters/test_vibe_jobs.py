@@ -99,7 +99,7 @@ def test_both_passes_of_enhance_have_the_images(pipeline):
 
 def test_an_encoded_image_gives_the_pixels_of_the_image(pipeline):
     runner = Runner(pipeline)
-    encoded = runner.run(VibeJob(REFERENCE, 0.25)).vibe
+    encoded = runner.run(VibeJob("m", REFERENCE, 0.25)).vibe
     assert encoded is not None
     first, second = (
         runner.run(make(vibes=(Vibe(source, 0.8, 0.25),))).images[0] for source in (REFERENCE, encoded)
