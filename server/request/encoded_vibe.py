@@ -24,11 +24,9 @@ def is_encoded_vibe(data: bytes) -> bool:
 
 
 def pack_vibe(vibe: EncodedVibe, model: ServedModel, secret: bytes) -> bytes:
-    """Return an encoded vibe as bytes; raise ValueError if the model has no adapter."""
-    if model.vibe is None:
-        raise ValueError(f"{model.model} has no image adapter")
+    """Return a vibe that was encoded by a model's image adapter as bytes."""
     header = json.dumps({
-        "adapter": model.vibe.hash,
+        "adapter": _get_adapter(model).hash,
         "model": model.model,
         "information_extracted": vibe.information_extracted,
     }).encode()  # fmt: skip
@@ -36,14 +34,13 @@ def pack_vibe(vibe: EncodedVibe, model: ServedModel, secret: bytes) -> bytes:
     return content + hmac.digest(secret, content, "sha256")
 
 
-def unpack_vibe(
-    data: bytes, field: str, model: ServedModel, served: ServedVibe, secret: bytes
-) -> EncodedVibe:
+def unpack_vibe(data: bytes, field: str, model: ServedModel, secret: bytes) -> EncodedVibe:
     """Return the encoded vibe in bytes; `field` is the name of the field in error messages.
 
     Raises:
         Rejected: the bytes are not this server's, or are for another image adapter.
     """
+    served = _get_adapter(model)
     content, code = data[:-CODE_BYTES], data[-CODE_BYTES:]
     if not hmac.compare_digest(hmac.digest(secret, content, "sha256"), code):
         reason = "encoded by another server, or damaged; encode the image again at /ai/encode-vibe"
@@ -56,3 +53,9 @@ def unpack_vibe(
         reason = f"encoded for the model {header['model']!r} with another image adapter"
         raise Rejected(field, f"{reason}; encode the image again for {model.model!r} at /ai/encode-vibe")
     return EncodedVibe(served.count, served.width, values, header["information_extracted"])
+
+
+def _get_adapter(model: ServedModel) -> ServedVibe:
+    if model.vibe is None:
+        raise ValueError(f"{model.model} has no image adapter")
+    return model.vibe

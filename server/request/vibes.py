@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import Field
 
 from pipelines.job import RgbImage, Vibe
-from server.engine.model import ServedModel, ServedVibe
+from server.engine.model import ServedModel
 from server.errors import Rejected
 from server.request.encoded_vibe import is_encoded_vibe, unpack_vibe
 from server.request.images import decode_file, is_image_file, open_image, to_upright_rgb
@@ -32,6 +32,9 @@ SIDE = 448
 MOST_VIBES = 16
 STRENGTH, INFORMATION = 0.6, 1.0
 """NAI's defaults."""
+SINGLE = ("reference_strength", "reference_information_extracted")
+SEVERAL = ("reference_strength_multiple", "reference_information_extracted_multiple")
+"""The values of `reference_image`, and those of the lists."""
 NO_ADAPTER = "remove the reference images; the model has no image adapter (`vibe` in the catalog)"
 Strength = Annotated[Real, Field(ge=-2, le=2)]
 A_STRENGTH = "a number from -2 to 2"
@@ -63,30 +66,36 @@ def read_vibes(parameters: Parameters, model: ServedModel, secret: bytes) -> tup
     Raises:
         Rejected: the model has no image adapter, an image cannot be read, or a value is not allowed.
     """
-    if not has_references(parameters):
+    single, several = list(_list_single(parameters)), list(_list_several(parameters))
+    sources = single + several
+    if not sources:
         return ()
-    single, several = _read_single(parameters), list(_list_several(parameters))
     if model.vibe is None:
-        raise Rejected((single + several)[0][0], NO_ADAPTER)
-    if len(single) + len(several) > MOST_VIBES:
-        field = "parameters.reference_image_multiple"
-        raise Rejected(field, f"{len(single) + len(several)} reference images; at most {MOST_VIBES}")
-    values = validate_body(
-        VibeParameters, parameters.model_dump(include={*VibeParameters.model_fields}), ("parameters",)
+        raise Rejected(sources[0][0], NO_ADAPTER)
+    if len(sources) > MOST_VIBES:
+        raise Rejected(sources[MOST_VIBES][0], f"{len(sources)} reference images; at most {MOST_VIBES}")
+    values = _read_values(parameters, len(single), len(several))
+    return tuple(
+        _read_vibe(*source, *pair, model, secret) for source, pair in zip(sources, values, strict=True)
     )
-    count = len(several)
-    strengths = _fill(values.reference_strength_multiple, count, STRENGTH, "reference_strength_multiple")
-    name = "reference_information_extracted_multiple"
-    shares = _fill(values.reference_information_extracted_multiple, count, INFORMATION, name)
-    if single:
-        strengths.insert(0, _choose(values.reference_strength, STRENGTH))
-        shares.insert(0, _choose(values.reference_information_extracted, INFORMATION))
+
+
+def _read_values(parameters: Parameters, single: int, several: int) -> list[tuple[float, float]]:
+    """Return strength and share of information of each image; the numbers are those of `reference_image` and of lists."""
+    used = {
+        "normalize_reference_strength_multiple",
+        *(SINGLE if single else ()),
+        *(SEVERAL if several else ()),
+    }
+    sent = parameters.model_dump(include=used)
+    values = validate_body(VibeParameters, sent, ("parameters",))
+    strengths = [_choose(values.reference_strength, STRENGTH)] * single
+    shares = [_choose(values.reference_information_extracted, INFORMATION)] * single
+    strengths += _fill(values.reference_strength_multiple, several, STRENGTH, SEVERAL[0])
+    shares += _fill(values.reference_information_extracted_multiple, several, INFORMATION, SEVERAL[1])
     if values.normalize_reference_strength_multiple:
         strengths = normalize(strengths)
-    vibes = zip(single + several, strengths, shares, strict=True)
-    return tuple(
-        _read_vibe(*source, strength, share, model, model.vibe, secret) for source, strength, share in vibes
-    )
+    return list(zip(strengths, shares, strict=True))
 
 
 def normalize(strengths: Sequence[float]) -> list[float]:
@@ -95,9 +104,9 @@ def normalize(strengths: Sequence[float]) -> list[float]:
     return [strength / total for strength in strengths]
 
 
-def _read_single(parameters: Parameters) -> list[tuple[str, object]]:
-    image = parameters.reference_image
-    return [("parameters.reference_image", image)] if has_content(image) else []
+def _list_single(parameters: Parameters) -> Iterator[tuple[str, object]]:
+    if has_content(parameters.reference_image):
+        yield "parameters.reference_image", parameters.reference_image
 
 
 def _list_several(parameters: Parameters) -> Iterator[tuple[str, object]]:
@@ -136,17 +145,11 @@ def _choose(value: float | None, default: float) -> float:
 
 
 def _read_vibe(
-    field: str,
-    value: object,
-    strength: float,
-    share: float,
-    model: ServedModel,
-    served: ServedVibe,
-    secret: bytes,
+    field: str, value: object, strength: float, share: float, model: ServedModel, secret: bytes
 ) -> Vibe:
     data = decode_file(value, field)
     if is_encoded_vibe(data):
-        encoded = unpack_vibe(data, field, model, served, secret)
+        encoded = unpack_vibe(data, field, model, secret)
         return Vibe(encoded, strength, encoded.information_extracted)
     if not is_image_file(data):
         reason = (

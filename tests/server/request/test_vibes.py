@@ -109,6 +109,19 @@ def test_values_without_an_image_may_be_anything(ask, served):
         assert ask(replace(served, vibe=None), **values) == ()
 
 
+def test_values_of_the_other_form_may_be_anything(ask):
+    for parameters in (
+        {"reference_image": IMAGE, "reference_strength_multiple": [9e9, "x"]},
+        {"reference_image": IMAGE, "reference_strength_multiple": [0.1]},
+        {
+            "reference_image_multiple": [IMAGE],
+            "reference_strength": 9e9,
+            "reference_information_extracted": "x",
+        },
+    ):
+        assert list_values(ask(**parameters)) == [(0.6, 1)]
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -118,7 +131,7 @@ def test_values_without_an_image_may_be_anything(ask, served):
         ({"reference_image_multiple": [IMAGE], "reference_strength_multiple": ["x"]}, "parameters.reference_strength_multiple.0: 'x' is not a number from -2 to 2 for each image"),
         ({"reference_image_multiple": [IMAGE], "reference_strength_multiple": [0.1, 0.2]}, "parameters.reference_strength_multiple: 2 values for 1 image; send one for each, or none for 0.6"),
         ({"reference_image_multiple": [IMAGE] * 2, "reference_information_extracted_multiple": [1]}, "parameters.reference_information_extracted_multiple: 1 value for 2 images; send one for each, or none for 1"),
-        ({"reference_image_multiple": [IMAGE] * 17}, "parameters.reference_image_multiple: 17 reference images; at most 16"),
+        ({"reference_image_multiple": [IMAGE] * 17}, "parameters.reference_image_multiple.16: 17 reference images; at most 16"),
         ({"reference_image_multiple": IMAGE}, "parameters.reference_image_multiple: not an array; send an array of images"),
         ({"reference_image_multiple": [IMAGE, None]}, "parameters.reference_image_multiple.1: no image; send one in Base64, or remove the entry"),
         ({"reference_image_multiple_cached": [{"data": IMAGE}, {"cache_secret_key": "k"}]}, "parameters.reference_image_multiple_cached.1.data: no image"),
@@ -175,9 +188,9 @@ def test_any_changed_byte_of_an_encoded_vibe_is_refused(served):
         with pytest.raises(
             Rejected, match="image: encoded by another server, or damaged; encode the image again"
         ):
-            unpack_vibe(content, "image", served, served.vibe, SECRET)
+            unpack_vibe(content, "image", served, SECRET)
     with pytest.raises(Rejected, match="another server"):
-        unpack_vibe(data, "image", served, served.vibe, b"t" * 32)
+        unpack_vibe(data, "image", served, b"t" * 32)
 
 
 def test_a_vibe_of_another_model_is_refused_by_the_names_of_both(served):
@@ -185,9 +198,9 @@ def test_a_vibe_of_another_model_is_refused_by_the_names_of_both(served):
         served, model="nai-diffusion-furry-3", vibe=replace(served.vibe, files={"vibe": "00000000"})
     )
     data = pack_vibe(TOKENS, other, SECRET)
-    assert unpack_vibe(data, "image", other, other.vibe, SECRET) == TOKENS
+    assert unpack_vibe(data, "image", other, SECRET) == TOKENS
     with pytest.raises(Rejected) as caught:
-        unpack_vibe(data, "image", served, served.vibe, SECRET)
+        unpack_vibe(data, "image", served, SECRET)
     assert caught.value.message == (
         "image: encoded for the model 'nai-diffusion-furry-3' with another image adapter; "
         "encode the image again for 'nai-diffusion-3' at /ai/encode-vibe"
