@@ -81,7 +81,7 @@ def read_vibes(parameters: Parameters, model: ServedModel, secret: bytes) -> tup
 
 
 def _read_values(parameters: Parameters, single: int, several: int) -> list[tuple[float, float]]:
-    """Return strength and share of information of each image; the numbers are those of `reference_image` and of lists."""
+    """Return strength and information of each image, given how many are single and how many are in lists."""
     used = {
         "normalize_reference_strength_multiple",
         *(SINGLE if single else ()),
