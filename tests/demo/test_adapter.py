@@ -79,3 +79,16 @@ def test_an_image_has_the_palette_of_its_reference_at_full_scale_and_not_at_zero
     )
     assert matches_palette(scene, with_adapter)
     assert not matches_palette(scene, without)
+
+
+def test_two_references_both_have_an_effect():
+    """Their image is nearer to the image from each than the other one's is."""
+    pipeline, job = load_pipeline(DEMO, VIBE), build_job("1girl, solo", (256, 256), seed=4)
+    references = [scene.draw(224, 224, np.random.default_rng(6)) for scene in REFERENCES]
+    first, second = (
+        generate_from_references(pipeline, [reference], job, 1.0).astype(float) for reference in references
+    )
+    mixed = generate_from_references(pipeline, references, job, 0.5, 0.5).astype(float)
+    apart = np.abs(first - second).mean()
+    assert 0 < np.abs(mixed - first).mean() < apart
+    assert 0 < np.abs(mixed - second).mean() < apart

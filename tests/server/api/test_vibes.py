@@ -18,6 +18,7 @@ from server.config.catalog import single_model_catalog
 from server.config.settings import Settings
 from server.engine.loading import load_runner
 from server.engine.model import detect_model
+from server.request.encoded_vibe import pack_vibe
 
 ENCODE = "/ai/encode-vibe"
 
@@ -137,18 +138,27 @@ def test_models_shows_the_adapter(client, model):
     assert card["vibe"] == {"file": VIBE.name, "kind": "base", "tokens": 8, "hash": model.vibe.hash}
 
 
-def test_the_demo_draws_the_same_from_an_image_as_from_its_encoding(demo_file, signing_key):
-    model = detect_model(single_model_catalog(demo_file, vibe=VIBE))
+def test_the_demo_draws_the_same_from_an_image_as_from_its_encoding(model, signing_key):
+    """And what is refused in between leaves no trace."""
     state = build_state(model, load_runner(model, Settings(device="cpu", threads=1)), signing_key)
     size = {"width": 128, "height": 128, "steps": 4}
     with TestClient(create_app(state), base_url=BASE_URL) as client:
         state.engine.wait_ready()
         encoded = b64encode(encode(client).content).decode()
-        pixels = []
-        for references in ({}, {"reference_image": IMAGE}, {"reference_image": encoded}, {}):
+        other = replace(model, model="other", vibe=replace(model.vibe, files={"vibe": "00000000"}))
+        foreign = b64encode(pack_vibe(EncodedVibe(8, 96, bytes(3072)), other, b"")).decode()
+        refused = {"reference_image": IMAGE, "reference_strength": 1e9}, {"reference_image": foreign}
+        pixels, messages = [], []
+        for references in ({}, {"reference_image": IMAGE}, {"reference_image": encoded}, *refused, {}):
             response = client.post(GENERATE, json=build(**size, **references))
+            if references in refused:
+                assert response.status_code == 400
+                messages.append(response.json()["message"])
+                continue
             (image,) = unzip_images(response).values()
             pixels.append(np.asarray(image.convert("RGB")))
+    assert "1000000000.0 is not a number from -2 to 2" in messages[0]
+    assert "encoded for the model 'other' with another image adapter" in messages[1]
     assert np.array_equal(pixels[1], pixels[2])
     assert np.array_equal(pixels[0], pixels[3])
     assert not np.array_equal(pixels[0], pixels[1])
