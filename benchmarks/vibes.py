@@ -219,10 +219,11 @@ def main() -> None:
     file = RESULTS / "vibes.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for part in arguments.parts or PARTS:
-        results[part] = PARTS[part](trials)
-        for name, score in results[part].items():
+        scores = PARTS[part](trials)
+        results[part] = {"scenes": len(scenes), **scores}
+        for name, score in scores.items():
             print(f"{part:12} {name:36} {score:.3f}", flush=True)
-    file.write_text(json.dumps(results | {"scenes": len(scenes), "machine": machine()}, indent=1) + "\n")
+    file.write_text(json.dumps(results | {"machine": machine()}, indent=1) + "\n")
     if arguments.sheet and trials.tiles:
         Image.fromarray(make_grid(trials.tiles, 6)).save(arguments.sheet)
 
