@@ -1,0 +1,1 @@
+"""What changes a loaded model without being one: LoRAs and their kin."""
