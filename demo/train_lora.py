@@ -35,7 +35,7 @@ from pipelines.weights.load import load_weights
 RANK = 4
 STAGE = Stage(
     (SizeGroup(dict.fromkeys(((256, 256), (224, 320), (320, 224)), 56), 8),),
-    300,
+    600,
     3e-3,
     high_noise_share=0.3,
 )

@@ -32,7 +32,7 @@ def build_request_policy(model: ServedModel, settings: Settings) -> RequestPolic
     """Build the policy by which requests are resolved."""
     presets = load_presets(configs() / "presets.toml")
     api = settings.api
-    return RequestPolicy(model, presets, api.presets, api.unknown_models, api.characters)
+    return RequestPolicy(model, presets, api.presets, api.unknown_models, api.characters, api.prompt_loras)
 
 
 def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPolicy:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from math import inf, isfinite
 from typing import cast
 
-from pipelines.job import SEED_MODULUS, Character, InitImage, Job, Pass, PreviousPass, Prompts
+from pipelines.job import SEED_MODULUS, Character, InitImage, Job, Lora, Pass, PreviousPass, Prompts
 
 NAI_HASHES = {
     *("B0BDF6C1", "C1E1DE52", "7BCCAA2C", "1120E6A9", "8BA2AF87"),
@@ -97,7 +97,12 @@ def _canonical_job(job: Job) -> dict[str, object]:
         "pyramid": first.pyramid,
         "source": _canonical_init(first),
         "enhance": _canonical_enhance(others[0]) if others else None,
+        **({"loras": [_canonical_lora(lora) for lora in job.loras]} if job.loras else {}),
     }
+
+
+def _canonical_lora(lora: Lora) -> dict[str, object]:
+    return {"name": lora.name, "hash": lora.fingerprint, "unet": lora.unet, "text": lora.text}
 
 
 def _canonical_prompts(prompts: Prompts) -> dict[str, object]:
@@ -177,8 +182,8 @@ def build_comment(
         "sm_dyn": pass_.smea == "dyn",
         **above,
         "skip_cfg_below_sigma": float(guidance.skip_below),
-        "lora_unet_weights": None,
-        "lora_clip_weights": None,
+        "lora_unet_weights": {lora.name: float(lora.unet) for lora in job.loras} or None,
+        "lora_clip_weights": {lora.name: float(lora.text) for lora in job.loras} or None,
         **_describe_characters(job.prompts),
         **init_fields,
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},

@@ -32,7 +32,7 @@ UNUSED = {
     "ucPreset": "uc_preset",
     "qualityPresetId": "quality_id",
     "ucPresetId": "uc_id",
-    **{name: name for name in ("v4_prompt", "v4_negative_prompt", "image", "mask", "stream")},
+    **{name: name for name in ("v4_prompt", "v4_negative_prompt", "image", "mask", "stream", "loras")},
 }
 
 
