@@ -5,14 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from demo import evaluate
-from demo.adapter import load_adapter
 from demo.captions import HAIRCUTS, choose_word
 from demo.checkpoint import DEMO, INPAINTING, VIBE
 from demo.masks import Mask
 from demo.palette import HAIR, PLAIN
 from demo.scenes import Scene
 from demo.shapes import KINDS, Shape
-from demo.train_adapter import generate_from_reference
+from demo.train_adapter import generate_from_references, load_pipeline
 from demo.train_inpainting import infill_image
 from demo.train_unet import build_job
 from pipelines.pipeline import Pipeline
@@ -89,14 +88,12 @@ def matches_palette(scene: Scene, pixels: Pixels) -> bool:
 
 def measure_adapter(scenes: list[Scene]) -> dict[str, float]:
     """Return how often images have the reference's palette, by scale of the adapter. Prompts have count tags only."""
-    weights = load_weights(DEMO)
-    adapter = load_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
-    rng = np.random.default_rng(8)
+    pipeline, rng = load_pipeline(DEMO, VIBE), np.random.default_rng(8)
     matches: dict[float, list[bool]] = {1.0: [], 0.0: []}
     for seed, scene in enumerate(scenes):
         reference = scene.draw(224, 224, rng)
         job = build_job(", ".join(scene.count_tags()), SIZE, seed, steps=28)
         for scale, results in matches.items():
-            pixels = generate_from_reference(weights, adapter, reference, job, scale)
+            pixels = generate_from_references(pipeline, [reference], job, scale)
             results.append(matches_palette(scene, pixels))
     return {f"palette at {scale}": float(np.mean(results)) for scale, results in matches.items()}

@@ -1,6 +1,7 @@
-"""The demo's image adapter, an IP-Adapter (Ye et al. 2023) with its own small image encoder.
+"""The demo's image adapter, an IP-Adapter (Ye et al. 2023) with its own small image encoder, as it is trained.
 
-A reference image becomes eight tokens. Every cross-attention of the UNet gets a second one, to these tokens.
+A reference image becomes eight tokens. Every cross-attention of the UNet gets a second one, to these tokens. The server
+loads the file like any other adapter (`pipelines.adapters.vibe`).
 """
 
 import json
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from demo.architecture import NARROW, WIDE
+from pipelines.adapters.ip_adapter import ENCODER_KEY
+from pipelines.adapters.vibe import MEAN, STD
 from pipelines.types import Pixels
 
 INPUT_SIZE, TOKENS, EMBEDDING_WIDTH = 224, 8, 96
@@ -29,8 +32,6 @@ VISION_CONFIG: Mapping[str, object] = {
     "patch_size": 32,
     "projection_dim": EMBEDDING_WIDTH,
 }
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's normalization of the three channels."""
 
 
 def build_encoder() -> CLIPVisionModelWithProjection:
@@ -96,7 +97,7 @@ def preprocess(image: Pixels) -> Tensor:
     canvas = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     top, left = (INPUT_SIZE - height) // 2, (INPUT_SIZE - width) // 2
     canvas[top : top + height, left : left + width] = image
-    values = (torch.from_numpy(canvas).float() / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
+    values = (torch.from_numpy(canvas).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     return values.permute(2, 0, 1)
 
 
@@ -112,7 +113,7 @@ def save_adapter(adapter: Adapter, file: Path) -> None:
     for name, tensor in adapter.encoder.state_dict().items():
         stored[f"image_encoder.{name}"] = tensor
     metadata = {
-        "naiad.image_encoder": json.dumps(VISION_CONFIG),
+        ENCODER_KEY: json.dumps(VISION_CONFIG),
         "modelspec.title": "naiad demo image adapter",
     }
     save_file({name: tensor.half().contiguous() for name, tensor in sorted(stored.items())}, file, metadata)

@@ -5,7 +5,7 @@ must come from the reference. UNet and text encoders are frozen.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from demo.adapter import Adapter, load_adapter, preprocess, save_adapter
+from demo.adapter import Adapter, load_adapter, save_adapter
 from demo.batches import BatchLoss, SizeGroup, Stage
 from demo.checkpoint import DEMO, VIBE
 from demo.distributed import join_processes
@@ -28,11 +28,12 @@ from demo.scenes import Scene, make_grid
 from demo.train_encoder import load_encoder
 from demo.train_unet import REDUCED, build_job
 from demo.training_loop import TrainConfig, train
-from pipelines.job import Job
+from pipelines.adapters.vibe import load_vibe
+from pipelines.job import Job, RgbImage, Vibe
 from pipelines.pipeline import Pipeline
 from pipelines.types import Pixels, Size
-from pipelines.weights.load import Weights, load_weights
-from pipelines.weights.networks import UNet
+from pipelines.weights.load import load_weights
+from pipelines.weights.networks import DiffusersUNet
 
 STAGE = Stage(
     (SizeGroup(REDUCED[0], 16), SizeGroup(REDUCED[1], 3, every=2)), 3200, 1.5e-3, high_noise_share=0.4
@@ -43,49 +44,32 @@ DROP_RATE = 0.05
 """Share of samples without a reference, for guidance."""
 
 
-class UNetWithReference:
-    """A UNet with an adapter installed and the image tokens of one reference.
-
-    Args:
-        cond: Tokens (1, 8, width) of the reference for the first of two rows, the prompt's.
-        uncond: Tokens (1, 8, width) without a reference for the second.
-    """
-
-    def __init__(self, unet: UNet, cond: Tensor, uncond: Tensor) -> None:
-        self._unet, self._tokens = unet, torch.cat([cond, uncond])
-
-    def __call__(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        added_cond_kwargs: Mapping[str, Tensor] | None,
-        halvings: int = 0,
-    ) -> Tensor:
-        """Predict with the image tokens; see `UNet`."""
-        tokens = self._tokens[: len(sample)]
-        return self._unet(sample, timestep, cast("Any", (context, [tokens])), added_cond_kwargs, halvings)
+def load_pipeline(model: Path, adapter: Path) -> Pipeline:
+    """Return a pipeline with an adapter, as the server loads it."""
+    weights = load_weights(model)
+    unet = cast("DiffusersUNet", weights.unet)
+    return Pipeline(weights, vibe=load_vibe(adapter, None, [unet], weights.device, weights.dtype))
 
 
-def generate_from_reference(
-    weights: Weights, adapter: Adapter, reference: Pixels, job: Job, scale: float
+def generate_from_references(
+    pipeline: Pipeline, references: Sequence[Pixels], job: Job, *strengths: float
 ) -> Pixels:
-    """Generate an image with a reference of at most 224x224. This installs the adapter in the UNet of `weights`."""
-    adapter.install(cast("Any", weights.unet).module, scale)
-    with torch.inference_mode():
-        tokens = adapter(preprocess(reference)[None])
-        unet = UNetWithReference(weights.unet, tokens, adapter.empty_tokens(1))
-    return Pipeline(replace(weights, unet=unet)).run(job).images[0]
+    """Generate an image from references, each with its strength."""
+    vibes = (
+        Vibe(RgbImage(pixels.shape[1], pixels.shape[0], pixels.tobytes()), strength)
+        for pixels, strength in zip(references, strengths, strict=True)
+    )
+    return pipeline.run(replace(job, vibes=tuple(vibes))).images[0]
 
 
-def generate_samples(weights: Weights, adapter: Adapter, size: Size) -> Image.Image:
+def generate_samples(pipeline: Pipeline, size: Size) -> Image.Image:
     """Return a grid of four scenes, each followed by images generated with the adapter and without it."""
     tiles: list[Pixels] = []
     for number in range(4):
         scene, rng = make_scene(size, 90_000 + number)
         reference = scene.draw(*REFERENCE_SIZES[0], rng)
         job = build_job(", ".join(scene.count_tags()), size, seed=number)
-        generated = [generate_from_reference(weights, adapter, reference, job, scale) for scale in (1.0, 0.0)]
+        generated = [generate_from_references(pipeline, [reference], job, scale) for scale in (1.0, 0.0)]
         tiles += [scene.draw(*size, rng), *generated]
     return Image.fromarray(make_grid(tiles, 6))
 
@@ -133,8 +117,9 @@ def main() -> None:
         return torch.where(is_dropped, adapter.empty_tokens(len(scenes)), tokens)
 
     def save_samples(average: nn.Module, step: int) -> None:
-        save_adapter(cast("Adapter", average), arguments.folder / VIBE.name)
-        grid = generate_samples(load_weights(arguments.model), cast("Adapter", average), (256, 256))
+        file = arguments.folder / VIBE.name
+        save_adapter(cast("Adapter", average), file)
+        grid = generate_samples(load_pipeline(arguments.model, file), (256, 256))
         grid.save(arguments.folder / f"adapter-{step}.png")
 
     config = TrainConfig(

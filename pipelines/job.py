@@ -65,6 +65,36 @@ class RgbImage:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedVibe:
+    """A reference image as an adapter's image tokens.
+
+    Attributes:
+        count, width: number of tokens, and values in each.
+        values: the tokens one after another, little-endian float32.
+        information_extracted: the share of the image's information that is in them.
+    """
+
+    count: int
+    width: int
+    values: bytes
+    information_extracted: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Vibe:
+    """A reference image for vibe transfer, encoded before or not.
+
+    Attributes:
+        strength: factor of its influence; a negative one moves away from the image.
+        information_extracted: the share of the image's information that is encoded; an encoded one has its own.
+    """
+
+    source: RgbImage | EncodedVibe
+    strength: float = 0.6
+    information_extracted: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class InitImage:
     """An image that a pass starts from, of the pass's own size.
 
@@ -143,6 +173,7 @@ class Job:
         passes: run in this order; the last one's images are the result.
         sigma_start: where karras and the other range schedules begin after the step at infinite noise.
         brownian: whether ancestral steps take their noise from a Brownian tree instead of independent draws.
+        vibes: the reference images of all passes.
     """
 
     model: str
@@ -154,6 +185,7 @@ class Job:
     passes: tuple[Pass, ...]
     sigma_start: float = 56.0
     brownian: bool = False
+    vibes: tuple[Vibe, ...] = ()
     loras: tuple[Lora, ...] = ()
 
 
@@ -166,4 +198,13 @@ class UpscaleJob:
     height: int
 
 
-Work = Job | UpscaleJob
+@dataclass(frozen=True, slots=True)
+class VibeJob:
+    """A reference image to encode, by a model's image adapter."""
+
+    model: str
+    image: RgbImage
+    information_extracted: float = 1.0
+
+
+Work = Job | UpscaleJob | VibeJob

@@ -10,12 +10,23 @@ import torch
 from torch import Tensor
 
 from pipelines.adapters.residency import LoraResidency
+from pipelines.adapters.vibe import VibeEncoder
+from pipelines.errors import PipelineError
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.overlay import apply_overlay
 from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
 from pipelines.image.vae import VaeCodec
-from pipelines.job import SEED_MODULUS, InitImage, Job, Pass, PreviousPass, RgbImage
+from pipelines.job import (
+    SEED_MODULUS,
+    EncodedVibe,
+    InitImage,
+    Job,
+    Pass,
+    PreviousPass,
+    RgbImage,
+    VibeJob,
+)
 from pipelines.plan import Plan, make_plan
 from pipelines.previewer import PreviewRun
 from pipelines.sampling.batching import RowBatcher
@@ -39,6 +50,7 @@ class Pipeline:
     Args:
         sigma_max: a finite stand-in for infinite noise, or None for the exact step.
         batching: see sampling/batching.py.
+        vibe: encodes reference images; None without an adapter for them.
         lora_memory: bytes of CPU memory for what switching LoRAs needs, see adapters/residency.py.
     """
 
@@ -47,9 +59,10 @@ class Pipeline:
         weights: Weights,
         sigma_max: float | None = None,
         batching: BatchingMode = "exact",
+        vibe: VibeEncoder | None = None,
         lora_memory: int = LORA_MEMORY,
     ) -> None:
-        self.weights = weights
+        self.weights, self.vibe = weights, vibe
         self.table = build_noise_table(weights.detection, sigma_max)
         self.device, self._to_x0 = weights.device, PREDICTIONS[weights.detection.prediction]
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
@@ -97,6 +110,16 @@ class Pipeline:
         return self._generate(job, job.passes[0], (), on_step)[0]
 
     @torch.inference_mode()
+    def encode_vibe(self, job: VibeJob) -> EncodedVibe:
+        """Return a reference image's tokens; raise PipelineError without an adapter."""
+        return self._require_vibe().encode(job.image, job.information_extracted)
+
+    def _require_vibe(self) -> VibeEncoder:
+        if self.vibe is None:
+            raise PipelineError("the model has no image adapter for vibe transfer")
+        return self.vibe
+
+    @torch.inference_mode()
     def fit_preview(self) -> DecodePreview:
         """Return a decoder for previews, fitted to the model's VAE."""
         return fit_preview(lambda latents: self._vae.decode(latents.to(self.device)), self.device)
@@ -122,6 +145,8 @@ class Pipeline:
         self._loras.activate(job.loras)
         self._prompts.adapters = self._loras.text_key
         embeddings = self._prompts.encode(job.prompts)
+        if job.vibes:
+            embeddings = embeddings.with_vibes(*self._require_vibe().prepare(job.vibes))
         inits = self._encode_inits(pass_, previous)
         trajectories = [
             self._start(pass_, plan, embeddings, index, inits[index], previews)

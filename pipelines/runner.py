@@ -7,7 +7,7 @@ import numpy as np
 
 from pipelines.device import translate_device_errors
 from pipelines.image.preview import DecodePreview
-from pipelines.job import Job, Pass, PreviousPass, RgbImage, UpscaleJob, Work
+from pipelines.job import Job, Pass, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
 from pipelines.pipeline import Pipeline
 from pipelines.previewer import Previewer, PreviewRun
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress
@@ -55,6 +55,8 @@ class Runner:
         with translate_device_errors(self._pipeline.device):
             if isinstance(work, UpscaleJob):
                 return Output([self._upscale(work, on_step)], ())
+            if isinstance(work, VibeJob):
+                return Output((), (), self._pipeline.encode_vibe(work))
             output, images = Output((), ()), len(work.passes[0].seeds)
             previews = None if on_preview is None else PreviewRun(self.previewer, images, on_preview)
             for pass_ in work.passes:

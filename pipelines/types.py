@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from pipelines.job import EncodedVibe
+
 Sigmas: TypeAlias = tuple[float, ...]
 """Noise levels of a run, falling, with a final 0. The first may be `inf` under zero terminal SNR."""
 Noise: TypeAlias = Callable[[float, float], "Tensor"]
@@ -57,7 +59,8 @@ OnPreview: TypeAlias = Callable[[Preview], None]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What running a job gives: its images, and the sigmas of its last pass (none for an upscale)."""
+    """What running a job gives: its images, and the sigmas of its last pass (none for an upscale), or a vibe."""
 
     images: "Sequence[Pixels]"
     sigmas: Sigmas
+    vibe: "EncodedVibe | None" = None

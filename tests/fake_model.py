@@ -8,7 +8,7 @@ from threading import Semaphore
 import numpy as np
 from PIL import Image
 
-from pipelines.job import UpscaleJob
+from pipelines.job import EncodedVibe, Job, UpscaleJob, VibeJob
 from pipelines.types import Output, Preview, Progress
 from server.api.state import AppState
 from server.config.resources import configs
@@ -45,13 +45,13 @@ class FakeModel:
 
     def run(self, job, on_step, on_preview=None):
         self.jobs.append(job)
-        steps = 1 if isinstance(job, UpscaleJob) else job.steps
+        steps = job.steps if isinstance(job, Job) else 1
         for step in range(1, steps + 1):
             on_step(Progress(0, step, steps, 1.0))
             self.evaluations.append((job, step))
             if self.gate is not None:
                 assert self.gate.acquire(timeout=20)
-            if on_preview is not None and self.preview is not None and not isinstance(job, UpscaleJob):
+            if on_preview is not None and self.preview is not None and isinstance(job, Job):
                 for image in range(len(job.passes[0].seeds)):
                     on_preview(
                         Preview(
@@ -64,6 +64,9 @@ class FakeModel:
         if isinstance(job, UpscaleJob):
             source = Image.frombytes("RGB", (job.image.width, job.image.height), job.image.rgb)
             return Output([np.asarray(source.resize((job.width, job.height), Image.Resampling.NEAREST))], ())
+        if isinstance(job, VibeJob):
+            values = np.full((8, 96), job.image.rgb[len(job.image.rgb) // 2], "<f4").tobytes()
+            return Output((), (), EncodedVibe(8, 96, values, job.information_extracted))
         size = (job.passes[-1].height, job.passes[-1].width, 3)
         images = [
             np.random.default_rng(seed).integers(0, 255, size, np.uint8) for seed in job.passes[-1].seeds

@@ -1,1 +1,1 @@
-"""What changes a loaded model without being one: LoRAs and their kin."""
+"""What is added to a model's networks or changes them: image adapters, LoRAs."""

@@ -192,6 +192,7 @@ def describe_networks(parts: Iterable[ModelPart]) -> tuple[Network, ...]:
     networks: dict[str, Network] = {}
     for part in parts:
         if part.folder not in networks and part.folder != "vae":
-            shapes = part.component.shapes
+            state = part.module.state_dict()
+            shapes = {name: tuple(state[name].shape) for name in part.keys}  # without those of image adapters
             networks[part.folder] = Network(part.folder, name_layers(part.folder, shapes, part.keys), shapes)
     return tuple(networks.values())

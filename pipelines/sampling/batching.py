@@ -83,7 +83,10 @@ class RowBatcher:
         timesteps = torch.tensor([self._table.timestep(row.sigma) for row in rows], device=self._device)
         context = torch.stack([row.context for row in rows]).to(self._dtype)
         added_cond = self._build_added_cond(rows)
-        output = self._unet(sample.to(self._dtype), timesteps, context, added_cond, rows[0].deep_shrink)
+        vibes = [row.vibes for row in rows] if any(row.vibes for row in rows) else ()
+        output = self._unet(
+            sample.to(self._dtype), timesteps, context, added_cond, rows[0].deep_shrink, vibes=vibes
+        )
         return output.to(rows[0].x.dtype).unbind()
 
     def _build_added_cond(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
@@ -96,7 +99,7 @@ class RowBatcher:
 
 
 def _stack_key(row: Row) -> object:
-    """Return a key that is equal for rows that can be stacked."""
+    """Return a key that is equal for rows that can be stacked; their images need not be equally many."""
     extra = None if row.extra_channels is None else row.extra_channels.shape
     return row.x.shape, row.x.dtype, row.context.shape, row.pooled is None, extra, row.deep_shrink
 

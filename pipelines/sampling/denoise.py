@@ -11,6 +11,7 @@ from math import inf, isinf, sqrt
 
 from torch import Tensor
 
+from pipelines.adapters.attention import RowVibes
 from pipelines.image.inpainting import LatentBlend
 from pipelines.plan import Plan
 from pipelines.sampling.guidance import apply_guides
@@ -34,6 +35,7 @@ class Row:
         time_ids: SDXL's six size ids, or None for networks without them.
         extra_channels: concatenated to the latents without scaling.
         deep_shrink: number of 2x downscales of the UNet's inner features.
+        vibes: the images it attends to.
     """
 
     x: Tensor
@@ -43,6 +45,7 @@ class Row:
     time_ids: tuple[float, ...] | None = None
     extra_channels: Tensor | None = None
     deep_shrink: int = 0
+    vibes: RowVibes = ()
 
 
 Rows = tuple[Row, ...]
@@ -93,7 +96,7 @@ class Estimator:
         extra = None if self.inpaint_channels is None else average(self.inpaint_channels, levels)
         shrink = self.plan.deep_shrink_levels(view[1])
         outputs = yield tuple(
-            Row(*view, conditioning.context, conditioning.pooled, time_ids, extra, shrink)
+            Row(*view, conditioning.context, conditioning.pooled, time_ids, extra, shrink, conditioning.vibes)
             for conditioning in conditionings
         )
         return upscale(self._combine_outputs(outputs, *view), (x.shape[-2], x.shape[-1]))
@@ -118,8 +121,8 @@ class Estimator:
     def _make_row(self, view: NoisyLatents, conditioning: Conditioning, is_full_resolution: bool) -> Row:
         """Return a row; only full resolution is deep shrunk."""
         shrink = self.plan.deep_shrink_levels(view[1]) if is_full_resolution else 0
-        context, pooled = conditioning.context, conditioning.pooled
-        return Row(*view, context, pooled, self.time_ids, self.inpaint_channels, shrink)
+        context, pooled, vibes = conditioning.context, conditioning.pooled, conditioning.vibes
+        return Row(*view, context, pooled, self.time_ids, self.inpaint_channels, shrink, vibes)
 
     def _combine_outputs(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
         """Convert the outputs for one view to estimates, blend the characters' into the base's and apply guidance."""

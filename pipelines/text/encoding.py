@@ -7,11 +7,12 @@ embedding at the same position. The pooled vector is the first chunk's and is no
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from pipelines.adapters.attention import RowVibes
 from pipelines.job import Prompts
 from pipelines.text.prompt import list_prompt_pairs, mix_weights, parse
 from pipelines.text.runs import Segment
@@ -26,10 +27,11 @@ _Segments = Sequence[tuple[Segment, tuple[Chunk, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """One encoded prompt, float32 on the device."""
+    """One encoded prompt, float32 on the device, and the images that its rows attend to."""
 
     context: Tensor  # (77 * chunks, width)
     pooled: Tensor | None  # (width,), or None for models without it
+    vibes: RowVibes = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,11 @@ class CharacterEmbeddings:
     negative: Conditioning | None
     center: tuple[float, float]
 
+    def with_vibes(self, cond: RowVibes, uncond: RowVibes) -> "CharacterEmbeddings":
+        """Return the same with images; see `PromptEmbeddings.with_vibes`."""
+        negative = None if self.negative is None else replace(self.negative, vibes=uncond)
+        return CharacterEmbeddings(replace(self.positive, vibes=cond), negative, self.center)
+
 
 @dataclass(frozen=True, slots=True)
 class PromptEmbeddings:
@@ -49,6 +56,12 @@ class PromptEmbeddings:
     negative: Conditioning
     empty: Conditioning
     characters: tuple[CharacterEmbeddings, ...] = ()
+
+    def with_vibes(self, cond: RowVibes, uncond: RowVibes) -> "PromptEmbeddings":
+        """Return the same with images: `cond` for the prompt, `uncond` for what is guided away from."""
+        characters = tuple(character.with_vibes(cond, uncond) for character in self.characters)
+        negative, empty = replace(self.negative, vibes=uncond), replace(self.empty, vibes=uncond)
+        return PromptEmbeddings(replace(self.positive, vibes=cond), negative, empty, characters)
 
 
 class PromptEncoder:

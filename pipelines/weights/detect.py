@@ -214,6 +214,8 @@ def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
     if any(LORA_KEY.match(key) and not (has_unet and IGNORED_KEY.search(key)) for key in keys):
         reason = "a LoRA, not a model; it changes a model that must be loaded first"
         raise WeightsError(checkpoint.path, reason)
+    if not has_unet and any(key.startswith("ip_adapter.") for key in keys):
+        raise WeightsError(checkpoint.path, "an IP-Adapter, not a model; name it as the `vibe` of one")
     for part, name in UNSUPPORTED.items():
         if any(part in key and not (has_unet and IGNORED_KEY.search(key)) for key in keys):
             raise WeightsError(checkpoint.path, f"{name}, which is not supported")

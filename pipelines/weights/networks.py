@@ -3,12 +3,13 @@
 No other module handles what is untyped in those libraries or differs between their versions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from pipelines.adapters.attention import ImageAttention, RowVibes
 from pipelines.errors import PipelineError
 from pipelines.sampling.deep_shrink import DeepShrink
 from pipelines.text.tokens import EOS
@@ -29,6 +30,8 @@ class UNet(Protocol):
         context: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None,
         halvings: int = 0,
+        *,
+        vibes: Sequence[RowVibes] = (),
     ) -> Tensor:
         """Return the prediction, (B, 4, h, w).
 
@@ -38,6 +41,7 @@ class UNet(Protocol):
             context: prompt embeddings, (B, tokens, width).
             added_cond_kwargs: SDXL's pooled prompt embeddings and size ids.
             halvings: 2x downscales of the inner features, see sampling/deep_shrink.py.
+            vibes: the images that each row attends to, see adapters/attention.py; empty if no row has any.
         """
         ...
 
@@ -78,6 +82,7 @@ class DiffusersUNet:
         from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
         self.module = _build_empty(cast("Callable[..., nn.Module]", UNet2DConditionModel), config)
+        self.image_attention = ImageAttention(self.module)
         self._shrink = DeepShrink(self.module)
 
     def __call__(
@@ -87,8 +92,10 @@ class DiffusersUNet:
         context: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None,
         halvings: int = 0,
+        *,
+        vibes: Sequence[RowVibes] = (),
     ) -> Tensor:
-        with self._shrink.shrink(halvings):
+        with self._shrink.shrink(halvings), self.image_attention.attend(vibes):
             output = self.module(
                 sample, timestep, context, added_cond_kwargs=added_cond_kwargs, return_dict=False
             )
@@ -142,6 +149,26 @@ class ClipTextEncoder:
         return hidden, cast("Any", self.module).text_projection(output.last_hidden_state[:, end_of_text])
 
 
+class ClipImageEncoder:
+    """transformers' CLIP image model with a projection.
+
+    Args:
+        config: arguments of `CLIPVisionConfig`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        self.config = cast("Any", CLIPVisionConfig)(**config)
+        build = cast("Callable[..., nn.Module]", CLIPVisionModelWithProjection)
+        self.module = _build_empty(build, {"config": self.config})
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, width) of normalized images, and the penultimate layer's states."""
+        output = cast("Any", self.module)(pixel_values=pixels, output_hidden_states=True)
+        return output.image_embeds, output.hidden_states[-PENULTIMATE]
+
+
 def _build_empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
     """A network on the meta device, in evaluation mode and without gradients."""
     with torch.device("meta"):
@@ -193,3 +220,4 @@ def set_attention(unet: DiffusersUNet, backend: AttentionBackend) -> None:
     from diffusers.models.attention_processor import XFormersAttnProcessor
 
     cast("Any", unet.module).set_attn_processor(XFormersAttnProcessor())
+    unet.image_attention.install()

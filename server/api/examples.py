@@ -91,6 +91,9 @@ def build_examples() -> dict[str, dict[str, Body]]:
             },
             "soft edges": {"model": "hed", "parameters": {"image": image}},
         },
+        "/ai/encode-vibe": {
+            "reference image": {"image": image, "model": "nai-diffusion-3", "information_extracted": 1}
+        },
         "/user/login": {"log in": {"key": "64 characters that the client derives from address and password"}},
         "/user/clientsettings": {"any": {}},
         "/v1/images/generations": {

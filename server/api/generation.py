@@ -15,6 +15,7 @@ from server.engine.engine import Result
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import GenerateRequest, read_request
+from server.request.vibes import has_references
 
 
 async def generate_image(request: Request, state: StateDependency) -> Response:
@@ -47,7 +48,7 @@ async def receive_generate(request: Request, state: AppState) -> GenerateRequest
 
 async def resolve_generate(request: Request, state: AppState, sent: GenerateRequest) -> ResolvedRequest:
     """Return a request resolved to a job; its images are decoded in one of the slots."""
-    if sent.task == "generate":  # without images: it need not wait for a slot
+    if sent.task == "generate" and not has_references(sent.parameters):  # it need not wait for a slot
         return await asyncio.to_thread(resolve, sent, state.current_policy())
     resolved = await decode_in_slot(request, resolve, sent, state.current_policy())
     get_reservation(request).resize(measure_work(resolved.job))

@@ -12,6 +12,7 @@ from typing import cast
 
 from server.api.image_cache import ImageCache
 from server.errors import Rejected, UnknownKeys, shorten
+from server.request.encoded_vibe import is_encoded_vibe
 from server.request.images import decode_file, is_image_file
 
 IMAGES = ("image", "mask", "reference_image", "controlnet_condition")
@@ -124,7 +125,7 @@ class CachedImages:
         for field in self.fields:
             with suppress(Rejected):  # a field that the request does not use may hold anything
                 file = decode_file(field.value, field.name)
-                if is_image_file(file):
+                if is_image_file(file) or is_encoded_vibe(file):
                     self.cache.put(self.client, cast("str", field.cache_key), file)
 
 

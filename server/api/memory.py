@@ -3,7 +3,7 @@
 from types import TracebackType
 from typing import Self
 
-from pipelines.job import InitImage, UpscaleJob, Work
+from pipelines.job import InitImage, RgbImage, UpscaleJob, VibeJob, Work
 from server.errors import Overloaded
 
 MIB = 1 << 20
@@ -62,7 +62,11 @@ class Reservation:
 
 def measure_work(work: Work) -> int:
     """Return the bytes of the images that a job starts from."""
-    if isinstance(work, UpscaleJob):
+    if isinstance(work, UpscaleJob | VibeJob):
         return len(work.image.rgb)
     inits = (pass_.init for pass_ in work.passes)
-    return sum(len(init.image.rgb) + len(init.mask or b"") for init in inits if isinstance(init, InitImage))
+    size = sum(len(init.image.rgb) + len(init.mask or b"") for init in inits if isinstance(init, InitImage))
+    sources = (vibe.source for vibe in work.vibes)
+    return size + sum(
+        len(source.rgb if isinstance(source, RgbImage) else source.values) for source in sources
+    )

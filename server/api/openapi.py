@@ -24,6 +24,7 @@ from server.api.director import AugmentBody
 from server.api.examples import build_examples
 from server.api.openai import ImagesRequest
 from server.api.upscale import UpscaleRequest
+from server.api.vibes import MEDIA_TYPE, EncodeVibeBody
 from server.errors import NotFound
 from server.picture.comment import naiad_version
 from server.request.schema import PARAMETERS, GenerateBody
@@ -64,6 +65,7 @@ BODIES: Mapping[str, type[BaseModel] | None] = {
     "/ai/upscale": UpscaleRequest,
     "/ai/augment-image": AugmentBody,
     "/ai/annotate-image": AnnotateBody,
+    "/ai/encode-vibe": EncodeVibeBody,
     "/user/login": None,
     "/user/clientsettings": None,
     "/v1/images/generations": ImagesRequest,
@@ -89,6 +91,7 @@ RESPONSES: Mapping[str, Schema] = {
     "/ai/upscale": IMAGES,
     "/ai/augment-image": IMAGES,
     "/ai/annotate-image": IMAGES,
+    "/ai/encode-vibe": {MEDIA_TYPE: {"schema": BINARY}},
 }
 """The content of each path's response that is not JSON alone."""
 ERROR: Schema = {

@@ -23,7 +23,7 @@ from server.api.price import get_price
 from server.api.stream import generate_image_stream
 from server.api.tags import suggest_tags
 from server.api.upscale import upscale_image
-from server.api.vibes import refuse_vibe
+from server.api.vibes import encode_vibe
 
 
 def install_routes(app: FastAPI) -> None:
@@ -48,7 +48,7 @@ def install_routes(app: FastAPI) -> None:
     app.post("/ai/upscale")(upscale_image)
     app.post("/ai/augment-image")(augment_image)
     app.post("/ai/annotate-image")(annotate_image)
-    app.post("/ai/encode-vibe")(refuse_vibe)
+    app.post("/ai/encode-vibe")(encode_vibe)
     app.post("/v1/images/generations")(create_images)
     get("/v1/models")(list_models)
     get("/v1/models/{model}")(get_model)

@@ -1,6 +1,7 @@
 """Builders from settings to the server's objects: engine, request policy, metadata policy, access rules, app state."""
 
 from functools import partial
+from secrets import token_bytes
 from socket import gethostname
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
 from server.engine.threads import choose_threads
-from server.picture.signature import open_key
+from server.picture.signature import open_key, read_key
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy
@@ -31,15 +32,26 @@ if TYPE_CHECKING:
 def build_request_policy(model: ServedModel, settings: Settings) -> RequestPolicy:
     """Build the policy by which requests are resolved."""
     presets = load_presets(configs() / "presets.toml")
-    api = settings.api
-    return RequestPolicy(model, presets, api.presets, api.unknown_models, api.characters, api.prompt_loras)
+    api, secret = settings.api, b"" if model.vibe is None else _read_vibe_secret(settings)
+    return RequestPolicy(
+        model, presets, api.presets, api.unknown_models, api.characters, secret, api.prompt_loras
+    )
+
+
+def _read_vibe_secret(settings: Settings) -> bytes:
+    """Return the secret of encoded vibes, from the signing key; without one, they are valid until the server stops."""
+    path = signing_key_path(settings)
+    key = open_key(path) if settings.metadata == "full" else read_key(path)
+    return token_bytes(32) if key is None else key.derive_secret(b"encoded vibes")
 
 
 def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPolicy:
     """Build the policy for the metadata of images; full metadata creates the signing key if it does not exist."""
     key = open_key(signing_key_path(settings)) if settings.metadata == "full" else None
     batching = settings.engine.batching
-    return MetadataPolicy(model.fingerprint, key, settings.metadata, batching, model.inpainting, model.files)
+    vibe_files = dict[str, str]() if model.vibe is None else model.vibe.files
+    methods = batching, model.inpainting
+    return MetadataPolicy(model.fingerprint, key, settings.metadata, *methods, model.files, vibe_files)
 
 
 def build_engine(model: ServedModel, settings: Settings) -> Engine:

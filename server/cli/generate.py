@@ -67,6 +67,8 @@ def _run_engine(model: ServedModel, settings: Settings) -> Generator[Engine]:
 def _print_request(resolved: ResolvedRequest) -> None:
     prompts = resolved.job.prompts
     typer.echo(f"prompt: {prompts.positive}\nnegative: {prompts.negative}", err=True)
+    for character in prompts.characters:
+        typer.echo(f"character at {character.x:g}, {character.y:g}: {character.positive}", err=True)
     for warning in resolved.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

@@ -108,14 +108,17 @@ def _redraw(
 ) -> None:
     """Run img2img on an image file; `change` is strength and noise."""
     from server.cli.generate import generate_to_file
-    from server.cli.redraw import build_redraw_request
+    from server.cli.redraw import build_redraw_request, warn_of_references
     from server.engine.model import detect_model
 
     # a model id says here only which syntax the prompt has
     api = settings.api.model_copy(update={"unknown_models": "map"})
     settings = settings.model_copy(update={"api": api})
     overrides["image_format"] = options.parse_format(output.path)
-    body = build_redraw_request(_read_file(picture), scale, *change, overrides)
+    data = _read_file(picture)
+    body = build_redraw_request(data, scale, *change, overrides)
+    for warning in warn_of_references(data):
+        typer.echo(f"warning: {warning}", err=True)
     generate_to_file(detect_model(catalog), settings, body, output)
 
 

@@ -55,6 +55,16 @@ def build_redraw_request(
     return {"input": prompt, "action": "img2img", "parameters": defaults | parameters, **model}
 
 
+def warn_of_references(data: bytes) -> tuple[str, ...]:
+    """Return a warning if an image was drawn with reference images, which no file holds."""
+    settings = read_settings(read_metadata(open_image(data, "file")).fields)
+    strengths = settings.get("reference_strength_multiple")
+    if not isinstance(strengths, list) or not strengths:
+        return ()
+    count = len(cast("list[object]", strengths))
+    return (f"reference images: the picture was drawn with {count}, which are not in its file; left out",)
+
+
 def _has_nai4_syntax(settings: Mapping[str, object]) -> bool:
     """Return whether the prompt is in NAI V4's syntax: it is structured, or `naiad` says so."""
     value = settings.get("naiad")

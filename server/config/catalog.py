@@ -36,6 +36,31 @@ class LoraEntry(StrictModel):
         return self.strength if self.text_strength is None else self.text_strength
 
 
+Triple = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _to_table(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class VibeFiles(StrictModel):
+    """An image adapter for vibe transfer, its image encoder if that is another file, and a factor of all strengths."""
+
+    path: Path
+    image_encoder: Path | None = None
+    strength: Positive = 1.0
+
+    def resolve_paths(self, folder: Path) -> "VibeFiles":
+        """Return the same with relative paths resolved against a folder."""
+        encoder = None if self.image_encoder is None else folder / self.image_encoder
+        return self.model_copy(update={"path": folder / self.path, "image_encoder": encoder})
+
+
+VibeEntry = Annotated[VibeFiles | None, BeforeValidator(_to_table)]
+"""A table, or the adapter's path alone."""
+
+
 class ModelEntry(StrictModel):
     """A checkpoint, either a file or a diffusers folder, with overrides and auxiliary weights."""
 
@@ -49,6 +74,7 @@ class ModelEntry(StrictModel):
     inpainting: Path | None = None
     preview_decoder: Path | None = None
     clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
+    vibe: VibeEntry = None
     loras: tuple[LoraEntry, ...] = ()
 
     def resolve_paths(self, folder: Path) -> "ModelEntry":
@@ -61,11 +87,8 @@ class ModelEntry(StrictModel):
         }
         update: dict[str, object] = {key: folder / file for key, file in files.items() if file is not None}
         update["text_encoders"] = tuple(folder / file for file in self.text_encoders)
+        update["vibe"] = None if self.vibe is None else self.vibe.resolve_paths(folder)
         return self.model_copy(update=update)
-
-
-Triple = tuple[float, float, float]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ToolFile(StrictModel):
@@ -77,10 +100,6 @@ class ToolFile(StrictModel):
     size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] | None = None
     mean: Triple | None = None
     std: tuple[Positive, Positive, Positive] | None = None
-
-
-def _to_table(value: object) -> object:
-    return {"path": value} if isinstance(value, str) else value
 
 
 ToolEntry = Annotated[ToolFile | None, BeforeValidator(_to_table)]
@@ -150,8 +169,9 @@ class Catalog(StrictModel):
         """Raise `ConfigError` with the line in the catalog if a file of a listed model does not exist."""
         entry = self.models[model]
         tools = ((("tools", tool), file.path) for tool, file in self.tools.list_files().items())
-        previews = [] if entry.preview_decoder is None else [(("preview_decoder",), entry.preview_decoder)]
-        for key, path in ((("path",), entry.path), *self.iter_auxiliary_files(model), *previews, *tools):
+        others = [(("preview_decoder",), entry.preview_decoder), *_list_vibe_files(entry.vibe)]
+        optional = ((key, path) for key, path in others if path is not None)
+        for key, path in ((("path",), entry.path), *self.iter_auxiliary_files(model), *optional, *tools):
             if not os.path.exists(path):  # noqa: PTH110 -- False, not an error, if the name is too long
                 full_key = key if key[0] in ("upscaler", "tools") else ("models", model, *key)
                 where = f"{self.describe_key(full_key)}: " if self._file else ""
@@ -177,6 +197,12 @@ class Catalog(StrictModel):
             yield ("upscaler",), self.upscaler
 
 
+def _list_vibe_files(vibe: VibeFiles | None) -> list[tuple[Key, Path | None]]:
+    if vibe is None:
+        return []
+    return [(("vibe", "path"), vibe.path), (("vibe", "image_encoder"), vibe.image_encoder)]
+
+
 def load_catalog(file: Path) -> Catalog:
     """Read a catalog; relative paths are resolved against its folder. The files need not exist.
 
@@ -195,9 +221,11 @@ def single_model_catalog(
     inpainting: Path | None = None,
     prediction: PredictionType | None = None,
     zsnr: bool | None = None,
+    vibe: Path | None = None,
 ) -> Catalog:
     """A catalog of one checkpoint, which serves all model ids."""
-    entry = ModelEntry(path=path, inpainting=inpainting, prediction=prediction, zsnr=zsnr)
+    adapter = None if vibe is None else VibeFiles(path=vibe)
+    entry = ModelEntry(path=path, inpainting=inpainting, prediction=prediction, zsnr=zsnr, vibe=adapter)
     return Catalog(default="nai-diffusion-3", models={"nai-diffusion-3": entry})
 
 
@@ -220,9 +248,9 @@ def choose_catalog(
         raise ConfigError(f"{' and '.join(used)} cannot be combined; use one of them")
     if demo:
         folder = demo_weights()
-        inpainting = folder / "naiad-demo-inpainting.safetensors"
-        existing = inpainting if inpainting.exists() else None
-        catalog = single_model_catalog(folder / "naiad-demo.safetensors", existing, prediction, zsnr)
+        files = (folder / f"naiad-demo-{name}.safetensors" for name in ("inpainting", "vibe"))
+        inpainting, vibe = (file if file.exists() else None for file in files)
+        catalog = single_model_catalog(folder / "naiad-demo.safetensors", inpainting, prediction, zsnr, vibe)
         return catalog.model_copy(update={"lora_folder": folder / "loras"})
     if checkpoint is not None:
         return single_model_catalog(checkpoint, None, prediction, zsnr)

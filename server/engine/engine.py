@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Protocol
 
 from pipelines.errors import Cancelled, DeviceLost, PipelineError
-from pipelines.job import Work
+from pipelines.job import EncodedVibe, Work
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress, Sigmas
 from server.engine.model import ServedModel
 from server.errors import Overloaded, Unavailable
@@ -54,12 +54,13 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The images of a job, the sigmas of its last pass, and the seconds it waited and ran."""
+    """The images of a job, the sigmas of its last pass, the seconds it waited and ran; or what else it gives."""
 
     images: "Sequence[Pixels]"
     sigmas: Sigmas
     queue_seconds: float
     run_seconds: float
+    vibe: EncodedVibe | None = None
 
 
 class Ticket:
@@ -255,4 +256,5 @@ class Engine:
             ticket.future.set_exception(error)
             return
         seconds = perf_counter() - started
-        ticket.future.set_result(Result(output.images, output.sigmas, ticket.queue_seconds, seconds))
+        times = ticket.queue_seconds, seconds
+        ticket.future.set_result(Result(output.images, output.sigmas, *times, output.vibe))

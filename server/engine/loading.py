@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.adapters.vibe import VibeEncoder, load_vibe, plan_vibe
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
 from pipelines.job import Work
 from pipelines.pipeline import Pipeline
@@ -19,10 +20,12 @@ from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import load_upscaler
 from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
-from pipelines.weights.load import load_weights
+from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
+from pipelines.weights.networks import DiffusersUNet
 from pipelines.weights.parts import plan_model
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction
+from server.config.catalog import VibeFiles
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.model import ServedModel
@@ -85,7 +88,8 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
         check_inpainting_prediction(weights, entry.inpainting)
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
-    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, settings.engine.lora_memory << 20)
+    memory, vibe = settings.engine.lora_memory << 20, _load_vibe(entry.vibe, weights)
+    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, memory)
     if entry.preview_decoder is not None and decode_preview is not None:
         likeness = pipeline.compare_preview(decode_preview)
         if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color
@@ -97,10 +101,19 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model)
 
 
+def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
+    """Load a model's image adapter and install it in all its UNets; None without one."""
+    if files is None:
+        return None
+    unets = [unet for unet in (weights.unet, weights.inpainting) if isinstance(unet, DiffusersUNet)]
+    place = weights.device, weights.dtype
+    return load_vibe(files.path, files.image_encoder, unets, *place, files.strength)
+
+
 def check_model(model: ServedModel) -> None:
     """Raise the `WeightsError` that loading a model would raise for its headers; no tensor is read."""
     entry = model.entry
-    plan_model(
+    plan = plan_model(
         entry.path,
         entry.prediction,
         entry.zsnr,
@@ -111,6 +124,8 @@ def check_model(model: ServedModel) -> None:
     )
     if entry.preview_decoder is not None:
         plan_tiny_decoder(entry.preview_decoder)
+    if entry.vibe is not None:
+        plan_vibe(entry.vibe.path, entry.vibe.image_encoder, plan.unet.image_attention.shapes)
 
 
 def _set_threads(settings: Settings) -> None:

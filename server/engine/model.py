@@ -2,17 +2,46 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
+from pipelines.adapters.ip_adapter import detect_ip_adapter, find_encoder
 from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.detect import Detection, detect, detect_inpainting
-from server.config.catalog import Catalog, ModelEntry, ToolFiles
+from server.config.catalog import Catalog, ModelEntry, ToolFiles, VibeFiles
 from server.config.profiles import Profile, find_profile, load_profiles, match_profile
 from server.config.resources import configs
 from server.config.toml import ConfigError, join_key
 from server.engine.loras import UnknownLora, find_lora
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVibe:
+    """An image adapter for vibe transfer, not loaded yet.
+
+    Attributes:
+        file: its name.
+        kind: "base" or "plus".
+        count, width: number of tokens for an image, and their width.
+        files: fingerprints of the adapter and its image encoder by their keys in the catalog.
+    """
+
+    file: str
+    kind: str
+    count: int
+    width: int
+    files: Mapping[str, str]
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits that identify what images are encoded by."""
+        return sha256("".join(self.files.values()).encode()).hexdigest()[:8].upper()
+
+    def card(self) -> dict[str, object]:
+        """Part of the model's entry of `/models`."""
+        return {"file": self.file, "kind": self.kind, "tokens": self.count, "hash": self.hash}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +60,7 @@ class ServedModel:
     files: Mapping[str, str] = field(default_factory=dict[str, str])  # fingerprints of auxiliary files by key
     lora_folder: Path | None = None  # of the LoRAs that requests may name
     tools: ToolFiles = field(default_factory=ToolFiles)  # networks of the director tools and annotators
+    vibe: ServedVibe | None = None
 
     @property
     def has_upscaler(self) -> bool:
@@ -59,6 +89,7 @@ class ServedModel:
             "zero_terminal_snr": self.detection.zsnr,
             "inpainting": self.inpainting,
             "upscaler": "lanczos" if self.upscaler is None else self.upscaler.name,
+            "vibe": None if self.vibe is None else self.vibe.card(),
             "evidence": list(self.detection.evidence),
             "loras": [entry.name for entry in self.entry.loras],
             "profile": self.profile.name,
@@ -96,6 +127,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         files={join_key(key): fingerprint(path) for key, path in catalog.iter_auxiliary_files(name)},
         lora_folder=catalog.lora_folder,
         tools=catalog.tools,
+        vibe=None if entry.vibe is None else _detect_vibe(entry.vibe),
     )
 
 
@@ -107,6 +139,15 @@ def _check_loras(catalog: Catalog, model: str, detection: Detection) -> None:
         except UnknownLora as error:
             where = catalog.describe_key(("models", model, "loras", index))
             raise ConfigError(f"{where}: {entry.name!r} {error}") from None
+
+
+def _detect_vibe(files: VibeFiles) -> ServedVibe:
+    adapter = detect_ip_adapter(files.path)
+    find_encoder(adapter, files.image_encoder)
+    fingerprints = {"vibe": fingerprint(files.path)}
+    if files.image_encoder is not None:
+        fingerprints["vibe.image_encoder"] = fingerprint(files.image_encoder)
+    return ServedVibe(files.path.name, adapter.kind, adapter.count, adapter.width, fingerprints)
 
 
 def _choose_profile(entry: ModelEntry, detection: Detection) -> tuple[Profile, str]:

@@ -14,7 +14,19 @@ from importlib.metadata import version
 from math import inf, isfinite
 from typing import cast
 
-from pipelines.job import SEED_MODULUS, Character, InitImage, Job, Lora, Pass, PreviousPass, Prompts
+from pipelines.job import (
+    SEED_MODULUS,
+    Character,
+    EncodedVibe,
+    InitImage,
+    Job,
+    Lora,
+    Pass,
+    PreviousPass,
+    Prompts,
+    RgbImage,
+    Vibe,
+)
 
 NAI_HASHES = {
     *("B0BDF6C1", "C1E1DE52", "7BCCAA2C", "1120E6A9", "8BA2AF87"),
@@ -60,12 +72,14 @@ def describe_job(
 
     Source images are recorded by SHA-256, the inpainting method by name, auxiliary weights (`files`) by fingerprint.
     """
-    inputs = dict[str, str]()
+    inputs = dict[str, object]()
     init = job.passes[0].init
     if isinstance(init, InitImage):
         inputs["picture"] = sha256(init.image.rgb).hexdigest()
         if init.mask is not None:
             inputs |= {"mask": sha256(init.mask).hexdigest(), "inpainting": inpainting}
+    if job.vibes:
+        inputs["vibes"] = [_hash_source(vibe.source) for vibe in job.vibes]
     return {
         "version": naiad_version(),
         "model": source_hash,
@@ -75,6 +89,10 @@ def describe_job(
         "ladder": _to_plain(ladder),
         "inputs": inputs,
     }
+
+
+def _hash_source(source: RgbImage | EncodedVibe) -> str:
+    return sha256(source.rgb if isinstance(source, RgbImage) else source.values).hexdigest()
 
 
 def _canonical_job(job: Job) -> dict[str, object]:
@@ -98,6 +116,15 @@ def _canonical_job(job: Job) -> dict[str, object]:
         "source": _canonical_init(first),
         "enhance": _canonical_enhance(others[0]) if others else None,
         **({"loras": [_canonical_lora(lora) for lora in job.loras]} if job.loras else {}),
+        **({"vibes": [_canonical_vibe(vibe) for vibe in job.vibes]} if job.vibes else {}),
+    }
+
+
+def _canonical_vibe(vibe: Vibe) -> dict[str, object]:
+    return {
+        "strength": vibe.strength,
+        "information_extracted": vibe.information_extracted,
+        "encoded": isinstance(vibe.source, EncodedVibe),
     }
 
 
@@ -170,8 +197,8 @@ def build_comment(
         "hide_debug_overlay": False,
         "noise_schedule": job.schedule,
         "legacy_v3_extend": job.prompts.drop_seam_tokens,
-        "reference_information_extracted_multiple": [],
-        "reference_strength_multiple": [],
+        "reference_information_extracted_multiple": [float(vibe.information_extracted) for vibe in job.vibes],
+        "reference_strength_multiple": [float(vibe.strength) for vibe in job.vibes],
         "sampler": job.sampler,
         "controlnet_strength": 1.0,
         "controlnet_model": None,

@@ -4,6 +4,7 @@ The message is the RGB bytes followed by the Comment as `json.dumps` writes it; 
 key. NovelAI's own verifiers accept it if they are given the operator's key instead of NovelAI's.
 """
 
+import hmac
 import json
 import logging
 import os
@@ -42,6 +43,10 @@ class SigningKey:
     def public(self) -> str:
         """The public key's 32 bytes in Base64."""
         return b64encode(self.private.public_key().public_bytes_raw()).decode()
+
+    def derive_secret(self, purpose: bytes) -> bytes:
+        """Return 32 bytes that only the owner of the key can derive, others for each purpose."""
+        return hmac.digest(self.private.private_bytes_raw(), purpose, "sha256")
 
 
 def open_key(path: Path) -> SigningKey:

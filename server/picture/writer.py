@@ -40,6 +40,7 @@ class MetadataPolicy:
             nothing.
         batching, inpainting: the mode, and the method ("network" or "blend"), recorded under `naiad`.
         files: fingerprints of the auxiliary weights, recorded under `naiad`.
+        vibe_files: those of the image adapter, recorded where an image has references.
     """
 
     source_hash: str
@@ -48,6 +49,7 @@ class MetadataPolicy:
     batching: str
     inpainting: str = "blend"
     files: Mapping[str, str] = field(default_factory=dict[str, str])
+    vibe_files: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if self.level == "full" and self.key is None:
@@ -63,8 +65,9 @@ def write_job_picture(
     image_format: ImageFormat,
 ) -> bytes:
     """Return the file of image `index` of a job; raise Rejected if the format cannot hold an image of this size."""
+    files = {**policy.files, **policy.vibe_files} if job.vibes else policy.files
     naiad_object = describe_job(
-        job, result.sigmas, policy.batching, policy.source_hash, policy.inpainting, policy.files
+        job, result.sigmas, policy.batching, policy.source_hash, policy.inpainting, files
     )
     make_comment = partial(build_comment, job, index, recorded)
     rgb = result.images[index]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import inf
 from secrets import randbelow
@@ -27,6 +27,7 @@ from server.request.passes import build_enhance_pass, build_first_pass, count_se
 from server.request.presets import Mode, Presets, PromptTexts, apply_presets
 from server.request.schema import LARGEST_AREA, GenerateRequest, Parameters, Task
 from server.request.v4_prompt import flatten_v4_prompt
+from server.request.vibes import read_vibes
 
 NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
 NATIVE_ONLY = frozenset({"k_lms", "k_dpm_fast"})
@@ -48,6 +49,7 @@ class RequestPolicy:
     mode: Mode = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
     characters: Literal["regional", "flatten"] = "regional"
+    vibe_secret: bytes = field(default=b"", repr=False)  # of the codes in encoded vibes
     prompt_loras: bool = False
 
 
@@ -79,7 +81,7 @@ def resolve(
     """
     parameters, profile = request.parameters, policy.model.profile
     model = policy.presets.canonical(request.model or policy.model.model)
-    model_warnings = _check_model(model, policy)
+    model_warnings = check_model(model, policy)
     size = parameters.width or profile.defaults.width, parameters.height or profile.defaults.height
     samples = parameters.n_samples or 1
     enhance = build_enhance_pass(parameters, size, samples, policy.model, pick_seed)
@@ -95,6 +97,7 @@ def resolve(
     loras, lora_warnings = choose_loras((*read_loras(parameters.loras), *tagged), policy.model)
     prompt_warnings = (*preset_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
+    vibes = read_vibes(parameters, policy.model, policy.vibe_secret)
     first = build_first_pass(parameters, size, seeds, smea, profile)
     job = Job(
         model=policy.model.model,
@@ -106,6 +109,7 @@ def resolve(
         passes=(first,) if enhance is None else (first, enhance),
         sigma_start=profile.sigma_start,
         brownian=recorded["prefer_brownian"],
+        vibes=vibes,
         loras=loras,
     )
     legacy = {} if parameters.legacy is None else {"legacy": parameters.legacy}
@@ -119,7 +123,7 @@ def resolve(
     return ResolvedRequest(job, image_format, legacy | recorded, warnings)
 
 
-def _check_model(name: str, policy: RequestPolicy) -> tuple[str, ...]:
+def check_model(name: str, policy: RequestPolicy) -> tuple[str, ...]:
     """Warn if another model than the requested one answers, or refuse."""
     loaded = policy.model
     names = {name, name.removesuffix("-inpainting")}

@@ -109,6 +109,14 @@ class Parameters(WireModel):
     v4_negative_prompt: object = None
     image: object = None
     mask: object = None
+    reference_image: object = None  # these and their values are read by request/vibes.py
+    reference_image_multiple: object = None
+    reference_image_multiple_cached: object = None
+    reference_strength: object = None
+    reference_strength_multiple: object = None
+    reference_information_extracted: object = None
+    reference_information_extracted_multiple: object = None
+    normalize_reference_strength_multiple: object = None
 
 
 class EnhanceParameters(WireModel):

@@ -9,13 +9,9 @@ from typing import cast
 
 from server.errors import Rejected
 
-VIBES = "remove the reference images; vibe transfer is not offered by this version"
 CHARACTERS = "remove the character references; they are not offered by this version"
 CONTROLNET = "remove the ControlNet image; ControlNet is not offered by this version"
 REFUSED = {
-    "reference_image": VIBES,
-    "reference_image_multiple": VIBES,
-    "reference_image_multiple_cached": VIBES,
     "director_reference_images": CHARACTERS,
     "director_reference_images_cached": CHARACTERS,
     "controlnet_condition": CONTROLNET,

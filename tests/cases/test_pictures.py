@@ -101,15 +101,14 @@ def test_inspect_decodes_text(naiad, file, name):
     assert (fields["Comment"]["prompt"], fields["Comment"]["uc"]) == PROMPTS[name]
 
 
-def test_enhance_generates_all_characters_or_says_what_it_leaves_out(naiad, file, fake_model):
+def test_enhance_generates_all_characters_at_their_places(naiad, file, fake_model):
     done = naiad("enhance", file("v4_two_girls.png"), "--demo", "-o", "enhanced.png")
     assert done.status == 0, done.error
     (job,) = fake_model.jobs
-    if job.prompts.positive == "2girls, street":
-        assert "char" in done.error
-    else:
-        assert job.prompts.positive == "2girls, street, girl, red hair, girl, blue hair, hat"
-        assert job.prompts.negative == "lowres, hat"
+    texts = [(character.positive, character.negative) for character in job.prompts.characters]
+    assert (job.prompts.positive, job.prompts.negative) == ("2girls, street", "lowres")
+    assert texts == [("girl, red hair", "hat"), ("girl, blue hair, hat", "")]
+    assert "character at 0.7, 0.5: girl, blue hair, hat" in done.error
 
 
 def test_a_wide_gamut_is_converted_to_srgb(client, file, fake_model):

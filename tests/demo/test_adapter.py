@@ -11,9 +11,8 @@ from demo.checkpoint import DEMO, VIBE
 from demo.model import DemoModel
 from demo.scenes import Scene
 from demo.text_encoders import split_captions
-from demo.train_adapter import generate_from_reference
+from demo.train_adapter import generate_from_references, load_pipeline
 from demo.train_unet import build_job
-from pipelines.weights.load import load_weights
 
 NOISY = torch.randn(1, 4, 8, 6, generator=torch.Generator().manual_seed(4))
 
@@ -72,12 +71,24 @@ REFERENCES = (
 
 @pytest.mark.parametrize("scene", REFERENCES, ids=lambda scene: scene.background)
 def test_an_image_has_the_palette_of_its_reference_at_full_scale_and_not_at_zero(scene):
-    weights = load_weights(DEMO)
-    adapter = load_adapter(VIBE, weights.unet.module)  # pyright: ignore[reportAttributeAccessIssue]
+    pipeline = load_pipeline(DEMO, VIBE)
     reference = scene.draw(224, 224, np.random.default_rng(6))
     job = build_job("1girl, solo", (256, 256), seed=4)
     with_adapter, without = (
-        generate_from_reference(weights, adapter, reference, job, scale) for scale in (1.0, 0.0)
+        generate_from_references(pipeline, [reference], job, scale) for scale in (1.0, 0.0)
     )
     assert matches_palette(scene, with_adapter)
     assert not matches_palette(scene, without)
+
+
+def test_two_references_both_have_an_effect():
+    """Their image is nearer to the image from each than the other one's is."""
+    pipeline, job = load_pipeline(DEMO, VIBE), build_job("1girl, solo", (256, 256), seed=4)
+    references = [scene.draw(224, 224, np.random.default_rng(6)) for scene in REFERENCES]
+    first, second = (
+        generate_from_references(pipeline, [reference], job, 1.0).astype(float) for reference in references
+    )
+    mixed = generate_from_references(pipeline, references, job, 0.5, 0.5).astype(float)
+    apart = np.abs(first - second).mean()
+    assert 0 < np.abs(mixed - first).mean() < apart
+    assert 0 < np.abs(mixed - second).mean() < apart

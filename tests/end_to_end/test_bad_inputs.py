@@ -190,9 +190,9 @@ CASES = [
     with_parameters("28 strength and noise unused", 200, {"seed": 7}, strength=7, noise=-1),
     case("28 strength used", GOOD | {"action": "img2img", "parameters": SMALL | {"image": "iVBORw0KGgo=", "strength": 7}},
          400, "parameters.strength: 7 is not a number from 0 to 1"),
-    with_parameters("33 vibe", 400, "vibe transfer is not offered by this version", reference_image_multiple=["iVBORw0KGgo="]),
+    with_parameters("33 vibe", 400, "remove the reference images; the model has no image adapter", reference_image_multiple=["iVBORw0KGgo="]),
     case("33 vibe and infill", GOOD | {"action": "infill", "parameters": SMALL | {
-        "image": "iVBORw0KGgo=", "mask": "iVBORw0KGgo=", "reference_image": "iVBORw0KGgo="}}, 400, "not offered by this version"),
+        "image": "iVBORw0KGgo=", "mask": "iVBORw0KGgo=", "reference_image": "iVBORw0KGgo="}}, 400, "has no image adapter"),
     # texts
     with_keys("29 1 MB", 400, "input: 'xxx", input="x" * MIB),
     with_keys("29 1 MB of tokens", 400, "is not a text of at most 40000 characters", input="a " * (MIB // 2)),

@@ -102,6 +102,12 @@ def test_keys_of_a_lora_or_a_controlnet_matter_only_without_a_unet(tmp_path, str
         detect(hollow(tmp_path / "b.safetensors", stray))
 
 
+def test_an_image_adapter_is_no_model(tmp_path):
+    shapes = {"image_proj.norm.weight": (2048,), "ip_adapter.1.to_k_ip.weight": (640, 2048)}
+    with pytest.raises(WeightsError, match="an IP-Adapter, not a model; name it as the `vibe` of one"):
+        detect(hollow(tmp_path / "a.safetensors", shapes))
+
+
 def test_a_controlnet_in_diffusers_layout_has_no_unet(tmp_path):
     shapes = {"conv_in.weight": (320, 4, 3, 3), "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3)}
     with pytest.raises(WeightsError, match="a ControlNet"):

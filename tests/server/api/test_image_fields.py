@@ -162,9 +162,9 @@ def test_a_part_that_no_field_names_is_refused(client):
     assert (response.status_code, response.json()["message"]) == (400, message)
 
 
-def test_encoding_a_vibe_is_refused_by_name(client):
+def test_encoding_a_vibe_without_an_adapter_is_refused_by_name(client):
     response = client.post("/ai/encode-vibe", json={"image": "AAAA", "model": "nai-diffusion-4-5-full"})
-    message = "image: remove the reference images; vibe transfer is not offered by this version"
+    message = "image: remove the reference images; the model has no image adapter (`vibe` in the catalog)"
     assert (response.status_code, response.json()["message"]) == (400, message)
 
 

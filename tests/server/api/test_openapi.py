@@ -6,6 +6,7 @@ import pytest
 from fake_model import BASE_URL, FakeModel, build_state
 from fastapi.testclient import TestClient
 
+from demo.checkpoint import VIBE
 from server.api.access import AccessRules
 from server.api.examples import build_examples
 from server.app import create_app
@@ -15,7 +16,7 @@ from server.engine.model import detect_model
 
 @pytest.fixture(scope="module")
 def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
+    return detect_model(single_model_catalog(demo_file, vibe=VIBE))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_bodies_have_the_names_of_the_wire_and_say_what_is_allowed(document):
     }  # fmt: skip
 
 
-BODYLESS = ("/user/create-persistent-token", "/ai/encode-vibe")
+BODYLESS = ("/user/create-persistent-token",)
 """Paths that read no body."""
 
 

@@ -12,8 +12,8 @@ import pytest
 from image_files import make_exif, make_segment
 from PIL import Image
 
-from pipelines.job import Character, Guidance, Job, Pass, Prompts
-from server.cli.redraw import NAI4_MODEL, build_redraw_request
+from pipelines.job import Character, Guidance, Job, Pass, Prompts, RgbImage, Vibe
+from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_references
 from server.config.catalog import single_model_catalog
 from server.config.resources import configs
 from server.engine.engine import Result
@@ -144,6 +144,15 @@ def test_a_prompt_in_the_syntax_of_v4_is_read_in_it_again(signing_key):
     metadata = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
     data = write_job_picture(metadata, replace(JOB, prompts=prompts), result, 0, {}, "png")
     assert build_redraw_request(data, 1.0, 0.5, 0.0, {})["model"] == NAI4_MODEL
+
+
+def test_reference_images_that_no_file_has_are_warned_about(file, signing_key):
+    assert warn_of_references(file) == ()
+    vibes, result = (Vibe(RgbImage(1, 1, b"abc")),) * 2, Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
+    metadata = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
+    data = write_job_picture(metadata, replace(JOB, vibes=vibes), result, 0, {}, "png")
+    (warning,) = warn_of_references(data)
+    assert warning.startswith("reference images: the picture was drawn with 2, ")
 
 
 def test_overrides_replace_the_metadata(file):

@@ -112,3 +112,44 @@ def test_flags_say_what_a_checkpoint_on_the_command_line_predicts(options):
     catalog = choose_catalog(Settings(), **arguments, prediction="v", zsnr=False)
     entry = catalog.models[catalog.default]
     assert (entry.prediction, entry.zsnr) == ("v", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoder", "strength"),
+    [
+        ('vibe = "ip.st"', None, 1.0),
+        ('vibe = {path = "ip.st", image_encoder = "h", strength = 0.8}', "h", 0.8),
+        ('[models.a.vibe]\npath = "ip.st"\nimage_encoder = "h"', "h", 1.0),
+    ],
+)
+def test_an_image_adapter_is_a_path_or_a_table(tmp_path, text, encoder, strength):
+    catalog = load_catalog(write_catalog(tmp_path, f'default = "a"\n[models.a]\npath = "a.st"\n{text}\n'))
+    vibe = catalog.models["a"].vibe
+    assert vibe is not None
+    assert vibe.path == tmp_path / "ip.st"
+    assert vibe.image_encoder == (None if encoder is None else tmp_path / encoder)
+    assert vibe.strength == strength
+    (tmp_path / "a.st").touch()
+    with pytest.raises(ConfigError, match=r"weights\.toml:[45]: models\.a\.vibe\.path: .*no such file"):
+        catalog.require_files("a")
+    (tmp_path / "ip.st").touch()
+    if encoder is None:
+        catalog.require_files("a")
+    else:
+        with pytest.raises(ConfigError, match=r"models\.a\.vibe\.image_encoder: .*no such file"):
+            catalog.require_files("a")
+
+
+@pytest.mark.parametrize("strength", ["0", "-1", "inf", '"a"'])
+def test_a_factor_of_strengths_is_positive(tmp_path, strength):
+    text = f'default = "a"\n[models.a]\npath = "a.st"\nvibe = {{path = "ip.st", strength = {strength}}}'
+    with pytest.raises(ConfigError, match="strength"):
+        load_catalog(write_catalog(tmp_path, text))
+
+
+def test_the_demo_has_its_own_adapter():
+    catalog = choose_catalog(Settings(), None, demo=True, weights=None)
+    vibe = catalog.models[catalog.default].vibe
+    assert vibe is not None
+    assert vibe.path.name == "naiad-demo-vibe.safetensors"
+    catalog.require_files(catalog.default)

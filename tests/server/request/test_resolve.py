@@ -502,8 +502,8 @@ def test_a_listed_model_that_is_not_loaded_is_refused(refusal, model, kind, sett
         ({"action": "img2img"}, {"image": ""}, "parameters.image: img2img needs an image"),
         ({"action": "infill"}, {"image": "AAAA"}, "parameters.mask: infill needs an image and a mask"),
         ({"action": "infill"}, {"mask": "AAAA"}, "parameters.mask: infill needs an image and a mask"),
-        ({}, {"reference_image": "AAAA"}, "parameters.reference_image: remove the reference images; vibe transfer is not offered by this version"),
-        ({}, {"reference_image_multiple": ["AAAA"]}, "parameters.reference_image_multiple: remove the reference images; vibe transfer is not offered"),
+        ({}, {"reference_image": "AAAA"}, "parameters.reference_image: remove the reference images; the model has no image adapter (`vibe` in the catalog)"),
+        ({}, {"reference_image_multiple": ["AAAA"]}, "parameters.reference_image_multiple.0: remove the reference images; the model has no image adapter"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_field_the_value_and_what_is_allowed(refusal, top, parameters, message):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from server.api.body import parse_json_object
 from server.errors import Rejected
 from server.request.schema import LONGEST_TEXT, GenerateParameters, Parameters, read_request
+from server.request.vibes import VibeParameters
 
 WORD = f"a text of at most {LONGEST_TEXT} characters"
 NAME = "a name of at most 200 characters"
@@ -33,6 +34,8 @@ UNUSED = {
     "qualityPresetId": "quality_id",
     "ucPresetId": "uc_id",
     **{name: name for name in ("v4_prompt", "v4_negative_prompt", "image", "mask", "stream", "loras")},
+    **{name: name for name in VibeParameters.model_fields},
+    **{f"reference_image{end}": f"reference_image{end}" for end in ("", "_multiple", "_multiple_cached")},
 }
 
 
