@@ -20,6 +20,7 @@ DEMO, INPAINTING, VIBE = (
     WEIGHTS / f"{name}.safetensors" for name in ("naiad-demo", "naiad-demo-inpainting", "naiad-demo-vibe")
 )
 """The trained files: the model, the inpainting UNet and the image adapter."""
+CYANOTYPE_LORA = WEIGHTS / "loras" / "cyanotype.safetensors"
 
 
 def build_demo(path: Path, channels: int = 4) -> Path:

@@ -64,12 +64,21 @@ def make_scene(size: Size, number: int) -> tuple[Scene, np.random.Generator]:
 
 
 def build_latent_cache(
-    folder: Path, size: Size, count: int, vae: AutoencoderKL, with_masks: bool = False
+    folder: Path,
+    size: Size,
+    count: int,
+    vae: AutoencoderKL,
+    with_masks: bool = False,
+    recolor: Callable[[Pixels], Pixels] = lambda image: image,
 ) -> LatentCache:
-    """Return the first `count` scenes of a size, drawing and encoding those that the files in `folder` lack."""
+    """Return the first `count` scenes of a size, drawing and encoding those that the files in `folder` lack.
+
+    Args:
+        recolor: changes the drawn images; a folder's files have one such function.
+    """
 
     def encode_scene(number: int) -> Tensor:
-        return encode_image(vae, to_tensor(draw_image(size, number)[0]))
+        return encode_image(vae, to_tensor(recolor(draw_image(size, number)[0])))
 
     def encode_masked(number: int) -> Tensor:
         image, rng = draw_image(size, number)

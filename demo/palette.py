@@ -43,6 +43,9 @@ SKIN: dict[str, Color] = {"light": (252, 212, 182), "dark": (165, 105, 75)}
 INK: Color = (48, 38, 48)
 PAPER: Color = (255, 255, 255)
 
+CYANOTYPE: tuple[Color, Color] = ((8, 40, 95), (222, 240, 246))
+"""The darkest and the lightest tone of a cyanotype, the palette of the demo's LoRA."""
+
 
 def darken(color: Color, share: float) -> Color:
     """Return the color with `share` of its brightness."""

@@ -43,6 +43,13 @@ class WeightsError(PipelineError):
         super().__init__(f"{abbreviate(self.path.name)}: {reason}")
 
 
+class UnusableLora(PipelineError):
+    """LoRAs that cannot be applied to the model: of another kind of model, damaged, or too strong."""
+
+    def __init__(self, names: str, reason: str) -> None:
+        super().__init__(f"LoRA {names}: {reason}")
+
+
 class NotFinite(PipelineError):
     """The network or the VAE returned NaN or infinity."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 
 SEED_MODULUS = 2**32
 
@@ -148,6 +149,22 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """A file that changes the model's weights, with its strengths for the UNet and for the text encoders.
+
+    Attributes:
+        name: what requests and metadata call it.
+        fingerprint: of the file when the request was read; see weights/checkpoint.py.
+    """
+
+    name: str
+    path: Path
+    fingerprint: str
+    unet: float = 1.0
+    text: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One request: images that share everything but their seeds.
 
@@ -169,6 +186,7 @@ class Job:
     sigma_start: float = 56.0
     brownian: bool = False
     vibes: tuple[Vibe, ...] = ()
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from math import isinf
 import torch
 from torch import Tensor
 
+from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
 from pipelines.errors import PipelineError
 from pipelines.image.color_match import match_colors
@@ -39,6 +40,9 @@ from pipelines.weights.detect import Detection
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
 
+LORA_MEMORY = 8 << 30
+"""Bytes; SDXL's weights in half precision, unchanged and with the next job's LoRAs, fit twice into 10 GB."""
+
 
 class Pipeline:
     """Generates images.
@@ -47,6 +51,7 @@ class Pipeline:
         sigma_max: a finite stand-in for infinite noise, or None for the exact step.
         batching: see sampling/batching.py.
         vibe: encodes reference images; None without an adapter for them.
+        lora_memory: bytes of CPU memory for what switching LoRAs needs, see adapters/residency.py.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Pipeline:
         sigma_max: float | None = None,
         batching: BatchingMode = "exact",
         vibe: VibeEncoder | None = None,
+        lora_memory: int = LORA_MEMORY,
     ) -> None:
         self.weights, self.vibe = weights, vibe
         self.table = build_noise_table(weights.detection, sigma_max)
@@ -63,8 +69,13 @@ class Pipeline:
         args = (self.table, weights.device, weights.dtype, batching)
         self._batcher = RowBatcher(weights.unet, *args)
         self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
+        self._loras = LoraResidency(weights.parts, weights.detection.family, lora_memory)
         self._vae = VaeCodec(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
         self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
+
+    def prepare(self, job: Job) -> None:
+        """Begin to read the LoRAs of a job that will run next; returns at once, on any thread."""
+        self._loras.prepare(job.loras)
 
     @torch.inference_mode()
     def run(
@@ -131,6 +142,8 @@ class Pipeline:
         plan = make_plan(job, pass_, self.table)
         if previews is not None:
             previews.begin_pass(plan)
+        self._loras.activate(job.loras)
+        self._prompts.adapters = self._loras.text_key
         embeddings = self._prompts.encode(job.prompts)
         if job.vibes:
             embeddings = embeddings.with_vibes(*self._require_vibe().prepare(job.vibes))

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipelines.device import translate_device_errors
 from pipelines.image.preview import DecodePreview
-from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
+from pipelines.job import Job, Pass, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
 from pipelines.pipeline import Pipeline
 from pipelines.previewer import Previewer, PreviewRun
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress
@@ -35,6 +35,11 @@ class Runner:
         """What makes previews of the model's images."""
         decode = self._decode_preview or self._pipeline.fit_preview()
         return Previewer(decode, self._pipeline.device)
+
+    def prepare(self, work: Work) -> None:
+        """Begin what the next job needs and can be done while another one runs; returns at once, on any thread."""
+        if isinstance(work, Job):
+            self._pipeline.prepare(work)
 
     def run(self, work: Work, on_step: OnStep | None = None, on_preview: OnPreview | None = None) -> Output:
         """Run a job.

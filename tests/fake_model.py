@@ -38,6 +38,10 @@ class FakeModel:
         self.jobs = []  # that began
         self.evaluations = []  # (job, step)
         self.finished = []
+        self.prepared = []  # while another one ran
+
+    def prepare(self, job):
+        self.prepared.append(job)
 
     def run(self, job, on_step, on_preview=None):
         self.jobs.append(job)

@@ -1,1 +1,1 @@
-"""What is added to a model's networks: image adapters."""
+"""What is added to a model's networks or changes them: image adapters, LoRAs."""

@@ -1,12 +1,12 @@
 """Prompt embeddings: chunks of tokens encoded one by one, weighted and mixed.
 
-Every chunk of 77 tokens is encoded alone and cached under (encoder, ids), so its numbers do not depend on what is
-encoded together with it. A weight interpolates or extrapolates a token's embedding from the empty prompt's embedding at
-the same position. The pooled vector is the first chunk's and is not weighted. `|` blends both.
+Every chunk of 77 tokens is encoded alone and cached under (adapters, encoder, ids), so its numbers do not depend on
+what is encoded together with it. A weight interpolates or extrapolates a token's embedding from the empty prompt's
+embedding at the same position. The pooled vector is the first chunk's and is not weighted. `|` blends both.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -65,12 +65,17 @@ class PromptEmbeddings:
 
 
 class PromptEncoder:
-    """Encodes prompts with all text encoders of a model and caches the encoded chunks."""
+    """Encodes prompts with all text encoders of a model and caches the encoded chunks.
+
+    Attributes:
+        adapters: what changes the text encoders' weights now; chunks are cached for each value.
+    """
 
     def __init__(self, text_encoders: Sequence[TextEncoder], device: torch.device) -> None:
         self._text_encoders = tuple(text_encoders)
         self._device = device
-        self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor | None]] = OrderedDict()
+        self.adapters: Hashable = ()
+        self._cache: OrderedDict[tuple[Hashable, ...], tuple[Tensor, Tensor | None]] = OrderedDict()
 
     def encode(self, prompts: Prompts) -> PromptEmbeddings:
         """Encode a job's prompts; raise InvalidPrompt for a `|` mix of weight 0."""
@@ -118,13 +123,14 @@ class PromptEncoder:
     def _run_text_encoder(self, k: int, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
         """Return encoder k's output for a chunk, unweighted: hidden states (77, width) and pooled (width,)."""
         ids = chunk.pad_ids(self._text_encoders[k].pad)
-        if (k, ids) not in self._cache:
+        key = (self.adapters, k, ids)
+        if key not in self._cache:
             hidden, pooled = self._text_encoders[k].encode(torch.tensor([ids], device=self._device))
-            self._cache[k, ids] = hidden[0].float(), None if pooled is None else pooled[0].float()
+            self._cache[key] = hidden[0].float(), None if pooled is None else pooled[0].float()
             if len(self._cache) > CACHE_SIZE:
                 self._cache.popitem(last=False)
-        self._cache.move_to_end((k, ids))
-        return self._cache[k, ids]
+        self._cache.move_to_end(key)
+        return self._cache[key]
 
 
 def blend_conditionings(parts: Sequence[tuple[float, Conditioning]]) -> Conditioning:

@@ -14,7 +14,7 @@ from pipelines.weights.architecture import Architecture
 from pipelines.weights.checkpoint import Checkpoint, checkpoint_files
 from pipelines.weights.detect import Detection
 from pipelines.weights.networks import TextEncoder, UNet, Vae, set_attention
-from pipelines.weights.parts import plan_model
+from pipelines.weights.parts import PlannedPart, plan_model
 from pipelines.weights.reader import read_ahead
 
 FLOAT32_LIMIT = 1 << 30
@@ -34,6 +34,7 @@ class Weights:
     dtype: torch.dtype  # of the UNets and the text encoders
     vae_dtype: torch.dtype
     inpainting: UNet | None = None  # a second UNet, with 9 input channels
+    parts: tuple[PlannedPart, ...] = ()  # the networks again, with the files that filled them
 
 
 def load_weights(
@@ -77,7 +78,9 @@ def load_weights(
         if unet is not None:
             set_attention(unet, attention)
     networks = (plan.unet, plan.vae, plan.text_encoders)
-    return Weights(plan.detection, plan.architecture, *networks, target, dtype, vae_dtype, plan.inpainting)
+    return Weights(
+        plan.detection, plan.architecture, *networks, target, dtype, vae_dtype, plan.inpainting, plan.parts
+    )
 
 
 def choose_vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

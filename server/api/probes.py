@@ -1,9 +1,12 @@
 """What the server says of itself: whether it lives and is ready, its model and its key."""
 
+import asyncio
+
 from fastapi.responses import JSONResponse
 
 from server.api.state import StateDependency
 from server.engine.engine import State
+from server.engine.loras import build_lora_cards
 from server.errors import build_envelope
 
 
@@ -26,8 +29,10 @@ async def get_ready(state: StateDependency) -> JSONResponse:
 
 
 async def get_models(state: StateDependency) -> dict[str, object]:
-    """The facts about the model and the evidence for them."""
-    return {"models": [state.current_policy().model.card()]}
+    """The facts about the model and the evidence for them, and the LoRAs that requests may name."""
+    model = state.current_policy().model
+    loras = await asyncio.to_thread(build_lora_cards, model.lora_folder)
+    return {"models": [model.card()], "loras": loras}
 
 
 async def get_key(state: StateDependency) -> JSONResponse:

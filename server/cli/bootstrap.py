@@ -33,7 +33,9 @@ def build_request_policy(model: ServedModel, settings: Settings) -> RequestPolic
     """Build the policy by which requests are resolved."""
     presets = load_presets(configs() / "presets.toml")
     api, secret = settings.api, b"" if model.vibe is None else _read_vibe_secret(settings)
-    return RequestPolicy(model, presets, api.presets, api.unknown_models, api.characters, secret)
+    return RequestPolicy(
+        model, presets, api.presets, api.unknown_models, api.characters, secret, api.prompt_loras
+    )
 
 
 def _read_vibe_secret(settings: Settings) -> bytes:

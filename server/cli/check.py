@@ -15,6 +15,7 @@ from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.recipes import load_recipes
+from server.engine.loras import describe_loras
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
 from server.request.presets import load_presets
@@ -77,6 +78,8 @@ def _check_weights(catalog: Catalog) -> Iterator[str]:
     for model in models:
         check_model(model)
         yield f"{model.model}: {model.entry.path.name}, {model.detection.family}, profile {model.profile.name}"
+    if catalog.lora_folder is not None:
+        yield from describe_loras(catalog.lora_folder)
     if catalog.upscaler is not None:
         yield f"upscaler: {catalog.upscaler.name}, {read_upscaler_scale(catalog.upscaler)} times"
 

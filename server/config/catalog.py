@@ -14,6 +14,28 @@ from server.config.resources import demo_weights
 from server.config.settings import Settings
 from server.config.toml import ConfigError, Key, StrictModel, join_key, locate, read_toml, validate
 
+Strength = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+
+
+class LoraEntry(StrictModel):
+    """A LoRA that is always applied, and its strength; `unet` and `text` are strengths of its parts instead."""
+
+    name: str
+    strength: Strength = 1.0
+    unet_strength: Strength | None = None
+    text_strength: Strength | None = None
+
+    @property
+    def unet(self) -> float:
+        """Strength for the UNet."""
+        return self.strength if self.unet_strength is None else self.unet_strength
+
+    @property
+    def text(self) -> float:
+        """Strength for the text encoders."""
+        return self.strength if self.text_strength is None else self.text_strength
+
+
 Triple = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -53,6 +75,7 @@ class ModelEntry(StrictModel):
     preview_decoder: Path | None = None
     clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
     vibe: VibeEntry = None
+    loras: tuple[LoraEntry, ...] = ()
 
     def resolve_paths(self, folder: Path) -> "ModelEntry":
         """Return the entry with its relative paths resolved against a folder."""
@@ -114,12 +137,13 @@ class Catalog(StrictModel):
     """NAI model ids and their checkpoints.
 
     `default` serves all ids that are not listed; `upscaler` is the upscaling network for all models, and `tools` are
-    those of the director tools and annotators.
+    those of the director tools and annotators. `lora_folder` is the folder of the LoRAs that requests may name.
     """
 
     default: str
     models: dict[str, ModelEntry]
     upscaler: Path | None = None
+    lora_folder: Path | None = None
     tools: ToolFiles = ToolFiles()
     _file: Path | None = PrivateAttr(None)
 
@@ -133,8 +157,11 @@ class Catalog(StrictModel):
         """Return the catalog as read from a file: relative paths are resolved against the file's folder."""
         entries = {name: entry.resolve_paths(file.parent) for name, entry in self.models.items()}
         upscaler = None if self.upscaler is None else file.parent / self.upscaler
+        loras = None if self.lora_folder is None else file.parent / self.lora_folder
         tools = self.tools.resolve_paths(file.parent)
-        catalog = self.model_copy(update={"models": entries, "upscaler": upscaler, "tools": tools})
+        catalog = self.model_copy(
+            update={"models": entries, "upscaler": upscaler, "lora_folder": loras, "tools": tools}
+        )
         catalog._file = file
         return catalog
 
@@ -147,8 +174,15 @@ class Catalog(StrictModel):
         for key, path in ((("path",), entry.path), *self.iter_auxiliary_files(model), *optional, *tools):
             if not os.path.exists(path):  # noqa: PTH110 -- False, not an error, if the name is too long
                 full_key = key if key[0] in ("upscaler", "tools") else ("models", model, *key)
-                where = f"{locate(self._file, full_key)}: {join_key(full_key)}: " if self._file else ""
+                where = f"{self.describe_key(full_key)}: " if self._file else ""
                 raise ConfigError(f"{where}{abbreviate(str(path))}: no such file")
+        if self.lora_folder is not None and not self.lora_folder.is_dir():
+            where = self.describe_key(("lora_folder",))
+            raise ConfigError(f"{where}: {abbreviate(str(self.lora_folder))}: no such folder")
+
+    def describe_key(self, key: Key) -> str:
+        """Return where a key is, for messages: file, line and key."""
+        return f"{locate(self._file, key)}: {join_key(key)}" if self._file else join_key(key)
 
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
         """Yield the key and path of each file or folder on which a model's images depend besides its checkpoint."""
@@ -216,7 +250,8 @@ def choose_catalog(
         folder = demo_weights()
         files = (folder / f"naiad-demo-{name}.safetensors" for name in ("inpainting", "vibe"))
         inpainting, vibe = (file if file.exists() else None for file in files)
-        return single_model_catalog(folder / "naiad-demo.safetensors", inpainting, prediction, zsnr, vibe)
+        catalog = single_model_catalog(folder / "naiad-demo.safetensors", inpainting, prediction, zsnr, vibe)
+        return catalog.model_copy(update={"lora_folder": folder / "loras"})
     if checkpoint is not None:
         return single_model_catalog(checkpoint, None, prediction, zsnr)
     file = weights or settings.weights

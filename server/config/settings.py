@@ -77,6 +77,7 @@ class EngineSettings(StrictModel):
     queue_limit: Annotated[int, Field(ge=1)] = 64
     batching: Literal["exact", "shared"] = "exact"
     exit_on_failure: bool = True
+    lora_memory: Annotated[int, Field(ge=0)] = 8192
 
 
 class ApiSettings(StrictModel):
@@ -85,6 +86,7 @@ class ApiSettings(StrictModel):
     presets: Literal["auto", "client", "always"] = "auto"
     unknown_models: Literal["map", "refuse"] = "map"
     characters: Literal["regional", "flatten"] = "regional"
+    prompt_loras: bool = False
     zip_type: ZipType = "auto"
     body_limit: Annotated[int, Field(ge=1, le=1024)] = 64
     memory_limit: Annotated[int, Field(ge=2048)] = 4096

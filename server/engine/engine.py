@@ -34,6 +34,10 @@ class LoadedModel(Protocol):
     @property
     def model(self) -> ServedModel | None: ...
 
+    def prepare(self, work: Work, /) -> None:
+        """Begin what the next job needs while another one runs; returns at once, on any thread."""
+        ...
+
     def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None, /) -> Output: ...
 
 
@@ -241,6 +245,8 @@ class Engine:
             return
         started = perf_counter()
         ticket.queue_seconds = started - ticket.queued
+        if (following := next(iter(tuple(self._waiting)), None)) is not None:
+            model.prepare(following.work)
         try:
             output = model.run(ticket.work, ticket.watch, ticket.on_preview)
         except DeviceLost as error:

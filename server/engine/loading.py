@@ -45,6 +45,9 @@ class LoadedRunner:
     runner: Runner
     model: ServedModel
 
+    def prepare(self, work: Work, /) -> None:
+        self.runner.prepare(work)
+
     def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None = None, /) -> Output:
         return self.runner.run(work, on_step, on_preview)
 
@@ -75,7 +78,8 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
         check_inpainting_prediction(weights, entry.inpainting)
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
-    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, _load_vibe(entry.vibe, weights))
+    memory, vibe = settings.engine.lora_memory << 20, _load_vibe(entry.vibe, weights)
+    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, memory)
     if entry.preview_decoder is not None and decode_preview is not None:
         likeness = pipeline.compare_preview(decode_preview)
         if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color

@@ -14,6 +14,7 @@ from server.config.catalog import Catalog, ModelEntry, ToolFiles, VibeFiles
 from server.config.profiles import Profile, find_profile, load_profiles, match_profile
 from server.config.resources import configs
 from server.config.toml import ConfigError, join_key
+from server.engine.loras import UnknownLora, find_lora
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class ServedModel:
     fingerprint: str  # 8 hex digits of the checkpoint, which images carry as Source
     upscaler: Path | None = None  # file of the upscaling network
     files: Mapping[str, str] = field(default_factory=dict[str, str])  # fingerprints of auxiliary files by key
+    lora_folder: Path | None = None  # of the LoRAs that requests may name
     tools: ToolFiles = field(default_factory=ToolFiles)  # networks of the director tools and annotators
     vibe: ServedVibe | None = None
 
@@ -89,6 +91,7 @@ class ServedModel:
             "upscaler": "lanczos" if self.upscaler is None else self.upscaler.name,
             "vibe": None if self.vibe is None else self.vibe.card(),
             "evidence": list(self.detection.evidence),
+            "loras": [entry.name for entry in self.entry.loras],
             "profile": self.profile.name,
             "profile_reason": self.reason,
         }
@@ -108,6 +111,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         raise WeightsError(entry.path, reason)
     if entry.inpainting is not None:
         detect_inpainting(entry.inpainting, detection)
+    _check_loras(catalog, name, detection)
     profile, reason = _choose_profile(entry, detection)
     ids = tuple(other for other in catalog.models if catalog.models[other] == entry)
     return ServedModel(
@@ -121,9 +125,20 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         fingerprint=fingerprint(entry.path),
         upscaler=catalog.upscaler,
         files={join_key(key): fingerprint(path) for key, path in catalog.iter_auxiliary_files(name)},
+        lora_folder=catalog.lora_folder,
         tools=catalog.tools,
         vibe=None if entry.vibe is None else _detect_vibe(entry.vibe),
     )
+
+
+def _check_loras(catalog: Catalog, model: str, detection: Detection) -> None:
+    """Raise `ConfigError` or `WeightsError` if a LoRA that is always applied does not exist or is for other models."""
+    for index, entry in enumerate(catalog.models[model].loras):
+        try:
+            find_lora(catalog.lora_folder, entry.name).file.check_family(detection.family)
+        except UnknownLora as error:
+            where = catalog.describe_key(("models", model, "loras", index))
+            raise ConfigError(f"{where}: {entry.name!r} {error}") from None
 
 
 def _detect_vibe(files: VibeFiles) -> ServedVibe:

@@ -20,6 +20,7 @@ from pipelines.job import (
     EncodedVibe,
     InitImage,
     Job,
+    Lora,
     Pass,
     PreviousPass,
     Prompts,
@@ -114,6 +115,7 @@ def _canonical_job(job: Job) -> dict[str, object]:
         "pyramid": first.pyramid,
         "source": _canonical_init(first),
         "enhance": _canonical_enhance(others[0]) if others else None,
+        **({"loras": [_canonical_lora(lora) for lora in job.loras]} if job.loras else {}),
         **({"vibes": [_canonical_vibe(vibe) for vibe in job.vibes]} if job.vibes else {}),
     }
 
@@ -124,6 +126,10 @@ def _canonical_vibe(vibe: Vibe) -> dict[str, object]:
         "information_extracted": vibe.information_extracted,
         "encoded": isinstance(vibe.source, EncodedVibe),
     }
+
+
+def _canonical_lora(lora: Lora) -> dict[str, object]:
+    return {"name": lora.name, "hash": lora.fingerprint, "unet": lora.unet, "text": lora.text}
 
 
 def _canonical_prompts(prompts: Prompts) -> dict[str, object]:
@@ -203,8 +209,8 @@ def build_comment(
         "sm_dyn": pass_.smea == "dyn",
         **above,
         "skip_cfg_below_sigma": float(guidance.skip_below),
-        "lora_unet_weights": None,
-        "lora_clip_weights": None,
+        "lora_unet_weights": {lora.name: float(lora.unet) for lora in job.loras} or None,
+        "lora_clip_weights": {lora.name: float(lora.text) for lora in job.loras} or None,
         **_describe_characters(job.prompts),
         **init_fields,
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},

@@ -22,6 +22,7 @@ from server.errors import Rejected
 from server.picture.webp import check_webp_size
 from server.picture.writer import ImageFormat
 from server.request.characters import PlacedPrompts, place_characters
+from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras
 from server.request.passes import build_enhance_pass, build_first_pass, count_seeds, first_given
 from server.request.presets import Mode, Presets, PromptTexts, apply_presets
 from server.request.schema import LARGEST_AREA, GenerateRequest, Parameters, Task
@@ -49,6 +50,7 @@ class RequestPolicy:
     unknown_models: Literal["map", "refuse"] = "map"
     characters: Literal["regional", "flatten"] = "regional"
     vibe_secret: bytes = field(default=b"", repr=False)  # of the codes in encoded vibes
+    prompt_loras: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ def resolve(
     sampler, smea = _choose_sampler(parameters, request.task, profile, size)
     schedule = _choose_schedule(parameters, sampler, profile)
     recorded = _ancestral_flags(parameters, sampler, schedule)
-    prompts, preset_warnings = _build_prompts(request, model, policy)
+    prompts, tagged, preset_warnings = _build_prompts(request, model, policy)
+    loras, lora_warnings = choose_loras((*read_loras(parameters.loras), *tagged), policy.model)
     prompt_warnings = (*preset_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     vibes = read_vibes(parameters, policy.model, policy.vibe_secret)
@@ -107,12 +110,14 @@ def resolve(
         sigma_start=profile.sigma_start,
         brownian=recorded["prefer_brownian"],
         vibes=vibes,
+        loras=loras,
     )
     legacy = {} if parameters.legacy is None else {"legacy": parameters.legacy}
     warnings = (
         *model_warnings,
         *request.warnings,
         *prompt_warnings,
+        *lora_warnings,
         *_warn_of_values(parameters, job, profile),
     )
     return ResolvedRequest(job, image_format, legacy | recorded, warnings)
@@ -180,17 +185,18 @@ def _ancestral_flags(parameters: Parameters, sampler: str, schedule: str) -> dic
 
 def _build_prompts(
     request: GenerateRequest, model: str, policy: RequestPolicy
-) -> tuple[Prompts, tuple[str, ...]]:
-    """The prompts, from whichever fields hold them, with the presets that apply, and warnings about the presets."""
+) -> tuple[Prompts, tuple[RequestedLora, ...], tuple[str, ...]]:
+    """The prompts, from the fields that hold them, with the presets that apply; their LoRAs; warnings of presets."""
     parameters, syntax = request.parameters, choose_syntax(model, policy.model.profile)
     found = _find_texts(request, model, syntax, policy.characters == "regional")
+    found, loras = take_prompt_loras(found) if policy.prompt_loras else (found, ())
     flags = parameters.quality_toggle, parameters.uc_preset, parameters.quality_id, parameters.uc_id
     captions = ", ".join(character.positive for character in found.characters)
     texts = PromptTexts(found.positive, found.negative, *flags, captions=captions)
     final = apply_presets(texts, policy.presets, model, policy.mode, syntax)
     drop_seams = bool(parameters.legacy_v3_extend)
     prompts = Prompts(final.positive, final.negative, syntax, drop_seams, found.characters)
-    return prompts, final.warnings
+    return prompts, loras, final.warnings
 
 
 def choose_syntax(model: str, profile: Profile) -> str:

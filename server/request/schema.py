@@ -97,6 +97,7 @@ class Parameters(WireModel):
     legacy_v3_extend: Flag = Field(None, description=A_FLAG)
     image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
 
+    loras: object = Field(None, description="an array of names and strengths")
     stream: object = None  # only streaming reads it; other endpoints are sent anything here
     auto_smea: object = Field(None, alias="autoSmea")
     auto_smea_too: object = Field(None, alias="auto_smea")

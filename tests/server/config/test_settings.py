@@ -21,6 +21,8 @@ OTHER = {
     "tls": "true",
     "engine.queue_limit": "81",
     "engine.exit_on_failure": "false",
+    "engine.lora_memory": "81",
+    "api.prompt_loras": "true",
     "engine.batching": "shared",
     "api.presets": "client",
     "api.unknown_models": "refuse",

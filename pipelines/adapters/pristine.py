@@ -1,0 +1,109 @@
+"""The weights of a model as its files have them, kept for those that LoRAs change."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipelines.errors import WeightsError
+from pipelines.weights.parts import PlannedPart
+from pipelines.weights.reader import read_tensors
+
+
+class WeightKey(NamedTuple):
+    """A weight of a model: the index of its network among the model's parts, and its name there."""
+
+    part: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """By what a file that was replaced is recognized."""
+
+    size: int
+    modified: int
+
+
+class PristineWeights:
+    """A model's weights, of which some are changed in place.
+
+    The unchanged values of those are copied to the CPU, up to `budget` bytes; others are read from the files again.
+    The changes are never subtracted, so what is restored is what was loaded, to the bit.
+
+    `get` may be called on any thread; `write` and `restore` on the one that owns the device.
+    """
+
+    def __init__(self, parts: Sequence[PlannedPart], budget: int) -> None:
+        self._parts, self._budget = tuple(parts), budget
+        self._files = {file: _read_state(file) for part in parts for file in part.files}
+        self._copies: dict[WeightKey, Tensor] = {}
+        self._lock = Lock()
+        self.changed: set[WeightKey] = set()
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of the copies."""
+        return sum(copy.nbytes for copy in self._copies.values())
+
+    def get(self, key: WeightKey) -> Tensor:
+        """Return the unchanged value on the CPU, in the network's dtype.
+
+        Raises:
+            WeightsError: it was not copied, and its file has changed since it was loaded.
+        """
+        with self._lock:
+            copy = self._copies.get(key)
+            if copy is not None:
+                return copy
+            live = self._find(key)
+            if key in self.changed:
+                return self._reread(key, live)
+            value = live.detach().to("cpu", copy=True)
+            if self.copied_bytes + value.nbytes <= self._budget:
+                self._copies[key] = value
+            return value
+
+    def write(self, key: WeightKey, value: Tensor) -> None:
+        """Change a weight in place."""
+        with self._lock:
+            self.changed.add(key)  # before the copy: if that fails halfway, the weight is not pristine
+            self._find(key).copy_(value)
+
+    def restore(self, key: WeightKey) -> None:
+        """Restore a weight in place."""
+        value = self.get(key)
+        with self._lock:
+            self._find(key).copy_(value)
+            self.changed.discard(key)
+
+    def _find(self, key: WeightKey) -> Tensor:
+        """Return the weight itself; looked up each time, because moving a network replaces its tensors."""
+        return self._parts[key.part].part.module.get_parameter(key.name).detach()
+
+    def _reread(self, key: WeightKey, live: Tensor) -> Tensor:
+        planned = self._parts[key.part]
+        for file in planned.files:
+            if _read_state(file) != self._files[file]:
+                raise WeightsError(file, "it has changed since it was loaded; restart the server")
+        weights: Mapping[str, object] = planned.weights
+        assert key.name in weights
+        tensors = read_tensors(planned.source, {key.name: planned.weights[key.name]}, live.dtype)
+        return tensors[key.name].to(live.dtype)
+
+
+def _read_state(file: Path) -> FileState | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return FileState(status.st_size, status.st_mtime_ns)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity; by its smallest and largest value, ten times as fast as all."""
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())
