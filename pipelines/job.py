@@ -41,11 +41,26 @@ class Character:
 
 
 @dataclass(frozen=True, slots=True)
+class Inversion:
+    """A textual inversion: the word for it, its file, and the number of its vectors.
+
+    Attributes:
+        fingerprint: of the file when the request was read; see weights/checkpoint.py.
+    """
+
+    name: str
+    path: Path
+    fingerprint: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prompts:
     """Prompt and negative prompt as the user wrote them, and the grammar to parse them with.
 
     Attributes:
         characters: those with a region; their captions are not in `positive` and `negative`.
+        inversions: the textual inversions that any of the texts names.
     """
 
     positive: str
@@ -53,6 +68,7 @@ class Prompts:
     syntax: str = "nai"
     drop_seam_tokens: bool = False
     characters: tuple[Character, ...] = ()
+    inversions: tuple[Inversion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

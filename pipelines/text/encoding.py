@@ -14,11 +14,14 @@ from torch import Tensor
 
 from pipelines.adapters.attention import RowVibes
 from pipelines.job import Prompts
+from pipelines.text.inversion_vectors import InversionVectors
 from pipelines.text.prompt import list_prompt_pairs, mix_weights, parse
 from pipelines.text.runs import Segment
-from pipelines.text.tokens import EMPTY, Chunk, split_chunks
+from pipelines.text.tokens import EMPTY, EOS, Chunk, split_chunks
 from pipelines.weights.networks import TextEncoder
 
+PLACEHOLDER = 0
+"""Id of a token whose embedding is replaced; not the end of the text, where the pooled vector is read."""
 CACHE_SIZE = 128
 """Number of chunks kept; a chunk counts once for each text encoder."""
 
@@ -74,15 +77,17 @@ class PromptEncoder:
     def __init__(self, text_encoders: Sequence[TextEncoder], device: torch.device) -> None:
         self._text_encoders = tuple(text_encoders)
         self._device = device
+        self._inversions = InversionVectors([encoder.width for encoder in text_encoders])
         self.adapters: Hashable = ()
         self._cache: OrderedDict[tuple[Hashable, ...], tuple[Tensor, Tensor | None]] = OrderedDict()
 
     def encode(self, prompts: Prompts) -> PromptEmbeddings:
         """Encode a job's prompts; raise InvalidPrompt for a `|` mix of weight 0."""
+        words = self._inversions.name_ids(prompts.inversions)
         base, *others = list_prompt_pairs(prompts)
         texts = (*base, parse(""), *(segments for pair in others for segments in pair))
         parsed = [
-            [(part, split_chunks(part.runs, prompts.drop_seam_tokens)) for part in segments]
+            [(part, split_chunks(part.runs, prompts.drop_seam_tokens, words)) for part in segments]
             for segments in texts
         ]
         length = max(len(chunks) for segments in parsed for _, chunks in segments)
@@ -125,12 +130,18 @@ class PromptEncoder:
         ids = chunk.pad_ids(self._text_encoders[k].pad)
         key = (self.adapters, k, ids)
         if key not in self._cache:
-            hidden, pooled = self._text_encoders[k].encode(torch.tensor([ids], device=self._device))
+            hidden, pooled = self._encode_ids(k, ids)
             self._cache[key] = hidden[0].float(), None if pooled is None else pooled[0].float()
             if len(self._cache) > CACHE_SIZE:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]
+
+    def _encode_ids(self, k: int, ids: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+        vectors = self._inversions.find_vectors(k, ids)
+        tokens = torch.tensor([[PLACEHOLDER if id_ > EOS else id_ for id_ in ids]], device=self._device)
+        encode = self._text_encoders[k].encode
+        return encode(tokens, vectors) if vectors else encode(tokens)
 
 
 def blend_conditionings(parts: Sequence[tuple[float, Conditioning]]) -> Conditioning:

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import count
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
+from pipelines.text.inversions import InversionIds, split_words
 from pipelines.text.runs import Run
 
 BOS, EOS = 49406, 49407
@@ -21,6 +23,11 @@ MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SEAM_POSITIONS = frozenset({73, 74, 75, 148, 149, 150})
 """Token positions (from 0) that NAI V3 dropped before 2023-12-21; `legacy_v3_extend` drops them too."""
+
+
+Token = tuple[int, float]
+"""An id and its weight."""
+NO_INVERSIONS: InversionIds = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +49,49 @@ class Chunk:
 EMPTY = Chunk()
 
 
-def split_chunks(runs: Iterable[Run], drop_seams: bool = False) -> tuple[Chunk, ...]:
-    """Split weighted text into chunks, at least one; tokens beyond 225 are dropped, weights clamped to [0.01, 100]."""
-    tokens = tokenize_runs(runs)
+def split_chunks(
+    runs: Iterable[Run], drop_seams: bool = False, inversions: InversionIds = NO_INVERSIONS
+) -> tuple[Chunk, ...]:
+    """Split weighted text into chunks, at least one; weights are clamped to [0.01, 100].
+
+    The vectors of an inversion stay in one chunk. What needs a fourth chunk is dropped.
+    """
+    groups = _tokenize_groups(runs, inversions)
     if drop_seams:
-        tokens = [token for position, token in enumerate(tokens) if position not in SEAM_POSITIONS]
-    chunks = [tokens[start : start + CHUNK] for start in range(0, min(len(tokens), MAX_TOKENS), CHUNK)]
-    return tuple(Chunk(*map(tuple, zip(*chunk, strict=True))) for chunk in chunks) or (EMPTY,)
+        groups = _drop_seams(groups)
+    chunks: list[list[Token]] = [[]]
+    for group in groups:
+        if len(chunks[-1]) + len(group) > CHUNK:
+            if len(chunks) == MAX_TOKENS // CHUNK:
+                break
+            chunks.append([])
+        chunks[-1] += group
+    return tuple(Chunk(*map(tuple, zip(*chunk, strict=True))) if chunk else EMPTY for chunk in chunks)
 
 
-def tokenize_runs(runs: Iterable[Run]) -> list[tuple[int, float]]:
+def tokenize_runs(runs: Iterable[Run], inversions: InversionIds = NO_INVERSIONS) -> list[Token]:
     """Return every token of every run with its weight clamped to [0.01, 100]; the number is not limited."""
-    return [
-        (token, min(max(weight, MIN_WEIGHT), MAX_WEIGHT)) for text, weight in runs for token in tokenize(text)
-    ]
+    return [token for group in _tokenize_groups(runs, inversions) for token in group]
+
+
+def _tokenize_groups(runs: Iterable[Run], inversions: InversionIds) -> list[list[Token]]:
+    """Return the tokens that stay together: the vectors of an inversion, and every other one alone."""
+    groups: list[list[Token]] = []
+    for text, weight in runs:
+        clamped = min(max(weight, MIN_WEIGHT), MAX_WEIGHT)
+        for piece in split_words(text, inversions):
+            if isinstance(piece, str):
+                groups += [[(token, clamped)] for token in tokenize(piece)]
+            else:
+                groups.append([(token, clamped) for token in piece])
+    return groups
+
+
+def _drop_seams(groups: Iterable[list[Token]]) -> list[list[Token]]:
+    position, kept = count(), list[list[Token]]()
+    for group in groups:
+        kept.append([token for token in group if next(position) not in SEAM_POSITIONS])
+    return kept
 
 
 def tokenize(text: str) -> list[int]:

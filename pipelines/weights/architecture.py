@@ -28,6 +28,11 @@ class TextEncoderConfig:
     final_norm: bool  # whether the penultimate layer is normalized
 
     @property
+    def width(self) -> int:
+        """Width of its token embeddings."""
+        return cast("int", self.config["hidden_size"])
+
+    @property
     def layers(self) -> int:
         """Number of its layers."""
         return cast("int", self.config["num_hidden_layers"])

@@ -63,14 +63,25 @@ class Vae(Protocol):
 
 
 class TextEncoder(Protocol):
-    """A CLIP text encoder; `pad` is the token id that fills its 77 positions after the end of the text."""
+    """A CLIP text encoder.
+
+    Attributes:
+        pad: the token id that fills its 77 positions after the end of the text.
+        width: of its token embeddings.
+    """
 
     pad: int
+    width: int
 
-    def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(
+        self, ids: Tensor, vectors: Mapping[int, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return a layer's hidden states (1, 77, width) for token ids (1, 77), and the pooled vector (1, width).
 
         The pooled vector is the projected last hidden state at the first end of text, None without a projection.
+
+        Args:
+            vectors: replace the token embeddings (width,) at these positions, whatever their ids are.
         """
         ...
 
@@ -126,20 +137,28 @@ class ClipTextEncoder:
     def __init__(self, config: TextEncoderConfig, clip_skip: int | None = None) -> None:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-        self.pad = config.pad
+        self.pad, self.width = config.pad, config.width
         self._layer = -(clip_skip or PENULTIMATE)
         self._final_norm, self._projection = config.final_norm, config.projection
         model = CLIPTextModelWithProjection if config.projection else CLIPTextModel
         clip_config = cast("Any", CLIPTextConfig)(**config.config)
         self.module = _build_empty(cast("Callable[..., nn.Module]", model), {"config": clip_config})
+        self._vectors: Mapping[int, Tensor] = {}
+        self.core.get_submodule("embeddings.token_embedding").register_forward_hook(self._replace_embeddings)
 
     @property
     def core(self) -> nn.Module:
         """The module under `text_model`, a level that newer transformers dropped in models without a projection."""
         return cast("nn.Module", getattr(self.module, "text_model", self.module))
 
-    def encode(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        output = cast("Any", self.module)(ids, output_hidden_states=True)
+    def encode(
+        self, ids: Tensor, vectors: Mapping[int, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        self._vectors = vectors or {}
+        try:
+            output = cast("Any", self.module)(ids, output_hidden_states=True)
+        finally:
+            self._vectors = {}
         hidden = cast("Tensor", output.hidden_states[self._layer])
         if self._final_norm:
             hidden = cast("Any", self.core).final_layer_norm(hidden)
@@ -147,6 +166,15 @@ class ClipTextEncoder:
             return hidden, None
         end_of_text = int((ids[0] == EOS).int().argmax())
         return hidden, cast("Any", self.module).text_projection(output.last_hidden_state[:, end_of_text])
+
+    def _replace_embeddings(self, _module: nn.Module, _args: object, embeddings: Tensor) -> Tensor:
+        """Put the vectors of textual inversions in place of token embeddings (1, 77, width)."""
+        if not self._vectors:
+            return embeddings
+        replaced = embeddings.clone()
+        for position, vector in self._vectors.items():
+            replaced[0, position] = vector.to(replaced)
+        return replaced
 
 
 class ClipImageEncoder:

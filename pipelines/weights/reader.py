@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import WeightsError, abbreviate
 from pipelines.weights.checkpoint import Checkpoint
+from pipelines.weights.header import TensorRef
 from pipelines.weights.sources import FoundWeights, StoredWeight
 
 BLOCK = 1 << 24
@@ -23,6 +24,15 @@ def read_tensors(source: Checkpoint, weights: FoundWeights, dtype: torch.dtype) 
     """
     with _open_files(source, weights) as files:
         return {name: _read_weight(source, weight, files, dtype) for name, weight in weights.items()}
+
+
+def read_tensor(ref: TensorRef) -> Tensor:
+    """Return one tensor of a file, as a view of it; raise WeightsError if it cannot be read."""
+    try:
+        with cast("Any", safe_open)(ref.file, framework="pt") as file:
+            return file.get_tensor(ref.key)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(ref.file, "it changed while it was read, or cannot be mapped") from error
 
 
 @contextmanager

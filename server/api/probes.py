@@ -6,6 +6,7 @@ from fastapi.responses import JSONResponse
 
 from server.api.state import StateDependency
 from server.engine.engine import State
+from server.engine.inversions import build_inversion_cards
 from server.engine.loras import build_lora_cards
 from server.errors import build_envelope
 
@@ -29,10 +30,11 @@ async def get_ready(state: StateDependency) -> JSONResponse:
 
 
 async def get_models(state: StateDependency) -> dict[str, object]:
-    """The facts about the model and the evidence for them, and the LoRAs that requests may name."""
+    """The facts about the model and the evidence for them, and what requests may name: LoRAs, textual inversions."""
     model = state.current_policy().model
     loras = await asyncio.to_thread(build_lora_cards, model.lora_folder)
-    return {"models": [model.card()], "loras": loras}
+    inversions = await asyncio.to_thread(build_inversion_cards, model.inversion_folder)
+    return {"models": [model.card()], "loras": loras, "inversions": inversions}
 
 
 async def get_key(state: StateDependency) -> JSONResponse:

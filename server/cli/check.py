@@ -15,6 +15,7 @@ from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.recipes import load_recipes
+from server.engine.inversions import describe_inversions
 from server.engine.loras import describe_loras
 from server.engine.model import detect_model
 from server.picture.signature import check_key_path, read_key
@@ -80,6 +81,8 @@ def _check_weights(catalog: Catalog) -> Iterator[str]:
         yield f"{model.model}: {model.entry.path.name}, {model.detection.family}, profile {model.profile.name}"
     if catalog.lora_folder is not None:
         yield from describe_loras(catalog.lora_folder)
+    if catalog.inversion_folder is not None:
+        yield from describe_inversions(catalog.inversion_folder)
     if catalog.upscaler is not None:
         yield f"upscaler: {catalog.upscaler.name}, {read_upscaler_scale(catalog.upscaler)} times"
 

@@ -137,13 +137,15 @@ class Catalog(StrictModel):
     """NAI model ids and their checkpoints.
 
     `default` serves all ids that are not listed; `upscaler` is the upscaling network for all models, and `tools` are
-    those of the director tools and annotators. `lora_folder` is the folder of the LoRAs that requests may name.
+    those of the director tools and annotators. `lora_folder` is the folder of the LoRAs that requests may name,
+    `inversion_folder` that of the textual inversions.
     """
 
     default: str
     models: dict[str, ModelEntry]
     upscaler: Path | None = None
     lora_folder: Path | None = None
+    inversion_folder: Path | None = None
     tools: ToolFiles = ToolFiles()
     _file: Path | None = PrivateAttr(None)
 
@@ -157,11 +159,9 @@ class Catalog(StrictModel):
         """Return the catalog as read from a file: relative paths are resolved against the file's folder."""
         entries = {name: entry.resolve_paths(file.parent) for name, entry in self.models.items()}
         upscaler = None if self.upscaler is None else file.parent / self.upscaler
-        loras = None if self.lora_folder is None else file.parent / self.lora_folder
+        folders = {name: file.parent / folder for name, folder in self._folders().items()}
         tools = self.tools.resolve_paths(file.parent)
-        catalog = self.model_copy(
-            update={"models": entries, "upscaler": upscaler, "lora_folder": loras, "tools": tools}
-        )
+        catalog = self.model_copy(update={"models": entries, "upscaler": upscaler, "tools": tools, **folders})
         catalog._file = file
         return catalog
 
@@ -176,9 +176,14 @@ class Catalog(StrictModel):
                 full_key = key if key[0] in ("upscaler", "tools") else ("models", model, *key)
                 where = f"{self.describe_key(full_key)}: " if self._file else ""
                 raise ConfigError(f"{where}{abbreviate(str(path))}: no such file")
-        if self.lora_folder is not None and not self.lora_folder.is_dir():
-            where = self.describe_key(("lora_folder",))
-            raise ConfigError(f"{where}: {abbreviate(str(self.lora_folder))}: no such folder")
+        for name, folder in self._folders().items():
+            if not folder.is_dir():
+                raise ConfigError(f"{self.describe_key((name,))}: {abbreviate(str(folder))}: no such folder")
+
+    def _folders(self) -> dict[str, Path]:
+        """Return the folders of files that requests may name, by their keys."""
+        folders = {"lora_folder": self.lora_folder, "inversion_folder": self.inversion_folder}
+        return {name: folder for name, folder in folders.items() if folder is not None}
 
     def describe_key(self, key: Key) -> str:
         """Return where a key is, for messages: file, line and key."""

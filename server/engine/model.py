@@ -8,8 +8,9 @@ from typing import cast
 
 from pipelines.adapters.ip_adapter import detect_ip_adapter, find_encoder
 from pipelines.errors import WeightsError
-from pipelines.weights.checkpoint import fingerprint
+from pipelines.weights.checkpoint import fingerprint, open_checkpoint
 from pipelines.weights.detect import Detection, detect, detect_inpainting
+from pipelines.weights.embedded import choose_architecture
 from server.config.catalog import Catalog, ModelEntry, ToolFiles, VibeFiles
 from server.config.profiles import Profile, find_profile, load_profiles, match_profile
 from server.config.resources import configs
@@ -59,6 +60,8 @@ class ServedModel:
     upscaler: Path | None = None  # file of the upscaling network
     files: Mapping[str, str] = field(default_factory=dict[str, str])  # fingerprints of auxiliary files by key
     lora_folder: Path | None = None  # of the LoRAs that requests may name
+    inversion_folder: Path | None = None  # of the textual inversions that prompts may name
+    text_widths: tuple[int, ...] = ()  # of the text encoders' token embeddings
     tools: ToolFiles = field(default_factory=ToolFiles)  # networks of the director tools and annotators
     vibe: ServedVibe | None = None
 
@@ -126,9 +129,16 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         upscaler=catalog.upscaler,
         files={join_key(key): fingerprint(path) for key, path in catalog.iter_auxiliary_files(name)},
         lora_folder=catalog.lora_folder,
+        inversion_folder=catalog.inversion_folder,
+        text_widths=_read_text_widths(entry, detection),
         tools=catalog.tools,
         vibe=None if entry.vibe is None else _detect_vibe(entry.vibe),
     )
+
+
+def _read_text_widths(entry: ModelEntry, detection: Detection) -> tuple[int, ...]:
+    architecture = choose_architecture(open_checkpoint(entry.path), detection.family, detection.channels)
+    return tuple(config.width for config in architecture.text_encoders)
 
 
 def _check_loras(catalog: Catalog, model: str, detection: Detection) -> None:

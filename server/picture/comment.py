@@ -134,12 +134,14 @@ def _canonical_lora(lora: Lora) -> dict[str, object]:
 
 def _canonical_prompts(prompts: Prompts) -> dict[str, object]:
     characters = [asdict(character) for character in prompts.characters]
+    inversions = [{"name": word.name, "hash": word.fingerprint} for word in prompts.inversions]
     return {
         "positive": prompts.positive,
         "negative": prompts.negative,
         "syntax": prompts.syntax,
         "drop_seams": prompts.drop_seam_tokens,
         **({"characters": characters} if characters else {}),
+        **({"inversions": inversions} if inversions else {}),
     }
 
 

@@ -22,6 +22,7 @@ from server.errors import Rejected
 from server.picture.webp import check_webp_size
 from server.picture.writer import ImageFormat
 from server.request.characters import PlacedPrompts, place_characters
+from server.request.inversions import choose_inversions
 from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras
 from server.request.passes import build_enhance_pass, build_first_pass, count_seeds, first_given
 from server.request.presets import Mode, Presets, PromptTexts, apply_presets
@@ -196,6 +197,7 @@ def _build_prompts(
     final = apply_presets(texts, policy.presets, model, policy.mode, syntax)
     drop_seams = bool(parameters.legacy_v3_extend)
     prompts = Prompts(final.positive, final.negative, syntax, drop_seams, found.characters)
+    prompts = replace(prompts, inversions=choose_inversions(prompts, policy.model))
     return prompts, loras, final.warnings
 
 
@@ -239,7 +241,10 @@ def _check_prompts(prompts: Prompts) -> list[str]:
     warnings: list[str] = []
     if prompts.syntax == "nai4" and strip_lettering(prompts.positive) != prompts.positive:
         warnings.append("input: the lettering after 'text:' was left out; this model writes no text")
-    pairs = list_prompt_pairs(prompts)
+    pairs, counts = (
+        list_prompt_pairs(prompts),
+        {word.name.lower(): (0,) * word.count for word in prompts.inversions},
+    )
     names = ["input", "negative_prompt"] + ["v4_prompt", "v4_negative_prompt"] * (len(pairs) - 1)
     for name, segments in zip(names, (segments for pair in pairs for segments in pair), strict=True):
         if len(segments) > MOST_SEGMENTS:
@@ -248,7 +253,7 @@ def _check_prompts(prompts: Prompts) -> list[str]:
             mix_weights(segments)
         except InvalidPrompt as error:
             raise Rejected(name, str(error)) from None
-        longest = max(len(tokenize_runs(segment.runs)) for segment in segments)
+        longest = max(len(tokenize_runs(segment.runs, counts)) for segment in segments)
         if longest > MAX_TOKENS:
             warnings.append(f"{name}: {longest} tokens, cut after {MAX_TOKENS}")
         heaviest = max((weight for segment in segments for _, weight in segment.runs), default=1.0)

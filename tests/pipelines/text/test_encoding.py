@@ -10,7 +10,7 @@ class FakeTextEncoder:
     """A text encoder whose hidden states (1, 77, 2) are the ids and their positions."""
 
     def __init__(self, pad, projects):
-        self.pad, self._projects, self.calls = pad, projects, 0
+        self.pad, self.width, self._projects, self.calls = pad, 4, projects, 0
 
     def encode(self, ids):
         self.calls += 1

@@ -1,0 +1,91 @@
+"""Textual inversions by name in a request's prompts."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from server.config.catalog import single_model_catalog
+from server.config.resources import configs
+from server.engine.inversions import build_inversion_cards, describe_inversions
+from server.engine.model import detect_model
+from server.errors import Rejected
+from server.picture.comment import describe_job
+from server.request.presets import load_presets
+from server.request.resolve import RequestPolicy, resolve
+from server.request.schema import read_request
+
+
+@pytest.fixture
+def folder(tmp_path, demo_file):
+    widths = detect_model(single_model_catalog(demo_file)).text_widths
+    vectors = {key: torch.ones(3, width) for key, width in zip(("clip_l", "clip_g"), widths, strict=True)}
+    save_file(vectors, tmp_path / "Bad-Hands.safetensors")
+    save_file({"emb_params": torch.ones(2, 768)}, tmp_path / "sd15.safetensors")
+    save_file({"a": torch.ones(2), "b": torch.ones(2)}, tmp_path / "broken.safetensors")
+    (tmp_path / "old.pt").write_bytes(b"PK")
+    return tmp_path
+
+
+@pytest.fixture
+def ask(demo_file, folder):
+    def ask(prompt, negative="", folder=folder):
+        model = replace(detect_model(single_model_catalog(demo_file)), inversion_folder=folder)
+        policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
+        return resolve(
+            read_request({"input": prompt, "parameters": {"negative_prompt": negative, "seed": 1}}), policy
+        )
+
+    return ask
+
+
+def test_a_word_in_either_prompt_is_found(ask, folder):
+    for sent in (("cat, bad-hands", ""), ("cat", "{{embedding:Bad-Hands}}, lowres")):
+        (found,) = ask(*sent).job.prompts.inversions
+        assert (found.name, found.count, found.path) == ("Bad-Hands", 3, folder / "Bad-Hands.safetensors")
+    assert ask("cat, bad hands").job.prompts.inversions == ()
+
+
+def test_its_vectors_count_as_tokens(ask):
+    assert ask("cat " * 223 + ", bad-hands").warnings[-1] == "input: 227 tokens, cut after 225"
+
+
+def test_the_metadata_name_the_file_by_its_hash(ask):
+    job = ask("cat, bad-hands").job
+    prompts = describe_job(job, (1.0,), "exact", "00C0FFEE")["job"]["prompts"]
+    assert prompts["inversions"] == [{"name": "Bad-Hands", "hash": job.prompts.inversions[0].fingerprint}]
+    assert "inversions" not in describe_job(ask("cat").job, (1.0,), "exact", "00C0FFEE")["job"]["prompts"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (
+            "embedding:bad-hand",
+            "input: 'bad-hand' is not one of the 3 textual inversions; did you mean 'Bad-Hands'?",
+        ),
+        ("embedding:zzz", "input: 'zzz' is not one of the 3 textual inversions; GET /models lists all"),
+        ("embedding:../x", "input: '..' is not one of the 3"),
+        ("cat, sd15", "input: the textual inversion 'sd15' cannot be used: its vectors have 768 values"),
+        ("cat, broken", "input: the textual inversion 'broken' cannot be used: not a textual inversion"),
+        ("embedding:old", "input: 'old' is not one of the 3"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(ask, prompt, message):
+    with pytest.raises(Rejected) as refused:
+        ask(prompt)
+    assert refused.value.message.startswith(message)
+
+
+def test_without_a_folder_marked_words_are_refused_and_others_are_words(ask):
+    assert ask("cat, bad-hands", folder=None).job.prompts.inversions == ()
+    with pytest.raises(Rejected, match="the operator names their folder in `inversion_folder`"):
+        ask("embedding:bad-hands", folder=None)
+
+
+def test_the_folder_is_listed(folder):
+    cards = {card["name"]: card for card in build_inversion_cards(folder)}
+    assert cards["Bad-Hands"]["tokens"] == 3
+    assert cards["broken"]["problem"].startswith("not a textual inversion")
+    assert "inversion sd15: 2 tokens" in list(describe_inversions(folder))
