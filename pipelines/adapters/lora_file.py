@@ -23,7 +23,6 @@ OTHER_MODELS = {
     "transformer_blocks_0_attn_add_q_proj": "Stable Diffusion 3",
 }
 """Parts of layers' paths that only models of families that cannot run have."""
-TEXT_WIDTHS = {768: "sd15", 2048: "sdxl"}
 NUMBERS = frozenset({"alpha", "on_input"})
 NUMBER_DTYPES = (*FLOATS, "I64", "I32", "I16", "I8", "U8", "BOOL")
 """Roles of tensors that are one number, and the dtypes that trainers write them in."""
@@ -99,12 +98,13 @@ class LoraFile:
     @property
     def family(self) -> str | None:
         """The family of model that it fits by the width of the text, or by a second text encoder; None if unknown."""
-        for name, layer in self.layers.items():
-            if name.folder == "unet" and name.path.endswith("attn2_to_k"):
-                width = _input_width(layer)
-                if width in TEXT_WIDTHS:
-                    return TEXT_WIDTHS[width]
-        return "sdxl" if "text_encoder_2" in self.folders else None
+        keys = (name for name in self.layers if name.folder == "unet" and name.path.endswith("attn2_to_k"))
+        widths = {_input_width(self.layers[name]) for name in keys}
+        has_two = "text_encoder_2" in self.folders
+        families = FAMILIES.values()
+        fitting = [family for family in families if family.text_width in widths]
+        fitting += [family for family in families if has_two and len(family.text_prefixes) > 1]
+        return fitting[0].name if fitting else None
 
     def check_family(self, family: str) -> None:
         """Raise WeightsError if the file is for another family of models."""

@@ -22,6 +22,7 @@ class ModelFamily:
     architecture: Callable[[int], Architecture]  # from the number of input channels, 4 or 9
     matches: Callable[[Checkpoint], bool]  # raises WeightsError for a similar UNet that cannot run
     evidence: str  # the property that `matches` looks for
+    text_width: int  # of the prompt embeddings
     text_prefixes: tuple[str, ...]  # what the keys of each text encoder begin with in a single file
     takes_size_ids: bool  # whether the UNet takes the original size, the crop and the target size
     takes_clip_skip: bool  # whether users choose the text encoder's layer
@@ -91,6 +92,7 @@ FAMILIES: Mapping[Family, ModelFamily] = {
             architecture=sd15,
             matches=_is_sd15,
             evidence="text of width 768 at the first level",
+            text_width=768,
             text_prefixes=("cond_stage_model.",),
             takes_size_ids=False,
             takes_clip_skip=True,
@@ -103,6 +105,7 @@ FAMILIES: Mapping[Family, ModelFamily] = {
             architecture=sdxl,
             matches=_is_sdxl,
             evidence="text of width 2048 at the second level",
+            text_width=2048,
             text_prefixes=("conditioner.embedders.0.", "conditioner.embedders.1."),
             takes_size_ids=True,
             takes_clip_skip=False,
