@@ -13,8 +13,8 @@ from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture
 from pipelines.weights.checkpoint import Checkpoint, checkpoint_files
 from pipelines.weights.detect import Detection
+from pipelines.weights.model_plan import plan_model
 from pipelines.weights.networks import TextEncoder, UNet, Vae, set_attention
-from pipelines.weights.parts import plan_model
 from pipelines.weights.reader import read_ahead
 
 FLOAT32_LIMIT = 1 << 30

@@ -12,7 +12,17 @@ from pipelines.types import PredictionType
 from server.config.profiles import SigmaMax
 from server.config.resources import demo_weights
 from server.config.settings import Settings
-from server.config.toml import ConfigError, Key, StrictModel, join_key, locate, read_toml, validate
+from server.config.toml import (
+    SPECIAL_FILE,
+    ConfigError,
+    Key,
+    StrictModel,
+    is_special,
+    join_key,
+    locate,
+    read_toml,
+    validate,
+)
 
 
 class ModelEntry(StrictModel):
@@ -121,15 +131,17 @@ class Catalog(StrictModel):
         return catalog
 
     def require_files(self, model: str) -> None:
-        """Raise `ConfigError` with the line in the catalog if a file of a listed model does not exist."""
+        """Raise `ConfigError` with the line in the catalog if a file of a listed model is missing or not regular."""
         entry = self.models[model]
         tools = ((("tools", tool), file.path) for tool, file in self.tools.list_files().items())
         previews = [] if entry.preview_decoder is None else [(("preview_decoder",), entry.preview_decoder)]
         for key, path in ((("path",), entry.path), *self.iter_auxiliary_files(model), *previews, *tools):
-            if not os.path.exists(path):  # noqa: PTH110 -- False, not an error, if the name is too long
+            exists = os.path.exists(path)  # noqa: PTH110 -- False, not an error, if the name is too long
+            if not exists or is_special(path):
                 full_key = key if key[0] in ("upscaler", "tools") else ("models", model, *key)
                 where = f"{locate(self._file, full_key)}: {join_key(full_key)}: " if self._file else ""
-                raise ConfigError(f"{where}{abbreviate(str(path))}: no such file")
+                reason = SPECIAL_FILE if exists else "no such file"
+                raise ConfigError(f"{where}{abbreviate(str(path))}: {reason}")
 
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
         """Yield the key and path of each file or folder on which a model's images depend besides its checkpoint."""

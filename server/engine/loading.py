@@ -21,7 +21,7 @@ from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
-from pipelines.weights.parts import plan_model
+from pipelines.weights.model_plan import plan_model
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction
 from server.config.settings import Settings
 from server.config.toml import ConfigError
