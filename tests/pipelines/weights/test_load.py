@@ -21,8 +21,8 @@ from pipelines.weights.architecture import METADATA_KEY, Architecture, sd15, sdx
 from pipelines.weights.header import read_header
 from pipelines.weights.key_map import map_text_keys, map_unet_keys, map_vae_keys, to_stored
 from pipelines.weights.load import load_weights as load_weights
+from pipelines.weights.model_plan import model_parts
 from pipelines.weights.networks import build_networks, set_attention
-from pipelines.weights.parts import model_parts
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
 clip_text_config: Any = CLIPTextConfig
@@ -152,7 +152,7 @@ def save_folder(path, demo, tag=""):
 @pytest.mark.parametrize("tag", ["", ".fp16"])
 def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag):
     from pipelines.weights.checkpoint import open_checkpoint
-    from pipelines.weights.parts import plan_parts
+    from pipelines.weights.model_plan import plan_parts
 
     path = save_folder(tmp_path / "model", demo, tag)
     unet, vae, encoders = build_networks(demo_architecture())
@@ -167,8 +167,8 @@ def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag
 
 def test_the_leaked_names_of_the_text_encoder_are_loaded(tmp_path):
     from pipelines.weights.checkpoint import open_checkpoint
+    from pipelines.weights.model_plan import model_parts, plan_parts
     from pipelines.weights.networks import ClipTextEncoder
-    from pipelines.weights.parts import model_parts, plan_parts
 
     architecture = sd15()
     config = demo_architecture().text_encoders[0]
