@@ -78,10 +78,8 @@ def test_what_cannot_be_used_is_refused(ask, prompt, message):
     assert refused.value.message.startswith(message)
 
 
-def test_without_a_folder_marked_words_are_refused_and_others_are_words(ask):
-    assert ask("cat, bad-hands", folder=None).job.prompts.inversions == ()
-    with pytest.raises(Rejected, match="the operator names their folder in `inversion_folder`"):
-        ask("embedding:bad-hands", folder=None)
+def test_without_a_folder_every_word_is_text(ask):
+    assert ask("cat, bad-hands, embedding:bad-hands", folder=None).job.prompts.inversions == ()
 
 
 def test_the_folder_is_listed(folder):
