@@ -27,6 +27,7 @@ from pipelines.weights.families import CONV_IN_KEYS, CONV_OUT_KEYS, FAMILIES, Mo
 from pipelines.weights.header import TensorRef
 from pipelines.weights.latents import check_latents
 from pipelines.weights.naming import IGNORED_KEY, find_component
+from pipelines.weights.other_kinds import describe_other_kind
 from pipelines.weights.quantization import refuse_quantized
 from pipelines.weights.scheduler_config import check_betas
 from pipelines.weights.sidecar import find_sidecar
@@ -179,7 +180,8 @@ def _detect_family(checkpoint: Checkpoint) -> tuple[ModelFamily, int, str]:
     if conv_in is None:
         if checkpoint.find(VAE_INPUT_KEYS) is not None:
             raise WeightsError(checkpoint.path, "a VAE alone, not a model; set it as the `vae` of a model")
-        raise WeightsError(checkpoint.path, "it contains no UNet of Stable Diffusion")
+        reason = describe_other_kind(checkpoint.tensors.values())
+        raise WeightsError(checkpoint.path, reason or "it contains no UNet of Stable Diffusion")
     channels = _read_channels(checkpoint.path, conv_in)
     if channels not in (4, 9):
         raise WeightsError(

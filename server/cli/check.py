@@ -23,8 +23,10 @@ from server.tags.table import load_renames, read_rows
 from server.tls.certificates import Certificates
 
 
-def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
+def check_setup(catalog: Catalog, settings: Settings, probe: bool = False) -> Iterator[str]:
     """Check profiles, presets, accounts, tags, signing key, checkpoints and upscaler; yield a line for each, then "OK".
+
+    With `probe`, models are loaded too, and their networks must show the prediction that was detected.
 
     Raises `ConfigError` if a file has an invalid setting or does not exist, or if weights cannot be loaded.
     """
@@ -52,6 +54,8 @@ def check_setup(catalog: Catalog, settings: Settings) -> Iterator[str]:
         for tool, network in load_networks(catalog.tools).items():
             size = "any size" if network.size is None else "{}x{}".format(*network.size)
             yield f"{tool}: {network.name}, images of {size}"
+        if probe:
+            yield from _probe_models(catalog, settings)
     except WeightsError as error:
         raise ConfigError(str(error)) from None
     yield "OK"
@@ -78,3 +82,10 @@ def _check_weights(catalog: Catalog) -> Iterator[str]:
         yield from describe_loras(catalog.lora_folder)
     if catalog.upscaler is not None:
         yield f"upscaler: {catalog.upscaler.name}, {read_upscaler_scale(catalog.upscaler)} times"
+
+
+def _probe_models(catalog: Catalog, settings: Settings) -> Iterator[str]:
+    from server.engine.loading import probe_model
+
+    for name in catalog.distinct_models():
+        yield f"{name}: {probe_model(detect_model(catalog, name), settings)}"

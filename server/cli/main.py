@@ -155,13 +155,24 @@ def check(
     weights: options.WeightsFile = None,
     prediction: options.Prediction = None,
     zsnr: options.Zsnr = None,
+    probe: Annotated[
+        bool, option(help="Also load each model and find out from its network what it predicts.")
+    ] = False,
 ) -> None:
-    """Check settings, profiles, presets, accounts, the signing key and all checkpoints, without loading a model."""
-    settings = load_settings(config, os.environ, {})
-    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
-    from server.cli.check import check_setup
+    """Check settings, profiles, presets, accounts, the signing key and all checkpoints, without loading a model.
 
-    for line in check_setup(catalog, settings):
+    Of a folder of checkpoints, tell for each file what it is and whether it can be served.
+    """
+    settings = load_settings(config, os.environ, {})
+    from server.cli.check import check_setup
+    from server.cli.survey import is_collection, survey_folder
+
+    if checkpoint is not None and is_collection(checkpoint):
+        lines = survey_folder(checkpoint)
+    else:
+        catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
+        lines = check_setup(catalog, settings, probe)
+    for line in lines:
         typer.echo(line)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from pipelines.adapters.vibe import VibeEncoder, load_vibe, plan_vibe
+from pipelines.errors import WeightsError
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
 from pipelines.job import Work
 from pipelines.pipeline import Pipeline
@@ -24,8 +25,8 @@ from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
 from pipelines.weights.networks import DiffusersUNet
 from pipelines.weights.parts import plan_model
-from pipelines.weights.probe import check_inpainting_prediction, decide_prediction
-from server.config.catalog import VibeFiles
+from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
+from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.model import ServedModel
@@ -67,18 +68,7 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
         if entry.preview_decoder is None
         else load_tiny_decoder(entry.preview_decoder, torch.device(device))
     )
-    weights = load_weights(
-        entry.path,
-        device=device,
-        dtype=DTYPES.get(settings.dtype),
-        prediction=entry.prediction,
-        zsnr=entry.zsnr,
-        vae=entry.vae,
-        text_encoders=entry.text_encoders,
-        inpainting=entry.inpainting,
-        clip_skip=entry.clip_skip,
-        attention=settings.attention,
-    )
+    weights = load_entry(entry, settings, device)
     if weights.detection.is_assumed:
         detection = decide_prediction(weights, entry.path, entry.zsnr)
         log.info("%s: %s", entry.path.name, detection.evidence[-1])
@@ -108,6 +98,42 @@ def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
     unets = [unet for unet in (weights.unet, weights.inpainting) if isinstance(unet, DiffusersUNet)]
     place = weights.device, weights.dtype
     return load_vibe(files.path, files.image_encoder, unets, *place, files.strength)
+
+
+def load_entry(entry: ModelEntry, settings: Settings, device: str) -> Weights:
+    """Load the networks of a catalog's entry onto a device, as the settings say."""
+    return load_weights(
+        entry.path,
+        device=device,
+        dtype=DTYPES.get(settings.dtype),
+        prediction=entry.prediction,
+        zsnr=entry.zsnr,
+        vae=entry.vae,
+        text_encoders=entry.text_encoders,
+        inpainting=entry.inpainting,
+        clip_skip=entry.clip_skip,
+        attention=settings.attention,
+    )
+
+
+def probe_model(model: ServedModel, settings: Settings) -> str:
+    """Load a model and return what its network shows of its prediction.
+
+    Raises `WeightsError` if that is another prediction than the detected one, or ambiguous.
+    """
+    entry = model.entry
+    weights = load_entry(entry, settings, resolve_device(settings.device))
+    found = weights.detection.prediction
+    if found == "edm_v":
+        return "EDM velocity prediction has timesteps of its own and cannot be probed"
+    if weights.detection.is_assumed:
+        return decide_prediction(weights, entry.path, entry.zsnr).evidence[-1]
+    probe = probe_unet(weights, weights.unet)
+    shown = probe.decide()
+    if shown != found:
+        reason = f"{model.detection.evidence[-1]}, but its network shows {shown or 'neither eps nor v'}"
+        raise WeightsError(entry.path, f"{reason} ({probe})")
+    return f"its network shows {found}, as detected ({probe})"
 
 
 def check_model(model: ServedModel) -> None:

@@ -188,7 +188,7 @@ def test_values_in_messages_are_shortened(value, text):
 def test_every_error_has_its_status_and_is_in_the_docstring():
     assert {kind.__name__: kind.status for kind in ApiError.__subclasses__()} == {
         "Rejected": 400, "UnknownKeys": 400, "Unauthorized": 401, "LimitReached": 402, "Forbidden": 403, "NotFound": 404, "BodyTimeout": 408, "BodyTooLarge": 413,
-        "Unsupported": 415, "Overloaded": 429, "HeadersTooLarge": 431, "Unavailable": 503,
+        "Unsupported": 415, "Overloaded": 429, "HeadersTooLarge": 431, "Failed": 500, "Unavailable": 503,
     }  # fmt: skip
     assert all(
         f"{kind.__name__:<15} {kind.status}" in (errors.__doc__ or "") for kind in ApiError.__subclasses__()

@@ -21,8 +21,8 @@ class Converted:
     def __init__(self, unet, convert):
         self.unet, self.convert = unet, convert
 
-    def __call__(self, sample, timestep, *inputs):
-        velocity = self.unet(sample, timestep, *inputs)
+    def __call__(self, sample, timestep, *inputs, **adapters):
+        velocity = self.unet(sample, timestep, *inputs, **adapters)
         sigma = SIGMAS[timestep.long()][:, None, None, None]
         alpha = (sigma**2 + 1) ** -0.5
         noise = alpha * velocity + sigma * alpha * sample

@@ -47,3 +47,14 @@ def test_others_may_not_read_a_token_in_clear(check, mode):
 def test_an_error_in_the_file_is_found(check):
     with pytest.raises(ConfigError, match=r"tokens\.toml:4: .*limits"):
         check(HASHED + "limits = 3\n")
+
+
+def test_a_probe_shows_that_the_network_predicts_what_was_detected(demo_file):
+    lines = list(check_setup(single_model_catalog(demo_file), Settings(), probe=True))
+    assert lines[-2].startswith("nai-diffusion-3: its network shows v, as detected (cosine ")
+
+
+def test_a_probe_refuses_a_network_that_predicts_something_else(demo_file):
+    catalog = single_model_catalog(demo_file, prediction="eps")
+    with pytest.raises(ConfigError, match="the configuration sets eps, but its network shows v"):
+        list(check_setup(catalog, Settings(), probe=True))
