@@ -11,7 +11,10 @@ from pipelines.adapters.lora_file import match_lora, read_lora
 from pipelines.adapters.lora_tensors import load_patches
 from pipelines.adapters.residency import describe_networks
 from pipelines.errors import WeightsError
-from pipelines.weights.parts import plan_model
+from pipelines.weights.checkpoint import UNET_PREFIX
+from pipelines.weights.families import FAMILIES
+from pipelines.weights.networks import build_networks
+from pipelines.weights.parts import model_parts, plan_model
 
 QUERY = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
 OUT = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.weight"
@@ -86,3 +89,14 @@ def test_a_key_that_occurs_under_two_names_is_refused(tmp_path):
 def test_a_checkpoint_is_no_lora():
     with pytest.raises(WeightsError, match="no LoRA"):
         read_lora(DEMO)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_every_layer_of_a_full_size_unet_is_found_under_both_layouts(family):
+    architecture = FAMILIES[family].architecture(4)
+    (part,) = model_parts(architecture, build_networks(architecture)[0].module)
+    layers = describe_networks([part])[0].layers
+    names = {name.rpartition(".")[0] for name in part.keys}
+    original = {part.keys[name].key.removeprefix(UNET_PREFIX).rpartition(".")[0] for name in part.keys}
+    assert {layers[name.replace(".", "_")] for name in names} == names
+    assert {layers[name.replace(".", "_")] for name in original} == names
