@@ -22,7 +22,7 @@ def choose_inversions(prompts: Prompts, model: ServedModel) -> tuple[Inversion, 
     """Return the textual inversions that any of the prompts names.
 
     Raises:
-        Rejected: there is a folder of them, and `embedding:` precedes a name that no file has, or a file that is named cannot be used.
+        Rejected: there is a folder of them, and a name after `embedding:` is not in it, or a file cannot be used.
     """
     folder = model.inversion_folder
     if folder is None:
