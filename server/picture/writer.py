@@ -58,7 +58,7 @@ class MetadataPolicy:
 
     def for_model(self, model: ServedModel) -> "MetadataPolicy":
         """Return the policy for another model's images."""
-        vibe_files = {} if model.vibe is None else model.vibe.files
+        vibe_files = dict[str, str]() if model.vibe is None else model.vibe.files
         return replace(
             self,
             source_hash=model.fingerprint,
