@@ -149,7 +149,9 @@ def detect_others(catalog: Catalog) -> tuple[tuple[ServedModel, ...], Mapping[st
         except (WeightsError, ConfigError) as error:
             # a ConfigError may name a path, which is for the operator only
             reason = (
-                str(error) if isinstance(error, WeightsError) else "its entry in the catalog is not valid"
+                str(error)
+                if isinstance(error, WeightsError)
+                else "a file or profile that the catalog names does not exist"
             )
             log.warning("model %r cannot be served: %s", name, error)
             entry = catalog.models[name]
