@@ -7,7 +7,7 @@ from functools import partial
 from math import isinf
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
@@ -72,6 +72,22 @@ class Pipeline:
         self._loras = LoraResidency(weights.parts, weights.detection.family, lora_memory)
         self._vae = VaeCodec(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
         self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return sum(
+            tensor.nbytes for module in self._list_modules() for tensor in module.state_dict().values()
+        )
+
+    def move(self, device: torch.device) -> None:
+        """Move the weights; the pipeline runs only while they are on its own device."""
+        for module in self._list_modules():
+            nn.Module.to(module, device)
+
+    def _list_modules(self) -> list[nn.Module]:
+        parts = [planned.part.module for planned in self.weights.parts]
+        return parts if self.vibe is None else [*parts, *self.vibe.modules]
 
     def prepare(self, job: Job) -> None:
         """Begin to read the LoRAs of a job that will run next; returns at once, on any thread."""

@@ -3,7 +3,9 @@
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from threading import Semaphore
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -39,6 +41,11 @@ class FakeModel:
         self.evaluations = []  # (job, step)
         self.finished = []
         self.prepared = []  # while another one ran
+
+    models: Mapping[str, ServedModel] = MappingProxyType({})
+
+    def find_place(self, name):
+        return "device"
 
     def prepare(self, job):
         self.prepared.append(job)

@@ -133,6 +133,11 @@ class VibeEncoder:
         self._cache: OrderedDict[tuple[bytes, float], Tensor] = OrderedDict()
         self._uncond: Tensor | None = None
 
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The networks besides those in the UNet."""
+        return self._encoder.module, self._projection
+
     def prepare(self, vibes: Sequence[Vibe]) -> tuple[RowVibes, RowVibes]:
         """Return the vibes of a row with the prompt, and of one without; an image of strength 0 is in neither.
 

@@ -24,7 +24,7 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
     result = await run_job(request, resolved.job)
     started = perf_counter()
-    images = await encode_images(state.metadata, resolved, result)
+    images = await encode_images(state.metadata_for(resolved.job.model), resolved, result)
     seeds = resolved.job.passes[0].seeds
     response = await asyncio.to_thread(build_image_response, media_type, images, seeds, resolved.image_format)
     timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}

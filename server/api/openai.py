@@ -88,7 +88,8 @@ async def create_images(request: Request, state: StateDependency) -> JSONRespons
     policy = state.current_policy()
     sent = await asyncio.to_thread(rename_errors, read_request, translation.body)
     resolved = await asyncio.to_thread(rename_errors, resolve, sent, policy)
-    images = await encode_images(state.metadata, resolved, await run_job(request, resolved.job))
+    metadata = state.metadata_for(resolved.job.model)
+    images = await encode_images(metadata, resolved, await run_job(request, resolved.job))
     response = await asyncio.to_thread(build_response, images, resolved)
     renamed = (warning.replace("input:", "prompt:", 1) for warning in resolved.warnings)
     response.headers.update(build_warning_headers([*translation.warnings, *renamed]))
@@ -161,14 +162,14 @@ def build_response(images: list[bytes], resolved: ResolvedRequest) -> JSONRespon
 
 
 async def list_models(state: StateDependency) -> dict[str, object]:
-    """The ids of the loaded model. Any other model is answered by it too."""
-    return {"object": "list", "data": [_describe_model(name) for name in state.policy.model.ids]}
+    """The ids of the models. Any other model is answered by it too."""
+    return {"object": "list", "data": [_describe_model(name) for name in state.policy.ids]}
 
 
 async def get_model(model: str, state: StateDependency) -> dict[str, object]:
-    """One of the loaded model's ids."""
-    if model not in state.policy.model.ids:
-        raise NotFound(f"model: {shorten(model)} is not served; served: {', '.join(state.policy.model.ids)}")
+    """One of the models' ids."""
+    if model not in state.policy.ids:
+        raise NotFound(f"model: {shorten(model)} is not served; served: {', '.join(state.policy.ids)}")
     return _describe_model(model)
 
 

@@ -30,11 +30,14 @@ async def get_ready(state: StateDependency) -> JSONResponse:
 
 
 async def get_models(state: StateDependency) -> dict[str, object]:
-    """The facts about the model and the evidence for them, and what requests may name: LoRAs, textual inversions."""
-    model = state.current_policy().model
+    """The models: facts, evidence, and where each is. And what requests may name: LoRAs, textual inversions."""
+    policy, engine = state.current_policy(), state.engine
+    model = policy.model
+    cards = [each.card() | {"loaded": engine.find_place(each.model)} for each in policy.models]
+    cards += [{"id": name, "problem": problem} for name, problem in policy.problems.items()]
     loras = await asyncio.to_thread(build_lora_cards, model.lora_folder)
     inversions = await asyncio.to_thread(build_inversion_cards, model.inversion_folder)
-    return {"models": [model.card()], "loras": loras, "inversions": inversions}
+    return {"models": cards, "loras": loras, "inversions": inversions}
 
 
 async def get_key(state: StateDependency) -> JSONResponse:

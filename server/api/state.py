@@ -41,8 +41,16 @@ class AppState:
 
     def current_policy(self) -> RequestPolicy:
         """Return the policy for the model as it is known now: what some predict is known only after loading."""
-        model = self.engine.model
-        return self.policy if model is None else replace(self.policy, model=model)
+        model, known = self.engine.model, self.engine.models
+        if model is None:
+            return self.policy
+        others = tuple(known.get(other.model, other) for other in self.policy.others)
+        return replace(self.policy, model=model, others=others)
+
+    def metadata_for(self, name: str) -> MetadataPolicy:
+        """Return the metadata policy for the images of a model."""
+        other = next((model for model in self.policy.others if model.model == name), None)
+        return self.metadata if other is None else self.metadata.for_model(other)
 
     @property
     def body_limits(self) -> BodyLimits:

@@ -52,7 +52,9 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
     previews = LatestPreviews()
     ticket = submit_job(request, sent.resolved.job, previews.put)
     ticket.future.add_done_callback(previews.wake)
-    frames = stream_frames(sent, ticket, previews, state.metadata, get_reservation(request))
+    frames = stream_frames(
+        sent, ticket, previews, state.metadata_for(sent.resolved.job.model), get_reservation(request)
+    )
     try:
         first = await run_for_client(request, anext(frames))
     except BaseException:

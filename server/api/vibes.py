@@ -12,10 +12,11 @@ from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_r
 from server.api.memory import measure_work
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, get_reservation
+from server.engine.model import ServedModel
 from server.errors import Rejected
 from server.request.encoded_vibe import pack_vibe
 from server.request.images import decode_file
-from server.request.resolve import RequestPolicy, check_model
+from server.request.resolve import RequestPolicy, choose_model
 from server.request.schema import A_SHARE, LONGEST_NAME, Name, Share, WireModel, validate_body
 from server.request.unoffered import has_content
 from server.request.vibes import INFORMATION, NO_ADAPTER, read_reference
@@ -41,6 +42,7 @@ class Encoding:
     """A validated request: the job, and warnings for the client."""
 
     job: VibeJob
+    model: ServedModel
     warnings: tuple[str, ...]
 
 
@@ -51,7 +53,7 @@ async def encode_vibe(request: Request, state: StateDependency) -> Response:
     get_reservation(request).resize(measure_work(encoding.job))
     result = await wait_for_result(submit_job(request, encoding.job), request)
     assert result.vibe is not None
-    content = pack_vibe(result.vibe, policy.model, policy.vibe_secret)
+    content = pack_vibe(result.vibe, encoding.model, policy.vibe_secret)
     headers = build_warning_headers(encoding.warnings)
     return Response(content, media_type=MEDIA_TYPE, headers=headers)
 
@@ -59,13 +61,13 @@ async def encode_vibe(request: Request, state: StateDependency) -> Response:
 def read_encoding(body: Mapping[str, object], policy: RequestPolicy) -> Encoding:
     """Read a request body; raise `Rejected` if it is invalid, or the model has no image adapter."""
     sent = validate_body(EncodeVibeBody, body)
+    policy, warnings = choose_model(policy.presets.canonical(sent.model or policy.model.model), policy)
     if policy.model.vibe is None:
         raise Rejected("image", NO_ADAPTER)
     if not has_content(sent.image):
         raise Rejected("image", "is required: an image in Base64")
     if has_content(sent.mask):
         raise Rejected("mask", "remove it; the entire image is encoded")
-    warnings = check_model(policy.presets.canonical(sent.model or policy.model.model), policy)
     image = read_reference(decode_file(sent.image, "image"), "image")
     share = INFORMATION if sent.information_extracted is None else sent.information_extracted
-    return Encoding(VibeJob(policy.model.model, image, share), warnings)
+    return Encoding(VibeJob(policy.model.model, image, share), policy.model, warnings)

@@ -1,5 +1,7 @@
 """Builders from settings to the server's objects: engine, request policy, metadata policy, access rules, app state."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from secrets import token_bytes
 from socket import gethostname
@@ -29,13 +31,18 @@ if TYPE_CHECKING:
     from server.engine.engine import LoadedModel
 
 
-def build_request_policy(model: ServedModel, settings: Settings) -> RequestPolicy:
+def build_request_policy(
+    model: ServedModel,
+    settings: Settings,
+    others: tuple[ServedModel, ...] = (),
+    problems: Mapping[str, str] | None = None,
+) -> RequestPolicy:
     """Build the policy by which requests are resolved."""
     presets = load_presets(configs() / "presets.toml")
-    api, secret = settings.api, b"" if model.vibe is None else _read_vibe_secret(settings)
-    return RequestPolicy(
-        model, presets, api.presets, api.unknown_models, api.characters, secret, api.prompt_loras
-    )
+    api = settings.api
+    choices = api.presets, api.unknown_models, api.characters, b"", api.prompt_loras
+    policy = RequestPolicy(model, presets, *choices, others, problems or {})
+    return replace(policy, vibe_secret=_read_vibe_secret(settings)) if policy.has_vibe else policy
 
 
 def _read_vibe_secret(settings: Settings) -> bytes:
@@ -54,15 +61,15 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
     return MetadataPolicy(model.fingerprint, key, settings.metadata, *methods, model.files, vibe_files)
 
 
-def build_engine(model: ServedModel, settings: Settings) -> Engine:
-    """Build an engine that loads the model when it is started."""
-    return Engine(partial(_load_model, model, settings), settings.engine.queue_limit)
+def build_engine(model: ServedModel, settings: Settings, others: tuple[ServedModel, ...] = ()) -> Engine:
+    """Build an engine that loads the model when it is started, and the others when they are requested."""
+    return Engine(partial(_load_models, (model, *others), settings), settings.engine.queue_limit)
 
 
-def _load_model(model: ServedModel, settings: Settings) -> "LoadedModel":
-    from server.engine.loading import load_runner
+def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":
+    from server.engine.loading import load_models
 
-    return load_runner(model, settings)
+    return load_models(models, settings)
 
 
 def build_access_rules(settings: Settings) -> AccessRules:
@@ -98,13 +105,18 @@ def build_tag_library(settings: Settings) -> TagLibrary:
     return TagLibrary(read)
 
 
-def build_app_state(model: ServedModel, settings: Settings) -> AppState:
+def build_app_state(
+    model: ServedModel,
+    settings: Settings,
+    others: tuple[ServedModel, ...] = (),
+    problems: Mapping[str, str] | None = None,
+) -> AppState:
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     check_memory(settings)
     networks = load_networks(model.tools, settings.device, choose_threads(settings.threads))
     return AppState(
-        engine=build_engine(model, settings),
-        policy=build_request_policy(model, settings),
+        engine=build_engine(model, settings, others),
+        policy=build_request_policy(model, settings, others, problems),
         metadata=build_metadata_policy(model, settings),
         access=build_access_rules(settings),
         tags=build_tag_library(settings),

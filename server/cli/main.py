@@ -74,9 +74,9 @@ def serve(
     settings = load_settings(config, os.environ, flags)
     catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     from server.cli.serve import run_server
-    from server.engine.model import detect_model
+    from server.engine.model import detect_model, detect_others
 
-    run_server(detect_model(catalog), settings)
+    run_server(detect_model(catalog), settings, *detect_others(catalog))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import logging
 import os
 import ssl
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from threading import Thread
@@ -27,14 +28,19 @@ FAILURE_STATUS = 3
 """Exit status after the model could not be loaded or the device has failed."""
 
 
-def run_server(model: ServedModel, settings: Settings) -> None:
-    """Serve a model until interrupted, or until its engine fails. The port is bound before the weights are read.
+def run_server(
+    model: ServedModel,
+    settings: Settings,
+    others: tuple[ServedModel, ...] = (),
+    problems: Mapping[str, str] | None = None,
+) -> None:
+    """Serve models until interrupted, or until the engine fails. The port is bound before the weights are read.
 
     Raises `ConfigError` if an address cannot be bound, or the accounts, the presets, the signing key or the certificate
     are invalid.
     """
     configure_logging()
-    state = build_app_state(model, settings)
+    state = build_app_state(model, settings, others, problems)
     context = _open_certificate(settings) if settings.tls else None
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in bind(settings.host, listen_port(settings))]

@@ -6,7 +6,7 @@ STOPPED; DEFUNCT follows from any of them when loading or the device fails.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +33,15 @@ class LoadedModel(Protocol):
 
     @property
     def model(self) -> ServedModel | None: ...
+
+    @property
+    def models(self) -> Mapping[str, ServedModel]:
+        """The models that jobs may name, as known by now; read on any thread."""
+        ...
+
+    def find_place(self, name: str, /) -> str:
+        """Return where a model is: "device", "memory" or "disk"."""
+        ...
 
     def prepare(self, work: Work, /) -> None:
         """Begin what the next job needs while another one runs; returns at once, on any thread."""
@@ -133,6 +142,15 @@ class Engine:
         return len(self._waiting)
 
     @property
+    def models(self) -> Mapping[str, ServedModel]:
+        """The models that jobs may name, as known by now; none before the first is loaded."""
+        return {} if self._loaded is None else self._loaded.models
+
+    def find_place(self, name: str) -> str:
+        """Return where a model is: on the "device", in "memory", or on "disk" only."""
+        return "disk" if self._loaded is None else self._loaded.find_place(name)
+
+    @property
     def is_running(self) -> bool:
         """Whether the device thread exists, as it still may after `stop`."""
         return self._thread.is_alive()
@@ -215,7 +233,7 @@ class Engine:
         """Load the model and run the jobs. No other code uses the device."""
         try:
             model = self._load()
-            self._loaded, self.model = model, model.model
+            self.model, self._loaded = model.model, model
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return

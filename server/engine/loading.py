@@ -4,13 +4,17 @@ Others import it inside functions, so that commands that need no torch start fas
 device thread; the command line calls the other functions on the main thread.
 """
 
+import gc
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from pipelines.adapters.vibe import VibeEncoder, load_vibe, plan_vibe
+from pipelines.device import translate_device_errors
 from pipelines.errors import WeightsError
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
 from pipelines.job import Work
@@ -18,7 +22,8 @@ from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
 from pipelines.types import OnPreview, OnStep, Output
 from pipelines.upscale.esrgan import plan_rrdbnet
-from pipelines.upscale.upscaler import load_upscaler
+from pipelines.upscale.upscaler import Upscaler, load_upscaler
+from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
 from pipelines.weights.load import Weights, load_weights
@@ -30,6 +35,7 @@ from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.model import ServedModel
+from server.engine.resident import ResidentModels
 from server.engine.threads import choose_threads
 
 log = logging.getLogger("naiad")
@@ -44,6 +50,20 @@ class LoadedRunner:
 
     runner: Runner
     model: ServedModel
+    pipeline: Pipeline
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return self.pipeline.size
+
+    def move(self, place: Literal["device", "memory"], /) -> None:
+        """Move the weights to the device or to CPU memory; the tensors that are left behind are freed."""
+        device = self.pipeline.device
+        with translate_device_errors(device):
+            self.pipeline.move(device if place == "device" else torch.device("cpu"))
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def prepare(self, work: Work, /) -> None:
         self.runner.prepare(work)
@@ -52,8 +72,34 @@ class LoadedRunner:
         return self.runner.run(work, on_step, on_preview)
 
 
-def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
-    """Load a model, and its upscaler if it has one, onto the device of the settings.
+def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentModels:
+    """Load the first of the models, and the upscaler if there is one; the others are loaded when they are requested.
+
+    Raises what `load_runner` does.
+    """
+    device = resolve_device(settings.device)
+    upscaler = _load_upscaler(models[0], device)
+
+    def load(model: ServedModel) -> LoadedRunner:
+        gc.collect()  # models that were dropped may be in cycles
+        if fingerprint(model.entry.path) != model.fingerprint:
+            raise WeightsError(model.entry.path, "it has changed since the server was started; restart it")
+        with translate_device_errors(torch.device(device)):
+            return load_runner(model, settings, upscaler)
+
+    budgets = settings.engine.device_memory << 20, settings.engine.parked_memory << 20
+    return ResidentModels(models, load, *budgets)
+
+
+def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:
+    """In float32, because half precision shows as bands in flat colors."""
+    return None if model.upscaler is None else load_upscaler(model.upscaler, device)
+
+
+def load_runner(
+    model: ServedModel, settings: Settings, loaded_upscaler: Upscaler | None = None
+) -> LoadedRunner:
+    """Load a model, and its upscaler if it has one that is not loaded yet, onto the device of the settings.
 
     Raises `WeightsError` if a file cannot be used, and `ConfigError` if the device does not exist.
     """
@@ -61,8 +107,7 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
     torch.backends.cudnn.allow_tf32 = False  # float32 is used only where half precision is not enough
     device = resolve_device(settings.device)
     _set_threads(settings)
-    # first, because it fails fast; in float32, because half precision shows as bands in flat colors
-    upscaler = None if model.upscaler is None else load_upscaler(model.upscaler, device)
+    upscaler = loaded_upscaler or _load_upscaler(model, device)  # first, because it fails fast
     decode_preview = (
         None
         if entry.preview_decoder is None
@@ -88,7 +133,7 @@ def load_runner(model: ServedModel, settings: Settings) -> LoadedRunner:
                 entry.preview_decoder.name,
                 likeness,
             )
-    return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model)
+    return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
 
 
 def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:

@@ -1,5 +1,6 @@
 """The served model as known from its files, and for some only after loading: detection, profile, fingerprints."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -16,6 +17,8 @@ from server.config.profiles import Profile, find_profile, load_profiles, match_p
 from server.config.resources import configs
 from server.config.toml import ConfigError, join_key
 from server.engine.loras import UnknownLora, find_lora
+
+log = logging.getLogger("naiad")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,26 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         tools=catalog.tools,
         vibe=None if entry.vibe is None else _detect_vibe(entry.vibe),
     )
+
+
+def detect_others(catalog: Catalog) -> tuple[tuple[ServedModel, ...], Mapping[str, str]]:
+    """Detect the checkpoints besides the default one; of those that cannot be served, return the reason by id."""
+    found: list[ServedModel] = []
+    problems: dict[str, str] = {}
+    for name in catalog.distinct_models()[1:]:
+        try:
+            found.append(detect_model(catalog, name))
+        except (WeightsError, ConfigError) as error:
+            # a ConfigError may name a path, which is for the operator only
+            reason = (
+                str(error)
+                if isinstance(error, WeightsError)
+                else "a file or profile that the catalog names does not exist"
+            )
+            log.warning("model %r cannot be served: %s", name, error)
+            entry = catalog.models[name]
+            problems |= {other: reason for other in catalog.models if catalog.models[other] == entry}
+    return tuple(found), problems
 
 
 def _read_text_widths(entry: ModelEntry, detection: Detection) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -11,6 +11,7 @@ import numpy as np
 from pipelines.job import Job
 from pipelines.types import Pixels
 from server.engine.engine import Result
+from server.engine.model import ServedModel
 from server.picture import png, webp
 from server.picture.comment import (
     GENERATED,
@@ -54,6 +55,17 @@ class MetadataPolicy:
     def __post_init__(self) -> None:
         if self.level == "full" and self.key is None:
             raise ValueError("metadata level 'full' needs a signing key")
+
+    def for_model(self, model: ServedModel) -> "MetadataPolicy":
+        """Return the policy for another model's images."""
+        vibe_files = dict[str, str]() if model.vibe is None else model.vibe.files
+        return replace(
+            self,
+            source_hash=model.fingerprint,
+            inpainting=model.inpainting,
+            files=model.files,
+            vibe_files=vibe_files,
+        )
 
 
 def write_job_picture(

@@ -50,6 +50,23 @@ class RequestPolicy:
     characters: Literal["regional", "flatten"] = "regional"
     vibe_secret: bytes = field(default=b"", repr=False)  # of the codes in encoded vibes
     prompt_loras: bool = False
+    others: tuple[ServedModel, ...] = ()  # that requests may name, and are loaded then
+    problems: Mapping[str, str] = field(default_factory=dict[str, str])  # of ids that cannot be served
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """All models, the default one first."""
+        return self.model, *self.others
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all models."""
+        return tuple(name for model in self.models for name in model.ids)
+
+    @property
+    def has_vibe(self) -> bool:
+        """Whether any model has an image adapter."""
+        return any(model.vibe is not None for model in self.models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +95,9 @@ def resolve(
     Raises:
         Rejected: a value cannot be used; the message names the field, the value and what is allowed.
     """
-    parameters, profile = request.parameters, policy.model.profile
     model = policy.presets.canonical(request.model or policy.model.model)
-    model_warnings = check_model(model, policy)
+    policy, model_warnings = choose_model(model, policy)
+    parameters, profile = request.parameters, policy.model.profile
     size = parameters.width or profile.defaults.width, parameters.height or profile.defaults.height
     samples = parameters.n_samples or 1
     enhance = build_enhance_pass(parameters, size, samples, policy.model, pick_seed)
@@ -122,19 +139,23 @@ def resolve(
     return ResolvedRequest(job, image_format, legacy | recorded, warnings)
 
 
-def check_model(name: str, policy: RequestPolicy) -> tuple[str, ...]:
-    """Warn if another model than the requested one answers, or refuse."""
+def choose_model(name: str, policy: RequestPolicy) -> tuple[RequestPolicy, tuple[str, ...]]:
+    """Return the policy for the requested model, and a warning if another one answers; or refuse."""
     loaded = policy.model
     names = {name, name.removesuffix("-inpainting")}
-    if names & set(loaded.ids):
-        return ()
+    for model in policy.models:
+        if names & set(model.ids):
+            return replace(policy, model=model), ()
+    problem = next((policy.problems[other] for other in names if other in policy.problems), None)
+    if problem is not None:
+        raise Rejected("model", f"{name!r} cannot be served: {problem}; served: {', '.join(policy.ids)}")
     if names & set(loaded.other_ids):
         raise Rejected("model", f"{name!r} is in the catalog but not loaded; loaded is {loaded.model!r}")
     if policy.unknown_models == "refuse":
-        near = get_close_matches(name, loaded.ids, n=1)
+        near = get_close_matches(name, policy.ids, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise Rejected("model", f"{name!r} is not served{hint}; served: {', '.join(loaded.ids)}")
-    return (f"model: {name!r} is answered by {loaded.model!r}",)
+        raise Rejected("model", f"{name!r} is not served{hint}; served: {', '.join(policy.ids)}")
+    return policy, (f"model: {name!r} is answered by {loaded.model!r}",)
 
 
 def _check_samples(count: int, size: Size) -> None:

@@ -43,7 +43,7 @@ def naiad(fake_model, monkeypatch, capsys, tmp_path):
     for name in [name for name in os.environ if name.startswith("NAIAD_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NAIAD_SIGNING_KEY", str(tmp_path / "signing.pem"))
-    monkeypatch.setattr("server.engine.loading.load_runner", lambda *_, **__: fake_model)
+    monkeypatch.setattr("server.engine.loading.load_models", lambda *_, **__: fake_model)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):

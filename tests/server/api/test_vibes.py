@@ -16,7 +16,7 @@ from pipelines.job import EncodedVibe, RgbImage, VibeJob
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.config.settings import Settings
-from server.engine.loading import load_runner
+from server.engine.loading import load_models
 from server.engine.model import detect_model
 from server.request.encoded_vibe import pack_vibe
 
@@ -140,7 +140,7 @@ def test_models_shows_the_adapter(client, model):
 
 def test_the_demo_draws_the_same_from_an_image_as_from_its_encoding(model, signing_key):
     """And what is refused in between leaves no trace."""
-    state = build_state(model, load_runner(model, Settings(device="cpu", threads=1)), signing_key)
+    state = build_state(model, load_models((model,), Settings(device="cpu", threads=1)), signing_key)
     size = {"width": 128, "height": 128, "steps": 4}
     with TestClient(create_app(state), base_url=BASE_URL) as client:
         state.engine.wait_ready()

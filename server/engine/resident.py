@@ -1,0 +1,170 @@
+"""The loaded models of a catalog: which one runs, and where the others are kept until they are requested again.
+
+The device has the models that were used last, within a budget; those before them wait in CPU memory, within another
+budget; the rest is loaded from disk. Needs no torch: a model is moved by an object that knows its networks.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Literal, Protocol, TypeAlias
+
+from pipelines.errors import DeviceLost, PipelineError, UnknownName
+from pipelines.job import UpscaleJob, Work
+from pipelines.types import OnPreview, OnStep, Output
+from pipelines.weights.checkpoint import checkpoint_files, open_checkpoint
+from server.engine.model import ServedModel
+from server.errors import Unavailable
+
+log = logging.getLogger("naiad")
+Place: TypeAlias = Literal["device", "memory", "disk"]
+"""Where a model is: ready to run, waiting in CPU memory, or not loaded."""
+
+
+class MovableModel(Protocol):
+    """A loaded model that can be moved between the device and CPU memory without changing a bit of it."""
+
+    @property
+    def model(self) -> ServedModel: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights."""
+        ...
+
+    def move(self, place: Literal["device", "memory"], /) -> None: ...
+
+    def prepare(self, work: Work, /) -> None: ...
+
+    def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None, /) -> Output: ...
+
+
+class ResidentModels:
+    """Runs each job with the model that it names, which is loaded or moved to the device first.
+
+    Args:
+        models: those of the catalog; the first is loaded at once.
+        load: loads a model onto the device.
+        device_budget, memory_budget: bytes of models on the device and in CPU memory. The model that runs is always on
+            the device, and what it replaces is dropped only once it is loaded.
+
+    Attributes:
+        switches: how often a job needed another model than the one before it.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        load: Callable[[ServedModel], MovableModel],
+        device_budget: int,
+        memory_budget: int,
+    ) -> None:
+        self._load, self._budgets = load, (device_budget, memory_budget)
+        first = load(models[0])
+        self._models = {model.model: model for model in (first.model, *models[1:])}
+        self._default = self._current = first.model.model
+        self._device = OrderedDict({self._current: first})  # least recently used first, as in the other one
+        self._memory: OrderedDict[str, MovableModel] = OrderedDict()
+        self.switches = 0
+
+    @property
+    def model(self) -> ServedModel:
+        """What is known about the default model since it was loaded."""
+        return self._models[self._default]
+
+    @property
+    def models(self) -> Mapping[str, ServedModel]:
+        """All models by id, as known by now."""
+        return dict(self._models)
+
+    def find_place(self, name: str) -> Place:
+        """Return where a model is now. On any thread."""
+        return "device" if name in self._device else "memory" if name in self._memory else "disk"
+
+    def prepare(self, work: Work, /) -> None:
+        """Begin what the next job needs, if its model is loaded."""
+        if not isinstance(work, UpscaleJob):
+            loaded = self._device.get(work.model) or self._memory.get(work.model)
+            if loaded is not None:
+                loaded.prepare(work)
+
+    def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None = None, /) -> Output:
+        """Run a job with its model.
+
+        Raises:
+            PipelineError: its model could not be loaded; the others can still run.
+            Unavailable: what the model predicts was found out only now, and its defaults are others than assumed.
+        """
+        name = self._current if isinstance(work, UpscaleJob) else work.model
+        if name not in self._models:
+            raise UnknownName("model", name, self._models)
+        if name != self._current or name not in self._device:
+            self._switch(name)
+        return self._device[name].run(work, on_step, on_preview)
+
+    def _switch(self, name: str) -> None:
+        started, place = perf_counter(), self.find_place(name)
+        try:
+            loaded = self._fetch(name)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            reason = _describe_failure(error)
+            log.exception("model %r could not be loaded", name)
+            raise PipelineError(f"model: {name!r} could not be loaded: {reason}") from error
+        self._device[name] = loaded
+        self._device.move_to_end(name)
+        self._current = name
+        self.switches += 1
+        self._limit_device(0)
+        self._limit_memory()
+        log.info("model %r is in use, from %s, after %.2f s", name, place, perf_counter() - started)
+        assumed, self._models[name] = self._models[name], loaded.model
+        if loaded.model.profile != assumed.profile:
+            raise Unavailable(f"model: what {name!r} predicts is known only now; send the request again")
+
+    def _fetch(self, name: str) -> MovableModel:
+        """Return a model that is on the device."""
+        if name in self._device:
+            return self._device[name]
+        if name not in self._memory:
+            self._limit_device(_estimate_size(self._models[name]))
+            return self._load(self._models[name])
+        loaded = self._memory[name]
+        self._limit_device(loaded.size)
+        try:
+            loaded.move("device")
+        except BaseException:
+            loaded.move("memory")  # what was moved by then
+            raise
+        del self._memory[name]
+        return loaded
+
+    def _limit_device(self, needed: int) -> None:
+        """Move models to CPU memory until `needed` bytes more fit; without need of any, the current one stays."""
+        while sum(loaded.size for loaded in self._device.values()) + needed > self._budgets[0]:
+            name = next(iter(self._device), None)
+            if name is None or (not needed and name == self._current):
+                return
+            self._device[name].move("memory")
+            self._memory[name] = self._device.pop(name)
+
+    def _limit_memory(self) -> None:
+        while sum(loaded.size for loaded in self._memory.values()) > self._budgets[1]:
+            name, _ = self._memory.popitem(last=False)
+            log.info("model %r was dropped from memory; its next request loads it again", name)
+
+
+def _estimate_size(model: ServedModel) -> int:
+    """Return the size of a model's checkpoint in bytes; raise `WeightsError` if it is damaged or not there."""
+    return sum(file.stat().st_size for file in checkpoint_files(open_checkpoint(model.entry.path)))
+
+
+def _describe_failure(error: Exception) -> str:
+    """Return a reason for clients: no path, no library's text."""
+    if isinstance(error, PipelineError):
+        return str(error)
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return "not enough memory; the operator can lower engine.device_memory"
+    return "the server's log has the details"
