@@ -29,8 +29,8 @@ from pipelines.weights.architecture import sdxl
 from pipelines.weights.detect import detect
 from pipelines.weights.key_map import MappedKey
 from pipelines.weights.load import Weights, load_weights
+from pipelines.weights.model_plan import model_parts
 from pipelines.weights.networks import build_networks
-from pipelines.weights.parts import model_parts
 
 RESULTS = Path(__file__).parent / "results"
 

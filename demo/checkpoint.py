@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from demo.architecture import demo_architecture
 from pipelines.weights.architecture import METADATA_KEY, Architecture
 from pipelines.weights.key_map import to_stored
+from pipelines.weights.model_plan import model_parts
 from pipelines.weights.networks import build_networks
-from pipelines.weights.parts import model_parts
 
 SEED = 20231115
 WEIGHTS = Path(__file__).parent / "weights"

@@ -1,6 +1,7 @@
 """What each kind of LoRA makes of a weight, in float32."""
 
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -77,10 +78,15 @@ def _decompose(weight: Tensor, magnitude: Tensor) -> Tensor:
     """
     rows, is_column = weight.shape[0], magnitude.ndim > 1 and magnitude.shape[0] == 1 and weight.shape[0] != 1
     if not is_column and magnitude.numel() == rows:
-        lengths = weight.flatten(1).norm(dim=1).view(-1, *(1 for _ in weight.shape[1:]))
+        lengths = _measure(weight).view(-1, *(1 for _ in weight.shape[1:]))
     else:
-        lengths = weight.transpose(0, 1).flatten(1).norm(dim=1).view(1, -1, *(1 for _ in weight.shape[2:]))
+        lengths = _measure(weight.transpose(0, 1)).view(1, -1, *(1 for _ in weight.shape[2:]))
     return weight * (magnitude.reshape(lengths.shape) / (lengths + EPSILON))
+
+
+def _measure(weight: Tensor) -> Tensor:
+    """Return the lengths of a weight's rows."""
+    return weight.flatten(1).square().sum(1).sqrt()
 
 
 def _scale_channels(tensors: Tensors, base: Tensor) -> Tensor:
@@ -114,15 +120,15 @@ def _rotate(tensors: Tensors, base: Tensor, strength: float) -> Tensor:
 def _cayley(blocks: Tensor, identity: Tensor, constraint: float) -> Tensor:
     """Return the rotations (I + Q)(I − Q)⁻¹ of the skew parts Q of blocks, shortened to the constraint if it is set."""
     skew = blocks - blocks.mT
-    length = skew.norm() + 1e-8
+    length = skew.square().sum().sqrt() + 1e-8
     if 0 < constraint < length:
         skew = skew * constraint / length
-    return (identity + skew) @ torch.linalg.inv(identity - skew)
+    return (identity + skew) @ cast("Tensor", cast("Any", torch.linalg).inv(identity - skew))
 
 
 def _rotate_stage(rows: Tensor, rotation: Tensor, half: int) -> Tensor:
     """Apply one stage of a butterfly: blocks of rows from two halves, `half` rows each."""
-    size = rotation.shape[-1]
-    mixed = rows.unflatten(0, (-1, 2, half)).transpose(1, 2).reshape(-1, size, rows.shape[1])
-    mixed = torch.einsum("bij,bj...->bi...", rotation, mixed).flatten(0, 1)
-    return mixed.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2)
+    size, width = rotation.shape[-1], rows.shape[1]
+    mixed = rows.reshape(-1, 2, half, width).transpose(1, 2).reshape(-1, size, width)
+    mixed = torch.einsum("bij,bjk->bik", rotation, mixed)
+    return mixed.reshape(-1, half, 2, width).transpose(1, 2).reshape(-1, width)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod, sqrt
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pipelines.adapters.lora_keys import LoraKey, parse_key
 from pipelines.adapters.lora_kinds import KINDS, LoraKind, Shapes, rank_of
@@ -23,6 +23,7 @@ OTHER_MODELS = {
     "transformer_blocks_0_attn_add_q_proj": "Stable Diffusion 3",
 }
 """Parts of layers' paths that only models of families that cannot run have."""
+NO_SHAPE: tuple[int, ...] = ()
 NUMBERS = frozenset({"alpha", "on_input"})
 NUMBER_DTYPES = (*FLOATS, "I64", "I32", "I16", "I8", "U8", "BOOL")
 """Roles of tensors that are one number, and the dtypes that trainers write them in."""
@@ -120,10 +121,10 @@ class LoraFile:
     def alpha_of(self, name: LayerName, rank: int) -> float:
         """Return the alpha of a layer without one of its own: peft's, if diffusers wrote it, else the rank."""
         try:
-            fields = json.loads(self.metadata.get(DIFFUSERS_METADATA, "{}"))
-            alpha = fields.get(f"{name.folder}.lora_alpha")
-            patterns = fields.get(f"{name.folder}.alpha_pattern") or {}
-            alpha = next((float(patterns[key]) for key in patterns if _ends_with(name.path, key)), alpha)
+            fields = cast("dict[str, Any]", json.loads(self.metadata.get(DIFFUSERS_METADATA, "{}")))
+            patterns = cast("dict[str, Any]", fields.get(f"{name.folder}.alpha_pattern") or {})
+            own = (value for key, value in patterns.items() if _ends_with(name.path, key))
+            alpha = next(own, fields.get(f"{name.folder}.lora_alpha"))
             alpha = float(rank if alpha is None else alpha)
             return alpha * sqrt(rank) if fields.get(f"{name.folder}.use_rslora") else alpha
         except (AttributeError, RecursionError, TypeError, ValueError):
@@ -137,10 +138,11 @@ def _ends_with(path: str, key: str) -> bool:
 def _input_width(layer: LayerTensors) -> int | None:
     shapes = layer.shapes
     for role in ("down", "hada_w1_b", "diff"):
-        if len(shapes.get(role, ())) > 1:
-            return shapes[role][1]
-    widths = [shapes.get(f"lokr_w{side}") or shapes.get(f"lokr_w{side}_b") or () for side in (1, 2)]
-    return widths[0][1] * widths[1][1] if all(len(width) == 2 for width in widths) else None
+        shape = shapes.get(role, NO_SHAPE)
+        if len(shape) > 1:
+            return shape[1]
+    first, second = (shapes.get(f"lokr_w{side}", shapes.get(f"lokr_w{side}_b", NO_SHAPE)) for side in (1, 2))
+    return first[1] * second[1] if len(first) == len(second) == 2 else None
 
 
 def read_lora(path: Path) -> LoraFile:

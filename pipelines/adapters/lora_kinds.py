@@ -49,11 +49,11 @@ def flatten(shape: tuple[int, ...]) -> Matrix:
 
 def _fits_lora(shapes: Shapes, weight: tuple[int, ...]) -> bool:
     up, down, mid = shapes["up"], shapes["down"], shapes.get("mid")
-    if not up or not down or prod(up[2:]) != 1:
+    if len(up) < 2 or len(down) < 2 or prod(up[2:]) != 1:
         return False
     if mid is None:
-        return len(up) > 1 and up[1] == down[0] and (up[0], prod(down[1:])) == flatten(weight)
-    is_chain = len(up) > 1 and len(down) > 1 and len(mid) > 2 and (up[1], down[0]) == mid[:2]
+        return up[1] == down[0] and (up[0], prod(down[1:])) == flatten(weight)
+    is_chain = len(mid) > 2 and (up[1], down[0]) == mid[:2]
     return is_chain and prod(down[2:]) == 1 and (up[0], down[1] * prod(mid[2:])) == flatten(weight)
 
 
@@ -104,8 +104,12 @@ def _fits_oft(shapes: Shapes, weight: tuple[int, ...]) -> bool:
     return is_butterfly and (rescale is None or prod(rescale) == weight[0])
 
 
+def _fits_nothing(_shapes: Shapes, _weight: tuple[int, ...]) -> bool:
+    return False
+
+
 def _refuse(name: str, role: str, reason: str) -> LoraKind:
-    return LoraKind(name, (frozenset({role}),), lambda *_: False, refused=reason)
+    return LoraKind(name, (frozenset({role}),), _fits_nothing, refused=reason)
 
 
 def _roles(*names: str) -> frozenset[str]:

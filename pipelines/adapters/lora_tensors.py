@@ -68,9 +68,9 @@ def _load_patch(file: LoraFile, patch: Patch, stream: BinaryIO) -> LoadedPatch:
 
 
 def _read_tensor(path: Path, ref: TensorRef, stream: BinaryIO) -> Tensor:
-    content = bytearray(ref.end - ref.start)
     stream.seek(ref.start)
-    if stream.readinto(content) != len(content):
+    content = bytearray(stream.read(ref.end - ref.start))
+    if len(content) != ref.end - ref.start:
         raise WeightsError(path, "it became shorter while it was read")
     tensor = torch.frombuffer(content, dtype=DTYPES[ref.dtype]).reshape(ref.shape).float()
     if not tensor.isfinite().all():

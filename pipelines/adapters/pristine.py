@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import WeightsError
-from pipelines.weights.parts import PlannedPart
+from pipelines.weights.model_plan import PlannedPart
 from pipelines.weights.reader import read_tensors
 
 

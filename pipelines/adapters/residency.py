@@ -23,7 +23,7 @@ from pipelines.errors import PipelineError, UnusableLora, WeightsError
 from pipelines.job import Lora
 from pipelines.types import Family
 from pipelines.weights.checkpoint import fingerprint
-from pipelines.weights.parts import ModelPart, PlannedPart
+from pipelines.weights.model_plan import ModelPart, PlannedPart
 
 LoraSet: TypeAlias = tuple[Lora, ...]
 Patches: TypeAlias = Mapping[WeightKey, Sequence[tuple[LoadedPatch, float]]]

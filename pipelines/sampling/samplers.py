@@ -235,12 +235,14 @@ class Sampler:
         eta: share of fresh noise in the exact step from infinite noise; 0 for deterministic samplers.
         brownian: its noise always comes from a Brownian tree.
         own_schedule: it ignores the requested noise schedule and uses entries of the noise table.
+        smea: it can be used with SMEA.
     """
 
     run: Callable[["Tensor", Sigmas, Noise], SamplerCoroutine]
     eta: float = 0.0
     brownian: bool = False
     own_schedule: bool = False
+    smea: bool = True
 
     def __call__(self, x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
         return self.run(x, sigmas, noise)
@@ -252,7 +254,7 @@ SAMPLERS: dict[str, Sampler] = {
     "k_heun": Sampler(heun),
     "k_dpm_2": Sampler(dpm_2),
     "k_dpm_2_ancestral": Sampler(partial(dpm_2, eta=1.0), eta=1.0),
-    "k_lms": Sampler(lms),
+    "k_lms": Sampler(lms, smea=False),
     "k_dpmpp_2s_ancestral": Sampler(dpmpp_2s_ancestral, eta=1.0),
     "k_dpmpp_2m": Sampler(dpmpp_2m),
     "k_dpmpp_2m_sde": Sampler(dpmpp_2m_sde, eta=1.0, brownian=True),
@@ -260,8 +262,8 @@ SAMPLERS: dict[str, Sampler] = {
     "k_dpmpp_sde": Sampler(dpmpp_sde, eta=1.0, brownian=True),
     "k_dpm_fast": Sampler(dpm_fast),
     "k_dpm_adaptive": Sampler(dpm_adaptive),
-    "ddim_v3": Sampler(euler, own_schedule=True),
-    "plms": Sampler(plms, own_schedule=True),
+    "ddim_v3": Sampler(euler, own_schedule=True, smea=False),
+    "plms": Sampler(plms, own_schedule=True, smea=False),
 }
 
 ALIASES: dict[str, tuple[str, str]] = {

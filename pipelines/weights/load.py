@@ -1,7 +1,7 @@
 """Load a checkpoint from disk onto a device: strictly, offline, and without needless copies.
 
 Tensors are memory-mapped from safetensors files and assigned to empty networks; only another dtype or device
-makes a copy. What a header can show is checked before (parts.py), NaN and infinity afterwards.
+makes a copy. What a header can show is checked before (model_plan.py), NaN and infinity afterwards.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture
 from pipelines.weights.checkpoint import Checkpoint, checkpoint_files
 from pipelines.weights.detect import Detection
+from pipelines.weights.model_plan import PlannedPart, plan_model
 from pipelines.weights.networks import TextEncoder, UNet, Vae, set_attention
-from pipelines.weights.parts import PlannedPart, plan_model
 from pipelines.weights.reader import read_ahead
 
 FLOAT32_LIMIT = 1 << 30

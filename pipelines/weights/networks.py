@@ -137,7 +137,8 @@ class ClipTextEncoder:
     def __init__(self, config: TextEncoderConfig, clip_skip: int | None = None) -> None:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-        self.pad, self.width = config.pad, config.width
+        self.pad = config.pad
+        self.width = config.width
         self._layer = -(clip_skip or PENULTIMATE)
         self._final_norm, self._projection = config.final_norm, config.projection
         model = CLIPTextModelWithProjection if config.projection else CLIPTextModel

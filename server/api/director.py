@@ -1,8 +1,7 @@
-"""`POST /ai/augment-image`: NAI's director tools, drawn by a filter, by a network of the catalogue, or by the model."""
+"""`POST /ai/augment-image`: NAI's director tools, drawn by a filter, by a network of the catalog, or by the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -20,8 +19,17 @@ from server.director.toolbox import Drawing, Toolbox
 from server.errors import Rejected, shorten
 from server.picture.comment import describe_job
 from server.picture.derived import read_prompt
-from server.picture.writer import ImageFormat
-from server.request.schema import A_SEED, A_TEXT, LONGEST_NAME, Name, Text, Whole, WireModel, validate_body
+from server.request.schema import (
+    A_SEED,
+    A_TEXT,
+    LONGEST_NAME,
+    ImageFormat,
+    Name,
+    Text,
+    Whole,
+    WireModel,
+    validate_body,
+)
 
 DRAWN_TOOLS = ("bg-removal", "lineart", "sketch")
 """Tools that need no prompt, and no model."""
@@ -35,7 +43,7 @@ class AugmentBody(WireModel):
     image: object = Field(None, description="an image in Base64")
     width: Whole | None = Field(None, description="a whole number")
     height: Whole | None = Field(None, description="a whole number")
-    image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
+    image_format: ImageFormat | None = Field(None, description="png or webp")
     prompt: object = Field(None, description="of prompted tools: a text; for emotion, a mood and `;;` first")
     defry: object = Field(None, description="of prompted tools: a whole number from 0 to 5")
     seed: object = Field(None, description="of prompted tools: a whole number")

@@ -25,6 +25,7 @@ from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import (
     LONGEST_NAME,
     MOST_SAMPLES,
+    ImageFormat,
     Name,
     Text,
     Whole,
@@ -68,7 +69,7 @@ class ImagesRequest(WireModel):
         None, description="b64_json; this server keeps no files that a URL could name"
     )
     background: Literal["auto", "opaque"] | None = Field(None, description="auto or opaque")
-    output_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
+    output_format: ImageFormat | None = Field(None, description="png or webp")
     stream: Literal[False] | None = Field(None, description="false; this path does not stream")
     partial_images: Literal[0] | None = Field(None, description="0; this path does not stream")
 

@@ -18,7 +18,8 @@ from server.api.state import AppState, get_capacity, get_reservation
 from server.director.toolbox import Drawing
 from server.picture.comment import AUGMENTED, naiad_version
 from server.picture.derived import SourceImage, build_tool_comment, open_source
-from server.picture.writer import ImageFormat, MetadataPolicy, write_picture
+from server.picture.writer import MetadataPolicy, write_picture
+from server.request.schema import ImageFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import floor, sqrt
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -26,9 +26,9 @@ from server.errors import Rejected
 from server.picture.comment import naiad_version
 from server.picture.derived import SourceImage, build_derived_comment, open_source
 from server.picture.webp import check_webp_size
-from server.picture.writer import ImageFormat, MetadataPolicy, write_picture
+from server.picture.writer import MetadataPolicy, write_picture
 from server.request.images import MAX_PIXELS
-from server.request.schema import Real, WireModel, validate_body
+from server.request.schema import ImageFormat, Real, WireModel, validate_body
 
 log = logging.getLogger("naiad")
 OLD_SCALE, NEW_SCALE = 2.0, 4.0
@@ -40,7 +40,7 @@ class UpscaleRequest(WireModel):
 
     image: object = Field(None, description="an image in Base64")
     scale: Annotated[Real, Field(gt=1, le=4)] | None = Field(None, description="a number above 1, at most 4")
-    image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
+    image_format: ImageFormat | None = Field(None, description="png or webp")
     model: object = None
     declared_blur_sigma: object = None
 

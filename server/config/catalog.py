@@ -12,7 +12,17 @@ from pipelines.types import PredictionType
 from server.config.profiles import SigmaMax
 from server.config.resources import demo_weights
 from server.config.settings import Settings
-from server.config.toml import ConfigError, Key, StrictModel, join_key, locate, read_toml, validate
+from server.config.toml import (
+    SPECIAL_FILE,
+    ConfigError,
+    Key,
+    StrictModel,
+    is_special,
+    join_key,
+    locate,
+    read_toml,
+    validate,
+)
 
 Strength = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 
@@ -166,16 +176,18 @@ class Catalog(StrictModel):
         return catalog
 
     def require_files(self, model: str) -> None:
-        """Raise `ConfigError` with the line in the catalog if a file of a listed model does not exist."""
+        """Raise `ConfigError` with the line in the catalog if a file of a listed model is missing or not regular."""
         entry = self.models[model]
         tools = ((("tools", tool), file.path) for tool, file in self.tools.list_files().items())
         others = [(("preview_decoder",), entry.preview_decoder), *_list_vibe_files(entry.vibe)]
         optional = ((key, path) for key, path in others if path is not None)
         for key, path in ((("path",), entry.path), *self.iter_auxiliary_files(model), *optional, *tools):
-            if not os.path.exists(path):  # noqa: PTH110 -- False, not an error, if the name is too long
+            exists = os.path.exists(path)  # noqa: PTH110 -- False, not an error, if the name is too long
+            if not exists or is_special(path):
                 full_key = key if key[0] in ("upscaler", "tools") else ("models", model, *key)
                 where = f"{self.describe_key(full_key)}: " if self._file else ""
-                raise ConfigError(f"{where}{abbreviate(str(path))}: no such file")
+                reason = SPECIAL_FILE if exists else "no such file"
+                raise ConfigError(f"{where}{abbreviate(str(path))}: {reason}")
         for name, folder in self._folders().items():
             if not folder.is_dir():
                 raise ConfigError(f"{self.describe_key((name,))}: {abbreviate(str(folder))}: no such folder")

@@ -1,6 +1,7 @@
 """Strict reading of TOML files: an error names the file, the line, the key, the value and what is allowed."""
 
 import json
+import os
 import tomllib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,9 @@ SECRETS = {"token", "token_hash", "key"}
 """Keys whose values are left out of error messages."""
 
 LARGEST_FILE = 1 << 20
-"""Bytes of a TOML file; without a limit, a device such as /dev/zero would fill the memory."""
+"""Bytes of a TOML file; a setting that names a model by mistake would fill the memory."""
+
+SPECIAL_FILE = "a pipe, device or socket; name a regular file"
 
 Key = Sequence[str | int]
 """Path of a value in a document: names of tables and keys, and indices into arrays."""
@@ -47,7 +50,21 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}:{line}: {reason}") from None
 
 
+def is_special(file: Path) -> bool:
+    """Return whether a path is a pipe, device or socket; opening a named pipe would wait for its other end."""
+    # os.path, because it returns False, not an error, if the name is too long
+    is_regular = os.path.isfile(file) or os.path.isdir(file)  # noqa: PTH112, PTH113
+    return os.path.exists(file) and not is_regular  # noqa: PTH110
+
+
+def require_regular_file(file: Path) -> None:
+    """Raise `ConfigError` for a pipe, device or socket; opening a missing file or a folder fails by itself."""
+    if is_special(file):
+        raise ConfigError(f"{file}: {SPECIAL_FILE}")
+
+
 def _read_text(file: Path) -> str:
+    require_regular_file(file)
     try:
         with file.open("rb") as stream:
             content = stream.read(LARGEST_FILE + 1)

@@ -1,4 +1,4 @@
-"""What the tools draw: by a network of the catalogue, else by a filter; some tools need a network."""
+"""What the tools draw: by a network of the catalog, else by a filter; some tools need a network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "openpose": ("openpose",),
     "uniformer": ("uniformer",),
 }
-"""Keys of the catalogue's `tools` whose network draws for a tool; the first one that is configured does."""
+"""Keys of the catalog's `tools` whose network draws for a tool; the first one that is configured does."""
 FLAT_DEPTH = 0.1
 """Depth of the farthest part of an image, 0 to 1, whose normals are drawn as facing the viewer."""
 
@@ -50,7 +50,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Toolbox:
-    """The networks that are loaded, by their key in the catalogue, and the recipes of prompted tools."""
+    """The networks that are loaded, by their key in the catalog, and the recipes of prompted tools."""
 
     networks: Mapping[str, ToolNetwork] = field(default_factory=dict[str, ToolNetwork])
     recipes: Recipes = field(default_factory=load_recipes, repr=False)

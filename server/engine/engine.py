@@ -128,9 +128,9 @@ class Engine:
         self._waiting: deque[Ticket] = deque()
         self._state = State.NEW
         self._thread = Thread(target=self._main, name="device", daemon=True)
+        self._loaded: LoadedModel | None = None
         self.failure: str | None = None
         self.model: ServedModel | None = None
-        self._loaded: LoadedModel | None = None
 
     @property
     def state(self) -> State:
@@ -183,7 +183,15 @@ class Engine:
             lower = (index for index, other in enumerate(self._waiting) if other.priority < priority)
             self._waiting.insert(next(lower, len(self._waiting)), ticket)
             self._changed.notify_all()
+        self._prepare_next()
         return ticket
+
+    def _prepare_next(self) -> None:
+        """Let the model prepare the next job while it runs another one."""
+        with self._changed:
+            work = self._waiting[0].work if self._waiting else None
+        if self._loaded is not None and work is not None:
+            self._loaded.prepare(work)
 
     def admit(self) -> None:
         """Raise what `submit` would raise now, so that a request's images need not be decoded in vain."""
@@ -225,7 +233,7 @@ class Engine:
         """Load the model and run the jobs. No other code uses the device."""
         try:
             model = self._load()
-            self.model, self._loaded = model.model, model
+            self._loaded, self.model = model, model.model
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return
@@ -264,8 +272,7 @@ class Engine:
             return
         started = perf_counter()
         ticket.queue_seconds = started - ticket.queued
-        if (following := next(iter(tuple(self._waiting)), None)) is not None:
-            model.prepare(following.work)
+        self._prepare_next()
         try:
             output = model.run(ticket.work, ticket.watch, ticket.on_preview)
         except DeviceLost as error:

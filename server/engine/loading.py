@@ -28,8 +28,8 @@ from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
 from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
+from pipelines.weights.model_plan import plan_model
 from pipelines.weights.networks import DiffusersUNet
-from pipelines.weights.parts import plan_model
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings

@@ -95,6 +95,9 @@ class ServedModel:
             "zero_terminal_snr": self.detection.zsnr,
             "inpainting": self.inpainting,
             "upscaler": "lanczos" if self.upscaler is None else self.upscaler.name,
+            "preview_decoder": None
+            if self.entry.preview_decoder is None
+            else self.entry.preview_decoder.name,
             "vibe": None if self.vibe is None else self.vibe.card(),
             "evidence": list(self.detection.evidence),
             "loras": [entry.name for entry in self.entry.loras],
@@ -207,5 +210,7 @@ def format_card(card: Mapping[str, object]) -> str:
     if "problem" in card:
         return f"{card['id']}: {card['problem']}"
     lines = [f"{card['id']}: {card['file']}, {card['family']}, hash {card['hash']}"]
+    if card["preview_decoder"] is not None:
+        lines.append(f"  preview decoder: {card['preview_decoder']}")
     lines += [f"  {fact}" for fact in cast("list[str]", card["evidence"])]
     return "\n".join([*lines, f"  profile {card['profile']}: {card['profile_reason']}"])

@@ -22,9 +22,9 @@ from server.picture.comment import (
 )
 from server.picture.signature import SigningKey, sign_comment
 from server.picture.stealth import add_opaque_alpha, embed
+from server.request.schema import ImageFormat
 
 log = logging.getLogger("naiad")
-ImageFormat = Literal["png", "webp"]
 Alpha: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 ENCODERS = {"png": png.encode_png, "webp": webp.encode_webp}
 

@@ -22,17 +22,18 @@ def choose_inversions(prompts: Prompts, model: ServedModel) -> tuple[Inversion, 
     """Return the textual inversions that any of the prompts names.
 
     Raises:
-        Rejected: `embedding:` precedes a name that no file has, or a file that is named cannot be used.
+        Rejected: there is a folder of them, and a name after `embedding:` is not in it, or a file cannot be used.
     """
     folder = model.inversion_folder
-    names = [] if folder is None else list_names(folder)
+    if folder is None:
+        return ()
+    names = list_names(folder)
     chosen: dict[str, Inversion] = {}
     for field, text in _list_texts(prompts):
         found = list(find_words(text, names))
         _refuse_unknown(field, text, {match.start() for match in found}, names)
         for match in found:
             name = next(name for name in names if name.lower() == match[1].lower())
-            assert folder is not None
             chosen.setdefault(name, _open(folder, name, model, field))
     if len(chosen) > MOST_INVERSIONS:
         raise Rejected("input", f"{len(chosen)} textual inversions; at most {MOST_INVERSIONS}")
@@ -52,9 +53,6 @@ def _refuse_unknown(field: str, text: str, known: set[int], names: list[str]) ->
         if match.start() in known:
             continue
         name = shorten(match[1])
-        if not names:
-            reason = "the operator names their folder in `inversion_folder` of the catalog"
-            raise Rejected(field, f"{name}: no textual inversions are offered; {reason}")
         near = get_close_matches(match[1][:100], names, n=MOST_HINTS)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "GET /models lists all"
         raise Rejected(field, f"{name} is not one of the {len(names)} textual inversions; {hint}")

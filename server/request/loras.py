@@ -58,12 +58,12 @@ def _read_item(item: object, field: str) -> RequestedLora:
     fields = cast("dict[str, object]", item)
     name = _read_name(fields.get("name"), f"{field}.name")
     strength = fields.get("strength", 1.0)
-    parts = cast("dict[str, object]", strength) if isinstance(strength, dict) else None
-    both = 1.0 if parts is not None else _read_strength(strength, f"{field}.strength")
-    unet, text = both, both
-    if parts is not None:
+    if isinstance(strength, dict):
+        parts = cast("dict[str, object]", strength)
         unet = _read_strength(parts.get("unet", 1.0), f"{field}.strength.unet")
         text = _read_strength(parts.get("text", 1.0), f"{field}.strength.text")
+    else:
+        unet = text = _read_strength(strength, f"{field}.strength")
     unet = _read_strength(fields.get("unet_strength", unet), f"{field}.unet_strength")
     text = _read_strength(fields.get("text_strength", text), f"{field}.text_strength")
     return RequestedLora(field, name, unet, text)

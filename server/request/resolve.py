@@ -20,17 +20,15 @@ from server.config.profiles import Profile
 from server.engine.model import ServedModel
 from server.errors import Rejected
 from server.picture.webp import check_webp_size
-from server.picture.writer import ImageFormat
 from server.request.characters import PlacedPrompts, place_characters
 from server.request.inversions import choose_inversions
 from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras
 from server.request.passes import build_enhance_pass, build_first_pass, count_seeds, first_given
 from server.request.presets import Mode, Presets, PromptTexts, apply_presets
-from server.request.schema import LARGEST_AREA, GenerateRequest, Parameters, Task
+from server.request.schema import LARGEST_AREA, GenerateRequest, ImageFormat, Parameters, Task
 from server.request.v4_prompt import flatten_v4_prompt
 from server.request.vibes import read_vibes
 
-NO_SMEA = frozenset({"ddim_v3", "plms", "k_lms"})
 NATIVE_ONLY = frozenset({"k_lms", "k_dpm_fast"})
 """Samplers that NAI's page sends without a noise schedule, besides those with their own."""
 SAMPLES_BY_AREA = ((360_448, 8), (409_600, 6), (LARGEST_AREA, 4))
@@ -152,7 +150,7 @@ def choose_model(name: str, policy: RequestPolicy) -> tuple[RequestPolicy, tuple
     if problem is not None:
         raise Rejected("model", f"{name!r} cannot be served: {problem}; served: {', '.join(policy.ids)}")
     if names & set(loaded.other_ids):
-        raise Rejected("model", f"{name!r} is in the catalogue but not loaded; loaded is {loaded.model!r}")
+        raise Rejected("model", f"{name!r} is in the catalog but not loaded; loaded is {loaded.model!r}")
     if policy.unknown_models == "refuse":
         near = get_close_matches(name, policy.ids, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -178,7 +176,7 @@ def _choose_sampler(parameters: Parameters, task: Task, profile: Profile, size: 
         raise Rejected("parameters.sampler", str(error)) from None
     if task == "infill" and name == "ddim_v3":
         return "k_euler_ancestral", "off"
-    if name in NO_SMEA or task != "generate":
+    if not SAMPLERS[name].smea or task != "generate":
         return name, "off"
     if parameters.sm_dyn:
         return name, "dyn"

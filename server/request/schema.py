@@ -20,6 +20,7 @@ LONGEST_TEXT = 40_000
 LONGEST_NAME = 200
 MOST_STEPS = 50
 MOST_SAMPLES = 8
+ImageFormat = Literal["png", "webp"]
 
 
 def clean_text(value: object) -> object:
@@ -95,7 +96,7 @@ class Parameters(WireModel):
     deliberate_euler_ancestral_bug: Flag = Field(None, description=A_FLAG)
     legacy: Flag = Field(None, description=A_FLAG)
     legacy_v3_extend: Flag = Field(None, description=A_FLAG)
-    image_format: Literal["png", "webp"] | None = Field(None, description="png or webp")
+    image_format: ImageFormat | None = Field(None, description="png or webp")
 
     loras: object = Field(None, description="an array of names and strengths")
     stream: object = None  # only streaming reads it; other endpoints are sent anything here

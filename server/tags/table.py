@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 from pipelines.text.prompt import parse
-from server.config.toml import ConfigError, StrictModel, read_toml, validate
+from server.config.toml import ConfigError, StrictModel, read_toml, require_regular_file, validate
 from server.request.presets import Presets
 
 MOST_BYTES = 1 << 28
@@ -91,6 +91,7 @@ def parse_tags(rows: Iterable[list[str]]) -> list[Tag]:
 
 
 def _read_text(file: Path) -> str:
+    require_regular_file(file)
     try:
         with file.open("rb") as stream:
             is_packed = stream.read(2) == GZIP_MAGIC

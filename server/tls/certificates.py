@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from server.config.toml import ConfigError
+from server.config.toml import ConfigError, require_regular_file
 
 DOMAIN = "novelai.net"
 NAMES = (f"image.{DOMAIN}", f"api.{DOMAIN}", f"text.{DOMAIN}", f"*.{DOMAIN}", DOMAIN)
@@ -58,6 +58,8 @@ class Certificates:
             ConfigError: a file is missing or damaged, or the two do not belong together.
         """
         remedy = "run naiad tls install"
+        for file in (self.authority, self.server):
+            require_regular_file(file)
         try:
             authority = x509.load_pem_x509_certificate(self.authority.read_bytes())
             certificate = x509.load_pem_x509_certificate(self.server.read_bytes())

@@ -12,7 +12,8 @@ class FakeTextEncoder:
     def __init__(self, pad, projects):
         self.pad, self.width, self._projects, self.calls = pad, 4, projects, 0
 
-    def encode(self, ids):
+    def encode(self, ids, vectors=None):
+        assert not vectors
         self.calls += 1
         hidden = torch.stack([ids[0].float(), torch.arange(77.0)], dim=-1)[None]
         return hidden, ids[:, 1:2].float() if self._projects else None

@@ -9,8 +9,8 @@ from demo.architecture import demo_architecture
 from demo.checkpoint import random_weights
 from pipelines.weights.architecture import sd15, sdxl
 from pipelines.weights.key_map import to_stored
+from pipelines.weights.model_plan import model_parts
 from pipelines.weights.networks import build_networks
-from pipelines.weights.parts import model_parts
 
 
 def assert_equal(tensors, expected):

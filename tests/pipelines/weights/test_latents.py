@@ -4,7 +4,7 @@ from checkpoint_files import hollow_folder
 from pipelines.errors import WeightsError
 from pipelines.weights.detect import detect
 from pipelines.weights.latents import check_latents
-from pipelines.weights.parts import plan_model
+from pipelines.weights.model_plan import plan_model
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,20 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
 )
 from safetensors.torch import load_file, save_file
+from sd15_files import write_small_sd15
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from demo.architecture import NARROW, demo_architecture
-from demo.checkpoint import build_demo, random_weights
+from demo.architecture import demo_architecture
+from demo.checkpoint import build_demo
 from pipelines.errors import PipelineError, WeightsError
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
-from pipelines.weights.architecture import METADATA_KEY, Architecture, sd15, sdxl
+from pipelines.weights.architecture import METADATA_KEY, sd15, sdxl
 from pipelines.weights.header import read_header
-from pipelines.weights.key_map import map_text_keys, map_unet_keys, map_vae_keys, to_stored
+from pipelines.weights.key_map import map_text_keys, map_unet_keys, map_vae_keys
 from pipelines.weights.load import load_weights as load_weights
+from pipelines.weights.model_plan import model_parts
 from pipelines.weights.networks import build_networks, set_attention
-from pipelines.weights.parts import model_parts
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
 clip_text_config: Any = CLIPTextConfig
@@ -152,7 +152,7 @@ def save_folder(path, demo, tag=""):
 @pytest.mark.parametrize("tag", ["", ".fp16"])
 def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag):
     from pipelines.weights.checkpoint import open_checkpoint
-    from pipelines.weights.parts import plan_parts
+    from pipelines.weights.model_plan import plan_parts
 
     path = save_folder(tmp_path / "model", demo, tag)
     unet, vae, encoders = build_networks(demo_architecture())
@@ -167,8 +167,8 @@ def test_a_folder_fills_the_same_networks_as_the_single_file(tmp_path, demo, tag
 
 def test_the_leaked_names_of_the_text_encoder_are_loaded(tmp_path):
     from pipelines.weights.checkpoint import open_checkpoint
+    from pipelines.weights.model_plan import model_parts, plan_parts
     from pipelines.weights.networks import ClipTextEncoder
-    from pipelines.weights.parts import model_parts, plan_parts
 
     architecture = sd15()
     config = demo_architecture().text_encoders[0]
@@ -204,37 +204,8 @@ def test_an_attention_backend_that_is_not_installed_is_named(demo):
             set_attention(demo.weights.unet, "xformers")
 
 
-def small_sd15():
-    """Stable Diffusion 1 at a small size, with one text encoder and its final norm."""
-    full = sd15()
-    unet = dict(full.unet) | {
-        "block_out_channels": [32, 32, 64, 64],
-        "layers_per_block": 1,
-        "cross_attention_dim": NARROW,
-    }
-    unet |= {"attention_head_dim": 4, "norm_num_groups": 16}
-    return Architecture(
-        "sd15",
-        unet,
-        demo_architecture().vae,
-        (replace(demo_architecture().text_encoders[0], final_norm=True),),
-        0.18215,
-    )
-
-
 def test_stable_diffusion_1_generates_from_a_file_with_the_names_of_2022(tmp_path):
-    architecture = small_sd15()
-    unet, vae, (encoder,) = build_networks(architecture)
-    stored = {}
-    for part in model_parts(architecture, unet.module, vae.module, [encoder.module]):
-        for key, tensor in to_stored(part.keys, random_weights(part.module, 1)).items():
-            stored[key.replace("transformer.text_model.", "transformer.")] = tensor
-    path = tmp_path / "nai-v1.safetensors"
-    save_file(
-        {key: tensor.contiguous() for key, tensor in stored.items()},
-        path,
-        {METADATA_KEY: architecture.to_json()},
-    )
+    path = write_small_sd15(tmp_path / "nai-v1.safetensors")
     pipeline = Pipeline(load(path))
     assert (pipeline.weights.detection.family, pipeline.weights.detection.prediction) == ("sd15", "eps")
     passes = (Pass(64, 96, seeds=(1,)),)

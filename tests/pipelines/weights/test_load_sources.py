@@ -15,8 +15,8 @@ from pipelines.weights.embedded import read_embedded
 from pipelines.weights.header import read_header
 from pipelines.weights.load import choose_dtype
 from pipelines.weights.load import load_weights as load_weights
+from pipelines.weights.model_plan import model_parts, plan_parts
 from pipelines.weights.networks import build_networks
-from pipelines.weights.parts import model_parts, plan_parts
 
 load: Any = load_weights  # tests look at the modules inside, which the protocols do not promise
 

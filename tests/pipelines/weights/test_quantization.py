@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.errors import WeightsError
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights as load_typed
-from pipelines.weights.parts import plan_model
+from pipelines.weights.model_plan import plan_model
 
 load_weights: Any = load_typed  # tests look at the modules inside, which the protocols do not promise
 UNET, VAE, CLIP_L = "model.diffusion_model.", "first_stage_model.", "conditioner.embedders.0."

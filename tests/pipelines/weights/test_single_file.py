@@ -12,8 +12,8 @@ from pipelines.weights.checkpoint import UNET_PREFIX, open_checkpoint
 from pipelines.weights.detect import detect
 from pipelines.weights.load import load_weights
 from pipelines.weights.merge import merge_inpainting
+from pipelines.weights.model_plan import model_parts
 from pipelines.weights.networks import build_networks
-from pipelines.weights.parts import model_parts
 from pipelines.weights.single_file import find_companion_tensors, find_unet_tensors, read_bytes
 
 EMBEDDED = {METADATA_KEY: demo_architecture().to_json()}

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -60,6 +61,30 @@ def test_a_missing_file_is_reported_with_its_line(tmp_path, key, line):
     with pytest.raises(
         ConfigError, match=rf"weights\.toml:{line}: models\.a\.{key}.*missing\.st: no such file"
     ):
+        load_catalog(write_catalog(tmp_path, text)).require_files("a")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("models.a", "path"),
+        ("models.a", "vae"),
+        ("models.a", "inpainting"),
+        ("models.a", "preview_decoder"),
+        ("tools", "matting"),
+    ],
+)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, table, key):
+    (tmp_path / "present.st").touch()
+    os.mkfifo(tmp_path / "pipe.st")
+    entry = "" if key == "path" else 'path = "present.st"\n'
+    text = (
+        f'default = "a"\n[models.a]\n{entry}'
+        + (f"[{table}]\n" if table == "tools" else "")
+        + f'{key} = "pipe.st"\n'
+    )
+    with pytest.raises(ConfigError, match=rf"{table}\.{key}: .*pipe\.st: a pipe, device or socket"):
         load_catalog(write_catalog(tmp_path, text)).require_files("a")
 
 

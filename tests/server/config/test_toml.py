@@ -1,8 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from server.config.toml import ConfigError, StrictModel, find_line, read_toml, validate
+from server.tags.table import read_rows
+from server.tls.certificates import Certificates
 
 
 class Engine(StrictModel):
@@ -107,5 +110,24 @@ def test_a_secret_is_not_in_the_message(tmp_path):
 
 
 def test_a_file_without_an_end_is_refused():
-    with pytest.raises(ConfigError, match=r"/dev/zero: more than 1 MiB"):
+    with pytest.raises(ConfigError, match=r"/dev/zero: a pipe, device or socket; name a regular file"):
         read_toml(Path("/dev/zero"))
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path):
+    (tmp_path / "large.toml").write_bytes(b"#" * ((1 << 20) + 1))
+    with pytest.raises(ConfigError, match=r"large\.toml: more than 1 MiB; name a TOML file"):
+        read_toml(tmp_path / "large.toml")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+@pytest.mark.parametrize(
+    "read",
+    [read_toml, read_rows, lambda file: Certificates(file.parent).read_end()],
+    ids=["toml", "tags", "tls"],
+)
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path, read):
+    pipe = tmp_path / "server.pem"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=r"server\.pem: a pipe, device or socket"):
+        read(pipe)

@@ -48,6 +48,23 @@ def test_a_job_returns_its_images_and_leaves_the_engine_ready(start):
     assert engine.state is State.READY
 
 
+def test_the_next_job_is_prepared_while_another_one_runs(start):
+    gate = Semaphore(0)
+    model = FakeModel(gate)
+    engine = start(lambda: model)
+    engine.wait_ready()
+    running = engine.submit(JOB)
+    wait_until(lambda: model.evaluations)
+    second, third = make_job(64, 64, steps=1, seeds=(2,)), make_job(64, 64, steps=1, seeds=(3,))
+    tickets = [engine.submit(job) for job in (second, third)]
+    assert second in model.prepared
+    assert third not in model.prepared
+    gate.release(10)
+    for ticket in (running, *tickets):
+        ticket.future.result(LIMIT)
+    assert model.prepared[-1] == third
+
+
 def test_no_job_is_accepted_before_the_model_is_loaded(start):
     loaded = Event()
 

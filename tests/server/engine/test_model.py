@@ -21,7 +21,7 @@ from server.config.catalog import Catalog, ModelEntry, single_model_catalog
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.loading import load_runner
-from server.engine.model import detect_model
+from server.engine.model import detect_model, format_card
 
 
 def build_catalog(file, profile):
@@ -89,6 +89,8 @@ def test_a_preview_decoder_is_used_and_checked_but_no_file_of_the_images(
 
     model = detect_model(build(tiny))
     assert model.files == {}
+    assert model.card()["preview_decoder"] == "tiny.safetensors"
+    assert "  preview decoder: tiny.safetensors" in format_card(model.card()).splitlines()
     assert "OK" in list(check_setup(build(tiny), Settings(metadata="plain")))
     with pytest.raises(ConfigError, match=r"wrong\.safetensors: not a TAESD-type decoder"):
         list(check_setup(build(wrong), Settings(metadata="plain")))

@@ -31,7 +31,7 @@ BIG = {"width": 1536, "height": 1536}
 
 @pytest.fixture(scope="module")
 def served(demo_file):
-    """A catalogue's first model, also listed as `mine`; its `nai-diffusion-furry-3` is another checkpoint."""
+    """A catalog's first model, also listed as `mine`; its `nai-diffusion-furry-3` is another checkpoint."""
     found = detect_model(single_model_catalog(demo_file))
     listed = {"ids": ("nai-diffusion-3", "mine"), "other_ids": ("nai-diffusion-furry-3",)}
     return replace(found, model="nai-diffusion-3", profile=PROFILE, **listed)
@@ -475,7 +475,7 @@ def test_a_refusal_lists_the_served_models(refusal, model, message):
 @pytest.mark.parametrize("model", ["nai-diffusion-furry-3", "nai-diffusion-3-furry"])
 def test_a_listed_model_that_is_not_loaded_is_refused(refusal, model, kind, setting):
     name = PRESETS.canonical(model + kind)
-    message = f"model: {name!r} is in the catalogue but not loaded; loaded is 'nai-diffusion-3'"
+    message = f"model: {name!r} is in the catalog but not loaded; loaded is 'nai-diffusion-3'"
     assert refusal(model=model + kind, unknown_models=setting) == message
 
 

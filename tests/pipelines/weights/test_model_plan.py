@@ -13,7 +13,7 @@ from pipelines.errors import WeightsError
 from pipelines.weights.architecture import METADATA_KEY
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
-from pipelines.weights.parts import plan_model
+from pipelines.weights.model_plan import plan_model
 
 UNET, VAE, CLIP_L, CLIP_G = (
     "model.diffusion_model.",
