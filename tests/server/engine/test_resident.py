@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from server.cli.bootstrap import build_app_state
 from server.config.catalog import Catalog, ModelEntry
 from server.config.settings import EngineSettings, Settings
 from server.engine.loading import load_models, load_runner
-from server.engine.model import detect_model, detect_others
+from server.engine.model import ServedModel, detect_model, detect_others
 from server.errors import Unavailable
 
 PARKED, DROPPED = (
@@ -120,7 +121,12 @@ def test_another_profile_after_loading_asks_for_the_request_again(models, expect
     a, b = models
     resident = load((a, b))
     load_b = resident._load
-    resident._load = lambda model: replace(load_b(model), model=replace(b, profile=a.profile))
+
+    def load_otherwise(model) -> Any:
+        loaded: Any = load_b(model)
+        return replace(loaded, model=replace(b, profile=a.profile))
+
+    resident._load = load_otherwise
     with pytest.raises(Unavailable, match="send the request again"):
         draw(resident, "b")
     assert resident.models["b"].profile == a.profile
@@ -167,7 +173,7 @@ def test_a_mixed_load_gets_each_model_s_own_pixels_and_source(client, models):
     names = ["a", "b", "b-again"]
     alone = {name: read(post(client, name)) for name in names}
     assert alone["b"][0] == alone["b-again"][0] != alone["a"][0]
-    by_id = dict(zip(("a", "b"), models, strict=True))
+    by_id: dict[str, ServedModel] = dict(zip(("a", "b"), models, strict=True))
     for name, (_, source, comment) in alone.items():
         assert source.endswith(by_id[name[0]].fingerprint)
         assert comment["noise_schedule"] == by_id[name[0]].profile.defaults.noise_schedule
