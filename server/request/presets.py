@@ -49,14 +49,12 @@ class ModelPresets(StrictModel):
     """Quality tags and presets of some model ids.
 
     `ucPreset` is an index into `undesired`, whose last entry means "none". `quality` has a text for each id but "none",
-    and "standard" for all models. `every_segment` is false if only the first segment of a `|` mix gets the quality
-    tags.
+    and "standard" for all models.
     """
 
     ids: tuple[str, ...]
     quality: Annotated[dict[Quality, str], AfterValidator(_require_standard)]
     quality_place: Literal["prefix", "suffix"]
-    every_segment: bool = True
     undesired: Annotated[tuple[UndesiredPreset, ...], Field(min_length=1)]
 
 
@@ -149,11 +147,9 @@ def add_quality_tags(text: str, presets: ModelPresets, syntax: str, quality: Qua
         if lettering and tagged != caption:
             tagged = f"{tagged.rstrip()}, "
         return "|".join([tagged + lettering, *others])
-    count = len(segments) if presets.every_segment else 1
-    tagged_segments = (
-        _add_tags_to_segment(segment, presets, len(segments) > 1, quality) for segment in segments[:count]
+    return "|".join(
+        _add_tags_to_segment(segment, presets, len(segments) > 1, quality) for segment in segments
     )
-    return "|".join([*tagged_segments, *segments[count:]])
 
 
 def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool, quality: Quality) -> str:

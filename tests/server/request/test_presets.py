@@ -11,7 +11,6 @@ from server.config.resources import configs
 from server.config.toml import ConfigError
 from server.errors import Rejected
 from server.request.presets import Mode, PromptTexts, apply_presets, fold_tags, load_presets
-from server.request.resolve import STRUCTURED
 
 FILE = configs() / "presets.toml"
 PRESETS = load_presets(FILE)
@@ -290,9 +289,6 @@ Q4 = "no text, best quality, very aesthetic, absurdres"
         (V3[0], "|", "|"),
         (V2[0], "cat|dog:0.5", f"{Q2}, cat|{Q2}, dog:0.5"),
         (V2[0], "", Q2),
-        (V4[0], "cat|dog:0.5", f"cat, {Q4}|dog:0.5"),
-        (V4[0], "cat, no text|dog", "cat, no text|dog"),
-        (V4[0], "cat|absurdres", f"cat, {Q4}|absurdres"),
     ],
 )
 def test_each_segment_of_a_mix_gets_its_own_quality_tags(model, before, after):
@@ -543,7 +539,6 @@ SHIPPED = FILE.read_text("utf-8")
         ('fallback = "nai-diffusion-3"', 'fallback = "nai-diffusion-9"', "fallback = 'nai-diffusion-9' is not an id of any of the models"),
         ('id = "light"', 'id = "lite"', "models.0.undesired.1.id = 'lite': should be 'heavy', 'light', 'human', 'furry' or 'none'"),
         ("quality = { standard", "quality = { light", "models.0.quality: should have a text named standard"),
-        ("every_segment = false", 'every_segment = "no"', "models.5.every_segment = 'no': should be a valid boolean"),
         ('quality = { standard = "best', 'quality { standard = "best', "Expected"),
     ],
 )  # fmt: skip
@@ -565,8 +560,3 @@ def test_a_model_without_presets_is_rejected(tmp_path):
     file.write_text(table)
     with pytest.raises(ConfigError, match=r"presets\.toml:4: models\.0\.undesired is required"):
         load_presets(file)
-
-
-def test_only_models_with_structured_prompts_tag_the_first_segment_alone():
-    first_only = {name for entry in PRESETS.models for name in entry.ids if not entry.every_segment}
-    assert first_only == set(filter(STRUCTURED.match, IDS))
