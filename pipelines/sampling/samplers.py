@@ -5,7 +5,7 @@ falling tuple of floats that ends in 0; `noise(sigma, target)` returns unit-vari
 with two evaluations per step yields twice. All operations are elementwise, so `x` may be any tensor. The DPM-Solver
 samplers with their own steps are in dpm_solver.py. Sources: k-diffusion's sampling.py, where samplers are
 named `sample_*` and ancestral_step is get_ancestral_step; Karras et al. 2022; Lu et al. 2022, DPM-Solver and
-DPM-Solver++; Liu et al. 2022 (plms); Song et al. 2021 (ddim).
+DPM-Solver++; Liu et al. 2022 (plms); Song et al. 2021 (ddim); Permenter & Yuan 2023.
 """
 
 from collections.abc import Callable
@@ -219,6 +219,23 @@ def plms(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
     return x
 
 
+def gradient_estimation(x: "Tensor", sigmas: Sigmas, noise: Noise, gamma: float = 2.0) -> SamplerCoroutine:
+    """Euler with a slope that is led past this step's, away from the last one's; one evaluation per step.
+
+    Source: Permenter & Yuan 2023, "Interpreting and improving diffusion models from an optimization perspective",
+    algorithm 2, with their gamma.
+    """
+    last: Tensor | None = None
+    for sigma, target in pairwise(sigmas):
+        x0 = yield x, sigma
+        if not target:
+            return x0
+        slope = (x - x0) / sigma
+        led = slope if last is None else slope + (gamma - 1) * (slope - last)
+        x, last = x + led * (target - sigma), slope
+    return x
+
+
 PLMS: dict[int, tuple[float, ...]] = {
     1: (1.0,),
     2: (3 / 2, -1 / 2),
@@ -264,10 +281,12 @@ SAMPLERS: dict[str, Sampler] = {
     "k_dpm_adaptive": Sampler(dpm_adaptive),
     "ddim_v3": Sampler(euler, own_schedule=True, smea=False),
     "plms": Sampler(plms, own_schedule=True, smea=False),
+    "k_gradient_estimation": Sampler(gradient_estimation),
 }
 
 ALIASES: dict[str, tuple[str, str]] = {
     "ddim": ("ddim_v3", "off"),
+    "gradient_estimation": ("k_gradient_estimation", "off"),
     "nai_smea": ("k_euler_ancestral", "smea"),
     "nai_smea_dyn": ("k_euler_ancestral", "dyn"),
 }

@@ -60,6 +60,7 @@ def test_data_of_a_single_point_is_reached_exactly(name, steps):
 
 ORDERS = {
     "k_euler": 1, "k_heun": 2, "k_dpm_2": 2, "k_lms": 2, "k_dpmpp_2m": 2, "ddim_v3": 1, "plms": 2, "k_dpm_fast": 2,
+    "k_gradient_estimation": 1,
 }  # fmt: skip
 
 
@@ -91,6 +92,20 @@ def state_at_last_sigma(sampler, x, sigmas, denoiser):
 
     run_sampler(sampler(x, (*sigmas, 0.0), zero_noise), record)
     return states[-1]
+
+
+def test_gradient_estimation_leads_the_slope_past_the_last_one():
+    x, sigmas = torch.tensor([8.0], dtype=torch.float64), (4.0, 2.0, 1.0, 0.0)
+    estimates, states = [6.0, 3.0, 2.5], []
+
+    def record(x, sigma):
+        states.append(float(x))
+        return torch.full_like(x, estimates[len(states) - 1])
+
+    result, _ = run_sampler(SAMPLERS["k_gradient_estimation"](x, sigmas, zero_noise), record)
+    # slopes .5, then (7 - 3) / 2 = 2, which becomes 2 * 2 - .5 = 3.5
+    assert states == [8.0, 7.0, 3.5]
+    assert float(result) == 2.5
 
 
 def test_dpm_adaptive_keeps_its_tolerance():
