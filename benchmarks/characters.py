@@ -16,9 +16,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from benchmarks.demo_semantics import draw_plain_people
 from benchmarks.machine import machine
 from demo import evaluate
-from demo.captions import choose_word, random_character
+from demo.captions import choose_word
 from demo.checkpoint import DEMO
 from demo.scenes import Scene, make_grid
 from pipelines.pipeline import Pipeline
@@ -41,16 +42,8 @@ Reading = Literal["regional", "flatten"]
 def sample_scenes(count: int) -> Iterator[Scene]:
     """Yield scenes of two plain characters of different hair, which differs from the background."""
     rng = np.random.default_rng(7)
-    plain = {
-        "skin": "light",
-        "hat": False,
-        "glasses": False,
-        "closed_eyes": False,
-        "bow": None,
-        "blush": False,
-    }
     while count:
-        people = tuple(replace(random_character(rng), **plain) for _ in range(2))
+        people = draw_plain_people(rng, 2)
         hair = {character.hair for character in people}
         background = choose_word(rng, [word for word in BACKGROUNDS if word not in hair])
         if len(hair) == 2:

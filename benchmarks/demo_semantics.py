@@ -23,6 +23,7 @@ from benchmarks import demo_inputs
 from benchmarks.machine import machine
 from demo import evaluate
 from demo.captions import choose_word, random_character
+from demo.characters import Character
 from demo.checkpoint import DEMO
 from demo.model import as_served
 from demo.palette import PLAIN
@@ -74,7 +75,8 @@ def sample_scenes(count: int) -> list[Scene]:
     ]
 
 
-def _random_characters(rng: np.random.Generator, count: int) -> Scene:
+def draw_plain_people(rng: np.random.Generator, count: int) -> tuple[Character, ...]:
+    """Return random characters without what hides or changes the colors that demo/evaluate.py looks for."""
     plain = {
         "skin": "light",
         "hat": False,
@@ -83,7 +85,11 @@ def _random_characters(rng: np.random.Generator, count: int) -> Scene:
         "bow": None,
         "blush": False,
     }
-    people = tuple(replace(random_character(rng), **plain) for _ in range(count))
+    return tuple(replace(random_character(rng), **plain) for _ in range(count))
+
+
+def _random_characters(rng: np.random.Generator, count: int) -> Scene:
+    people = draw_plain_people(rng, count)
     used = {word for character in people for word in (character.hair, character.shirt)} | {"yellow", "pink"}
     background = choose_word(rng, [word for word in PLAIN if word not in used])
     return Scene(people, background, choose_word(rng, ("upper body", "full body", "chibi")))

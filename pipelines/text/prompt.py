@@ -84,9 +84,14 @@ def append_caption(text: str, caption: str, syntax: str) -> str:
     return "|".join(_append_to_segment(segment, caption, len(segments) > 1) for segment in segments)
 
 
+def split_share(segment: str) -> tuple[str, str]:
+    """Return a segment of a mix without its share, and the text of the share; empty if it has none."""
+    share = MIX.search(segment)
+    return (segment[: share.start()], share[0]) if share else (segment, "")
+
+
 def _append_to_segment(segment: str, caption: str, is_mix: bool) -> str:
-    share = MIX.search(segment) if is_mix else None
-    body, tail = (segment[: share.start()], share[0]) if share else (segment, "")
+    body, tail = split_share(segment) if is_mix else (segment, "")
     if not body.strip():
         return segment if is_mix else caption
     return f"{body.rstrip()}, {caption}{tail}"

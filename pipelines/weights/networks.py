@@ -81,7 +81,7 @@ class TextEncoder(Protocol):
         The pooled vector is the projected last hidden state at the first end of text, None without a projection.
 
         Args:
-            vectors: replace the token embeddings (width,) at these positions, whatever their ids are.
+            vectors: replace the token embeddings (width,) at these positions; the ids there have no effect.
         """
         ...
 

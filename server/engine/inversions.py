@@ -2,15 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from pipelines.errors import WeightsError, abbreviate
+from pipelines.errors import abbreviate
 from pipelines.text.inversions import InversionFile, read_inversion
-from pipelines.weights.checkpoint import fingerprint
-from server.engine.loras import list_names
-
-SUFFIX = ".safetensors"
+from server.engine.named_files import build_cards, open_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,30 +20,16 @@ class StoredInversion:
 
 def open_inversion(folder: Path, name: str) -> StoredInversion:
     """Return a textual inversion of the folder; raise WeightsError if it cannot be used."""
-    path = folder / f"{name}{SUFFIX}"
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise WeightsError(path, f"cannot be read: {error.strerror}") from error
-    return _open(path, name, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(512)
-def _open(path: Path, name: str, _size: int, _modified: int) -> StoredInversion:
-    """Read a file's header and fingerprint, once for each state of the file."""
-    return StoredInversion(name, read_inversion(path), fingerprint(path))
+    return StoredInversion(name, *open_named(folder, name, read_inversion))
 
 
 def build_inversion_cards(folder: Path | None) -> list[dict[str, object]]:
     """Return the entry of `/models` for every textual inversion in the folder."""
-    return [] if folder is None else [_build_card(folder, name) for name in list_names(folder)]
+    return build_cards(folder, _describe)
 
 
-def _build_card(folder: Path, name: str) -> dict[str, object]:
-    try:
-        stored = open_inversion(folder, name)
-    except WeightsError as error:
-        return {"name": name, "problem": error.reason}
+def _describe(folder: Path, name: str) -> dict[str, object]:
+    stored = open_inversion(folder, name)
     return {"name": name, "hash": stored.fingerprint, "tokens": stored.file.count}
 
 

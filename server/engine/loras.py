@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 
 from pipelines.adapters.lora_file import LoraFile, read_lora
 from pipelines.errors import WeightsError, abbreviate
-from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.families import FAMILIES
+from server.engine.named_files import SUFFIX, build_cards, list_names, open_named
 
-SUFFIX = ".safetensors"
 MOST_HINTS = 3
 
 
@@ -65,40 +63,14 @@ def find_lora(folder: Path | None, name: str) -> StoredLora:
     raise UnknownLora(f"is not one of the {len(names)} LoRAs{hint}")
 
 
-def list_names(folder: Path) -> list[str]:
-    """Return the names of the safetensors files in a folder, sorted; none if it cannot be read."""
-    try:
-        return sorted(file.stem for file in folder.iterdir() if file.suffix == SUFFIX and file.is_file())
-    except OSError:
-        return []
-
-
 def open_lora(folder: Path, name: str) -> StoredLora:
     """Return a LoRA of the folder; raise WeightsError if it cannot be used."""
-    path = folder / f"{name}{SUFFIX}"
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise WeightsError(path, f"cannot be read: {error.strerror}") from error
-    return _open(path, name, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(512)
-def _open(path: Path, name: str, _size: int, _modified: int) -> StoredLora:
-    """Read a file's header and fingerprint, once for each state of the file."""
-    return StoredLora(name, read_lora(path), fingerprint(path))
+    return StoredLora(name, *open_named(folder, name, read_lora))
 
 
 def build_lora_cards(folder: Path | None) -> list[dict[str, object]]:
-    """Return the card of every LoRA in the folder; one that cannot be used has `name` and `problem` only."""
-    return [] if folder is None else [_build_card(folder, name) for name in list_names(folder)]
-
-
-def _build_card(folder: Path, name: str) -> dict[str, object]:
-    try:
-        return open_lora(folder, name).card()
-    except WeightsError as error:
-        return {"name": name, "problem": error.reason}
+    """Return the card of every LoRA in the folder."""
+    return build_cards(folder, lambda folder, name: open_lora(folder, name).card())
 
 
 def describe_loras(folder: Path) -> Iterator[str]:

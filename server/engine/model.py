@@ -9,8 +9,8 @@ from typing import cast
 
 from pipelines.adapters.ip_adapter import detect_ip_adapter, find_encoder
 from pipelines.errors import WeightsError
-from pipelines.weights.checkpoint import fingerprint, open_checkpoint
-from pipelines.weights.detect import Detection, detect, detect_inpainting
+from pipelines.weights.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from pipelines.weights.detect import Detection, detect_checkpoint, detect_inpainting
 from pipelines.weights.embedded import choose_architecture
 from server.config.catalog import Catalog, ModelEntry, ToolFiles, VibeFiles
 from server.config.profiles import Profile, find_profile, load_profiles, match_profile
@@ -114,7 +114,8 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
     name = model or catalog.default
     entry = catalog.models[name]
     catalog.require_files(name)
-    detection = detect(entry.path, entry.prediction, entry.zsnr)
+    checkpoint = open_checkpoint(entry.path)
+    detection = detect_checkpoint(checkpoint, entry.prediction, entry.zsnr)
     if detection.channels != 4:
         reason = "an inpainting model, which needs an init image; name a model with 4 input channels"
         raise WeightsError(entry.path, reason)
@@ -136,7 +137,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         files={join_key(key): fingerprint(path) for key, path in catalog.iter_auxiliary_files(name)},
         lora_folder=catalog.lora_folder,
         inversion_folder=catalog.inversion_folder,
-        text_widths=_read_text_widths(entry, detection),
+        text_widths=_read_text_widths(checkpoint, detection),
         tools=catalog.tools,
         vibe=None if entry.vibe is None else _detect_vibe(entry.vibe),
     )
@@ -162,8 +163,8 @@ def detect_others(catalog: Catalog) -> tuple[tuple[ServedModel, ...], Mapping[st
     return tuple(found), problems
 
 
-def _read_text_widths(entry: ModelEntry, detection: Detection) -> tuple[int, ...]:
-    architecture = choose_architecture(open_checkpoint(entry.path), detection.family, detection.channels)
+def _read_text_widths(checkpoint: Checkpoint, detection: Detection) -> tuple[int, ...]:
+    architecture = choose_architecture(checkpoint, detection.family, detection.channels)
     return tuple(config.width for config in architecture.text_encoders)
 
 

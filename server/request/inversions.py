@@ -9,8 +9,8 @@ from pipelines.errors import WeightsError
 from pipelines.job import Inversion, Prompts
 from pipelines.text.inversions import MARKER, find_words
 from server.engine.inversions import open_inversion
-from server.engine.loras import list_names
 from server.engine.model import ServedModel
+from server.engine.named_files import list_names
 from server.errors import Rejected, shorten
 
 MARKED = re.compile(rf"(?<![\w-]){MARKER}([\w.-]*)", re.IGNORECASE)

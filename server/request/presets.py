@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from pipelines.text.nai4 import split_lettering
-from pipelines.text.prompt import MIX, split_segments
+from pipelines.text.prompt import split_segments, split_share
 from server.config.toml import ConfigError, StrictModel, locate, read_toml, validate
 from server.errors import Rejected, shorten
 
@@ -154,8 +154,7 @@ def add_quality_tags(text: str, presets: ModelPresets, syntax: str, quality: Qua
 
 def _add_tags_to_segment(segment: str, presets: ModelPresets, is_mix: bool, quality: Quality) -> str:
     """Add the quality tags to a segment; in a mix, its weight stays after them and an empty segment stays empty."""
-    weight = MIX.search(segment) if is_mix else None
-    text, tail = (segment[: weight.start()], weight[0]) if weight else (segment, "")
+    text, tail = split_share(segment) if is_mix else (segment, "")
     tags, known = presets.quality[quality], fold_tags(",".join(presets.quality.values()))
     if (is_mix and not text.strip()) or known & fold_tags(text):
         return segment

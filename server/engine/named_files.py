@@ -1,0 +1,50 @@
+"""Folders of safetensors files that requests name: the names in one, and a file by its name."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pipelines.errors import WeightsError
+from pipelines.weights.checkpoint import fingerprint
+
+SUFFIX = ".safetensors"
+Content = TypeVar("Content")
+
+
+def list_names(folder: Path) -> list[str]:
+    """Return the names of the safetensors files in a folder, sorted; none if it cannot be read."""
+    try:
+        return sorted(file.stem for file in folder.iterdir() if file.suffix == SUFFIX and file.is_file())
+    except OSError:
+        return []
+
+
+def open_named(folder: Path, name: str, read: Callable[[Path], Content]) -> tuple[Content, str]:
+    """Return what `read` makes of a file, and the file's fingerprint; raise WeightsError if it cannot be used."""
+    path = folder / f"{name}{SUFFIX}"
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise WeightsError(path, f"cannot be read: {error.strerror}") from error
+    return cast("tuple[Content, str]", _read(read, path, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(1024)
+def _read(read: Callable[[Path], Any], path: Path, _size: int, _modified: int) -> tuple[Any, str]:
+    """Read a file and its fingerprint, once for each state of the file."""
+    return read(path), fingerprint(path)
+
+
+def build_cards(
+    folder: Path | None, describe: Callable[[Path, str], Mapping[str, object]]
+) -> list[dict[str, object]]:
+    """Return the entry of `/models` for each file; one that cannot be used has `name` and `problem` only."""
+    cards: list[dict[str, object]] = []
+    for name in [] if folder is None else list_names(folder):
+        assert folder is not None
+        try:
+            cards.append(dict(describe(folder, name)))
+        except WeightsError as error:
+            cards.append({"name": name, "problem": error.reason})
+    return cards
