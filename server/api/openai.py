@@ -1,7 +1,7 @@
 """OpenAI's image API, for gateways: `POST /v1/images/generations` and `GET /v1/models`.
 
 A request is translated to NAI's and takes the same path from there. Errors under `/v1/` have OpenAI's form, see
-`server.errors.ErrorResponse`.
+`error_responses.ErrorResponse`.
 """
 
 import asyncio

@@ -4,11 +4,12 @@ import asyncio
 
 from fastapi.responses import JSONResponse
 
+from server.api.error_responses import ErrorResponse
 from server.api.state import StateDependency
 from server.engine.engine import State
 from server.engine.inversions import build_inversion_cards
 from server.engine.loras import build_lora_cards
-from server.errors import build_envelope
+from server.errors import NotFound
 
 
 async def get_root() -> dict[str, str]:
@@ -26,7 +27,7 @@ async def get_ready(state: StateDependency) -> JSONResponse:
     engine = state.engine
     if engine.state is State.READY:
         return JSONResponse({"state": engine.state.value, "waiting": engine.waiting})
-    return build_envelope(503, engine.failure or f"the engine is {engine.state.value}")
+    return ErrorResponse(503, engine.failure or f"the engine is {engine.state.value}")
 
 
 async def get_models(state: StateDependency) -> dict[str, object]:
@@ -43,5 +44,5 @@ async def get_models(state: StateDependency) -> dict[str, object]:
 async def get_key(state: StateDependency) -> JSONResponse:
     """The public key that this server signs its images with."""
     if state.metadata.key is None:
-        return build_envelope(404, "this server does not sign its images (setting metadata)")
+        raise NotFound("this server does not sign its images (setting metadata)")
     return JSONResponse({"algorithm": "Ed25519", "key": state.metadata.key.public})

@@ -1,6 +1,7 @@
 """`POST /ai/generate-image-stream`: previews while the images are generated, then the images."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +10,9 @@ from secrets import randbelow
 from fastapi import Request
 from fastapi.responses import Response
 
+from server.api.error_responses import to_api_error
 from server.api.event_response import EventResponse
-from server.api.frames import Encoding, Event, build_error_event, build_image_event, choose_encoding
+from server.api.frames import Encoding, build_error_event, build_image_event, choose_encoding
 from server.api.generation import receive_generate, resolve_generate
 from server.api.jobs import run_for_client, submit_job
 from server.api.memory import Reservation
@@ -18,10 +20,10 @@ from server.api.previews import LatestPreviews
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, get_reservation
 from server.engine.engine import Result, Ticket
-from server.errors import describe_failure
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest
 
+log = logging.getLogger("naiad")
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a client is sent a frame without an event, where there is one."""
 
@@ -40,8 +42,9 @@ class StreamRequest:
 
     def encode_error(self, request_id: str, error: BaseException) -> bytes:
         """Return the frame of a failure, and log it."""
-        event: Event = build_error_event(self.id, *describe_failure(error, request_id))
-        return self.encoding.encode(event)
+        answer = to_api_error(error, request_id)
+        log.info("%s ended its stream with %d %s", request_id, answer.status, answer.message)
+        return self.encoding.encode(build_error_event(self.id, answer.status, answer.message))
 
 
 async def generate_image_stream(request: Request, state: StateDependency) -> Response:

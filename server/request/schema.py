@@ -11,8 +11,9 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.errors import Rejected, to_rejection
+from server.errors import Rejected
 from server.picture.comment import strip_unwritable
+from server.request.rejection import to_rejection
 from server.request.unoffered import refuse_unoffered, warn_of_unoffered
 
 LARGEST_AREA = 3_145_728
