@@ -17,7 +17,6 @@ from server.director.recipes import Recipes
 from server.director.redraw import Instructions, plan_redrawing
 from server.director.toolbox import Drawing, Toolbox
 from server.errors import Rejected, shorten
-from server.picture.comment import describe_job
 from server.picture.derived import read_prompt
 from server.request.schema import (
     A_SEED,
@@ -100,13 +99,9 @@ async def answer_prompted(
     get_reservation(request).resize(measure_work(job) + plan.rgb.nbytes)
     result = await wait_for_result(submit_job(request, job), request)
     picture = await run_in_slot(request, slots, plan.finish, result.images[0])
-    metadata = state.metadata
-    described = describe_job(
-        job, result.sigmas, metadata.batching, metadata.source_hash, metadata.inpainting, metadata.files
-    )
+    described = state.metadata.describe_job(job, result.sigmas)
     naiad = {**described, "tool": {"name": tool.name, "by": policy.model.model}}
-    seed = job.passes[0].seeds[0]
-    drawings = [Drawing(picture)]
+    drawings, seed = [Drawing(picture)], job.passes[0].seeds[0]
     response = await answer_drawings(request, state, tool, drawings, naiad, result.run_seconds, seed)
     return response, plan.resolved.warnings
 

@@ -47,9 +47,7 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
     started, metadata = perf_counter(), state.metadata_for(resolved.job.model)
 
     def encode(index: int) -> bytes:
-        return write_job_picture(
-            metadata, resolved.job, result, index, resolved.recorded, resolved.image_format
-        )
+        return write_job_picture(metadata, resolved, result, index)
 
     encoded = (asyncio.to_thread(encode, index) for index in range(len(result.images)))
     files = await asyncio.gather(*encoded)

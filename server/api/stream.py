@@ -102,7 +102,7 @@ async def stream_frames(
 def write_final(sent: StreamRequest, metadata: MetadataPolicy, result: Result, index: int) -> bytes:
     """Return the frame of a finished image, which has the step and the sigma that the run ended with."""
     resolved = sent.resolved
-    file = write_job_picture(metadata, resolved.job, result, index, resolved.recorded, resolved.image_format)
+    file = write_job_picture(metadata, resolved, result, index)
     passes_before = len(resolved.job.passes) - 1
     last_step = passes_before * resolved.job.steps + len(result.sigmas) - 2
     return sent.encode("final", index, last_step, 0.0, file)
