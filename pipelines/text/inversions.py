@@ -15,7 +15,7 @@ from pipelines.weights.header import FLOATS, TensorRef, read_header
 ENCODER_KEYS = ("clip_l", "clip_g")
 """Keys of the vectors for SDXL's first and second text encoder."""
 MOST_VECTORS = 75
-"""Of one inversion: all that fit into a chunk."""
+"""Number of vectors that fit into a chunk."""
 MARKER = "embedding:"
 """ComfyUI writes this before the name."""
 InversionIds = Mapping[str, tuple[int, ...]]
