@@ -8,9 +8,9 @@ from time import perf_counter
 from fastapi import Request
 from fastapi.responses import Response
 
-from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
+from server.api.jobs import decode_in_slot, receive_body, run_job
 from server.api.memory import measure_work
-from server.api.responses import build_image_response, build_warning_headers, negotiate
+from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.picture.writer import write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
@@ -21,11 +21,9 @@ from server.request.vibes import has_references
 async def generate_image(request: Request, state: StateDependency) -> Response:
     """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
     resolved = await resolve_generate(request, state, await receive_generate(request, state))
-    media_type = negotiate(request.headers, resolved.image_format, state.zip_type)
     generated = await run_and_encode(request, state, resolved)
-    response = await asyncio.to_thread(
-        build_image_response, media_type, generated.files, resolved.job.passes[0].seeds, resolved.image_format
-    )
+    seeds, image_format = resolved.job.passes[0].seeds, resolved.image_format
+    response = await answer_images(request, state, generated.files, seeds, image_format)
     entries = (f"{name};dur={1000 * seconds:.1f}" for name, seconds in generated.timings.items())
     response.headers["Server-Timing"] = ", ".join(entries)
     response.headers.update(build_warning_headers(resolved.warnings))
@@ -42,8 +40,7 @@ class Generated:
 
 async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRequest) -> Generated:
     """Run a job, and encode each of its images in a thread of its own; the request holds their memory."""
-    result = await wait_for_result(submit_job(request, resolved.job), request)
-    get_reservation(request).hold(sum(image.nbytes for image in result.images))
+    result = await run_job(request, resolved.job)
     started, metadata = perf_counter(), state.metadata_for(resolved.job.model)
 
     def encode(index: int) -> bytes:

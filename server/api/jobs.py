@@ -105,6 +105,13 @@ def _admit(request: Request) -> None:
     get_capacity(request).quotas.check(get_account(request))
 
 
+async def run_job(request: Request, work: Work) -> Result:
+    """Return the result of a request's job; its images count as memory that the request holds."""
+    result = await wait_for_result(submit_job(request, work), request)
+    get_reservation(request).hold(sum(image.nbytes for image in result.images))
+    return result
+
+
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:
     """Return the result of a ticket, or cancel the ticket and raise `Unavailable` if the client disconnects first."""
     try:

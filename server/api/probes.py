@@ -1,4 +1,4 @@
-"""What the server says of itself: whether it lives and is ready, its model and its key."""
+"""Liveness and readiness probes, and what the server publishes: its models and its key."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def get_ready(state: StateDependency) -> JSONResponse:
 
 
 async def get_models(state: StateDependency) -> dict[str, object]:
-    """The models: facts, evidence, and where each is. And what requests may name: LoRAs, textual inversions."""
+    """The models with the evidence for what they are, and the LoRAs and textual inversions that requests may name."""
     policy, engine = state.current_policy(), state.engine
     model = policy.model
     cards = [each.card() | {"loaded": engine.find_place(each.model)} for each in policy.models]
