@@ -49,8 +49,7 @@ class VibeEncoder:
     def __init__(
         self, plan: VibePlan, device: torch.device, dtype: torch.dtype, strength: float = 1.0
     ) -> None:
-        self._kind, self._encoder, self._projection = plan.adapter.kind, plan.encoder, plan.projection
-        self._count, self._width = plan.adapter.count, plan.adapter.width
+        self._adapter, self._encoder, self._projection = plan.adapter, plan.encoder, plan.projection
         self._device, self._dtype, self._strength = device, dtype, strength
         self._cache: OrderedDict[tuple[bytes, float], Tensor] = OrderedDict()
         self._uncond: Tensor | None = None
@@ -78,16 +77,16 @@ class VibeEncoder:
         """Return the tokens of a square image."""
         tokens = self._encode_cached(image, information_extracted)
         values = tokens.float().cpu().numpy().astype("<f4").tobytes()
-        return EncodedVibe(self._count, self._width, values, information_extracted)
+        return EncodedVibe(self._adapter.count, self._adapter.width, values, information_extracted)
 
     def _read_tokens(self, vibe: Vibe) -> Tensor:
         source = vibe.source
         if isinstance(source, RgbImage):
             return self._encode_cached(source, vibe.information_extracted)
-        if (source.count, source.width) != (self._count, self._width):
+        if (source.count, source.width) != (self._adapter.count, self._adapter.width):
             raise PipelineError("the vibe was encoded by another image adapter")
         values = torch.tensor(np.frombuffer(source.values, "<f4"))
-        return values.reshape(self._count, self._width).to(self._device, self._dtype)
+        return values.reshape(self._adapter.count, self._adapter.width).to(self._device, self._dtype)
 
     def _encode_cached(self, image: RgbImage, information_extracted: float) -> Tensor:
         key = sha256(image.rgb).digest(), information_extracted
@@ -103,7 +102,7 @@ class VibeEncoder:
 
     def _encode(self, pixels: Tensor) -> Tensor:
         embedding, states = self._encoder.encode(pixels)
-        return self._projection(embedding if self._kind == "base" else states)[0]
+        return self._projection(embedding if self._adapter.kind == "base" else states)[0]
 
     def _encode_nothing(self) -> Tensor:
         """Return the tokens for no image: of an embedding of zeros, and for "plus" of an image of zeros."""
@@ -113,7 +112,7 @@ class VibeEncoder:
 
     def _project_zeros(self) -> Tensor:
         config = self._encoder.config
-        if self._kind == "base":
+        if self._adapter.kind == "base":
             embedding = torch.zeros(1, config.projection_dim, device=self._device, dtype=self._dtype)
             return self._projection(embedding)[0]
         shape = 1, 3, config.image_size, config.image_size

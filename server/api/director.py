@@ -19,8 +19,8 @@ from server.api.tool_pictures import (
     answer_filter,
     open_tool_image,
 )
+from server.director.prompted_tools import Instructions, plan_redraw
 from server.director.recipes import Recipes
-from server.director.redraw import Instructions, plan_redraw
 from server.director.toolbox import Drawing, Toolbox
 from server.errors import Rejected, shorten
 from server.picture.derived import read_prompt
