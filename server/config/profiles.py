@@ -76,6 +76,7 @@ class Defaults(StrictModel):
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 28
     scale: Scale = 5.0
     cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    uncond_zero: Annotated[float, Field(ge=0, le=10)] = 0.0
     width: Side = 832
     height: Side = 1216
 

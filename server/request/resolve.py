@@ -9,7 +9,7 @@ from secrets import randbelow
 from typing import Literal
 
 from pipelines.errors import InvalidPrompt, UnknownName
-from pipelines.job import SEED_MODULUS, Guidance, InitImage, Job, Prompts, Threshold
+from pipelines.job import SEED_MODULUS, Guidance, InitImage, Job, Prompts, Threshold, UncondZero
 from pipelines.sampling.samplers import SAMPLERS, resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.nai4 import strip_lettering
@@ -243,16 +243,17 @@ def _find_texts(request: GenerateRequest, model: str, syntax: str, by_place: boo
 
 
 def _build_guidance(parameters: Parameters, profile: Profile) -> Guidance:
-    return Guidance(
+    guidance = Guidance(
         scale=first_given(parameters.scale, profile.defaults.scale),
         rescale=first_given(parameters.cfg_rescale, profile.defaults.cfg_rescale),
-        uncond_scale=parameters.uncond_scale or 1.0,
-        threshold=Threshold(mimic_scale=profile.guards.mimic_scale)
-        if parameters.dynamic_thresholding
-        else None,
         skip_above=first_given(parameters.skip_cfg_above_sigma, inf),
         skip_below=first_given(parameters.skip_cfg_below_sigma, 0.0),
     )
+    if zero_scale := first_given(parameters.uncond_zero, profile.defaults.uncond_zero):
+        sharpness = first_given(parameters.uncond_zero_sharpness, 1.0)
+        return replace(guidance, uncond_zero=UncondZero(zero_scale, sharpness))
+    threshold = Threshold(mimic_scale=profile.guards.mimic_scale) if parameters.dynamic_thresholding else None
+    return replace(guidance, uncond_scale=parameters.uncond_scale or 1.0, threshold=threshold)
 
 
 def _check_prompts(prompts: Prompts) -> list[str]:
@@ -293,9 +294,24 @@ def _warn_of_values(parameters: Parameters, job: Job, profile: Profile) -> list[
             f"noise_schedule: {schedule!r} cannot be used with {sampler or job.sampler}; {job.schedule} was used"
         )
     most, scale = profile.guards.warn_scale_above, job.guidance.scale
-    if most and scale > most:
+    if most and scale > most and job.guidance.uncond_zero is None:
         warnings.append(f"scale: {scale:g} is above what this model is suited to ({most:g})")
-    return warnings
+    return [*warnings, *_warn_of_uncond_zero(parameters, job)]
+
+
+def _warn_of_uncond_zero(parameters: Parameters, job: Job) -> list[str]:
+    """Warn of parameters that `uncond_zero` makes useless, or that need it."""
+    if job.guidance.uncond_zero is None:
+        is_sent = parameters.uncond_zero_sharpness is not None
+        return ["uncond_zero_sharpness: has no effect without uncond_zero"] if is_sent else []
+    sent = {
+        "scale": parameters.scale is not None,
+        "negative_prompt": bool(job.prompts.negative.strip()),
+        "uncond_scale": parameters.uncond_scale not in (None, 0, 1),
+        "dynamic_thresholding": bool(parameters.dynamic_thresholding),
+    }
+    names = ", ".join(name for name, is_sent in sent.items() if is_sent)
+    return [f"uncond_zero: replaces {names}; no effect here"] if names else []
 
 
 def _first_filled(*texts: str | None) -> str:
