@@ -1,7 +1,7 @@
 """Noise schedules: the sigmas of a run of n steps, from the highest to zero.
 
-A schedule gives n floats and a final 0. Under zero terminal SNR the first may be `inf`; karras, exponential and
-polyexponential cannot span an infinite range and begin at `sigma_start` after that first step.
+A schedule gives n floats and a final 0. Under zero terminal SNR the first may be `inf`; those of RANGE_SCHEDULES cannot
+span an infinite range and begin at `sigma_start` after that first step.
 Sources: Karras et al. 2022, eq. 5 (karras); k-diffusion, get_sigmas_* (exponential, polyexponential);
 Stable Diffusion's generative-models (sgm_uniform); ComfyUI (simple); Lee et al. 2024 (beta).
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from math import ceil, exp, floor, isinf, log
 
 from pipelines.errors import UnknownName
+from pipelines.sampling.gits import gits
 from pipelines.sampling.prediction import NoiseTable
 from pipelines.types import Sigmas
 
@@ -74,6 +75,7 @@ RANGE_SCHEDULES: dict[str, Callable[[int, float, float], list[float]]] = {
     "karras": karras,
     "exponential": exponential,
     "polyexponential": polyexponential,
+    "gits": gits,
 }
 SCHEDULES = (*TABLE_SCHEDULES, *RANGE_SCHEDULES)
 

@@ -98,7 +98,7 @@ class Profile(StrictModel):
     """Settings of one model family.
 
     Attributes:
-        sigma_start: first finite sigma of karras, exponential and polyexponential schedules with zero terminal SNR.
+        sigma_start: first finite sigma of karras, gits and the exponential schedules with zero terminal SNR.
         deep_shrink_above: images of more pixels use deep shrink unless the request turns it off: the UNet's inner
             features are downscaled 2x until at most this area is left (sampling/deep_shrink.py).
         pyramid_above: images of more pixels use the pyramid: early steps run on latents that are downscaled 2x until

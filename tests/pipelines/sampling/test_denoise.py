@@ -52,7 +52,7 @@ def test_one_step_from_infinite_noise_returns_the_first_estimate(name):
     torch.testing.assert_close(latents, torch.full(SHAPE, MEAN, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("schedule", ["native", "karras", "exponential", "polyexponential"])
+@pytest.mark.parametrize("schedule", ["native", "karras", "exponential", "polyexponential", "gits"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_two_steps_from_infinite_noise_equal_the_closed_form(name, schedule):
     latents, noise, requests = run(change(JOB, sampler=name, schedule=schedule))
