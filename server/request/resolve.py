@@ -1,7 +1,7 @@
 """From a client's request to a job: every default is decided here, and every unusable value refused."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import inf
@@ -283,7 +283,7 @@ def _check_prompts(prompts: Prompts) -> list[str]:
 
 
 def _warn_of_values(parameters: Parameters, job: Job, profile: Profile) -> list[str]:
-    """Warn of values that were replaced, and of a scale that does not suit the model."""
+    """Warn of values that were replaced, or have no effect, or do not suit the model."""
     warnings: list[str] = []
     init, sampler = job.passes[0].init, parameters.sampler
     if isinstance(init, InitImage) and init.mask is not None and sampler in ("ddim", "ddim_v3"):
@@ -293,10 +293,18 @@ def _warn_of_values(parameters: Parameters, job: Job, profile: Profile) -> list[
         warnings.append(
             f"noise_schedule: {schedule!r} cannot be used with {sampler or job.sampler}; {job.schedule} was used"
         )
+    return [*warnings, *_warn_of_guards(job, profile), *_warn_of_uncond_zero(parameters, job)]
+
+
+def _warn_of_guards(job: Job, profile: Profile) -> Iterator[str]:
+    """Warn of a scale or a number of steps that does not suit the model."""
     most, scale = profile.guards.warn_scale_above, job.guidance.scale
     if most and scale > most and job.guidance.uncond_zero is None:
-        warnings.append(f"scale: {scale:g} is above what this model is suited to ({most:g})")
-    return [*warnings, *_warn_of_uncond_zero(parameters, job)]
+        yield f"scale: {scale:g} is above what this model is suited to ({most:g})"
+    most, own = profile.guards.warn_steps_above, profile.defaults
+    if most and job.steps > most:
+        suited = f"{own.steps} steps of {own.sampler} with {own.noise_schedule} at scale {own.scale:g}"
+        yield f"steps: {job.steps} is above what this model is suited to ({most}); its own are {suited}"
 
 
 def _warn_of_uncond_zero(parameters: Parameters, job: Job) -> list[str]:

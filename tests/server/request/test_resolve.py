@@ -553,6 +553,19 @@ def test_without_a_guard_any_scale_is_accepted_silently(ask):
     assert ask({"scale": 50}, profile=PROFILE.model_copy(update={"guards": Guards()})).warnings == ()
 
 
+def test_a_model_of_few_steps_warns_of_more_and_says_what_suits_it(ask):
+    defaults = Defaults(sampler="k_lcm", noise_schedule="simple", steps=4, scale=1.0)
+    guards = Guards(warn_scale_above=2.0, warn_steps_above=8)
+    few = PROFILE.model_copy(update={"defaults": defaults, "guards": guards})
+    assert ask({}, few).warnings == ask({"steps": 8, "scale": 2}, few).warnings == ()
+    found = ask({"steps": 28, "scale": 5, "sampler": "k_euler"}, few)
+    assert (found.job.steps, found.job.guidance.scale, found.job.sampler) == (28, 5.0, "k_euler")
+    assert found.warnings == (
+        "scale: 5 is above what this model is suited to (2)",
+        "steps: 28 is above what this model is suited to (8); its own are 4 steps of k_lcm with simple at scale 1",
+    )
+
+
 def test_a_side_too_long_for_webp_is_refused(ask, refusal):
     size = {"width": 64, "height": 49152}
     assert ask({**size, "image_format": "png"}).job.passes[0].height == 49152
