@@ -58,12 +58,14 @@ class Inversion:
 
     Attributes:
         fingerprint: of the file when the request was read; see weights/checkpoint.py.
+        is_bundled: whether it is one of those in a LoRA's file, under its name.
     """
 
     name: str
     path: Path
     fingerprint: str
     count: int
+    is_bundled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ def resolve(
     recorded = _ancestral_flags(parameters, sampler, schedule)
     prompts, tagged, preset_warnings = _build_prompts(request, model, policy)
     loras, lora_warnings = choose_loras((*read_loras(parameters.loras), *tagged), policy.model)
+    prompts = replace(prompts, inversions=choose_inversions(prompts, policy.model, loras))
     prompt_warnings = (*preset_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     vibes = read_vibes(parameters, policy.model, policy.vibe_secret)
@@ -216,7 +217,6 @@ def _build_prompts(
     final = apply_presets(texts, policy.presets, model, policy.mode, syntax)
     drop_seams = bool(parameters.legacy_v3_extend)
     prompts = Prompts(final.positive, final.negative, syntax, drop_seams, found.characters)
-    prompts = replace(prompts, inversions=choose_inversions(prompts, policy.model))
     return prompts, loras, final.warnings
 
 
