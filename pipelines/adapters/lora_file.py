@@ -10,11 +10,10 @@ from typing import Any, NamedTuple, cast
 from pipelines.adapters.lora_keys import LoraKey, parse_key
 from pipelines.adapters.lora_kinds import KINDS, LoraKind, Shapes, rank_of
 from pipelines.errors import WeightsError, abbreviate
+from pipelines.text.inversions import bundled_word
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.header import TensorRef, read_header
 
-EMBEDDINGS = "bundle_emb."
-"""Textual inversions that ComfyUI packs into the same file."""
 OTHER_MODELS = {
     "double_blocks_": "Flux",
     "single_transformer_blocks_": "Flux",
@@ -58,14 +57,14 @@ class LoraFile:
 
     Attributes:
         unknown: keys that no known kind of adapter has.
-        embeddings: how many tensors are textual inversions.
+        words: the names of the textual inversions in it.
     """
 
     path: Path
     layers: Mapping[LayerName, LayerTensors]
     metadata: Mapping[str, str]
     unknown: tuple[str, ...] = ()
-    embeddings: int = 0
+    words: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -150,11 +149,11 @@ def read_lora(path: Path) -> LoraFile:
     header = read_header(path)
     layers: dict[LayerName, dict[str, TensorRef]] = {}
     unknown: list[str] = []
-    embeddings = 0
+    words = set[str]()
     for key, ref in header.tensors.items():
-        parsed = parse_key(key)
-        if key.startswith(EMBEDDINGS):
-            embeddings += 1
+        parsed, word = parse_key(key), bundled_word(key)
+        if word:
+            words.add(word)
         elif parsed is None:
             unknown.append(key)
         else:
@@ -164,7 +163,7 @@ def read_lora(path: Path) -> LoraFile:
     unknown += [ref.key for name in read.keys() - known.keys() for ref in read[name].tensors.values()]
     if not known:
         raise WeightsError(path, "no LoRA: it has no tensors of any kind that changes a model's weights")
-    return LoraFile(path, known, header.metadata, tuple(unknown), embeddings)
+    return LoraFile(path, known, header.metadata, tuple(unknown), tuple(sorted(words)))
 
 
 def _add(layers: dict[LayerName, dict[str, TensorRef]], parsed: LoraKey, ref: TensorRef, path: Path) -> None:

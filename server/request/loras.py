@@ -176,8 +176,6 @@ def _warn_of_mismatch(stored: StoredLora, model: ServedModel) -> list[str]:
         warnings.append(
             f"loras: {stored.name!r} was trained on {min(bases[0])}, the model is {min(bases[1])}"
         )
-    if stored.file.embeddings:
-        warnings.append(f"loras: {stored.name!r} also holds textual inversions, which are not used")
     return warnings
 
 

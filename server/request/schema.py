@@ -87,6 +87,10 @@ class Parameters(WireModel):
     uncond_scale: Annotated[Real, Field(ge=0, le=10)] | None = Field(
         None, description="a number from 0 to 10"
     )
+    uncond_zero: Annotated[Real, Field(ge=0, le=10)] | None = Field(None, description="a number from 0 to 10")
+    uncond_zero_sharpness: Annotated[Real, Field(ge=0, le=2)] | None = Field(
+        None, description="a number from 0 to 2"
+    )
     dynamic_thresholding: Flag = Field(None, description=A_FLAG)
     sm: Flag = Field(None, description=A_FLAG)
     sm_dyn: Flag = Field(None, description=A_FLAG)

@@ -12,7 +12,7 @@ import pytest
 from image_files import make_exif, make_segment
 from PIL import Image
 
-from pipelines.job import Character, Guidance, Job, Pass, Prompts, RgbImage, Vibe
+from pipelines.job import Character, Guidance, Job, Pass, Prompts, RgbImage, UncondZero, Vibe
 from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_references
 from server.config.catalog import single_model_catalog
 from server.config.resources import configs
@@ -37,6 +37,17 @@ def file(request, signing_key):
     result = Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
     policy = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
     return write_job_picture(policy, ResolvedRequest(JOB, request.param, {}, ()), result, 0)
+
+
+def test_uncond_zero_is_kept_and_stays_off_where_it_was(signing_key):
+    for guidance in (Guidance(uncond_zero=UncondZero(0.9, 0.5)), Guidance()):
+        result = Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
+        policy = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
+        resolved = ResolvedRequest(replace(JOB, guidance=guidance), "png", {}, ())
+        data = write_job_picture(policy, resolved, result, 0)
+        sent: Any = build_redraw_request(data, 1.0, 0.5, 0.1, {})["parameters"]
+        zero = guidance.uncond_zero or UncondZero(0)
+        assert (sent["uncond_zero"], sent.get("uncond_zero_sharpness", 1.0)) == (zero.scale, zero.sharpness)
 
 
 def build_bare_png():
