@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
+from waiting import LIMIT
 
 from pipelines.job import EncodedVibe, Job, UpscaleJob, VibeJob
 from pipelines.types import Output, Preview, Progress
@@ -57,7 +58,7 @@ class FakeModel:
             on_step(Progress(0, step, steps, 1.0))
             self.evaluations.append((job, step))
             if self.gate is not None:
-                assert self.gate.acquire(timeout=20)
+                assert self.gate.acquire(timeout=LIMIT)
             if on_preview is not None and self.preview is not None and isinstance(job, Job):
                 for image in range(len(job.passes[0].seeds)):
                     on_preview(

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests/clients/programs.py is a plain module
+sys.path.insert(0, str(Path(__file__).parent))  # tests/clients/register.py is a plain module
 
-from programs import run_server
 from register import OPERATIONS
+from server_process import run_server
 
 OUTCOMES: dict[str, dict[str, str]] = {}
 """The outcome of the tests of each operation by client; one failure counts for all."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from jobs import make_job
-from live_server import wait_until
 from PIL import Image
+from waiting import wait_until
 
 from pipelines import previewer
 from pipelines.job import Guidance, InitImage, PreviousPass, Prompts, RgbImage

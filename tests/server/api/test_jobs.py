@@ -14,9 +14,10 @@ from time import sleep
 import pytest
 from fake_model import GENERATE, FakeModel, build_state
 from jobs import make_job
-from live_server import LIMIT, exchange, serve, wait_until
+from live_server import exchange, serve
 from PIL import Image
 from starlette.requests import Request
+from waiting import LIMIT, wait_until
 
 from pipelines.errors import Cancelled, DeviceLost
 from pipelines.types import Progress

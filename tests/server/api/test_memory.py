@@ -10,8 +10,9 @@ from threading import Semaphore
 import pytest
 from fake_model import GENERATE, FakeModel, build_state
 from jobs import make_job
-from live_server import LIMIT, exchange, serve, wait_until
+from live_server import exchange, serve
 from PIL import Image
+from waiting import LIMIT, wait_until
 
 from pipelines.job import InitImage, RgbImage, UpscaleJob
 from server.api.memory import MIB, Memory, measure_work, memory_for_bodies

@@ -7,7 +7,8 @@ from threading import Semaphore
 
 import pytest
 from fake_model import FakeModel, build_state
-from live_server import LIMIT, exchange, read_rest, serve, wait_until
+from live_server import exchange, read_rest, serve
+from waiting import LIMIT, wait_until
 
 from server.api import lifecycle
 from server.config.catalog import single_model_catalog

@@ -13,9 +13,10 @@ import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state
 from fastapi.testclient import TestClient
 from image_files import make_png
-from live_server import LIMIT, exchange, serve, wait_until
+from live_server import exchange, serve
 from paths import ROOT
 from starlette.requests import Request
+from waiting import LIMIT, wait_until
 
 from server.api.access import AccessRules
 from server.api.accounts import Account, Accounts

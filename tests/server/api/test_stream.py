@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state, unzip_images
 from fastapi.testclient import TestClient
-from live_server import LIMIT, exchange, serve, wait_until
+from live_server import exchange, serve
 from PIL import Image
 from stream_reader import read_msgpack, read_stream
+from waiting import LIMIT, wait_until
 
 from pipelines.errors import DeviceLost, InvalidPrompt, NotFinite
 from server.api import stream

@@ -9,7 +9,8 @@ from time import sleep
 
 import pytest
 from fake_model import FakeModel, build_state
-from live_server import LIMIT, exchange, read_rest, serve_app, wait_until
+from live_server import exchange, read_rest, serve_app
+from waiting import LIMIT, wait_until
 
 from server.api import protocol
 from server.app import create_app

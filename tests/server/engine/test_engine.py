@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_model import FakeModel
 from jobs import make_job
-from live_server import LIMIT, wait_until
+from waiting import LIMIT, wait_until
 
 from pipelines.errors import Cancelled, DeviceLost, WeightsError
 from server.engine.engine import Engine, State
