@@ -101,5 +101,5 @@ def is_busy(address):
     body = {"input": "1girl", "parameters": {"width": 64, "height": 64, "steps": 1}}
     try:
         return httpx.post(f"{address}/ai/generate-image", json=body, timeout=2).status_code == 429
-    except httpx.ReadTimeout:
+    except httpx.TimeoutException:
         return False
