@@ -10,6 +10,7 @@ import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state, unzip_images
 from fastapi.testclient import TestClient
 from PIL import Image
+from waiting import LIMIT
 
 from pipelines.errors import InvalidPrompt
 from server.app import create_app
@@ -164,7 +165,7 @@ def test_requests_get_503_while_the_model_loads(model):
     loaded = Event()
 
     def load():
-        assert loaded.wait(10)
+        assert loaded.wait(LIMIT)
         return FakeModel()
 
     state = replace(build_state(model, FakeModel()), engine=Engine(load))

@@ -252,7 +252,8 @@ def test_a_request_without_images_waits_for_no_slot(model, monkeypatch):
         assert [read_status(response.result(LIMIT)) for response in waiting] == [200] * 4
 
 
-def test_a_client_that_disconnects_while_it_waits_for_a_slot_is_not_decoded(model, monkeypatch):
+def test_a_client_that_disconnects_while_it_waits_for_a_slot_is_not_decoded(model, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
     decoder = SlowDecoder()
     received = count_calls(monkeypatch, (upscale,), "decode_in_slot")
     monkeypatch.setattr(upscale, "read_upscale", decoder.wrap(upscale.read_upscale))
@@ -264,6 +265,7 @@ def test_a_client_that_disconnects_while_it_waits_for_a_slot_is_not_decoded(mode
             with socket.create_connection(address) as connection:
                 connection.sendall(request)
                 wait_until(lambda: len(received) == 2)
+            wait_until(lambda: "POST /ai/upscale 503" in caplog.text)  # the server has seen the disconnect
             following = threads.submit(exchange, address, request)
             wait_until(lambda: len(received) == 3)
         finally:

@@ -50,9 +50,12 @@ class Clock:
         return self.time
 
 
-@pytest.fixture
-def clock():
-    return Clock()
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The time of all quotas, so that no day ends during a test."""
+    clock = Clock()
+    monkeypatch.setattr("server.api.state.Quotas", lambda: Quotas(clock))
+    return clock
 
 
 @pytest.fixture
