@@ -2,7 +2,7 @@
 
 from time import monotonic, sleep
 
-LIMIT = 120
+LIMIT = 300
 """Seconds after which a wait fails; reached only when something is broken, however busy the machine."""
 
 

@@ -1,29 +1,17 @@
 """The command line and the application, both in this process and with a model without networks."""
 
-import os
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command import build_command
 from fake_model import BASE_URL, FakeModel, build_state
 from fastapi.testclient import TestClient
 
 from server.app import create_app
-from server.cli.main import main
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
 
 FILES = Path(__file__).parent / "files"
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """How a command ended."""
-
-    status: int
-    output: str
-    error: str
 
 
 @pytest.fixture
@@ -40,20 +28,8 @@ def fake_model():
 @pytest.fixture
 def naiad(fake_model, monkeypatch, capsys, tmp_path):
     """Run the `naiad` command in an empty folder."""
-    for name in [name for name in os.environ if name.startswith("NAIAD_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NAIAD_SIGNING_KEY", str(tmp_path / "signing.pem"))
     monkeypatch.setattr("server.engine.loading.load_models", lambda *_, **__: fake_model)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["naiad", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        streams = capsys.readouterr()
-        return Done(int(ended.value.code or 0), streams.out, streams.err)
-
-    return run
+    return build_command(monkeypatch, capsys, tmp_path)
 
 
 @pytest.fixture(scope="module")
