@@ -1,9 +1,10 @@
-"""What many tests share: the goldens, the demo model, and a server process."""
+"""What many tests share: the goldens, the demo model, a fake one, and a server process."""
 
 import json
 import os
 import sys
 from pathlib import Path
+from threading import Semaphore
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: `make test` runs a test on each core
 
@@ -31,6 +32,31 @@ def golden():
 def demo_file():
     """The demo model's checkpoint."""
     return DEMO
+
+
+@pytest.fixture(scope="session")
+def model(demo_file):
+    """The demo model as a server knows it before it is loaded."""
+    from server.config.catalog import single_model_catalog
+    from server.engine.model import detect_model
+
+    return detect_model(single_model_catalog(demo_file))
+
+
+@pytest.fixture
+def fake_model():
+    """A model without networks."""
+    from fake_model import FakeModel
+
+    return FakeModel()
+
+
+@pytest.fixture
+def gate():
+    """A semaphore for a fake model to acquire in each evaluation."""
+    gate = Semaphore(0)
+    yield gate
+    gate.release(10_000)
 
 
 @pytest.fixture(scope="session")

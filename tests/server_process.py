@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 
 import httpx
-from waiting import LIMIT, wait_until
+from waiting import PROCESS_LIMIT, wait_until
 
 
 @contextmanager
@@ -26,15 +26,16 @@ def start_server(checkpoint, folder, **settings):
         return re.search(r"naiad listens on (http\S+)\n", log.read_text())
 
     try:
-        yield wait_until(find_address)[1]
+        yield wait_until(find_address, PROCESS_LIMIT)[1]
     finally:
         process.kill()  # terminate() would wait until the model is loaded
-        process.wait(LIMIT)
+        process.wait(PROCESS_LIMIT)
 
 
 @contextmanager
 def run_server(checkpoint, folder, **settings):
     """Do as `start_server`, and wait until the model is loaded."""
     with start_server(checkpoint, folder, **settings) as address:
-        wait_until(lambda: httpx.get(f"{address}/ready", timeout=LIMIT).status_code == 200)
+        url = f"{address}/ready"
+        wait_until(lambda: httpx.get(url, timeout=PROCESS_LIMIT).is_success, PROCESS_LIMIT)
         yield address

@@ -71,7 +71,7 @@ def closed_address(demo_file, tmp_path_factory):
 @pytest.fixture(scope="session")
 def server_key(open_address):
     """The public key of the server without a token."""
-    return httpx.get(f"{open_address}/key").json()["key"]
+    return httpx.get(f"{open_address}/key", timeout=60).json()["key"]
 
 
 LONG = {"width": 512, "height": 704, "steps": 50, "n_samples": 8}

@@ -65,7 +65,7 @@ def reference(server):
 @pytest.fixture(autouse=True)
 def stays_alive(server, reference):
     yield
-    assert httpx.get(f"{server}/live", verify=VERIFY).json() == {"status": "alive"}
+    assert httpx.get(f"{server}/live", timeout=60, verify=VERIFY).json() == {"status": "alive"}
 
 
 def case(name, sent, status, expected, headers=()):
@@ -359,4 +359,4 @@ def test_wrong_tokens_and_keys_are_refused_and_never_logged(locked):
 
 def test_afterwards_the_server_generates_the_same_pixels(server, reference):
     assert np.array_equal(read_pixels(post(server, GOOD)), reference)
-    assert httpx.get(f"{server}/ready", verify=VERIFY).json() == {"state": "ready", "waiting": 0}
+    assert httpx.get(f"{server}/ready", timeout=60, verify=VERIFY).json() == {"state": "ready", "waiting": 0}

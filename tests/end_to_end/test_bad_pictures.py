@@ -113,7 +113,7 @@ def reference(server):
 @pytest.fixture(autouse=True)
 def stays_alive(server, reference):
     yield
-    assert httpx.get(f"{server}/live", verify=NO_TLS).json() == {"status": "alive"}
+    assert httpx.get(f"{server}/live", timeout=60, verify=NO_TLS).json() == {"status": "alive"}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,6 @@ from server import errors
 from server.api import exchange
 from server.api.access import AccessRules
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.errors import ApiError, Overloaded, Unavailable, shorten
 
 JSON = "application/json"
@@ -27,8 +25,8 @@ def fake_model():
 
 
 @pytest.fixture(scope="module")
-def client(demo_file, fake_model):
-    state = build_state(detect_model(single_model_catalog(demo_file)), fake_model, body_limit=1)
+def client(model, fake_model):
+    state = build_state(model, fake_model, body_limit=1)
     with pytest.MonkeyPatch.context() as patch, TestClient(create_app(state), base_url=BASE_URL) as client:
         patch.setattr(exchange, "DRAIN_TIMEOUT", 0.01)
         state.engine.wait_ready()
@@ -156,13 +154,9 @@ def test_a_failed_job_is_answered_by_its_kind_of_error(
     assert client.post(GENERATE, json=BODY).status_code == 200
 
 
-def test_a_missing_token_and_a_foreign_host_are_answered_in_the_envelope(demo_file):
+def test_a_missing_token_and_a_foreign_host_are_answered_in_the_envelope(model):
     client = TestClient(
-        create_app(
-            build_state(
-                detect_model(single_model_catalog(demo_file)), FakeModel(), access=AccessRules(("t" * 64,))
-            )
-        ),
+        create_app(build_state(model, FakeModel(), access=AccessRules(("t" * 64,)))),
         base_url=BASE_URL,
     )
     assert read_message(client.post(GENERATE, json=BODY), 401) == "Unauthorized"

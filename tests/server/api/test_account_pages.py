@@ -1,7 +1,7 @@
 """The pages about the account that clients read before they generate."""
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 
 from server.api.access import AccessRules
@@ -9,8 +9,6 @@ from server.api.account_pages import ACCOUNT_PAGES
 from server.api.accounts import Account, Accounts
 from server.api.credentials import generate_token, hash_token
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
 TOKEN, OTHER = generate_token(), generate_token()
 ACCOUNTS = Accounts(
@@ -41,11 +39,6 @@ PERKS = {
 LIMITS = [{"resolution": 4_194_304, "maxPrompts": 0}, {"resolution": 1_048_576, "maxPrompts": 1}]
 
 
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
 @pytest.fixture
 def client(model):
     """Client of a server that needs no token."""
@@ -56,8 +49,7 @@ def client(model):
 def shared(model):
     """Client of a server with two accounts."""
     state = build_state(model, FakeModel(), access=AccessRules(read_accounts=lambda: ACCOUNTS))
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 

@@ -8,7 +8,7 @@ from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
-from threading import Event, Lock, Semaphore
+from threading import Event, Lock
 from time import sleep
 
 import pytest
@@ -23,26 +23,11 @@ from pipelines.errors import Cancelled, DeviceLost
 from pipelines.types import Progress
 from server.api import generation, upscale
 from server.api.jobs import wait_for_result
-from server.config.catalog import single_model_catalog
 from server.engine.engine import Engine, Result, State, Ticket
-from server.engine.model import detect_model
 from server.errors import Unavailable
 
 JOB = make_job(64, 64, steps=3)
 STEP = Progress(0, 1, 3, 1.0)
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def gate():
-    """A semaphore that the fake model acquires in each evaluation."""
-    gate = Semaphore(0)
-    yield gate
-    gate.release(10_000)
 
 
 def build_post(path, body):

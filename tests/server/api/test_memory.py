@@ -16,8 +16,6 @@ from waiting import LIMIT, wait_until
 
 from pipelines.job import InitImage, RgbImage, UpscaleJob
 from server.api.memory import MIB, Memory, measure_work, memory_for_bodies
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.errors import Overloaded
 
 
@@ -62,11 +60,6 @@ def build_img2img(size):
     content = json.dumps(body).encode()
     head = f"POST {GENERATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
-
-
-@pytest.fixture
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
 
 
 def test_a_request_that_waits_does_not_keep_its_body(model):

@@ -15,8 +15,6 @@ from waiting import wait_until
 from server.api import exchange as exchanges
 from server.api import protocol
 from server.api.memory import Memory
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -39,9 +37,9 @@ def clock():
 
 
 @pytest.fixture(scope="module")
-def address(demo_file, fake_model, clock):
+def address(model, fake_model, clock):
     """The address of a server that reads 1 MiB of a body, 4,096 lines of it, and little of a refused one."""
-    state = build_state(detect_model(single_model_catalog(demo_file)), fake_model, body_limit=1)
+    state = build_state(model, fake_model, body_limit=1)
     with pytest.MonkeyPatch.context() as patch, serve(state, clock=clock) as address:
         patch.setattr(protocol, "LINGER", 0.1)
         patch.setattr(protocol, "LINE_LIMIT", 2**12)

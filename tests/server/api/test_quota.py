@@ -7,10 +7,9 @@ import socket
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Semaphore
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 from image_files import make_png
 from live_server import exchange, serve
@@ -24,8 +23,6 @@ from server.api.credentials import generate_token, hash_token
 from server.api.jobs import hold_quota
 from server.api.quota import Quotas
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.errors import LimitReached, Overloaded
 
 TOKEN, LOW, HIGH, OWN = (generate_token() for _ in range(4))
@@ -130,21 +127,10 @@ def test_without_limits_anything_is_allowed(quotas):
     assert quotas.count_images("free") == 400
 
 
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def fake_model():
-    return FakeModel()
-
-
 @pytest.fixture
 def client(model, fake_model):
     state = build_state(model, fake_model, access=RULES)
-    with TestClient(create_app(state), base_url=BASE_URL, raise_server_exceptions=False) as client:
-        state.engine.wait_ready()
+    with start_client(state, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -265,14 +251,6 @@ def build_request(token, **parameters):
         f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-
-@pytest.fixture
-def gate():
-    """A semaphore that the fake model acquires in each evaluation."""
-    gate = Semaphore(0)
-    yield gate
-    gate.release(10_000)
 
 
 def test_a_second_request_at_a_time_is_refused_as_nai_refuses_it(model, gate):

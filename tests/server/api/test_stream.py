@@ -8,15 +8,12 @@ import os
 import socket
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from threading import Semaphore
 from typing import Any
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
-from fastapi.testclient import TestClient
+from fake_model import GENERATE, FakeModel, build_state, start_client
 from live_server import Clock, connect, exchange, read_rest, read_until, serve
 from PIL import Image
 from stream_reader import read_msgpack, read_stream
@@ -26,33 +23,11 @@ from pipelines.errors import DeviceLost, InvalidPrompt, NotFinite
 from server.api import stream
 from server.api.event_response import EventResponse
 from server.api.protocol import PROBE_INTERVAL
-from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.picture.inspection import check_signatures, inspect
 
 STREAM = "/ai/generate-image-stream"
 SMALL = {"width": 64, "height": 64, "steps": 3, "seed": 5}
 MEDIA_TYPES = {"msgpack": "application/msgpack", "sse": "text/event-stream"}
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def gate():
-    gate = Semaphore(0)
-    yield gate
-    gate.release(10_000)
-
-
-@contextmanager
-def start(state):
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
-        yield client
 
 
 def build_body(**parameters):
@@ -122,7 +97,7 @@ def test_a_stream_has_previews_and_one_signed_final_a_sample(
 
 def test_a_final_is_the_file_of_the_zip_but_for_the_generation_time(model, monkeypatch):
     monkeypatch.setattr("server.engine.engine.perf_counter", lambda: 1.0)
-    with start(build_state(model, FakeModel())) as client:
+    with start_client(build_state(model, FakeModel())) as client:
         body = build_body(n_samples=2)
         files = unzip(client.post(GENERATE, json=body).content)
         events = list(read_msgpack(client.post(STREAM, json=body).content))
@@ -130,7 +105,7 @@ def test_a_final_is_the_file_of_the_zip_but_for_the_generation_time(model, monke
 
 
 def test_a_form_is_streamed_too_and_warnings_are_headers(model):
-    with start(build_state(model, FakeModel())) as client:
+    with start_client(build_state(model, FakeModel())) as client:
         sent = json.dumps(build_body() | {"model": "nai-diffusion-9"})
         response = client.post(STREAM, files={"request": ("blob", sent, "application/json")})
     assert response.status_code == 200
@@ -147,7 +122,7 @@ def test_a_form_is_streamed_too_and_warnings_are_headers(model):
     ],
 )
 def test_a_refused_request_is_an_ordinary_error(model, parameters, message):
-    with start(build_state(model, FakeModel())) as client:
+    with start_client(build_state(model, FakeModel())) as client:
         response = client.post(STREAM, json=build_body(**parameters))
         other = client.post(GENERATE, json=build_body(stream="jsonl"))
     assert response.status_code == 400
@@ -158,7 +133,7 @@ def test_a_refused_request_is_an_ordinary_error(model, parameters, message):
 def test_a_failure_before_the_first_preview_has_its_own_status(model):
     fake_model = FakeModel()
     fake_model.failure, fake_model.preview = InvalidPrompt("all segments have weight 0"), None
-    with start(build_state(model, fake_model)) as client:
+    with start_client(build_state(model, fake_model)) as client:
         response = client.post(STREAM, json=build_body())
     assert response.status_code == 400
     assert response.json() == {"statusCode": 400, "message": "all segments have weight 0"}
@@ -344,7 +319,7 @@ def test_the_request_without_a_stream_makes_no_previews(model):
     asked = []
     run = fake_model.run
     fake_model.run = lambda job, on_step, on_preview=None: (asked.append(on_preview), run(job, on_step))[1]
-    with start(build_state(model, fake_model)) as client:
+    with start_client(build_state(model, fake_model)) as client:
         assert client.post(GENERATE, json=build_body()).status_code == 200
         assert client.post(STREAM, json=build_body()).status_code == 200
     assert asked[0] is None

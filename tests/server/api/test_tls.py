@@ -14,8 +14,6 @@ from waiting import LIMIT, wait_until
 
 from server.api import protocol
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.tls.certificates import create_certificates
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: image.novelai.net\r\n\r\n"
@@ -32,10 +30,10 @@ def fake_model():
 
 
 @pytest.fixture(scope="module")
-def server(demo_file, fake_model, tmp_path_factory):
+def server(model, fake_model, tmp_path_factory):
     """The address of a server over TLS, and the context of a client that trusts it."""
     created = create_certificates(tmp_path_factory.mktemp("tls"), datetime.now(UTC))
-    state = build_state(detect_model(single_model_catalog(demo_file)), fake_model)
+    state = build_state(model, fake_model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "LINGER", 0.1)
         with serve_app(create_app(state), context=created.build_context()) as address:

@@ -10,7 +10,7 @@ import pytest
 from command import build_command
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from waiting import LIMIT
+from waiting import PROCESS_LIMIT
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def naiad_process(tmp_path):
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=LIMIT,
+            timeout=PROCESS_LIMIT,
             env=inherited | (environment or {}),
             check=False,
             cwd=tmp_path,
