@@ -1,6 +1,7 @@
 """A server on a socket, run in a thread, raw exchanges with it, and its time, which a test moves."""
 
 import asyncio
+import json
 import socket
 from contextlib import contextmanager, suppress
 from select import select
@@ -62,6 +63,20 @@ def serve_app(app, connections=512, context=None, clock=None):
         finally:
             server.should_exit = True
             thread.join()
+
+
+def build_get(path, *headers):
+    """A request after which the server closes the connection."""
+    lines = (f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers)
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def build_post(path, body, *headers, close=True):
+    """A request with an object as JSON, after which the server closes the connection unless it is to stay open."""
+    content = json.dumps(body).encode()
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers)
+    lines += (f"Content-Length: {len(content)}", "Connection: close" if close else "Connection: keep-alive")
+    return "\r\n".join((*lines, "", "")).encode() + content
 
 
 def connect(address):

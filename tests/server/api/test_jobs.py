@@ -14,7 +14,7 @@ from time import sleep
 import pytest
 from fake_model import GENERATE, FakeModel, build_state
 from jobs import make_job
-from live_server import exchange, serve
+from live_server import build_get, build_post, exchange, serve
 from PIL import Image
 from starlette.requests import Request
 from waiting import LIMIT, wait_until
@@ -30,14 +30,6 @@ JOB = make_job(64, 64, steps=3)
 STEP = Progress(0, 1, 3, 1.0)
 
 
-def build_post(path, body):
-    content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    )
-    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
-
-
 def build_generate(**parameters):
     return build_post(GENERATE, {"input": "a", "parameters": {"width": 64, "height": 64} | parameters})
 
@@ -46,10 +38,6 @@ def encode_picture():
     file = BytesIO()
     Image.new("RGB", (64, 64)).save(file, "PNG")
     return b64encode(file.getvalue()).decode()
-
-
-def build_get(path):
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
 def read_status(response):

@@ -12,7 +12,7 @@ import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 from image_files import make_png
-from live_server import exchange, serve
+from live_server import build_get, build_post, exchange, serve
 from paths import ROOT
 from starlette.requests import Request
 from waiting import LIMIT, wait_until
@@ -243,14 +243,8 @@ def test_the_log_names_the_account_and_never_its_token(client, caplog):
 
 
 def build_request(token, **parameters):
-    body = json.dumps(
-        {"input": "a", "parameters": {"width": 64, "height": 64, "steps": 1} | parameters}
-    ).encode()
-    head = (
-        f"POST {GENERATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    body = {"input": "a", "parameters": SMALL | parameters}
+    return build_post(GENERATE, body, f"Authorization: Bearer {token}")
 
 
 def test_a_second_request_at_a_time_is_refused_as_nai_refuses_it(model, gate):
@@ -277,8 +271,7 @@ def test_a_second_request_at_a_time_is_refused_as_nai_refuses_it(model, gate):
 
 
 def read_left(address):
-    head = f"GET /user/subscription HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}"
-    response = exchange(address, f"{head}\r\n\r\n".encode())
+    response = exchange(address, build_get("/user/subscription", f"Authorization: Bearer {TOKEN}"))
     return json.loads(response.partition(b"\r\n\r\n")[2])["trainingStepsLeft"]["fixedTrainingStepsLeft"]
 
 

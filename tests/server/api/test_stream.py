@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
-from live_server import Clock, connect, exchange, read_rest, read_until, serve
+from live_server import Clock, build_post, connect, exchange, read_rest, read_until, serve
 from PIL import Image
 from stream_reader import read_msgpack, read_stream
 from waiting import LIMIT, wait_until
@@ -35,10 +35,7 @@ def build_body(**parameters):
 
 
 def build_request(path=STREAM, close=True, **parameters):
-    content = json.dumps(build_body(**parameters)).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += "Connection: close\r\n" if close else ""
-    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    return build_post(path, build_body(**parameters), close=close)
 
 
 def parse_response(raw):
