@@ -8,8 +8,8 @@ import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 
+from server.api.error_responses import INTERNAL_ERROR
 from server.api.middleware import trace_requests
-from server.errors import INTERNAL_ERROR
 
 BODY = {"input": "a secret wish", "parameters": {"width": 64, "height": 64, "n_samples": 2}}
 ID = re.compile(r"[0-9a-f]{16}")
