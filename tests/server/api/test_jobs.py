@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from threading import Event, Lock
-from time import sleep
 
 import pytest
 from fake_model import GENERATE, FakeModel, build_state
 from jobs import make_job
-from live_server import build_get, build_post, exchange, serve
+from live_server import Clock, build_get, build_post, exchange, serve
 from PIL import Image
 from starlette.requests import Request
 from waiting import LIMIT, wait_until
@@ -198,13 +197,13 @@ def test_at_most_decode_limit_requests_decode_images_at_once(model, monkeypatch,
     received = count_calls(monkeypatch, (generation, upscale), "decode_in_slot")
     monkeypatch.setattr(generation, "resolve", decoder.wrap(generation.resolve))
     monkeypatch.setattr(upscale, "read_upscale", decoder.wrap(upscale.read_upscale))
-    state = build_state(model, FakeModel(), decode_limit=limit)
-    with serve(state) as address, ThreadPoolExecutor(4) as threads:
+    state, clock = build_state(model, FakeModel(), decode_limit=limit), Clock()
+    with serve(state, clock=clock) as address, ThreadPoolExecutor(4) as threads:
         try:
             sent = [build_generate(image=PICTURE), request] * 2
             responses = [threads.submit(exchange, address, each) for each in sent]
             wait_until(lambda: len(received) == 4 and decoder.running == limit)
-            sleep(0.1)  # time in which a request over the limit would begin
+            clock.advance(0)  # in which a request over the limit would begin
         finally:
             decoder.release.set()
         assert [read_status(response.result(LIMIT)) for response in responses] == [200] * 4

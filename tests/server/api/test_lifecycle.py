@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-from live_server import connect, read_rest
+from live_server import connect, read_rest, read_until
 from paths import ROOT
 from waiting import LIMIT
 
@@ -62,7 +62,7 @@ class Process:
         self.connection = stack.enter_context(connect(("127.0.0.1", int(self.read_line()))))
         body = b"Content-Length: 9\r\n\r\n{" if path == "/body" else b"\r\n"
         self.connection.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n%s" % (path.encode(), body))
-        self.connection.recv(15)
+        read_until(self.connection, b"200")
 
     def read_line(self):
         assert self.process.stdout is not None
