@@ -14,10 +14,8 @@ from PIL import Image
 
 from pipelines.job import Character, Guidance, Job, Pass, Prompts, RgbImage, UncondZero, Vibe
 from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_references
-from server.config.catalog import single_model_catalog
 from server.config.resources import configs
 from server.engine.engine import Result
-from server.engine.model import detect_model
 from server.errors import Rejected
 from server.picture.png import encode_png
 from server.picture.writer import MetadataPolicy, write_job_picture
@@ -56,11 +54,9 @@ def build_bare_png():
     return file.getvalue()
 
 
-def test_the_metadata_of_an_image_become_the_parameters(file, demo_file):
+def test_the_metadata_of_an_image_become_the_parameters(file, model):
     body: Any = build_redraw_request(file, 2.0, 0.5, 0.1, {"seed": 3, "input": None, "image_format": "png"})
-    policy = RequestPolicy(
-        detect_model(single_model_catalog(demo_file)), load_presets(configs() / "presets.toml")
-    )
+    policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
     job: Any = resolve(read_request(body), policy).job
     assert job.prompts == JOB.prompts
     (only_pass,) = job.passes
@@ -190,7 +186,7 @@ def test_an_image_without_metadata_needs_a_prompt():
     json.dumps(body)
 
 
-def test_characters_keep_their_places(signing_key, demo_file):
+def test_characters_keep_their_places(signing_key, model):
     people = (Character("red hair", "hat", 0.3, 0.5), Character("blue hair", "", 0.7, 0.5))
     job = replace(JOB, prompts=Prompts("2girls", "lowres", "nai4", characters=people))
     written = write_job_picture(
@@ -200,9 +196,7 @@ def test_characters_keep_their_places(signing_key, demo_file):
         0,
     )
     body: Any = build_redraw_request(written, 1.0, 0.5, 0.0, {})
-    policy = RequestPolicy(
-        detect_model(single_model_catalog(demo_file)), load_presets(configs() / "presets.toml")
-    )
+    policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
     assert resolve(read_request(body), policy).job.prompts == job.prompts
     body = build_redraw_request(written, 1.0, 0.5, 0.0, {"input": "1girl"})
     assert resolve(read_request(body), policy).job.prompts.characters == ()
