@@ -102,7 +102,7 @@ def test_every_setting_has_a_variable(name):
         ("threads = true", "threads = true: should be auto, or a number from 1"),
         ("threads = 0", "threads = 0: should be auto, or a number from 1"),
         ('threads = "all"', "threads = 'all': should be auto, or a number from 1"),
-        ('[api]\nprefix = "/ai"', r"api\.prefix\.0 = '/ai': .*the server's own /ai"),
+        ('[api]\nprefix = "/ai"', r"api\.prefix = '/ai': .*the server's own /ai"),
         ('[api]\nhosts = ["*.lan"]', r"api\.hosts\.0 = '\*\.lan': .*list each one"),
         ('[api]\nzip_type = "zip"', "zip_type = 'zip'.*octet-stream"),
         ("port =", r"mine\.toml:1: Invalid value"),
