@@ -26,8 +26,8 @@ from pipelines.job import EncodedVibe, RgbImage, Vibe
 from pipelines.weights.checkpoint import Checkpoint
 from pipelines.weights.key_map import MappedKey
 from pipelines.weights.naming import Naming
-from pipelines.weights.networks import ClipImageEncoder, DiffusersUNet, load_state
-from pipelines.weights.reader import check_finite, read_tensors
+from pipelines.weights.networks import ClipImageEncoder, DiffusersUNet
+from pipelines.weights.reader import fill_network
 from pipelines.weights.sources import Component, FoundWeights, find_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -46,9 +46,7 @@ class VibePart:
 
     def fill(self, device: torch.device, dtype: torch.dtype) -> None:
         """Read the weights onto a device; raise WeightsError if one is not finite."""
-        load_state(self.module, read_tensors(self.source, self.weights, dtype))
-        nn.Module.to(self.module, device, dtype)
-        check_finite(self.source, self.weights, self.module)
+        fill_network(self.module, self.source, self.weights, device, dtype)
 
 
 @dataclass(frozen=True, slots=True)
