@@ -1,6 +1,6 @@
 """The ControlNets of a catalog: files, and how strong each is, when, and for what kind of map."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -46,7 +46,7 @@ class ControlNetFile(StrictModel):
 
 
 def _to_tables(value: object) -> object:
-    values: list[object] = cast("list[object]", value) if isinstance(value, list) else [value]
+    values = cast("Sequence[object]", value if isinstance(value, list | tuple) else [value])
     return tuple({"path": item} if isinstance(item, str) else item for item in values)
 
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, cast
 
+from PIL import Image, ImageOps
 from pydantic import BeforeValidator, Field
 
-from pipelines.job import Control
+from pipelines.job import Control, RgbImage
 from pipelines.types import Size
 from server.config.controlnets import find_mode
 from server.engine.controlnets import ServedControl
 from server.engine.model import ServedModel
 from server.errors import Rejected, shorten
-from server.request.images import read_image
+from server.request.images import decode_file, open_image, to_upright_rgb
 from server.request.schema import (
     A_NAME,
     A_SHARE,
@@ -73,7 +74,7 @@ def has_controls(parameters: Parameters) -> bool:
 
 
 def read_controls(parameters: Parameters, model: ServedModel, size: Size) -> tuple[Control, ...]:
-    """Read a request's control maps, stretched to a size in pixels. Those of strength 0 are left out.
+    """Read a request's control maps, fitted to a size in pixels. Those of strength 0 are left out.
 
     Raises:
         Rejected: the model has no such ControlNet, a map cannot be read, or a value is not allowed.
@@ -133,12 +134,24 @@ def _read_control(requested: RequestedControl, model: ServedModel, size: Size) -
         served.name,
         settings.path,
         served.fingerprint,
-        read_image(fields.image, requested.image_field, *size, background="black"),
+        read_map(fields.image, requested.image_field, size),
         settings.strength * (1.0 if fields.strength is None else fields.strength),
         start,
         end,
         _choose_mode(requested, served),
     )
+
+
+def read_map(value: object, field: str, size: Size) -> RgbImage:
+    """Decode a control map, black where it is transparent. It covers `size`, and is cropped at the center.
+
+    Raises:
+        Rejected: the image cannot be read.
+    """
+    rgb = to_upright_rgb(open_image(decode_file(value, field), field), "black")
+    if rgb.size != size:
+        rgb = ImageOps.fit(rgb, size, Image.Resampling.LANCZOS)
+    return RgbImage(*size, rgb.tobytes())
 
 
 def find_control(requested: RequestedControl, model: ServedModel) -> ServedControl:

@@ -137,13 +137,13 @@ def _open(data: bytes, field: str, max_pixels: int) -> OpenedImage:
     return OpenedImage(str(image.format), image, parts.texts, read_exif(exif), profile)
 
 
-def read_image(value: object, field: str, width: int, height: int, background: str = "white") -> RgbImage:
-    """Decode a request's image and stretch it to the job's size; `background` is behind what is transparent.
+def read_image(value: object, field: str, width: int, height: int) -> RgbImage:
+    """Decode a request's image and stretch it to the job's size.
 
     Raises:
         Rejected: the image cannot be read.
     """
-    rgb = to_upright_rgb(open_image(decode_file(value, field), field), background)
+    rgb = to_upright_rgb(open_image(decode_file(value, field), field))
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
     return RgbImage(width, height, rgb.tobytes())

@@ -22,6 +22,7 @@ OTHER = {
     "engine.queue_limit": "81",
     "engine.exit_on_failure": "false",
     "engine.lora_memory": "81",
+    "engine.control_memory": "84",
     "engine.device_memory": "82",
     "engine.parked_memory": "83",
     "api.prompt_loras": "true",
