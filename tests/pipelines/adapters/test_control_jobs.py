@@ -12,9 +12,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jobs import make_job
 from sd15_files import small_sd15, write_small_sd15
 
-from demo.checkpoint import DEMO, INPAINTING
+from demo.checkpoint import DEMO, INPAINTING, VIBE
+from pipelines.adapters.vibe import load_vibe
 from pipelines.errors import NotFinite, UnusableControl
-from pipelines.job import Character, Guidance, InitImage, PreviousPass, Prompts, RgbImage
+from pipelines.job import Character, Guidance, InitImage, PreviousPass, Prompts, RgbImage, Vibe
 from pipelines.pipeline import Pipeline
 from pipelines.plan import make_plan
 from pipelines.runner import Runner
@@ -39,8 +40,10 @@ class Recorder:
 @pytest.fixture(scope="module")
 def pipeline():
     weights = load_weights(DEMO, inpainting=INPAINTING)
+    unets: Any = [weights.unet, weights.inpainting]
+    vibe = load_vibe(VIBE, None, unets, weights.device, weights.dtype)
     recorders = {name: Recorder(getattr(weights, name)) for name in ("unet", "inpainting")}
-    return Pipeline(replace(weights, **recorders))
+    return Pipeline(replace(weights, **recorders), vibe=vibe)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,7 @@ JOBS = {
     "deep shrink": ({"deep_shrink": 1}, {12}),
     "uncond scale": ({"guidance": Guidance(5.0, uncond_scale=0.5)}, {12}),
     "characters by place": ({"prompts": PLACES}, {12}),
+    "vibe transfer": ({"vibes": (Vibe(RgbImage(448, 448, bytes(3 * 448 * 448)), 1.0),)}, {12}),
     "mix": ({"prompts": Prompts("cat|dog:2", "bad")}, {12}),
 }
 """Jobs, and the heights of the latents that the network sees."""
