@@ -21,9 +21,13 @@ HINTS = 4, 6, 8, 12
 UNET_ONLY = {"in_channels", "out_channels", "sample_size", "up_block_types"}
 
 
-def build_control(architecture: Architecture, modes: int | None = None, seed: int = 1) -> Any:
+def build_control(
+    architecture: Architecture, modes: int | None = None, seed: int = 1, **settings: Any
+) -> Any:
     """Return diffusers' own ControlNet, or its union with `modes` control types, with random weights."""
-    config: dict[str, Any] = {key: value for key, value in architecture.unet.items() if key not in UNET_ONLY}
+    config: dict[str, Any] = {
+        key: value for key, value in architecture.unet.items() if key not in UNET_ONLY
+    } | settings
     config["conditioning_embedding_out_channels"] = HINTS
     width = config["block_out_channels"][0]
     if modes is None:
@@ -34,8 +38,9 @@ def build_control(architecture: Architecture, modes: int | None = None, seed: in
         union = {"num_control_type": modes, "num_trans_channel": width, "num_proj_channel": width}
         network = ControlNetUnionModel(**config, **union)
     generator = torch.Generator().manual_seed(seed)
-    for weight in network.parameters():
-        spread = 0.1 if weight.ndim < 2 else 0.7 * weight[0].numel() ** -0.5
+    for name, weight in network.named_parameters():
+        gain = 2.5 if name.startswith("controlnet_cond_embedding") else 0.7  # so that the map matters
+        spread = 0.1 if weight.ndim < 2 else gain * weight[0].numel() ** -0.5
         torch.nn.init.normal_(weight, 0.0, spread, generator=generator)
     return network.eval().requires_grad_(False)
 
@@ -44,10 +49,10 @@ def save_control(path: Path, network: Any, architecture: Architecture, layout: s
     """Write a ControlNet to a file or, where `path` has no suffix, to a diffusers folder; return the path.
 
     Args:
-        layout: "diffusers", "original", or "bare", which is "original" without a prefix.
+        layout: "original", "bare" (without a prefix), or diffusers'.
     """
     tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-    if layout != "diffusers":
+    if layout in ("original", "bare"):
         keys, prefix = (
             map_control_keys(tensors, architecture.unet),
             "" if layout == "bare" else "control_model.",

@@ -141,7 +141,9 @@ def _find_family(source: Checkpoint) -> Family:
         if family.matches(source):
             return family.name
     titles = " or ".join(family.title for family in FAMILIES.values())
-    raise WeightsError(source.path, f"a ControlNet for another model than {titles}, which is not supported")
+    raise WeightsError(
+        source.path, f"a ControlNet that is no copy of the UNet of {titles}, which is not supported"
+    )
 
 
 def _read_hint_widths(source: Checkpoint, layout: Layout) -> tuple[int, ...]:

@@ -20,6 +20,8 @@ PENULTIMATE = 2
 """The layer of a text encoder that is used, counted from the last; users' interfaces call this CLIP skip 2."""
 
 
+CHANNEL_ORDER = "controlnet_conditioning_channel_order"
+"""Key of a ControlNet's config: whether its maps are RGB or, in OpenCV's order, BGR."""
 Residuals: TypeAlias = tuple[Sequence[Tensor], Tensor]
 """What ControlNets add to the features of a UNet: to those that its down blocks pass on, and to its middle block's."""
 
@@ -142,15 +144,17 @@ class DiffusersControlNet:
 
         self.modes = cast("int | None", config.get("num_control_type"))
         build = ControlNetModel if self.modes is None else ControlNetUnionModel
+        self._is_bgr = config.get(CHANNEL_ORDER) == "bgr"
+        config = {**config, CHANNEL_ORDER: "rgb"}
         self.module = _build_empty(cast("Callable[..., nn.Module]", build), config)
         self._shrink = DeepShrink(self.module)
-        # the module is given hints that are encoded already, which are the same in every step
+        # the module is given hints instead of maps: encoded once, as they are the same in every step
         encoder = cast("Any", self.module).controlnet_cond_embedding
         self._encode, encoder.forward = encoder.forward, _pass_on
 
     def encode_map(self, pixels: Tensor) -> Tensor:
         """Return the hint (B, width, h, w) of control maps (B, 3, 8h, 8w), with values in [0, 1]."""
-        return self._encode(pixels)
+        return self._encode(pixels.flip(1) if self._is_bgr else pixels)
 
     def __call__(
         self,

@@ -43,7 +43,7 @@ REFUSED = {
     "an upscaler": ({"RRDB.rdb1.conv1.weight": (32, 64, 3, 3)}, "no ControlNet but an upscaling network"),
     "another file": ({"a": (1,)}, "it has neither controlnet_cond_embedding.conv_in.weight nor input_hint_block.0"),
     "SD 2": (HINTS | {"conv_in.weight": (320, 4, 3, 3), FIRST_TEXT: (320, 1024)}, "Stable Diffusion 2 .text width 1024"),
-    "no cross-attention": (HINTS | {"conv_in.weight": (320, 4, 3, 3)}, "for another model than Stable Diffusion 1 or SDXL"),
+    "no cross-attention": (HINTS | {"conv_in.weight": (320, 4, 3, 3)}, "no copy of the UNet of Stable Diffusion 1 or SDXL"),
     "9 channels": (SMALL_SDXL | {"conv_in.weight": (320, 9, 3, 3)}, "takes 9 latent channels and a map of 3"),
     "6 colors": (SMALL_SDXL | {"controlnet_cond_embedding.conv_in.weight": (16, 6, 3, 3)}, "4 latent channels and a map of 6"),
     "half a hint encoder": (

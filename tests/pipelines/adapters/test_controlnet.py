@@ -34,7 +34,8 @@ class Model:
         self.unet.module.load_state_dict(self.oracle.state_dict(), assign=True)
 
     def load(self, network, layout="diffusers", **others):
-        path = save_control(self.folder / f"{layout}.safetensors", network, self.architecture, layout)
+        path = self.folder / ("folder" if layout == "folder" else f"{layout}.safetensors")
+        save_control(path, network, self.architecture, layout)
         plan = plan_control(detect_control(path), self.architecture.unet)
         plan.fill(CPU, torch.float32)
         size = WIDTH * 8, HEIGHT * 8
@@ -120,7 +121,22 @@ def test_the_output_is_that_of_diffusers(model, kind):
     expected = model.evaluate_by_hand([(network, pixels, 0.7, mode)])
     found = model.evaluate((control,))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert (found - model.evaluate()).abs().max() > 0.05
+    other, _ = model.load(network, scale=0.7, mode=mode, seed=1)
+    for rest in (model.evaluate(), model.evaluate((other,))):
+        assert (found - rest).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(
+    "setting", [{"global_pool_conditions": True}, {"controlnet_conditioning_channel_order": "bgr"}]
+)
+def test_what_a_folders_config_alone_tells_is_followed(model, setting):
+    network = build_control(model.architecture, **setting)
+    control, pixels = model.load(network, "folder")
+    found = model.evaluate((control,))
+    expected = model.evaluate_by_hand([(network, pixels, 1.0, None)])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    other, _ = model.load(network)
+    assert (found - model.evaluate((other,))).abs().max() > 0.01
 
 
 def test_two_networks_add_up(model):
