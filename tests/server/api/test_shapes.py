@@ -338,7 +338,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_references_are_refused_by_name(name, client):
+def test_what_the_model_lacks_is_refused_by_name(name, client):
     response = client.post(GENERATE, json=build(**REFERENCES[name]))
     assert response.status_code == 400
     assert response.json()["message"].startswith(f"parameters.{next(iter(REFERENCES[name]))}")
