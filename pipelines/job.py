@@ -187,7 +187,7 @@ class Control:
     Attributes:
         name: what requests and metadata call the network.
         path: its file or diffusers folder.
-        fingerprint: of the file when the request was read; see weights/checkpoint.py.
+        fingerprint: of the file when it was detected; see weights/checkpoint.py.
         image: the control map, of any size; fitted to the pass's.
         strength: factor of the network's residuals.
         start, end: shares of the pass's steps; the network has no effect in steps that begin before `start` or end

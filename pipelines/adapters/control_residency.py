@@ -66,9 +66,7 @@ class ControlResidency:
 
     def _load(self, control: Control, used: set[Key]) -> ControlPlan:
         if fingerprint(control.path) != control.fingerprint:
-            raise WeightsError(
-                control.path, "it has changed since the request was read; send the request again"
-            )
+            raise WeightsError(control.path, "it has changed since the server was started; restart it")
         file = detect_control(control.path)
         file.check_family(self._architecture.family)
         plan = plan_control(file, self._architecture.unet)

@@ -93,7 +93,7 @@ def test_unusable_files_are_errors_that_leave_the_model_as_it_was(demo, tmp_path
     other = ARCHITECTURES["sd15"]
     foreign = name_control(save_control(tmp_path / "sd15.safetensors", build_control(other), other), MAP)
     for control, said in (
-        (old, "'mine': it has changed since the request was read; send the request again"),
+        (old, "'mine': it has changed since the server was started; restart it"),
         (damaged, "'mine': controlnet_mid_block.bias contains NaN or infinity"),
         (foreign, "'sd15': is a ControlNet for Stable Diffusion 1, the model is SDXL; choose one for SDXL"),
     ):
