@@ -15,7 +15,8 @@ import torch
 
 from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import plan_control
-from pipelines.adapters.vibe import VibeEncoder, load_vibe, plan_vibe
+from pipelines.adapters.vibe import VibeEncoder, load_vibe
+from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.device import translate_device_errors
 from pipelines.errors import WeightsError
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
