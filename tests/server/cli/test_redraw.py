@@ -43,7 +43,8 @@ def test_uncond_zero_is_kept_and_stays_off_where_it_was(signing_key):
     for guidance in (Guidance(uncond_zero=UncondZero(0.9, 0.5)), Guidance()):
         result = Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
         policy = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
-        data = write_job_picture(policy, replace(JOB, guidance=guidance), result, 0, {}, "png")
+        resolved = ResolvedRequest(replace(JOB, guidance=guidance), "png", {}, ())
+        data = write_job_picture(policy, resolved, result, 0)
         sent: Any = build_redraw_request(data, 1.0, 0.5, 0.1, {})["parameters"]
         zero = guidance.uncond_zero or UncondZero(0)
         assert (sent["uncond_zero"], sent.get("uncond_zero_sharpness", 1.0)) == (zero.scale, zero.sharpness)
