@@ -45,7 +45,6 @@ OTHER_KINDS = (
     (r"(^|\.)(control_to_base|base_to_control|ctrl_to_base)", "a ControlNet-XS"),
     (r"(^|\.)(brushnet_|conv_in_condition\.)", "a BrushNet"),
     (r"(^|\.)motion_modules\.", "a SparseCtrl"),
-    (r"^(ip_adapter|image_proj)\.", "an IP-Adapter"),
     (r"^difference$", "a ControlNet stored as the difference to another model"),
     (r"^(controlnet_(blocks|x_embedder)|double_blocks|transformer_blocks)\.", "a ControlNet of a transformer (Flux)"),
 )  # fmt: skip
@@ -126,6 +125,8 @@ def _name_other_kind(source: Checkpoint) -> str:
     """Return what follows "no ControlNet" in the reason."""
     if any(LORA_KEY.match(key) for key in source.tensors):
         return " but a LoRA"
+    if any(key.startswith(("ip_adapter.", "image_proj.")) for key in source.tensors):
+        return " but an IP-Adapter; name it as the `vibe` of a model"
     if source.find(CONV_IN_KEYS) is not None and source.find(CONV_OUT_KEYS) is not None:
         return " but a model"
     other = describe_other_kind(source.tensors.values())

@@ -173,7 +173,7 @@ class DiffusersControlNet:
             hint: the encoded control map of each row.
             mode: the control type of a union network.
         """
-        inputs: dict[str, object] = {"controlnet_cond": hint, "conditioning_scale": scale}
+        inputs: dict[str, object] = {"controlnet_cond": hint, "conditioning_scale": float(scale)}
         if self.modes is not None and mode is not None:
             types = torch.zeros(len(sample), self.modes, device=sample.device)
             types[:, mode] = 1

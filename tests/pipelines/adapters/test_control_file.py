@@ -37,7 +37,7 @@ REFUSED = {
     "SparseCtrl": (HINTS | {"down_blocks.0.motion_modules.0.norm.weight": (320,)}, "a SparseCtrl, which"),
     "a difference": ({"difference": (), "input_hint_block.0.weight": (16, 3, 3, 3)}, "as the difference to another"),
     "Flux": ({"controlnet_blocks.0.weight": (3072, 3072)}, "a ControlNet of a transformer .Flux., which is not "),
-    "an IP-Adapter": ({"image_proj.norm.weight": (2048,)}, "an IP-Adapter, which is not supported"),
+    "an IP-Adapter": ({"image_proj.norm.weight": (2048,)}, "no ControlNet but an IP-Adapter; name it as the"),
     "a LoRA": ({"lora_unet_mid_block.lora_down.weight": (4, 8)}, "no ControlNet but a LoRA"),
     "a model": (SDXL | {"model.diffusion_model.out.2.weight": (4, 320, 3, 3)}, "no ControlNet but a model"),
     "an upscaler": ({"RRDB.rdb1.conv1.weight": (32, 64, 3, 3)}, "no ControlNet but an upscaling network"),
