@@ -11,7 +11,7 @@ from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 
 from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import plan_control
-from pipelines.adapters.vibe import plan_vibe
+from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import sd15, sdxl
 from pipelines.weights.key_map import map_control_keys
