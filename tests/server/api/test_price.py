@@ -35,7 +35,14 @@ def ask(client, prompts=("1girl",), **changes):
         (("1girl", "2girls", ""), {}),
         (("a",) * 64, {"n_samples": 4}),
         (("a",), {"image": "not an image", "mask": "neither", "reference_image_multiple": ["x"]}),
-        (("a",), {"director_reference_images_cached": [{"data": "x"}], "controlnet_condition": "x"}),
+        (
+            ("a",),
+            {
+                "director_reference_images_cached": [{"data": "x"}],
+                "controlnet_condition": "x",
+                "controls": [1],
+            },
+        ),
     ],
 )
 def test_a_request_costs_nothing(client, fake_model, prompts, changes):

@@ -114,6 +114,11 @@ def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_pa
         (("generate", "a"), 2, "no model"),
         (("generate", "a", "nothing.safetensors"), 2, "nothing.safetensors: no such file"),
         (("generate", "a", "--demo", "--size", "wide"), 2, "not like 832x1216"),
+        (
+            ("generate", "a", "--demo", "--control", f"hed={__file__}:0.5"),
+            1,
+            "controls.0.image: remove the control map",
+        ),
         (("generate", "a", "--demo", "-o", "a.jpg"), 2, ".png or .webp"),
         (("generate", "a", "--demo", "--sampler", "k_eular"), 1, "did you mean 'k_euler'"),
         (("generate", "a", "--demo", "--steps", 99), 1, "parameters.steps"),

@@ -5,6 +5,7 @@ import json
 from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from image_files import make_exif, make_segment
 from PIL import Image
 
-from pipelines.job import Character, Guidance, Job, Pass, Prompts, RgbImage, UncondZero, Vibe
+from pipelines.job import Character, Control, Guidance, Job, Pass, Prompts, RgbImage, UncondZero, Vibe
 from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_references
 from server.config.resources import configs
 from server.engine.engine import Result
@@ -161,6 +162,10 @@ def test_reference_images_that_no_file_has_are_warned_about(file, signing_key):
     data = write_job_picture(metadata, resolved, result, 0)
     (warning,) = warn_of_references(data)
     assert warning.startswith("reference images: the picture was drawn with 2, ")
+    control = Control("hed", Path("hed.st"), "00C0FFEE", RgbImage(1, 1, b"abc"))
+    resolved = ResolvedRequest(replace(JOB, controls=(control,)), "png", {}, ())
+    (warning,) = warn_of_references(write_job_picture(metadata, resolved, result, 0))
+    assert warning.startswith("control map: the picture was drawn with the ControlNet 'hed', ")
 
 
 def test_overrides_replace_the_metadata(file):
