@@ -34,6 +34,7 @@ def build_redraw_request(
     size, settings = to_upright_rgb(image).size, read_settings(read_metadata(image).fields)
     parameters = {key: value for key, value in overrides.items() if value is not None}
     placed = {} if "input" in parameters else _read_placed_prompts(settings)
+    dialect = {} if "input" in parameters else _read_dialect(settings)
     prompt = parameters.pop("input", _flatten(settings, "v4_prompt") or settings.get("prompt"))
     if not isinstance(prompt, str):
         raise Rejected("file", "has no prompt in its metadata; give one with --prompt")
@@ -43,6 +44,7 @@ def build_redraw_request(
         if placed
         else _flatten(settings, V4_PROMPTS[1]) or settings.get("uc", ""),
         **placed,
+        **dialect,
         **{key: settings[key] for key in COPIED_PARAMETERS if key in settings},
         "image": b64encode(data).decode(),
         "width": width,
@@ -63,6 +65,12 @@ def warn_of_references(data: bytes) -> tuple[str, ...]:
         return ()
     count = len(cast("list[object]", strengths))
     return (f"reference images: the picture was drawn with {count}, which are not in its file; left out",)
+
+
+def _read_dialect(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the parameter that turns a dialect on, if the prompts were encoded in one."""
+    value = settings.get("naiad")
+    return {"dialect": True} if isinstance(value, dict) and "encoded" in value else {}
 
 
 def _has_nai4_syntax(settings: Mapping[str, object]) -> bool:

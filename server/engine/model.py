@@ -103,6 +103,7 @@ class ServedModel:
             "loras": [entry.name for entry in self.entry.loras],
             "profile": self.profile.name,
             "profile_reason": self.reason,
+            "dialect": None if self.profile.dialect is None else self.profile.dialect.model_dump(),
         }
 
 
@@ -214,4 +215,15 @@ def format_card(card: Mapping[str, object]) -> str:
     if card["preview_decoder"] is not None:
         lines.append(f"  preview decoder: {card['preview_decoder']}")
     lines += [f"  {fact}" for fact in cast("list[str]", card["evidence"])]
-    return "\n".join([*lines, f"  profile {card['profile']}: {card['profile_reason']}"])
+    lines.append(f"  profile {card['profile']}: {card['profile_reason']}")
+    if card["dialect"] is not None:
+        lines.append(f"  dialect {_format_dialect(cast('Mapping[str, object]', card['dialect']))}")
+    return "\n".join(lines)
+
+
+def _format_dialect(dialect: Mapping[str, object]) -> str:
+    facts = [f"artist:name becomes {dialect['artist']!r}"] if dialect["artist"] else []
+    if dialect["renamed_tags"]:
+        facts.append(f"tags have {str(dialect['renamed_tags']).replace('nai', 'NAI').capitalize()}'s names")
+    facts += [f"{tag!r} becomes {value!r}" for tag, value in cast("dict[str, str]", dialect["tags"]).items()]
+    return f"(on unless a request turns it {'off' if dialect['default'] else 'on'}): {', '.join(facts)}"

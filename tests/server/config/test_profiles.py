@@ -98,8 +98,16 @@ def test_an_unknown_profile_is_refused_with_a_list_of_all():
     ("text", "message"),
     [
         ('[defaults]\nsamplers = "k_euler"', r"defaults\.samplers"),
-        ('syntax = "comfy"', "syntax = 'comfy'.*'nai' or 'a1111'"),
+        ('syntax = "comfy"', "syntax = 'comfy'.*'nai', 'a1111' or"),
         ("sigma_max =", "mine.toml"),
+        ("[dialect]\nartist = 'by'", r"artist = 'by': is not a tag with \{name\}"),
+        ("[dialect]\nartist = 'artist: {name}'", r"is not a tag with \{name\}"),
+        ("[dialect]\nrenamed_tags = 'e621'", "'danbooru' or 'nai'"),
+        ("[dialect.tags]\na = 'b'\nB = 'c, d'", "'a' becomes 'b', which would be replaced too"),
+        ("[dialect.tags]\na = 'A_'\nb = 'c, a'", "'b' becomes 'a', which would be replaced too"),
+        ("[dialect.tags]\na = 'artist:b'", "'a' becomes 'artist:b', which would"),
+        ("[dialect.tags]\na = 'b|c'", "'a' becomes 'b|c'"),
+        ("[dialect.tags]\na = 'c, (b:1.5)'", r"'\(tag:1.5\)' need syntax = 'nai\+a1111'"),
     ],
 )
 def test_an_invalid_profile_is_refused_with_file_and_key(tmp_path, text, message):
