@@ -222,8 +222,9 @@ def format_card(card: Mapping[str, object]) -> str:
 
 
 def _format_dialect(dialect: Mapping[str, object]) -> str:
-    facts = [f"artist:name becomes {dialect['artist']!r}"] if dialect["artist"] else []
-    if dialect["renamed_tags"]:
-        facts.append(f"tags have {str(dialect['renamed_tags']).replace('nai', 'NAI').capitalize()}'s names")
-    facts += [f"{tag!r} becomes {value!r}" for tag, value in cast("dict[str, str]", dialect["tags"]).items()]
-    return f"(on unless a request turns it {'off' if dialect['default'] else 'on'}): {', '.join(facts)}"
+    """Return what a dialect does, in one line; its tags are only counted."""
+    names = {"nai": "renamed tags by NAI's names", "danbooru": "renamed tags by Danbooru's names"}
+    facts = [f"artist:name as {str(dialect['artist']).format(name='name')!r}"] if dialect["artist"] else []
+    facts += [names[str(dialect["renamed_tags"])]] if dialect["renamed_tags"] else []
+    facts.append(f"other tags: {len(cast('dict[str, str]', dialect['tags']))}, which --json lists")
+    return f"{'on' if dialect['default'] else 'off'} by default: {', '.join(facts)}"
