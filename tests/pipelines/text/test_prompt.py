@@ -62,7 +62,7 @@ def test_the_a1111_syntax_accepts_every_text(text):
         ("((a:1.5) b:2)", [("a", 3.0), (" b", 2.0)]),
         ("(lucy (cyberpunk):1.5)", [("lucy (cyberpunk)", 1.5)]),
         (r"bishop \(chess\), (a \(b\):2)", [("bishop (chess), ", 1.0), ("a (b)", 2.0)]),
-        (r"(open \m/ 10:20 :1.5) (x", [("(open \\m/ 10:20 :1.5) (x", 1.0)]),
+        (r"(open \m/ 10:20 :1.5) (x", [("open \\m/ 10:20 ", 1.5), (" (x", 1.0)]),
         ("({a:2), b", [("a", 2.1), (", b", 1.05)]),
     ],
 )
