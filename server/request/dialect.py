@@ -59,11 +59,9 @@ def build_vocabulary(
     dialect: Dialect, renames: Mapping[str, str], syntax: str, kept: Collection[str] = ()
 ) -> Vocabulary:
     """Return a dialect's vocabulary; `renames` has NAI's name for each Danbooru tag that NAI renamed."""
-    pairs = [(nai, danbooru) for danbooru, nai in renames.items()]
-    if dialect.renamed_tags == "nai":
-        pairs = list(renames.items())
     tags: dict[str, tuple[str, ...]] = {}
-    for old, new in pairs if dialect.renamed_tags else ():
+    for danbooru, nai in renames.items() if dialect.renamed_tags else ():
+        old, new = (danbooru, nai) if dialect.renamed_tags == "nai" else (nai, danbooru)
         if "|" not in new or syntax == "a1111":  # elsewhere a bar would end the tag
             tags.setdefault(fold_tag(old), (new,))
     for old, value in dialect.tags.items():
