@@ -80,6 +80,11 @@ class Pipeline:
             tensor.nbytes for module in self._list_modules() for tensor in module.state_dict().values()
         )
 
+    @property
+    def lora_swaps(self) -> int:
+        """How often a job needed other LoRAs than the one before it."""
+        return self._loras.swaps
+
     def move(self, device: torch.device) -> None:
         """Move the weights; the pipeline runs only while they are on its own device."""
         for module in self._list_modules():

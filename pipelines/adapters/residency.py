@@ -54,6 +54,9 @@ class LoraResidency:
     Args:
         parts: the networks and their files; without any, LoRAs are refused.
         budget: bytes of CPU memory for unchanged copies of weights and for a prepared set.
+
+    Attributes:
+        swaps: how often another set than the one before was applied, none at all included.
     """
 
     def __init__(self, parts: Sequence[PlannedPart], family: Family, budget: int) -> None:
@@ -64,6 +67,7 @@ class LoraResidency:
         self._next: tuple[LoraSet, Future[PreparedSet]] | None = None
         self._active: LoraSet | None = ()  # None after a swap that failed
         self.text_key: tuple[object, ...] = ()
+        self.swaps = 0
 
     def prepare(self, loras: LoraSet) -> None:
         """Begin to read and compute a set that will be activated next; returns at once and never fails."""
@@ -170,6 +174,7 @@ class LoraResidency:
                 self._active, self.text_key = (), ()
             raise
         self._active, self.text_key = prepared.loras, prepared.text_key
+        self.swaps += 1
 
 
 def _order(loras: LoraSet) -> LoraSet:
