@@ -100,6 +100,15 @@ class ModelEntry(StrictModel):
         update["vibe"] = None if self.vibe is None else self.vibe.resolve_paths(folder)
         return self.model_copy(update=update)
 
+    def iter_auxiliary_files(self) -> Iterator[tuple[Key, Path]]:
+        """Yield the key and path of each file or folder on which the images depend besides the checkpoint."""
+        if self.vae is not None:
+            yield ("vae",), self.vae
+        for index, path in enumerate(self.text_encoders):
+            yield ("text_encoders", index), path
+        if self.inpainting is not None:
+            yield ("inpainting",), self.inpainting
+
 
 class ToolFile(StrictModel):
     """An ONNX network, and how its input is made: its side in pixels, and what is taken from red, green and blue of
@@ -203,13 +212,7 @@ class Catalog(StrictModel):
 
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
         """Yield the key and path of each file or folder on which a model's images depend besides its checkpoint."""
-        entry = self.models[model]
-        if entry.vae is not None:
-            yield ("vae",), entry.vae
-        for index, path in enumerate(entry.text_encoders):
-            yield ("text_encoders", index), path
-        if entry.inpainting is not None:
-            yield ("inpainting",), entry.inpainting
+        yield from self.models[model].iter_auxiliary_files()
         if self.upscaler is not None:
             yield ("upscaler",), self.upscaler
 

@@ -11,12 +11,13 @@ from fastapi.testclient import TestClient
 from jobs import make_job
 from safetensors.torch import load_file, save_file
 
+from demo.checkpoint import DEMO, INPAINTING, VIBE
 from pipelines.errors import PipelineError, UnknownName
 from pipelines.job import RgbImage, UpscaleJob
 from pipelines.weights.header import read_header
 from server.app import create_app
 from server.cli.bootstrap import build_app_state
-from server.config.catalog import Catalog, ModelEntry
+from server.config.catalog import Catalog, ModelEntry, VibeFiles
 from server.config.settings import EngineSettings, Settings
 from server.engine.loading import load_models, load_runner
 from server.engine.model import ServedModel, detect_model, detect_others
@@ -101,6 +102,27 @@ def test_a_failed_switch_leaves_the_other_model_serving(catalog, expected, tmp_p
             draw(resident, "b")
         assert str(tmp_path) not in str(error.value)
         assert np.array_equal(draw(resident, "a"), expected["a"])
+
+
+def test_an_auxiliary_file_that_was_replaced_is_noticed_when_its_model_is_loaded_again(catalog, tmp_path):
+    sources = {"vae": DEMO, "text_encoders": DEMO, "inpainting": INPAINTING, "vibe": VIBE}
+    files = {key: tmp_path / f"{key}.safetensors" for key in sources}
+    for key, source in sources.items():
+        files[key].write_bytes(source.read_bytes())
+    others = {"text_encoders": (files["text_encoders"],), "vibe": VibeFiles(path=files["vibe"])}
+    entry = catalog.models["b"].model_copy(update=files | others)
+    copy = Catalog(default="a", models={"a": catalog.models["a"], "b": entry})
+    resident = load((detect_model(copy), detect_model(copy, "b")), DROPPED)
+    before = draw(resident, "b")
+    draw(resident, "a")
+    for key, source in sources.items():
+        save_file(load_file(source), files[key], dict(read_header(source).metadata) | {"title": "another"})
+        with pytest.raises(
+            PipelineError, match=rf"'b' could not be loaded: {key}\.safetensors: it has changed"
+        ):
+            draw(resident, "b")
+        files[key].write_bytes(source.read_bytes())
+    assert np.array_equal(draw(resident, "b"), before)
 
 
 def test_lack_of_memory_is_named(models, expected, monkeypatch):
