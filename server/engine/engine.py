@@ -11,17 +11,20 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 from threading import Condition, Thread
 from time import perf_counter
 from typing import Protocol
 
 from pipelines.errors import Cancelled, DeviceLost, PipelineError
-from pipelines.job import EncodedVibe, Work
+from pipelines.job import EncodedVibe, UpscaleJob, Work
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress, Sigmas
 from server.engine.model import ServedModel
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
+MOST_OVERTAKING = 4
+"""How many jobs may run before one that came first, because that one needs another model."""
 
 
 class LoadedModel(Protocol):
@@ -82,6 +85,7 @@ class Ticket:
 
     Attributes:
         queue_seconds: how long the job has waited; None while it does.
+        overtaken: how many jobs ran before it though it was the first.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Ticket:
         self.queued = perf_counter()
         self.queue_seconds: float | None = None
         self.progress: Progress | None = None
+        self.overtaken = 0
         self._is_cancelled, self._drop = False, drop
 
     def cancel(self) -> None:
@@ -115,7 +120,8 @@ class Ticket:
 class Engine:
     """Runs jobs one after another on the device thread.
 
-    `load` is called once, on the device thread. At most `queue_limit` jobs wait, the running one not counted.
+    `load` is called once, on the device thread. At most `queue_limit` jobs wait, the running one not counted. They run
+    in the order of the queue, except that a job which needs another model lets up to MOST_OVERTAKING others go first.
 
     Attributes:
         failure: why the engine is DEFUNCT.
@@ -189,7 +195,7 @@ class Engine:
     def _prepare_next(self) -> None:
         """Let the model prepare the next job while it runs another one."""
         with self._changed:
-            work = self._waiting[0].work if self._waiting else None
+            work = self._find_next().work if self._waiting else None
         if self._loaded is not None and work is not None:
             self._loaded.prepare(work)
 
@@ -264,7 +270,25 @@ class Engine:
         """Return the next job, or None once no job is left and none will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._state in (State.DRAINING, State.DEFUNCT))
-            return self._waiting.popleft() if self._waiting else None
+            if not self._waiting:
+                return None
+            ticket = self._find_next()
+            if ticket is not self._waiting[0]:
+                self._waiting[0].overtaken += 1
+            self._waiting.remove(ticket)
+            return ticket
+
+    def _find_next(self) -> Ticket:
+        """Return the waiting job that runs next: the first one that is ready, if it may overtake the first of all."""
+        first = self._waiting[0]
+        if first.overtaken >= MOST_OVERTAKING or self._is_ready(first):
+            return first
+        equal = takewhile(lambda ticket: ticket.priority == first.priority, self._waiting)
+        return next(filter(self._is_ready, equal), first)
+
+    def _is_ready(self, ticket: Ticket) -> bool:
+        """Whether no model has to be moved or loaded for a job."""
+        return isinstance(ticket.work, UpscaleJob) or self.find_place(ticket.work.model) == "device"
 
     def _run(self, ticket: Ticket, model: LoadedModel) -> None:
         """Run a job and set its result or its error."""
