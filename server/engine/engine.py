@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from itertools import takewhile
 from threading import Condition, Thread
 from time import perf_counter
@@ -132,6 +133,7 @@ class Engine:
         self._load, self._queue_limit = load, queue_limit
         self._changed = Condition()
         self._waiting: deque[Ticket] = deque()
+        self._running: Ticket | None = None
         self._state = State.NEW
         self._thread = Thread(target=self._main, name="device", daemon=True)
         self._loaded: LoadedModel | None = None
@@ -193,11 +195,19 @@ class Engine:
         return ticket
 
     def _prepare_next(self) -> None:
-        """Let the model prepare the next job while it runs another one."""
+        """Let the model prepare the next job, unless the running one has yet to take what was prepared for it."""
         with self._changed:
-            work = self._find_next().work if self._waiting else None
+            is_starting = self._running is not None and self._running.progress is None
+            work = self._find_next().work if self._waiting and not is_starting else None
         if self._loaded is not None and work is not None:
             self._loaded.prepare(work)
+
+    def _watch(self, ticket: Ticket, step: Progress) -> None:
+        """Record the progress of the running job; prepare the next one when it has begun."""
+        is_first = ticket.progress is None
+        ticket.watch(step)
+        if is_first:
+            self._prepare_next()
 
     def admit(self) -> None:
         """Raise what `submit` would raise now, so that a request's images need not be decoded in vain."""
@@ -246,6 +256,7 @@ class Engine:
         self._enter(State.READY)
         while (ticket := self._take()) is not None:
             self._run(ticket, model)
+            self._running = None
         if self._state is not State.DEFUNCT:
             self._enter(State.STOPPED)
 
@@ -276,6 +287,7 @@ class Engine:
             if ticket is not self._waiting[0]:
                 self._waiting[0].overtaken += 1
             self._waiting.remove(ticket)
+            self._running = ticket
             return ticket
 
     def _find_next(self) -> Ticket:
@@ -296,9 +308,8 @@ class Engine:
             return
         started = perf_counter()
         ticket.queue_seconds = started - ticket.queued
-        self._prepare_next()
         try:
-            output = model.run(ticket.work, ticket.watch, ticket.on_preview)
+            output = model.run(ticket.work, partial(self._watch, ticket), ticket.on_preview)
         except DeviceLost as error:
             self._fail_device(error, ticket)
             return

@@ -1,11 +1,14 @@
 """LoRAs on the demo model: applied in place, removed to the bit, and refused before anything is changed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
+from threading import Event
 
 import pytest
 import torch
 from jobs import make_job
+from live_server import LIMIT, wait_until
 from lora_files import KINDS, draw_change, name_lora, random_lora, write_lora
 
 from demo.checkpoint import DEMO, INPAINTING
@@ -132,6 +135,38 @@ def test_the_result_does_not_depend_on_the_order_or_on_what_was_prepared(weights
     residency.activate((b, a))
     assert hash_weights(weights) == together
     residency.activate(())
+
+
+def test_a_set_that_is_being_activated_is_not_dropped_for_the_next_one(weights, lora):
+    residency, gate = LoraResidency(weights.parts, "sdxl", 64 * MIB), Event()
+    a, b = (lora("a"),), (lora("b", seed=1),)
+    before = hash_networks(weights)
+    residency._thread.submit(gate.wait)
+    residency.prepare(a)
+    with ThreadPoolExecutor(1) as device:
+        activated = device.submit(residency.activate, a)
+        wait_until(lambda: residency._next is None)
+        residency.prepare(b)
+        gate.set()
+        activated.result(LIMIT)
+    assert residency.swaps == 1
+    residency.activate(())
+    assert hash_networks(weights) == before
+
+
+def test_a_prepared_set_is_computed_once(weights, lora, monkeypatch):
+    computed, compute = [], LoraResidency._prepare
+    monkeypatch.setattr(
+        LoraResidency, "_prepare", lambda self, loras: computed.append(loras) or compute(self, loras)
+    )
+    residency = LoraResidency(weights.parts, "sdxl", 64 * MIB)
+    a, b = (lora("a"),), (lora("b", seed=1),)
+    for step in (residency.prepare, residency.activate):
+        step(a)
+    for step in (residency.prepare, residency.prepare, residency.activate):
+        step(b)
+    residency.activate(())
+    assert computed == [a, b]
 
 
 def test_a_lora_changes_the_image_and_later_ones_have_the_same_pixels_as_before(pipeline, lora):

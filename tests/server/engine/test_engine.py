@@ -67,6 +67,30 @@ def test_the_next_job_is_prepared_while_another_one_runs(start):
     assert model.prepared[-1] == third
 
 
+def test_the_next_job_is_prepared_only_once_the_running_one_has_begun(start):
+    gate, events = Semaphore(0), []
+
+    class RecordingModel(FakeModel):
+        def prepare(self, job):
+            events.append(("prepare", job.steps))
+
+        def run(self, job, on_step, on_preview=None):
+            events.append(("run", job.steps))
+            engine.submit(make_job(64, 64, steps=9)).cancel()  # what comes meanwhile is not prepared either
+            return super().run(job, on_step, on_preview)
+
+    engine = start(lambda: RecordingModel(gate))
+    engine.wait_ready()
+    tickets = [engine.submit(make_job(64, 64, steps=1))]
+    wait_until(lambda: ("run", 1) in events)
+    tickets += [engine.submit(make_job(64, 64, steps=steps)) for steps in (2, 3)]
+    gate.release(9)
+    for ticket in tickets:
+        ticket.future.result(LIMIT)
+    kept = [event for event in events if event != ("prepare", 1)]  # only if it waited when it was submitted
+    assert list(dict.fromkeys(kept)) == [("run", 1), ("prepare", 2), ("run", 2), ("prepare", 3), ("run", 3)]
+
+
 class SwitchingModel(FakeModel):
     """Two models, of which the last one that ran is on the device."""
 
