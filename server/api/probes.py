@@ -1,14 +1,15 @@
-"""What the server says of itself: whether it lives and is ready, its model and its key."""
+"""Liveness and readiness probes, and what the server publishes: its models and its key."""
 
 import asyncio
 
 from fastapi.responses import JSONResponse
 
+from server.api.error_responses import ErrorResponse
 from server.api.state import StateDependency
 from server.engine.engine import State
 from server.engine.inversions import build_inversion_cards
 from server.engine.loras import build_lora_cards
-from server.errors import build_envelope
+from server.errors import NotFound
 
 
 async def get_root() -> dict[str, str]:
@@ -26,11 +27,11 @@ async def get_ready(state: StateDependency) -> JSONResponse:
     engine = state.engine
     if engine.state is State.READY:
         return JSONResponse({"state": engine.state.value, "waiting": engine.waiting})
-    return build_envelope(503, engine.failure or f"the engine is {engine.state.value}")
+    return ErrorResponse(503, engine.failure or f"the engine is {engine.state.value}")
 
 
 async def get_models(state: StateDependency) -> dict[str, object]:
-    """The models: facts, evidence, and where each is. And what requests may name: LoRAs, textual inversions."""
+    """The models with the evidence for what they are, and the LoRAs and textual inversions that requests may name."""
     policy, engine = state.current_policy(), state.engine
     model = policy.model
     cards = [each.card() | {"loaded": engine.find_place(each.model)} for each in policy.models]
@@ -43,5 +44,5 @@ async def get_models(state: StateDependency) -> dict[str, object]:
 async def get_key(state: StateDependency) -> JSONResponse:
     """The public key that this server signs its images with."""
     if state.metadata.key is None:
-        return build_envelope(404, "this server does not sign its images (setting metadata)")
+        raise NotFound("this server does not sign its images (setting metadata)")
     return JSONResponse({"algorithm": "Ed25519", "key": state.metadata.key.public})

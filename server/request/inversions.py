@@ -1,14 +1,14 @@
 """Textual inversions that a request's prompts name."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 from pipelines.errors import WeightsError
-from pipelines.job import Inversion, Prompts
-from pipelines.text.inversions import MARKER, find_words
+from pipelines.job import Inversion, Lora, Prompts
+from pipelines.text.inversions import MARKER, find_words, read_inversion
 from server.engine.inversions import open_inversion
+from server.engine.loras import open_lora
 from server.engine.model import ServedModel
 from server.engine.named_files import list_names
 from server.errors import Rejected, shorten
@@ -18,26 +18,43 @@ MOST_INVERSIONS = 32
 MOST_HINTS = 3
 
 
-def choose_inversions(prompts: Prompts, model: ServedModel) -> tuple[Inversion, ...]:
-    """Return the textual inversions that any of the prompts names.
+def choose_inversions(
+    prompts: Prompts, model: ServedModel, loras: Sequence[Lora] = ()
+) -> tuple[Inversion, ...]:
+    """Return the textual inversions that any of the prompts names: of the folder, and in the files of these LoRAs.
 
     Raises:
         Rejected: there is a folder of them, and a name after `embedding:` is not in it, or a file cannot be used.
     """
-    folder = model.inversion_folder
-    if folder is None:
-        return ()
-    names = list_names(folder)
+    words = _list_words(model, loras)
     chosen: dict[str, Inversion] = {}
     for field, text in _list_texts(prompts):
-        found = list(find_words(text, names))
-        _refuse_unknown(field, text, {match.start() for match in found}, names)
+        found = list(find_words(text, words))
+        if model.inversion_folder is not None:
+            names = [name for name, _ in words.values()]
+            _refuse_unknown(field, text, {match.start() for match in found}, names)
         for match in found:
-            name = next(name for name in names if name.lower() == match[1].lower())
-            chosen.setdefault(name, _open(folder, name, model, field))
+            name, lora = words[match[1].lower()]
+            if name not in chosen:
+                chosen[name] = _open(name, lora, model, field)
     if len(chosen) > MOST_INVERSIONS:
         raise Rejected("input", f"{len(chosen)} textual inversions; at most {MOST_INVERSIONS}")
     return tuple(chosen[name] for name in sorted(chosen))
+
+
+def _list_words(model: ServedModel, loras: Sequence[Lora]) -> dict[str, tuple[str, Lora | None]]:
+    """Return the names of all textual inversions by their lower case, each with the LoRA in whose file it is.
+
+    A LoRA's word comes before a file of the same name, because it was trained with the LoRA.
+    """
+    words: dict[str, tuple[str, Lora | None]] = {}
+    for lora in loras:
+        assert model.lora_folder is not None
+        for name in open_lora(model.lora_folder, lora.name).file.words:
+            words.setdefault(name.lower(), (name, lora))
+    for name in [] if model.inversion_folder is None else list_names(model.inversion_folder):
+        words.setdefault(name.lower(), (name, None))
+    return words
 
 
 def _list_texts(prompts: Prompts) -> Iterator[tuple[str, str]]:
@@ -58,10 +75,15 @@ def _refuse_unknown(field: str, text: str, known: set[int], names: list[str]) ->
         raise Rejected(field, f"{name} is not one of the {len(names)} textual inversions; {hint}")
 
 
-def _open(folder: Path, name: str, model: ServedModel, field: str) -> Inversion:
+def _open(name: str, lora: Lora | None, model: ServedModel, field: str) -> Inversion:
     try:
-        stored = open_inversion(folder, name)
-        stored.file.check_widths(model.text_widths)
+        if lora is None:
+            assert model.inversion_folder is not None
+            stored = open_inversion(model.inversion_folder, name)
+            file, mark = stored.file, stored.fingerprint
+        else:
+            file, mark = read_inversion(lora.path, name), lora.fingerprint
+        file.check_widths(model.text_widths)
     except WeightsError as error:
         raise Rejected(field, f"the textual inversion {name!r} cannot be used: {error.reason}") from None
-    return Inversion(name, stored.file.path, stored.fingerprint, stored.file.count)
+    return Inversion(name, file.path, mark, file.count, is_bundled=lora is not None)
