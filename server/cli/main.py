@@ -98,6 +98,7 @@ def generate(
     samples: Annotated[int | None, option(help="Number of images.")] = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
+    model: options.Model = None,
     prediction: options.Prediction = None,
     zsnr: options.Zsnr = None,
     device: options.Device = None,
@@ -121,7 +122,7 @@ def generate(
         "n_samples": samples,
         "image_format": options.parse_format(choice.path),
     }
-    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr).with_default(model)
     from server.cli.generate import generate_to_file
     from server.engine.model import detect_model
 

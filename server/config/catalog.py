@@ -210,6 +210,14 @@ class Catalog(StrictModel):
         """Return where a key is, for messages: file, line and key."""
         return f"{locate(self._file, key)}: {join_key(key)}" if self._file else join_key(key)
 
+    def with_default(self, model: str | None) -> "Catalog":
+        """Return the catalog with another default model, or raise `ConfigError` if it does not list that."""
+        if model is None:
+            return self
+        if model not in self.models:
+            raise ConfigError(f"--model {model!r} is not in the catalog; it has {', '.join(self.models)}")
+        return self.model_copy(update={"default": model})
+
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
         """Yield the key and path of each file or folder on which a model's images depend besides its checkpoint."""
         yield from self.models[model].iter_auxiliary_files()

@@ -1,10 +1,14 @@
 from dataclasses import replace
 
 from fake_model import FakeModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from pipelines.weights.checkpoint import fingerprint
+from pipelines.weights.header import read_header
 from server.cli import generate
 from server.cli.output import OutputChoice
-from server.config.catalog import single_model_catalog
+from server.config.catalog import Catalog, ModelEntry, single_model_catalog
 from server.config.settings import Settings
 from server.engine.engine import Engine
 from server.engine.model import detect_model
@@ -21,3 +25,17 @@ def test_a_request_is_resolved_for_the_model_as_it_is_known_after_loading(demo_f
     generate.generate_to_file(model, Settings(metadata="none"), body, output)
     assert (tmp_path / "a.png").exists()
     assert fake_model.jobs[0].sampler == "k_euler_ancestral" != model.profile.defaults.sampler
+
+
+def test_another_model_of_the_catalog_draws_and_is_recorded(demo_file, tmp_path, monkeypatch):
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(demo_file), other, dict(read_header(demo_file).metadata) | {"title": "other"})
+    entries = {"a": ModelEntry(path=demo_file), "b": ModelEntry(path=other, profile="pony-v6")}
+    model, fake_model = detect_model(Catalog(default="a", models=entries).with_default("b")), FakeModel()
+    monkeypatch.setattr(generate, "build_engine", lambda *_: Engine(lambda: fake_model))
+    body = {"input": "a", "parameters": {"width": 64, "height": 64}}
+    output = OutputChoice(tmp_path / "a.png", tmp_path / "out.png", force=False)
+    generate.generate_to_file(model, Settings(metadata="plain"), body, output)
+    assert (fake_model.jobs[0].model, fake_model.jobs[0].sampler) == ("b", "k_euler_ancestral")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["Source"].endswith(fingerprint(other))
