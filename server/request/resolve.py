@@ -21,6 +21,7 @@ from server.engine.model import ServedModel
 from server.errors import Rejected
 from server.picture.webp import check_webp_size
 from server.request.characters import PlacedPrompts, place_characters
+from server.request.controls import read_controls
 from server.request.inversions import choose_inversions
 from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras
 from server.request.passes import build_enhance_pass, build_first_pass, count_seeds, first_given
@@ -115,6 +116,7 @@ def resolve(
     prompt_warnings = (*preset_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     vibes = read_vibes(parameters, policy.model, policy.vibe_secret)
+    controls = read_controls(parameters, policy.model, size)
     first = build_first_pass(parameters, size, seeds, smea, profile)
     job = Job(
         model=policy.model.model,
@@ -128,6 +130,7 @@ def resolve(
         brownian=recorded["prefer_brownian"],
         vibes=vibes,
         loras=loras,
+        controls=controls,
     )
     legacy = {} if parameters.legacy is None else {"legacy": parameters.legacy}
     warnings = (

@@ -8,14 +8,14 @@ from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.header import read_header
 from server.cli import generate
 from server.cli.output import OutputChoice
-from server.config.catalog import Catalog, ModelEntry, single_model_catalog
+from server.config.catalog import Catalog, ModelEntry
 from server.config.settings import Settings
 from server.engine.engine import Engine
 from server.engine.model import detect_model
 
 
-def test_a_request_is_resolved_for_the_model_as_it_is_known_after_loading(demo_file, tmp_path, monkeypatch):
-    model, fake_model = detect_model(single_model_catalog(demo_file)), FakeModel()
+def test_a_request_is_resolved_for_the_model_as_it_is_known_after_loading(model, tmp_path, monkeypatch):
+    fake_model = FakeModel()
     detection = replace(model.detection, prediction="eps", zsnr=False)
     named = replace(model, entry=model.entry.model_copy(update={"profile": "pony-v6"}))
     fake_model.model = named.with_detection(detection)
