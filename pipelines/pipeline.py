@@ -87,6 +87,11 @@ class Pipeline:
         own = sum(tensor.nbytes for module in self._list_modules() for tensor in module.state_dict().values())
         return own + self._controls.size
 
+    @property
+    def lora_swaps(self) -> int:
+        """How often a job needed other LoRAs than the one before it."""
+        return self._loras.swaps
+
     def move(self, device: torch.device) -> None:
         """Move the weights; the pipeline runs only while they are on its own device. ControlNets are freed."""
         self._controls.drop()

@@ -40,3 +40,36 @@ def load_for_layer(path, shapes, layer="layer", folder="unet"):
     names = {f"{layer}.{name}": shape for name, shape in shapes.items()}
     file = read_lora(path)
     return load_patches(file, match_lora(file, [Network(folder, {layer: layer}, names)]))
+
+
+KINDS = (
+    "LoRA", "LoCon", "DoRA", "LoHa", "LoKr", "difference", "norm", "IA3 of outputs", "IA3 of inputs", "OFT", "BOFT",
+)  # fmt: skip
+"""Kinds of changes that `draw_change` makes tensors of."""
+
+
+def draw_change(kind, shape, seed=0, size=0.2):
+    """Random tensors of one kind of change to a weight of a shape, by their roles in files."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns, *kernel = shape if len(shape) > 1 else (shape[0], 1)
+    ones = [1] * len(kernel)
+
+    def draw(*size_of):
+        return torch.randn(size_of, generator=generator) * size
+
+    lora = {"lora_down.weight": draw(2, columns, *kernel), "lora_up.weight": draw(rows, 2, *ones)}
+    magnitude = 1 + draw(rows, 1, *ones).abs()
+    blocks = torch.tensor(0.02)  # OFT's alpha limits how far all blocks rotate
+    return {
+        "LoRA": lambda: lora | {"alpha": torch.tensor(1.0)},
+        "LoCon": lambda: {"lora_down.weight": draw(2, columns, *ones), "lora_up.weight": draw(rows, 2, *ones)} | ({"lora_mid.weight": draw(2, 2, *kernel)} if kernel else {}),
+        "DoRA": lambda: lora | {"alpha": torch.tensor(1.0), "dora_scale": magnitude},
+        "LoHa": lambda: {f"hada_w{side}_{part}": draw(*size_of) for side in (1, 2) for part, size_of in (("a", (rows, 2)), ("b", (2, columns * torch.Size(kernel).numel())))},
+        "LoKr": lambda: {"lokr_w1": draw(2, 2), "lokr_w2": draw(rows // 2, columns // 2, *kernel)},
+        "difference": lambda: {"diff": draw(*shape), "diff_b": draw(rows)},
+        "norm": lambda: {"w_norm": draw(rows), "b_norm": draw(rows)},
+        "IA3 of outputs": lambda: {"weight": draw(rows), "on_input": torch.tensor(0)},
+        "IA3 of inputs": lambda: {"weight": draw(1, columns, *ones), "on_input": torch.tensor(1)},
+        "OFT": lambda: {"oft_blocks": draw(rows // 4, 4, 4), "alpha": blocks, "rescale": 1 + draw(rows, 1, *ones)},
+        "BOFT": lambda: {"oft_blocks": draw(2, rows // 4, 4, 4), "rescale": 1 + draw(rows, 1, *ones)},
+    }[kind]()  # fmt: skip

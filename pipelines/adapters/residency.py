@@ -55,6 +55,9 @@ class LoraResidency:
     Args:
         parts: the networks and their files; without any, LoRAs are refused.
         budget: bytes of CPU memory for unchanged copies of weights and for a prepared set.
+
+    Attributes:
+        swaps: how often another set than the one before was applied, none at all included.
     """
 
     def __init__(self, parts: Sequence[PlannedPart], family: Family, budget: int) -> None:
@@ -65,12 +68,21 @@ class LoraResidency:
         self._next: tuple[LoraSet, Future[PreparedSet]] | None = None
         self._active: LoraSet | None = ()  # None after a swap that failed
         self.text_key: tuple[object, ...] = ()
+        self.swaps = 0
 
     def prepare(self, loras: LoraSet) -> None:
-        """Begin to read and compute a set that will be activated next; returns at once and never fails."""
+        """Begin to read and compute a set that will be activated next; returns at once and never fails.
+
+        Another set that waits for that is dropped.
+        """
         loras = _order(loras)
-        if loras and loras != self._active:
-            self._submit(loras)
+        if not loras or loras == self._active:
+            return
+        with self._lock:
+            if self._next is None or self._next[0] != loras:
+                if self._next is not None:
+                    self._next[1].cancel()
+                self._next = loras, self._thread.submit(self._prepare, loras)
 
     def activate(self, loras: LoraSet) -> None:
         """Apply a set, and nothing else, to the model's weights. On the thread that owns the device.
@@ -79,24 +91,16 @@ class LoraResidency:
             UnusableLora: a file does not fit the model, is damaged, or is too strong; nothing is applied then.
         """
         loras = _order(loras)
-        if loras == self._active:
-            return
-        try:
-            prepared = self._submit(loras).result() if loras else NOTHING
-        finally:
-            with self._lock:
-                if self._next is not None and self._next[0] == loras:
-                    self._next = None
-        self._swap(prepared)
+        if loras != self._active:
+            self._swap(self._take(loras).result() if loras else NOTHING)
 
-    def _submit(self, loras: LoraSet) -> Future[PreparedSet]:
-        """Return the future of a prepared set; another one that waits for the thread is dropped."""
+    def _take(self, loras: LoraSet) -> Future[PreparedSet]:
+        """Return the future of a prepared set, which `prepare` drops no more."""
         with self._lock:
-            if self._next is None or self._next[0] != loras:
-                if self._next is not None:
-                    self._next[1].cancel()
-                self._next = loras, self._thread.submit(self._prepare, loras)
-            return self._next[1]
+            if self._next is not None and self._next[0] == loras:
+                future, self._next = self._next[1], None
+                return future
+        return self._thread.submit(self._prepare, loras)
 
     @torch.inference_mode()
     def _prepare(self, loras: LoraSet) -> PreparedSet:
@@ -171,6 +175,7 @@ class LoraResidency:
                 self._active, self.text_key = (), ()
             raise
         self._active, self.text_key = prepared.loras, prepared.text_key
+        self.swaps += 1
 
 
 def _order(loras: LoraSet) -> LoraSet:

@@ -105,10 +105,11 @@ async def answer_prompted(
     get_reservation(request).resize(measure_work(job) + plan.rgb.nbytes)
     result = await wait_for_result(submit_job(request, job), request)
     picture = await run_in_slot(request, slots, plan.finish, result.images[0])
-    described = state.metadata.describe_job(job, result.sigmas)
+    metadata = state.metadata_for(job.model)
+    described = metadata.describe_job(job, result.sigmas)
     naiad = {**described, "tool": {"name": tool.name, "by": policy.model.model}}
     drawn = ToolResult([Drawing(picture)], naiad, result.run_seconds, job.passes[0].seeds[0])
-    return await answer_drawings(request, state, tool, drawn), plan.resolved.warnings
+    return await answer_drawings(request, state, tool, drawn, metadata), plan.resolved.warnings
 
 
 def read_augment(body: Mapping[str, object], toolbox: Toolbox) -> AugmentRequest:

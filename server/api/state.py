@@ -1,6 +1,7 @@
 """The state that every request shares, and the dependencies through which routes get it."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
@@ -51,6 +52,15 @@ class AppState:
         """Return the metadata policy for the images of a model."""
         other = next((model for model in self.policy.others if model.model == name), None)
         return self.metadata if other is None else self.metadata.for_model(other)
+
+    def metadata_for_source(self, fields: Mapping[str, str]) -> MetadataPolicy:
+        """Return the metadata policy for what is made from an image with these text fields, without the model.
+
+        It is that of the model that drew the image, if that is one of these here, else of the default model.
+        """
+        hashes = fields.get("Source", "").split()[-1:]
+        drawn_by = (model.model for model in self.policy.models if [model.fingerprint] == hashes)
+        return self.metadata_for(next(drawn_by, self.policy.model.model))
 
     @property
     def body_limits(self) -> BodyLimits:

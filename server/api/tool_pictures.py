@@ -72,15 +72,16 @@ async def answer_filter(request: Request, state: AppState, tool: ToolRequest) ->
     hashes = {} if network is None else {"files": {"tool": network.fingerprint}}
     naiad = {"version": naiad_version(), **hashes, "tool": {"name": tool.name, "by": by, **tool.options}}
     result = ToolResult(drawings, naiad, perf_counter() - started)
-    return await answer_drawings(request, state, tool, result)
+    metadata = state.metadata_for_source(tool.source.fields)
+    return await answer_drawings(request, state, tool, result, metadata)
 
 
 async def answer_drawings(
-    request: Request, state: AppState, tool: ToolRequest, result: ToolResult
+    request: Request, state: AppState, tool: ToolRequest, result: ToolResult, metadata: MetadataPolicy
 ) -> Response:
     """Return the pictures of a tool as signed files, in the form that `Accept` asks for."""
     get_reservation(request).hold(sum(drawing.rgb.nbytes for drawing in result.drawings))
-    write = partial(write_drawing, state.metadata, tool, result)
+    write = partial(write_drawing, metadata, tool, result)
     files = await asyncio.gather(*(asyncio.to_thread(write, drawing) for drawing in result.drawings))
     return await answer_images(request, state, files, [result.seed] * len(files), tool.image_format)
 

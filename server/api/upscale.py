@@ -66,7 +66,8 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     result = await run_job(request, upscale.job)
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
-    file = await asyncio.to_thread(write_upscaled, state.metadata, upscale, result, method)
+    metadata = state.metadata_for_source(upscale.source.fields)
+    file = await asyncio.to_thread(write_upscaled, metadata, upscale, result, method)
     response = await answer_images(request, state, [file], [0], upscale.image_format)
     if upscaler is None:
         log.warning("upscale: no upscaler is loaded; an image was upscaled by Lanczos")
@@ -116,7 +117,7 @@ def write_upscaled(metadata: MetadataPolicy, upscale: Upscale, result: Result, m
     job, source = upscale.job, upscale.source
     naiad_fields = {
         "version": naiad_version(),
-        "files": dict(metadata.files),
+        "files": {key: value for key, value in metadata.files.items() if key == "upscaler"},
         "upscale": {"width": job.width, "height": job.height, "by": method},
         "inputs": {"picture": source.pixels},
     }

@@ -99,6 +99,7 @@ def generate(
     control: options.Controls = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
+    model: options.Model = None,
     prediction: options.Prediction = None,
     zsnr: options.Zsnr = None,
     device: options.Device = None,
@@ -123,7 +124,7 @@ def generate(
         "controls": [options.parse_control(text) for text in control or ()],
         "image_format": options.parse_format(choice.path),
     }
-    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr).with_default(model)
     from server.cli.generate import generate_to_file
     from server.engine.model import detect_model
 

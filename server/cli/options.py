@@ -17,6 +17,7 @@ Checkpoint = Annotated[
 Demo = Annotated[bool, typer.Option("--demo", help="Use the embedded demo model: no weights, no GPU.")]
 Config = Annotated[Path | None, option(help="Settings file (TOML), like configs/server.toml.")]
 WeightsFile = Annotated[Path | None, option(help="Model catalog (TOML), like weights.example.toml.")]
+Model = Annotated[str | None, option("--model", help="Id of the catalog's model; by default its default.")]
 Device = Annotated[str | None, option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str | None, option(help="Dtype: auto, float32, float16 or bfloat16.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

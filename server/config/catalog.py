@@ -101,6 +101,15 @@ class ModelEntry(StrictModel):
         update["vibe"] = None if self.vibe is None else self.vibe.resolve_paths(folder)
         return self.model_copy(update=update)
 
+    def iter_auxiliary_files(self) -> Iterator[tuple[Key, Path]]:
+        """Yield the key and path of each file or folder on which the images depend besides the checkpoint."""
+        if self.vae is not None:
+            yield ("vae",), self.vae
+        for index, path in enumerate(self.text_encoders):
+            yield ("text_encoders", index), path
+        if self.inpainting is not None:
+            yield ("inpainting",), self.inpainting
+
 
 class ToolFile(StrictModel):
     """An ONNX network, and how its input is made: its side in pixels, and what is taken from red, green and blue of
@@ -216,15 +225,17 @@ class Catalog(StrictModel):
         """Return where a key is, for messages: file, line and key."""
         return f"{locate(self._file, key)}: {join_key(key)}" if self._file else join_key(key)
 
+    def with_default(self, model: str | None) -> "Catalog":
+        """Return the catalog with another default model, or raise `ConfigError` if it does not list that."""
+        if model is None:
+            return self
+        if model not in self.models:
+            raise ConfigError(f"--model {model!r} is not in the catalog; it has {', '.join(self.models)}")
+        return self.model_copy(update={"default": model})
+
     def iter_auxiliary_files(self, model: str) -> Iterator[tuple[Key, Path]]:
         """Yield the key and path of each file or folder on which a model's images depend besides its checkpoint."""
-        entry = self.models[model]
-        if entry.vae is not None:
-            yield ("vae",), entry.vae
-        for index, path in enumerate(entry.text_encoders):
-            yield ("text_encoders", index), path
-        if entry.inpainting is not None:
-            yield ("inpainting",), entry.inpainting
+        yield from self.models[model].iter_auxiliary_files()
         if self.upscaler is not None:
             yield ("upscaler",), self.upscaler
 

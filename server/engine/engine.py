@@ -11,17 +11,21 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
+from itertools import takewhile
 from threading import Condition, Thread
 from time import perf_counter
 from typing import Protocol
 
 from pipelines.errors import Cancelled, DeviceLost, PipelineError
-from pipelines.job import EncodedVibe, Work
+from pipelines.job import EncodedVibe, UpscaleJob, Work
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress, Sigmas
 from server.engine.model import ServedModel
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
+MOST_OVERTAKING = 4
+"""How many jobs may run before one that came first, because that one needs another model."""
 
 
 class LoadedModel(Protocol):
@@ -82,6 +86,7 @@ class Ticket:
 
     Attributes:
         queue_seconds: how long the job has waited; None while it does.
+        overtaken: how many jobs ran before it though it was the first.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Ticket:
         self.queued = perf_counter()
         self.queue_seconds: float | None = None
         self.progress: Progress | None = None
+        self.overtaken = 0
         self._is_cancelled, self._drop = False, drop
 
     def cancel(self) -> None:
@@ -115,7 +121,8 @@ class Ticket:
 class Engine:
     """Runs jobs one after another on the device thread.
 
-    `load` is called once, on the device thread. At most `queue_limit` jobs wait, the running one not counted.
+    `load` is called once, on the device thread. At most `queue_limit` jobs wait, the running one not counted. They run
+    in the order of the queue, except that a job which needs another model lets up to MOST_OVERTAKING others go first.
 
     Attributes:
         failure: why the engine is DEFUNCT.
@@ -126,6 +133,7 @@ class Engine:
         self._load, self._queue_limit = load, queue_limit
         self._changed = Condition()
         self._waiting: deque[Ticket] = deque()
+        self._running: Ticket | None = None
         self._state = State.NEW
         self._thread = Thread(target=self._main, name="device", daemon=True)
         self._loaded: LoadedModel | None = None
@@ -187,11 +195,19 @@ class Engine:
         return ticket
 
     def _prepare_next(self) -> None:
-        """Let the model prepare the next job while it runs another one."""
+        """Let the model prepare the next job, unless the running one has yet to take what was prepared for it."""
         with self._changed:
-            work = self._waiting[0].work if self._waiting else None
+            is_starting = self._running is not None and self._running.progress is None
+            work = self._find_next().work if self._waiting and not is_starting else None
         if self._loaded is not None and work is not None:
             self._loaded.prepare(work)
+
+    def _watch(self, ticket: Ticket, step: Progress) -> None:
+        """Record the progress of the running job; prepare the next one when it has begun."""
+        is_first = ticket.progress is None
+        ticket.watch(step)
+        if is_first:
+            self._prepare_next()
 
     def admit(self) -> None:
         """Raise what `submit` would raise now, so that a request's images need not be decoded in vain."""
@@ -240,6 +256,7 @@ class Engine:
         self._enter(State.READY)
         while (ticket := self._take()) is not None:
             self._run(ticket, model)
+            self._running = None
         if self._state is not State.DEFUNCT:
             self._enter(State.STOPPED)
 
@@ -264,7 +281,26 @@ class Engine:
         """Return the next job, or None once no job is left and none will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._state in (State.DRAINING, State.DEFUNCT))
-            return self._waiting.popleft() if self._waiting else None
+            if not self._waiting:
+                return None
+            ticket = self._find_next()
+            if ticket is not self._waiting[0]:
+                self._waiting[0].overtaken += 1
+            self._waiting.remove(ticket)
+            self._running = ticket
+            return ticket
+
+    def _find_next(self) -> Ticket:
+        """Return the waiting job that runs next: the first one that is ready, if it may overtake the first of all."""
+        first = self._waiting[0]
+        if first.overtaken >= MOST_OVERTAKING or self._is_ready(first):
+            return first
+        equal = takewhile(lambda ticket: ticket.priority == first.priority, self._waiting)
+        return next(filter(self._is_ready, equal), first)
+
+    def _is_ready(self, ticket: Ticket) -> bool:
+        """Whether no model has to be moved or loaded for a job."""
+        return isinstance(ticket.work, UpscaleJob) or self.find_place(ticket.work.model) == "device"
 
     def _run(self, ticket: Ticket, model: LoadedModel) -> None:
         """Run a job and set its result or its error."""
@@ -272,9 +308,8 @@ class Engine:
             return
         started = perf_counter()
         ticket.queue_seconds = started - ticket.queued
-        self._prepare_next()
         try:
-            output = model.run(ticket.work, ticket.watch, ticket.on_preview)
+            output = model.run(ticket.work, partial(self._watch, ticket), ticket.on_preview)
         except DeviceLost as error:
             self._fail_device(error, ticket)
             return

@@ -85,8 +85,9 @@ def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentMo
 
     def load(model: ServedModel) -> LoadedRunner:
         gc.collect()  # models that were dropped may be in cycles
-        if fingerprint(model.entry.path) != model.fingerprint:
-            raise WeightsError(model.entry.path, "it has changed since the server was started; restart it")
+        for path, known in model.file_fingerprints.items():
+            if fingerprint(path) != known:
+                raise WeightsError(path, "it has changed since the server was started; restart it")
         with translate_device_errors(torch.device(device)):
             return load_runner(model, settings, upscaler)
 

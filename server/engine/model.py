@@ -80,6 +80,16 @@ class ServedModel:
         """Inpainting method: a "network" with 9 channels, or a "blend" of latents with the base model."""
         return "blend" if self.entry.inpainting is None else "network"
 
+    @property
+    def file_fingerprints(self) -> Mapping[Path, str]:
+        """Fingerprints of the files and folders that loading reads, by path, as they were when the server started."""
+        known = {self.entry.path: self.fingerprint}
+        known |= {path: self.files[join_key(key)] for key, path in self.entry.iter_auxiliary_files()}
+        if self.vibe is None or self.entry.vibe is None:
+            return known
+        paths = (path for path in (self.entry.vibe.path, self.entry.vibe.image_encoder) if path is not None)
+        return known | dict(zip(paths, self.vibe.files.values(), strict=True))
+
     def with_detection(self, detection: Detection) -> "ServedModel":
         """Return the model as known after loading, with the profile for it; raise `ConfigError` if there is none."""
         profile, reason = _choose_profile(self.entry, detection)

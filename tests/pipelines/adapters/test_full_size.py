@@ -11,11 +11,16 @@ from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 
 from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import plan_control
+from pipelines.adapters.lora_file import read_lora
+from pipelines.adapters.lora_patches import match_lora
+from pipelines.adapters.residency import describe_networks
 from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import sd15, sdxl
+from pipelines.weights.checkpoint import UNET_PREFIX
 from pipelines.weights.key_map import map_control_keys
-from pipelines.weights.networks import DiffusersUNet
+from pipelines.weights.model_plan import model_parts
+from pipelines.weights.networks import DiffusersUNet, build_networks
 
 WIDTHS = {
     "sdxl": (70, 2048, {640: 10, 1280: 60}),
@@ -178,3 +183,47 @@ def test_a_controlnet_in_the_original_layout_has_the_keys_that_diffusers_knows(
         assert (file.family, file.layout) == (name, "original")
         weights = plan_control(file, architecture.unet).weights
         assert {key: weight.mapped.key for key, weight in weights.items()} == keys
+
+
+PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+RANK = 8
+
+
+def list_layers(parts):
+    """Kohya's name of every layer of the UNet and the text encoders, with the shape of its weight."""
+    shapes = {}
+    for part in parts:
+        for name, tensor in part.module.state_dict().items() if part.folder in PREFIXES else ():
+            path = part.keys[name].key.removeprefix(UNET_PREFIX) if part.folder == "unet" else name
+            if name.endswith(".weight") and "embedding" not in name:
+                shapes[PREFIXES[part.folder] + path.removesuffix(".weight").replace(".", "_")] = tuple(
+                    tensor.shape
+                )
+    return shapes
+
+
+def shape_lora(name, shape):
+    if len(shape) == 1:
+        return {f"{name}.w_norm": shape, f"{name}.b_norm": shape}
+    rows, columns, *kernel = shape
+    ones = (1,) * len(kernel)
+    return {
+        f"{name}.lora_down.weight": (RANK, columns, *kernel),
+        f"{name}.lora_up.weight": (rows, RANK, *ones),
+        f"{name}.alpha": (),
+    }
+
+
+def test_a_lora_of_every_layer_of_sdxl_fits(tmp_path):
+    architecture = sdxl()
+    unet, _, encoders = build_networks(architecture)
+    parts = model_parts(architecture, unet.module, None, [encoder.module for encoder in encoders])
+    layers = list_layers(parts)
+    stored = {key: size for name, shape in layers.items() for key, size in shape_lora(name, shape).items()}
+    file = read_lora(hollow(tmp_path / "every.safetensors", stored))
+    patches = match_lora(file, describe_networks(parts))
+    names = {(patch.folder, patch.weight) for patch in patches}
+    norms = sum(len(shape) == 1 for shape in layers.values())
+    assert len(names) == len(patches) == len(layers) + norms
+    assert (file.family, file.ranks, file.folders) == ("sdxl", (RANK,), tuple(PREFIXES))
+    assert layers["lora_unet_output_blocks_0_1_transformer_blocks_9_ff_net_2"] == (1280, 5120)

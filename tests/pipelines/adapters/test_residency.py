@@ -1,12 +1,15 @@
 """LoRAs on the demo model: applied in place, removed to the bit, and refused before anything is changed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
+from threading import Event
 
 import pytest
 import torch
 from jobs import make_job
-from lora_files import name_lora, random_lora, write_lora
+from live_server import LIMIT, wait_until
+from lora_files import KINDS, draw_change, name_lora, random_lora, write_lora
 
 from demo.checkpoint import DEMO, INPAINTING
 from pipelines.adapters.pristine import PristineWeights
@@ -58,6 +61,14 @@ def hash_weights(weights):
     return digest.hexdigest(), [tensor.data_ptr() for state in states for tensor in state.values()]
 
 
+def hash_networks(weights):
+    """A hash of each network's weights, by its folder; of an inpainting UNet too."""
+    found = {}
+    for part in weights.parts:
+        found.setdefault(part.part.folder, []).append(hash_weights(replace(weights, parts=(part,)))[0])
+    return found
+
+
 def draw(pipeline, *loras, job=PLAIN):
     return pipeline.run(replace(job, loras=loras)).images[0]
 
@@ -80,6 +91,39 @@ def test_a_set_is_applied_removed_and_applied_again_to_the_bit(weights, lora, bu
     assert {file: sha256(file.read_bytes()).hexdigest() for file in files} == files
 
 
+LAYERS = {
+    "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_out_0": (64, 64),
+    "lora_unet_input_blocks_0_0": (32, 4, 3, 3),
+    "lora_te1_text_model_encoder_layers_0_self_attn_q_proj": (32, 32),
+    "lora_te2_text_model_encoder_layers_1_mlp_fc1": (256, 64),
+}
+NORMS = {
+    "lora_unet_input_blocks_3_1_norm": (64,),
+    "lora_te1_text_model_encoder_layers_0_layer_norm1": (32,),
+    "lora_te2_text_model_encoder_layers_1_layer_norm2": (64,),
+}
+"""Layers of the UNet and of both text encoders."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_applied_removed_and_applied_again_to_the_bit(weights, tmp_path, kind):
+    tensors = {
+        f"{layer}.{role}": tensor
+        for layer, shape in (NORMS if kind == "norm" else LAYERS).items()
+        for role, tensor in draw_change(kind, shape).items()
+    }
+    residency = LoraResidency(weights.parts, "sdxl", 64 * MIB)
+    loras = (name_lora(write_lora(tmp_path / "x.safetensors", tensors), 0.8, 0.6),)
+    states = [hash_networks(weights)]
+    for active in (loras, (), loras):
+        residency.activate(active)
+        states.append(hash_networks(weights))
+    residency.activate(())
+    before, applied, removed, again = states
+    assert [folder for folder in before if applied[folder] == before[folder]] == ["vae"]
+    assert (removed, again, residency.swaps) == (before, applied, 4)
+
+
 def test_the_result_does_not_depend_on_the_order_or_on_what_was_prepared(weights, lora):
     residency = LoraResidency(weights.parts, "sdxl", 64 * MIB)
     a, b = lora("a"), lora("b", seed=1)
@@ -91,6 +135,38 @@ def test_the_result_does_not_depend_on_the_order_or_on_what_was_prepared(weights
     residency.activate((b, a))
     assert hash_weights(weights) == together
     residency.activate(())
+
+
+def test_a_set_that_is_being_activated_is_not_dropped_for_the_next_one(weights, lora):
+    residency, gate = LoraResidency(weights.parts, "sdxl", 64 * MIB), Event()
+    a, b = (lora("a"),), (lora("b", seed=1),)
+    before = hash_networks(weights)
+    residency._thread.submit(gate.wait)
+    residency.prepare(a)
+    with ThreadPoolExecutor(1) as device:
+        activated = device.submit(residency.activate, a)
+        wait_until(lambda: residency._next is None)
+        residency.prepare(b)
+        gate.set()
+        activated.result(LIMIT)
+    assert residency.swaps == 1
+    residency.activate(())
+    assert hash_networks(weights) == before
+
+
+def test_a_prepared_set_is_computed_once(weights, lora, monkeypatch):
+    computed, compute = [], LoraResidency._prepare
+    monkeypatch.setattr(
+        LoraResidency, "_prepare", lambda self, loras: computed.append(loras) or compute(self, loras)
+    )
+    residency = LoraResidency(weights.parts, "sdxl", 64 * MIB)
+    a, b = (lora("a"),), (lora("b", seed=1),)
+    for step in (residency.prepare, residency.activate):
+        step(a)
+    for step in (residency.prepare, residency.prepare, residency.activate):
+        step(b)
+    residency.activate(())
+    assert computed == [a, b]
 
 
 def test_a_lora_changes_the_image_and_later_ones_have_the_same_pixels_as_before(pipeline, lora):

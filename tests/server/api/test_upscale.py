@@ -85,6 +85,33 @@ def test_an_upscaler_is_recorded_and_there_is_no_warning(model, fake_model, sign
 
 
 @pytest.mark.parametrize(
+    ("drawn_by", "recorded"), [("1234ABCD", "1234ABCD"), ("99999999", None), (None, None)]
+)
+@pytest.mark.parametrize("path", [UPSCALE, "/ai/augment-image"])
+def test_the_source_is_the_model_that_drew_the_image(
+    model, fake_model, signing_key, path, drawn_by, recorded
+):
+    other = replace(
+        model,
+        model="other",
+        ids=("other",),
+        fingerprint="1234ABCD",
+        files={"vae": "00000000", "upscaler": "11111111"},
+    )
+    state = build_state(model, fake_model, signing_key)
+    state = replace(state, policy=replace(state.policy, others=(other,)))
+    text = PngInfo()
+    if drawn_by is not None:
+        text.add_text("Source", f"Stable Diffusion XL {drawn_by}")
+    with start(state) as client:
+        sent = {"image": encode_base64(PIXELS, pnginfo=text), "req_type": "lineart"}
+        (image,) = unzip_images(client.post(path, json=sent)).values()
+    assert image.info["Source"] == f"Stable Diffusion XL {recorded or model.fingerprint}"
+    files = json.loads(image.info["Comment"])["naiad"].get("files", {})
+    assert files == ({"upscaler": "11111111"} if path == UPSCALE and recorded else {})
+
+
+@pytest.mark.parametrize(
     ("sent", "message"),
     [
         ({}, "image: is required"),

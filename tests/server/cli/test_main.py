@@ -113,6 +113,11 @@ def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_pa
     [
         (("generate", "a"), 2, "no model"),
         (("generate", "a", "nothing.safetensors"), 2, "nothing.safetensors: no such file"),
+        (
+            ("generate", "a", "--demo", "--model", "b"),
+            2,
+            "--model 'b' is not in the catalog; it has nai-diffusion-3",
+        ),
         (("generate", "a", "--demo", "--size", "wide"), 2, "not like 832x1216"),
         (
             ("generate", "a", "--demo", "--control", f"hed={__file__}:0.5"),

@@ -1,6 +1,5 @@
 """Two small models in a catalog: their pixels never mix, and a switch that fails leaves the other one serving."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +11,13 @@ from fastapi.testclient import TestClient
 from jobs import make_job
 from safetensors.torch import load_file, save_file
 
+from demo.checkpoint import DEMO, INPAINTING, VIBE
 from pipelines.errors import PipelineError, UnknownName
 from pipelines.job import RgbImage, UpscaleJob
 from pipelines.weights.header import read_header
 from server.app import create_app
 from server.cli.bootstrap import build_app_state
-from server.config.catalog import Catalog, ModelEntry
+from server.config.catalog import Catalog, ModelEntry, VibeFiles
 from server.config.settings import EngineSettings, Settings
 from server.engine.loading import load_models, load_runner
 from server.engine.model import ServedModel, detect_model, detect_others
@@ -104,6 +104,27 @@ def test_a_failed_switch_leaves_the_other_model_serving(catalog, expected, tmp_p
         assert np.array_equal(draw(resident, "a"), expected["a"])
 
 
+def test_an_auxiliary_file_that_was_replaced_is_noticed_when_its_model_is_loaded_again(catalog, tmp_path):
+    sources = {"vae": DEMO, "text_encoders": DEMO, "inpainting": INPAINTING, "vibe": VIBE}
+    files = {key: tmp_path / f"{key}.safetensors" for key in sources}
+    for key, source in sources.items():
+        files[key].write_bytes(source.read_bytes())
+    others = {"text_encoders": (files["text_encoders"],), "vibe": VibeFiles(path=files["vibe"])}
+    entry = catalog.models["b"].model_copy(update=files | others)
+    copy = Catalog(default="a", models={"a": catalog.models["a"], "b": entry})
+    resident = load((detect_model(copy), detect_model(copy, "b")), DROPPED)
+    before = draw(resident, "b")
+    draw(resident, "a")
+    for key, source in sources.items():
+        save_file(load_file(source), files[key], dict(read_header(source).metadata) | {"title": "another"})
+        with pytest.raises(
+            PipelineError, match=rf"'b' could not be loaded: {key}\.safetensors: it has changed"
+        ):
+            draw(resident, "b")
+        files[key].write_bytes(source.read_bytes())
+    assert np.array_equal(draw(resident, "b"), before)
+
+
 def test_lack_of_memory_is_named(models, expected, monkeypatch):
     resident = load(models)
 
@@ -169,7 +190,7 @@ def read(response):
     return np.asarray(image)[..., :3].tobytes(), image.info["Source"], read_comment(response)
 
 
-def test_a_mixed_load_gets_each_model_s_own_pixels_and_source(client, models):
+def test_each_id_gets_its_own_model_s_pixels_source_and_defaults(client, models):
     names = ["a", "b", "b-again"]
     alone = {name: read(post(client, name)) for name in names}
     assert alone["b"][0] == alone["b-again"][0] != alone["a"][0]
@@ -177,11 +198,6 @@ def test_a_mixed_load_gets_each_model_s_own_pixels_and_source(client, models):
     for name, (_, source, comment) in alone.items():
         assert source.endswith(by_id[name[0]].fingerprint)
         assert comment["noise_schedule"] == by_id[name[0]].profile.defaults.noise_schedule
-    order = names * 4
-    with ThreadPoolExecutor(4) as threads:
-        answers = list(threads.map(lambda name: read(post(client, name)), order))
-    for name, (pixels, source, _) in zip(order, answers, strict=True):
-        assert (pixels, source) == alone[name][:2]
 
 
 def test_models_lists_all_and_where_they_are(client):
