@@ -11,6 +11,7 @@ from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_r
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, build_warning_headers, negotiate
 from server.api.state import AppState, StateDependency, get_reservation
+from server.api.threads import call_in_thread
 from server.engine.engine import Result
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
@@ -26,7 +27,7 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     started = perf_counter()
     images = await encode_images(state.metadata_for(resolved.job.model), resolved, result)
     seeds = resolved.job.passes[0].seeds
-    response = await asyncio.to_thread(build_image_response, media_type, images, seeds, resolved.image_format)
+    response = await call_in_thread(build_image_response, media_type, images, seeds, resolved.image_format)
     timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
     entries = (f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items())
     response.headers["Server-Timing"] = ", ".join(entries)
@@ -43,13 +44,13 @@ async def run_job(request: Request, job: Job) -> Result:
 
 async def receive_generate(request: Request, state: AppState) -> GenerateRequest:
     """Return a request to generate images, read but not resolved."""
-    return await asyncio.to_thread(read_request, await receive_body(request, state))
+    return await call_in_thread(read_request, await receive_body(request, state))
 
 
 async def resolve_generate(request: Request, state: AppState, sent: GenerateRequest) -> ResolvedRequest:
     """Return a request resolved to a job; its images are decoded in one of the slots."""
     if sent.task == "generate" and not has_references(sent.parameters):  # it need not wait for a slot
-        return await asyncio.to_thread(resolve, sent, state.current_policy())
+        return await call_in_thread(resolve, sent, state.current_policy())
     resolved = await decode_in_slot(request, resolve, sent, state.current_policy())
     get_reservation(request).resize(measure_work(resolved.job))
     return resolved
@@ -62,4 +63,4 @@ async def encode_images(metadata: MetadataPolicy, resolved: ResolvedRequest, res
     def encode(index: int) -> bytes:
         return write_job_picture(metadata, resolved.job, result, index, recorded, image_format)
 
-    return await asyncio.gather(*(asyncio.to_thread(encode, index) for index in range(len(result.images))))
+    return await asyncio.gather(*(call_in_thread(encode, index) for index in range(len(result.images))))

@@ -13,6 +13,7 @@ from pipelines.types import OnPreview
 from server.api.body import read_body
 from server.api.image_fields import recall_images
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
+from server.api.threads import call_in_thread
 from server.engine.engine import Result, Ticket
 from server.errors import Unavailable
 
@@ -60,7 +61,7 @@ async def run_in_slot(
 
     async def wait_and_run() -> Done:
         await slots.acquire()
-        running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+        running = asyncio.ensure_future(call_in_thread(function, *args))
         running.add_done_callback(lambda _: slots.release())
         return await asyncio.shield(running)
 

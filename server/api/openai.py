@@ -4,7 +4,6 @@ A request is translated to NAI's and takes the same path from there. Errors unde
 `server.errors.ErrorResponse`.
 """
 
-import asyncio
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from server.api.generation import encode_images, run_job
 from server.api.jobs import receive_body
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency
+from server.api.threads import call_in_thread
 from server.errors import NotFound, Rejected, shorten
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import (
@@ -86,11 +86,11 @@ async def create_images(request: Request, state: StateDependency) -> JSONRespons
     """Generate images from a prompt and return them in Base64."""
     translation = translate(await receive_body(request, state))
     policy = state.current_policy()
-    sent = await asyncio.to_thread(rename_errors, read_request, translation.body)
-    resolved = await asyncio.to_thread(rename_errors, resolve, sent, policy)
+    sent = await call_in_thread(rename_errors, read_request, translation.body)
+    resolved = await call_in_thread(rename_errors, resolve, sent, policy)
     metadata = state.metadata_for(resolved.job.model)
     images = await encode_images(metadata, resolved, await run_job(request, resolved.job))
-    response = await asyncio.to_thread(build_response, images, resolved)
+    response = await call_in_thread(build_response, images, resolved)
     renamed = (warning.replace("input:", "prompt:", 1) for warning in resolved.warnings)
     response.headers.update(build_warning_headers([*translation.warnings, *renamed]))
     return response

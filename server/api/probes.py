@@ -1,10 +1,9 @@
 """What the server says of itself: whether it lives and is ready, its model and its key."""
 
-import asyncio
-
 from fastapi.responses import JSONResponse
 
 from server.api.state import StateDependency
+from server.api.threads import call_in_thread
 from server.engine.engine import State
 from server.engine.inversions import build_inversion_cards
 from server.engine.loras import build_lora_cards
@@ -35,8 +34,8 @@ async def get_models(state: StateDependency) -> dict[str, object]:
     model = policy.model
     cards = [each.card() | {"loaded": engine.find_place(each.model)} for each in policy.models]
     cards += [{"id": name, "problem": problem} for name, problem in policy.problems.items()]
-    loras = await asyncio.to_thread(build_lora_cards, model.lora_folder)
-    inversions = await asyncio.to_thread(build_inversion_cards, model.inversion_folder)
+    loras = await call_in_thread(build_lora_cards, model.lora_folder)
+    inversions = await call_in_thread(build_inversion_cards, model.inversion_folder)
     return {"models": cards, "loras": loras, "inversions": inversions}
 
 

@@ -17,6 +17,7 @@ from server.api.memory import Reservation
 from server.api.previews import LatestPreviews
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, get_reservation
+from server.api.threads import call_in_thread
 from server.engine.engine import Result, Ticket
 from server.errors import describe_failure
 from server.picture.writer import MetadataPolicy, write_job_picture
@@ -89,7 +90,7 @@ async def stream_frames(
         held.hold(sum(image.nbytes for image in result.images))
         write = partial(write_final, sent, metadata, result)
         for frame in await asyncio.gather(
-            *(asyncio.to_thread(write, index) for index in range(len(result.images)))
+            *(call_in_thread(write, index) for index in range(len(result.images)))
         ):
             yield frame
     finally:

@@ -15,6 +15,7 @@ from pipelines.types import Pixels
 from server.api.jobs import decode_in_slot, hold_quota, run_in_slot
 from server.api.responses import build_image_response, negotiate
 from server.api.state import AppState, get_capacity, get_reservation
+from server.api.threads import call_in_thread
 from server.director.toolbox import Drawing
 from server.picture.comment import AUGMENTED, naiad_version
 from server.picture.derived import SourceImage, build_tool_comment, open_source
@@ -72,9 +73,9 @@ async def answer_drawings(
     get_reservation(request).hold(sum(drawing.rgb.nbytes for drawing in drawings))
     media_type = negotiate(request.headers, tool.image_format, state.zip_type)
     write = partial(write_drawing, state.metadata, tool, naiad, seconds)
-    files = await asyncio.gather(*(asyncio.to_thread(write, drawing) for drawing in drawings))
+    files = await asyncio.gather(*(call_in_thread(write, drawing) for drawing in drawings))
     seeds = [seed] * len(files)
-    return await asyncio.to_thread(build_image_response, media_type, files, seeds, tool.image_format)
+    return await call_in_thread(build_image_response, media_type, files, seeds, tool.image_format)
 
 
 def write_drawing(

@@ -4,7 +4,6 @@ NAI has two forms of this request. The older one is JSON with a `scale`, here 2 
 `model` or a `declared_blur_sigma`, or sends the image as a part of a form, and has no `scale`, which then means 4.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_r
 from server.api.memory import measure_work
 from server.api.responses import build_image_response, build_warning_headers, negotiate
 from server.api.state import AppState, StateDependency, get_reservation
+from server.api.threads import call_in_thread
 from server.engine.engine import Result
 from server.errors import Rejected
 from server.picture.comment import naiad_version
@@ -68,8 +68,8 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     get_reservation(request).hold(sum(image.nbytes for image in result.images))
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
-    image = await asyncio.to_thread(write_upscaled, state.metadata, upscale, result, method)
-    response = await asyncio.to_thread(build_image_response, media_type, [image], [0], upscale.image_format)
+    image = await call_in_thread(write_upscaled, state.metadata, upscale, result, method)
+    response = await call_in_thread(build_image_response, media_type, [image], [0], upscale.image_format)
     if upscaler is None:
         log.warning("upscale: no upscaler is loaded; an image was upscaled by Lanczos")
         response.headers.update(

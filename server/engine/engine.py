@@ -279,7 +279,10 @@ class Engine:
             self._fail_device(error, ticket)
             return
         except Exception as error:  # noqa: BLE001  # the job boundary: an error ends this job and no other
-            ticket.future.set_exception(error)
+            # no asyncio future can hold a StopIteration; whoever waits for one would wait forever
+            ticket.future.set_exception(
+                RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
+            )
             return
         seconds = perf_counter() - started
         times = ticket.queue_seconds, seconds
