@@ -34,7 +34,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from pipelines.errors import InvalidPrompt, PipelineError, UnknownName, UnusableLora
+from pipelines.errors import InvalidPrompt, PipelineError, UnknownName, UnusableFile
 
 log = logging.getLogger("naiad")
 OPENAI_ERRORS = {
@@ -188,7 +188,7 @@ def to_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, asyncio.CancelledError):
         return Unavailable("the server is stopping")
-    if isinstance(error, InvalidPrompt | UnknownName | UnusableLora):
+    if isinstance(error, InvalidPrompt | UnknownName | UnusableFile):
         return Rejected("", str(error))
     return Failed(str(error) if isinstance(error, PipelineError) else INTERNAL_ERROR)
 

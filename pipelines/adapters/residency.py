@@ -19,7 +19,7 @@ from pipelines.adapters.lora_file import Network, match_lora, read_lora
 from pipelines.adapters.lora_keys import name_layers
 from pipelines.adapters.lora_tensors import LoadedPatch, load_patches
 from pipelines.adapters.pristine import PristineWeights, WeightKey, is_finite
-from pipelines.errors import PipelineError, UnusableLora, WeightsError
+from pipelines.errors import PipelineError, UnusableFile, WeightsError
 from pipelines.job import Lora
 from pipelines.types import Family
 from pipelines.weights.checkpoint import fingerprint
@@ -75,7 +75,7 @@ class LoraResidency:
         """Apply a set, and nothing else, to the model's weights. On the thread that owns the device.
 
         Raises:
-            UnusableLora: a file does not fit the model, is damaged, or is too strong; nothing is applied then.
+            UnusableFile: a file does not fit the model, is damaged, or is too strong; nothing is applied then.
         """
         loras = _order(loras)
         if loras == self._active:
@@ -139,7 +139,7 @@ class LoraResidency:
                 names = ", ".join(repr(lora.name) for lora in loras)
                 dtype = str(value.dtype).removeprefix("torch.")
                 reason = f"their strengths make {key.name} too large for {dtype}; lower them"
-                raise UnusableLora(names, reason)
+                raise UnusableFile("LoRA", names, reason)
             size += value.nbytes
             if self._pristine.copied_bytes + size <= self._budget:
                 kept[key] = value
@@ -184,7 +184,7 @@ def _translate_errors(lora: Lora) -> Generator[None]:
     try:
         yield
     except WeightsError as error:
-        raise UnusableLora(repr(lora.name), error.reason) from error
+        raise UnusableFile("LoRA", repr(lora.name), error.reason) from error
 
 
 def describe_networks(parts: Iterable[ModelPart]) -> tuple[Network, ...]:

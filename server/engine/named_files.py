@@ -1,5 +1,7 @@
 """Folders of safetensors files that requests name: the names in one, and a file by its name."""
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -9,15 +11,27 @@ from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import fingerprint
 
 SUFFIX = ".safetensors"
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""A byte of a file name that is not UTF-8."""
 Content = TypeVar("Content")
 
 
 def list_names(folder: Path) -> list[str]:
-    """Return the names of the safetensors files in a folder, sorted; none if it cannot be read."""
+    """Return the names of the safetensors files in a folder, sorted; none if it cannot be read.
+
+    Names that are not Unicode are left out: neither a request nor a response can hold them.
+    """
     try:
-        return sorted(file.stem for file in folder.iterdir() if file.suffix == SUFFIX and file.is_file())
+        with os.scandir(folder) as entries:  # tells files from folders without asking for the state of each
+            return sorted(entry.name.removesuffix(SUFFIX) for entry in entries if _is_named(entry))
     except OSError:
         return []
+
+
+def _is_named(entry: os.DirEntry[str]) -> bool:
+    name = entry.name
+    is_unicode = SURROGATE.search(name) is None
+    return name.endswith(SUFFIX) and name != SUFFIX and is_unicode and entry.is_file()
 
 
 def open_named(folder: Path, name: str, read: Callable[[Path], Content]) -> tuple[Content, str]:

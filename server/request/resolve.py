@@ -15,6 +15,7 @@ from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.nai4 import strip_lettering
 from pipelines.text.prompt import list_prompt_pairs, mix_weights
 from pipelines.text.tokens import MAX_TOKENS, MAX_WEIGHT, tokenize_runs
+from pipelines.text.words import WordFinder
 from pipelines.types import Size
 from server.config.profiles import Profile
 from server.engine.model import ServedModel
@@ -262,7 +263,7 @@ def _check_prompts(prompts: Prompts) -> list[str]:
         warnings.append("input: the lettering after 'text:' was left out; this model writes no text")
     pairs, counts = (
         list_prompt_pairs(prompts),
-        {word.name.lower(): (0,) * word.count for word in prompts.inversions},
+        WordFinder({word.name: (0,) * word.count for word in prompts.inversions}),
     )
     names = ["input", "negative_prompt"] + ["v4_prompt", "v4_negative_prompt"] * (len(pairs) - 1)
     for name, segments in zip(names, (segments for pair in pairs for segments in pair), strict=True):

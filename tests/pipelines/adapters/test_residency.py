@@ -11,7 +11,7 @@ from lora_files import name_lora, random_lora, write_lora
 from demo.checkpoint import DEMO, INPAINTING
 from pipelines.adapters.pristine import PristineWeights
 from pipelines.adapters.residency import LoraResidency
-from pipelines.errors import PipelineError, UnusableLora
+from pipelines.errors import PipelineError, UnusableFile
 from pipelines.job import Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.load import load_weights
@@ -143,7 +143,7 @@ def make_glora(tensors):
 def test_what_cannot_be_applied_is_refused_and_changes_nothing(pipeline, weights, lora, options, said):
     good, before = draw(pipeline), hash_weights(weights)
     draw(pipeline, lora("good", seed=3))
-    with pytest.raises(UnusableLora, match=f"LoRA .*: .*{said}"):
+    with pytest.raises(UnusableFile, match=f"LoRA .*: .*{said}"):
         draw(pipeline, lora("good", seed=3), lora("bad", **options))
     assert (draw(pipeline) == good).all()
     assert hash_weights(weights) == before
@@ -152,7 +152,7 @@ def test_what_cannot_be_applied_is_refused_and_changes_nothing(pipeline, weights
 def test_a_file_that_changed_since_the_request_was_read_is_refused(pipeline, lora):
     old = lora()
     lora(seed=9)
-    with pytest.raises(UnusableLora, match="has changed since the request was read"):
+    with pytest.raises(UnusableFile, match="has changed since the request was read"):
         draw(pipeline, old)
 
 
