@@ -18,7 +18,7 @@ from torch import Tensor
 from pipelines.adapters.lora_file import Network, match_lora, read_lora
 from pipelines.adapters.lora_keys import name_layers
 from pipelines.adapters.lora_tensors import LoadedPatch, load_patches
-from pipelines.adapters.pristine import PristineWeights, WeightKey, is_finite
+from pipelines.adapters.pristine import PristineWeights, WeightKey, is_finite, read_state
 from pipelines.errors import PipelineError, UnusableFile, WeightsError
 from pipelines.job import Lora
 from pipelines.types import Family
@@ -117,11 +117,16 @@ class LoraResidency:
     def _load(self, lora: Lora) -> tuple[LoadedPatch, ...]:
         if not self._parts:
             raise PipelineError("LoRAs can be applied only to a model that was loaded from files")
+        state = read_state(lora.path)
         if fingerprint(lora.path) != lora.fingerprint:
             raise WeightsError(lora.path, "it has changed since the request was read; send the request again")
         file = read_lora(lora.path)
         file.check_family(self._family)
-        return load_patches(file, match_lora(file, describe_networks(part.part for part in self._parts)))
+        networks = describe_networks(part.part for part in self._parts)
+        patches = load_patches(file, match_lora(file, networks))
+        if read_state(lora.path) != state:
+            raise WeightsError(lora.path, "it changed while it was read; send the request again")
+        return patches
 
     def _find_weights(self, patch: LoadedPatch) -> list[WeightKey]:
         """Return the weights that a patch changes: an inpainting UNet has those of the UNet too."""

@@ -1,12 +1,14 @@
 """What the server says of itself: whether it lives and is ready, its model and its key."""
 
+from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from server.api.state import StateDependency
-from server.api.threads import call_in_thread
+from server.api.jobs import run_in_slot
+from server.api.state import StateDependency, get_capacity
 from server.engine.engine import State
 from server.engine.inversions import build_inversion_cards
 from server.engine.loras import build_lora_cards
+from server.engine.model import ServedModel
 from server.errors import build_envelope
 
 
@@ -28,15 +30,19 @@ async def get_ready(state: StateDependency) -> JSONResponse:
     return build_envelope(503, engine.failure or f"the engine is {engine.state.value}")
 
 
-async def get_models(state: StateDependency) -> dict[str, object]:
+async def get_models(request: Request, state: StateDependency) -> dict[str, object]:
     """The models: facts, evidence, and where each is. And what requests may name: LoRAs, textual inversions."""
     policy, engine = state.current_policy(), state.engine
-    model = policy.model
     cards = [each.card() | {"loaded": engine.find_place(each.model)} for each in policy.models]
     cards += [{"id": name, "problem": problem} for name, problem in policy.problems.items()]
-    loras = await call_in_thread(build_lora_cards, model.lora_folder)
-    inversions = await call_in_thread(build_inversion_cards, model.inversion_folder)
-    return {"models": cards, "loras": loras, "inversions": inversions}
+    files = await run_in_slot(request, get_capacity(request).listing, _list_files, policy.model)
+    return {"models": cards, **files}
+
+
+def _list_files(model: ServedModel) -> dict[str, object]:
+    """Return the entries of the files that requests may name; for large folders that takes minutes the first time."""
+    loras, inversions = build_lora_cards(model.lora_folder), build_inversion_cards(model.inversion_folder)
+    return {"loras": loras, "inversions": inversions}
 
 
 async def get_key(state: StateDependency) -> JSONResponse:

@@ -14,6 +14,12 @@ SUFFIX = ".safetensors"
 SURROGATE = re.compile("[\ud800-\udfff]")
 """A byte of a file name that is not UTF-8."""
 Content = TypeVar("Content")
+FileState = tuple[int, int, int]
+"""By what a file that was replaced or changed is recognized."""
+MOST_FILES = 64
+"""Number of files whose headers are kept; one of a LoRA takes 2 MB."""
+MOST_CARDS = 1 << 14
+"""Number of entries of `/models` that are kept; one takes 1 KB."""
 
 
 def list_names(folder: Path) -> list[str]:
@@ -37,15 +43,19 @@ def _is_named(entry: os.DirEntry[str]) -> bool:
 def open_named(folder: Path, name: str, read: Callable[[Path], Content]) -> tuple[Content, str]:
     """Return what `read` makes of a file, and the file's fingerprint; raise WeightsError if it cannot be used."""
     path = folder / f"{name}{SUFFIX}"
+    return cast("tuple[Content, str]", _read(read, path, _read_state(path)))
+
+
+def _read_state(path: Path) -> FileState:
     try:
         status = path.stat()
     except OSError as error:
         raise WeightsError(path, f"cannot be read: {error.strerror}") from error
-    return cast("tuple[Content, str]", _read(read, path, status.st_size, status.st_mtime_ns))
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-@lru_cache(1024)
-def _read(read: Callable[[Path], Any], path: Path, _size: int, _modified: int) -> tuple[Any, str]:
+@lru_cache(MOST_FILES)
+def _read(read: Callable[[Path], Any], path: Path, _state: FileState) -> tuple[Any, str]:
     """Read a file and its fingerprint, once for each state of the file."""
     return read(path), fingerprint(path)
 
@@ -58,7 +68,18 @@ def build_cards(
     for name in [] if folder is None else list_names(folder):
         assert folder is not None
         try:
-            cards.append(dict(describe(folder, name)))
+            cards.append(dict(_describe(describe, folder, name, _read_state(folder / f"{name}{SUFFIX}"))))
         except WeightsError as error:
             cards.append({"name": name, "problem": error.reason})
     return cards
+
+
+@lru_cache(MOST_CARDS)
+def _describe(
+    describe: Callable[[Path, str], Mapping[str, object]], folder: Path, name: str, _state: FileState
+) -> Mapping[str, object]:
+    """Return a file's entry, made once for each state of the file."""
+    try:
+        return describe(folder, name)
+    except WeightsError as error:
+        return {"name": name, "problem": error.reason}

@@ -23,7 +23,7 @@ from server.errors import Rejected
 from server.picture.webp import check_webp_size
 from server.request.characters import PlacedPrompts, place_characters
 from server.request.inversions import choose_inversions
-from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras
+from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras, warn_of_tags
 from server.request.passes import build_enhance_pass, build_first_pass, count_seeds, first_given
 from server.request.presets import Mode, Presets, PromptTexts, apply_presets
 from server.request.schema import LARGEST_AREA, GenerateRequest, ImageFormat, Parameters, Task
@@ -207,9 +207,10 @@ def _ancestral_flags(parameters: Parameters, sampler: str, schedule: str) -> dic
 def _build_prompts(
     request: GenerateRequest, model: str, policy: RequestPolicy
 ) -> tuple[Prompts, tuple[RequestedLora, ...], tuple[str, ...]]:
-    """The prompts, from the fields that hold them, with the presets that apply; their LoRAs; warnings of presets."""
+    """The prompts, from the fields that hold them, with the presets that apply; their LoRAs; warnings."""
     parameters, syntax = request.parameters, choose_syntax(model, policy.model.profile)
     found = _find_texts(request, model, syntax, policy.characters == "regional")
+    tag_warnings = () if policy.prompt_loras else warn_of_tags(found)
     found, loras = take_prompt_loras(found) if policy.prompt_loras else (found, ())
     flags = parameters.quality_toggle, parameters.uc_preset, parameters.quality_id, parameters.uc_id
     captions = ", ".join(character.positive for character in found.characters)
@@ -218,7 +219,7 @@ def _build_prompts(
     drop_seams = bool(parameters.legacy_v3_extend)
     prompts = Prompts(final.positive, final.negative, syntax, drop_seams, found.characters)
     prompts = replace(prompts, inversions=choose_inversions(prompts, policy.model))
-    return prompts, loras, final.warnings
+    return prompts, loras, (*final.warnings, *tag_warnings)
 
 
 def choose_syntax(model: str, profile: Profile) -> str:
