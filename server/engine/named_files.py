@@ -23,21 +23,28 @@ MOST_CARDS = 1 << 14
 
 
 def list_names(folder: Path) -> list[str]:
-    """Return the names of the safetensors files in a folder, sorted; none if it cannot be read.
+    """Return the names of the safetensors files in a folder, sorted.
 
     Names that are not Unicode are left out: neither a request nor a response can hold them.
+
+    Raises:
+        WeightsError: the folder cannot be read.
     """
     try:
         with os.scandir(folder) as entries:  # tells files from folders without asking for the state of each
             return sorted(entry.name.removesuffix(SUFFIX) for entry in entries if _is_named(entry))
-    except OSError:
-        return []
+    except OSError as error:
+        raise WeightsError(folder, f"the folder cannot be read: {error.strerror}") from error
 
 
 def _is_named(entry: os.DirEntry[str]) -> bool:
     name = entry.name
-    is_unicode = SURROGATE.search(name) is None
-    return name.endswith(SUFFIX) and name != SUFFIX and is_unicode and entry.is_file()
+    if not name.endswith(SUFFIX) or name == SUFFIX or SURROGATE.search(name):
+        return False
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def open_named(folder: Path, name: str, read: Callable[[Path], Content]) -> tuple[Content, str]:
@@ -63,10 +70,18 @@ def _read(read: Callable[[Path], Any], path: Path, _state: FileState) -> tuple[A
 def build_cards(
     folder: Path | None, describe: Callable[[Path, str], Mapping[str, object]]
 ) -> list[dict[str, object]]:
-    """Return the entry of `/models` for each file; one that cannot be used has `name` and `problem` only."""
+    """Return the entry of `/models` for each file; one that cannot be used has `name` and `problem` only.
+
+    If the folder itself cannot be read, the only entry has a `problem`.
+    """
+    if folder is None:
+        return []
+    try:
+        names = list_names(folder)
+    except WeightsError as error:
+        return [{"problem": error.reason}]
     cards: list[dict[str, object]] = []
-    for name in [] if folder is None else list_names(folder):
-        assert folder is not None
+    for name in names:
         try:
             cards.append(dict(_describe(describe, folder, name, _read_state(folder / f"{name}{SUFFIX}"))))
         except WeightsError as error:

@@ -19,16 +19,19 @@ MOST_INVERSIONS = 32
 MOST_HINTS = 3
 
 
-def choose_inversions(prompts: Prompts, model: ServedModel) -> tuple[Inversion, ...]:
-    """Return the textual inversions that any of the prompts names.
+def choose_inversions(prompts: Prompts, model: ServedModel) -> tuple[tuple[Inversion, ...], tuple[str, ...]]:
+    """Return the textual inversions that any of the prompts names, and warnings.
 
     Raises:
         Rejected: there is a folder of them, and a name after `embedding:` is not in it, or a file cannot be used.
     """
     folder = model.inversion_folder
     if folder is None:
-        return ()
-    names = list_names(folder)
+        return (), ()
+    try:
+        names = list_names(folder)
+    except WeightsError as error:
+        return (), (f"input: names of textual inversions are read as text: {error.reason}",)
     words = _find_words(names)
     chosen: dict[str, Inversion] = {}
     for field, text in _list_texts(prompts):
@@ -41,7 +44,7 @@ def choose_inversions(prompts: Prompts, model: ServedModel) -> tuple[Inversion, 
                     raise Rejected(
                         field, f"more than {MOST_INVERSIONS} textual inversions, which is the most"
                     )
-    return tuple(chosen[name] for name in sorted(chosen))
+    return tuple(chosen[name] for name in sorted(chosen)), ()
 
 
 def _find_words(names: Sequence[str]) -> WordFinder[tuple[str, ...]]:

@@ -218,8 +218,9 @@ def _build_prompts(
     final = apply_presets(texts, policy.presets, model, policy.mode, syntax)
     drop_seams = bool(parameters.legacy_v3_extend)
     prompts = Prompts(final.positive, final.negative, syntax, drop_seams, found.characters)
-    prompts = replace(prompts, inversions=choose_inversions(prompts, policy.model))
-    return prompts, loras, (*final.warnings, *tag_warnings)
+    inversions, inversion_warnings = choose_inversions(prompts, policy.model)
+    warnings = *final.warnings, *tag_warnings, *inversion_warnings
+    return replace(prompts, inversions=inversions), loras, warnings
 
 
 def choose_syntax(model: str, profile: Profile) -> str:

@@ -38,12 +38,20 @@ def describe(calls):
 def test_files_with_a_name_that_can_be_sent_are_listed(folder):
     (folder / "sub.safetensors").mkdir()
     (folder / "gone.safetensors").symlink_to(folder / "nothing")
+    (folder / "loop.safetensors").symlink_to("loop.safetensors")
     (folder / "link.safetensors").symlink_to(folder / "A.safetensors")
     (folder / "old.pt").touch()
     (folder / ".safetensors").touch()
     shutil.copy(folder / "A.safetensors", os.fsdecode(os.fsencode(folder) + b"/\xff.safetensors"))
     assert list_names(folder) == ["A", "b", "link", "with space, comma"]
-    assert list_names(folder / "nothing") == []
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(folder, describe):
+    with pytest.raises(WeightsError, match="nothing: the folder cannot be read: No such file or directory"):
+        list_names(folder / "nothing")
+    problem = "the folder cannot be read: No such file or directory"
+    assert build_cards(folder / "nothing", describe) == [{"problem": problem}]
+    assert build_cards(None, describe) == []
 
 
 def test_an_entry_is_made_once_for_each_state_of_a_file(folder, describe, calls):

@@ -108,6 +108,13 @@ def test_what_cannot_be_used_is_refused(ask, prompt, message):
     assert refused.value.message.startswith(message)
 
 
+def test_a_folder_that_cannot_be_read_gives_a_warning(ask, folder):
+    asked = ask("cat, bad-hands", folder=folder / "gone")
+    assert asked.job.prompts.inversions == ()
+    reason = "the folder cannot be read: No such file or directory"
+    assert f"input: names of textual inversions are read as text: {reason}" in asked.warnings
+
+
 def test_without_a_folder_every_word_is_text(ask):
     assert ask("cat, bad-hands, embedding:bad-hands", folder=None).job.prompts.inversions == ()
 

@@ -110,6 +110,10 @@ def test_what_cannot_be_used_is_refused_by_name(model, loras, said):
 def test_without_a_folder_no_name_is_known(model):
     with pytest.raises(Rejected, match="no LoRAs are offered"):
         ask(replace(model, lora_folder=None), ["ink"])
+    with pytest.raises(
+        Rejected, match=r"^parameters.loras.0.name: 'ink' cannot be used: the folder cannot be read"
+    ):
+        ask(replace(model, lora_folder=DEMO.with_name("gone")), ["ink"])
 
 
 @pytest.mark.parametrize(
