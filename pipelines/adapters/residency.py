@@ -62,14 +62,18 @@ class LoraResidency:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lora")
         self._lock = Lock()
         self._next: tuple[LoraSet, Future[PreparedSet]] | None = None
+        self._claimed: LoraSet = ()  # that `activate` waits for
         self._active: LoraSet | None = ()  # None after a swap that failed
         self.text_key: tuple[object, ...] = ()
 
     def prepare(self, loras: LoraSet) -> None:
         """Begin to read and compute a set that will be activated next; returns at once and never fails."""
         loras = _order(loras)
-        if loras and loras != self._active:
-            self._submit(loras)
+        with self._lock:
+            if not loras or loras in (self._active, self._claimed, self._next and self._next[0]):
+                return
+            self._drop_next()
+            self._next = loras, self._thread.submit(self._prepare, loras)
 
     def activate(self, loras: LoraSet) -> None:
         """Apply a set, and nothing else, to the model's weights. On the thread that owns the device.
@@ -81,21 +85,24 @@ class LoraResidency:
         if loras == self._active:
             return
         try:
-            prepared = self._submit(loras).result() if loras else NOTHING
+            self._swap(self._claim(loras).result() if loras else NOTHING)
         finally:
-            with self._lock:
-                if self._next is not None and self._next[0] == loras:
-                    self._next = None
-        self._swap(prepared)
+            self._claimed = ()
 
-    def _submit(self, loras: LoraSet) -> Future[PreparedSet]:
-        """Return the future of a prepared set; another one that waits for the thread is dropped."""
+    def _claim(self, loras: LoraSet) -> Future[PreparedSet]:
+        """Return the future of a set, which `prepare` cannot drop any more."""
         with self._lock:
-            if self._next is None or self._next[0] != loras:
-                if self._next is not None:
-                    self._next[1].cancel()
-                self._next = loras, self._thread.submit(self._prepare, loras)
-            return self._next[1]
+            self._claimed = loras
+            claimed = self._next
+            if claimed is None or claimed[0] != loras:
+                self._drop_next()
+                claimed = loras, self._thread.submit(self._prepare, loras)
+            self._next = None
+            return claimed[1]
+
+    def _drop_next(self) -> None:
+        if self._next is not None:
+            self._next[1].cancel()  # without effect if it is computed already
 
     @torch.inference_mode()
     def _prepare(self, loras: LoraSet) -> PreparedSet:

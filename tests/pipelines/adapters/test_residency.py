@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from hashlib import sha256
+from threading import Event
 
 import pytest
 import torch
@@ -78,6 +79,39 @@ def test_a_set_is_applied_removed_and_applied_again_to_the_bit(weights, lora, bu
     assert hash_weights(weights) == before
     assert len({before[0], with_a[0], with_b[0]}) == 3
     assert {file: sha256(file.read_bytes()).hexdigest() for file in files} == files
+
+
+def test_a_set_that_is_waited_for_is_not_dropped_for_the_next_one(weights, lora):
+    class Observed(LoraResidency):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.is_held, self.is_released, self.prepared = Event(), Event(), []
+
+        def _prepare(self, loras):
+            self.is_held.set()
+            assert self.is_released.wait(20)
+            self.prepared.append([lora.name for lora in loras])
+            return super()._prepare(loras)
+
+        def _claim(self, loras):
+            claimed = super()._claim(loras)
+            if not self.is_released.is_set():
+                for other in ("b", "c"):  # the queue changes while the device waits for the set
+                    self.prepare((lora(other, seed=1),))
+                self.prepare(loras)
+                self.is_released.set()
+            return claimed
+
+    residency, before = Observed(weights.parts, "sdxl", MIB), hash_weights(weights)
+    residency.prepare((lora("x", seed=5),))  # the thread is at work
+    assert residency.is_held.wait(20)
+    residency.prepare((lora("a"),))
+    residency.activate((lora("a"),))
+    assert hash_weights(weights) != before
+    residency.activate((lora("c", seed=1),))
+    residency.activate(())
+    assert hash_weights(weights) == before
+    assert residency.prepared == [["x"], ["a"], ["c"]]
 
 
 def test_the_result_does_not_depend_on_the_order_or_on_what_was_prepared(weights, lora):
