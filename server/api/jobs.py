@@ -82,10 +82,8 @@ def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None
     except BaseException:
         end_use(refund=True)
         raise
-    # called before the result reaches the client, whose next request may then begin
-    ticket.future.add_done_callback(
-        lambda future: end_use(refund=future.cancelled() or future.exception() is not None)
-    )
+    # before the result reaches the client, or once it has hung up: its next request may then begin
+    ticket.call_at_end(lambda has_succeeded: end_use(refund=not has_succeeded))
     return ticket
 
 

@@ -97,6 +97,19 @@ class Ticket:
         self.queue_seconds: float | None = None
         self.progress: Progress | None = None
         self._is_cancelled, self._drop = False, drop
+        self._at_end: list[Callable[[bool], None]] = []
+
+    def call_at_end(self, function: Callable[[bool], None]) -> None:
+        """Call a function with whether the job succeeded, once: when it ends, or as soon as it is cancelled.
+
+        It is called on any thread, and before whoever waits for the future knows the result.
+        """
+        self._at_end.append(function)
+        self.future.add_done_callback(lambda future: self._end(_has_succeeded(future)))
+
+    def _end(self, has_succeeded: bool) -> None:
+        with suppress(IndexError):  # the list is empty from then on; `pop` is atomic
+            self._at_end.pop()(has_succeeded)
 
     def cancel(self) -> None:
         """Drop the job from the queue, or stop it before its next evaluation."""
@@ -104,12 +117,17 @@ class Ticket:
         if self._drop is not None:
             self._drop(self)
         self.future.cancel()
+        self._end(False)
 
     def watch(self, step: Progress) -> None:
         """Record the progress, or raise `Cancelled`; the model calls this before each evaluation."""
         if self._is_cancelled:
             raise Cancelled("the client no longer waits for this job")
         self.progress = step
+
+
+def _has_succeeded(future: "Future[Result]") -> bool:
+    return not future.cancelled() and future.exception() is None
 
 
 class Engine:
