@@ -322,6 +322,23 @@ def test_a_client_that_disconnects_gets_its_images_back(model, gate, caplog):
     assert len(fake_model.finished) == 1
 
 
+def test_what_runs_for_a_revoked_token_is_finished(model, gate):
+    fake_model, read = FakeModel(gate), [ACCOUNTS]
+    access = AccessRules((OWN,), read_accounts=lambda: read[0])
+    with serve(build_state(model, fake_model, access=access)) as address, ThreadPoolExecutor(1) as threads:
+        try:
+            stream = build_request(TOKEN).replace(GENERATE.encode(), f"{GENERATE}-stream".encode())
+            first = threads.submit(exchange, address, stream)
+            wait_until(lambda: fake_model.evaluations)
+            read[0] = Accounts(account=ACCOUNTS.account[1:])
+            assert exchange(address, build_request(TOKEN)).startswith(b"HTTP/1.1 401 ")
+            gate.release(10_000)
+            assert b"final" in first.result(LIMIT)
+        finally:
+            gate.release(10_000)
+    assert len(fake_model.finished) == 1
+
+
 def test_a_higher_priority_goes_first_and_equal_ones_in_order_of_arrival(model, gate):
     fake_model = FakeModel(gate)
     state = build_state(model, fake_model, access=RULES)
