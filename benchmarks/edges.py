@@ -30,6 +30,7 @@ from server.api.responses import zip_images
 from server.engine.engine import Result
 from server.picture.signature import SigningKey
 from server.picture.writer import MetadataPolicy, write_job_picture
+from server.request.resolve import ResolvedRequest
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
@@ -81,7 +82,7 @@ def draw_shapes() -> Pixels:
 def make_zip(rgb: Pixels) -> bytes:
     """Return the ZIP that a client gets for one image."""
     result = Result([rgb], SIGMAS, queue_seconds=0.0, run_seconds=4.25)
-    return zip_images([write_job_picture(POLICY, JOB, result, 0, {}, "png")])
+    return zip_images([write_job_picture(POLICY, ResolvedRequest(JOB, "png", {}, ()), result, 0)])
 
 
 def read_zip(archive: bytes) -> Image.Image:

@@ -16,8 +16,19 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
+class UncondZero:
+    """Guidance without a negative prompt: the size of the estimates, and how far each is led away from the last."""
+
+    scale: float = 0.75
+    sharpness: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Guidance:
-    """How the estimates with and without the prompt are combined (see sampling/guidance.py)."""
+    """How the estimates with and without the prompt are combined (see sampling/guidance.py).
+
+    `uncond_zero` replaces `scale`, `uncond_scale` and `threshold`.
+    """
 
     scale: float = 5.0
     rescale: float = 0.0
@@ -25,6 +36,7 @@ class Guidance:
     threshold: Threshold | None = None
     skip_above: float = inf
     skip_below: float = 0.0
+    uncond_zero: UncondZero | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +58,14 @@ class Inversion:
 
     Attributes:
         fingerprint: of the file when the request was read; see weights/checkpoint.py.
+        is_bundled: whether it is one of those in a LoRA's file, under its name.
     """
 
     name: str
     path: Path
     fingerprint: str
     count: int
+    is_bundled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

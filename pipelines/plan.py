@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from math import ceil, log, sqrt
 
-from pipelines.job import Job, Pass
-from pipelines.sampling.guidance import Guide, build_guides, needs_empty, uses_empty_negative
+from pipelines.job import Guidance, Job, Pass
 from pipelines.sampling.prediction import NoiseTable
 from pipelines.sampling.samplers import SAMPLERS, Sampler, resolve_sampler
 from pipelines.sampling.schedules import make_sigmas, snap_to_table, truncate_sigmas
@@ -76,9 +75,6 @@ class Plan:
     """One image's run.
 
     Attributes:
-        sigma_low, sigma_high: the sigmas between which the negative prompt is used at all.
-        needs_empty: whether the empty prompt is evaluated as a third row.
-        negative_is_empty: whether the empty prompt replaces the negative one.
         deep_shrink_sigmas: above each of these, the UNet's inner features are downscaled by 2 once more.
         pyramid_sigmas: above each of these, the latents are.
     """
@@ -86,12 +82,7 @@ class Plan:
     sampler: Sampler
     sigmas: Sigmas
     brownian: bool
-    guides: tuple[Guide, ...]
-    scale: float
-    sigma_low: float
-    sigma_high: float
-    needs_empty: bool
-    negative_is_empty: bool
+    guidance: Guidance
     deep_shrink_sigmas: Sigmas = ()
     pyramid_sigmas: Sigmas = ()
 
@@ -105,8 +96,14 @@ class Plan:
         return max(1, sum(start >= sigma for start in self.sigmas[:-1]))
 
     def uses_guidance(self, sigma: float) -> bool:
-        """Whether the estimate at this sigma uses the negative prompt."""
-        return self.scale != 1 and self.sigma_low <= sigma <= self.sigma_high
+        """Whether guidance changes the estimate at this sigma."""
+        guidance = self.guidance
+        is_on = guidance.scale != 1 or guidance.uncond_zero is not None
+        return is_on and guidance.skip_below <= sigma <= guidance.skip_above
+
+    def uses_negative(self, sigma: float) -> bool:
+        """Whether the estimate at this sigma uses the negative prompt, or the empty one in its place."""
+        return self.uses_guidance(sigma) and self.guidance.uncond_zero is None
 
     def deep_shrink_levels(self, sigma: float) -> int:
         return sum(sigma > bound for bound in self.deep_shrink_sigmas)
@@ -130,12 +127,7 @@ def make_plan(job: Job, pass_: Pass, table: NoiseTable) -> Plan:
         sampler=sampler,
         sigmas=sigmas if pass_.init is None else truncate_sigmas(sigmas, pass_.strength, table),
         brownian=sampler.brownian or (job.brownian and sampler.eta > 0),
-        guides=build_guides(job.guidance),
-        scale=job.guidance.scale,
-        sigma_low=job.guidance.skip_below,
-        sigma_high=job.guidance.skip_above,
-        needs_empty=needs_empty(job.guidance),
-        negative_is_empty=uses_empty_negative(job.guidance),
+        guidance=job.guidance,
         deep_shrink_sigmas=tuple(table.sigmas[time] for time in DEEP_SHRINK_TIMES[: pass_.deep_shrink]),
         pyramid_sigmas=_pyramid_sigmas(pass_),
     )

@@ -8,13 +8,13 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from server.api.access import enforce_access
+from server.api.error_responses import install_error_handlers
 from server.api.exchange import complete_exchanges
 from server.api.middleware import trace_requests
 from server.api.openapi import install_docs
 from server.api.paths import normalize_paths
 from server.api.routes import answer_head, install_routes
 from server.api.state import AppState, Capacity
-from server.errors import install_handlers
 
 
 def create_app(state: AppState) -> FastAPI:
@@ -41,7 +41,7 @@ def create_app(state: AppState) -> FastAPI:
         ],
     )
     app.state.naiad, app.state.capacity = state, capacity
-    install_handlers(app)
+    install_error_handlers(app)
     install_routes(app)
     install_docs(app, state.access)
     answer_head(app)

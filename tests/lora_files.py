@@ -3,7 +3,8 @@
 import torch
 from safetensors.torch import save_file
 
-from pipelines.adapters.lora_file import Network, match_lora, read_lora
+from pipelines.adapters.lora_file import read_lora
+from pipelines.adapters.lora_patches import Network, match_lora
 from pipelines.adapters.lora_tensors import load_patches
 from pipelines.job import Lora
 from pipelines.weights.checkpoint import fingerprint

@@ -5,7 +5,7 @@ attention of its own, whose output is scaled and added to the text's:
 
     out = Attn(Q, K, V) + sum of scale_i * Attn(Q, W_k' c_i, W_v' c_i)
 
-Only the rows of a pass that have images get it. A pass without any runs the processors that were there before.
+Only rows with images compute it. A pass without such rows runs the UNet's previous attention processors.
 """
 
 from collections.abc import Generator, Sequence
@@ -45,7 +45,7 @@ class VibeGroup:
 
 
 class ImageProjections(nn.Module):
-    """The matrices that give one cross-attention the keys and values of image tokens, named as in adapter files."""
+    """The matrices for the keys and values of image tokens in one cross-attention, named as in adapter files."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class ImageAttention:
         return tuple(tuple(module.to_k.weight.shape) for module in modules)
 
     def install(self) -> None:
-        """Wrap the processors that the UNet has now."""
+        """Wrap the UNet's current processors."""
         processors = self._unet.attn_processors
         for index, name in enumerate(self._list_names()):
             processors[name] = DecoupledAttention(processors[name], self, index)

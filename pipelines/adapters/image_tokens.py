@@ -63,7 +63,7 @@ class LatentAttention(nn.Module):
         self.to_out = nn.Linear(heads * HEAD_WIDTH, inner, bias=False)
 
     def forward(self, states: Tensor, latents: Tensor) -> Tensor:
-        """Return what the latents find."""
+        """Return the attention's output for the latents."""
         states, latents = self.norm1(states), self.norm2(latents)
         key, value = self.to_kv(torch.cat([states, latents], dim=1)).chunk(2, dim=-1)
         query, key, value = (split_heads(part, self.heads) for part in (self.to_q(latents), key, value))

@@ -1,4 +1,4 @@
-"""What an IP-Adapter file is, known from its header: the kind of its projection, its sizes and its image encoder.
+"""Reads from the header of an IP-Adapter file the kind of its projection, its sizes and its image encoder.
 
 Two kinds are read, with the keys of the released files. "base" projects the embedding of an image to tokens; "plus"
 resamples the states of all its patches. `ip_adapter.1`, `.3` and so on are the UNet's cross-attentions, in diffusers'
@@ -17,9 +17,9 @@ from pipelines.weights.checkpoint import Checkpoint, open_checkpoint
 from pipelines.weights.header import TensorRef
 
 PROJECTION, LAYERS, ENCODER = "image_proj.", "ip_adapter.", "image_encoder."
-"""What the keys of an adapter's parts begin with; few files have their image encoder with them."""
+"""Prefixes of the keys of an adapter's parts; few files contain their image encoder."""
 ENCODER_KEY = "naiad.image_encoder"
-"""Key of the safetensors metadata with the config of an image encoder of no released architecture."""
+"""Key of the safetensors metadata with the config of an image encoder that is not in `ENCODERS`."""
 HEAD_WIDTH = 64
 """Width of the attention heads in the projection of "plus"."""
 ENCODERS = {1280: ("ViT-H", 16), 1664: ("ViT-bigG", 16)}
@@ -34,9 +34,9 @@ class IpAdapter:
 
     Attributes:
         source: the file, with all its tensors.
-        width: of the tokens, which is that of the text's.
+        width: of a token, equal to that of a text token.
         count: number of tokens for an image.
-        inputs: width of what is projected: an embedding for "base", states of patches for "plus".
+        inputs: width of the projection's input: an embedding for "base", states of patches for "plus".
         inner, depth, heads: sizes of the projection of "plus"; 0 for "base".
     """
 
@@ -51,12 +51,12 @@ class IpAdapter:
 
     @property
     def has_encoder(self) -> bool:
-        """Whether the file has its image encoder with it."""
+        """Whether the file contains its image encoder."""
         return any(key.startswith(ENCODER) for key in self.source.tensors)
 
 
 def detect_ip_adapter(path: Path) -> IpAdapter:
-    """Read the header of an adapter file; raise WeightsError if it is none, or of a kind that cannot run."""
+    """Read the header of an adapter file; raise WeightsError if it is not one, or of a kind that cannot run."""
     source = open_checkpoint(path)
     names = {key.removeprefix(PROJECTION) for key in source.tensors if key.startswith(PROJECTION)}
     first = source.find((f"{LAYERS}1.to_k_ip.weight",))
@@ -93,7 +93,7 @@ def _read_plus(source: Checkpoint, width: int) -> IpAdapter:
 
 
 def open_part(source: Checkpoint, prefix: str) -> Checkpoint:
-    """Return the tensors of a file whose keys begin with `prefix`, without it."""
+    """Return the tensors of a file whose keys begin with `prefix`, and remove it from the keys."""
     tensors = {key.removeprefix(prefix): ref for key, ref in source.tensors.items() if key.startswith(prefix)}
     return Checkpoint(source.path, source.layout, tensors, source.metadata)
 
@@ -105,7 +105,7 @@ def find_encoder(adapter: IpAdapter, path: Path | None) -> tuple[Checkpoint, Con
         path: a file or a folder with the encoder; None for the one in the adapter file.
 
     Raises:
-        WeightsError: there is none, it is no known one, or the adapter was trained with another one.
+        WeightsError: there is none, it is not a known one, or the adapter was trained with another.
     """
     if path is not None:
         source = open_checkpoint(path)
@@ -132,13 +132,11 @@ def _name_encoders(adapter: IpAdapter) -> str:
         ("plus", 1664): "ViT-bigG",
     }
     known = names.get((adapter.kind, adapter.inputs))
-    return (
-        f"it needs width {adapter.inputs}" if known is None else f"it needs {known}, width {adapter.inputs}"
-    )
+    return f"it needs {'' if known is None else f'{known}, '}width {adapter.inputs}"
 
 
 def _read_config(source: Checkpoint) -> Config:
-    """Return the config of a CLIP image encoder: its sizes from its tensors, the rest from what is known about it."""
+    """Return the config of a CLIP image encoder: sizes from its tensors, the rest from `ENCODERS` or the metadata."""
     if not source.find((CLASS_EMBEDDING,)):
         reason = f"not an image encoder in transformers' layout: no {CLASS_EMBEDDING}"
         raise WeightsError(source.path, reason)

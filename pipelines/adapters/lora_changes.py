@@ -1,4 +1,4 @@
-"""What each kind of LoRA makes of a weight, in float32."""
+"""The change that each kind of LoRA makes to a weight, computed in float32."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -72,19 +72,19 @@ PRODUCTS: Mapping[str, Callable[[Tensors], Tensor]] = {
 
 
 def _decompose(weight: Tensor, magnitude: Tensor) -> Tensor:
-    """Give a weight's rows, or its columns, the lengths of DoRA; the shape of the magnitude says which.
+    """Scale a weight's rows to the lengths in DoRA's magnitude; its columns, if the shape of the magnitude says so.
 
-    Trainers before 2024 took the columns. A square matrix with a flat magnitude has peft's, which are the rows.
+    Trainers before 2024 used columns. A flat magnitude of a square matrix is peft's, which uses rows.
     """
     rows, is_column = weight.shape[0], magnitude.ndim > 1 and magnitude.shape[0] == 1 and weight.shape[0] != 1
     if not is_column and magnitude.numel() == rows:
-        lengths = _measure(weight).view(-1, *(1 for _ in weight.shape[1:]))
+        lengths = _measure_rows(weight).view(-1, *(1 for _ in weight.shape[1:]))
     else:
-        lengths = _measure(weight.transpose(0, 1)).view(1, -1, *(1 for _ in weight.shape[2:]))
+        lengths = _measure_rows(weight.transpose(0, 1)).view(1, -1, *(1 for _ in weight.shape[2:]))
     return weight * (magnitude.reshape(lengths.shape) / (lengths + EPSILON))
 
 
-def _measure(weight: Tensor) -> Tensor:
+def _measure_rows(weight: Tensor) -> Tensor:
     """Return the lengths of a weight's rows."""
     return weight.flatten(1).square().sum(1).sqrt()
 

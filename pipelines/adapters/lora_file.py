@@ -1,32 +1,27 @@
-"""LoRA files: read from their headers, recognized, and matched with the weights of a model. Needs no torch."""
+"""LoRA files, read and recognized from their headers. Needs no torch."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipelines.adapters.lora_keys import LoraKey, parse_key
 from pipelines.adapters.lora_kinds import KINDS, LoraKind, Shapes, rank_of
 from pipelines.errors import WeightsError, abbreviate
+from pipelines.text.inversions import bundled_word
 from pipelines.weights.families import FAMILIES
-from pipelines.weights.header import FLOATS, TensorRef, read_header
-from pipelines.weights.sources import count_keys
+from pipelines.weights.header import TensorRef, read_header
 
-EMBEDDINGS = "bundle_emb."
-"""Textual inversions that ComfyUI packs into the same file."""
 OTHER_MODELS = {
     "double_blocks_": "Flux",
     "single_transformer_blocks_": "Flux",
     "joint_blocks_": "Stable Diffusion 3",
     "transformer_blocks_0_attn_add_q_proj": "Stable Diffusion 3",
 }
-"""Parts of layers' paths that only models of families that cannot run have."""
+"""Parts of layers' paths that occur only in families that are not supported, and the names of these."""
 NO_SHAPE: tuple[int, ...] = ()
-NUMBERS = frozenset({"alpha", "on_input"})
-NUMBER_DTYPES = (*FLOATS, "I64", "I32", "I16", "I8", "U8", "BOOL")
-"""Roles of tensors that are one number, and the dtypes that trainers write them in."""
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 """Where diffusers keeps peft's settings, alpha among them, as JSON."""
 
@@ -62,14 +57,14 @@ class LoraFile:
 
     Attributes:
         unknown: keys that no known kind of adapter has.
-        embeddings: how many tensors are textual inversions.
+        words: the names of the textual inversions in it.
     """
 
     path: Path
     layers: Mapping[LayerName, LayerTensors]
     metadata: Mapping[str, str]
     unknown: tuple[str, ...] = ()
-    embeddings: int = 0
+    words: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -83,7 +78,7 @@ class LoraFile:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The networks that it changes, by their folders in a diffusers layout."""
+        """The networks that it changes, as their folders in a diffusers layout."""
         return tuple(
             sorted(
                 {name.folder for name in self.layers}, key=("unet", "text_encoder", "text_encoder_2").index
@@ -98,7 +93,7 @@ class LoraFile:
 
     @property
     def family(self) -> str | None:
-        """The family of model that it fits by the width of the text, or by a second text encoder; None if unknown."""
+        """The family that it fits by the width of text tokens, or by a second text encoder; None if unknown."""
         keys = (name for name in self.layers if name.folder == "unet" and name.path.endswith("attn2_to_k"))
         widths = {_input_width(self.layers[name]) for name in keys}
         has_two = "text_encoder_2" in self.folders
@@ -151,16 +146,16 @@ def read_lora(path: Path) -> LoraFile:
     """Read a LoRA's header.
 
     Raises:
-        WeightsError: it cannot be read, or is no LoRA; one line with file and reason.
+        WeightsError: it cannot be read, or is not a LoRA.
     """
     header = read_header(path)
     layers: dict[LayerName, dict[str, TensorRef]] = {}
     unknown: list[str] = []
-    embeddings = 0
+    words = set[str]()
     for key, ref in header.tensors.items():
-        parsed = parse_key(key)
-        if key.startswith(EMBEDDINGS):
-            embeddings += 1
+        parsed, word = parse_key(key), bundled_word(key)
+        if word:
+            words.add(word)
         elif parsed is None:
             unknown.append(key)
         else:
@@ -170,7 +165,7 @@ def read_lora(path: Path) -> LoraFile:
     unknown += [ref.key for name in read.keys() - known.keys() for ref in read[name].tensors.values()]
     if not known:
         raise WeightsError(path, "no LoRA: it has no tensors of any kind that changes a model's weights")
-    return LoraFile(path, known, header.metadata, tuple(unknown), embeddings)
+    return LoraFile(path, known, header.metadata, tuple(unknown), tuple(sorted(words)))
 
 
 def _add(layers: dict[LayerName, dict[str, TensorRef]], parsed: LoraKey, ref: TensorRef, path: Path) -> None:
@@ -179,96 +174,3 @@ def _add(layers: dict[LayerName, dict[str, TensorRef]], parsed: LoraKey, ref: Te
         twice = f"{abbreviate(ref.key)} and {abbreviate(roles[parsed.role].key)}"
         raise WeightsError(path, f"{twice} change the same layer; remove one of the two")
     roles[parsed.role] = ref
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """A change to one weight of a network.
-
-    Attributes:
-        weight: the weight's name in the network.
-        shape: the weight's.
-        layer: where the file has it.
-        tensors: by role.
-    """
-
-    folder: str
-    weight: str
-    shape: tuple[int, ...]
-    layer: LayerName
-    kind: str
-    tensors: Mapping[str, TensorRef]
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """What patches are matched with: a network's folder, its layers by the names in files, its weights' shapes."""
-
-    folder: str
-    layers: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
-
-
-def match_lora(file: LoraFile, networks: Iterable[Network]) -> tuple[Patch, ...]:
-    """Return the patches of a file to the weights of a model's networks.
-
-    Raises:
-        WeightsError: a key fits no weight, or a tensor has another shape, or holds no floats.
-    """
-    by_folder = {network.folder: network for network in networks}
-    patches: list[Patch] = []
-    unmatched = list(file.unknown)
-    for name, layer in file.layers.items():
-        matched = list(_match_layer(file, name, layer, by_folder.get(name.folder)))
-        used = {role for patch in matched for role in patch.tensors}
-        unmatched += [ref.key for role, ref in layer.tensors.items() if role not in used]
-        patches += matched
-    # without the alphas, which some trainers also write where nothing is scaled
-    left = [key for key in unmatched if not key.endswith(".alpha")]
-    if left:
-        raise WeightsError(file.path, f"{count_keys('unmatched keys', left)}; it is for another architecture")
-    return tuple(patches)
-
-
-def _match_layer(
-    file: LoraFile, name: LayerName, layer: LayerTensors, network: Network | None
-) -> Iterator[Patch]:
-    """Yield the patches of one layer; none if the network has no such layer."""
-    for kind in layer.kinds:
-        if kind.refused is not None:
-            key = abbreviate(next(iter(layer.tensors.values())).key)
-            raise WeightsError(file.path, f"{kind.refused} ({key})")
-        path = None if network is None else network.layers.get(name.path)
-        weight = f"{path}.{'bias' if kind.changes_bias else 'weight'}"
-        if network is not None and path is not None and weight in network.shapes:
-            tensors = {role: layer.tensors[role] for role in kind.uses(frozenset(layer.tensors))}
-            shape = network.shapes[weight]
-            _check_tensors(file.path, kind, tensors, shape)
-            yield Patch(name.folder, weight, shape, name, kind.name, tensors)
-
-
-def _check_tensors(
-    path: Path, kind: LoraKind, tensors: Mapping[str, TensorRef], weight: tuple[int, ...]
-) -> None:
-    for role, ref in tensors.items():
-        is_number = role in NUMBERS
-        if ref.dtype not in (NUMBER_DTYPES if is_number else FLOATS):
-            raise WeightsError(path, f"{abbreviate(ref.key)} holds {ref.dtype}; read are {', '.join(FLOATS)}")
-        if (is_number and ref.shape not in ((), (1,))) or 0 in ref.shape:
-            raise WeightsError(
-                path, f"{abbreviate(ref.key)} has the shape {ref.shape}; it must be one number"
-            )
-    shapes = {role: ref.shape for role, ref in tensors.items()}
-    magnitude = shapes.get("dora_scale")
-    if not kind.fits(shapes, weight) or not (magnitude is None or _fits_magnitude(magnitude, weight)):
-        ref = next(tensors[role] for role in sorted(tensors.keys() - NUMBERS))
-        reason = f"{abbreviate(ref.key)} has the shape {ref.shape}, which does not fit a weight of {weight}"
-        raise WeightsError(path, f"{reason}; it is for another architecture")
-
-
-def _fits_magnitude(magnitude: tuple[int, ...], weight: tuple[int, ...]) -> bool:
-    """Whether DoRA's lengths are those of a weight's rows or, with a first dimension of 1, of its columns."""
-    if not magnitude or len(weight) < 2:
-        return False
-    is_column = len(magnitude) > 1 and magnitude[0] == 1 and weight[0] != 1
-    return prod(magnitude) == (weight[1] if is_column else weight[0])

@@ -1,4 +1,4 @@
-"""The names under which LoRA files of every trainer keep their tensors.
+"""Parses the keys of LoRA files, as every trainer writes them.
 
 A key is a prefix for the network, the path of a layer, and a suffix for the tensor's role. kohya joins the path by
 underscores, diffusers and peft by dots, and both UNet layouts occur in both, so paths are compared with underscores.
@@ -18,10 +18,10 @@ PREFIXES: Mapping[str, str] = {
     **dict.fromkeys(("lora_te1_", "lora_te_", "text_encoder.", "clip_l.", "te1."), "text_encoder"),
     **dict.fromkeys(("lora_te2_", "text_encoder_2.", "clip_g.", "te2."), "text_encoder_2"),
 }
-"""What keys begin with, and the folder of the network in a diffusers layout."""
+"""Prefixes of keys, and the network's folder in a diffusers layout."""
 NETWORK = re.compile("|".join(re.escape(prefix) for prefix in sorted(PREFIXES, key=len, reverse=True)))
 WRAPPER = "base_model.model."
-"""What peft puts before everything."""
+"""Prefix that peft puts before all others."""
 END = r"(\.default)?(\.weight)?$"
 ROLES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), role)
@@ -46,7 +46,7 @@ OLD_TEXT_LAYERS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out
 
 @dataclass(frozen=True, slots=True)
 class LoraKey:
-    """A key taken apart: the network's folder, the path of the layer with underscores, and the tensor's role."""
+    """A parsed key: the network's folder, the layer's path with underscores, and the tensor's role."""
 
     folder: str
     layer: str
@@ -54,7 +54,7 @@ class LoraKey:
 
 
 def parse_key(key: str) -> LoraKey | None:
-    """Take a key apart; None if its suffix is that of no adapter."""
+    """Parse a key; None if its suffix is unknown."""
     for pattern, role in ROLES:
         match = pattern.search(key)
         if match is not None:
@@ -65,7 +65,7 @@ def parse_key(key: str) -> LoraKey | None:
 
 
 def _split_network(path: str) -> tuple[str, str]:
-    """Return the network of a path and the rest with underscores; one without a prefix is the UNet's."""
+    """Split a path into the network's folder and the rest with underscores; without a prefix it is the UNet's."""
     match = NETWORK.match(path)
     folder = "unet" if match is None else PREFIXES[match[0]]
     rest = path if match is None else path[match.end() :]
@@ -78,11 +78,11 @@ def _split_network(path: str) -> tuple[str, str]:
 
 
 def name_layers(folder: str, names: Iterable[str], keys: Mapping[str, MappedKey]) -> dict[str, str]:
-    """Return the layers of a network by all names that files have for them, with underscores.
+    """Map every name that files have for a layer of a network, with underscores, to its own name.
 
     Args:
         names: the network's weights.
-        keys: where each of them is in a single file, whose names kohya's files of SDXL have.
+        keys: their keys in a single file, which kohya's files for SDXL use.
     """
     layers: dict[str, str] = {}
     for name in names:

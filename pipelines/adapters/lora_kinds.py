@@ -1,4 +1,4 @@
-"""The kinds of changes that LoRA files hold: which tensors each needs, and the shape of what it makes of them.
+"""The kinds of changes in LoRA files: which tensors each consists of, and which weights they fit.
 
 Shapes are those of a matrix: convolutions count with all but their first dimension flattened. Needs no torch; the
 mathematics is in lora_changes.py.
@@ -19,7 +19,7 @@ class LoraKind:
 
     Attributes:
         needs: sets of roles, each of which is enough; the tensors of one that has a rank are scaled by alpha / rank.
-        takes: roles that may come with them.
+        optional: further roles that it reads.
         fits: whether tensors of these shapes change a weight of this shape.
         changes_bias: whether it changes the layer's bias instead of its weight.
         refused: why it is not supported.
@@ -28,7 +28,7 @@ class LoraKind:
     name: str
     needs: tuple[frozenset[str], ...]
     fits: Callable[[Shapes, tuple[int, ...]], bool]
-    takes: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
     changes_bias: bool = False
     refused: str | None = None
 
@@ -39,7 +39,7 @@ class LoraKind:
     def uses(self, roles: frozenset[str]) -> frozenset[str]:
         """Return those of the roles that the change reads."""
         needed = next(needed for needed in self.needs if needed <= roles)
-        return needed | (self.takes & roles)
+        return needed | (self.optional & roles)
 
 
 def flatten(shape: tuple[int, ...]) -> Matrix:

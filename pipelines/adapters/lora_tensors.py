@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pipelines.adapters.lora_changes import compute_change
-from pipelines.adapters.lora_file import LoraFile, Patch
+from pipelines.adapters.lora_file import LoraFile
 from pipelines.adapters.lora_kinds import rank_of
+from pipelines.adapters.lora_patches import Patch
 from pipelines.errors import WeightsError
 from pipelines.weights.reader import read_float
 

@@ -1,6 +1,6 @@
-"""The weights of a model as its files have them, kept for those that LoRAs change."""
+"""The original values of the weights that LoRAs change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -23,7 +23,7 @@ class WeightKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """By what a file that was replaced is recognized."""
+    """Size and modification time of a file, which show whether it was replaced."""
 
     size: int
     modified: int
@@ -32,8 +32,8 @@ class FileState:
 class PristineWeights:
     """A model's weights, of which some are changed in place.
 
-    The unchanged values of those are copied to the CPU, up to `budget` bytes; others are read from the files again.
-    The changes are never subtracted, so what is restored is what was loaded, to the bit.
+    Their original values are copied to the CPU, up to `budget` bytes; others are read from the files again. Changes are
+    never subtracted, so a restored weight is bit for bit what was loaded.
 
     `get` may be called on any thread; `write` and `restore` on the one that owns the device.
     """
@@ -51,7 +51,7 @@ class PristineWeights:
         return sum(copy.nbytes for copy in self._copies.values())
 
     def get(self, key: WeightKey) -> Tensor:
-        """Return the unchanged value on the CPU, in the network's dtype.
+        """Return the original value on the CPU, in the network's dtype.
 
         Raises:
             WeightsError: it was not copied, and its file has changed since it was loaded.
@@ -82,7 +82,7 @@ class PristineWeights:
             self.changed.discard(key)
 
     def _find(self, key: WeightKey) -> Tensor:
-        """Return the weight itself; looked up each time, because moving a network replaces its tensors."""
+        """Return the weight itself. It is looked up each time, because moving a network replaces its tensors."""
         return self._parts[key.part].part.module.get_parameter(key.name).detach()
 
     def _reread(self, key: WeightKey, live: Tensor) -> Tensor:
@@ -90,8 +90,6 @@ class PristineWeights:
         for file in planned.files:
             if read_state(file) != self._files[file]:
                 raise WeightsError(file, "it has changed since it was loaded; restart the server")
-        weights: Mapping[str, object] = planned.weights
-        assert key.name in weights
         tensors = read_tensors(planned.source, {key.name: planned.weights[key.name]}, live.dtype)
         return tensors[key.name].to(live.dtype)
 
@@ -106,5 +104,5 @@ def read_state(file: Path) -> FileState | None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor has neither NaN nor infinity; by its smallest and largest value, ten times as fast as all."""
+    """Whether a tensor has neither NaN nor infinity; its extremes show that ten times as fast as all its values."""
     return bool(torch.stack(tensor.aminmax()).isfinite().all())

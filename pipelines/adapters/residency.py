@@ -15,8 +15,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from pipelines.adapters.lora_file import Network, match_lora, read_lora
+from pipelines.adapters.lora_file import read_lora
 from pipelines.adapters.lora_keys import name_layers
+from pipelines.adapters.lora_patches import Network, match_lora
 from pipelines.adapters.lora_tensors import LoadedPatch, load_patches
 from pipelines.adapters.pristine import PristineWeights, WeightKey, is_finite, read_state
 from pipelines.errors import PipelineError, UnusableFile, WeightsError

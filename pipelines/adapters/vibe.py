@@ -1,8 +1,7 @@
-"""Vibe transfer: reference images encoded to tokens, which a UNet attends to (see attention.py)."""
+"""Vibe transfer: encodes reference images to tokens, which a UNet attends to (see attention.py)."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,93 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipelines.adapters.attention import ImageProjections, RowVibe, RowVibes
-from pipelines.adapters.image_tokens import build_projection
-from pipelines.adapters.ip_adapter import (
-    LAYERS,
-    PROJECTION,
-    IpAdapter,
-    detect_ip_adapter,
-    find_encoder,
-    open_part,
-)
-from pipelines.errors import NotFinite, PipelineError, WeightsError
+from pipelines.adapters.attention import RowVibe, RowVibes
+from pipelines.adapters.vibe_plan import VibePlan, plan_vibe
+from pipelines.errors import NotFinite, PipelineError
 from pipelines.job import EncodedVibe, RgbImage, Vibe
-from pipelines.weights.checkpoint import Checkpoint
-from pipelines.weights.key_map import MappedKey
-from pipelines.weights.naming import Naming
-from pipelines.weights.networks import ClipImageEncoder, DiffusersUNet, load_state
-from pipelines.weights.reader import check_finite, read_tensors
-from pipelines.weights.sources import Component, FoundWeights, find_weights
+from pipelines.weights.networks import DiffusersUNet
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalization of red, green and blue."""
 CACHE_SIZE = 64
 """Number of encoded images that are kept; the tokens of one have at most some 100 KB."""
-
-
-@dataclass(frozen=True, slots=True)
-class VibePart:
-    """A network of an adapter, and where its weights are."""
-
-    source: Checkpoint
-    module: nn.Module
-    weights: FoundWeights
-
-    def fill(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Read the weights onto a device; raise WeightsError if one is not finite."""
-        load_state(self.module, read_tensors(self.source, self.weights, dtype))
-        nn.Module.to(self.module, device, dtype)
-        check_finite(self.source, self.weights, self.module)
-
-
-@dataclass(frozen=True, slots=True)
-class VibePlan:
-    """The networks of an adapter, still empty, and where their weights are."""
-
-    adapter: IpAdapter
-    encoder: ClipImageEncoder
-    projection: nn.Module
-    layers: Sequence[ImageProjections]
-    parts: Sequence[VibePart]
-
-
-def plan_vibe(path: Path, image_encoder: Path | None, shapes: Sequence[tuple[int, int]]) -> VibePlan:
-    """Plan the loading of an adapter from headers alone.
-
-    Args:
-        image_encoder: a file or folder with its image encoder; None if it is in the adapter's file.
-        shapes: those of the keys' matrices in the cross-attentions of the UNet, in diffusers' order.
-
-    Raises:
-        WeightsError: a file cannot be used, or the adapter is for another UNet.
-    """
-    adapter = detect_ip_adapter(path)
-    count = sum(key.startswith(LAYERS) and key.endswith(".to_k_ip.weight") for key in adapter.source.tensors)
-    if count != len(shapes) or adapter.width != shapes[0][1]:
-        reason = f"an adapter for {count} cross-attentions of width {adapter.width}"
-        raise WeightsError(path, f"{reason}; the model has {len(shapes)} of width {shapes[0][1]}")
-    encoder_source, config = find_encoder(adapter, image_encoder)
-    try:
-        encoder = ClipImageEncoder(config)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
-        raise WeightsError(encoder_source.path, "an image encoder that cannot be built") from None
-    with torch.device("meta"):
-        projection = build_projection(adapter).requires_grad_(False)
-        layers = [ImageProjections(width, inner).requires_grad_(False) for inner, width in shapes]
-    numbered = nn.ModuleDict({str(2 * index + 1): layer for index, layer in enumerate(layers)})
-    parts = (
-        _plan_part(encoder_source, encoder.module),
-        _plan_part(open_part(adapter.source, PROJECTION), projection),
-        _plan_part(open_part(adapter.source, LAYERS), numbered),
-    )
-    return VibePlan(adapter, encoder, projection, layers, parts)
-
-
-def _plan_part(source: Checkpoint, module: nn.Module) -> VibePart:
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    naming = Naming("", {name: (MappedKey(name),) for name in shapes})
-    return VibePart(source, module, find_weights(source, [Component("vibe", shapes, [naming])])["vibe"])
 
 
 def load_vibe(
@@ -127,8 +49,7 @@ class VibeEncoder:
     def __init__(
         self, plan: VibePlan, device: torch.device, dtype: torch.dtype, strength: float = 1.0
     ) -> None:
-        self._kind, self._encoder, self._projection = plan.adapter.kind, plan.encoder, plan.projection
-        self._count, self._width = plan.adapter.count, plan.adapter.width
+        self._adapter, self._encoder, self._projection = plan.adapter, plan.encoder, plan.projection
         self._device, self._dtype, self._strength = device, dtype, strength
         self._cache: OrderedDict[tuple[bytes, float], Tensor] = OrderedDict()
         self._uncond: Tensor | None = None
@@ -139,9 +60,9 @@ class VibeEncoder:
         return self._encoder.module, self._projection
 
     def prepare(self, vibes: Sequence[Vibe]) -> tuple[RowVibes, RowVibes]:
-        """Return the vibes of a row with the prompt, and of one without; an image of strength 0 is in neither.
+        """Return the vibes of a row with the prompt, and of a row without it; images of strength 0 are left out.
 
-        Without the prompt there is no image either, but the tokens that stood for that in training, at the same scales.
+        The row without the prompt attends, at the same scales, to the tokens that stood for no image in training.
         """
         used = [vibe for vibe in vibes if vibe.strength]
         scales = [vibe.strength * self._strength for vibe in used]
@@ -156,16 +77,16 @@ class VibeEncoder:
         """Return the tokens of a square image."""
         tokens = self._encode_cached(image, information_extracted)
         values = tokens.float().cpu().numpy().astype("<f4").tobytes()
-        return EncodedVibe(self._count, self._width, values, information_extracted)
+        return EncodedVibe(self._adapter.count, self._adapter.width, values, information_extracted)
 
     def _read_tokens(self, vibe: Vibe) -> Tensor:
         source = vibe.source
         if isinstance(source, RgbImage):
             return self._encode_cached(source, vibe.information_extracted)
-        if (source.count, source.width) != (self._count, self._width):
+        if (source.count, source.width) != (self._adapter.count, self._adapter.width):
             raise PipelineError("the vibe was encoded by another image adapter")
         values = torch.tensor(np.frombuffer(source.values, "<f4"))
-        return values.reshape(self._count, self._width).to(self._device, self._dtype)
+        return values.reshape(self._adapter.count, self._adapter.width).to(self._device, self._dtype)
 
     def _encode_cached(self, image: RgbImage, information_extracted: float) -> Tensor:
         key = sha256(image.rgb).digest(), information_extracted
@@ -181,7 +102,7 @@ class VibeEncoder:
 
     def _encode(self, pixels: Tensor) -> Tensor:
         embedding, states = self._encoder.encode(pixels)
-        return self._projection(embedding if self._kind == "base" else states)[0]
+        return self._projection(embedding if self._adapter.kind == "base" else states)[0]
 
     def _encode_nothing(self) -> Tensor:
         """Return the tokens for no image: of an embedding of zeros, and for "plus" of an image of zeros."""
@@ -191,7 +112,7 @@ class VibeEncoder:
 
     def _project_zeros(self) -> Tensor:
         config = self._encoder.config
-        if self._kind == "base":
+        if self._adapter.kind == "base":
             embedding = torch.zeros(1, config.projection_dim, device=self._device, dtype=self._dtype)
             return self._projection(embedding)[0]
         shape = 1, 3, config.image_size, config.image_size

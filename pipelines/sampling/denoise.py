@@ -6,7 +6,7 @@ call the network.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isinf, sqrt
 
 from torch import Tensor
@@ -14,7 +14,13 @@ from torch import Tensor
 from pipelines.adapters.attention import RowVibes
 from pipelines.image.inpainting import LatentBlend
 from pipelines.plan import Plan
-from pipelines.sampling.guidance import apply_guides
+from pipelines.sampling.guidance import (
+    Guide,
+    apply_guides,
+    build_guides,
+    needs_empty,
+    uses_empty_negative,
+)
 from pipelines.sampling.noise import ImageNoise
 from pipelines.sampling.prediction import ToX0
 from pipelines.sampling.pyramid import average, downscale, upscale
@@ -64,6 +70,7 @@ class Estimator:
         blend: latent blend with the init image, for inpainting with an ordinary network.
         smea: adds SMEA's low-resolution evaluations.
         on_estimate: an observer, for previews.
+        guides: the plan's guides for this image; they may remember its earlier estimates.
     """
 
     plan: Plan
@@ -74,6 +81,10 @@ class Estimator:
     blend: LatentBlend | None = None
     smea: Smea | None = None
     on_estimate: OnEstimate | None = None
+    guides: tuple[Guide, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "guides", build_guides(self.plan.guidance))
 
     def estimate(self, x: Tensor, sigma: float) -> RowCoroutine:
         """Request the rows this sigma needs and return x0."""
@@ -129,7 +140,7 @@ class Estimator:
         estimates = [self.to_x0(output, x, sigma) for output in outputs]
         if self.embeddings.characters:
             estimates = self._blend_characters(estimates, sigma)
-        return apply_guides(self.plan.guides, x, sigma, *estimates)
+        return apply_guides(self.guides if self.plan.uses_guidance(sigma) else (), x, sigma, *estimates)
 
     def _blend_characters(self, estimates: Sequence[Tensor], sigma: float) -> list[Tensor]:
         """Return the base's estimates with those of the characters, which follow them, blended in."""
@@ -153,14 +164,15 @@ class Estimator:
     def _uses_negatives(self, sigma: float) -> bool:
         """Whether the characters' own negative prompts are used at this sigma, if there are any."""
         has_any = any(character.negative is not None for character in self.embeddings.characters)
-        return has_any and self.plan.uses_guidance(sigma) and not self.plan.negative_is_empty
+        return has_any and self.plan.uses_negative(sigma) and not uses_empty_negative(self.plan.guidance)
 
     def _select_base(self, sigma: float) -> tuple[Conditioning, ...]:
         """Return the positive conditioning, then the negative and the empty one where this sigma uses them."""
-        if not self.plan.uses_guidance(sigma):
+        if not self.plan.uses_negative(sigma):
             return (self.embeddings.positive,)
-        negative = self.embeddings.empty if self.plan.negative_is_empty else self.embeddings.negative
-        if self.plan.needs_empty:
+        guidance = self.plan.guidance
+        negative = self.embeddings.empty if uses_empty_negative(guidance) else self.embeddings.negative
+        if needs_empty(guidance):
             return self.embeddings.positive, negative, self.embeddings.empty
         return self.embeddings.positive, negative
 

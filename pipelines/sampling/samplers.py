@@ -5,7 +5,7 @@ falling tuple of floats that ends in 0; `noise(sigma, target)` returns unit-vari
 with two evaluations per step yields twice. All operations are elementwise, so `x` may be any tensor. The DPM-Solver
 samplers with their own steps are in dpm_solver.py. Sources: k-diffusion's sampling.py, where samplers are
 named `sample_*` and ancestral_step is get_ancestral_step; Karras et al. 2022; Lu et al. 2022, DPM-Solver and
-DPM-Solver++; Liu et al. 2022 (plms); Song et al. 2021 (ddim); Permenter & Yuan 2023.
+DPM-Solver++; Liu et al. 2022 (plms); Song et al. 2021 (ddim); Permenter & Yuan 2023; Luo et al. 2023 (lcm).
 """
 
 from collections.abc import Callable
@@ -51,6 +51,18 @@ def euler_ancestral(x: "Tensor", sigmas: Sigmas, noise: Noise, eta: float = 1.0)
         x = euler_step(x, x0, sigma_down / sigma)
         if sigma_up:
             x = x + sigma_up * noise(sigma, target)
+    return x
+
+
+def lcm(x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
+    """The estimate with fresh noise in every step, for networks distilled to estimate a trajectory's end.
+
+    Source: Song et al. 2023, "Consistency models", algorithm 1.
+    """
+    for sigma, target in pairwise(sigmas):
+        x = yield x, sigma
+        if target:
+            x = x + target * noise(sigma, target)
     return x
 
 
@@ -282,11 +294,13 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim_v3": Sampler(euler, own_schedule=True, smea=False),
     "plms": Sampler(plms, own_schedule=True, smea=False),
     "k_gradient_estimation": Sampler(gradient_estimation),
+    "k_lcm": Sampler(lcm, eta=1.0),
 }
 
 ALIASES: dict[str, tuple[str, str]] = {
     "ddim": ("ddim_v3", "off"),
     "gradient_estimation": ("k_gradient_estimation", "off"),
+    "lcm": ("k_lcm", "off"),
     "nai_smea": ("k_euler_ancestral", "smea"),
     "nai_smea_dyn": ("k_euler_ancestral", "dyn"),
 }

@@ -1,17 +1,20 @@
 """Noise schedules: the sigmas of a run of n steps, from the highest to zero.
 
-A schedule gives n floats and a final 0. Under zero terminal SNR the first may be `inf`; karras, exponential and
-polyexponential cannot span an infinite range and begin at `sigma_start` after that first step.
+A schedule gives n floats and a final 0. Under zero terminal SNR the first may be `inf`; those of RANGE_SCHEDULES cannot
+span an infinite range and begin at `sigma_start` after that first step.
 Sources: Karras et al. 2022, eq. 5 (karras); k-diffusion, get_sigmas_* (exponential, polyexponential);
-Stable Diffusion's generative-models (sgm_uniform); ComfyUI (simple); Lee et al. 2024 (beta).
+Stable Diffusion's generative-models (sgm_uniform); ComfyUI (simple); Lee et al. 2024 (beta); Luo et al. 2023 (lcm).
 """
 
 from collections.abc import Callable
 from math import ceil, exp, floor, isinf, log
 
 from pipelines.errors import UnknownName
+from pipelines.sampling.gits import gits
 from pipelines.sampling.prediction import NoiseTable
 from pipelines.types import Sigmas
+
+DISTILLED_STEPS = 50
 
 
 def linspace(first: float, last: float, count: int) -> list[float]:
@@ -32,7 +35,10 @@ def sgm_uniform(steps: int, table: NoiseTable) -> list[float]:
 
 
 def simple(steps: int, table: NoiseTable) -> list[float]:
-    """Every (n / steps)-th of the table's n entries, from the top. Source: ComfyUI."""
+    """Every (n / steps)-th of the table's n entries, from the top. Source: ComfyUI.
+
+    The same as diffusers' "trailing" spacing if `steps` divides n.
+    """
     top = round(table.fractional_index(table.sigma_max))
     return [table.sigmas[top - floor(k * (top + 1) / steps)] for k in range(steps)]
 
@@ -46,6 +52,18 @@ def beta(steps: int, table: NoiseTable, alpha: float = 0.6) -> list[float]:
     # the median falls in the middle between two entries, where the last digit of `betaincinv` would decide
     entries = dict.fromkeys(round(round(quantile * top, 6)) for quantile in quantiles)
     return [table.sigmas[t] for t in entries]
+
+
+def lcm(steps: int, table: NoiseTable) -> list[float]:
+    """Of 50 evenly spaced entries, every (50 / steps)-th from the top; more steps are `simple`'s.
+
+    A latent consistency model was distilled on those 50. Source: Luo et al. 2023, "Latent consistency models".
+    """
+    if steps > DISTILLED_STEPS:
+        return simple(steps, table)
+    top = round(table.fractional_index(table.sigma_max))
+    chosen = (floor(k * DISTILLED_STEPS / steps) for k in range(steps))
+    return [table.sigmas[top - floor(j * (top + 1) / DISTILLED_STEPS)] for j in chosen]
 
 
 def karras(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> list[float]:
@@ -69,11 +87,13 @@ TABLE_SCHEDULES: dict[str, Callable[[int, NoiseTable], list[float]]] = {
     "simple": simple,
     "sgm_uniform": sgm_uniform,
     "beta": beta,
+    "lcm": lcm,
 }
 RANGE_SCHEDULES: dict[str, Callable[[int, float, float], list[float]]] = {
     "karras": karras,
     "exponential": exponential,
     "polyexponential": polyexponential,
+    "gits": gits,
 }
 SCHEDULES = (*TABLE_SCHEDULES, *RANGE_SCHEDULES)
 

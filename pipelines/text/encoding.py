@@ -8,6 +8,7 @@ embedding at the same position. The pooled vector is the first chunk's and is no
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class PromptEncoder:
     """Encodes prompts with all text encoders of a model and caches the encoded chunks.
 
     Attributes:
-        adapters: what changes the text encoders' weights now; chunks are cached for each value.
+        adapters: identifies the LoRAs that are applied to the text encoders; a part of the cache's keys.
     """
 
     def __init__(self, text_encoders: Sequence[TextEncoder], device: torch.device) -> None:
@@ -84,21 +85,26 @@ class PromptEncoder:
     def encode(self, prompts: Prompts) -> PromptEmbeddings:
         """Encode a job's prompts; raise InvalidPrompt for a `|` mix of weight 0."""
         words = self._inversions.name_ids(prompts.inversions)
-        base, *others = list_prompt_pairs(prompts)
-        texts = (*base, parse(""), *(segments for pair in others for segments in pair))
-        parsed = [
-            [(part, split_chunks(part.runs, prompts.drop_seam_tokens, words)) for part in segments]
-            for segments in texts
-        ]
-        length = max(len(chunks) for segments in parsed for _, chunks in segments)
-        positive, negative, empty, *rest = (self._mix_segments(segments, length) for segments in parsed)
+
+        def split(segments: Sequence[Segment]) -> _Segments:
+            return [
+                (segment, split_chunks(segment.runs, prompts.drop_seam_tokens, words)) for segment in segments
+            ]
+
+        def mix(segments: _Segments) -> Conditioning:
+            return self._mix_segments(segments, length)
+
+        pairs = [(split(positive), split(negative)) for positive, negative in list_prompt_pairs(prompts)]
+        empty = split(parse(""))
+        length = max(len(chunks) for segments in (empty, *chain(*pairs)) for _, chunks in segments)
+        (positive, negative), *others = pairs
         characters = (
             CharacterEmbeddings(
-                rest[2 * index], None if pair[1] == base[1] else rest[2 * index + 1], (place.x, place.y)
+                mix(own), None if undesired == negative else mix(undesired), (place.x, place.y)
             )
-            for index, (pair, place) in enumerate(zip(others, prompts.characters, strict=True))
+            for (own, undesired), place in zip(others, prompts.characters, strict=True)
         )
-        return PromptEmbeddings(positive, negative, empty, tuple(characters))
+        return PromptEmbeddings(mix(positive), mix(negative), mix(empty), tuple(characters))
 
     def _mix_segments(self, segments: _Segments, length: int) -> Conditioning:
         """Encode a prompt's segments, each as `length` chunks, and blend them by their shares."""

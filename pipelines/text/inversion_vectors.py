@@ -29,7 +29,7 @@ class InversionVectors:
     def __init__(self, widths: Sequence[int]) -> None:
         self._widths = tuple(widths)
         self._numbers = count(EOS + 1)
-        self._ids: dict[str, tuple[int, ...]] = {}
+        self._ids: dict[tuple[str, str], tuple[int, ...]] = {}
         self._vectors: dict[int, tuple[Tensor, ...]] = {}
 
     def name_ids(self, inversions: Sequence[Inversion]) -> InversionIds:
@@ -45,21 +45,23 @@ class InversionVectors:
         return {position: self._vectors[id_][encoder] for position, id_ in enumerate(ids) if id_ > EOS}
 
     def _find_ids(self, inversion: Inversion) -> tuple[int, ...]:
-        if inversion.fingerprint not in self._ids:
+        bundled = inversion.name if inversion.is_bundled else ""
+        key = inversion.fingerprint, bundled
+        if key not in self._ids:
             try:
-                vectors = self._read_vectors(inversion)
+                vectors = self._read_vectors(inversion, bundled)
             except WeightsError as error:
                 raise UnusableFile("textual inversion", repr(inversion.name), error.reason) from error
             ids = tuple(next(self._numbers) for _ in vectors[0])
             self._vectors |= {id_: tuple(rows[row] for rows in vectors) for row, id_ in enumerate(ids)}
-            self._ids[inversion.fingerprint] = ids
-        return self._ids[inversion.fingerprint]
+            self._ids[key] = ids
+        return self._ids[key]
 
-    def _read_vectors(self, inversion: Inversion) -> list[Tensor]:
+    def _read_vectors(self, inversion: Inversion, bundled: str) -> list[Tensor]:
         """Return the vectors (count, width) for each text encoder."""
         if fingerprint(inversion.path) != inversion.fingerprint:
             raise WeightsError(inversion.path, "it has changed since the request was read; send it again")
-        file = read_inversion(inversion.path)
+        file = read_inversion(inversion.path, bundled)
         file.check_widths(self._widths)
         try:
             with inversion.path.open("rb") as stream:

@@ -11,10 +11,12 @@ from pathlib import Path
 from pipelines.errors import WeightsError
 from pipelines.weights.header import FLOATS, TensorRef, read_header
 
+BUNDLE = "bundle_emb."
+"""What stands before the name and key of a textual inversion in a LoRA's file, as in ComfyUI's and A1111's."""
 ENCODER_KEYS = ("clip_l", "clip_g")
 """Keys of the vectors for SDXL's first and second text encoder."""
 MOST_VECTORS = 75
-"""Of one inversion: all that fit into a chunk."""
+"""Number of vectors that fit into a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,22 @@ class InversionFile:
             raise WeightsError(self.path, f"{reason}; it was trained for another family")
 
 
-def read_inversion(path: Path) -> InversionFile:
-    """Read a file's header.
+def bundled_word(key: str) -> str | None:
+    """Return the name of the textual inversion that a tensor of a LoRA's file belongs to; None for others."""
+    return key.removeprefix(BUNDLE).split(".")[0] if key.startswith(BUNDLE) else None
+
+
+def read_inversion(path: Path, bundled: str = "") -> InversionFile:
+    """Read a file's header; from a LoRA's file, the textual inversion of the name `bundled`.
 
     Raises:
         WeightsError: it holds no textual inversion, or one of too many vectors.
     """
     tensors = read_header(path).tensors
+    if bundled:
+        prefix = f"{BUNDLE}{bundled}."
+        own = (key for key in tensors if key.startswith(prefix))
+        tensors = {key.removeprefix(prefix): tensors[key] for key in own}
     if tensors.keys() & set(ENCODER_KEYS):
         refs = tuple(tensors.get(key) for key in ENCODER_KEYS)
     elif len(tensors) == 1:

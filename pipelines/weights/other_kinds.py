@@ -1,7 +1,4 @@
-"""Files that are no model: what they are instead, from their keys, and where such a file is named.
-
-A file that is not listed here and has no UNet is refused without a name.
-"""
+"""Recognizes files that are not models by their keys, and says which setting such a file belongs to."""
 
 import re
 from collections.abc import Callable, Collection
@@ -16,20 +13,20 @@ INVERSION_WIDTHS = {768, 1024, 1280}
 
 @dataclass(frozen=True, slots=True)
 class OtherKind:
-    """A kind of file that is no model: its name and what to do with it, and how it is recognized."""
+    """A kind of file that is not a model: what it is and where it belongs, and how it is recognized."""
 
     reason: str
     matches: Callable[[Tensors], bool]
 
 
 def _has_key(pattern: str) -> Callable[[Tensors], bool]:
-    """Return whether a key matches a regular expression."""
+    """Return a test for files with a key that matches a regular expression."""
     expression = re.compile(pattern)
     return lambda tensors: any(expression.search(tensor.key) for tensor in tensors)
 
 
 def _is_inversion(tensors: Tensors) -> bool:
-    """Whether all that a file has is a few vectors as wide as a text encoder's embeddings."""
+    """Whether a file has only a few vectors, as wide as a text encoder's embeddings."""
     shapes = [tensor.shape for tensor in tensors]
     return 0 < len(shapes) <= 4 and all(
         1 <= len(shape) <= 2 and shape[-1] in INVERSION_WIDTHS for shape in shapes
@@ -63,5 +60,5 @@ OTHER_KINDS = (
 
 
 def describe_other_kind(tensors: Tensors) -> str | None:
-    """Return why a file without a UNet is no model, or None if it is of no known kind."""
+    """Return what a file without a UNet is, or None if it is of no known kind."""
     return next((kind.reason for kind in OTHER_KINDS if kind.matches(tensors)), None)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.accounts import Account, Accounts
 from server.api.credentials import read_bearer
+from server.api.error_responses import build_error_response
 from server.config.addresses import parse_host, parse_origin
 from server.errors import (
     ApiError,
@@ -25,7 +26,6 @@ from server.errors import (
     HeadersTooLarge,
     Rejected,
     Unauthorized,
-    build_error_response,
     shorten,
 )
 

@@ -49,7 +49,7 @@ def read_annotate(body: Mapping[str, object], toolbox: Toolbox) -> tuple[str, ob
     annotator = ALIASES.get(sent.model, sent.model)
     if annotator not in ANNOTATORS:
         raise Rejected("model", f"{shorten(sent.model)} is not one of {', '.join((*ANNOTATORS, *ALIASES))}")
-    toolbox.require(annotator, "model", sent.model)
+    toolbox.check_offered(annotator, "model", sent.model)
     model = AnnotateParameters if annotator == "canny" else ImageOnly
     parameters = validate_body(model, sent.parameters, ("parameters",))
     if not parameters.image:

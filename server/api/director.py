@@ -12,12 +12,17 @@ from server.api.jobs import receive_body, run_in_slot, submit_job, wait_for_resu
 from server.api.memory import measure_work
 from server.api.responses import build_warning_headers
 from server.api.state import AppState, StateDependency, get_capacity, get_reservation
-from server.api.tool_pictures import ToolRequest, answer_drawings, answer_filter, open_tool_image
+from server.api.tool_pictures import (
+    ToolRequest,
+    ToolResult,
+    answer_drawings,
+    answer_filter,
+    open_tool_image,
+)
+from server.director.prompted_tools import Instructions, plan_redraw
 from server.director.recipes import Recipes
-from server.director.redraw import Instructions, plan_redrawing
 from server.director.toolbox import Drawing, Toolbox
 from server.errors import Rejected, shorten
-from server.picture.comment import describe_job
 from server.picture.derived import read_prompt
 from server.request.schema import (
     A_SEED,
@@ -58,14 +63,14 @@ class PromptFields(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class AugmentRequest:
-    """A valid request. `asked` is None if the tool is not a prompted one."""
+    """A valid request. `instructions` is None if the tool is not a prompted one."""
 
     tool: str
     image: object
     recorded: Mapping[str, object]
     image_format: ImageFormat
     size: tuple[int | None, int | None]
-    asked: Instructions | None
+    instructions: Instructions | None
 
     def warn_of_size(self, image: Image.Image) -> list[str]:
         """Return a warning if width or height are not the image's."""
@@ -80,35 +85,30 @@ async def augment_image(request: Request, state: StateDependency) -> Response:
     rgb, source = await open_tool_image(request, sent.image, "image")
     tool = ToolRequest(sent.tool, rgb, source, sent.recorded, image_format=sent.image_format)
     warnings = sent.warn_of_size(rgb)
-    if sent.asked is None:
+    if sent.instructions is None:
         response = await answer_filter(request, state, tool)
     else:
-        response, more = await answer_prompted(request, state, tool, sent.asked)
+        response, more = await answer_prompted(request, state, tool, sent.instructions)
         warnings += more
     response.headers.update(build_warning_headers(warnings))
     return response
 
 
 async def answer_prompted(
-    request: Request, state: AppState, tool: ToolRequest, asked: Instructions
+    request: Request, state: AppState, tool: ToolRequest, instructions: Instructions
 ) -> tuple[Response, tuple[str, ...]]:
     """Let the model redraw an image, and return the response and warnings."""
     policy, slots, recipes = state.current_policy(), get_capacity(request).decoding, state.toolbox.recipes
     prompt = read_prompt(tool.source)
-    plan = await run_in_slot(request, slots, plan_redrawing, tool.rgb, asked, prompt, recipes, policy)
+    plan = await run_in_slot(request, slots, plan_redraw, tool.rgb, instructions, prompt, recipes, policy)
     job = plan.resolved.job
     get_reservation(request).resize(measure_work(job) + plan.rgb.nbytes)
     result = await wait_for_result(submit_job(request, job), request)
     picture = await run_in_slot(request, slots, plan.finish, result.images[0])
-    metadata = state.metadata
-    described = describe_job(
-        job, result.sigmas, metadata.batching, metadata.source_hash, metadata.inpainting, metadata.files
-    )
+    described = state.metadata.describe_job(job, result.sigmas)
     naiad = {**described, "tool": {"name": tool.name, "by": policy.model.model}}
-    seed = job.passes[0].seeds[0]
-    drawings = [Drawing(picture)]
-    response = await answer_drawings(request, state, tool, drawings, naiad, result.run_seconds, seed)
-    return response, plan.resolved.warnings
+    drawn = ToolResult([Drawing(picture)], naiad, result.run_seconds, job.passes[0].seeds[0])
+    return await answer_drawings(request, state, tool, drawn), plan.resolved.warnings
 
 
 def read_augment(body: Mapping[str, object], toolbox: Toolbox) -> AugmentRequest:
@@ -122,17 +122,17 @@ def read_augment(body: Mapping[str, object], toolbox: Toolbox) -> AugmentRequest
     if not sent.image:
         raise Rejected("image", "is required: an image in Base64")
     if sent.req_type in DRAWN_TOOLS:
-        toolbox.require(sent.req_type, "req_type", sent.req_type)
-        asked, recorded = None, {}
+        toolbox.check_offered(sent.req_type, "req_type", sent.req_type)
+        instructions, recorded = None, {}
     else:
-        asked, recorded = _read_instructions(sent, body, recipes)
+        instructions, recorded = _read_instructions(sent, body, recipes)
     return AugmentRequest(
         sent.req_type,
         sent.image,
         {"req_type": sent.req_type, **recorded},
         sent.image_format or "png",
         (sent.width, sent.height),
-        asked,
+        instructions,
     )
 
 
@@ -145,6 +145,6 @@ def _read_instructions(
     if recipes.recipes[sent.req_type].needs_mood:
         mood, extra = recipes.parse_mood(prompt)
         return Instructions(sent.req_type, extra, mood, level, seed), {"prompt": mood, "defry": level}
-    asked = Instructions(sent.req_type, prompt, "", level, seed)
+    instructions = Instructions(sent.req_type, prompt, "", level, seed)
     is_recorded = sent.req_type == "colorize"
-    return asked, {"prompt": prompt, "defry": level} if is_recorded else {}
+    return instructions, {"prompt": prompt, "defry": level} if is_recorded else {}

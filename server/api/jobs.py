@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from functools import partial
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from fastapi import Request
 
@@ -73,53 +72,43 @@ def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None
 
     Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
     """
-    account = get_account(request)
-    end_use = _begin_use(request, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
+    account, quotas = get_account(request), get_capacity(request).quotas
+    use = quotas.begin(account, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
+    priority = 0 if account is None else account.priority
     try:
-        ticket = get_app_state(request).engine.submit(
-            work, 0 if account is None else account.priority, on_preview
-        )
+        ticket = get_app_state(request).engine.submit(work, priority, on_preview)
     except BaseException:
-        end_use(refund=True)
+        quotas.end(use, refund=True)
         raise
     # before the result reaches the client, or once it has hung up: its next request may then begin
-    ticket.call_at_end(lambda has_succeeded: end_use(refund=not has_succeeded))
+    ticket.call_at_end(lambda has_succeeded: quotas.end(use, refund=not has_succeeded))
     return ticket
 
 
 @contextmanager
 def hold_quota(request: Request, images: int = 1) -> Generator[None]:
     """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
-    end_use, has_failed = _begin_use(request, images), True
+    quotas = get_capacity(request).quotas
+    use = quotas.begin(get_account(request), images)
     try:
         yield
-        has_failed = False
-    finally:
-        end_use(refund=has_failed)
-
-
-class EndUse(Protocol):
-    """Ends a use of an account's limits; with `refund` its images do not count."""
-
-    def __call__(self, *, refund: bool) -> None: ...
-
-
-def _begin_use(request: Request, images: int) -> EndUse:
-    """Count a request and its images for its account, if it has one, and return what ends the use."""
-    account, quotas = get_account(request), get_capacity(request).quotas
-    return _end_nothing if account is None else partial(quotas.end, quotas.begin(account, images))
-
-
-def _end_nothing(*, refund: bool) -> None:
-    """End the use of no account, which has no limits."""
+    except BaseException:
+        quotas.end(use, refund=True)
+        raise
+    quotas.end(use, refund=False)
 
 
 def _admit(request: Request) -> None:
     """Raise what submitting a job of one image would raise now."""
     get_app_state(request).engine.admit()
-    account = get_account(request)
-    if account is not None:
-        get_capacity(request).quotas.check(account)
+    get_capacity(request).quotas.check(get_account(request))
+
+
+async def run_job(request: Request, work: Work) -> Result:
+    """Return the result of a request's job; its images count as memory that the request holds."""
+    result = await wait_for_result(submit_job(request, work), request)
+    get_reservation(request).hold(sum(image.nbytes for image in result.images))
+    return result
 
 
 async def wait_for_result(ticket: Ticket, request: Request) -> Result:

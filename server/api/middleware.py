@@ -5,11 +5,10 @@ import logging
 from secrets import token_hex
 from time import perf_counter
 
-from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import INTERNAL_ERROR, Unavailable, build_envelope, build_error_response
+from server.api.error_responses import build_error_response, to_api_error
 
 log = logging.getLogger("naiad.requests")
 
@@ -18,9 +17,8 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
     """Return `app` with `X-Request-Id` on each response and one log line for each request.
 
     The line has the path and the name of the account, but neither the query nor a header, because those may hold
-    secrets. An exception before the
-    response has started is answered with 500; a later one is raised again. A request that is cancelled, because the
-    server stops, is answered with 503.
+    secrets. An exception before the response has started is answered with 500; a later one is raised again. A request
+    that is cancelled, because the server stops, is answered with 503.
     """
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,7 +38,7 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
         try:
             await app(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
-            response = _build_last_response(error, request_id)
+            response = build_error_response(to_api_error(error, request_id))
             if not status:
                 await response(scope, receive, send_with_id)
             elif isinstance(error, Exception):
@@ -55,11 +53,3 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
             log.log(level, "%s %s %s %d %.0f ms%s", request_id, method, path, status, milliseconds, name)
 
     return run
-
-
-def _build_last_response(error: BaseException, request_id: str) -> JSONResponse:
-    """Return the response to an exception that nothing else has handled, and log it."""
-    if isinstance(error, asyncio.CancelledError):
-        return build_error_response(Unavailable("the server is stopping"))
-    log.error("%s failed", request_id, exc_info=error)
-    return build_envelope(500, INTERNAL_ERROR)

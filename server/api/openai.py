@@ -1,27 +1,28 @@
 """OpenAI's image API, for gateways: `POST /v1/images/generations` and `GET /v1/models`.
 
 A request is translated to NAI's and takes the same path from there. Errors under `/v1/` have OpenAI's form, see
-`server.errors.ErrorResponse`.
+`error_responses.ErrorResponse`.
 """
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import hypot, log
 from time import time
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
-from server.api.generation import encode_images, run_job
+from server.api.generation import resolve_generate, run_and_encode
 from server.api.jobs import receive_body
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency
 from server.api.threads import call_in_thread
 from server.errors import NotFound, Rejected, shorten
-from server.request.resolve import ResolvedRequest, resolve
+from server.request.resolve import ResolvedRequest
 from server.request.schema import (
     LONGEST_NAME,
     MOST_SAMPLES,
@@ -48,7 +49,6 @@ WITHOUT_EFFECT = {"user", "safety_identifier"}
 NEUTRAL = {"quality": ("auto", "standard"), "moderation": ("auto",), "output_compression": (100,)}
 """Values that ask for what happens anyway."""
 MOST_WARNINGS = 16
-Result = TypeVar("Result")
 
 
 class ImagesRequest(WireModel):
@@ -85,12 +85,10 @@ class Translation:
 async def create_images(request: Request, state: StateDependency) -> JSONResponse:
     """Generate images from a prompt and return them in Base64."""
     translation = translate(await receive_body(request, state))
-    policy = state.current_policy()
-    sent = await call_in_thread(rename_errors, read_request, translation.body)
-    resolved = await call_in_thread(rename_errors, resolve, sent, policy)
-    metadata = state.metadata_for(resolved.job.model)
-    images = await encode_images(metadata, resolved, await run_job(request, resolved.job))
-    response = await call_in_thread(build_response, images, resolved)
+    with rename_fields():
+        resolved = await resolve_generate(request, state, read_request(translation.body))
+    generated = await run_and_encode(request, state, resolved)
+    response = await call_in_thread(build_response, generated.files, resolved)
     renamed = (warning.replace("input:", "prompt:", 1) for warning in resolved.warnings)
     response.headers.update(build_warning_headers([*translation.warnings, *renamed]))
     return response
@@ -130,8 +128,9 @@ def find_nearest_size(size: str) -> tuple[int, int]:
     return min(SIZES, key=lambda nai: hypot(log(nai[0] / width), log(nai[1] / height)))
 
 
-def rename_errors(function: Callable[..., Result], *args: object) -> Result:
-    """Return what a function returns; a `Rejected` that it raises names the field as this API does."""
+@contextmanager
+def rename_fields() -> Generator[None]:
+    """Make a `Rejected` that is raised inside name the field as this API does."""
     names = {
         "input": "prompt",
         "parameters.n_samples": "n",
@@ -139,7 +138,7 @@ def rename_errors(function: Callable[..., Result], *args: object) -> Result:
         "parameters.height": "size",
     }
     try:
-        return function(*args)
+        yield
     except Rejected as error:
         name = names.get(error.field, error.field.removeprefix("parameters."))
         raise Rejected(name, error.reason) from None

@@ -32,9 +32,9 @@ async def get_price(request: Request, state: StateDependency) -> dict[str, objec
 
 
 def count_prompts(body: Mapping[str, object], state: AppState) -> int:
-    """Return how many prompts a request has whose price is asked for.
+    """Check a request to generate, and return its number of prompts.
 
-    It is in `request`, or is the body itself. Its images do not count, and neither do `tier` and the prompts' texts.
+    The request is in `request`, or is the body itself. Images, `tier` and the prompts' texts are not read.
 
     Raises:
         Rejected: the request would be refused; the message names the field.

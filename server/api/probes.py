@@ -1,15 +1,16 @@
-"""What the server says of itself: whether it lives and is ready, its model and its key."""
+"""Liveness and readiness probes, and what the server publishes: its models and its key."""
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
+from server.api.error_responses import ErrorResponse
 from server.api.jobs import run_in_slot
 from server.api.state import StateDependency, get_capacity
 from server.engine.engine import State
 from server.engine.inversions import build_inversion_cards
 from server.engine.loras import build_lora_cards
 from server.engine.model import ServedModel
-from server.errors import build_envelope
+from server.errors import NotFound
 
 
 async def get_root() -> dict[str, str]:
@@ -27,11 +28,11 @@ async def get_ready(state: StateDependency) -> JSONResponse:
     engine = state.engine
     if engine.state is State.READY:
         return JSONResponse({"state": engine.state.value, "waiting": engine.waiting})
-    return build_envelope(503, engine.failure or f"the engine is {engine.state.value}")
+    return ErrorResponse(503, engine.failure or f"the engine is {engine.state.value}")
 
 
 async def get_models(request: Request, state: StateDependency) -> dict[str, object]:
-    """The models: facts, evidence, and where each is. And what requests may name: LoRAs, textual inversions."""
+    """The models with the evidence for what they are, and the LoRAs and textual inversions that requests may name."""
     policy, engine = state.current_policy(), state.engine
     cards = [each.card() | {"loaded": engine.find_place(each.model)} for each in policy.models]
     cards += [{"id": name, "problem": problem} for name, problem in policy.problems.items()]
@@ -48,5 +49,5 @@ def _list_files(model: ServedModel) -> dict[str, object]:
 async def get_key(state: StateDependency) -> JSONResponse:
     """The public key that this server signs its images with."""
     if state.metadata.key is None:
-        return build_envelope(404, "this server does not sign its images (setting metadata)")
+        raise NotFound("this server does not sign its images (setting metadata)")
     return JSONResponse({"algorithm": "Ed25519", "key": state.metadata.key.public})

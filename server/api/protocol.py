@@ -18,9 +18,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from server.api.error_responses import ErrorResponse
 from server.api.peers import Peers
 from server.api.transport import ProbingTransport
-from server.errors import build_envelope
 
 log = logging.getLogger("naiad.requests")
 HEADERS_TIMEOUT = 30.0
@@ -230,7 +230,7 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
 
     def _send_error(self, status: int, message: str) -> None:
         """Write a response without h11, whose state must let the application answer until the socket is closed."""
-        body = bytes(build_envelope(status, message).body)
+        body = bytes(ErrorResponse(status, message).body)
         request_id = token_hex(8)
         log.info("%s refused %d %s", request_id, status, message, extra={"repeated": f"{status} {message}"})
         lines = (

@@ -1,6 +1,7 @@
 """What accounts have used of their limits: requests at a time, and images of the day, which begins at 00:00 UTC.
 
-The counts are kept in memory; a restart sets them to 0.
+A request without an account (None) has no limits and is not counted. The counts are kept in memory; a restart sets them
+to 0.
 """
 
 from collections import Counter
@@ -53,26 +54,31 @@ class Quotas:
         midnight = datetime.combine(now.date() + timedelta(days=1), time.min, now.tzinfo)
         return max(1, int((midnight - now).total_seconds()))
 
-    def check(self, account: Account, images: int = 1) -> None:
+    def check(self, account: Account | None, images: int = 1) -> None:
         """Raise what `begin` would raise now."""
-        with self._lock:
-            self._check(account, images)
+        if account is not None:
+            with self._lock:
+                self._check(account, images)
 
-    def begin(self, account: Account, images: int) -> Use:
+    def begin(self, account: Account | None, images: int) -> Use | None:
         """Count a request as running until `end`, and its images as used today.
 
         Raises:
             Overloaded: the account has reached its number of requests at a time.
             LimitReached: fewer images are left today.
         """
+        if account is None:
+            return None
         with self._lock:
             self._check(account, images)
             self._running[account.name] += 1
             self._images[account.name] += images
             return Use(account.name, images, self._day)
 
-    def end(self, use: Use, *, refund: bool) -> None:
+    def end(self, use: Use | None, *, refund: bool) -> None:
         """Count a request as finished. With `refund` its images do not count as used."""
+        if use is None:
+            return
         with self._lock:
             self._running[use.name] -= 1
             self._start_day()

@@ -12,15 +12,26 @@ from collections.abc import Sequence
 from io import BytesIO
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import Headers
 
+from server.api.state import AppState
+from server.api.threads import call_in_thread
 from server.config.addresses import parse_host
 from server.config.settings import ZipType
 
 OLD_HOST = "api.novelai.net"
 OCTETS, OLD_ZIP, JSON = "binary/octet-stream", "application/x-zip-compressed", "application/json"
 MEDIA_RANGE_LIMIT = 64
+
+
+async def answer_images(
+    request: Request, state: AppState, files: Sequence[bytes], seeds: Sequence[int], image_format: str
+) -> Response:
+    """Return encoded images in the form that `Accept` asks for, by default NAI's ZIP."""
+    media_type = negotiate(request.headers, image_format, state.zip_type)
+    return await call_in_thread(build_image_response, media_type, files, seeds, image_format)
 
 
 def negotiate(headers: Headers, image_format: str, zip_type: ZipType = "auto") -> str:

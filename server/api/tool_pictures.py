@@ -1,4 +1,4 @@
-"""From a request for a tool to its answer: the image it is about, its pictures as signed files, and the response."""
+"""What director tools and annotators share: opening the image, drawing, and the response with signed files."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,8 @@ from fastapi import Request
 from fastapi.responses import Response
 from PIL import Image
 
-from pipelines.types import Pixels
 from server.api.jobs import decode_in_slot, hold_quota, run_in_slot
-from server.api.responses import build_image_response, negotiate
+from server.api.responses import answer_images
 from server.api.state import AppState, get_capacity, get_reservation
 from server.api.threads import call_in_thread
 from server.director.toolbox import Drawing
@@ -41,10 +40,26 @@ class ToolRequest:
 
 
 async def open_tool_image(request: Request, value: object, field: str) -> tuple[Image.Image, SourceImage]:
-    """Return the image of a request's field and what is recorded of it."""
+    """Return the image in a request's field, and its metadata."""
     rgb, source = await decode_in_slot(request, open_source, value, field)
     get_reservation(request).resize(3 * rgb.width * rgb.height)
     return rgb, source
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The pictures of a tool.
+
+    Attributes:
+        naiad: how they were made, as the Comment records it.
+        seconds: the run time.
+        seed: of pictures that the model drew.
+    """
+
+    drawings: Sequence[Drawing]
+    naiad: Mapping[str, object]
+    seconds: float
+    seed: int = 0
 
 
 async def answer_filter(request: Request, state: AppState, tool: ToolRequest) -> Response:
@@ -57,33 +72,30 @@ async def answer_filter(request: Request, state: AppState, tool: ToolRequest) ->
     by = "filter" if network is None else network.name
     hashes = {} if network is None else {"files": {"tool": network.fingerprint}}
     naiad = {"version": naiad_version(), **hashes, "tool": {"name": tool.name, "by": by, **tool.options}}
-    return await answer_drawings(request, state, tool, drawings, naiad, perf_counter() - started)
+    result = ToolResult(drawings, naiad, perf_counter() - started)
+    return await answer_drawings(request, state, tool, result)
 
 
 async def answer_drawings(
-    request: Request,
-    state: AppState,
-    tool: ToolRequest,
-    drawings: Sequence[Drawing],
-    naiad: Mapping[str, object],
-    seconds: float,
-    seed: int = 0,
+    request: Request, state: AppState, tool: ToolRequest, result: ToolResult
 ) -> Response:
     """Return the pictures of a tool as signed files, in the form that `Accept` asks for."""
-    get_reservation(request).hold(sum(drawing.rgb.nbytes for drawing in drawings))
-    media_type = negotiate(request.headers, tool.image_format, state.zip_type)
-    write = partial(write_drawing, state.metadata, tool, naiad, seconds)
-    files = await asyncio.gather(*(call_in_thread(write, drawing) for drawing in drawings))
-    seeds = [seed] * len(files)
-    return await call_in_thread(build_image_response, media_type, files, seeds, tool.image_format)
+    get_reservation(request).hold(sum(drawing.rgb.nbytes for drawing in result.drawings))
+    write = partial(write_drawing, state.metadata, tool, result)
+    files = await asyncio.gather(*(call_in_thread(write, drawing) for drawing in result.drawings))
+    return await answer_images(request, state, files, [result.seed] * len(files), tool.image_format)
 
 
-def write_drawing(
-    metadata: MetadataPolicy, tool: ToolRequest, naiad: Mapping[str, object], seconds: float, drawing: Drawing
-) -> bytes:
+def write_drawing(metadata: MetadataPolicy, tool: ToolRequest, result: ToolResult, drawing: Drawing) -> bytes:
     """Return the signed file of a drawing."""
     build = partial(build_tool_comment, tool.recorded, tool.source)
-    rgb: Pixels = drawing.rgb
     return write_picture(
-        metadata, rgb, build, naiad, seconds, tool.image_format, title=AUGMENTED, alpha=drawing.alpha
+        metadata,
+        drawing.rgb,
+        build,
+        result.naiad,
+        result.seconds,
+        tool.image_format,
+        title=AUGMENTED,
+        alpha=drawing.alpha,
     )

@@ -16,9 +16,9 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from pipelines.job import RgbImage, UpscaleJob
-from server.api.jobs import decode_in_slot, receive_body, submit_job, wait_for_result
+from server.api.jobs import decode_in_slot, receive_body, run_job
 from server.api.memory import measure_work
-from server.api.responses import build_image_response, build_warning_headers, negotiate
+from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.api.threads import call_in_thread
 from server.engine.engine import Result
@@ -63,13 +63,11 @@ class Upscale:
 async def upscale_image(request: Request, state: StateDependency) -> Response:
     """Upscale an image and return it in the forms that generated images have."""
     upscale = await receive_upscale(request, state)
-    media_type = negotiate(request.headers, upscale.image_format, state.zip_type)
-    result = await wait_for_result(submit_job(request, upscale.job), request)
-    get_reservation(request).hold(sum(image.nbytes for image in result.images))
+    result = await run_job(request, upscale.job)
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
-    image = await call_in_thread(write_upscaled, state.metadata, upscale, result, method)
-    response = await call_in_thread(build_image_response, media_type, [image], [0], upscale.image_format)
+    file = await call_in_thread(write_upscaled, state.metadata, upscale, result, method)
+    response = await answer_images(request, state, [file], [0], upscale.image_format)
     if upscaler is None:
         log.warning("upscale: no upscaler is loaded; an image was upscaled by Lanczos")
         response.headers.update(

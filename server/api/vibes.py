@@ -1,4 +1,4 @@
-"""`POST /ai/encode-vibe`: a reference image as bytes that are sent in its place, as clients of V4 do."""
+"""`POST /ai/encode-vibe`: encodes a reference image to bytes that clients of V4 send instead of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,7 +4,6 @@ from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -43,11 +42,10 @@ def generate_to_file(
                 resolved = resolve(request, replace(policy, model=engine.model))
             _print_request(resolved)
             result = wait_with_progress(engine.submit(resolved.job), len(last.seeds))
-        written: list[Path] = []
-        for index, file in enumerate(reserved):
-            job, recorded = resolved.job, resolved.recorded
-            data = write_job_picture(metadata, job, result, index, recorded, resolved.image_format)
-            written.append(file.publish(data))
+        written = [
+            file.publish(write_job_picture(metadata, resolved, result, index))
+            for index, file in enumerate(reserved)
+        ]
     for path in written:  # last, because the reader of a pipe may have gone
         typer.echo(str(path))
 

@@ -161,14 +161,14 @@ def check(
 ) -> None:
     """Check settings, profiles, presets, accounts, the signing key and all checkpoints, without loading a model.
 
-    Of a folder of checkpoints, tell for each file what it is and whether it can be served.
+    For a folder of checkpoints, print what each file is and whether it can be served.
     """
     settings = load_settings(config, os.environ, {})
     from server.cli.check import check_setup
-    from server.cli.survey import is_collection, survey_folder
+    from server.cli.check_folder import check_folder, is_collection
 
     if checkpoint is not None and is_collection(checkpoint):
-        lines = survey_folder(checkpoint)
+        lines = check_folder(checkpoint)
     else:
         catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
         lines = check_setup(catalog, settings, probe)

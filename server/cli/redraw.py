@@ -13,7 +13,8 @@ from server.request.v4_prompt import V4_PROMPTS, flatten_v4_prompt, read_v4_prom
 
 COPIED_PARAMETERS = (
     *("steps", "scale", "uncond_scale", "cfg_rescale", "sampler", "noise_schedule", "dynamic_thresholding"),
-    *("skip_cfg_above_sigma", "skip_cfg_below_sigma", "legacy_v3_extend", "prefer_brownian"),
+    *("uncond_zero_sharpness", "skip_cfg_above_sigma", "skip_cfg_below_sigma"),
+    *("legacy_v3_extend", "prefer_brownian"),
 )
 """Keys that a Comment shares with a request's `parameters`."""
 NAI4_MODEL = "nai-diffusion-4-5-full"
@@ -49,6 +50,7 @@ def build_redraw_request(
         "height": height,
         "strength": strength,
         "noise": noise,
+        "uncond_zero": settings.get("uncond_zero", 0),
         "qualityToggle": False,
     }
     model = {"model": NAI4_MODEL} if _has_nai4_syntax(settings) else {}

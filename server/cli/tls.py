@@ -34,8 +34,8 @@ def install(
     """Make a CA and a certificate for novelai.net, and print or do what else is needed."""
     from server.tls import installation
 
-    place = _locate(config, folder, trust_store, hosts_file)
-    for line in installation.install(place, datetime.now(UTC), trust=trust, hosts=hosts, renew=renew):
+    target = _locate(config, folder, trust_store, hosts_file)
+    for line in installation.install(target, datetime.now(UTC), trust=trust, hosts=hosts, renew=renew):
         typer.echo(line)
 
 
@@ -70,7 +70,7 @@ def status(
 def _locate(
     config: Path | None, folder: Path | None, trust_store: Path | None, hosts_file: Path | None
 ) -> "Installation":
-    """Return the places that the options name, or else this system's."""
+    """Return the files and folders that the options name, by default this system's."""
     from server.tls.certificates import Certificates
     from server.tls.hosts_file import default_hosts_file
     from server.tls.installation import Installation

@@ -61,11 +61,13 @@ SigmaMax = Annotated[float, BeforeValidator(_parse_infinity), Field(gt=0)]
 class Match(StrictModel):
     """Checkpoints that a profile is for: regular expressions for file names.
 
-    `generic` profiles are for all other checkpoints of the same family and prediction.
+    `generic` profiles are for all other checkpoints of the same family and prediction. Names of `first` profiles are
+    tried before all others: that a model was distilled to a few steps matters more than what it was distilled from.
     """
 
     name: tuple[Annotated[str, AfterValidator(_check_pattern)], ...] = ()
     generic: bool = False
+    first: bool = False
 
 
 class Defaults(StrictModel):
@@ -76,6 +78,7 @@ class Defaults(StrictModel):
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 28
     scale: Scale = 5.0
     cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    uncond_zero: Annotated[float, Field(ge=0, le=10)] = 0.0
     width: Side = 832
     height: Side = 1216
 
@@ -87,9 +90,10 @@ class Defaults(StrictModel):
 
 
 class Guards(StrictModel):
-    """Guidance limits: requests above `warn_scale_above` get a warning; `mimic_scale` is for dynamic thresholding."""
+    """Limits above which a request gets a warning; `mimic_scale` is for dynamic thresholding."""
 
     warn_scale_above: Scale | None = None
+    warn_steps_above: Annotated[int, Field(ge=1)] | None = None
     mimic_scale: Scale = 5.0
 
 
@@ -97,7 +101,7 @@ class Profile(StrictModel):
     """Settings of one model family.
 
     Attributes:
-        sigma_start: first finite sigma of karras, exponential and polyexponential schedules with zero terminal SNR.
+        sigma_start: first finite sigma of karras, gits and the exponential schedules with zero terminal SNR.
         deep_shrink_above: images of more pixels use deep shrink unless the request turns it off: the UNet's inner
             features are downscaled 2x until at most this area is left (sampling/deep_shrink.py).
         pyramid_above: images of more pixels use the pyramid: early steps run on latents that are downscaled 2x until
@@ -106,7 +110,7 @@ class Profile(StrictModel):
 
     name: str
     family: Annotated[Family, AfterValidator(_check_family)]
-    prediction: Literal["eps", "v", "edm_v"]  # with zsnr, limits which checkpoints a generic profile is for
+    prediction: Literal["eps", "v", "edm_v"] | None = None  # of the checkpoints it is for; None for any
     zsnr: bool = False  # whether the network was trained with zero terminal SNR
     match: Match = Match()
     sigma_max: SigmaMax = inf
@@ -146,8 +150,8 @@ def match_profile(profiles: tuple[Profile, ...], file: str, detection: Detection
     Raises `ConfigError` if no profile is for this kind of network.
     """
     kind = (detection.family, detection.prediction, detection.zsnr)
-    for profile in profiles:
-        fits = (profile.family, profile.prediction) == kind[:2]
+    for profile in sorted(profiles, key=lambda profile: not profile.match.first):
+        fits = profile.family == detection.family and profile.prediction in (None, detection.prediction)
         if fits and any(re.search(pattern, file, re.IGNORECASE) for pattern in profile.match.name):
             return profile, f"the file's name matches {profile.name}"
     for profile in profiles:

@@ -1,1 +1,1 @@
-"""Tools that make a picture from another one: line drawings, edge maps, cut-outs, and recipes for the model."""
+"""NAI's director tools and annotators: line drawings, edge maps, cut-outs, and recipes for the model."""

@@ -1,4 +1,4 @@
-"""The size at which the model redraws an image of any size, without changing its proportions.
+"""Fits an image of any size to a size that the model can draw, and back, without changing its proportions.
 
 As on NAI's page the image is enlarged to about a million pixels and shrunk to at most 3,145,728. Where its sides are no
 multiples of 32 then, its last rows and columns are repeated. The result is cut and resized to the image's own size.
@@ -21,7 +21,13 @@ GRID, SMALLEST_SIDE = 32, 64
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """Sizes of an image: its own, the one at which it is redrawn, and that with the repeated rows and columns."""
+    """Sizes as (width, height).
+
+    Attributes:
+        own: the image's.
+        inner: the one at which it is redrawn.
+        size: the latter with the repeated rows and columns.
+    """
 
     own: Size
     inner: Size

@@ -84,15 +84,15 @@ def _find_ridge(strength: Plane, across: Plane, down: Plane) -> Mask:
     padded = np.pad(strength, 1)
     height, width = strength.shape
 
-    def look(rows: int, columns: int) -> Plane:
+    def shift(rows: int, columns: int) -> Plane:
         return padded[1 + rows : 1 + rows + height, 1 + columns : 1 + columns + width]
 
     flat, steep = np.abs(down) <= SLANT * np.abs(across), np.abs(across) < SLANT * np.abs(down)
     falling = np.sign(across) * np.sign(down) >= 0
     before = np.where(
-        flat, look(0, -1), np.where(steep, look(-1, 0), np.where(falling, look(-1, -1), look(-1, 1)))
+        flat, shift(0, -1), np.where(steep, shift(-1, 0), np.where(falling, shift(-1, -1), shift(-1, 1)))
     )
     after = np.where(
-        flat, look(0, 1), np.where(steep, look(1, 0), np.where(falling, look(1, 1), look(1, -1)))
+        flat, shift(0, 1), np.where(steep, shift(1, 0), np.where(falling, shift(1, 1), shift(1, -1)))
     )
     return (strength > before) & np.where(flat | steep, strength >= after, strength > after)

@@ -1,4 +1,4 @@
-"""Cutting an image's subject out of its background by a matte: how opaque each pixel is, from 0 to 1.
+"""Cuts an image's subject out of its background by a matte: the opacity of each pixel, from 0 to 1.
 
 At the edge of the matte a pixel's color is a mix with the background's. The subject's own color there is estimated from
 the colors around it, in two rounds of blurs (Forte 2021, Approximate Fast Foreground Colour Estimation).
@@ -64,7 +64,7 @@ def read_matte(output: Channels, width: int, height: int) -> Plane:
 
 
 def estimate_foreground(rgb: Pixels, matte: Plane) -> Channels:
-    """Return the subject's colors, 0 to 255, without what the background adds to them where the matte is not 1."""
+    """Return the subject's colors, 0 to 255, without the background's share where the matte is below 1."""
     image, alpha = rgb.astype(np.float32), matte[..., None]
     foreground, background = image, image
     for radius in (WIDE, NARROW):
@@ -74,11 +74,7 @@ def estimate_foreground(rgb: Pixels, matte: Plane) -> Channels:
     return foreground
 
 
-def _average(
-    colors: Channels,
-    weights: Channels,
-    radius: int,
-) -> Channels:
+def _average(colors: Channels, weights: Channels, radius: int) -> Channels:
     """Return the weighted mean of the colors in a square around each pixel."""
     size = (2 * radius + 1, 2 * radius + 1, 1)
     total = ndimage.uniform_filter(weights, size, mode="nearest")

@@ -27,7 +27,7 @@ def _check_template(text: str) -> str:
 
 
 class Recipe(StrictModel):
-    """What a tool asks of the model; director.toml explains the keys."""
+    """The img2img request that a tool makes of the model; director.toml explains the keys."""
 
     prompt: Annotated[str, AfterValidator(_check_template)]
     negative: str = ""
@@ -71,7 +71,12 @@ class Recipes(StrictModel):
         return mood, extra
 
     def build_prompts(self, tool: str, prompt: str, mood: str, source: str) -> tuple[str, str]:
-        """Return prompt and negative prompt; `source` is the image's own prompt, `mood` the name of a mood or empty."""
+        """Return prompt and negative prompt.
+
+        Args:
+            mood: the name of one, or empty.
+            source: the image's own prompt.
+        """
         recipe = self.recipes[tool]
         dropped = fold_tags(", ".join((recipe.negative, *(self.moods.values() if mood else ()))))
         tags = (tag.strip() for tag in source.partition("|")[0].split(","))

@@ -1,4 +1,4 @@
-"""What the tools draw: by a network of the catalog, else by a filter; some tools need a network."""
+"""Runs the tools: by a network of the catalog, else by a filter; some tools have no filter."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ FILTERS: Mapping[str, Callable[[Pixels], Pixels]] = {
     "hed": draw_soft_edges,
     "fake_scribble": draw_scribble,
 }
-"""Tools that need no network."""
+"""The filters of the tools that need no network."""
 NETWORKS: Mapping[str, tuple[str, ...]] = {
     "bg-removal": ("matting",),
     "lineart": ("lineart",),
@@ -35,7 +35,7 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "openpose": ("openpose",),
     "uniformer": ("uniformer",),
 }
-"""Keys of the catalog's `tools` whose network draws for a tool; the first one that is configured does."""
+"""For each tool, the keys of the catalog's `tools` with its network; the first one that is configured is used."""
 FLAT_DEPTH = 0.1
 """Depth of the farthest part of an image, 0 to 1, whose normals are drawn as facing the viewer."""
 
@@ -56,12 +56,12 @@ class Toolbox:
     recipes: Recipes = field(default_factory=load_recipes, repr=False)
 
     def find_network(self, tool: str) -> ToolNetwork | None:
-        """Return the network that draws for a tool, or None if there is none."""
+        """Return the network for a tool, or None if there is none."""
         loaded = (self.networks[key] for key in NETWORKS.get(tool, ()) if key in self.networks)
         return next(loaded, None)
 
-    def require(self, tool: str, field: str, value: str) -> None:
-        """Raise `Rejected` if a tool has neither a network nor a filter; it names the request's field and value."""
+    def check_offered(self, tool: str, field: str, value: str) -> None:
+        """Raise `Rejected` if a tool has neither a network nor a filter; `field` and `value` are the request's."""
         if tool not in FILTERS and self.find_network(tool) is None:
             key = NETWORKS[tool][0]
             reason = f"needs an ONNX network; set tools.{key} in the server's weights.toml"
@@ -85,7 +85,7 @@ class Toolbox:
 
 
 def _normalize(output: Channels) -> Channels:
-    """Return a network's output in 0 to 1, from that range, from -1 to 1 or from 0 to 255."""
+    """Return a network's output, which is in 0 to 1, -1 to 1 or 0 to 255, in 0 to 1."""
     if output.min() < -0.05:
         return (output + 1) / 2
     return output / 255 if output.max() > 2 else output

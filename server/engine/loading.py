@@ -13,7 +13,8 @@ from typing import Literal
 
 import torch
 
-from pipelines.adapters.vibe import VibeEncoder, load_vibe, plan_vibe
+from pipelines.adapters.vibe import VibeEncoder, load_vibe
+from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.device import translate_device_errors
 from pipelines.errors import WeightsError
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder

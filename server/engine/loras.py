@@ -36,6 +36,7 @@ class StoredLora:
             "ranks": list(self.file.ranks),
             "networks": list(self.file.folders),
             "family": family,
+            "inversions": list(self.file.words),
             "title": self.file.metadata.get("modelspec.title"),
         }
 
@@ -91,4 +92,6 @@ def describe_loras(folder: Path) -> Iterator[str]:
         family = "a family that its keys do not show" if lora.family is None else FAMILIES[lora.family].title
         ranks = "" if not lora.ranks else f", rank {', '.join(map(str, lora.ranks[:4]))}"
         kinds, layers = ", ".join(lora.kinds), len(lora.layers)
-        yield f"lora {abbreviate(name)}: {kinds}{ranks}, for {family}, {layers} layers of {', '.join(lora.folders)}"
+        words = "" if not lora.words else f"; textual inversions: {', '.join(map(abbreviate, lora.words))}"
+        where = f"{layers} layers of {', '.join(lora.folders)}"
+        yield f"lora {abbreviate(name)}: {kinds}{ranks}, for {family}, {where}{words}"

@@ -18,6 +18,7 @@ from pipelines.job import (
     SEED_MODULUS,
     Character,
     EncodedVibe,
+    Guidance,
     InitImage,
     Job,
     Lora,
@@ -106,7 +107,7 @@ def _canonical_job(job: Job) -> dict[str, object]:
         "steps": job.steps,
         "sampler": job.sampler,
         "schedule": job.schedule,
-        "guidance": asdict(job.guidance),
+        "guidance": _canonical_guidance(job.guidance),
         "seeds": first.seeds,
         "sigma_start": job.sigma_start,
         "brownian": job.brownian,
@@ -118,6 +119,11 @@ def _canonical_job(job: Job) -> dict[str, object]:
         **({"loras": [_canonical_lora(lora) for lora in job.loras]} if job.loras else {}),
         **({"vibes": [_canonical_vibe(vibe) for vibe in job.vibes]} if job.vibes else {}),
     }
+
+
+def _canonical_guidance(guidance: Guidance) -> dict[str, object]:
+    values = asdict(guidance)
+    return {key: values[key] for key in values if key != "uncond_zero" or values[key]}
 
 
 def _canonical_vibe(vibe: Vibe) -> dict[str, object]:
@@ -184,7 +190,6 @@ def build_comment(
     """
     pass_, guidance, flags = job.passes[-1], job.guidance, flags or {}
     request_type, init_fields = _describe_init(pass_, index)
-    above = {"skip_cfg_above_sigma": float(guidance.skip_above)} if isfinite(guidance.skip_above) else {}
     return {
         "prompt": strip_unwritable(job.prompts.positive),
         "steps": job.steps,
@@ -209,8 +214,7 @@ def build_comment(
         "dynamic_thresholding_mimic_scale": 10.0,
         "sm": pass_.smea != "off",
         "sm_dyn": pass_.smea == "dyn",
-        **above,
-        "skip_cfg_below_sigma": float(guidance.skip_below),
+        **_describe_window(guidance),
         "lora_unet_weights": {lora.name: float(lora.unet) for lora in job.loras} or None,
         "lora_clip_weights": {lora.name: float(lora.text) for lora in job.loras} or None,
         **_describe_characters(job.prompts),
@@ -218,9 +222,23 @@ def build_comment(
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},
         "uc": strip_unwritable(job.prompts.negative),
         "request_type": request_type,
+        **_describe_uncond_zero(guidance),
         **({} if about is None else {"naiad": about}),
         "generator": generator_text(),
     }
+
+
+def _describe_window(guidance: Guidance) -> dict[str, object]:
+    """Return the sigmas between which guidance is used, the upper one only if there is one."""
+    above = {"skip_cfg_above_sigma": float(guidance.skip_above)} if isfinite(guidance.skip_above) else {}
+    return {**above, "skip_cfg_below_sigma": float(guidance.skip_below)}
+
+
+def _describe_uncond_zero(guidance: Guidance) -> dict[str, object]:
+    zero = guidance.uncond_zero
+    if zero is None:
+        return {}
+    return {"uncond_zero": float(zero.scale), "uncond_zero_sharpness": float(zero.sharpness)}
 
 
 def _describe_characters(prompts: Prompts) -> dict[str, object]:

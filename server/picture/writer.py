@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from pipelines.job import Job
-from pipelines.types import Pixels
+from pipelines.types import Pixels, Sigmas
 from server.engine.engine import Result
 from server.engine.model import ServedModel
 from server.picture import png, webp
@@ -22,6 +22,7 @@ from server.picture.comment import (
 )
 from server.picture.signature import SigningKey, sign_comment
 from server.picture.stealth import add_opaque_alpha, embed
+from server.request.resolve import ResolvedRequest
 from server.request.schema import ImageFormat
 
 log = logging.getLogger("naiad")
@@ -67,23 +68,18 @@ class MetadataPolicy:
             vibe_files=vibe_files,
         )
 
+    def describe_job(self, job: Job, sigmas: Sigmas) -> dict[str, object]:
+        """Return what is recorded under `naiad`; it is enough to generate the job's images again."""
+        files = {**self.files, **self.vibe_files} if job.vibes else self.files
+        return describe_job(job, sigmas, self.batching, self.source_hash, self.inpainting, files)
 
-def write_job_picture(
-    policy: MetadataPolicy,
-    job: Job,
-    result: Result,
-    index: int,
-    recorded: Mapping[str, bool],
-    image_format: ImageFormat,
-) -> bytes:
+
+def write_job_picture(policy: MetadataPolicy, resolved: ResolvedRequest, result: Result, index: int) -> bytes:
     """Return the file of image `index` of a job; raise Rejected if the format cannot hold an image of this size."""
-    files = {**policy.files, **policy.vibe_files} if job.vibes else policy.files
-    naiad_object = describe_job(
-        job, result.sigmas, policy.batching, policy.source_hash, policy.inpainting, files
-    )
-    make_comment = partial(build_comment, job, index, recorded)
+    make_comment = partial(build_comment, resolved.job, index, resolved.recorded)
+    naiad_object = policy.describe_job(resolved.job, result.sigmas)
     rgb = result.images[index]
-    return write_picture(policy, rgb, make_comment, naiad_object, result.run_seconds, image_format)
+    return write_picture(policy, rgb, make_comment, naiad_object, result.run_seconds, resolved.image_format)
 
 
 def write_picture(

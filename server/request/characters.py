@@ -1,7 +1,7 @@
-"""Characters by place: which captions of a structured prompt are drawn in a region of their own.
+"""Characters by place: groups the captions of a structured prompt by the centers of their regions.
 
-NAI's page sends centers only as the middle of a cell of its 5 x 5 grid, and the image's middle for a character without
-a place; other clients send any. Regions are drawn by pipelines/sampling/regions.py.
+NAI's page sends the middle of a cell of its 5 x 5 grid as a center, and the image's middle for a character without a
+place; other clients send any center. Regions are drawn by pipelines/sampling/regions.py.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ class PlacedPrompts:
 def place_characters(positive: object, negative: object, syntax: str) -> PlacedPrompts | None:
     """Return structured prompts with a region for each place, or None if no character has a place of its own.
 
-    Characters with the same center share a region; those without one belong to the base prompt. Centers count if
-    `use_coords` of the prompt is true, and not if all are the same middle of the image.
+    Characters with the same center share a region; those without one belong to the base prompt. Centers are read only
+    if `use_coords` of the prompt is true, and ignored if all are the image's middle.
 
     Raises:
         Rejected: a part has the wrong type, a center is outside the image, or there are too many regions.

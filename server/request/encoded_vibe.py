@@ -1,6 +1,6 @@
-"""The bytes that `/ai/encode-vibe` answers, and that clients send back in place of a reference image.
+"""The bytes that `/ai/encode-vibe` returns, and that clients send instead of a reference image.
 
-They hold the image's tokens, the adapter that these are for, and a code by which only this server's bytes are accepted:
+They hold the image's tokens, the adapter that these are for, and a code that only this server can compute:
 
     magic | length of the header, 2 bytes | header, JSON | tokens, float32 | HMAC-SHA256 of all before
 """

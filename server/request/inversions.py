@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 
 from pipelines.errors import WeightsError
-from pipelines.job import Inversion, Prompts
+from pipelines.job import Inversion, Lora, Prompts
+from pipelines.text.inversions import read_inversion
 from pipelines.text.prompt import list_prompt_pairs
 from pipelines.text.words import MARKER, WordFinder, fold_name
 from server.engine.inversions import open_inversion
+from server.engine.loras import open_lora
 from server.engine.model import ServedModel
 from server.engine.named_files import list_names
 from server.errors import Rejected, shorten
@@ -19,40 +21,59 @@ MOST_INVERSIONS = 32
 MOST_HINTS = 3
 
 
-def choose_inversions(prompts: Prompts, model: ServedModel) -> tuple[tuple[Inversion, ...], tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class Word:
+    """The names of a word, more than one if those of files differ in case only; and the LoRA in whose file it is."""
+
+    names: tuple[str, ...]
+    lora: Lora | None = None
+
+
+def choose_inversions(
+    prompts: Prompts, model: ServedModel, loras: Sequence[Lora] = ()
+) -> tuple[tuple[Inversion, ...], tuple[str, ...]]:
     """Return the textual inversions that any of the prompts names, and warnings.
+
+    They are in the folder, or in the files of these LoRAs.
 
     Raises:
         Rejected: there is a folder of them, and a name after `embedding:` is not in it, or a file cannot be used.
     """
-    folder = model.inversion_folder
-    if folder is None:
-        return (), ()
+    folder, warnings = model.inversion_folder, ()
     try:
-        names = list_names(folder)
+        names = [] if folder is None else list_names(folder)
     except WeightsError as error:
-        return (), (f"input: names of textual inversions are read as text: {error.reason}",)
-    words = _find_words(names)
-    chosen: dict[str, Inversion] = {}
+        folder, names = None, []
+        warnings = (f"input: names of textual inversions are read as text: {error.reason}",)
+    words = _list_words(names, model, loras)
+    known = [word.names[0] for word in words.values()]
+    finder, chosen = WordFinder(words), dict[str, Inversion]()
     for field, text in _list_texts(prompts):
-        for piece in words.split(text):
-            if isinstance(piece, str):
-                _refuse_unknown(field, piece, names)
-            elif piece[0] not in chosen:
-                chosen[piece[0]] = _open(folder, piece, model, field)
-                if len(chosen) > MOST_INVERSIONS:
-                    raise Rejected(
-                        field, f"more than {MOST_INVERSIONS} textual inversions, which is the most"
-                    )
-    return tuple(chosen[name] for name in sorted(chosen)), ()
+        for piece in finder.split(text):
+            if isinstance(piece, Word):
+                if piece.names[0] not in chosen:
+                    chosen[piece.names[0]] = _open(piece, model, field)
+            elif folder is not None:
+                _refuse_unknown(field, piece, known)
+        if len(chosen) > MOST_INVERSIONS:
+            raise Rejected(field, f"{len(chosen)} textual inversions; at most {MOST_INVERSIONS}")
+    return tuple(chosen[name] for name in sorted(chosen)), warnings
 
 
-def _find_words(names: Sequence[str]) -> WordFinder[tuple[str, ...]]:
-    """Return what finds the names in texts; names that differ in case only are found together."""
-    groups: dict[str, tuple[str, ...]] = {}
+def _list_words(names: Sequence[str], model: ServedModel, loras: Sequence[Lora]) -> dict[str, Word]:
+    """Return all textual inversions by their folded names.
+
+    A LoRA's word comes before a file of the same name, because it was trained with the LoRA.
+    """
+    files: dict[str, tuple[str, ...]] = {}
     for name in names:
-        groups[fold_name(name)] = (*groups.get(fold_name(name), ()), name)
-    return WordFinder(groups)
+        files[fold_name(name)] = (*files.get(fold_name(name), ()), name)
+    words: dict[str, Word] = {}
+    for lora in loras:
+        assert model.lora_folder is not None
+        for name in open_lora(model.lora_folder, lora.name).file.words:
+            words.setdefault(fold_name(name), Word((name,), lora))
+    return {key: Word(same) for key, same in files.items()} | words
 
 
 def _list_texts(prompts: Prompts) -> Iterator[tuple[str, str]]:
@@ -75,15 +96,19 @@ def _refuse_unknown(field: str, text: str, names: Sequence[str]) -> None:
     raise Rejected(field, f"{shorten(match[1])} is not one of the {len(names)} textual inversions; {hint}")
 
 
-def _open(folder: Path, names: tuple[str, ...], model: ServedModel, field: str) -> Inversion:
-    name, *others = names
-    if others:
-        files = " and ".join(map(repr, names))
+def _open(word: Word, model: ServedModel, field: str) -> Inversion:
+    name, lora = word.names[0], word.lora
+    if len(word.names) > 1:
+        files = " and ".join(map(repr, word.names))
         raise Rejected(field, f"the textual inversions {files} are one word; rename a file, or leave it out")
     try:
-        stored = open_inversion(folder, name)
-        stored.file.check_widths(model.text_widths)
+        if lora is None:
+            assert model.inversion_folder is not None
+            stored = open_inversion(model.inversion_folder, name)
+            file, mark = stored.file, stored.fingerprint
+        else:
+            file, mark = read_inversion(lora.path, name), lora.fingerprint
+        file.check_widths(model.text_widths)
     except WeightsError as error:
-        reason = f"the textual inversion {name!r} cannot be used: {error.reason}"
-        raise Rejected(field, reason) from None
-    return Inversion(name, stored.file.path, stored.fingerprint, stored.file.count)
+        raise Rejected(field, f"the textual inversion {name!r} cannot be used: {error.reason}") from None
+    return Inversion(name, file.path, mark, file.count, is_bundled=lora is not None)

@@ -19,7 +19,7 @@ STRONGEST = 10.0
 LONGEST_NAME = 200
 TAG = re.compile(r"<lora:([^<>]*)>")
 BASES = ("pony", "animagine", "illustrious", "noob")
-"""Words in the names of models that a LoRA for another of them does not suit."""
+"""Words in the names of models; a LoRA that was trained on a model with one suits no model with another."""
 FIELD = "parameters.loras"
 ITEM_KEYS = ("name", "strength", "unet_strength", "text_strength")
 STRENGTH_KEYS = ("unet", "text")
@@ -28,7 +28,7 @@ EXAMPLE = '[{"name": "style", "strength": 0.8}]'
 
 @dataclass(frozen=True, slots=True)
 class RequestedLora:
-    """A LoRA as a request names it; `field` is where, for messages."""
+    """A LoRA as a request names it; `field` is the field that does, for messages."""
 
     field: str
     name: str
@@ -167,10 +167,10 @@ def choose_loras(
     chosen: dict[str, Lora] = {}
     warnings: list[str] = []
     for wanted in (*always, *requested):
-        stored = _find(wanted, model)
+        stored = _find_stored(wanted, model)
         before = chosen.get(stored.name)
         if before is None:
-            warnings += _compare(stored, model)
+            warnings += _warn_of_mismatch(stored, model)
         unet, text = (
             wanted.unet + (before.unet if before else 0),
             wanted.text + (before.text if before else 0),
@@ -183,7 +183,7 @@ def choose_loras(
     return tuple(lora for lora in chosen.values() if lora.unet or lora.text), tuple(warnings)
 
 
-def _find(wanted: RequestedLora, model: ServedModel) -> StoredLora:
+def _find_stored(wanted: RequestedLora, model: ServedModel) -> StoredLora:
     try:
         stored = find_lora(model.lora_folder, wanted.name)
         stored.file.check_family(model.detection.family)
@@ -194,7 +194,7 @@ def _find(wanted: RequestedLora, model: ServedModel) -> StoredLora:
     return stored
 
 
-def _compare(stored: StoredLora, model: ServedModel) -> list[str]:
+def _warn_of_mismatch(stored: StoredLora, model: ServedModel) -> list[str]:
     """Return warnings if a file's metadata name another prediction or another base than the model's."""
     metadata, warnings = stored.file.metadata, list[str]()
     own = model.detection.prediction
@@ -206,8 +206,6 @@ def _compare(stored: StoredLora, model: ServedModel) -> list[str]:
         warnings.append(
             f"loras: {stored.name!r} was trained on {min(bases[0])}, the model is {min(bases[1])}"
         )
-    if stored.file.embeddings:
-        warnings.append(f"loras: {stored.name!r} also holds textual inversions, which are not used")
     return warnings
 
 

@@ -1,7 +1,7 @@
 """From a client's request to a job: every default is decided here, and every unusable value refused."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import inf
@@ -9,7 +9,7 @@ from secrets import randbelow
 from typing import Literal
 
 from pipelines.errors import InvalidPrompt, UnknownName
-from pipelines.job import SEED_MODULUS, Guidance, InitImage, Job, Prompts, Threshold
+from pipelines.job import SEED_MODULUS, Guidance, InitImage, Job, Prompts, Threshold, UncondZero
 from pipelines.sampling.samplers import SAMPLERS, resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.nai4 import strip_lettering
@@ -112,7 +112,9 @@ def resolve(
     recorded = _ancestral_flags(parameters, sampler, schedule)
     prompts, tagged, preset_warnings = _build_prompts(request, model, policy)
     loras, lora_warnings = choose_loras((*read_loras(parameters.loras), *tagged), policy.model)
-    prompt_warnings = (*preset_warnings, *_check_prompts(prompts))
+    inversions, inversion_warnings = choose_inversions(prompts, policy.model, loras)
+    prompts = replace(prompts, inversions=inversions)
+    prompt_warnings = (*preset_warnings, *inversion_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     vibes = read_vibes(parameters, policy.model, policy.vibe_secret)
     first = build_first_pass(parameters, size, seeds, smea, profile)
@@ -218,9 +220,7 @@ def _build_prompts(
     final = apply_presets(texts, policy.presets, model, policy.mode, syntax)
     drop_seams = bool(parameters.legacy_v3_extend)
     prompts = Prompts(final.positive, final.negative, syntax, drop_seams, found.characters)
-    inversions, inversion_warnings = choose_inversions(prompts, policy.model)
-    warnings = *final.warnings, *tag_warnings, *inversion_warnings
-    return replace(prompts, inversions=inversions), loras, warnings
+    return prompts, loras, (*final.warnings, *tag_warnings)
 
 
 def choose_syntax(model: str, profile: Profile) -> str:
@@ -246,16 +246,17 @@ def _find_texts(request: GenerateRequest, model: str, syntax: str, by_place: boo
 
 
 def _build_guidance(parameters: Parameters, profile: Profile) -> Guidance:
-    return Guidance(
+    guidance = Guidance(
         scale=first_given(parameters.scale, profile.defaults.scale),
         rescale=first_given(parameters.cfg_rescale, profile.defaults.cfg_rescale),
-        uncond_scale=parameters.uncond_scale or 1.0,
-        threshold=Threshold(mimic_scale=profile.guards.mimic_scale)
-        if parameters.dynamic_thresholding
-        else None,
         skip_above=first_given(parameters.skip_cfg_above_sigma, inf),
         skip_below=first_given(parameters.skip_cfg_below_sigma, 0.0),
     )
+    if zero_scale := first_given(parameters.uncond_zero, profile.defaults.uncond_zero):
+        sharpness = first_given(parameters.uncond_zero_sharpness, 1.0)
+        return replace(guidance, uncond_zero=UncondZero(zero_scale, sharpness))
+    threshold = Threshold(mimic_scale=profile.guards.mimic_scale) if parameters.dynamic_thresholding else None
+    return replace(guidance, uncond_scale=parameters.uncond_scale or 1.0, threshold=threshold)
 
 
 def _check_prompts(prompts: Prompts) -> list[str]:
@@ -285,7 +286,7 @@ def _check_prompts(prompts: Prompts) -> list[str]:
 
 
 def _warn_of_values(parameters: Parameters, job: Job, profile: Profile) -> list[str]:
-    """Warn of values that were replaced, and of a scale that does not suit the model."""
+    """Warn of values that were replaced, or have no effect, or do not suit the model."""
     warnings: list[str] = []
     init, sampler = job.passes[0].init, parameters.sampler
     if isinstance(init, InitImage) and init.mask is not None and sampler in ("ddim", "ddim_v3"):
@@ -295,10 +296,33 @@ def _warn_of_values(parameters: Parameters, job: Job, profile: Profile) -> list[
         warnings.append(
             f"noise_schedule: {schedule!r} cannot be used with {sampler or job.sampler}; {job.schedule} was used"
         )
+    return [*warnings, *_warn_of_guards(job, profile), *_warn_of_uncond_zero(parameters, job)]
+
+
+def _warn_of_guards(job: Job, profile: Profile) -> Iterator[str]:
+    """Warn of a scale or a number of steps that does not suit the model."""
     most, scale = profile.guards.warn_scale_above, job.guidance.scale
-    if most and scale > most:
-        warnings.append(f"scale: {scale:g} is above what this model is suited to ({most:g})")
-    return warnings
+    if most and scale > most and job.guidance.uncond_zero is None:
+        yield f"scale: {scale:g} is above what this model is suited to ({most:g})"
+    most, own = profile.guards.warn_steps_above, profile.defaults
+    if most and job.steps > most:
+        suited = f"{own.steps} steps of {own.sampler} with {own.noise_schedule} at scale {own.scale:g}"
+        yield f"steps: {job.steps} is above what this model is suited to ({most}); its own are {suited}"
+
+
+def _warn_of_uncond_zero(parameters: Parameters, job: Job) -> list[str]:
+    """Warn of parameters that `uncond_zero` makes useless, or that need it."""
+    if job.guidance.uncond_zero is None:
+        is_sent = parameters.uncond_zero_sharpness is not None
+        return ["uncond_zero_sharpness: has no effect without uncond_zero"] if is_sent else []
+    sent = {
+        "scale": parameters.scale is not None,
+        "negative_prompt": bool(job.prompts.negative.strip()),
+        "uncond_scale": parameters.uncond_scale not in (None, 0, 1),
+        "dynamic_thresholding": bool(parameters.dynamic_thresholding),
+    }
+    names = ", ".join(name for name, is_sent in sent.items() if is_sent)
+    return [f"uncond_zero: replaces {names}; no effect here"] if names else []
 
 
 def _first_filled(*texts: str | None) -> str:

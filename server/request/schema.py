@@ -11,8 +11,9 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.errors import Rejected, to_rejection
+from server.errors import Rejected
 from server.picture.comment import strip_unwritable
+from server.request.rejection import to_rejection
 from server.request.unoffered import refuse_unoffered, warn_of_unoffered
 
 LARGEST_AREA = 3_145_728
@@ -85,6 +86,10 @@ class Parameters(WireModel):
     cfg_rescale: Share | None = Field(None, description=A_SHARE)
     uncond_scale: Annotated[Real, Field(ge=0, le=10)] | None = Field(
         None, description="a number from 0 to 10"
+    )
+    uncond_zero: Annotated[Real, Field(ge=0, le=10)] | None = Field(None, description="a number from 0 to 10")
+    uncond_zero_sharpness: Annotated[Real, Field(ge=0, le=2)] | None = Field(
+        None, description="a number from 0 to 2"
     )
     dynamic_thresholding: Flag = Field(None, description=A_FLAG)
     sm: Flag = Field(None, description=A_FLAG)

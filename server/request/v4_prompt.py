@@ -17,7 +17,7 @@ TYPE_NAMES = {dict: "an object", list: "an array", str: "a text"}
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A character's caption, and the first of its centers as shares of width and height; None if none counts."""
+    """A character's caption, and the first of its centers, if it has any, as shares of width and height."""
 
     text: str
     center: tuple[float, float] | None
@@ -25,7 +25,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class StructuredPrompt:
-    """A structured prompt; `uses_places` and `uses_order` are whether its characters' centers and order count."""
+    """A structured prompt; `uses_places` and `uses_order` tell whether its characters' centers and order are used."""
 
     base: str
     characters: tuple[Caption, ...]

@@ -1,1 +1,1 @@
-"""Tag suggestions: the list of tags, its index, and what of a prompt is looked up."""
+"""Tag suggestions: the list of tags, its index, and the search for the tag at the end of a prompt."""

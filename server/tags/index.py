@@ -1,8 +1,8 @@
 """An index of tags by the beginnings of their names, of their aliases, and of the words in both.
 
-Names are folded and kept as UTF-8 in one buffer. An entry is the place of a word in it; entries are sorted by the bytes
-from there on, so that those that begin with a query are neighbors. Each has a rank, which is better the more images its
-tag has. numpy does the work, without holding the interpreter's lock for long, because a server runs meanwhile.
+Names are folded and kept as UTF-8 in one buffer. An entry is the position of a word in it. Entries are sorted by the
+bytes from there on, so that those that begin with a query are neighbors. Each has a rank; tags with more images have
+better ranks. numpy does the work, because it releases the interpreter's lock while a server runs.
 """
 
 import re
@@ -34,7 +34,7 @@ class Names:
     """Folded names of all tags, then of all aliases, each after a zero byte, in one buffer.
 
     Attributes:
-        starts: the place of each name in the buffer, and of its end.
+        starts: the position of each name in the buffer, and of its end.
         tags: the tag that each name belongs to.
         tag_count: the number of tags, which is also that of the names that are no aliases.
     """
@@ -47,10 +47,10 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """All words, sorted: their bytes, their place in the buffer, the name each belongs to, and its rank."""
+    """All words, sorted: their bytes, their position in the buffer, the name each belongs to, and its rank."""
 
     keys: NDArray[np.bytes_]
-    places: Ints
+    positions: Ints
     names: Ints
     ranks: Ints
 
@@ -62,7 +62,7 @@ class TagIndex:
         self.tags = tags
         self.names = _collect_names(tags)
         self.entries = _sort_entries(self.names, np.array([tag.count for tag in tags], np.float64))
-        is_first = self.names.starts[self.entries.names] == self.entries.places
+        is_first = self.names.starts[self.entries.names] == self.entries.positions
         self._first_entries = np.zeros(len(self.names.tags), np.int32)
         self._first_entries[self.entries.names[is_first]] = np.flatnonzero(is_first).astype(np.int32)
 
@@ -81,15 +81,18 @@ class TagIndex:
             return found
         size, buffer = len(query), self.names.buffer
         return found[
-            [buffer[place : place + size].tobytes() == query for place in self.entries.places[found]]
+            [
+                buffer[position : position + size].tobytes() == query
+                for position in self.entries.positions[found]
+            ]
         ]
 
     def find_exact(self, query: bytes) -> list[int]:
         """Return the tags that have a query as their name, then those that have it as an alias."""
         found = self.find_entries(query)
-        places = self.entries.places[found]
+        positions = self.entries.positions[found]
         buffer = self.names.buffer
-        is_entire = (buffer[places - 1] == 0) & (buffer[places + len(query)] == 0)
+        is_entire = (buffer[positions - 1] == 0) & (buffer[positions + len(query)] == 0)
         names = self.entries.names[found[is_entire]]
         return list(dict.fromkeys(self.names.tags[np.sort(names)].tolist()))
 
@@ -116,7 +119,7 @@ class TagIndex:
         sizes = np.searchsorted(keys, np.array(after, keys.dtype), side="right") - low
         offsets = np.repeat(low - np.cumsum(sizes) + sizes, sizes)
         found = np.unique(offsets + np.arange(len(offsets))).astype(np.int32)
-        return found[self.names.starts[self.entries.names[found]] == self.entries.places[found]]
+        return found[self.names.starts[self.entries.names[found]] == self.entries.positions[found]]
 
     def find_tags(self, entries: Ints) -> Ints:
         """Return the tag of each entry."""
@@ -138,22 +141,22 @@ def _collect_names(tags: Sequence[Tag]) -> Names:
 
 
 def _sort_entries(names: Names, counts: NDArray[np.float64]) -> Entries:
-    places = _find_words(names)
-    owners = (np.searchsorted(names.starts, places, side="right") - 1).astype(np.int32)
+    positions = _find_words(names)
+    owners = (np.searchsorted(names.starts, positions, side="right") - 1).astype(np.int32)
     windows = np.lib.stride_tricks.sliding_window_view(names.buffer, KEY_BYTES)
-    keys = _cut_at_zero(windows[places]).view(f"S{KEY_BYTES}").ravel()
+    keys = _cut_at_zero(windows[positions]).view(f"S{KEY_BYTES}").ravel()
     order = np.argsort(keys, kind="stable")
-    keys, places, owners = keys[order], places[order], owners[order]
+    keys, positions, owners = keys[order], positions[order], owners[order]
     weights = counts[names.tags[owners]]
-    weights *= np.where(names.starts[owners] == places, 1.0, INNER_SHARE)
+    weights *= np.where(names.starts[owners] == positions, 1.0, INNER_SHARE)
     weights *= np.where(owners < names.tag_count, 1.0, ALIAS_SHARE)
-    ranks = np.empty(len(places), np.int32)
-    ranks[np.lexsort((names.tags[owners], -weights))] = np.arange(len(places), dtype=np.int32)
-    return Entries(keys, places, owners, ranks)
+    ranks = np.empty(len(positions), np.int32)
+    ranks[np.lexsort((names.tags[owners], -weights))] = np.arange(len(positions), dtype=np.int32)
+    return Entries(keys, positions, owners, ranks)
 
 
 def _find_words(names: Names) -> Ints:
-    """Return the places where a name or a word in it begins; in scripts without spaces each character is a word."""
+    """Return the positions where a name or a word in it begins; in scripts without spaces each character is a word."""
     buffer = names.buffer
     is_letter = np.zeros(256, bool)
     is_letter[[*b"abcdefghijklmnopqrstuvwxyz0123456789'", *range(0x80, 0x100)]] = True

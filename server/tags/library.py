@@ -14,7 +14,11 @@ from server.tags.table import Tag, list_known_tags, load_renames, parse_tags, re
 
 
 def read_tags(file: Path) -> Callable[[], list[Tag]]:
-    """Read a tag file, or raise `ConfigError` if it is invalid, and return what makes its tags: that takes longer."""
+    """Read and check a tag file, and return a function that builds its tags, which takes longer.
+
+    Raises:
+        ConfigError: the file is invalid.
+    """
     return partial(_parse_renamed, read_rows(file), load_renames(configs() / "tag_renames.toml"))
 
 
@@ -31,7 +35,7 @@ def _parse_renamed(rows: list[list[str]], renames: Mapping[str, str]) -> list[Ta
 
 
 class TagLibrary:
-    """Builds a suggester in a thread of its own, for which only lookups wait."""
+    """Builds a suggester in a thread of its own; only lookups wait for it."""
 
     def __init__(self, read: Callable[[], list[Tag]]) -> None:
         self._read = read
@@ -39,7 +43,7 @@ class TagLibrary:
         self._suggester: Future[Suggester] | None = None
 
     def start(self) -> Future[Suggester]:
-        """Begin to build the suggester, unless that was done before, and return its future."""
+        """Return the future of the suggester; the first call begins to build it."""
         with self._lock:
             if self._suggester is None:
                 self._suggester = Future()

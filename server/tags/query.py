@@ -1,4 +1,4 @@
-"""What of a prompt is completed: the tag at its end, as NAI's page cuts it out, without emphasis."""
+"""Finds the tag to complete at the end of a prompt, as NAI's page does, without emphasis."""
 
 import re
 
@@ -6,12 +6,12 @@ LONGEST_TAIL = 500
 """Characters at a prompt's end that are read."""
 LIST_SEPARATORS = re.compile(r"[,、\n]")
 SEPARATORS = re.compile(r"[#,\[{|、\n]|\. |::")
-"""What ends a tag on NAI's page. Faces such as `|_|` have some of these characters too."""
+"""Separators of tags on NAI's page. Faces such as `|_|` contain some of them too."""
 WEIGHT = re.compile(r":[\d.]+\)*$")
 
 
 def find_queries(prompt: str) -> tuple[str, ...]:
-    """Return the texts to complete, the first one preferred: all after the last comma, and what NAI's page takes."""
+    """Return the texts to complete, the best first: all after the last comma, and what NAI's page would look up."""
     tail = prompt[-LONGEST_TAIL:]
     entry = LIST_SEPARATORS.split(tail)[-1].strip()
     rest = SEPARATORS.split(entry.removesuffix("::"))[-1]

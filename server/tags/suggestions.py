@@ -1,4 +1,4 @@
-"""Suggestions for a prompt: tags that are or begin like the one at its end, and then those that resemble it."""
+"""Suggestions for a prompt: tags that begin like the one at its end, and then those that resemble it."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from server.tags.typos import TypoIndex
 
 LIMIT = 10
 CERTAIN_COUNT = 10_000
-"""Images from which a model knows a tag for certain; NAI reports no larger counts."""
+"""Number of images from which a tag has the confidence 1; NAI reports no larger counts."""
 LONGEST_QUERY = 100
 JAPANESE = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u9fff]")
 

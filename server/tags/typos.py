@@ -1,7 +1,7 @@
 """Names that begin like a query with one or two typos: a letter too many, missing, wrong, or swapped with the next.
 
 A short query may have one: its variants are looked up. A longer one may have two: names that share enough pairs of
-neighboring letters with it, at about the same place, are compared with it by dynamic programming.
+neighboring letters with it, at about the same position, are compared with it by dynamic programming.
 """
 
 import numpy as np
@@ -57,7 +57,7 @@ class TypoIndex:
 
     def _find_variants(self, query: bytes) -> Ints:
         """Return the names that begin with a query after one change of it."""
-        cuts = [(query[:place], query[place:]) for place in range(len(query) + 1)]
+        cuts = [(query[:position], query[position:]) for position in range(len(query) + 1)]
         variants = {head + tail[1:] for head, tail in cuts[:-1]}
         variants |= {head + tail[1:2] + tail[:1] + tail[2:] for head, tail in cuts[:-2]}
         variants |= {head + letter + tail[1:] for head, tail in cuts[:-1] for letter in self._alphabet}
@@ -68,9 +68,9 @@ class TypoIndex:
         """Return the names that share enough pairs of letters with the beginning of a query."""
         letters = np.frombuffer(query[: PAIRS + 1], np.uint8).astype(np.uint32)
         pairs = (letters[:-1] << 8 | letters[1:]) << POSITION_BITS
-        places = np.arange(len(pairs), dtype=np.uint32)
-        low = pairs | np.maximum(places, SHIFT) - SHIFT
-        high = pairs | np.minimum(places + SHIFT, PAIRS - 1)
+        positions = np.arange(len(pairs), dtype=np.uint32)
+        low = pairs | np.maximum(positions, SHIFT) - SHIFT
+        high = pairs | np.minimum(positions + SHIFT, PAIRS - 1)
         first = self._offsets[np.searchsorted(self._pairs, low)]
         last = self._offsets[np.searchsorted(self._pairs, high, side="right")]
         found = np.concatenate([self._names[start:stop] for start, stop in zip(first, last, strict=True)])
@@ -81,8 +81,8 @@ class TypoIndex:
         """Return the names that begin like a query with at most two typos, and how many each has."""
         buffer, width = self._index.names.buffer, len(query) + SHIFT
         starts = self._index.names.starts[names]
-        places = np.minimum(starts + np.arange(width, dtype=np.int32)[:, None], len(buffer) - 1)
-        typos = count_typos(query, buffer[places])
+        positions = np.minimum(starts + np.arange(width, dtype=np.int32)[:, None], len(buffer) - 1)
+        typos = count_typos(query, buffer[positions])
         is_similar = typos <= SHIFT
         return names[is_similar], typos[is_similar]
 

@@ -1,4 +1,4 @@
-"""Entries of the hosts file that lead NAI's names to this machine.
+"""Entries of the hosts file that resolve NAI's names to this machine.
 
 They are a block between two comments at the beginning of the file, so that removing it restores the file's exact bytes.
 """
@@ -23,7 +23,7 @@ def default_hosts_file() -> Path:
 
 
 def has_entries(file: Path) -> bool:
-    """Return whether a hosts file has the entries, by whichever version they were written."""
+    """Return whether a hosts file has the entries, also those of another version."""
     return file.is_file() and ANY_BLOCK.search(file.read_bytes()) is not None
 
 

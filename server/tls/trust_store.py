@@ -1,7 +1,7 @@
 """The system's list of trusted CAs.
 
-It is changed only where that is one documented step, on Debian and its relatives; for other systems, and for programs
-with lists of their own, there are commands to run by hand.
+Only Debian's is changed, where that is one documented step. For other systems, and for programs with lists of their
+own, commands to run by hand are printed.
 """
 
 import subprocess
@@ -49,7 +49,7 @@ def _update(store: Path, *options: str) -> None:
 
 
 def build_trust_command(authority: Path, system: str) -> str:
-    """Return the command by which a system comes to trust a CA."""
+    """Return the command that adds a CA to a system's trust store."""
     commands = {
         "Darwin": f"sudo security add-trusted-cert -d -r trustRoot -k {KEYCHAIN} '{authority}'",
         "Windows": f'certutil -addstore -f Root "{authority}"',
@@ -59,7 +59,7 @@ def build_trust_command(authority: Path, system: str) -> str:
 
 
 def build_removal_command(system: str) -> str:
-    """Return the command that undoes that of `build_trust_command`."""
+    """Return the command that undoes the one of `build_trust_command`."""
     commands = {
         "Darwin": f"sudo security delete-certificate -c '{AUTHORITY_NAME}' {KEYCHAIN}",
         "Windows": f'certutil -delstore Root "{AUTHORITY_NAME}"',

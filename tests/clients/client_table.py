@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from textwrap import fill
 
 from register import OPERATIONS, Client, read_clients
 
@@ -40,7 +41,8 @@ def format_suite(clients: list[Client], results: Results) -> str:
     ]
     lacks = [f"{client.label} has {', '.join(client.lacks.values())}" for client in tested if client.lacks]
     table = format_table(["client", *OPERATIONS.values()], rows)
-    return f"{table}\n-: the client does not offer it. {'; '.join(lacks)}.\n"
+    legend = fill(f"-: the client does not offer it. {'; '.join(lacks)}.", 120)
+    return f"{table}\n{legend}\n"
 
 
 def format_addresses(clients: list[Client]) -> str:

@@ -3,7 +3,7 @@
 import pytest
 from checkpoint_files import hollow
 
-from pipelines.adapters.vibe import plan_vibe
+from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import sd15, sdxl
 from pipelines.weights.networks import DiffusersUNet

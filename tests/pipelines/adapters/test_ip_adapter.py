@@ -10,7 +10,8 @@ from checkpoint_files import hollow
 from safetensors.torch import load_file, save_file
 
 from pipelines.adapters.ip_adapter import ENCODER_KEY, detect_ip_adapter, find_encoder
-from pipelines.adapters.vibe import load_vibe, plan_vibe
+from pipelines.adapters.vibe import load_vibe
+from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.errors import PipelineError, WeightsError
 from pipelines.job import EncodedVibe, RgbImage, Vibe
 

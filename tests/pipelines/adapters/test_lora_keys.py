@@ -7,7 +7,8 @@ import torch
 from lora_files import write_lora
 
 from demo.checkpoint import DEMO
-from pipelines.adapters.lora_file import match_lora, read_lora
+from pipelines.adapters.lora_file import read_lora
+from pipelines.adapters.lora_patches import match_lora
 from pipelines.adapters.lora_tensors import load_patches
 from pipelines.adapters.residency import describe_networks
 from pipelines.errors import WeightsError

@@ -7,7 +7,7 @@ import torch
 from analytic import run_denoise, velocity_network
 from jobs import change, make_job, plan_first
 
-from pipelines.job import Guidance, Prompts
+from pipelines.job import Guidance, Prompts, UncondZero
 from pipelines.sampling.denoise import Estimator, denoise
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear
@@ -34,12 +34,12 @@ def ideal_estimate(x, sigma):
     return (x * SPREAD**2 + MEAN * sigma**2) / (SPREAD**2 + sigma**2)
 
 
-def run(job, network=None, table=ZSNR, prediction="v"):
+def run(job, network=None, table=ZSNR, prediction="v", **options):
     """Run one image; return its latents, its noise and every tuple of rows it requested."""
     plan = plan_first(job, table)
     noise = make_image_noise(job.passes[0].seeds[0], SHAPE, plan.sampler, plan.sigmas, table, plan.brownian)
     start = noise.initial if math.isinf(plan.sigmas[0]) else noise.initial * plan.sigmas[0]
-    estimator = Estimator(plan, EMBEDDINGS, None, PREDICTIONS[prediction])
+    estimator = Estimator(plan, EMBEDDINGS, None, PREDICTIONS[prediction], **options)
     network = network or velocity_network(lambda row: ideal_estimate(row.x, row.sigma))
     latents, requests = run_denoise(denoise(estimator, start.double(), noise), network)
     return latents, noise, requests
@@ -52,7 +52,7 @@ def test_one_step_from_infinite_noise_returns_the_first_estimate(name):
     torch.testing.assert_close(latents, torch.full(SHAPE, MEAN, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("schedule", ["native", "karras", "exponential", "polyexponential"])
+@pytest.mark.parametrize("schedule", ["native", "karras", "exponential", "polyexponential", "gits"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_two_steps_from_infinite_noise_equal_the_closed_form(name, schedule):
     latents, noise, requests = run(change(JOB, sampler=name, schedule=schedule))
@@ -125,6 +125,40 @@ def test_the_window_includes_its_edges():
     sigma = plan_first(change(JOB, steps=28), ZSNR).sigmas[5]
     _, _, requests = run(change(JOB, steps=28, guidance=Guidance(skip_above=sigma, skip_below=sigma)))
     assert [rows[0].sigma for rows in requests if len(rows) == 2] == [sigma]
+
+
+@pytest.mark.parametrize("prediction", ["v", "eps"])
+def test_uncond_zero_asks_for_the_prompt_alone(prediction):
+    """With a constant estimate c each channel becomes 0.75 * sqrt(c) above sigma 1, and c below."""
+    guidance = Guidance(scale=5.0, skip_above=20.0, uncond_scale=0.5, uncond_zero=UncondZero())
+    seen, constant = [], lambda row: torch.full_like(row.x, 0.25)
+    networks = {
+        "v": velocity_network(constant),
+        "eps": lambda row: (row.x - constant(row)) / row.sigma,
+    }
+    _, _, requests = run(
+        change(JOB, steps=12, guidance=guidance),
+        networks[prediction],
+        scaled_linear(zsnr=prediction == "v"),
+        prediction,
+        on_estimate=lambda x0, sigma: seen.append((sigma, x0)),
+    )
+    assert [first_values(rows) for rows in requests] == [[1.0]] * 12
+    for sigma, x0 in seen:
+        expected = 0.75 * 0.25**0.5 if 1 < sigma <= 20 else 0.25
+        torch.testing.assert_close(x0, torch.full_like(x0, expected))
+
+
+def test_uncond_zero_acts_on_the_step_from_infinite_noise():
+    job = change(JOB, steps=1, guidance=Guidance(uncond_zero=UncondZero(0.5)))
+    torch.testing.assert_close(run(job)[0], torch.full(SHAPE, 0.5 * MEAN**0.5, dtype=torch.float64))
+
+
+def test_uncond_zero_needs_no_scale_and_each_image_has_its_own_memory():
+    job = change(JOB, steps=6, guidance=Guidance(scale=1.0, uncond_zero=UncondZero()))
+    first, again = run(job)[0], run(job)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, run(change(job, guidance=Guidance(scale=1.0)))[0])
 
 
 def test_ddim_and_plms_use_table_entries_for_every_schedule():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipelines.job import Guidance, Threshold
+from pipelines.job import Guidance, Threshold, UncondZero
 from pipelines.sampling.guidance import (
     apply_guides,
     build_guides,
@@ -32,9 +32,9 @@ def test_cfg_is_linear_between_the_two_estimates():
     torch.testing.assert_close(result, uncond + 5 * (cond - uncond))
 
 
-def test_without_a_negative_the_prompts_estimate_is_returned():
+def test_without_guides_the_prompts_estimate_is_returned():
     x, cond, _, _ = make_tensors()
-    assert apply_guides(build_guides(Guidance(scale=9.0, rescale=0.5)), x, 1.0, cond) is cond
+    assert apply_guides((), x, 1.0, cond) is cond
 
 
 @pytest.mark.parametrize("sigma", [0.3, 7.0, math.inf])
@@ -104,3 +104,66 @@ def test_dynamic_thresholding_changes_nothing_up_to_the_mimicked_scale():
         build_guides(Guidance(scale=4.0, threshold=Threshold(mimic_scale=5.0))), x, 1.0, cond, uncond
     )
     torch.testing.assert_close(result, plain)
+
+
+def uncond_zero_in_loops(cond, last, scale, sharpness):
+    """Apply the node Uncond Zero to one channel at a time; return the result and what the next call gets as `last`."""
+    led, result = torch.empty_like(cond), torch.empty_like(cond)
+    quarter = cond.shape[1] // 4
+    for channel in range(cond.shape[0]):
+        estimate = cond[channel]
+        if last is not None:
+            length = math.sqrt(float((estimate**2).sum()))
+            own, other = estimate / length, last[channel] / math.sqrt(float((last[channel] ** 2).sum()))
+            estimate = (own - sharpness * (other - own * float((own * other).sum()))) * length
+        rows = [sorted(row) for row in estimate.tolist()]
+        high = sum(sum(row[-quarter:]) for row in rows) / (quarter * len(rows))
+        low = sum(sum(abs(value) for value in row[:quarter]) for row in rows) / (quarter * len(rows))
+        led[channel], result[channel] = estimate, estimate * scale / math.sqrt((high + low) / 2)
+    return result, led
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 1.5])
+def test_uncond_zero_equals_a_plain_loop_over_several_evaluations(sharpness):
+    x, *estimates = (
+        torch.randn(4, 9, 7, generator=torch.Generator().manual_seed(k)).double() for k in range(4)
+    )
+    guides, last = build_guides(Guidance(uncond_zero=UncondZero(0.75, sharpness))), None
+    for sigma, cond in zip((math.inf, 14.6, 1.1), estimates, strict=True):
+        expected, last = uncond_zero_in_loops(cond, last, 0.75, sharpness)
+        torch.testing.assert_close(apply_guides(guides, x, sigma, cond), expected)
+
+
+def test_uncond_zero_leaves_estimates_alone_up_to_sigma_one():
+    x, cond, other, _ = make_tensors()
+    guides = build_guides(Guidance(uncond_zero=UncondZero()))
+    apply_guides(guides, x, 2.0, other)
+    assert apply_guides(guides, x, 1.0, cond) is cond
+
+
+def test_uncond_zero_compares_estimates_of_the_same_size_alone():
+    x, cond, other, _ = make_tensors()
+    guidance = Guidance(uncond_zero=UncondZero())
+    guides = build_guides(guidance)
+    apply_guides(guides, x[:, :4], 9.0, other[:, :4])
+    torch.testing.assert_close(
+        apply_guides(guides, x, 8.0, cond), apply_guides(build_guides(guidance), x, 8.0, cond)
+    )
+
+
+def test_uncond_zero_replaces_the_guides_of_the_negative_and_is_rescaled():
+    x, cond, _, _ = make_tensors()
+    others = Guidance(9.0, 1.0, uncond_scale=0.5, threshold=Threshold(), uncond_zero=UncondZero())
+    result = apply_guides(build_guides(others), x, 7.0, cond)
+    factor, _ = uncond_zero_in_loops(cond, None, 0.75, 1.0)
+    velocity, target = to_velocity(factor, x, 7.0), to_velocity(cond, x, 7.0)
+    torch.testing.assert_close(to_velocity(result, x, 7.0), velocity * target.std() / velocity.std())
+
+
+def test_uncond_zero_of_flat_latents_is_finite():
+    x, zeros = make_tensors()[0], torch.zeros(4, 6, 5)
+    guides = build_guides(Guidance(uncond_zero=UncondZero()))
+    for sigma in (9.0, 8.0):
+        assert apply_guides(guides, x, sigma, zeros).tolist() == zeros.tolist()
+    tiny = apply_guides(build_guides(Guidance(uncond_zero=UncondZero())), x[:, :2, :1], 9.0, x[:, :2, :1])
+    assert tiny.isfinite().all()

@@ -8,8 +8,9 @@ from analytic import run_denoise, velocity_network
 from jobs import make_job, plan_first
 
 from pipelines.image.inpainting import LatentBlend
-from pipelines.job import Guidance, Prompts
+from pipelines.job import Guidance, Prompts, UncondZero
 from pipelines.sampling.denoise import Estimator, denoise
+from pipelines.sampling.guidance import apply_guides, build_guides
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear
 from pipelines.sampling.regions import Regions
@@ -88,6 +89,16 @@ def test_an_empty_negative_replaces_those_of_the_characters():
     latents, requests = run(embed((2, -2, LEFT)), Guidance(scale=2.0, uncond_scale=0.0))
     assert {len(rows) for rows in requests} == {3}
     torch.testing.assert_close(latents, 2 * Regions((LEFT,)).blend(flat(1), [flat(2)]))
+
+
+def test_uncond_zero_acts_on_the_blended_estimate_without_any_negative():
+    guidance = Guidance(scale=2.0, uncond_zero=UncondZero())
+    latents, requests = run(embed((2, -2, LEFT)), guidance, steps=1)
+    assert {len(rows) for rows in requests} == {2}  # base and character
+    blended = Regions((LEFT,)).blend(flat(1), [flat(2)])
+    guided = apply_guides(build_guides(guidance), blended, math.inf, blended)
+    torch.testing.assert_close(latents, guided)
+    assert not torch.equal(guided, blended)
 
 
 def test_the_empty_prompt_of_uncond_scale_has_no_regions():

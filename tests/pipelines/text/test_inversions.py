@@ -55,6 +55,24 @@ def test_other_files_are_refused(tmp_path, tensors, reason):
         read_inversion(write(tmp_path / "a.safetensors", **tensors))
 
 
+def test_inversions_in_a_loras_file_are_read_by_name(tmp_path):
+    path = write(
+        tmp_path / "a.safetensors",
+        **{
+            "lora_unet_x.alpha": torch.ones(()),
+            "bundle_emb.hero.clip_l": torch.ones(4, 768),
+            "bundle_emb.hero.clip_g": torch.ones(4, 1280),
+            "bundle_emb.old.string_to_param.*": torch.ones(2, 768),
+            "bundle_emb.bad.a": torch.ones(2, 768),
+            "bundle_emb.bad.b": torch.ones(2, 768),
+        },
+    )
+    assert (read_inversion(path, "hero").count, read_inversion(path, "old").count) == (4, 2)
+    for name in ("bad", "her", "villain"):
+        with pytest.raises(WeightsError, match="not a textual inversion"):
+            read_inversion(path, name)
+
+
 def test_vectors_for_another_family_are_refused(tmp_path):
     file = read_inversion(
         write(tmp_path / "a.safetensors", clip_l=torch.ones(1, 768), clip_g=torch.ones(1, 1280))
@@ -119,6 +137,25 @@ def test_hidden_states_and_pooled_vector_equal_those_of_a_larger_vocabulary(enco
     pooled = encoders[1].module.text_projection(outputs[1].last_hidden_state[:, ids.index(EOS)])[0]
     torch.testing.assert_close(found.pooled, pooled, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(found.context, prompt.encode(Prompts("cat, style, dog")).positive.context)
+
+
+def test_words_in_one_file_have_the_vectors_of_their_names(encoders, tmp_path):
+    vectors = {word: [torch.randn(2, width) for width in WIDTHS] for word in ("hero", "foe")}
+    bundle = {
+        f"bundle_emb.{word}.{key}": part
+        for word, parts in vectors.items()
+        for key, part in zip(("clip_l", "clip_g"), parts, strict=True)
+    }
+    path = write(tmp_path / "lora.safetensors", **bundle)
+    prompt = PromptEncoder(encoders, torch.device("cpu"))
+    contexts = {}
+    for word, parts in vectors.items():
+        bundled = Inversion(word, path, fingerprint(path), 2, is_bundled=True)
+        contexts[word] = prompt.encode(Prompts(f"cat, {word}", inversions=(bundled,))).positive.context
+        alone = write(tmp_path / f"{word}.safetensors", clip_l=parts[0], clip_g=parts[1])
+        own = prompt.encode(Prompts(f"cat, {word}", inversions=(name(alone),))).positive.context
+        assert torch.equal(contexts[word], own)
+    assert not torch.equal(contexts["hero"], contexts["foe"])
 
 
 def test_files_of_one_name_are_not_mixed_up(encoders, tmp_path):

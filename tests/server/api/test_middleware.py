@@ -8,11 +8,11 @@ import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state
 from fastapi.testclient import TestClient
 
+from server.api.error_responses import INTERNAL_ERROR
 from server.api.middleware import trace_requests
 from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.engine.model import detect_model
-from server.errors import INTERNAL_ERROR
 
 BODY = {"input": "a secret wish", "parameters": {"width": 64, "height": 64, "n_samples": 2}}
 ID = re.compile(r"[0-9a-f]{16}")

@@ -119,6 +119,12 @@ def test_accounts_do_not_share_a_quota(quotas):
     quotas.check(ANNA.model_copy(update={"name": "ben"}), 5)
 
 
+def test_a_request_without_an_account_is_not_counted(quotas):
+    quotas.check(None, 10**6)
+    quotas.end(quotas.begin(None, 10**6), refund=False)
+    assert quotas.begin(None, 1) is None
+
+
 def test_without_limits_anything_is_allowed(quotas):
     free = Account(name="free", token_hash=(hash_token(TOKEN),))
     for _ in range(50):

@@ -196,7 +196,7 @@ def test_a_failure_after_a_preview_is_an_event_and_the_end(model, gate, form, fa
     assert (events[-1]["event_type"], events[-1]["code"]) == ("error", code)
     assert events[-1]["message"].startswith(message)
     assert "secret" not in events[-1]["message"]
-    logged = [record for record in caplog.records if "failed in its stream" in record.getMessage()]
+    logged = [record for record in caplog.records if "ended its stream with" in record.getMessage()]
     assert [record.getMessage().split()[0] for record in logged] == [headers["x-request-id"]]
 
 

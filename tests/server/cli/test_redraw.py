@@ -12,7 +12,7 @@ import pytest
 from image_files import make_exif, make_segment
 from PIL import Image
 
-from pipelines.job import Character, Guidance, Job, Pass, Prompts, RgbImage, Vibe
+from pipelines.job import Character, Guidance, Job, Pass, Prompts, RgbImage, UncondZero, Vibe
 from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_references
 from server.config.catalog import single_model_catalog
 from server.config.resources import configs
@@ -22,7 +22,7 @@ from server.errors import Rejected
 from server.picture.png import encode_png
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.presets import load_presets
-from server.request.resolve import RequestPolicy, resolve
+from server.request.resolve import RequestPolicy, ResolvedRequest, resolve
 from server.request.schema import read_request
 
 JOB = Job(
@@ -35,9 +35,19 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
 @pytest.fixture(params=["png", "webp"])
 def file(request, signing_key):
     result = Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
-    return write_job_picture(
-        MetadataPolicy("00C0FFEE", signing_key, "full", "exact"), JOB, result, 0, {}, request.param
-    )
+    policy = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
+    return write_job_picture(policy, ResolvedRequest(JOB, request.param, {}, ()), result, 0)
+
+
+def test_uncond_zero_is_kept_and_stays_off_where_it_was(signing_key):
+    for guidance in (Guidance(uncond_zero=UncondZero(0.9, 0.5)), Guidance()):
+        result = Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
+        policy = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
+        resolved = ResolvedRequest(replace(JOB, guidance=guidance), "png", {}, ())
+        data = write_job_picture(policy, resolved, result, 0)
+        sent: Any = build_redraw_request(data, 1.0, 0.5, 0.1, {})["parameters"]
+        zero = guidance.uncond_zero or UncondZero(0)
+        assert (sent["uncond_zero"], sent.get("uncond_zero_sharpness", 1.0)) == (zero.scale, zero.sharpness)
 
 
 def build_bare_png():
@@ -142,7 +152,8 @@ def test_v4_captions_are_flattened_as_in_requests():
 def test_a_prompt_in_the_syntax_of_v4_is_read_in_it_again(signing_key):
     prompts, result = Prompts("2::1girl::, smile", "bad", "nai4"), Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
     metadata = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
-    data = write_job_picture(metadata, replace(JOB, prompts=prompts), result, 0, {}, "png")
+    resolved = ResolvedRequest(replace(JOB, prompts=prompts), "png", {}, ())
+    data = write_job_picture(metadata, resolved, result, 0)
     assert build_redraw_request(data, 1.0, 0.5, 0.0, {})["model"] == NAI4_MODEL
 
 
@@ -150,7 +161,8 @@ def test_reference_images_that_no_file_has_are_warned_about(file, signing_key):
     assert warn_of_references(file) == ()
     vibes, result = (Vibe(RgbImage(1, 1, b"abc")),) * 2, Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
     metadata = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
-    data = write_job_picture(metadata, replace(JOB, vibes=vibes), result, 0, {}, "png")
+    resolved = ResolvedRequest(replace(JOB, vibes=vibes), "png", {}, ())
+    data = write_job_picture(metadata, resolved, result, 0)
     (warning,) = warn_of_references(data)
     assert warning.startswith("reference images: the picture was drawn with 2, ")
 
@@ -183,11 +195,9 @@ def test_characters_keep_their_places(signing_key, demo_file):
     job = replace(JOB, prompts=Prompts("2girls", "lowres", "nai4", characters=people))
     written = write_job_picture(
         MetadataPolicy("00C0FFEE", signing_key, "full", "exact"),
-        job,
+        ResolvedRequest(job, "png", {}, ()),
         Result([PIXELS], (1.0, 0.0), 0.0, 1.0),
         0,
-        {},
-        "png",
     )
     body: Any = build_redraw_request(written, 1.0, 0.5, 0.0, {})
     policy = RequestPolicy(

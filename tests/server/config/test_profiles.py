@@ -3,8 +3,9 @@ import re
 import pytest
 from paths import ROOT
 
+from pipelines.sampling.prediction import scaled_linear
 from pipelines.sampling.samplers import SAMPLERS
-from pipelines.sampling.schedules import SCHEDULES
+from pipelines.sampling.schedules import SCHEDULES, make_sigmas
 from pipelines.weights.detect import Detection
 from server.config.profiles import find_profile, load_profiles, match_profile
 from server.config.toml import ConfigError
@@ -51,12 +52,67 @@ KINDS = {
         ("mine.safetensors", "sd15", "sd15"),
         ("mine.safetensors", "sd15 v", "sd15-v-zsnr"),
         ("EasyFluffV11.2.safetensors", "sd15 v finite", "sd15-v"),
+        ("sdxl_lightning_4step.safetensors", "eps", "lightning-4step"),
+        ("sdxl_lightning_8step.safetensors", "eps", "lightning"),
+        ("juggernautXL_v9Rdphoto2Lightning.safetensors", "eps", "lightning"),
+        ("animagine-xl-3.1-lightning.safetensors", "eps", "lightning"),
+        ("NoobAI-XL-Vpred-v1.0-lightning.safetensors", "v", "lightning"),
+        ("Hyper-SDXL-1step-Unet-Comfyui.fp16.safetensors", "eps", "hyper"),
+        ("realvisxlV40_v40HyperBakedvae.safetensors", "eps", "hyper"),
+        ("mineXL_hyper.safetensors", "eps", "hyper"),
+        ("mine-Hyper-SDXL-8steps-CFG.safetensors", "eps", "hyper-cfg"),
+        ("hyper_realistic-illustrious.safetensors", "eps", "illustrious-2"),
+        ("hyperionXL.safetensors", "eps", "sdxl-eps"),
+        ("dmd2_sdxl_4step_unet_fp16.safetensors", "eps", "dmd2"),
+        ("illustriousXL_DMD2.safetensors", "eps", "dmd2"),
+        ("lcm-sdxl-merge.safetensors", "eps", "lcm"),
+        ("dreamshaperXL_lcm.safetensors", "eps", "lcm"),
+        ("filmCraft.safetensors", "eps", "sdxl-eps"),
+        ("sd_xl_turbo_1.0_fp16.safetensors", "eps", "sdxl-turbo"),
+        ("dreamshaperXL_v21TurboDPMSDE.safetensors", "eps", "turbo"),
+        ("sd15_lightning.safetensors", "sd15", "sd15"),
     ],
 )
 def test_a_published_file_gets_its_profile(file, kind, profile):
     match, reason = match_profile(PROFILES, file, KINDS[kind])
     assert match.name == profile
     assert reason
+
+
+# from the models' cards and diffusers' schedulers: trailing, and LCMScheduler of 50 original steps
+@pytest.mark.parametrize(
+    ("name", "steps", "timesteps"),
+    [
+        ("sdxl-turbo", 1, [999]),
+        ("sdxl-turbo", 4, [999, 749, 499, 249]),
+        ("lightning-4step", 4, [999, 749, 499, 249]),
+        ("lightning", 2, [999, 499]),
+        ("lightning", 8, [999, 874, 749, 624, 499, 374, 249, 124]),
+        ("hyper", 8, [999, 874, 749, 624, 499, 374, 249, 124]),
+        ("hyper-cfg", 8, [999, 874, 749, 624, 499, 374, 249, 124]),
+        ("dmd2", 4, [999, 749, 499, 249]),
+        ("lcm", 4, [999, 759, 499, 259]),
+        ("lcm", 6, [999, 839, 679, 499, 339, 179]),
+        ("lcm", 8, [999, 879, 759, 639, 499, 379, 259, 139]),
+    ],
+)
+def test_a_distilled_model_gets_the_timesteps_of_its_distillation(name, steps, timesteps):
+    schedule = find_profile(PROFILES, name).defaults.noise_schedule
+    for table in (scaled_linear(), scaled_linear(zsnr=True)):
+        sigmas = make_sigmas(schedule, steps, table)
+        assert sigmas == (*(table.sigmas[t] for t in timesteps), 0.0)
+
+
+def test_distilled_models_warn_of_what_nai_s_clients_send():
+    few = [profile for profile in PROFILES if profile.match.first]
+    assert len(few) == 8
+    for profile in few:
+        guards, defaults = profile.guards, profile.defaults
+        assert guards.warn_steps_above is not None
+        assert guards.warn_scale_above is not None
+        assert defaults.steps <= guards.warn_steps_above < 28
+        assert defaults.scale <= guards.warn_scale_above
+        assert guards.warn_scale_above < 5 or profile.name == "hyper-cfg"
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)

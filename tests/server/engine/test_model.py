@@ -12,16 +12,21 @@ from demo.checkpoint import build_demo
 from pipelines import previewer
 from pipelines.errors import WeightsError
 from pipelines.job import RgbImage, UpscaleJob
+from pipelines.sampling.schedules import karras
 from pipelines.weights.architecture import METADATA_KEY
 from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.header import read_header
 from pipelines.weights.networks import build_tiny_decoder
 from server.cli.check import check_setup
 from server.config.catalog import Catalog, ModelEntry, single_model_catalog
+from server.config.resources import configs
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.loading import load_runner
 from server.engine.model import detect_model, format_card
+from server.request.presets import load_presets
+from server.request.resolve import RequestPolicy, resolve
+from server.request.schema import read_request
 
 
 def build_catalog(file, profile):
@@ -143,11 +148,11 @@ def test_the_inpainting_unet_must_have_nine_channels(demo_file):
         detect_model(catalog)
 
 
-def save_without_markers(demo_file, path):
-    """Save the demo as a merge tool does: no markers, no metadata but the architecture, a name that says nothing."""
+def save_without_markers(demo_file, path, others=None):
+    """Save the demo as a merge tool does: no markers but `others`, no metadata but the architecture."""
     tensors = {key: tensor for key, tensor in load_file(demo_file).items() if key not in ("v_pred", "ztsnr")}
     metadata = {METADATA_KEY: read_header(demo_file).metadata[METADATA_KEY]}
-    save_file(tensors, path, metadata)
+    save_file(tensors | (others or {}), path, metadata)
     return path
 
 
@@ -163,6 +168,29 @@ def test_what_nothing_in_the_file_says_is_known_after_loading(demo_file, tmp_pat
         "merged_model_final.safetensors: velocity prediction, zero terminal SNR: its network's"
     )
     assert str(after.card()["evidence"]).count("velocity prediction") == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "ladder"),
+    [
+        ({}, [80 * (0.01 / 80) ** (k / 4) for k in range(5)]),
+        ({"noise_schedule": "native"}, [80 * (0.01 / 80) ** (k / 4) for k in range(5)]),
+        ({"noise_schedule": "karras", "sampler": "k_dpmpp_2m"}, karras(5, 80, 0.01)),
+    ],
+)
+def test_a_cosxl_file_is_drawn_over_the_sigmas_that_it_names(demo_file, tmp_path, parameters, ladder):
+    markers = {"edm_vpred.sigma_max": torch.tensor(80.0), "edm_vpred.sigma_min": torch.tensor(0.01)}
+    model = detect_model(
+        single_model_catalog(save_without_markers(demo_file, tmp_path / "mine.safetensors", markers))
+    )
+    assert (model.profile.name, model.detection.sigma_range) == ("cosxl", (pytest.approx(0.01), 80.0))
+    body = {"input": "cat", "parameters": {"width": 64, "height": 96, "steps": 5, "seed": 1} | parameters}
+    policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
+    result = load_runner(model, Settings(device="cpu")).run(
+        resolve(read_request(body), policy).job, lambda _: None, None
+    )
+    assert result.sigmas == pytest.approx((*ladder, 0.0), rel=1e-6)
+    assert result.images[0].shape == (96, 64, 3)
 
 
 def test_a_configured_prediction_is_not_probed(demo_file, tmp_path):

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from jobs import change, make_job
 from paths import ROOT, SAMPLES
 
-from pipelines.job import Guidance, Prompts, Threshold
+from pipelines.job import Guidance, Prompts, Threshold, UncondZero
 from server.picture.comment import (
     NAI_HASHES,
     build_alpha_text,
@@ -84,6 +85,16 @@ def test_the_upper_guidance_limit_is_written_only_if_set():
     assert limited["skip_cfg_above_sigma"] == 19.0
     assert keys[keys.index("skip_cfg_above_sigma") + 1] == "skip_cfg_below_sigma"
     assert inf not in limited.values()
+
+
+def test_uncond_zero_is_recorded_only_if_used():
+    job = change(JOB, guidance=Guidance(uncond_zero=UncondZero(1, 0)))
+    comment = build_comment(job, 0)
+    assert comment | build_comment(JOB, 0) == comment
+    assert (comment["uncond_zero"], comment["uncond_zero_sharpness"]) == (1.0, 0.0)
+    assert "uncond_zero" not in build_comment(JOB, 0)
+    described: Any = describe_job(job, (), "exact", "00C0FFEE")["job"]
+    assert described["guidance"]["uncond_zero"] == {"scale": 1, "sharpness": 0}
 
 
 @pytest.mark.parametrize(("smea", "flags"), [("off", (0, 0)), ("smea", (1, 0)), ("dyn", (1, 1))])
@@ -187,7 +198,10 @@ def test_the_naiad_object_holds_the_entire_job_as_json():
 
 def test_every_key_is_documented():
     comment = build_comment(
-        change(JOB, guidance=Guidance(skip_above=19)), 0, FLAGS, describe_job(JOB, (), "exact", "00C0FFEE")
+        change(JOB, guidance=Guidance(skip_above=19, uncond_zero=UncondZero())),
+        0,
+        FLAGS,
+        describe_job(JOB, (), "exact", "00C0FFEE"),
     )
     naiad = comment["naiad"]
     assert isinstance(naiad, dict)

@@ -15,6 +15,7 @@ from server.picture.comment import build_alpha_text
 from server.picture.inspection import inspect
 from server.picture.signature import verify_comment
 from server.picture.writer import ENCODERS, MetadataPolicy, write_job_picture
+from server.request.resolve import ResolvedRequest
 
 JOB = make_job(
     192, 256, Prompts("1girl, {caf\u00e9}", "lowres"), steps=28, guidance=Guidance(5.0), seeds=(7, 8)
@@ -43,7 +44,8 @@ def build_result(height=256, width=192):
 def write(level, image_format, key, result=None, index=0):
     """The file of an image."""
     policy = MetadataPolicy("00C0FFEE", key, level, "exact")
-    return write_job_picture(policy, JOB, result or build_result(), index, {"legacy": False}, image_format)
+    resolved = ResolvedRequest(JOB, image_format, {"legacy": False}, ())
+    return write_job_picture(policy, resolved, result or build_result(), index)
 
 
 @pytest.mark.parametrize("image_format", FORMATS)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from lora_files import random_lora, write_lora
 from safetensors.torch import save_file
 
 from server.config.catalog import single_model_catalog
 from server.config.resources import configs
 from server.engine.inversions import build_inversion_cards, describe_inversions
+from server.engine.loras import build_lora_cards, describe_loras
 from server.engine.model import detect_model
 from server.engine.named_files import list_names
 from server.errors import Rejected
@@ -36,14 +38,29 @@ def folder(tmp_path, demo_file):
 
 
 @pytest.fixture
-def ask(demo_file, folder):
-    def ask(prompt, negative="", folder=folder, syntax="nai"):
-        model = replace(detect_model(single_model_catalog(demo_file)), inversion_folder=folder)
+def lora_folder(tmp_path, demo_file):
+    """Two LoRAs, each with a textual inversion `hero`; the first also has one that cannot be used."""
+    widths = detect_model(single_model_catalog(demo_file)).text_widths
+    layer = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    for name, count in (("first", 4), ("second", 5)):
+        bundle = {
+            f"bundle_emb.hero.{key}": torch.ones(count, width)
+            for key, width in zip(("clip_l", "clip_g"), widths, strict=True)
+        }
+        odd = {"bundle_emb.Odd.emb_params": torch.ones(2, 768)} if name == "first" else {}
+        write_lora(tmp_path / "loras" / f"{name}.safetensors", random_lora({layer: (64, 96)}) | bundle | odd)
+    return tmp_path / "loras"
+
+
+@pytest.fixture
+def ask(demo_file, folder, lora_folder):
+    def ask(prompt, negative="", folder=folder, loras=(), syntax="nai"):
+        model = detect_model(single_model_catalog(demo_file))
         model = replace(model, profile=model.profile.model_copy(update={"syntax": syntax}))
+        model = replace(model, inversion_folder=folder, lora_folder=lora_folder)
         policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
-        return resolve(
-            read_request({"input": prompt, "parameters": {"negative_prompt": negative, "seed": 1}}), policy
-        )
+        parameters = {"negative_prompt": negative, "seed": 1, "loras": list(loras)}
+        return resolve(read_request({"input": prompt, "parameters": parameters}), policy)
 
     return ask
 
@@ -70,7 +87,7 @@ def test_more_than_32_are_refused(ask, folder):
         save_file({"clip_l": torch.ones(1, 32)}, folder / f"n{number}.safetensors")
     names = [f"n{number}" for number in range(33)]
     assert len(ask(" ".join(names[:32] * 9)).job.prompts.inversions) == 32
-    with pytest.raises(Rejected, match="more than 32 textual inversions"):
+    with pytest.raises(Rejected, match="33 textual inversions; at most 32"):
         ask(" ".join(names))
 
 
@@ -91,15 +108,15 @@ def test_the_metadata_name_the_file_by_its_hash(ask):
     [
         (
             "embedding:bad-hand",
-            "input: 'bad-hand' is not one of the 6 textual inversions; did you mean 'Bad-Hands'?",
+            "input: 'bad-hand' is not one of the 5 textual inversions; did you mean 'Bad-Hands'?",
         ),
-        ("embedding:zzz", "input: 'zzz' is not one of the 6 textual inversions; GET /models lists all"),
+        ("embedding:zzz", "input: 'zzz' is not one of the 5 textual inversions; GET /models lists all"),
         ("cat, Twin", "input: the textual inversions 'Twin' and 'twin' are one word; rename a file"),
         ("embedding: bad-hands", "input: `embedding:` without a name; GET /models lists"),
-        ("embedding:../x", "input: '..' is not one of the 6"),
+        ("embedding:../x", "input: '..' is not one of the 5"),
         ("cat, sd15", "input: the textual inversion 'sd15' cannot be used: its vectors have 768 values"),
         ("cat, broken", "input: the textual inversion 'broken' cannot be used: not a textual inversion"),
-        ("embedding:old", "input: 'old' is not one of the 6"),
+        ("embedding:old", "input: 'old' is not one of the 5"),
     ],
 )
 def test_what_cannot_be_used_is_refused(ask, prompt, message):
@@ -109,7 +126,7 @@ def test_what_cannot_be_used_is_refused(ask, prompt, message):
 
 
 def test_a_folder_that_cannot_be_read_gives_a_warning(ask, folder):
-    asked = ask("cat, bad-hands", folder=folder / "gone")
+    asked = ask("cat, bad-hands, embedding:bad-hands", folder=folder / "gone")
     assert asked.job.prompts.inversions == ()
     reason = "the folder cannot be read: No such file or directory"
     assert f"input: names of textual inversions are read as text: {reason}" in asked.warnings
@@ -117,6 +134,38 @@ def test_a_folder_that_cannot_be_read_gives_a_warning(ask, folder):
 
 def test_without_a_folder_every_word_is_text(ask):
     assert ask("cat, bad-hands, embedding:bad-hands", folder=None).job.prompts.inversions == ()
+
+
+@pytest.mark.parametrize("with_folder", [True, False])
+def test_a_word_in_the_file_of_a_lora_of_the_request_is_found(ask, folder, lora_folder, with_folder):
+    folder = folder if with_folder else None
+    resolved = ask("cat, embedding:Hero", folder=folder, loras=["first"])
+    (found,), (lora,) = resolved.job.prompts.inversions, resolved.job.loras
+    assert (found.name, found.count, found.is_bundled) == ("hero", 4, True)
+    assert (found.path, found.fingerprint) == (lora_folder / "first.safetensors", lora.fingerprint)
+    assert resolved.warnings == ()
+    assert ask("cat, hero", folder=folder).job.prompts.inversions == ()
+    assert ask("cat", folder=folder, loras=["first"]).job.prompts.inversions == ()
+
+
+def test_the_first_loras_word_counts_and_comes_before_the_folders(ask, folder, demo_file):
+    widths = detect_model(single_model_catalog(demo_file)).text_widths
+    save_file({"clip_l": torch.ones(7, widths[0])}, folder / "Hero.safetensors")
+    for loras, count in ((["second", "first"], 5), (["first", "second"], 4), ([], 7)):
+        (found,) = ask("hero", loras=loras).job.prompts.inversions
+        assert found.count == count
+
+
+def test_only_naming_an_unusable_word_of_a_lora_is_refused(ask):
+    with pytest.raises(Rejected) as refused:
+        ask("cat, odd", loras=["first"])
+    assert refused.value.message.startswith("input: the textual inversion 'Odd' cannot be used: its vectors")
+
+
+def test_loras_are_listed_with_the_words_in_their_files(lora_folder):
+    cards = build_lora_cards(lora_folder)
+    assert [card["inversions"] for card in cards] == [["Odd", "hero"], ["hero"]]
+    assert next(describe_loras(lora_folder)).endswith("; textual inversions: Odd, hero")
 
 
 def test_the_folder_is_listed(folder):

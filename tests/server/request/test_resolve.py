@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from pipelines.job import Character, Guidance, InitImage, Prompts, RgbImage, Threshold
+from pipelines.job import Character, Guidance, InitImage, Prompts, RgbImage, Threshold, UncondZero
 from pipelines.sampling.samplers import ALIASES, SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
 from server.config.catalog import single_model_catalog
@@ -107,6 +107,27 @@ def test_null_and_empty_names_count_as_missing(ask):
 )  # fmt: skip
 def test_sent_values_win_over_defaults_even_if_falsy(ask, parameters, found):
     assert found(ask(parameters).job)
+
+
+def test_uncond_zero_replaces_the_negative_guidance_with_a_warning(ask):
+    ignored = {"scale": 9, "uc": "bad", "uncond_scale": 0.5, "dynamic_thresholding": True}
+    found = ask(ignored | {"uncond_zero": 0.8, "uncond_zero_sharpness": 0, "skip_cfg_below_sigma": 2})
+    assert found.job.guidance == Guidance(9.0, 0.2, skip_below=2.0, uncond_zero=UncondZero(0.8, 0.0))
+    names = "scale, negative_prompt, uncond_scale, dynamic_thresholding"
+    assert found.warnings == (f"uncond_zero: replaces {names}; no effect here",)
+
+
+def test_uncond_zero_may_be_the_profile_s_default(ask):
+    profile = PROFILE.model_copy(update={"defaults": Defaults(uncond_zero=0.7)})
+    assert ask({}, profile).job.guidance.uncond_zero == UncondZero(0.7, 1.0)
+    assert ask({"uncond_zero": 0}, profile).job.guidance.uncond_zero is None
+    assert ask({}, profile).warnings == ()
+
+
+def test_sharpness_without_uncond_zero_gets_a_warning(ask):
+    found = ask({"uncond_zero_sharpness": 1})
+    assert found.job == ask().job
+    assert found.warnings == ("uncond_zero_sharpness: has no effect without uncond_zero",)
 
 
 def test_echoed_flags_change_no_job(ask):
@@ -530,6 +551,19 @@ def test_warnings(ask, top, parameters, message):
 
 def test_without_a_guard_any_scale_is_accepted_silently(ask):
     assert ask({"scale": 50}, profile=PROFILE.model_copy(update={"guards": Guards()})).warnings == ()
+
+
+def test_a_model_of_few_steps_warns_of_more_and_says_what_suits_it(ask):
+    defaults = Defaults(sampler="k_lcm", noise_schedule="simple", steps=4, scale=1.0)
+    guards = Guards(warn_scale_above=2.0, warn_steps_above=8)
+    few = PROFILE.model_copy(update={"defaults": defaults, "guards": guards})
+    assert ask({}, few).warnings == ask({"steps": 8, "scale": 2}, few).warnings == ()
+    found = ask({"steps": 28, "scale": 5, "sampler": "k_euler"}, few)
+    assert (found.job.steps, found.job.guidance.scale, found.job.sampler) == (28, 5.0, "k_euler")
+    assert found.warnings == (
+        "scale: 5 is above what this model is suited to (2)",
+        "steps: 28 is above what this model is suited to (8); its own are 4 steps of k_lcm with simple at scale 1",
+    )
 
 
 def test_a_side_too_long_for_webp_is_refused(ask, refusal):

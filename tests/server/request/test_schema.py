@@ -23,7 +23,7 @@ FLAGS = (
     *("dynamic_thresholding", "sm", "sm_dyn", "prefer_brownian", "deliberate_euler_ancestral_bug"),
     *("legacy", "legacy_v3_extend", "deep_shrink"),
 )
-REALS = {"scale": 50, "cfg_rescale": 1, "uncond_scale": 10}
+REALS = {"scale": 50, "cfg_rescale": 1, "uncond_scale": 10, "uncond_zero": 10, "uncond_zero_sharpness": 2}
 SIGMAS = ("skip_cfg_above_sigma", "skip_cfg_below_sigma")
 TEXTS = ("prompt", "negative_prompt", "uc")
 UNUSED = {

@@ -5,8 +5,8 @@ from assorted_files import VERDICTS, write_files
 from checkpoint_files import hollow_folder
 from typer.testing import CliRunner
 
+from server.cli.check_folder import check_folder, is_collection
 from server.cli.main import app
-from server.cli.survey import is_collection, survey_folder
 from server.config.toml import ConfigError
 
 
@@ -14,7 +14,7 @@ from server.config.toml import ConfigError
 def lines(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     write_files(folder)
-    return list(survey_folder(folder))
+    return list(check_folder(folder))
 
 
 @pytest.mark.parametrize("name", VERDICTS)
@@ -32,13 +32,13 @@ def test_every_file_has_a_line_and_the_last_line_counts_them(lines):
 def test_a_diffusers_folder_is_one_model(tmp_path):
     hollow_folder(tmp_path / "model")
     assert not is_collection(tmp_path / "model")
-    assert [line.split(":")[0] for line in survey_folder(tmp_path)][:-1] == ["model"]
+    assert [line.split(":")[0] for line in check_folder(tmp_path)][:-1] == ["model"]
 
 
 def test_a_folder_without_models_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ConfigError, match="no safetensors file and no diffusers folder"):
-        list(survey_folder(tmp_path))
+        list(check_folder(tmp_path))
 
 
 def test_the_command_looks_into_a_folder(tmp_path):

@@ -17,7 +17,12 @@ from server.request.schema import read_request
 
 @dataclass(frozen=True, slots=True)
 class Instructions:
-    """What a request asks of a prompted tool: prompt, the name of a mood or nothing, number of `defry`, and seed."""
+    """The fields that prompted tools read.
+
+    Attributes:
+        mood: the name of one, or empty.
+        level: the number of `defry`.
+    """
 
     tool: str
     prompt: str = ""
@@ -27,8 +32,8 @@ class Instructions:
 
 
 @dataclass(frozen=True, slots=True)
-class Redrawing:
-    """A job for the model, and what turns its result into the tool's picture."""
+class Redraw:
+    """A job for the model, and what is needed to turn its result into the tool's picture."""
 
     resolved: ResolvedRequest
     canvas: Canvas
@@ -44,28 +49,35 @@ class Redrawing:
         return (picture * (1 - ink[..., None])).round().astype(np.uint8)
 
 
-def plan_redrawing(
-    image: Image.Image, asked: Instructions, source: str, recipes: Recipes, policy: RequestPolicy
-) -> Redrawing:
+def plan_redraw(
+    image: Image.Image, instructions: Instructions, source: str, recipes: Recipes, policy: RequestPolicy
+) -> Redraw:
     """Return the job of a prompted tool; `source` is the prompt in the image's metadata.
 
     Raises:
         Rejected: the image's shape or the prompt cannot be used.
     """
-    recipe, profile = recipes.recipes[asked.tool], policy.model.profile
+    recipe, profile = recipes.recipes[instructions.tool], policy.model.profile
     default_area = profile.defaults.width * profile.defaults.height
     canvas = fit_canvas(image.size, min(default_area, profile.deep_shrink_above or default_area))
-    prompts = recipes.build_prompts(asked.tool, asked.prompt, asked.mood, source)
+    prompts = recipes.build_prompts(instructions.tool, instructions.prompt, instructions.mood, source)
     start = encode_png(_prepare(canvas.place(image), recipe), {})
     body = build_body(
-        recipe, prompts, asked.level, asked.seed, start, canvas.size, policy.presets, policy.model.model
+        recipe,
+        prompts,
+        instructions.level,
+        instructions.seed,
+        start,
+        canvas.size,
+        policy.presets,
+        policy.model.model,
     )
     resolved = resolve(read_request(body), policy)
-    return Redrawing(resolved, canvas, np.asarray(image), recipe.keep_lines)
+    return Redraw(resolved, canvas, np.asarray(image), recipe.keep_lines)
 
 
 def _prepare(pixels: Pixels, recipe: Recipe) -> Pixels:
-    """Return what the model starts from: the image, or its luma on gray paper if it is to be colored."""
+    """Return the init image: the image itself, or its luma on gray paper if the tool colors it."""
     if recipe.paper == 1:
         return pixels
     gray = np.asarray(Image.fromarray(pixels).convert("L"), np.float32) * recipe.paper

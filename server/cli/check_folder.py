@@ -10,7 +10,7 @@ from server.config.toml import ConfigError
 from server.engine.model import ServedModel, detect_model
 
 SUFFIXES = {".safetensors", ".sft", ".gguf", ".onnx", *PICKLE_SUFFIXES}
-"""Of files that may hold weights; others, such as images and configs, are passed over."""
+"""Suffixes of files that may hold weights; others, such as images and configs, are skipped."""
 
 
 def is_collection(path: Path) -> bool:
@@ -20,7 +20,7 @@ def is_collection(path: Path) -> bool:
     )
 
 
-def survey_folder(folder: Path) -> Iterator[str]:
+def check_folder(folder: Path) -> Iterator[str]:
     """Yield a line for each file and diffusers folder of a folder, then how many of them can be served.
 
     Raises `ConfigError` if the folder holds none.
@@ -30,7 +30,7 @@ def survey_folder(folder: Path) -> Iterator[str]:
         raise ConfigError(f"{folder}: no safetensors file and no diffusers folder in it")
     count = 0
     for path in paths:
-        verdict, is_served = judge(path)
+        verdict, is_served = check_file(path)
         count += is_served
         yield f"{path.name}: {verdict}"
     yield f"{count} of {len(paths)} can be served"
@@ -41,8 +41,8 @@ def is_diffusers(path: Path) -> bool:
     return path.is_dir() and not is_collection(path)
 
 
-def judge(path: Path) -> tuple[str, bool]:
-    """Return what a file is, with the reason, and whether it can be served as a model."""
+def check_file(path: Path) -> tuple[str, bool]:
+    """Return what a file or diffusers folder is, with the evidence, and whether it can be served as a model."""
     from server.engine.loading import check_model  # takes seconds
 
     try:
