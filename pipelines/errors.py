@@ -43,18 +43,15 @@ class WeightsError(PipelineError):
         super().__init__(f"{abbreviate(self.path.name)}: {reason}")
 
 
-class UnusableLora(PipelineError):
-    """LoRAs that cannot be applied to the model: of another kind of model, damaged, or too strong."""
+class UnusableFile(PipelineError):
+    """Files that a request names cannot be used: for another kind of model, damaged, or too strong.
 
-    def __init__(self, names: str, reason: str) -> None:
-        super().__init__(f"LoRA {names}: {reason}")
+    Args:
+        kind: what they are: "LoRA", "textual inversion" or "ControlNet".
+    """
 
-
-class UnusableControl(PipelineError):
-    """A ControlNet that cannot be used with the model: for another kind of model, damaged, or of another kind."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"ControlNet {name!r}: {reason}")
+    def __init__(self, kind: str, names: str, reason: str) -> None:
+        super().__init__(f"{kind} {names}: {reason}")
 
 
 class NotFinite(PipelineError):

@@ -9,7 +9,7 @@ import torch
 
 from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import ControlPlan, plan_control
-from pipelines.errors import PipelineError, UnusableControl, WeightsError
+from pipelines.errors import PipelineError, UnusableFile, WeightsError
 from pipelines.job import Control
 from pipelines.weights.checkpoint import checkpoint_files, fingerprint
 from pipelines.weights.load import Weights
@@ -46,7 +46,7 @@ class ControlResidency:
         """Return the network of each control, and load those that are not.
 
         Raises:
-            UnusableControl: a file is no ControlNet for the model, is damaged, or has changed.
+            UnusableFile: a file is no ControlNet for the model, is damaged, or has changed.
             PipelineError: there is not enough memory.
         """
         used = {(control.path, control.fingerprint) for control in controls}
@@ -60,7 +60,7 @@ class ControlResidency:
                 self._plans[key] = self._load(control, used)
             self._plans[key].file.check_mode(control.mode)
         except WeightsError as error:
-            raise UnusableControl(control.name, error.reason) from error
+            raise UnusableFile("ControlNet", repr(control.name), error.reason) from error
         self._plans.move_to_end(key)
         return self._plans[key].network
 

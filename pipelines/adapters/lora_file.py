@@ -107,10 +107,12 @@ class LoraFile:
         title = FAMILIES[family].title
         for part, other in OTHER_MODELS.items():
             if any(part in f"{name.path}_" for name in self.layers):
-                raise WeightsError(self.path, f"is for {other}, the model is {title}; choose one for {title}")
+                raise WeightsError(
+                    self.path, f"it is for {other}, the model is {title}; choose one for {title}"
+                )
         own = self.family
         if own is not None and own != family:
-            reason = f"is for {FAMILIES[own].title}, the model is {title}; choose one for {title}"
+            reason = f"it is for {FAMILIES[own].title}, the model is {title}; choose one for {title}"
             raise WeightsError(self.path, reason)
 
     def alpha_of(self, name: LayerName, rank: int) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import torch
@@ -12,15 +11,8 @@ from pipelines.adapters.lora_changes import compute_change
 from pipelines.adapters.lora_file import LoraFile
 from pipelines.adapters.lora_kinds import rank_of
 from pipelines.adapters.lora_patches import Patch
-from pipelines.errors import WeightsError, abbreviate
-from pipelines.weights.header import TensorRef
-
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-"""The dtypes of weights, and of numbers that trainers also write as integers."""
+from pipelines.errors import WeightsError
+from pipelines.weights.reader import read_float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +51,10 @@ def load_patches(file: LoraFile, patches: Sequence[Patch]) -> tuple[LoadedPatch,
 
 
 def _load_patch(file: LoraFile, patch: Patch, stream: BinaryIO) -> LoadedPatch:
-    tensors = {role: _read_tensor(file.path, ref, stream) for role, ref in patch.tensors.items()}
+    tensors = {role: read_float(ref, stream) for role, ref in patch.tensors.items()}
     rank = rank_of(patch.kind, {role: ref.shape for role, ref in patch.tensors.items()})
     if rank is None:
         return LoadedPatch(patch, tensors, 1.0)
     # LyCORIS takes an alpha of 0 as the rank
     alpha = float(tensors["alpha"]) if "alpha" in tensors else file.alpha_of(patch.layer, rank)
     return LoadedPatch(patch, tensors, (alpha or rank) / rank)
-
-
-def _read_tensor(path: Path, ref: TensorRef, stream: BinaryIO) -> Tensor:
-    stream.seek(ref.start)
-    content = bytearray(stream.read(ref.end - ref.start))
-    if len(content) != ref.end - ref.start:
-        raise WeightsError(path, "it became shorter while it was read")
-    tensor = torch.frombuffer(content, dtype=DTYPES[ref.dtype]).reshape(ref.shape).float()
-    if not tensor.isfinite().all():
-        raise WeightsError(path, f"{abbreviate(ref.key)} contains NaN or infinity; the file is damaged")
-    return tensor

@@ -40,7 +40,7 @@ class PristineWeights:
 
     def __init__(self, parts: Sequence[PlannedPart], budget: int) -> None:
         self._parts, self._budget = tuple(parts), budget
-        self._files = {file: _read_state(file) for part in parts for file in part.files}
+        self._files = {file: read_state(file) for part in parts for file in part.files}
         self._copies: dict[WeightKey, Tensor] = {}
         self._lock = Lock()
         self.changed: set[WeightKey] = set()
@@ -88,13 +88,14 @@ class PristineWeights:
     def _reread(self, key: WeightKey, live: Tensor) -> Tensor:
         planned = self._parts[key.part]
         for file in planned.files:
-            if _read_state(file) != self._files[file]:
+            if read_state(file) != self._files[file]:
                 raise WeightsError(file, "it has changed since it was loaded; restart the server")
         tensors = read_tensors(planned.source, {key.name: planned.weights[key.name]}, live.dtype)
         return tensors[key.name].to(live.dtype)
 
 
-def _read_state(file: Path) -> FileState | None:
+def read_state(file: Path) -> FileState | None:
+    """Return by what a change of a file is recognized; None if it cannot be read."""
     try:
         status = file.stat()
     except OSError:

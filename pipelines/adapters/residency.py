@@ -19,8 +19,8 @@ from pipelines.adapters.lora_file import read_lora
 from pipelines.adapters.lora_keys import name_layers
 from pipelines.adapters.lora_patches import Network, match_lora
 from pipelines.adapters.lora_tensors import LoadedPatch, load_patches
-from pipelines.adapters.pristine import PristineWeights, WeightKey, is_finite
-from pipelines.errors import PipelineError, UnusableLora, WeightsError
+from pipelines.adapters.pristine import PristineWeights, WeightKey, is_finite, read_state
+from pipelines.errors import PipelineError, UnusableFile, WeightsError
 from pipelines.job import Lora
 from pipelines.types import Family
 from pipelines.weights.checkpoint import fingerprint
@@ -66,6 +66,7 @@ class LoraResidency:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lora")
         self._lock = Lock()
         self._next: tuple[LoraSet, Future[PreparedSet]] | None = None
+        self._claimed: LoraSet = ()  # that `activate` waits for
         self._active: LoraSet | None = ()  # None after a swap that failed
         self.text_key: tuple[object, ...] = ()
         self.swaps = 0
@@ -76,31 +77,40 @@ class LoraResidency:
         Another set that waits for that is dropped.
         """
         loras = _order(loras)
-        if not loras or loras == self._active:
-            return
         with self._lock:
-            if self._next is None or self._next[0] != loras:
-                if self._next is not None:
-                    self._next[1].cancel()
-                self._next = loras, self._thread.submit(self._prepare, loras)
+            if not loras or loras in (self._active, self._claimed, self._next and self._next[0]):
+                return
+            self._drop_next()
+            self._next = loras, self._thread.submit(self._prepare, loras)
 
     def activate(self, loras: LoraSet) -> None:
         """Apply a set, and nothing else, to the model's weights. On the thread that owns the device.
 
         Raises:
-            UnusableLora: a file does not fit the model, is damaged, or is too strong; nothing is applied then.
+            UnusableFile: a file does not fit the model, is damaged, or is too strong; nothing is applied then.
         """
         loras = _order(loras)
-        if loras != self._active:
-            self._swap(self._take(loras).result() if loras else NOTHING)
+        if loras == self._active:
+            return
+        try:
+            self._swap(self._claim(loras).result() if loras else NOTHING)
+        finally:
+            self._claimed = ()
 
-    def _take(self, loras: LoraSet) -> Future[PreparedSet]:
-        """Return the future of a prepared set, which `prepare` drops no more."""
+    def _claim(self, loras: LoraSet) -> Future[PreparedSet]:
+        """Return the future of a set, which `prepare` cannot drop any more."""
         with self._lock:
-            if self._next is not None and self._next[0] == loras:
-                future, self._next = self._next[1], None
-                return future
-        return self._thread.submit(self._prepare, loras)
+            self._claimed = loras
+            claimed = self._next
+            if claimed is None or claimed[0] != loras:
+                self._drop_next()
+                claimed = loras, self._thread.submit(self._prepare, loras)
+            self._next = None
+            return claimed[1]
+
+    def _drop_next(self) -> None:
+        if self._next is not None:
+            self._next[1].cancel()  # without effect if it is computed already
 
     @torch.inference_mode()
     def _prepare(self, loras: LoraSet) -> PreparedSet:
@@ -122,11 +132,16 @@ class LoraResidency:
     def _load(self, lora: Lora) -> tuple[LoadedPatch, ...]:
         if not self._parts:
             raise PipelineError("LoRAs can be applied only to a model that was loaded from files")
+        state = read_state(lora.path)
         if fingerprint(lora.path) != lora.fingerprint:
             raise WeightsError(lora.path, "it has changed since the request was read; send the request again")
         file = read_lora(lora.path)
         file.check_family(self._family)
-        return load_patches(file, match_lora(file, describe_networks(part.part for part in self._parts)))
+        networks = describe_networks(part.part for part in self._parts)
+        patches = load_patches(file, match_lora(file, networks))
+        if read_state(lora.path) != state:
+            raise WeightsError(lora.path, "it changed while it was read; send the request again")
+        return patches
 
     def _find_weights(self, patch: LoadedPatch) -> list[WeightKey]:
         """Return the weights that a patch changes: an inpainting UNet has those of the UNet too."""
@@ -144,7 +159,7 @@ class LoraResidency:
                 names = ", ".join(repr(lora.name) for lora in loras)
                 dtype = str(value.dtype).removeprefix("torch.")
                 reason = f"their strengths make {key.name} too large for {dtype}; lower them"
-                raise UnusableLora(names, reason)
+                raise UnusableFile("LoRA", names, reason)
             size += value.nbytes
             if self._pristine.copied_bytes + size <= self._budget:
                 kept[key] = value
@@ -190,7 +205,7 @@ def _translate_errors(lora: Lora) -> Generator[None]:
     try:
         yield
     except WeightsError as error:
-        raise UnusableLora(repr(lora.name), error.reason) from error
+        raise UnusableFile("LoRA", repr(lora.name), error.reason) from error
 
 
 def describe_networks(parts: Iterable[ModelPart]) -> tuple[Network, ...]:

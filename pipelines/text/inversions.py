@@ -4,8 +4,7 @@ Each vector has an id above CLIP's vocabulary, so a chunk's ids stay whole numbe
 caches. Only headers are read here. Sources: Gal et al. 2022; A1111's and ComfyUI's ways to name them.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +17,6 @@ ENCODER_KEYS = ("clip_l", "clip_g")
 """Keys of the vectors for SDXL's first and second text encoder."""
 MOST_VECTORS = 75
 """Number of vectors that fit into a chunk."""
-MARKER = "embedding:"
-"""ComfyUI writes this before the name."""
-InversionIds = Mapping[str, tuple[int, ...]]
-"""The ids that a word, in lower case, stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +81,3 @@ def read_inversion(path: Path, bundled: str = "") -> InversionFile:
 
 def _count_rows(ref: TensorRef) -> int:
     return ref.shape[0] if len(ref.shape) == 2 else 1
-
-
-def split_words(text: str, inversions: InversionIds) -> Iterator[str | tuple[int, ...]]:
-    """Yield a text in pieces: text, and the ids of each word that is an inversion's name.
-
-    A name counts as a word of its own, in any case, with or without `embedding:` before it.
-    """
-    if not inversions:
-        yield text
-        return
-    position = 0
-    for match in find_words(text, inversions):
-        yield text[position : match.start()]
-        yield inversions[match[1].lower()]
-        position = match.end()
-    yield text[position:]
-
-
-def find_words(text: str, names: Sequence[str] | Mapping[str, object]) -> Iterator[re.Match[str]]:
-    """Yield where names stand in a text as words of their own; of two that begin alike, the longer one."""
-    longest_first = sorted(names, key=len, reverse=True)
-    choices = "|".join(map(re.escape, longest_first))
-    if choices:
-        yield from re.finditer(rf"(?<![\w-])(?:{MARKER})?({choices})(?![\w-])", text, re.IGNORECASE)

@@ -13,8 +13,8 @@ from itertools import count
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from pipelines.text.inversions import InversionIds, split_words
 from pipelines.text.runs import Run
+from pipelines.text.words import WordFinder
 
 BOS, EOS = 49406, 49407
 CHUNK = 75
@@ -27,7 +27,9 @@ SEAM_POSITIONS = frozenset({73, 74, 75, 148, 149, 150})
 
 Token = tuple[int, float]
 """An id and its weight."""
-NO_INVERSIONS: InversionIds = {}
+InversionIds = WordFinder[tuple[int, ...]]
+"""The ids that the names of textual inversions stand for."""
+NO_INVERSIONS: InversionIds = WordFinder({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def _tokenize_groups(runs: Iterable[Run], inversions: InversionIds) -> list[list
     groups: list[list[Token]] = []
     for text, weight in runs:
         clamped = min(max(weight, MIN_WEIGHT), MAX_WEIGHT)
-        for piece in split_words(text, inversions):
+        for piece in inversions.split(text):
             if isinstance(piece, str):
                 groups += [[(token, clamped)] for token in tokenize(piece)]
             else:

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,12 @@ from pipelines.weights.networks import load_state
 from pipelines.weights.sources import FoundWeights, StoredWeight
 
 BLOCK = 1 << 24
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""The dtypes of weights, and of numbers that trainers also write as integers."""
 
 
 def fill_network(
@@ -37,13 +43,19 @@ def read_tensors(source: Checkpoint, weights: FoundWeights, dtype: torch.dtype) 
         return {name: _read_weight(source, weight, files, dtype) for name, weight in weights.items()}
 
 
-def read_tensor(ref: TensorRef) -> Tensor:
-    """Return one tensor of a file, as a view of it; raise WeightsError if it cannot be read."""
-    try:
-        with cast("Any", safe_open)(ref.file, framework="pt") as file:
-            return file.get_tensor(ref.key)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(ref.file, "it changed while it was read, or cannot be mapped") from error
+def read_float(ref: TensorRef, stream: BinaryIO) -> Tensor:
+    """Return one tensor of an opened file in float32; raise WeightsError if it is not finite, or cut off.
+
+    It is read, not mapped: a file that a trainer overwrites meanwhile must not end the process.
+    """
+    stream.seek(ref.start)
+    content = bytearray(stream.read(ref.end - ref.start))
+    if len(content) != ref.end - ref.start:
+        raise WeightsError(ref.file, "it became shorter while it was read")
+    tensor = torch.frombuffer(content, dtype=DTYPES[ref.dtype]).reshape(ref.shape).float()
+    if not tensor.isfinite().all():
+        raise WeightsError(ref.file, f"{abbreviate(ref.key)} contains NaN or infinity; the file is damaged")
+    return tensor
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from server.api.form import split_form
 from server.api.image_fields import attach_parts
 from server.api.json_text import parse_json_object
 from server.api.memory import MIB, Reservation
+from server.api.threads import call_in_thread
 from server.errors import BodyTimeout, BodyTooLarge, Rejected, Unsupported
 
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
@@ -59,7 +60,7 @@ async def read_body(
     if not media_type:
         raise Unsupported("Content-Type: '' is not application/json or multipart/form-data")
     async with slots:
-        return await asyncio.to_thread(_parse, body, boundary)
+        return await call_in_thread(_parse, body, boundary)
 
 
 def _check_media_type(headers: Headers) -> str:

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.memory import Memory
+from server.api.threads import call_in_thread
 from server.heap import trim_heap
 
 DRAIN_TIMEOUT = 20.0
@@ -37,7 +38,7 @@ def complete_exchanges(app: ASGIApp, memory: Memory) -> ASGIApp:
             scope["reservation"] = reservation
             await app(scope, exchange.receive, exchange.send)
         if reservation.largest >= LARGE:
-            await asyncio.to_thread(trim_heap)
+            await call_in_thread(trim_heap)
 
     return run
 

@@ -12,6 +12,7 @@ from server.api.jobs import decode_in_slot, receive_body, run_job
 from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
+from server.api.threads import call_in_thread
 from server.picture.writer import write_job_picture
 from server.request.controls import has_controls
 from server.request.resolve import ResolvedRequest, resolve
@@ -47,7 +48,7 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
     def encode(index: int) -> bytes:
         return write_job_picture(metadata, resolved, result, index)
 
-    encoded = (asyncio.to_thread(encode, index) for index in range(len(result.images)))
+    encoded = (call_in_thread(encode, index) for index in range(len(result.images)))
     files = await asyncio.gather(*encoded)
     timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
     return Generated(files, timings)
@@ -55,14 +56,14 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
 
 async def receive_generate(request: Request, state: AppState) -> GenerateRequest:
     """Return a request to generate images, read but not resolved."""
-    return await asyncio.to_thread(read_request, await receive_body(request, state))
+    return await call_in_thread(read_request, await receive_body(request, state))
 
 
 async def resolve_generate(request: Request, state: AppState, sent: GenerateRequest) -> ResolvedRequest:
     """Return a request resolved to a job; its images are decoded in one of the slots."""
     has_images = sent.task != "generate" or has_references(sent.parameters) or has_controls(sent.parameters)
     if not has_images:  # it need not wait for a slot
-        return await asyncio.to_thread(resolve, sent, state.current_policy())
+        return await call_in_thread(resolve, sent, state.current_policy())
     resolved = await decode_in_slot(request, resolve, sent, state.current_policy())
     get_reservation(request).resize(measure_work(resolved.job))
     return resolved

@@ -12,6 +12,7 @@ from pipelines.types import OnPreview
 from server.api.body import read_body
 from server.api.image_fields import recall_images
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
+from server.api.threads import call_in_thread
 from server.engine.engine import Result, Ticket
 from server.errors import Unavailable
 
@@ -59,7 +60,7 @@ async def run_in_slot(
 
     async def wait_and_run() -> Done:
         await slots.acquire()
-        running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+        running = asyncio.ensure_future(call_in_thread(function, *args))
         running.add_done_callback(lambda _: slots.release())
         return await asyncio.shield(running)
 
@@ -79,10 +80,8 @@ def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None
     except BaseException:
         quotas.end(use, refund=True)
         raise
-    # called before the result reaches the client, whose next request may then begin
-    ticket.future.add_done_callback(
-        lambda future: quotas.end(use, refund=future.cancelled() or future.exception() is not None)
-    )
+    # before the result reaches the client, or once it has hung up: its next request may then begin
+    ticket.call_at_end(lambda has_succeeded: quotas.end(use, refund=not has_succeeded))
     return ticket
 
 

@@ -4,7 +4,6 @@ A request is translated to NAI's and takes the same path from there. Errors unde
 `error_responses.ErrorResponse`.
 """
 
-import asyncio
 from base64 import b64encode
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from server.api.generation import resolve_generate, run_and_encode
 from server.api.jobs import receive_body
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency
+from server.api.threads import call_in_thread
 from server.errors import NotFound, Rejected, shorten
 from server.request.resolve import ResolvedRequest
 from server.request.schema import (
@@ -88,7 +88,7 @@ async def create_images(request: Request, state: StateDependency) -> JSONRespons
     with rename_fields():
         resolved = await resolve_generate(request, state, read_request(translation.body))
     generated = await run_and_encode(request, state, resolved)
-    response = await asyncio.to_thread(build_response, generated.files, resolved)
+    response = await call_in_thread(build_response, generated.files, resolved)
     renamed = (warning.replace("input:", "prompt:", 1) for warning in resolved.warnings)
     response.headers.update(build_warning_headers([*translation.warnings, *renamed]))
     return response

@@ -1,6 +1,5 @@
 """`POST /ai/generate-image/request-price`: NAI's older page asks what a request costs. Here no request does."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import cast
 
@@ -9,6 +8,7 @@ from fastapi import Request
 from server.api.body import read_body
 from server.api.image_fields import IMAGE_LISTS, IMAGES, OBJECT_LISTS
 from server.api.state import AppState, StateDependency, get_capacity, get_reservation
+from server.api.threads import call_in_thread
 from server.errors import Rejected, shorten
 from server.request.resolve import resolve
 from server.request.schema import read_request
@@ -22,7 +22,7 @@ async def get_price(request: Request, state: StateDependency) -> dict[str, objec
     body = await read_body(
         request, state.body_limits, get_reservation(request), get_capacity(request).parsing
     )
-    prompts = await asyncio.to_thread(count_prompts, body, state)
+    prompts = await call_in_thread(count_prompts, body, state)
     return {
         "requestEligibleForUnlimitedGeneration": True,
         "costPerPrompt": 0,

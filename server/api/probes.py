@@ -1,14 +1,15 @@
 """Liveness and readiness probes, and what the server publishes: its models and its key."""
 
-import asyncio
-
+from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from server.api.error_responses import ErrorResponse
-from server.api.state import StateDependency
+from server.api.jobs import run_in_slot
+from server.api.state import StateDependency, get_capacity
 from server.engine.engine import State
 from server.engine.inversions import build_inversion_cards
 from server.engine.loras import build_lora_cards
+from server.engine.model import ServedModel
 from server.errors import NotFound
 
 
@@ -30,15 +31,19 @@ async def get_ready(state: StateDependency) -> JSONResponse:
     return ErrorResponse(503, engine.failure or f"the engine is {engine.state.value}")
 
 
-async def get_models(state: StateDependency) -> dict[str, object]:
+async def get_models(request: Request, state: StateDependency) -> dict[str, object]:
     """The models with the evidence for what they are, and the LoRAs and textual inversions that requests may name."""
     policy, engine = state.current_policy(), state.engine
-    model = policy.model
     cards = [each.card() | {"loaded": engine.find_place(each.model)} for each in policy.models]
     cards += [{"id": name, "problem": problem} for name, problem in policy.problems.items()]
-    loras = await asyncio.to_thread(build_lora_cards, model.lora_folder)
-    inversions = await asyncio.to_thread(build_inversion_cards, model.inversion_folder)
-    return {"models": cards, "loras": loras, "inversions": inversions}
+    files = await run_in_slot(request, get_capacity(request).listing, _list_files, policy.model)
+    return {"models": cards, **files}
+
+
+def _list_files(model: ServedModel) -> dict[str, object]:
+    """Return the entries of the files that requests may name; for large folders that takes minutes the first time."""
+    loras, inversions = build_lora_cards(model.lora_folder), build_inversion_cards(model.inversion_folder)
+    return {"loras": loras, "inversions": inversions}
 
 
 async def get_key(state: StateDependency) -> JSONResponse:

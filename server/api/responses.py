@@ -6,7 +6,6 @@ images are only for clients that do not accept a ZIP: many send a browser's Acce
 expect the ZIP.
 """
 
-import asyncio
 import re
 from base64 import b64encode
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import Headers
 
 from server.api.state import AppState
+from server.api.threads import call_in_thread
 from server.config.addresses import parse_host
 from server.config.settings import ZipType
 
@@ -31,7 +31,7 @@ async def answer_images(
 ) -> Response:
     """Return encoded images in the form that `Accept` asks for, by default NAI's ZIP."""
     media_type = negotiate(request.headers, image_format, state.zip_type)
-    return await asyncio.to_thread(build_image_response, media_type, files, seeds, image_format)
+    return await call_in_thread(build_image_response, media_type, files, seeds, image_format)
 
 
 def negotiate(headers: Headers, image_format: str, zip_type: ZipType = "auto") -> str:

@@ -69,7 +69,9 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, cached images, quotas, slots for parsing, and for decoding images or tools."""
+    """What all requests share: memory, cached images, quotas, slots for parsing, for listing
+    folders, and for decoding images or tools.
+    """
 
     def __init__(self, state: AppState) -> None:
         limits = state.memory_limit, state.body_limit, state.image_cache
@@ -78,6 +80,7 @@ class Capacity:
         self.quotas = Quotas()
         self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
+        self.listing = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
 
 

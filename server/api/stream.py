@@ -20,6 +20,7 @@ from server.api.memory import Reservation
 from server.api.previews import LatestPreviews
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, get_reservation
+from server.api.threads import call_in_thread
 from server.engine.engine import Result, Ticket
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest
@@ -75,7 +76,7 @@ class ImageStream:
             result = ticket.future.result()
             held.hold(sum(image.nbytes for image in result.images))
             encode = partial(self._encode_final, result)
-            finals = (asyncio.to_thread(encode, index) for index in range(len(result.images)))
+            finals = (call_in_thread(encode, index) for index in range(len(result.images)))
             for frame in await asyncio.gather(*finals):
                 yield frame
         finally:

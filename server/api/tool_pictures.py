@@ -14,6 +14,7 @@ from PIL import Image
 from server.api.jobs import decode_in_slot, hold_quota, run_in_slot
 from server.api.responses import answer_images
 from server.api.state import AppState, get_capacity, get_reservation
+from server.api.threads import call_in_thread
 from server.director.toolbox import Drawing
 from server.picture.comment import AUGMENTED, naiad_version
 from server.picture.derived import SourceImage, build_tool_comment, open_source
@@ -82,7 +83,7 @@ async def answer_drawings(
     """Return the pictures of a tool as signed files, in the form that `Accept` asks for."""
     get_reservation(request).hold(sum(drawing.rgb.nbytes for drawing in result.drawings))
     write = partial(write_drawing, metadata, tool, result)
-    files = await asyncio.gather(*(asyncio.to_thread(write, drawing) for drawing in result.drawings))
+    files = await asyncio.gather(*(call_in_thread(write, drawing) for drawing in result.drawings))
     return await answer_images(request, state, files, [result.seed] * len(files), tool.image_format)
 
 

@@ -4,7 +4,6 @@ NAI has two forms of this request. The older one is JSON with a `scale`, here 2 
 `model` or a `declared_blur_sigma`, or sends the image as a part of a form, and has no `scale`, which then means 4.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from server.api.jobs import decode_in_slot, receive_body, run_job
 from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
+from server.api.threads import call_in_thread
 from server.engine.engine import Result
 from server.errors import Rejected
 from server.picture.comment import naiad_version
@@ -67,7 +67,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
     metadata = state.metadata_for_source(upscale.source.fields)
-    file = await asyncio.to_thread(write_upscaled, metadata, upscale, result, method)
+    file = await call_in_thread(write_upscaled, metadata, upscale, result, method)
     response = await answer_images(request, state, [file], [0], upscale.image_format)
     if upscaler is None:
         log.warning("upscale: no upscaler is loaded; an image was upscaled by Lanczos")

@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from server.api.accounts import Account, Accounts, load_accounts
@@ -117,8 +118,11 @@ def _rewrite(path: Path, edit: Callable[[str, Listed], tuple[str, Listed]]) -> N
             os.fsync(stream.fileno())
         _keep_access(path, new)
         new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # the disk is full, or the owner cannot be kept
+            raise ConfigError(f"{path}: cannot be replaced ({error.strerror}); it is unchanged") from None
         raise
 
 

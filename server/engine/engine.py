@@ -103,6 +103,19 @@ class Ticket:
         self.progress: Progress | None = None
         self.overtaken = 0
         self._is_cancelled, self._drop = False, drop
+        self._at_end: list[Callable[[bool], None]] = []
+
+    def call_at_end(self, function: Callable[[bool], None]) -> None:
+        """Call a function with whether the job succeeded, once: when it ends, or as soon as it is cancelled.
+
+        It is called on any thread, and before whoever waits for the future knows the result.
+        """
+        self._at_end.append(function)
+        self.future.add_done_callback(lambda future: self._end(_has_succeeded(future)))
+
+    def _end(self, has_succeeded: bool) -> None:
+        with suppress(IndexError):  # the list is empty from then on; `pop` is atomic
+            self._at_end.pop()(has_succeeded)
 
     def cancel(self) -> None:
         """Drop the job from the queue, or stop it before its next evaluation."""
@@ -110,12 +123,17 @@ class Ticket:
         if self._drop is not None:
             self._drop(self)
         self.future.cancel()
+        self._end(False)
 
     def watch(self, step: Progress) -> None:
         """Record the progress, or raise `Cancelled`; the model calls this before each evaluation."""
         if self._is_cancelled:
             raise Cancelled("the client no longer waits for this job")
         self.progress = step
+
+
+def _has_succeeded(future: "Future[Result]") -> bool:
+    return not future.cancelled() and future.exception() is None
 
 
 class Engine:
@@ -314,7 +332,10 @@ class Engine:
             self._fail_device(error, ticket)
             return
         except Exception as error:  # noqa: BLE001  # the job boundary: an error ends this job and no other
-            ticket.future.set_exception(error)
+            # no asyncio future can hold a StopIteration; whoever waits for one would wait forever
+            ticket.future.set_exception(
+                RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
+            )
             return
         seconds = perf_counter() - started
         times = ticket.queue_seconds, seconds

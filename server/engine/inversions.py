@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import abbreviate
+from pipelines.errors import WeightsError, abbreviate
 from pipelines.text.inversions import InversionFile, read_inversion
-from server.engine.named_files import build_cards, open_named
+from server.engine.named_files import build_cards, list_names, open_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,9 @@ def _describe(folder: Path, name: str) -> dict[str, object]:
 
 def describe_inversions(folder: Path) -> Iterator[str]:
     """Yield a line about each textual inversion in the folder."""
-    for card in build_inversion_cards(folder):
-        what = f"cannot be used: {card['problem']}" if "problem" in card else f"{card['tokens']} tokens"
-        yield f"inversion {abbreviate(str(card['name']))}: {what}"
+    for name in list_names(folder):
+        try:
+            what = f"{open_inversion(folder, name).file.count} tokens"
+        except WeightsError as error:
+            what = f"cannot be used: {error.reason}"
+        yield f"inversion {abbreviate(name)}: {what}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipelines.adapters.lora_file import LoraFile, read_lora
 from pipelines.errors import WeightsError, abbreviate
+from pipelines.text.words import fold_name
 from pipelines.weights.families import FAMILIES
 from server.engine.named_files import SUFFIX, build_cards, list_names, open_named
 
@@ -41,7 +42,9 @@ class StoredLora:
 
 
 def find_lora(folder: Path | None, name: str) -> StoredLora:
-    """Return the LoRA with a name, with or without its suffix; the only one that differs in case is found too.
+    """Return the LoRA with a name, with or without its suffix.
+
+    The only one that differs in case, or in how a letter with an accent is written, is found too.
 
     Raises:
         UnknownLora: there is none, or more than one.
@@ -54,7 +57,7 @@ def find_lora(folder: Path | None, name: str) -> StoredLora:
     if not name or any(letter in "/\\\0" for letter in name) or name.strip(".") == "" or ".." in name:
         raise UnknownLora("must be the name of a file in the folder of LoRAs, without / and ..")
     wanted, names = name.removesuffix(SUFFIX), list_names(folder)
-    folded = [other for other in names if other.casefold() == wanted.casefold()]
+    folded = [other for other in names if fold_name(other) == fold_name(wanted)]
     if wanted in names:
         return open_lora(folder, wanted)
     if len(folded) == 1:
@@ -71,7 +74,11 @@ def open_lora(folder: Path, name: str) -> StoredLora:
 
 def build_lora_cards(folder: Path | None) -> list[dict[str, object]]:
     """Return the card of every LoRA in the folder."""
-    return build_cards(folder, lambda folder, name: open_lora(folder, name).card())
+    return build_cards(folder, _describe)
+
+
+def _describe(folder: Path, name: str) -> dict[str, object]:
+    return open_lora(folder, name).card()
 
 
 def describe_loras(folder: Path) -> Iterator[str]:

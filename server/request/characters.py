@@ -51,7 +51,7 @@ def place_characters(positive: object, negative: object, syntax: str) -> PlacedP
             Character(
                 join_texts(region.positives, POSITIVE, syntax),
                 join_texts(region.negatives, NEGATIVE, syntax),
-                *_check_center(center),
+                *center,
             )
             for center, region in regions.items()
             if center is not None
@@ -77,12 +77,3 @@ def _group_by_center(
         region.positives.append("" if caption is None else caption.text)
         region.negatives.append(negative or "")
     return regions
-
-
-def _check_center(center: tuple[float, float]) -> tuple[float, float]:
-    if not all(0 <= side <= 1 for side in center):
-        x, y = center
-        raise Rejected(
-            POSITIVE, f"a character's center is ({x:g}, {y:g}); x and y are shares of the image, 0 to 1"
-        )
-    return center

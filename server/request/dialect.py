@@ -5,14 +5,14 @@ names of textual inversions. Translating twice equals translating once.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipelines.job import Prompts
-from pipelines.text.inversions import find_words
 from pipelines.text.markup import Tag, fold_tag, join_tags, read_tag, strip_weight
 from pipelines.text.nai4 import split_lettering
 from pipelines.text.prompt import split_segments, split_share
+from pipelines.text.words import WordFinder
 from server.config.profiles import Dialect
 
 ARTIST = re.compile(r"(?:artist:\s*)+(.+)", re.IGNORECASE | re.DOTALL)
@@ -22,6 +22,9 @@ MIXED_SYNTAXES = ("nai", "nai+a1111")
 """Those in which a bar separates the parts of a mix."""
 
 
+NO_NAMES: WordFinder[None] = WordFinder({})
+
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """A dialect for prompts of one syntax.
@@ -29,17 +32,17 @@ class Vocabulary:
     Attributes:
         artist: what `artist:name` becomes.
         tags: what other tags become, by their folded names.
-        kept: names of textual inversions, in lower case; a tag with one in it is not replaced.
+        kept: finds the names of textual inversions; a tag with one in it is not replaced.
     """
 
     syntax: str
     artist: str | None = None
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    kept: Collection[str] = ()
+    kept: WordFinder[None] = NO_NAMES
 
     def find(self, tag: Tag) -> tuple[str, ...] | None:
         """Return the tags that one becomes, which may be none; None if it stays as it is."""
-        if any(find_words(tag.name, tuple(self.kept))):
+        if None in self.kept.split(tag.name):
             return None
         name = self._name_artist(tag.name)
         words = self.tags.get(fold_tag(name), (name,))
@@ -56,7 +59,7 @@ class Vocabulary:
 
 
 def build_vocabulary(
-    dialect: Dialect, renames: Mapping[str, str], syntax: str, kept: Collection[str] = ()
+    dialect: Dialect, renames: Mapping[str, str], syntax: str, kept: Iterable[str] = ()
 ) -> Vocabulary:
     """Return a dialect's vocabulary; `renames` has NAI's name for each Danbooru tag that NAI renamed."""
     tags: dict[str, tuple[str, ...]] = {}
@@ -67,12 +70,12 @@ def build_vocabulary(
     for old, value in dialect.tags.items():
         words = tuple(word.strip() for word in value.split(",") if word.strip())
         tags[fold_tag(old)] = words if syntax in WEIGHTED_SYNTAXES else tuple(map(strip_weight, words))
-    return Vocabulary(syntax, dialect.artist, tags, kept)
+    return Vocabulary(syntax, dialect.artist, tags, WordFinder(dict.fromkeys(kept)))
 
 
 def translate_prompts(prompts: Prompts, dialect: Dialect, renames: Mapping[str, str]) -> Prompts:
     """Return prompts in a dialect's words; `written` are the given ones, if they differ."""
-    kept = frozenset(word.name.lower() for word in prompts.inversions)
+    kept = [word.name for word in prompts.inversions]
     vocabulary = build_vocabulary(dialect, renames, prompts.syntax, kept)
     characters = tuple(
         replace(

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from pipelines.errors import WeightsError
 from pipelines.job import Inversion, Lora, Prompts
-from pipelines.text.inversions import MARKER, find_words, read_inversion
+from pipelines.text.inversions import read_inversion
+from pipelines.text.prompt import list_prompt_pairs
+from pipelines.text.words import MARKER, WordFinder, fold_name
 from server.engine.inversions import open_inversion
 from server.engine.loras import open_lora
 from server.engine.model import ServedModel
@@ -18,64 +21,86 @@ MOST_INVERSIONS = 32
 MOST_HINTS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """The names of a word, more than one if those of files differ in case only; and the LoRA in whose file it is."""
+
+    names: tuple[str, ...]
+    lora: Lora | None = None
+
+
 def choose_inversions(
     prompts: Prompts, model: ServedModel, loras: Sequence[Lora] = ()
-) -> tuple[Inversion, ...]:
-    """Return the textual inversions that any of the prompts names: of the folder, and in the files of these LoRAs.
+) -> tuple[tuple[Inversion, ...], tuple[str, ...]]:
+    """Return the textual inversions that any of the prompts names, and warnings.
+
+    They are in the folder, or in the files of these LoRAs.
 
     Raises:
         Rejected: there is a folder of them, and a name after `embedding:` is not in it, or a file cannot be used.
     """
-    words = _list_words(model, loras)
-    chosen: dict[str, Inversion] = {}
+    folder, warnings = model.inversion_folder, ()
+    try:
+        names = [] if folder is None else list_names(folder)
+    except WeightsError as error:
+        folder, names = None, []
+        warnings = (f"input: names of textual inversions are read as text: {error.reason}",)
+    words = _list_words(names, model, loras)
+    known = [word.names[0] for word in words.values()]
+    finder, chosen = WordFinder(words), dict[str, Inversion]()
     for field, text in _list_texts(prompts):
-        found = list(find_words(text, words))
-        if model.inversion_folder is not None:
-            names = [name for name, _ in words.values()]
-            _refuse_unknown(field, text, {match.start() for match in found}, names)
-        for match in found:
-            name, lora = words[match[1].lower()]
-            if name not in chosen:
-                chosen[name] = _open(name, lora, model, field)
-    if len(chosen) > MOST_INVERSIONS:
-        raise Rejected("input", f"{len(chosen)} textual inversions; at most {MOST_INVERSIONS}")
-    return tuple(chosen[name] for name in sorted(chosen))
+        for piece in finder.split(text):
+            if isinstance(piece, Word):
+                if piece.names[0] not in chosen:
+                    chosen[piece.names[0]] = _open(piece, model, field)
+            elif folder is not None:
+                _refuse_unknown(field, piece, known)
+        if len(chosen) > MOST_INVERSIONS:
+            raise Rejected(field, f"{len(chosen)} textual inversions; at most {MOST_INVERSIONS}")
+    return tuple(chosen[name] for name in sorted(chosen)), warnings
 
 
-def _list_words(model: ServedModel, loras: Sequence[Lora]) -> dict[str, tuple[str, Lora | None]]:
-    """Return the names of all textual inversions by their lower case, each with the LoRA in whose file it is.
+def _list_words(names: Sequence[str], model: ServedModel, loras: Sequence[Lora]) -> dict[str, Word]:
+    """Return all textual inversions by their folded names.
 
     A LoRA's word comes before a file of the same name, because it was trained with the LoRA.
     """
-    words: dict[str, tuple[str, Lora | None]] = {}
+    files: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        files[fold_name(name)] = (*files.get(fold_name(name), ()), name)
+    words: dict[str, Word] = {}
     for lora in loras:
         assert model.lora_folder is not None
         for name in open_lora(model.lora_folder, lora.name).file.words:
-            words.setdefault(name.lower(), (name, lora))
-    for name in [] if model.inversion_folder is None else list_names(model.inversion_folder):
-        words.setdefault(name.lower(), (name, None))
-    return words
+            words.setdefault(fold_name(name), Word((name,), lora))
+    return {key: Word(same) for key, same in files.items()} | words
 
 
 def _list_texts(prompts: Prompts) -> Iterator[tuple[str, str]]:
-    yield "input", prompts.positive
-    yield "negative_prompt", prompts.negative
-    for character in prompts.characters:
-        yield "v4_prompt", character.positive
-        yield "v4_negative_prompt", character.negative
+    """Yield the texts that are encoded, and the fields that they come from."""
+    fields = "input", "negative_prompt"
+    for pair in list_prompt_pairs(prompts):
+        for field, segments in zip(fields, pair, strict=True):
+            yield from ((field, text) for segment in segments for text, _ in segment.runs)
+        fields = "v4_prompt", "v4_negative_prompt"
 
 
-def _refuse_unknown(field: str, text: str, known: set[int], names: list[str]) -> None:
-    for match in MARKED.finditer(text):
-        if match.start() in known:
-            continue
-        name = shorten(match[1])
-        near = get_close_matches(match[1][:100], names, n=MOST_HINTS)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "GET /models lists all"
-        raise Rejected(field, f"{name} is not one of the {len(names)} textual inversions; {hint}")
+def _refuse_unknown(field: str, text: str, names: Sequence[str]) -> None:
+    match = MARKED.search(text)
+    if match is None:
+        return
+    if not match[1]:
+        raise Rejected(field, f"`{MARKER}` without a name; GET /models lists the textual inversions")
+    near = get_close_matches(match[1][:100], names, n=MOST_HINTS)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "GET /models lists all"
+    raise Rejected(field, f"{shorten(match[1])} is not one of the {len(names)} textual inversions; {hint}")
 
 
-def _open(name: str, lora: Lora | None, model: ServedModel, field: str) -> Inversion:
+def _open(word: Word, model: ServedModel, field: str) -> Inversion:
+    name, lora = word.names[0], word.lora
+    if len(word.names) > 1:
+        files = " and ".join(map(repr, word.names))
+        raise Rejected(field, f"the textual inversions {files} are one word; rename a file, or leave it out")
     try:
         if lora is None:
             assert model.inversion_folder is not None

@@ -17,10 +17,12 @@ from server.request.characters import PlacedPrompts
 MOST_LORAS = 8
 STRONGEST = 10.0
 LONGEST_NAME = 200
-TAG = re.compile(r"\s*,?\s*<lora:([^<>]*)>")
+TAG = re.compile(r"<lora:([^<>]*)>")
 BASES = ("pony", "animagine", "illustrious", "noob")
 """Words in the names of models; a LoRA that was trained on a model with one suits no model with another."""
 FIELD = "parameters.loras"
+ITEM_KEYS = ("name", "strength", "unet_strength", "text_strength")
+STRENGTH_KEYS = ("unet", "text")
 EXAMPLE = '[{"name": "style", "strength": 0.8}]'
 
 
@@ -56,17 +58,26 @@ def _read_item(item: object, field: str) -> RequestedLora:
     if not isinstance(item, dict):
         raise Rejected(field, f"{shorten(item)} is not an object like {EXAMPLE[1:-1]}")
     fields = cast("dict[str, object]", item)
+    _check_keys(fields, ITEM_KEYS, field)
     name = _read_name(fields.get("name"), f"{field}.name")
-    strength = fields.get("strength", 1.0)
+    strength = fields.get("strength")
     if isinstance(strength, dict):
         parts = cast("dict[str, object]", strength)
-        unet = _read_strength(parts.get("unet", 1.0), f"{field}.strength.unet")
-        text = _read_strength(parts.get("text", 1.0), f"{field}.strength.text")
+        _check_keys(parts, STRENGTH_KEYS, f"{field}.strength")
+        unet = _read_strength(parts.get("unet"), f"{field}.strength.unet")
+        text = _read_strength(parts.get("text"), f"{field}.strength.text")
     else:
         unet = text = _read_strength(strength, f"{field}.strength")
-    unet = _read_strength(fields.get("unet_strength", unet), f"{field}.unet_strength")
-    text = _read_strength(fields.get("text_strength", text), f"{field}.text_strength")
+    unet = _read_strength(fields.get("unet_strength"), f"{field}.unet_strength", unet)
+    text = _read_strength(fields.get("text_strength"), f"{field}.text_strength", text)
     return RequestedLora(field, name, unet, text)
+
+
+def _check_keys(sent: Mapping[str, object], known: Sequence[str], field: str) -> None:
+    """Refuse other keys: other programs have other names for a strength, which would be lost without a word."""
+    unknown = next((key for key in sent if key not in known), None)
+    if unknown is not None:
+        raise Rejected(field, f"{shorten(unknown)} is not a key here; known: {', '.join(known)}")
 
 
 def _read_name(value: object, field: str) -> str:
@@ -75,8 +86,10 @@ def _read_name(value: object, field: str) -> str:
     return value
 
 
-def _read_strength(value: object, field: str) -> float:
-    """Return a strength; numbers may be texts, as in other fields."""
+def _read_strength(value: object, field: str, default: float = 1.0) -> float:
+    """Return a strength; numbers may be texts, as in other fields, and null is the default."""
+    if value is None:
+        return default
     try:
         number = (
             float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
@@ -92,12 +105,12 @@ def take_prompt_loras(prompts: PlacedPrompts) -> tuple[PlacedPrompts, tuple[Requ
     """Return the prompts without their `<lora:name:strength>` tags, and the LoRAs that these name.
 
     Raises:
-        Rejected: a tag has no name, a strength that is not a number, or is in the negative prompt.
+        Rejected: a tag has no name, a strength that is not a number, or is in a negative prompt.
     """
-    if TAG.search(prompts.negative):
-        raise Rejected(
-            "negative_prompt", "<lora:...> belongs into the prompt; give it a negative strength there"
-        )
+    negatives = {"negative_prompt": [prompts.negative], "v4_negative_prompt": _list_negatives(prompts)}
+    for field, texts in negatives.items():
+        if any(map(TAG.search, texts)):
+            raise Rejected(field, "<lora:...> belongs into the prompt; give it a negative strength there")
     texts = (prompts.positive, *(character.positive for character in prompts.characters))
     tags = [match[1] for text in texts for match in TAG.finditer(text)]
     characters = tuple(
@@ -107,8 +120,25 @@ def take_prompt_loras(prompts: PlacedPrompts) -> tuple[PlacedPrompts, tuple[Requ
     return replace(prompts, positive=_remove_tags(prompts.positive), characters=characters), loras
 
 
+def warn_of_tags(prompts: PlacedPrompts) -> tuple[str, ...]:
+    """Return a warning if the prompt has a tag, which is text while the setting is off."""
+    texts = (prompts.positive, *(character.positive for character in prompts.characters))
+    if not any(map(TAG.search, texts)):
+        return ()
+    return ("input: <lora:...> is read as text; use parameters.loras, or the setting api.prompt_loras",)
+
+
+def _list_negatives(prompts: PlacedPrompts) -> list[str]:
+    return [character.negative for character in prompts.characters]
+
+
 def _remove_tags(text: str) -> str:
-    return TAG.sub("", text).lstrip(" ,") if TAG.search(text) else text
+    """Return a text without tags, and without the comma before each."""
+    if TAG.search(text) is None:
+        return text
+    *before, rest = TAG.split(text)[::2]
+    kept = (part.rstrip().removesuffix(",").rstrip() for part in before)
+    return ("".join(kept) + rest).lstrip(" ,")
 
 
 def _read_tag(tag: str) -> RequestedLora:
@@ -158,7 +188,7 @@ def _find_stored(wanted: RequestedLora, model: ServedModel) -> StoredLora:
         stored = find_lora(model.lora_folder, wanted.name)
         stored.file.check_family(model.detection.family)
     except (UnknownLora, WeightsError) as error:
-        reason = error.reason if isinstance(error, WeightsError) else str(error)
+        reason = f"cannot be used: {error.reason}" if isinstance(error, WeightsError) else str(error)
         field = f"{wanted.field}.name" if wanted.field.startswith(FIELD) else wanted.field
         raise Rejected(field, f"{shorten(wanted.name)} {reason}") from None
     return stored

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from server.errors import Rejected, shorten
 
@@ -33,4 +34,14 @@ def _find_description(model: type[BaseModel], path: list[str]) -> str:
     for inner in (field.annotation, *get_args(field.annotation)):
         if isinstance(inner, type) and issubclass(inner, BaseModel) and len(path) > 1:
             return _find_description(inner, path[1:])
-    return field.description or "a value this field allows"
+    item = _find_item_description(field.annotation) if len(path) > 1 else None
+    return item or field.description or "a value this field allows"
+
+
+def _find_item_description(annotation: object) -> str | None:
+    """Return the description inside the type of a list, which is that of its items."""
+    for inner in get_args(annotation):
+        found = inner.description if isinstance(inner, FieldInfo) else _find_item_description(inner)
+        if found is not None:
+            return found
+    return None

@@ -15,6 +15,7 @@ from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.nai4 import strip_lettering
 from pipelines.text.prompt import list_prompt_pairs, mix_weights
 from pipelines.text.tokens import MAX_TOKENS, MAX_WEIGHT, tokenize_runs
+from pipelines.text.words import WordFinder
 from pipelines.types import Size
 from server.config.profiles import Profile
 from server.engine.model import ServedModel
@@ -24,7 +25,7 @@ from server.request.characters import PlacedPrompts, place_characters
 from server.request.controls import read_controls
 from server.request.dialect import translate_prompts
 from server.request.inversions import choose_inversions
-from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras
+from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras, warn_of_tags
 from server.request.passes import build_enhance_pass, build_first_pass, count_seeds, first_given
 from server.request.presets import Mode, Presets, PromptTexts, apply_presets
 from server.request.schema import LARGEST_AREA, GenerateRequest, ImageFormat, Parameters, Task
@@ -114,9 +115,10 @@ def resolve(
     recorded = _ancestral_flags(parameters, sampler, schedule)
     prompts, tagged, preset_warnings = _build_prompts(request, model, policy)
     loras, lora_warnings = choose_loras((*read_loras(parameters.loras), *tagged), policy.model)
-    prompts = replace(prompts, inversions=choose_inversions(prompts, policy.model, loras))
+    inversions, inversion_warnings = choose_inversions(prompts, policy.model, loras)
+    prompts = replace(prompts, inversions=inversions)
     prompts, dialect_warnings = _use_dialect(prompts, parameters.dialect, policy)
-    prompt_warnings = (*preset_warnings, *dialect_warnings, *_check_prompts(prompts))
+    prompt_warnings = (*preset_warnings, *inversion_warnings, *dialect_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     vibes = read_vibes(parameters, policy.model, policy.vibe_secret)
     controls = read_controls(parameters, policy.model, size)
@@ -213,9 +215,10 @@ def _ancestral_flags(parameters: Parameters, sampler: str, schedule: str) -> dic
 def _build_prompts(
     request: GenerateRequest, model: str, policy: RequestPolicy
 ) -> tuple[Prompts, tuple[RequestedLora, ...], tuple[str, ...]]:
-    """The prompts, from the fields that hold them, with the presets that apply; their LoRAs; warnings of presets."""
+    """The prompts, from the fields that hold them, with the presets that apply; their LoRAs; warnings."""
     parameters, syntax = request.parameters, choose_syntax(model, policy.model.profile)
     found = _find_texts(request, model, syntax, policy.characters == "regional")
+    tag_warnings = () if policy.prompt_loras else warn_of_tags(found)
     found, loras = take_prompt_loras(found) if policy.prompt_loras else (found, ())
     flags = parameters.quality_toggle, parameters.uc_preset, parameters.quality_id, parameters.uc_id
     captions = ", ".join(character.positive for character in found.characters)
@@ -223,7 +226,7 @@ def _build_prompts(
     final = apply_presets(texts, policy.presets, model, policy.mode, syntax)
     drop_seams = bool(parameters.legacy_v3_extend)
     prompts = Prompts(final.positive, final.negative, syntax, drop_seams, found.characters)
-    return prompts, loras, final.warnings
+    return prompts, loras, (*final.warnings, *tag_warnings)
 
 
 def _use_dialect(
@@ -283,7 +286,7 @@ def _check_prompts(prompts: Prompts) -> list[str]:
         warnings.append("input: the lettering after 'text:' was left out; this model writes no text")
     pairs, counts = (
         list_prompt_pairs(prompts),
-        {word.name.lower(): (0,) * word.count for word in prompts.inversions},
+        WordFinder({word.name: (0,) * word.count for word in prompts.inversions}),
     )
     names = ["input", "negative_prompt"] + ["v4_prompt", "v4_negative_prompt"] * (len(pairs) - 1)
     for name, segments in zip(names, (segments for pair in pairs for segments in pair), strict=True):

@@ -44,7 +44,6 @@ Text = Annotated[str, BeforeValidator(clean_text), Field(max_length=LONGEST_TEXT
 Whole = Annotated[int, BeforeValidator(_refuse_boolean)]
 Real = Annotated[float, BeforeValidator(_refuse_boolean), Field(allow_inf_nan=False)]
 Share = Annotated[Real, Field(ge=0, le=1)]
-Strength = Annotated[Real, Field(ge=-2, le=2)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Flag = bool | None
 Model = TypeVar("Model", bound=BaseModel)
@@ -58,6 +57,7 @@ A_FLAG = "true or false"
 A_NAME = f"a name of at most {LONGEST_NAME} characters"
 A_SHARE = "a number from 0 to 1"
 A_STRENGTH = "a number from -2 to 2"
+Strength = Annotated[Real, Field(ge=-2, le=2, description=A_STRENGTH)]
 A_SEED = "a whole number, taken modulo 2^32"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TypeGuard, cast
+from typing import cast
 
 from pipelines.text.nai4 import join_captions
 from server.errors import Rejected, shorten
@@ -11,6 +11,7 @@ from server.request.schema import LONGEST_TEXT, clean_text
 
 V4_PROMPTS = ("v4_prompt", "v4_negative_prompt")
 """Keys of the structured prompts in requests and in Comments."""
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
 TYPE_NAMES = {dict: "an object", list: "an array", str: "a text"}
 
 
@@ -70,18 +71,20 @@ def read_v4_prompt(value: object, field: str) -> StructuredPrompt:
     caption = _read_object(prompt.get("caption"), caption_field)
     base = _read_text(caption.get("base_caption"), f"{caption_field}.base_caption")
     entries = _check_type(caption.get("char_captions"), list, f"{caption_field}.char_captions")
+    uses_places = _read_flag(prompt.get("use_coords"), f"{field}.use_coords", default=False)
+    uses_order = _read_flag(prompt.get("use_order"), f"{field}.use_order", default=True)
     characters = (
-        _read_character(entry, f"{caption_field}.char_captions.{number}")
+        _read_character(entry, f"{caption_field}.char_captions.{number}", uses_places)
         for number, entry in enumerate(cast("list[object]", entries or []))
     )
-    uses_places, uses_order = prompt.get("use_coords") is True, prompt.get("use_order") is not False
     return StructuredPrompt(base, tuple(characters), uses_places, uses_order)
 
 
-def _read_character(value: object, field: str) -> Caption:
+def _read_character(value: object, field: str, has_place: bool) -> Caption:
+    """Read a character; centers that do not count may hold anything."""
     entry = _read_object(value, field)
     text = _read_text(entry.get("char_caption"), f"{field}.char_caption")
-    return Caption(text, _read_center(entry.get("centers")))
+    return Caption(text, _read_center(entry.get("centers"), f"{field}.centers") if has_place else None)
 
 
 def build_v4_prompt(captions: Sequence[str]) -> dict[str, object]:
@@ -92,16 +95,37 @@ def build_v4_prompt(captions: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _read_center(value: object) -> tuple[float, float] | None:
-    """Return x and y of the first center, or None if it is missing or malformed."""
-    center = cast("list[object]", value)[0] if isinstance(value, list) and value else None
-    sides = cast("dict[str, object]", center) if isinstance(center, dict) else {}
-    x, y = sides.get("x"), sides.get("y")
-    return (float(x), float(y)) if _is_number(x) and _is_number(y) else None
+def _read_center(value: object, field: str) -> tuple[float, float] | None:
+    """Return x and y of the first center, or None if there is none."""
+    if not value:
+        return None
+    if not isinstance(value, list):
+        raise Rejected(field, f'{shorten(value)} is not an array like [{{"x": 0.3, "y": 0.5}}]')
+    sides = _read_object(cast("list[object]", value)[0], f"{field}.0")
+    if not sides:
+        return None
+    return _read_side(sides.get("x"), f"{field}.0.x"), _read_side(sides.get("y"), f"{field}.0.y")
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and abs(value) < inf
+def _read_side(value: object, field: str) -> float:
+    """Read a share of a side; numbers may be texts, as in other fields."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else inf
+    except (OverflowError, ValueError):
+        number = inf
+    if not 0 <= number <= 1:
+        raise Rejected(field, f"{shorten(value)} is not a share of the image, a number from 0 to 1")
+    return number
+
+
+def _read_flag(value: object, field: str, *, default: bool) -> bool:
+    """Read a boolean, also as a text or a number, as in other fields."""
+    if value is None:
+        return default
+    text = str(value).lower()
+    if text not in FLAGS or isinstance(value, float):
+        raise Rejected(field, f"{shorten(value)} is not true or false")
+    return FLAGS[text]
 
 
 def _read_object(value: object, field: str) -> dict[str, object]:

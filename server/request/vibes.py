@@ -5,7 +5,7 @@ NAI first had one image (`reference_image`), then lists (`reference_image_multip
 """
 
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Annotated, cast
 
 from PIL import Image
 from pydantic import Field
@@ -37,6 +37,7 @@ SINGLE = ("reference_strength", "reference_information_extracted")
 SEVERAL = ("reference_strength_multiple", "reference_information_extracted_multiple")
 """The values of `reference_image`, and those of the lists."""
 NO_ADAPTER = "remove the reference images; the model has no image adapter (`vibe` in the catalog)"
+Information = Annotated[Share, Field(description=A_SHARE)]
 
 
 class VibeParameters(WireModel):
@@ -44,11 +45,11 @@ class VibeParameters(WireModel):
 
     reference_strength: Strength | None = Field(None, description=A_STRENGTH)
     reference_strength_multiple: list[Strength | None] | None = Field(
-        None, description=f"{A_STRENGTH} for each image"
+        None, description=f"an array with {A_STRENGTH} for each image"
     )
     reference_information_extracted: Share | None = Field(None, description=A_SHARE)
-    reference_information_extracted_multiple: list[Share | None] | None = Field(
-        None, description=f"{A_SHARE} for each image"
+    reference_information_extracted_multiple: list[Information | None] | None = Field(
+        None, description=f"an array with {A_SHARE} for each image"
     )
     normalize_reference_strength_multiple: Flag = Field(None, description=A_FLAG)
 
@@ -104,7 +105,7 @@ def normalize(strengths: Sequence[float]) -> list[float]:
 
 
 def _list_single(parameters: Parameters) -> Iterator[tuple[str, object]]:
-    if has_content(parameters.reference_image):
+    if parameters.reference_image:
         yield "parameters.reference_image", parameters.reference_image
 
 
@@ -112,7 +113,7 @@ def _list_several(parameters: Parameters) -> Iterator[tuple[str, object]]:
     """Yield the name and the value of each image in the lists; an entry without one is refused."""
     for name in ("reference_image_multiple", "reference_image_multiple_cached"):
         images = getattr(parameters, name)
-        if not has_content(images):
+        if not images:
             continue
         if not isinstance(images, list):
             raise Rejected(f"parameters.{name}", "not an array; send an array of images in Base64")
@@ -120,7 +121,7 @@ def _list_several(parameters: Parameters) -> Iterator[tuple[str, object]]:
             is_keyed = isinstance(entry, dict)
             value = cast("dict[str, object]", entry).get("data") if is_keyed else entry
             field = f"parameters.{name}.{index}{'.data' if is_keyed else ''}"
-            if not has_content(value):
+            if not value:
                 raise Rejected(field, "no image; send one in Base64, or remove the entry")
             yield field, value
 

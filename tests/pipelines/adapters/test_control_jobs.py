@@ -14,7 +14,7 @@ from sd15_files import small_sd15, write_small_sd15
 
 from demo.checkpoint import DEMO, INPAINTING, VIBE
 from pipelines.adapters.vibe import load_vibe
-from pipelines.errors import NotFinite, UnusableControl
+from pipelines.errors import NotFinite, UnusableFile
 from pipelines.job import Character, Guidance, InitImage, PreviousPass, Prompts, RgbImage, Vibe
 from pipelines.pipeline import Pipeline
 from pipelines.plan import make_plan
@@ -184,9 +184,7 @@ def test_a_strength_beyond_the_dtype_is_an_error(pipeline, control):
 
 def test_a_union_needs_a_mode(pipeline, control):
     union = replace(control(mode=1), mode=None)
-    with pytest.raises(
-        UnusableControl, match="ControlNet 'union': is a union of 6 control types and no mode"
-    ):
+    with pytest.raises(UnusableFile, match="ControlNet 'union': is a union of 6 control types and no mode"):
         pipeline.run(make(controls=(union,)))
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.adapters.control_residency import ControlResidency
 from pipelines.adapters.controlnet import ControlPlan
-from pipelines.errors import PipelineError, UnusableControl
+from pipelines.errors import PipelineError, UnusableFile
 from pipelines.pipeline import Pipeline
 
 MAP = draw_map(64, 64)
@@ -97,7 +97,7 @@ def test_unusable_files_are_errors_that_leave_the_model_as_it_was(demo, tmp_path
         (damaged, "'mine': controlnet_mid_block.bias contains NaN or infinity"),
         (foreign, "'sd15': is a ControlNet for Stable Diffusion 1, the model is SDXL; choose one for SDXL"),
     ):
-        with pytest.raises(UnusableControl, match=re.escape(f"ControlNet {said}")):
+        with pytest.raises(UnusableFile, match=re.escape(f"ControlNet {said}")):
             demo.run(replace(plain, controls=(control,)))
         assert np.array_equal(demo.run(plain).images[0], before)
         assert demo._controls.size == 0

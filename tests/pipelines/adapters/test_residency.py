@@ -14,7 +14,7 @@ from lora_files import KINDS, draw_change, name_lora, random_lora, write_lora
 from demo.checkpoint import DEMO, INPAINTING
 from pipelines.adapters.pristine import PristineWeights
 from pipelines.adapters.residency import LoraResidency
-from pipelines.errors import PipelineError, UnusableLora
+from pipelines.errors import PipelineError, UnusableFile
 from pipelines.job import Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.load import load_weights
@@ -124,6 +124,39 @@ def test_every_kind_is_applied_removed_and_applied_again_to_the_bit(weights, tmp
     assert (removed, again, residency.swaps) == (before, applied, 4)
 
 
+def test_a_set_that_is_waited_for_is_not_dropped_for_the_next_one(weights, lora):
+    class Observed(LoraResidency):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.is_held, self.is_released, self.prepared = Event(), Event(), []
+
+        def _prepare(self, loras):
+            self.is_held.set()
+            assert self.is_released.wait(20)
+            self.prepared.append([lora.name for lora in loras])
+            return super()._prepare(loras)
+
+        def _claim(self, loras):
+            claimed = super()._claim(loras)
+            if not self.is_released.is_set():
+                for other in ("b", "c"):  # the queue changes while the device waits for the set
+                    self.prepare((lora(other, seed=1),))
+                self.prepare(loras)
+                self.is_released.set()
+            return claimed
+
+    residency, before = Observed(weights.parts, "sdxl", MIB), hash_weights(weights)
+    residency.prepare((lora("x", seed=5),))  # the thread is at work
+    assert residency.is_held.wait(20)
+    residency.prepare((lora("a"),))
+    residency.activate((lora("a"),))
+    assert hash_weights(weights) != before
+    residency.activate((lora("c", seed=1),))
+    residency.activate(())
+    assert hash_weights(weights) == before
+    assert residency.prepared == [["x"], ["a"], ["c"]]
+
+
 def test_the_result_does_not_depend_on_the_order_or_on_what_was_prepared(weights, lora):
     residency = LoraResidency(weights.parts, "sdxl", 64 * MIB)
     a, b = lora("a"), lora("b", seed=1)
@@ -219,7 +252,7 @@ def make_glora(tensors):
 def test_what_cannot_be_applied_is_refused_and_changes_nothing(pipeline, weights, lora, options, said):
     good, before = draw(pipeline), hash_weights(weights)
     draw(pipeline, lora("good", seed=3))
-    with pytest.raises(UnusableLora, match=f"LoRA .*: .*{said}"):
+    with pytest.raises(UnusableFile, match=f"LoRA .*: .*{said}"):
         draw(pipeline, lora("good", seed=3), lora("bad", **options))
     assert (draw(pipeline) == good).all()
     assert hash_weights(weights) == before
@@ -228,7 +261,7 @@ def test_what_cannot_be_applied_is_refused_and_changes_nothing(pipeline, weights
 def test_a_file_that_changed_since_the_request_was_read_is_refused(pipeline, lora):
     old = lora()
     lora(seed=9)
-    with pytest.raises(UnusableLora, match="has changed since the request was read"):
+    with pytest.raises(UnusableFile, match="has changed since the request was read"):
         draw(pipeline, old)
 
 

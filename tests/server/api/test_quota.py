@@ -291,11 +291,32 @@ def test_a_client_that_disconnects_gets_its_images_back(model, gate, caplog):
                 wait_until(lambda: fake_model.evaluations)
                 assert read_left(address) == 1
             wait_until(lambda: f"POST {GENERATE} 503" in caplog.text)  # the server has seen the disconnect
-            gate.release(1)
-            wait_until(lambda: read_left(address) == 5)
+            assert read_left(address) == 5  # though the device is still at its evaluation
+            with ThreadPoolExecutor(1) as threads:
+                next_one = threads.submit(exchange, address, build_request(TOKEN))
+                wait_until(lambda: read_left(address) == 4)  # its only request at a time
+                gate.release(10_000)
+                assert next_one.result(LIMIT).startswith(b"HTTP/1.1 200 ")
         finally:
             gate.release(10_000)
-        assert exchange(address, build_request(TOKEN)).startswith(b"HTTP/1.1 200 ")
+        assert read_left(address) == 4
+    assert len(fake_model.finished) == 1
+
+
+def test_what_runs_for_a_revoked_token_is_finished(model, gate):
+    fake_model, read = FakeModel(gate), [ACCOUNTS]
+    access = AccessRules((OWN,), read_accounts=lambda: read[0])
+    with serve(build_state(model, fake_model, access=access)) as address, ThreadPoolExecutor(1) as threads:
+        try:
+            stream = build_request(TOKEN).replace(GENERATE.encode(), f"{GENERATE}-stream".encode())
+            first = threads.submit(exchange, address, stream)
+            wait_until(lambda: fake_model.evaluations)
+            read[0] = Accounts(account=ACCOUNTS.account[1:])
+            assert exchange(address, build_request(TOKEN)).startswith(b"HTTP/1.1 401 ")
+            gate.release(10_000)
+            assert b"final" in first.result(LIMIT)
+        finally:
+            gate.release(10_000)
     assert len(fake_model.finished) == 1
 
 

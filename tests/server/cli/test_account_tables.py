@@ -1,6 +1,8 @@
 """Edits of the accounts file: the rest of it stays as it is, and it is never half written."""
 
 import os
+from errno import ENOSPC
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +135,16 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
     with pytest.raises(ConfigError, match="not a regular file"):
         append_account(pipe, {"name": "anna", "token_hash": "sha256:" + "0" * 64})
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_file_as_it_was(file, monkeypatch, call):
+    def fail(*_):
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    file.write_text(table("a"))
+    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), fail)
+    with pytest.raises(ConfigError, match=r"cannot be replaced \(No space left on device\); it is unchanged"):
+        append_account(file, {"name": "b", "token_hash": HASH})
+    assert file.read_text() == table("a")
+    assert list(file.parent.iterdir()) == [file]

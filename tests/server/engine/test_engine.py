@@ -198,6 +198,9 @@ def test_a_job_that_raises_leaves_the_engine_serving_the_next(start):
     with pytest.raises(RuntimeError, match="boom"):
         engine.submit(JOB).future.result(LIMIT)
     assert engine.state is State.READY
+    fake_model.failure = StopIteration()  # which no asyncio future can hold
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        engine.submit(JOB).future.result(LIMIT)
     fake_model.failure = None
     assert engine.submit(JOB).future.result(LIMIT).images
 

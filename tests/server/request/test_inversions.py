@@ -1,5 +1,7 @@
 """Textual inversions by name in a request's prompts."""
 
+import os
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +15,7 @@ from server.config.resources import configs
 from server.engine.inversions import build_inversion_cards, describe_inversions
 from server.engine.loras import build_lora_cards, describe_loras
 from server.engine.model import detect_model
+from server.engine.named_files import list_names
 from server.errors import Rejected
 from server.picture.comment import describe_job
 from server.request.presets import load_presets
@@ -28,6 +31,9 @@ def folder(tmp_path, demo_file):
     save_file({"emb_params": torch.ones(2, 768)}, tmp_path / "sd15.safetensors")
     save_file({"a": torch.ones(2), "b": torch.ones(2)}, tmp_path / "broken.safetensors")
     (tmp_path / "old.pt").write_bytes(b"PK")
+    for name in ("Twin", "twin", "style (ink)"):
+        save_file(vectors, tmp_path / f"{name}.safetensors")
+    shutil.copy(tmp_path / "Twin.safetensors", os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors"))
     return tmp_path
 
 
@@ -48,8 +54,9 @@ def lora_folder(tmp_path, demo_file):
 
 @pytest.fixture
 def ask(demo_file, folder, lora_folder):
-    def ask(prompt, negative="", folder=folder, loras=()):
+    def ask(prompt, negative="", folder=folder, loras=(), syntax="nai"):
         model = detect_model(single_model_catalog(demo_file))
+        model = replace(model, profile=model.profile.model_copy(update={"syntax": syntax}))
         model = replace(model, inversion_folder=folder, lora_folder=lora_folder)
         policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
         parameters = {"negative_prompt": negative, "seed": 1, "loras": list(loras)}
@@ -70,6 +77,20 @@ def test_a_word_in_either_prompt_is_found(ask, folder):
     assert ask("cat, bad hands").job.prompts.inversions == ()
 
 
+def test_the_parsed_prompt_is_searched(ask):
+    found = ask(r"\(style\), style \(ink\)", syntax="a1111").job.prompts.inversions
+    assert [word.name for word in found] == ["style (ink)"]
+
+
+def test_more_than_32_are_refused(ask, folder):
+    for number in range(33):
+        save_file({"clip_l": torch.ones(1, 32)}, folder / f"n{number}.safetensors")
+    names = [f"n{number}" for number in range(33)]
+    assert len(ask(" ".join(names[:32] * 9)).job.prompts.inversions) == 32
+    with pytest.raises(Rejected, match="33 textual inversions; at most 32"):
+        ask(" ".join(names))
+
+
 def test_its_vectors_count_as_tokens(ask):
     assert ask("cat " * 223 + ", bad-hands").warnings[-1] == "input: 227 tokens, cut after 225"
 
@@ -87,19 +108,28 @@ def test_the_metadata_name_the_file_by_its_hash(ask):
     [
         (
             "embedding:bad-hand",
-            "input: 'bad-hand' is not one of the 3 textual inversions; did you mean 'Bad-Hands'?",
+            "input: 'bad-hand' is not one of the 5 textual inversions; did you mean 'Bad-Hands'?",
         ),
-        ("embedding:zzz", "input: 'zzz' is not one of the 3 textual inversions; GET /models lists all"),
-        ("embedding:../x", "input: '..' is not one of the 3"),
+        ("embedding:zzz", "input: 'zzz' is not one of the 5 textual inversions; GET /models lists all"),
+        ("cat, Twin", "input: the textual inversions 'Twin' and 'twin' are one word; rename a file"),
+        ("embedding: bad-hands", "input: `embedding:` without a name; GET /models lists"),
+        ("embedding:../x", "input: '..' is not one of the 5"),
         ("cat, sd15", "input: the textual inversion 'sd15' cannot be used: its vectors have 768 values"),
         ("cat, broken", "input: the textual inversion 'broken' cannot be used: not a textual inversion"),
-        ("embedding:old", "input: 'old' is not one of the 3"),
+        ("embedding:old", "input: 'old' is not one of the 5"),
     ],
 )
 def test_what_cannot_be_used_is_refused(ask, prompt, message):
     with pytest.raises(Rejected) as refused:
         ask(prompt)
     assert refused.value.message.startswith(message)
+
+
+def test_a_folder_that_cannot_be_read_gives_a_warning(ask, folder):
+    asked = ask("cat, bad-hands, embedding:bad-hands", folder=folder / "gone")
+    assert asked.job.prompts.inversions == ()
+    reason = "the folder cannot be read: No such file or directory"
+    assert f"input: names of textual inversions are read as text: {reason}" in asked.warnings
 
 
 def test_without_a_folder_every_word_is_text(ask):
@@ -139,6 +169,7 @@ def test_loras_are_listed_with_the_words_in_their_files(lora_folder):
 
 
 def test_the_folder_is_listed(folder):
+    assert "\udcff" not in list_names(folder)
     cards = {card["name"]: card for card in build_inversion_cards(folder)}
     assert cards["Bad-Hands"]["tokens"] == 3
     assert str(cards["broken"]["problem"]).startswith("not a textual inversion")

@@ -31,6 +31,7 @@ def model(tmp_path_factory):
             {"modelspec.prediction_type": "epsilon", "ss_sd_model_name": "ponyDiffusionV6XL"},
         ),
         ("INK2", {LAYER: (64, 96)}, None),
+        ("cafe\u0301", {LAYER: (64, 96)}, None),
         ("ink2", {LAYER: (64, 96)}, None),
         ("old", {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k": (320, 768)}, None),
         ("flux", {"lora_unet_double_blocks_0_img_attn_proj": (64, 64)}, None),
@@ -63,6 +64,9 @@ def applied(resolved):
         ([{"name": "ink", "unet_strength": 0, "text_strength": 2}], [("ink", 0, 2)]),
         ([{"name": "ink", "strength": 0}], []),
         ([{"name": "ink"}, {"name": "ink", "strength": 0.5}], [("ink", 1.5, 1.5)]),
+        ([{"name": "ink", "strength": None, "text_strength": None}], [("ink", 1, 1)]),
+        ([{"name": "ink", "strength": {"unet": None, "text": 0}}], [("ink", 1, 0)]),
+        (["CAF\u00c9"], [("cafe\u0301", 1, 1)]),
         ([{"name": "ink2"}, {"name": "INK2"}], [("ink2", 1, 1), ("INK2", 1, 1)]),
     ],
 )  # fmt: skip
@@ -77,9 +81,9 @@ def test_names_and_strengths_are_read(model, loras, expected):
         ([5], "parameters.loras.0: 5 is not an object like"),
         ([{}], "parameters.loras.0.name: null is not a name of at most 200 characters"),
         ([{"name": "x" * 201}], "parameters.loras.0.name: 'xxx"),
-        (["ink", "inc"], "parameters.loras.1.name: 'inc' is not one of the 7 LoRAs; did you mean 'ink'"),
-        (["Ink2"], "parameters.loras.0.name: 'Ink2' is not one of the 7 LoRAs; did you mean 'INK2' or 'ink2'?"),
-        (["zzzzzz"], "parameters.loras.0.name: 'zzzzzz' is not one of the 7 LoRAs; GET /models lists all"),
+        (["ink", "inc"], "parameters.loras.1.name: 'inc' is not one of the 8 LoRAs; did you mean 'ink'"),
+        (["Ink2"], "parameters.loras.0.name: 'Ink2' is not one of the 8 LoRAs; did you mean 'INK2' or 'ink2'?"),
+        (["zzzzzz"], "parameters.loras.0.name: 'zzzzzz' is not one of the 8 LoRAs; GET /models lists all"),
         (["../outside"], "parameters.loras.0.name: '../outside' must be the name of a file in the folder of LoRAs"),
         (["..\\outside"], "parameters.loras.0.name: '..\\\\outside' must be the name of a file"),
         (["/etc/passwd"], "parameters.loras.0.name: '/etc/passwd' must be the name of a file"),
@@ -89,9 +93,11 @@ def test_names_and_strengths_are_read(model, loras, expected):
         ([{"name": "ink", "strength": True}], f"parameters.loras.0.strength: true {STRENGTH}"),
         ([{"name": "ink", "strength": {"unet": "nan"}}], f"parameters.loras.0.strength.unet: 'nan' {STRENGTH}"),
         ([{"name": "ink", "strength": 9}] * 2, f"parameters.loras.1: 'ink': 18.0 {STRENGTH}"),
-        (["old"], "parameters.loras.0.name: 'old' is for Stable Diffusion 1, the model is SDXL; choose one for SDXL"),
-        (["flux"], "parameters.loras.0.name: 'flux' is for Flux, the model is SDXL; choose one for SDXL"),
-        (["broken"], "parameters.loras.0.name: 'broken' not a safetensors file"),
+        ([{"name": "ink", "weight": 1}], "parameters.loras.0: 'weight' is not a key here; known: name, strength,"),
+        ([{"name": "ink", "strength": {"clip": 1}}], "parameters.loras.0.strength: 'clip' is not a key here; known: unet, text"),
+        (["old"], "parameters.loras.0.name: 'old' cannot be used: it is for Stable Diffusion 1, the model is SDXL; choose one for SDXL"),
+        (["flux"], "parameters.loras.0.name: 'flux' cannot be used: it is for Flux, the model is SDXL; choose one for SDXL"),
+        (["broken"], "parameters.loras.0.name: 'broken' cannot be used: not a safetensors file"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_by_name(model, loras, said):
@@ -104,6 +110,10 @@ def test_what_cannot_be_used_is_refused_by_name(model, loras, said):
 def test_without_a_folder_no_name_is_known(model):
     with pytest.raises(Rejected, match="no LoRAs are offered"):
         ask(replace(model, lora_folder=None), ["ink"])
+    with pytest.raises(
+        Rejected, match=r"^parameters.loras.0.name: 'ink' cannot be used: the folder cannot be read"
+    ):
+        ask(replace(model, lora_folder=DEMO.with_name("gone")), ["ink"])
 
 
 @pytest.mark.parametrize(
@@ -113,6 +123,7 @@ def test_without_a_folder_no_name_is_known(model):
         ("<lora:ink:0.5:0.25> cat", "cat", [("ink", 0.5, 0.25)]),
         ("cat<lora:ink>", "cat", [("ink", 1, 1)]),
         ("cat, <lora:ink:1>, <lora:Style:-1>", "cat", [("ink", 1, 1), ("Style", -1, -1)]),
+        ("cat,  <lora:ink:1> ,dog", "cat ,dog", [("ink", 1, 1)]),
         ("cat, <3", "cat, <3", []),
     ],
 )
@@ -123,10 +134,36 @@ def test_tags_of_the_prompt_apply_loras_if_that_is_on(model, prompt, text, expec
     assert (plain.job.prompts.positive, applied(plain)) == (prompt, [])
 
 
+def test_a_tag_in_a_negative_prompt_is_refused(model):
+    center = {"centers": [{"x": 0.1, "y": 0.5}]}
+    for field, negative in (
+        ("negative_prompt", {"negative_prompt": "bad <lora:ink:1>"}),
+        ("v4_negative_prompt", {"v4_negative_prompt": {"caption": {"char_captions": [{"char_caption": "<lora:ink:1>"}]}}}),
+    ):  # fmt: skip
+        caption = {"base_caption": "a", "char_captions": [{"char_caption": "b", **center}]}
+        parameters = {"v4_prompt": {"caption": caption, "use_coords": True}, **negative}
+        policy = RequestPolicy(model, load_presets(configs() / "presets.toml"), prompt_loras=True)
+        body = {"model": "nai-diffusion-4-full", "parameters": parameters}
+        with pytest.raises(Rejected, match=rf"^{field}: <lora:...> belongs into the prompt"):
+            resolve(read_request(body), policy)
+
+
+def test_spaces_before_a_tag_take_no_time(model):
+    prompt = " " * 39_000 + "x <lora:ink:1>"
+    assert ask(model, prompt=prompt, prompt_loras=True).job.prompts.positive == "x"
+
+
+def test_a_tag_that_is_read_as_text_gives_a_warning(model):
+    warning = "input: <lora:...> is read as text; use parameters.loras, or the setting api.prompt_loras"
+    assert warning in ask(model, prompt="cat, <lora:ink:1>").warnings
+    for prompt, setting in (("cat, <lora:ink:1>", True), ("cat, <lora>", False)):
+        assert warning not in ask(model, prompt=prompt, prompt_loras=setting).warnings
+
+
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ("<lora:nothing:1>", "input: 'nothing' is not one of the 7 LoRAs"),
+        ("<lora:nothing:1>", "input: 'nothing' is not one of the 8 LoRAs"),
         ("<lora:../x:1>", "input: '../x' must be the name of a file"),
         ("<lora:ink:much>", f"input: <lora:ink>: 'much' {STRENGTH}"),
         ("<lora:ink:1:1:1>", "input: <lora:ink:1:1:1> is not like <lora:name:0.8>"),

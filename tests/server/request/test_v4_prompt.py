@@ -33,7 +33,7 @@ GIRLS = (build_character("girl, red hair", (0.9, 0.5)), build_character("girl, h
         (build_prompt("2girls", *GIRLS, use_coords=False, use_order=False), "2girls, girl, red hair, girl, hat"),
         (build_prompt("2girls", *GIRLS, use_coords=True), "2girls, girl, red hair, girl, hat"),
         (build_prompt("a", build_character("b", (0.5, 0.7)), build_character("c", (0.5, 0.3)), use_coords=True, use_order=False), "a, c, b"),
-        (build_prompt("a", {"char_caption": "b", "centers": [{"x": "left"}]}, {"char_caption": "c", "centers": 5}, build_character("d", (0.9, 0.9)), build_character("e"), use_coords=True, use_order=False), "a, d, b, c, e"),
+        (build_prompt("a", {"char_caption": "b", "centers": [{}]}, {"char_caption": "c", "centers": []}, build_character("d", (0.9, 0.9)), build_character("e"), use_coords=True, use_order=False), "a, d, b, c, e"),
         # emphasis does not pass from one caption into the next, and lettering comes last
         (build_prompt("2girls, 2::rain", build_character("girl")), "2girls, 2::rain ::, girl"),
         (build_prompt("2girls, teXt: hello", build_character("girl")), "2girls, girl, teXt: hello"),
