@@ -8,13 +8,11 @@ from io import BytesIO
 import numpy as np
 import pytest
 from control_files import ARCHITECTURES, build_control, save_control
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state, read_comment, unzip_images
-from fastapi.testclient import TestClient
+from fake_model import GENERATE, build_state, read_comment, start_client, unzip_images
 from PIL import Image
 
 from pipelines.weights.checkpoint import fingerprint
 from server.api.memory import measure_work
-from server.app import create_app
 from server.config.catalog import Catalog, ModelEntry
 from server.config.controlnets import ControlNetFile
 from server.config.settings import Settings
@@ -57,15 +55,9 @@ def model(demo_file, control_file):
 
 
 @pytest.fixture
-def fake_model():
-    return FakeModel()
-
-
-@pytest.fixture
 def client(model, fake_model, signing_key):
     state = build_state(model, fake_model, signing_key)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 
@@ -139,8 +131,7 @@ def test_the_demo_draws_as_before_without_a_map_and_at_strength_0(model, signing
     size = {"width": 128, "height": 128, "steps": 3}
     left, right = ({"controlnet_condition": draw_bar(x), "controlnet_strength": 0.1} for x in (16, 80))
     pixels = []
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         for parameters in ({}, left, left | {"controlnet_strength": 0}, right, {}, left):
             response = client.post(GENERATE, json=build(**size, **parameters))
             assert response.status_code == 200, response.text
