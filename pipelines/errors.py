@@ -50,6 +50,13 @@ class UnusableLora(PipelineError):
         super().__init__(f"LoRA {names}: {reason}")
 
 
+class UnusableControl(PipelineError):
+    """A ControlNet that cannot be used with the model: for another kind of model, damaged, or of another kind."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"ControlNet {name!r}: {reason}")
+
+
 class NotFinite(PipelineError):
     """The network or the VAE returned NaN or infinity."""
 

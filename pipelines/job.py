@@ -197,6 +197,31 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """An image that a ControlNet conditions a run on.
+
+    Attributes:
+        name: what requests and metadata call the network.
+        path: its file or diffusers folder.
+        fingerprint: of the file when it was detected; see weights/checkpoint.py.
+        image: the control map, of any size; fitted to the pass's.
+        strength: factor of the network's residuals.
+        start, end: shares of the pass's steps; the network has no effect in steps that begin before `start` or end
+            after `end`.
+        mode: a union network's control type; None for networks of one type.
+    """
+
+    name: str
+    path: Path
+    fingerprint: str
+    image: RgbImage
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One request: images that share everything but their seeds.
 
@@ -206,6 +231,7 @@ class Job:
         sigma_start: where karras and the other range schedules begin after the step at infinite noise.
         brownian: whether ancestral steps take their noise from a Brownian tree instead of independent draws.
         vibes: the reference images of all passes.
+        controls: likewise what ControlNets condition them on; the networks' residuals are added up.
     """
 
     model: str
@@ -219,6 +245,7 @@ class Job:
     brownian: bool = False
     vibes: tuple[Vibe, ...] = ()
     loras: tuple[Lora, ...] = ()
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

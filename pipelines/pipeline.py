@@ -9,6 +9,8 @@ from math import isinf
 import torch
 from torch import Tensor, nn
 
+from pipelines.adapters.control_map import ControlMap, RowControl, RowControls
+from pipelines.adapters.control_residency import ControlResidency
 from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
 from pipelines.errors import PipelineError
@@ -19,6 +21,7 @@ from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_
 from pipelines.image.vae import VaeCodec
 from pipelines.job import (
     SEED_MODULUS,
+    Control,
     EncodedVibe,
     InitImage,
     Job,
@@ -42,6 +45,8 @@ from pipelines.weights.load import Weights
 
 LORA_MEMORY = 8 << 30
 """Bytes; SDXL's weights in half precision, unchanged and with the next job's LoRAs, fit twice into 10 GB."""
+CONTROL_MEMORY = 6 << 30
+"""Bytes; a ControlNet for SDXL has 2.5 GB in half precision."""
 
 
 class Pipeline:
@@ -52,6 +57,7 @@ class Pipeline:
         batching: see sampling/batching.py.
         vibe: encodes reference images; None without an adapter for them.
         lora_memory: bytes of CPU memory for what switching LoRAs needs, see adapters/residency.py.
+        control_memory: bytes of the device's memory for ControlNets that the job that runs does not use.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Pipeline:
         batching: BatchingMode = "exact",
         vibe: VibeEncoder | None = None,
         lora_memory: int = LORA_MEMORY,
+        control_memory: int = CONTROL_MEMORY,
     ) -> None:
         self.weights, self.vibe = weights, vibe
         self.table = build_noise_table(weights.detection, sigma_max)
@@ -70,18 +77,19 @@ class Pipeline:
         self._batcher = RowBatcher(weights.unet, *args)
         self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
         self._loras = LoraResidency(weights.parts, weights.detection.family, lora_memory)
+        self._controls = ControlResidency(weights, control_memory)
         self._vae = VaeCodec(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
         self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
 
     @property
     def size(self) -> int:
-        """Bytes of the weights."""
-        return sum(
-            tensor.nbytes for module in self._list_modules() for tensor in module.state_dict().values()
-        )
+        """Bytes of the weights, and of the ControlNets that are loaded."""
+        own = sum(tensor.nbytes for module in self._list_modules() for tensor in module.state_dict().values())
+        return own + self._controls.size
 
     def move(self, device: torch.device) -> None:
-        """Move the weights; the pipeline runs only while they are on its own device."""
+        """Move the weights; the pipeline runs only while they are on its own device. ControlNets are freed."""
+        self._controls.drop()
         for module in self._list_modules():
             nn.Module.to(module, device)
 
@@ -156,6 +164,7 @@ class Pipeline:
         previews: PreviewRun | None = None,
     ) -> tuple[list[Tensor], Plan]:
         plan = make_plan(job, pass_, self.table)
+        controls = self._prepare_controls(job.controls, pass_)
         if previews is not None:
             previews.begin_pass(plan)
         self._loras.activate(job.loras)
@@ -165,12 +174,28 @@ class Pipeline:
             embeddings = embeddings.with_vibes(*self._require_vibe().prepare(job.vibes))
         inits = self._encode_inits(pass_, previous)
         trajectories = [
-            self._start(pass_, plan, embeddings, index, inits[index], previews)
+            self._start(pass_, plan, embeddings, index, inits[index], controls, previews)
             for index in range(len(pass_.seeds))
         ]
         uses_inpainting = any(init is not None and init.inpaint_channels is not None for init in inits)
         batcher = self._inpaint_batcher if uses_inpainting and self._inpaint_batcher else self._batcher
         return batcher.run(trajectories, _report_steps(plan, on_step)), plan
+
+    def _prepare_controls(self, controls: Sequence[Control], pass_: Pass) -> RowControls:
+        """Load the ControlNets of a job, and fit their maps to a pass; those of strength 0 are not used."""
+        used = [control for control in controls if control.strength]
+        size, place = (pass_.width, pass_.height), (self.device, self.weights.dtype)
+        return tuple(
+            RowControl(
+                network,
+                ControlMap(network, control.image, size, *place),
+                control.strength,
+                control.mode,
+                control.start,
+                control.end,
+            )
+            for control, network in zip(used, self._controls.activate(used), strict=True)
+        )
 
     def _encode_inits(self, pass_: Pass, previous: Sequence[RgbImage]) -> Sequence[InitLatents | None]:
         """Initial latents of each image; an init image is encoded once for all of them."""
@@ -188,6 +213,7 @@ class Pipeline:
         embeddings: PromptEmbeddings,
         index: int,
         init: InitLatents | None,
+        controls: RowControls,
         previews: PreviewRun | None,
     ) -> RowCoroutine:
         """Return the denoising coroutine of one image."""
@@ -198,7 +224,13 @@ class Pipeline:
         smea = make_smea(pass_.smea, pass_.latent_size, plan.sigmas, self.device)
         on_estimate = None if previews is None else partial(previews.show, index)
         estimator = Estimator(
-            plan, embeddings, self._size_ids(pass_), self._to_x0, smea=smea, on_estimate=on_estimate
+            plan,
+            embeddings,
+            self._size_ids(pass_),
+            self._to_x0,
+            smea=smea,
+            controls=controls,
+            on_estimate=on_estimate,
         )
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first

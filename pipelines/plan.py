@@ -95,6 +95,11 @@ class Plan:
         """Return the step, from 1, in which `sigma` is evaluated: the last one that begins at or above it."""
         return max(1, sum(start >= sigma for start in self.sigmas[:-1]))
 
+    def is_within(self, sigma: float, start: float, end: float) -> bool:
+        """Whether the step in which `sigma` is evaluated lies between two shares of the steps."""
+        step, rounding = self.find_step(sigma), 1e-9
+        return start * self.steps - rounding <= step - 1 and step <= end * self.steps + rounding
+
     def uses_guidance(self, sigma: float) -> bool:
         """Whether guidance changes the estimate at this sigma."""
         guidance = self.guidance

@@ -1,24 +1,24 @@
-"""What many tests share: the goldens, the demo model, and a server process."""
+"""What many tests share: the goldens, the demo model, a fake one, and a server process."""
 
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
+from threading import Semaphore
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: `make test` runs a test on each core
 
-import httpx
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from demo.checkpoint import DEMO
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # tests/analytic.py is a plain module
-settings.register_profile("naiad", deadline=None)  # a busy machine is no failure
+# neither a busy machine nor the choice of examples lets a test fail by chance
+settings.register_profile(
+    "naiad", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("naiad")
 
 
@@ -32,6 +32,31 @@ def golden():
 def demo_file():
     """The demo model's checkpoint."""
     return DEMO
+
+
+@pytest.fixture(scope="session")
+def model(demo_file):
+    """The demo model as a server knows it before it is loaded."""
+    from server.config.catalog import single_model_catalog
+    from server.engine.model import detect_model
+
+    return detect_model(single_model_catalog(demo_file))
+
+
+@pytest.fixture
+def fake_model():
+    """A model without networks."""
+    from fake_model import FakeModel
+
+    return FakeModel()
+
+
+@pytest.fixture
+def gate():
+    """A semaphore for a fake model to acquire in each evaluation."""
+    gate = Semaphore(0)
+    yield gate
+    gate.release(10_000)
 
 
 @pytest.fixture(scope="session")
@@ -54,33 +79,7 @@ def signing_key(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(demo_file, tmp_path_factory):
     """The address of a server process that has the demo model loaded."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    folder = tmp_path_factory.mktemp("server")
-    log = folder / "log"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
-    environment["NAIAD_SIGNING_KEY"] = str(folder / "signing.pem")
-    environment["OMP_NUM_THREADS"] = "1"  # small pictures beside busy neighbours: threads wait for each other
-    command = [sys.executable, "-P", "-m", "server", "serve", str(demo_file), "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        try:
-            _until_ready(address, process, log)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(60)
+    from server_process import run_server
 
-
-def _until_ready(address, process, log):
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{address}/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())
+    with run_server(demo_file, tmp_path_factory.mktemp("server")) as address:
+        yield address

@@ -4,15 +4,19 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import contextmanager
 from threading import Semaphore
 from types import MappingProxyType
 
 import numpy as np
+from fastapi.testclient import TestClient
 from PIL import Image
+from waiting import LIMIT
 
 from pipelines.job import EncodedVibe, Job, UpscaleJob, VibeJob
 from pipelines.types import Output, Preview, Progress
 from server.api.state import AppState
+from server.app import create_app
 from server.config.resources import configs
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
@@ -57,7 +61,7 @@ class FakeModel:
             on_step(Progress(0, step, steps, 1.0))
             self.evaluations.append((job, step))
             if self.gate is not None:
-                assert self.gate.acquire(timeout=20)
+                assert self.gate.acquire(timeout=LIMIT)
             if on_preview is not None and self.preview is not None and isinstance(job, Job):
                 for image in range(len(job.passes[0].seeds)):
                     on_preview(
@@ -93,6 +97,14 @@ def build_state(model, fake_model, key=None, **changes):
     choices = {name: changes.pop(name) for name in ("mode", "unknown_models") if name in changes}
     metadata = MetadataPolicy(model.fingerprint, key, "plain" if key is None else "full", "exact")
     return AppState(Engine(lambda: fake_model), RequestPolicy(model, presets, **choices), metadata, **changes)
+
+
+@contextmanager
+def start_client(state, **options):
+    """Yield a client of the application with this state, whose model is loaded."""
+    with TestClient(create_app(state), base_url=BASE_URL, **options) as client:
+        state.engine.wait_ready()
+        yield client
 
 
 def unzip_images(response):

@@ -21,8 +21,8 @@ from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import Checkpoint
 from pipelines.weights.key_map import MappedKey
 from pipelines.weights.naming import Naming
-from pipelines.weights.networks import ClipImageEncoder, load_state
-from pipelines.weights.reader import check_finite, read_tensors
+from pipelines.weights.networks import ClipImageEncoder
+from pipelines.weights.reader import fill_network
 from pipelines.weights.sources import Component, FoundWeights, find_weights
 
 
@@ -36,9 +36,7 @@ class VibePart:
 
     def fill(self, device: torch.device, dtype: torch.dtype) -> None:
         """Read the weights onto a device; raise WeightsError if one is not finite."""
-        load_state(self.module, read_tensors(self.source, self.weights, dtype))
-        nn.Module.to(self.module, device, dtype)
-        check_finite(self.source, self.weights, self.module)
+        fill_network(self.module, self.source, self.weights, device, dtype)
 
 
 @dataclass(frozen=True, slots=True)

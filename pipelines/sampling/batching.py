@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 import torch
 from torch import Tensor
 
+from pipelines.adapters.control_map import sum_residuals
 from pipelines.sampling.denoise import Row, RowCoroutine, Rows
 from pipelines.sampling.prediction import NoiseTable, input_scale
 from pipelines.types import BatchingMode
@@ -76,17 +77,19 @@ class RowBatcher:
 
     def _run_unet(self, rows: Sequence[Row]) -> Sequence[Tensor]:
         """Run one pass. Only the latents are scaled by c_in, the extra channels are not."""
-        sample = torch.stack([row.x * input_scale(row.sigma) for row in rows])
+        latents = torch.stack([row.x * input_scale(row.sigma) for row in rows])
+        sample = latents
         if rows[0].extra_channels is not None:
             extra = [row.extra_channels for row in rows if row.extra_channels is not None]
-            sample = torch.cat([sample, torch.stack(extra).to(sample)], dim=1)
+            sample = torch.cat([latents, torch.stack(extra).to(latents)], dim=1)
         timesteps = torch.tensor([self._table.timestep(row.sigma) for row in rows], device=self._device)
         context = torch.stack([row.context for row in rows]).to(self._dtype)
         added_cond = self._build_added_cond(rows)
         vibes = [row.vibes for row in rows] if any(row.vibes for row in rows) else ()
-        output = self._unet(
-            sample.to(self._dtype), timesteps, context, added_cond, rows[0].deep_shrink, vibes=vibes
-        )
+        inputs = timesteps, context, added_cond, rows[0].deep_shrink
+        controls = [row.controls for row in rows]
+        residuals = sum_residuals(controls, latents.to(self._dtype), *inputs)
+        output = self._unet(sample.to(self._dtype), *inputs, vibes=vibes, residuals=residuals)
         return output.to(rows[0].x.dtype).unbind()
 
     def _build_added_cond(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
@@ -101,7 +104,8 @@ class RowBatcher:
 def _stack_key(row: Row) -> object:
     """Return a key that is equal for rows that can be stacked; their images need not be equally many."""
     extra = None if row.extra_channels is None else row.extra_channels.shape
-    return row.x.shape, row.x.dtype, row.context.shape, row.pooled is None, extra, row.deep_shrink
+    controls = tuple(control.stack_key for control in row.controls)
+    return row.x.shape, row.x.dtype, row.context.shape, row.pooled is None, extra, row.deep_shrink, controls
 
 
 def _advance(

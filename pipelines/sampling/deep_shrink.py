@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 
 class DeepShrink:
-    """Hooks that downscale the inner features of a UNet2DConditionModel of diffusers in the context of `shrink`."""
+    """Hooks that downscale the inner features of a UNet or ControlNet of diffusers in the context of `shrink`."""
 
     def __init__(self, unet: nn.Module) -> None:
         blocks = cast("Any", unet)
@@ -24,7 +24,10 @@ class DeepShrink:
         self._times = 0
         if down_blocks:
             down_blocks[0].downsamplers[0].register_forward_hook(self._downscale)
-            blocks.up_blocks[-1].register_forward_pre_hook(self._upscale, with_kwargs=True)
+            if hasattr(
+                unet, "up_blocks"
+            ):  # a ControlNet's features stay downscaled, as those they are added to
+                blocks.up_blocks[-1].register_forward_pre_hook(self._upscale, with_kwargs=True)
 
     @contextmanager
     def shrink(self, times: int) -> Generator[None]:

@@ -12,6 +12,7 @@ from math import inf, isinf, sqrt
 from torch import Tensor
 
 from pipelines.adapters.attention import RowVibes
+from pipelines.adapters.control_map import RowControls
 from pipelines.image.inpainting import LatentBlend
 from pipelines.plan import Plan
 from pipelines.sampling.guidance import (
@@ -42,6 +43,7 @@ class Row:
         extra_channels: concatenated to the latents without scaling.
         deep_shrink: number of 2x downscales of the UNet's inner features.
         vibes: the images it attends to.
+        controls: the ControlNets that condition it.
     """
 
     x: Tensor
@@ -52,6 +54,7 @@ class Row:
     extra_channels: Tensor | None = None
     deep_shrink: int = 0
     vibes: RowVibes = ()
+    controls: RowControls = ()
 
 
 Rows = tuple[Row, ...]
@@ -69,6 +72,7 @@ class Estimator:
         inpaint_channels: mask and masked latents (5, h, w) for an inpainting network.
         blend: latent blend with the init image, for inpainting with an ordinary network.
         smea: adds SMEA's low-resolution evaluations.
+        controls: the ControlNets that condition all rows, within their shares of the steps.
         on_estimate: an observer, for previews.
         guides: the plan's guides for this image; they may remember its earlier estimates.
     """
@@ -80,6 +84,7 @@ class Estimator:
     inpaint_channels: Tensor | None = None
     blend: LatentBlend | None = None
     smea: Smea | None = None
+    controls: RowControls = ()
     on_estimate: OnEstimate | None = None
     guides: tuple[Guide, ...] = field(init=False)
 
@@ -102,26 +107,22 @@ class Estimator:
 
     def _estimate_low_resolution(self, x: Tensor, sigma: float, levels: int) -> RowCoroutine:
         """Estimate x0 from downscaled latents and upscale it."""
-        conditionings, view = self._select_conditionings(sigma), downscale(x, sigma, levels)
+        view = downscale(x, sigma, levels)
         time_ids = None if self.time_ids is None else tuple(side / 2**levels for side in self.time_ids)
         extra = None if self.inpaint_channels is None else average(self.inpaint_channels, levels)
-        shrink = self.plan.deep_shrink_levels(view[1])
-        outputs = yield tuple(
-            Row(*view, conditioning.context, conditioning.pooled, time_ids, extra, shrink, conditioning.vibes)
-            for conditioning in conditionings
-        )
+        outputs = yield self._make_rows(view, sigma, time_ids, extra, self.plan.deep_shrink_levels(view[1]))
         return upscale(self._combine_outputs(outputs, *view), (x.shape[-2], x.shape[-1]))
 
     def _estimate_full_resolution(self, x: Tensor, sigma: float) -> RowCoroutine:
-        """Estimate x0 from the latents, and with SMEA also from its low-resolution copy."""
-        conditionings = self._select_conditionings(sigma)
+        """Estimate x0 from the latents, and with SMEA also from its low-resolution copy, which is not deep shrunk."""
         views = ((x, sigma),) if self.smea is None else self.smea.make_views(x, sigma)
+        shrinks = (self.plan.deep_shrink_levels(sigma), 0)
         outputs = yield tuple(
-            self._make_row(view, conditioning, view is views[0])
-            for view in views
-            for conditioning in conditionings
+            row
+            for view, shrink in zip(views, shrinks, strict=False)
+            for row in self._make_rows(view, sigma, self.time_ids, self.inpaint_channels, shrink)
         )
-        count = len(conditionings)
+        count = len(outputs) // len(views)
         x0, *low = (
             self._combine_outputs(outputs[k * count : (k + 1) * count], *view) for k, view in enumerate(views)
         )
@@ -129,11 +130,22 @@ class Estimator:
             x0 = self.smea.merge(x0, low[0], sigma)
         return x0
 
-    def _make_row(self, view: NoisyLatents, conditioning: Conditioning, is_full_resolution: bool) -> Row:
-        """Return a row; only full resolution is deep shrunk."""
-        shrink = self.plan.deep_shrink_levels(view[1]) if is_full_resolution else 0
-        context, pooled, vibes = conditioning.context, conditioning.pooled, conditioning.vibes
-        return Row(*view, context, pooled, self.time_ids, self.inpaint_channels, shrink, vibes)
+    def _make_rows(
+        self,
+        view: NoisyLatents,
+        sigma: float,
+        time_ids: tuple[float, ...] | None,
+        extra: Tensor | None,
+        shrink: int,
+    ) -> Rows:
+        """Return the rows for one view of the latents, whose own noise level is `sigma`."""
+        controls = tuple(
+            control for control in self.controls if self.plan.is_within(sigma, control.start, control.end)
+        )
+        return tuple(
+            Row(*view, part.context, part.pooled, time_ids, extra, shrink, part.vibes, controls)
+            for part in self._select_conditionings(sigma)
+        )
 
     def _combine_outputs(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
         """Convert the outputs for one view to estimates, blend the characters' into the base's and apply guidance."""

@@ -33,11 +33,10 @@ from pipelines.weights.scheduler_config import check_betas
 from pipelines.weights.sidecar import find_sidecar
 
 LORA_KEY = re.compile(r"^(lora_|unet\..*lora|.*\.(lora_(up|down|A|B)|hada_w\d\w*|lokr_w\d\w*|dora_scale)\b)")
+CONTROL_KEY = re.compile(r"^control_model\.|(^|\.)(controlnet_cond_embedding|input_hint_block)\.")
 
 VAE_INPUT_KEYS = tuple(prefix + "decoder.conv_in.weight" for prefix in (VAE_PREFIX, "vae.", ""))
 UNSUPPORTED = {
-    "control_model.": "a ControlNet",
-    "controlnet_cond_embedding.": "a ControlNet",
     "edm_mean": "Playground v2.5, an EDM model with scaled latents",
     "time_embedding.cond_proj.": "a latent consistency model that takes the guidance scale as an input",
     "double_blocks.": "a Flux model",
@@ -218,6 +217,9 @@ def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
         raise WeightsError(checkpoint.path, reason)
     if not has_unet and any(key.startswith("ip_adapter.") for key in keys):
         raise WeightsError(checkpoint.path, "an IP-Adapter, not a model; name it as the `vibe` of one")
+    if not has_unet and any(CONTROL_KEY.search(key) for key in keys):
+        reason = "a ControlNet, not a model; name it under [controlnets] of the catalog"
+        raise WeightsError(checkpoint.path, reason)
     for part, name in UNSUPPORTED.items():
         if any(part in key and not (has_unet and IGNORED_KEY.search(key)) for key in keys):
             raise WeightsError(checkpoint.path, f"{name}, which is not supported")

@@ -72,6 +72,12 @@ def map_unet_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
     return {name: MappedKey(UNET_PREFIX + _rename(name, blocks, UNET_RESNET)) for name in names}
 
 
+def map_control_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
+    """Map a ControlNet's keys to those of the original repository, without a prefix; `config` is its UNet's."""
+    blocks = _map_unet_blocks(config) | _map_control_blocks(config)
+    return {name: MappedKey(_rename(name, blocks, UNET_RESNET)) for name in names}
+
+
 def map_vae_keys(names: Iterable[str], config: Config) -> dict[str, MappedKey]:
     """Map a VAE's keys to those of a single file, which stores its attention as 1x1 convolutions."""
     blocks = _map_vae_blocks(config)
@@ -187,6 +193,19 @@ def _map_up_blocks(config: Config, layers: int) -> dict[str, str]:
             last, index = level * layers + layers - 1, 2 if has_attention else 1
             blocks[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{last}.{index}.conv"
     return blocks
+
+
+def _map_control_blocks(config: Config) -> dict[str, str]:
+    """What a ControlNet has besides: the file numbers the convolutions of its hint encoder with SiLUs between them."""
+    levels, layers = (
+        len(cast("list[str]", config["down_block_types"])),
+        cast("int", config["layers_per_block"]),
+    )
+    hint, start = "controlnet_cond_embedding", "input_hint_block"
+    blocks = {f"{hint}.conv_in": f"{start}.0", f"{hint}.conv_out": f"{start}.14"}
+    blocks |= {f"{hint}.blocks.{number}": f"{start}.{2 * number + 2}" for number in range(6)}
+    blocks |= {f"controlnet_down_blocks.{k}": f"zero_convs.{k}.0" for k in range(levels * (layers + 1))}
+    return blocks | {"controlnet_mid_block": "middle_block_out.0"}
 
 
 def _map_vae_blocks(config: Config) -> dict[str, str]:

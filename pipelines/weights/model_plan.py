@@ -25,9 +25,8 @@ from pipelines.weights.networks import (
     DiffusersUNet,
     DiffusersVae,
     build_networks,
-    load_state,
 )
-from pipelines.weights.reader import check_finite, read_tensors
+from pipelines.weights.reader import fill_network
 from pipelines.weights.sources import Component, FoundWeights, find_weights
 
 BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -66,11 +65,7 @@ class PlannedPart:
 
     def fill(self, device: torch.device, dtype: torch.dtype) -> None:
         """Read the weights onto a device; raise WeightsError if one is not finite."""
-        module = self.part.module
-        load_state(module, read_tensors(self.source, self.weights, dtype))
-        # not diffusers' own `to`, which logs advice about loaders that are not used here
-        nn.Module.to(module, device, dtype)
-        check_finite(self.source, self.weights, module)
+        fill_network(self.part.module, self.source, self.weights, device, dtype)
 
 
 @dataclass(frozen=True, slots=True)

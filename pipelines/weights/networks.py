@@ -4,7 +4,7 @@ No other module handles what is untyped in those libraries or differs between th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,12 @@ PENULTIMATE = 2
 """The layer of a text encoder that is used, counted from the last; users' interfaces call this CLIP skip 2."""
 
 
+CHANNEL_ORDER = "controlnet_conditioning_channel_order"
+"""Key of a ControlNet's config: whether its maps are RGB or, in OpenCV's order, BGR."""
+Residuals: TypeAlias = tuple[Sequence[Tensor], Tensor]
+"""What ControlNets add to the features of a UNet: to those that its down blocks pass on, and to its middle block's."""
+
+
 class UNet(Protocol):
     """A UNet, which predicts noise or velocity from noisy latents."""
 
@@ -32,6 +38,7 @@ class UNet(Protocol):
         halvings: int = 0,
         *,
         vibes: Sequence[RowVibes] = (),
+        residuals: Residuals | None = None,
     ) -> Tensor:
         """Return the prediction, (B, 4, h, w).
 
@@ -42,6 +49,7 @@ class UNet(Protocol):
             added_cond_kwargs: SDXL's pooled prompt embeddings and size ids.
             halvings: 2x downscales of the inner features, see sampling/deep_shrink.py.
             vibes: the images that each row attends to, see adapters/attention.py; empty if no row has any.
+            residuals: of ControlNets for each row, None without any.
         """
         ...
 
@@ -105,12 +113,80 @@ class DiffusersUNet:
         halvings: int = 0,
         *,
         vibes: Sequence[RowVibes] = (),
+        residuals: Residuals | None = None,
     ) -> Tensor:
+        down, middle = (None, None) if residuals is None else residuals
         with self._shrink.shrink(halvings), self.image_attention.attend(vibes):
             output = self.module(
-                sample, timestep, context, added_cond_kwargs=added_cond_kwargs, return_dict=False
+                sample,
+                timestep,
+                context,
+                added_cond_kwargs=added_cond_kwargs,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+                return_dict=False,
             )
         return cast("Tensor", output[0])
+
+
+class DiffusersControlNet:
+    """diffusers' ControlNet, or its union network with several control types.
+
+    Args:
+        config: arguments of diffusers' class.
+    """
+
+    def __init__(self, config: Config) -> None:
+        from diffusers import (
+            ControlNetModel,  # pyright: ignore[reportPrivateImportUsage]
+            ControlNetUnionModel,  # pyright: ignore[reportPrivateImportUsage]
+        )
+
+        self.modes = cast("int | None", config.get("num_control_type"))
+        build = ControlNetModel if self.modes is None else ControlNetUnionModel
+        self._is_bgr = config.get(CHANNEL_ORDER) == "bgr"
+        config = {**config, CHANNEL_ORDER: "rgb"}
+        self.module = _build_empty(cast("Callable[..., nn.Module]", build), config)
+        self._shrink = DeepShrink(self.module)
+        # the module is given hints instead of maps: encoded once, as they are the same in every step
+        encoder = cast("Any", self.module).controlnet_cond_embedding
+        self._encode, encoder.forward = encoder.forward, _pass_on
+
+    def encode_map(self, pixels: Tensor) -> Tensor:
+        """Return the hint (B, width, h, w) of control maps (B, 3, 8h, 8w), with values in [0, 1]."""
+        return self._encode(pixels.flip(1) if self._is_bgr else pixels)
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        added_cond_kwargs: Mapping[str, Tensor] | None,
+        halvings: int,
+        hint: Tensor,
+        scale: float,
+        mode: int | None = None,
+    ) -> Residuals:
+        """Return the scaled residuals; the first arguments are the UNet's, for its latents alone.
+
+        Args:
+            hint: the encoded control map of each row.
+            mode: the control type of a union network.
+        """
+        inputs: dict[str, object] = {"controlnet_cond": hint, "conditioning_scale": float(scale)}
+        if self.modes is not None and mode is not None:
+            types = torch.zeros(len(sample), self.modes, device=sample.device)
+            types[:, mode] = 1
+            inputs |= {"controlnet_cond": [hint], "control_type": types, "control_type_idx": [mode]}
+        with self._shrink.shrink(halvings):
+            return self.module(
+                sample,
+                timestep,
+                context,
+                added_cond_kwargs=added_cond_kwargs,
+                return_dict=False,
+                **inputs,
+            )
 
 
 class DiffusersVae:
@@ -196,6 +272,10 @@ class ClipImageEncoder:
         """Return the embeddings (B, width) of normalized images, and the penultimate layer's states."""
         output = cast("Any", self.module)(pixel_values=pixels, output_hidden_states=True)
         return output.image_embeds, output.hidden_states[-PENULTIMATE]
+
+
+def _pass_on(hint: Tensor) -> Tensor:
+    return hint
 
 
 def _build_empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:

@@ -12,9 +12,20 @@ from torch import Tensor, nn
 from pipelines.errors import WeightsError, abbreviate
 from pipelines.weights.checkpoint import Checkpoint
 from pipelines.weights.header import TensorRef
+from pipelines.weights.networks import load_state
 from pipelines.weights.sources import FoundWeights, StoredWeight
 
 BLOCK = 1 << 24
+
+
+def fill_network(
+    module: nn.Module, source: Checkpoint, weights: FoundWeights, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Read the weights of an empty network onto a device; raise WeightsError if one is not finite."""
+    load_state(module, read_tensors(source, weights, dtype))
+    # not diffusers' own `to`, which logs advice about loaders that are not used here
+    nn.Module.to(module, device, dtype)
+    check_finite(source, weights, module)
 
 
 def read_tensors(source: Checkpoint, weights: FoundWeights, dtype: torch.dtype) -> dict[str, Tensor]:

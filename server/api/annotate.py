@@ -12,9 +12,9 @@ from server.api.state import StateDependency
 from server.api.tool_pictures import ToolRequest, answer_filter, open_tool_image
 from server.director.toolbox import Toolbox
 from server.errors import Rejected, shorten
+from server.request.controls import ALIASES
 from server.request.schema import LONGEST_NAME, Name, Real, WireModel, validate_body
 
-ALIASES = {"depth": "midas", "scribble": "fake_scribble", "seg": "uniformer"}
 ANNOTATORS = ("canny", "hed", "midas", "mlsd", "openpose", "uniformer", "fake_scribble", "normal")
 A_THRESHOLD = "a number from 0 to 2040"
 Threshold = Annotated[Real, Field(ge=0, le=2040)]  # the largest sum of two Sobel derivatives of 8-bit values

@@ -36,8 +36,8 @@ from server.request.schema import (
     validate_body,
 )
 
-DRAWN_TOOLS = ("bg-removal", "lineart", "sketch")
-"""Tools that need no prompt, and no model."""
+PROMPTLESS_TOOLS = ("bg-removal", "lineart", "sketch")
+"""Tools that read no prompt; a filter or a network draws for them, the others are img2img of the model."""
 NOT_OFFERED = {"pixel-snap": "is not offered: nothing is published about what NAI's tool does"}
 
 
@@ -114,14 +114,14 @@ async def answer_prompted(
 def read_augment(body: Mapping[str, object], toolbox: Toolbox) -> AugmentRequest:
     """Return a request for a tool that this server has, or raise `Rejected`."""
     sent, recipes = validate_body(AugmentBody, body), toolbox.recipes
-    tools = (*DRAWN_TOOLS, *recipes.recipes)
+    tools = (*PROMPTLESS_TOOLS, *recipes.recipes)
     if sent.req_type in NOT_OFFERED:
         raise Rejected("req_type", f"{sent.req_type!r} {NOT_OFFERED[sent.req_type]}; use {', '.join(tools)}")
     if sent.req_type not in tools:
         raise Rejected("req_type", f"{shorten(sent.req_type)} is not one of {', '.join(tools)}")
     if not sent.image:
         raise Rejected("image", "is required: an image in Base64")
-    if sent.req_type in DRAWN_TOOLS:
+    if sent.req_type in PROMPTLESS_TOOLS:
         toolbox.check_offered(sent.req_type, "req_type", sent.req_type)
         instructions, recorded = None, {}
     else:

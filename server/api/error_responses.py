@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from pipelines.errors import InvalidPrompt, PipelineError, UnknownName, UnusableLora
+from pipelines.errors import InvalidPrompt, PipelineError, UnknownName, UnusableControl, UnusableLora
 from server.errors import ApiError, Failed, MethodNotAllowed, NotFound, Rejected, Unavailable, shorten
 
 log = logging.getLogger("naiad")
@@ -70,7 +70,7 @@ def to_api_error(error: BaseException, request_id: str) -> ApiError:
         answer = error
     elif isinstance(error, asyncio.CancelledError):
         answer = Unavailable("the server is stopping")
-    elif isinstance(error, InvalidPrompt | UnknownName | UnusableLora):
+    elif isinstance(error, InvalidPrompt | UnknownName | UnusableControl | UnusableLora):
         answer = Rejected("", str(error))
     elif isinstance(error, PipelineError):
         answer = Failed(str(error))

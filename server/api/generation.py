@@ -13,6 +13,7 @@ from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.picture.writer import write_job_picture
+from server.request.controls import has_controls
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import GenerateRequest, read_request
 from server.request.vibes import has_references
@@ -59,7 +60,8 @@ async def receive_generate(request: Request, state: AppState) -> GenerateRequest
 
 async def resolve_generate(request: Request, state: AppState, sent: GenerateRequest) -> ResolvedRequest:
     """Return a request resolved to a job; its images are decoded in one of the slots."""
-    if sent.task == "generate" and not has_references(sent.parameters):  # it need not wait for a slot
+    has_images = sent.task != "generate" or has_references(sent.parameters) or has_controls(sent.parameters)
+    if not has_images:  # it need not wait for a slot
         return await asyncio.to_thread(resolve, sent, state.current_policy())
     resolved = await decode_in_slot(request, resolve, sent, state.current_policy())
     get_reservation(request).resize(measure_work(resolved.job))

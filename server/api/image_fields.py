@@ -18,7 +18,12 @@ from server.request.images import decode_file, is_image_file
 IMAGES = ("image", "mask", "reference_image", "controlnet_condition")
 """Fields that hold one image, at the top of a body or in `parameters`."""
 IMAGE_LISTS = ("reference_image_multiple", "director_reference_images")
-"""Fields that hold several; with `_cached` after the name, each is an object with `data` and `cache_secret_key`."""
+"""Fields that hold several images."""
+OBJECT_LISTS = {
+    **{f"{name}_cached": ("data", "cache_secret_key") for name in IMAGE_LISTS},
+    "controls": ("image", "image_cache_secret_key"),
+}
+"""Fields that hold objects, and where these have their image and its key. The last one is not NAI's."""
 LONGEST_PART_NAME = 200
 """Characters of a text that may be the name of a part; only images of a few pixels have a shorter Base64."""
 LONGEST_KEY = 200
@@ -64,11 +69,11 @@ def find_image_fields(body: Section) -> Iterator[ImageField]:
         for name in IMAGE_LISTS:
             images = _read_list(section.get(name))
             yield from (ImageField(images, index, f"{prefix}{name}.{index}") for index in range(len(images)))
-            for index, entry in enumerate(_read_list(section.get(f"{name}_cached"))):
-                if isinstance(entry, dict):
-                    entry = cast("Section", entry)
-                    field = f"{prefix}{name}_cached.{index}.data"
-                    yield ImageField(entry, "data", field, entry.get("cache_secret_key"))
+        for name, (image, key) in OBJECT_LISTS.items():
+            entries = enumerate(_read_list(section.get(name)))
+            objects = ((index, cast("Section", entry)) for index, entry in entries if isinstance(entry, dict))
+            for index, entry in objects:
+                yield ImageField(entry, image, f"{prefix}{name}.{index}.{image}", entry.get(key))
 
 
 def attach_parts(body: Section, parts: Mapping[str, bytes]) -> None:

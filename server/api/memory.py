@@ -66,6 +66,7 @@ def measure_work(work: Work) -> int:
         return len(work.image.rgb)
     inits = (pass_.init for pass_ in work.passes)
     size = sum(len(init.image.rgb) + len(init.mask or b"") for init in inits if isinstance(init, InitImage))
+    size += sum(len(control.image.rgb) for control in work.controls)
     sources = (vibe.source for vibe in work.vibes)
     return size + sum(
         len(source.rgb if isinstance(source, RgbImage) else source.values) for source in sources

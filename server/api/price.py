@@ -7,14 +7,14 @@ from typing import cast
 from fastapi import Request
 
 from server.api.body import read_body
-from server.api.image_fields import IMAGE_LISTS, IMAGES
+from server.api.image_fields import IMAGE_LISTS, IMAGES, OBJECT_LISTS
 from server.api.state import AppState, StateDependency, get_capacity, get_reservation
 from server.errors import Rejected, shorten
 from server.request.resolve import resolve
 from server.request.schema import read_request
 
 MOST_PROMPTS = 64
-IMAGE_NAMES = {*IMAGES, *IMAGE_LISTS, *(f"{name}_cached" for name in IMAGE_LISTS)}
+IMAGE_NAMES = {*IMAGES, *IMAGE_LISTS, *OBJECT_LISTS}
 
 
 async def get_price(request: Request, state: StateDependency) -> dict[str, object]:

@@ -15,6 +15,7 @@ from server.config.settings import Settings, signing_key_path, tls_folder
 from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.recipes import load_recipes
+from server.engine.controlnets import describe_controls
 from server.engine.inversions import describe_inversions
 from server.engine.loras import describe_loras
 from server.engine.model import detect_model
@@ -79,6 +80,7 @@ def _check_weights(catalog: Catalog) -> Iterator[str]:
     for model in models:
         check_model(model)
         yield f"{model.model}: {model.entry.path.name}, {model.detection.family}, profile {model.profile.name}"
+    yield from describe_controls(catalog)
     if catalog.lora_folder is not None:
         yield from describe_loras(catalog.lora_folder)
     if catalog.inversion_folder is not None:

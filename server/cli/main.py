@@ -96,6 +96,7 @@ def generate(
     schedule: Annotated[str | None, option(help="Noise schedule, like native or karras.")] = None,
     seed: options.Seed = None,
     samples: Annotated[int | None, option(help="Number of images.")] = None,
+    control: options.Controls = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
     prediction: options.Prediction = None,
@@ -119,6 +120,7 @@ def generate(
         "noise_schedule": schedule,
         "seed": seed,
         "n_samples": samples,
+        "controls": [options.parse_control(text) for text in control or ()],
         "image_format": options.parse_format(choice.path),
     }
     catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)

@@ -1,5 +1,6 @@
 """Command line arguments and options that several commands share."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,14 @@ Zsnr = Annotated[
     bool | None,
     option("--zsnr/--no-zsnr", help="Whether it has zero terminal SNR; by default read from the file."),
 ]
+Controls = Annotated[
+    list[str] | None,
+    option(
+        "--control",
+        metavar="NAME=FILE[:STRENGTH]",
+        help="ControlNet of the catalog and its map; may be repeated.",
+    ),
+]
 Seed = Annotated[int | None, option(help="Seed; random by default.")]
 PromptOverride = Annotated[str | None, option("--prompt", help="Replaces the image's own prompt.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
@@ -56,3 +65,16 @@ def parse_format(output: Path) -> str:
     if suffix not in ("png", "webp"):
         raise ConfigError(f"--output {str(output)!r} does not end in .png or .webp")
     return suffix
+
+
+def parse_control(text: str) -> dict[str, object]:
+    """Return an entry of `parameters.controls` from a text like hed=lines.png:0.8, or raise `ConfigError`."""
+    match = re.fullmatch(r"([^=]+)=(.+?)(?::(-?[\d.]+))?", text)
+    if match is None:
+        raise ConfigError(f"--control {text!r} is not like hed=lines.png or hed=lines.png:0.8")
+    name, file, strength = match.groups()
+    try:
+        image = Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--control {text!r}: {file}: {error.strerror}") from None
+    return {"model": name, "image": image, "strength": strength}

@@ -4,7 +4,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import cast
 
-from server.errors import Rejected
+from server.errors import Rejected, shorten
 from server.picture.inspection import read_metadata
 from server.picture.prompts import read_settings
 from server.request.images import open_image, to_upright_rgb
@@ -60,13 +60,17 @@ def build_redraw_request(
 
 
 def warn_of_references(data: bytes) -> tuple[str, ...]:
-    """Return a warning if an image was drawn with reference images, which no file holds."""
+    """Return warnings if an image was drawn with reference images or control maps, which no file holds."""
     settings = read_settings(read_metadata(open_image(data, "file")).fields)
-    strengths = settings.get("reference_strength_multiple")
-    if not isinstance(strengths, list) or not strengths:
-        return ()
-    count = len(cast("list[object]", strengths))
-    return (f"reference images: the picture was drawn with {count}, which are not in its file; left out",)
+    strengths, control = settings.get("reference_strength_multiple"), settings.get("controlnet_model")
+    warnings: list[str] = []
+    if isinstance(strengths, list) and strengths:
+        drawn = f"the picture was drawn with {len(cast('list[object]', strengths))}"
+        warnings.append(f"reference images: {drawn}, which are not in its file; left out")
+    if isinstance(control, str):
+        drawn = f"the picture was drawn with the ControlNet {shorten(control)}"
+        warnings.append(f"control map: {drawn}, whose map is not in its file; left out")
+    return tuple(warnings)
 
 
 def _read_dialect(settings: Mapping[str, object]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 
 from pipelines.errors import abbreviate
 from pipelines.types import PredictionType
+from server.config.controlnets import ControlNetFiles, list_control_files, resolve_control_paths
 from server.config.profiles import SigmaMax
 from server.config.resources import demo_weights
 from server.config.settings import Settings
@@ -148,7 +149,8 @@ class Catalog(StrictModel):
 
     `default` serves all ids that are not listed; `upscaler` is the upscaling network for all models, and `tools` are
     those of the director tools and annotators. `lora_folder` is the folder of the LoRAs that requests may name,
-    `inversion_folder` that of the textual inversions.
+    `inversion_folder` that of the textual inversions. `controlnets` are those of all models, by the names that
+    requests have for them.
     """
 
     default: str
@@ -157,6 +159,7 @@ class Catalog(StrictModel):
     lora_folder: Path | None = None
     inversion_folder: Path | None = None
     tools: ToolFiles = ToolFiles()
+    controlnets: dict[str, ControlNetFiles] = Field(default_factory=dict[str, ControlNetFiles])
     _file: Path | None = PrivateAttr(None)
 
     def distinct_models(self) -> tuple[str, ...]:
@@ -170,21 +173,33 @@ class Catalog(StrictModel):
         entries = {name: entry.resolve_paths(file.parent) for name, entry in self.models.items()}
         upscaler = None if self.upscaler is None else file.parent / self.upscaler
         folders = {name: file.parent / folder for name, folder in self._folders().items()}
-        tools = self.tools.resolve_paths(file.parent)
-        catalog = self.model_copy(update={"models": entries, "upscaler": upscaler, "tools": tools, **folders})
+        files = {
+            "models": entries,
+            "upscaler": upscaler,
+            "tools": self.tools.resolve_paths(file.parent),
+            "controlnets": resolve_control_paths(self.controlnets, file.parent),
+        }
+        catalog = self.model_copy(update=files | folders)
         catalog._file = file
         return catalog
 
     def require_files(self, model: str) -> None:
         """Raise `ConfigError` with the line in the catalog if a file of a listed model is missing or not regular."""
         entry = self.models[model]
-        tools = ((("tools", tool), file.path) for tool, file in self.tools.list_files().items())
+        tools = [(("tools", tool), file.path) for tool, file in self.tools.list_files().items()]
+        controls = [(key, file.path) for key, file in list_control_files(self.controlnets)]
         others = [(("preview_decoder",), entry.preview_decoder), *_list_vibe_files(entry.vibe)]
         optional = ((key, path) for key, path in others if path is not None)
-        for key, path in ((("path",), entry.path), *self.iter_auxiliary_files(model), *optional, *tools):
+        for key, path in (
+            (("path",), entry.path),
+            *self.iter_auxiliary_files(model),
+            *optional,
+            *tools,
+            *controls,
+        ):
             exists = os.path.exists(path)  # noqa: PTH110 -- False, not an error, if the name is too long
             if not exists or is_special(path):
-                full_key = key if key[0] in ("upscaler", "tools") else ("models", model, *key)
+                full_key = key if key[0] in ("upscaler", "tools", "controlnets") else ("models", model, *key)
                 where = f"{self.describe_key(full_key)}: " if self._file else ""
                 reason = SPECIAL_FILE if exists else "no such file"
                 raise ConfigError(f"{where}{abbreviate(str(path))}: {reason}")

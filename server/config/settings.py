@@ -78,6 +78,7 @@ class EngineSettings(StrictModel):
     batching: Literal["exact", "shared"] = "exact"
     exit_on_failure: bool = True
     lora_memory: Annotated[int, Field(ge=0)] = 8192
+    control_memory: Annotated[int, Field(ge=0)] = 6144
     device_memory: Annotated[int, Field(ge=0)] = 8192
     parked_memory: Annotated[int, Field(ge=0)] = 16384
 

@@ -92,7 +92,19 @@ def validate(model: type[Model], values: Mapping[str, Any], file: Path | str) ->
         raise ConfigError(f"{file}: no setting takes a date or a time") from None
     except ValidationError as error:
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first["loc"] = (*_find_key(values, first["loc"]),)
     raise ConfigError(f"{locate(file, first['loc'])}: {_format_key_error(first, model)}")
+
+
+def _find_key(document: object, location: Key) -> Iterator[str | int]:
+    """Yield the parts of a validation error's location, without the index where a value stands for a list of one."""
+    for part in location:
+        if isinstance(part, str) or isinstance(document, list):
+            yield part
+            try:
+                document = cast("dict[str | int, object]", document)[part]
+            except (KeyError, IndexError, TypeError):
+                document = None
 
 
 def _format_key_error(error: ErrorDetails, model: type[BaseModel]) -> str:

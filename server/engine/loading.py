@@ -13,6 +13,8 @@ from typing import Literal
 
 import torch
 
+from pipelines.adapters.control_file import detect_control
+from pipelines.adapters.controlnet import plan_control
 from pipelines.adapters.vibe import VibeEncoder, load_vibe
 from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.device import translate_device_errors
@@ -124,8 +126,9 @@ def load_runner(
     if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
         check_inpainting_prediction(weights, entry.inpainting)
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
-    memory, vibe = settings.engine.lora_memory << 20, _load_vibe(entry.vibe, weights)
-    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, memory)
+    memory = settings.engine.lora_memory << 20, settings.engine.control_memory << 20
+    vibe = _load_vibe(entry.vibe, weights)
+    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory)
     if entry.preview_decoder is not None and decode_preview is not None:
         likeness = pipeline.compare_preview(decode_preview)
         if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color
@@ -198,6 +201,8 @@ def check_model(model: ServedModel) -> None:
         plan_tiny_decoder(entry.preview_decoder)
     if entry.vibe is not None:
         plan_vibe(entry.vibe.path, entry.vibe.image_encoder, plan.unet.image_attention.shapes)
+    for control in model.controls.usable.values():
+        plan_control(detect_control(control.settings.path), plan.architecture.unet)
 
 
 def _set_threads(settings: Settings) -> None:

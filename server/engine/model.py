@@ -16,6 +16,7 @@ from server.config.catalog import Catalog, ModelEntry, ToolFiles, VibeFiles
 from server.config.profiles import Profile, find_profile, load_profiles, match_profile
 from server.config.resources import configs
 from server.config.toml import ConfigError, join_key
+from server.engine.controlnets import ServedControls, detect_controls
 from server.engine.loras import UnknownLora, find_lora
 
 log = logging.getLogger("naiad")
@@ -67,6 +68,7 @@ class ServedModel:
     text_widths: tuple[int, ...] = ()  # of the text encoders' token embeddings
     tools: ToolFiles = field(default_factory=ToolFiles)  # networks of the director tools and annotators
     vibe: ServedVibe | None = None
+    controls: ServedControls = field(default_factory=ServedControls)
 
     @property
     def has_upscaler(self) -> bool:
@@ -101,6 +103,7 @@ class ServedModel:
             "vibe": None if self.vibe is None else self.vibe.card(),
             "evidence": list(self.detection.evidence),
             "loras": [entry.name for entry in self.entry.loras],
+            "controlnets": [control.card() for control in self.controls.usable.values()],
             "profile": self.profile.name,
             "profile_reason": self.reason,
             "dialect": None if self.profile.dialect is None else self.profile.dialect.model_dump(),
@@ -141,6 +144,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         text_widths=_read_text_widths(checkpoint, detection),
         tools=catalog.tools,
         vibe=None if entry.vibe is None else _detect_vibe(entry.vibe),
+        controls=detect_controls(catalog, detection.family),
     )
 
 
@@ -214,6 +218,8 @@ def format_card(card: Mapping[str, object]) -> str:
     lines = [f"{card['id']}: {card['file']}, {card['family']}, hash {card['hash']}"]
     if card["preview_decoder"] is not None:
         lines.append(f"  preview decoder: {card['preview_decoder']}")
+    controls = cast("list[dict[str, object]]", card["controlnets"])
+    lines += [f"  controlnet {control['name']}: {control['file']}" for control in controls]
     lines += [f"  {fact}" for fact in cast("list[str]", card["evidence"])]
     lines.append(f"  profile {card['profile']}: {card['profile_reason']}")
     if card["dialect"] is not None:

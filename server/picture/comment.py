@@ -17,6 +17,7 @@ from typing import cast
 from pipelines.job import (
     SEED_MODULUS,
     Character,
+    Control,
     EncodedVibe,
     Guidance,
     InitImage,
@@ -82,6 +83,8 @@ def describe_job(
             inputs |= {"mask": sha256(init.mask).hexdigest(), "inpainting": inpainting}
     if job.vibes:
         inputs["vibes"] = [_hash_source(vibe.source) for vibe in job.vibes]
+    if job.controls:
+        inputs["controls"] = [_hash_source(control.image) for control in job.controls]
     return {
         "version": naiad_version(),
         "model": source_hash,
@@ -128,6 +131,18 @@ def _canonical_job(job: Job) -> dict[str, object]:
         "enhance": _canonical_enhance(others[0]) if others else None,
         **({"loras": [_canonical_lora(lora) for lora in job.loras]} if job.loras else {}),
         **({"vibes": [_canonical_vibe(vibe) for vibe in job.vibes]} if job.vibes else {}),
+        **({"controls": [_canonical_control(control) for control in job.controls]} if job.controls else {}),
+    }
+
+
+def _canonical_control(control: Control) -> dict[str, object]:
+    return {
+        "name": control.name,
+        "hash": control.fingerprint,
+        "strength": control.strength,
+        "start": control.start,
+        "end": control.end,
+        "mode": control.mode,
     }
 
 
@@ -200,6 +215,7 @@ def build_comment(
     """
     pass_, guidance, flags = job.passes[-1], job.guidance, flags or {}
     request_type, init_fields = _describe_init(pass_, index)
+    control = job.controls[0] if job.controls else None
     prompts = job.prompts.written or job.prompts
     return {
         "prompt": strip_unwritable(prompts.positive),
@@ -218,8 +234,8 @@ def build_comment(
         "reference_information_extracted_multiple": [float(vibe.information_extracted) for vibe in job.vibes],
         "reference_strength_multiple": [float(vibe.strength) for vibe in job.vibes],
         "sampler": job.sampler,
-        "controlnet_strength": 1.0,
-        "controlnet_model": None,
+        "controlnet_strength": 1.0 if control is None else float(control.strength),
+        "controlnet_model": None if control is None else control.name,
         "dynamic_thresholding": guidance.threshold is not None,
         "dynamic_thresholding_percentile": 0.999,
         "dynamic_thresholding_mimic_scale": 10.0,

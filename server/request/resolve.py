@@ -21,6 +21,7 @@ from server.engine.model import ServedModel
 from server.errors import Rejected
 from server.picture.webp import check_webp_size
 from server.request.characters import PlacedPrompts, place_characters
+from server.request.controls import read_controls
 from server.request.dialect import translate_prompts
 from server.request.inversions import choose_inversions
 from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras
@@ -118,6 +119,7 @@ def resolve(
     prompt_warnings = (*preset_warnings, *dialect_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     vibes = read_vibes(parameters, policy.model, policy.vibe_secret)
+    controls = read_controls(parameters, policy.model, size)
     first = build_first_pass(parameters, size, seeds, smea, profile)
     job = Job(
         model=policy.model.model,
@@ -131,6 +133,7 @@ def resolve(
         brownian=recorded["prefer_brownian"],
         vibes=vibes,
         loras=loras,
+        controls=controls,
     )
     legacy = {} if parameters.legacy is None else {"legacy": parameters.legacy}
     warnings = (

@@ -44,6 +44,7 @@ Text = Annotated[str, BeforeValidator(clean_text), Field(max_length=LONGEST_TEXT
 Whole = Annotated[int, BeforeValidator(_refuse_boolean)]
 Real = Annotated[float, BeforeValidator(_refuse_boolean), Field(allow_inf_nan=False)]
 Share = Annotated[Real, Field(ge=0, le=1)]
+Strength = Annotated[Real, Field(ge=-2, le=2)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Flag = bool | None
 Model = TypeVar("Model", bound=BaseModel)
@@ -56,6 +57,7 @@ A_TEXT = f"a text of at most {LONGEST_TEXT} characters"
 A_FLAG = "true or false"
 A_NAME = f"a name of at most {LONGEST_NAME} characters"
 A_SHARE = "a number from 0 to 1"
+A_STRENGTH = "a number from -2 to 2"
 A_SEED = "a whole number, taken modulo 2^32"
 
 
@@ -125,6 +127,10 @@ class Parameters(WireModel):
     reference_information_extracted: object = None
     reference_information_extracted_multiple: object = None
     normalize_reference_strength_multiple: object = None
+    controlnet_condition: object = None  # these are read by request/controls.py
+    controlnet_model: object = None
+    controlnet_strength: object = None
+    controls: object = Field(None, description="an array of control maps")
 
 
 class EnhanceParameters(WireModel):

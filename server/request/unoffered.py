@@ -10,11 +10,9 @@ from typing import cast
 from server.errors import Rejected
 
 CHARACTERS = "remove the character references; they are not offered by this version"
-CONTROLNET = "remove the ControlNet image; ControlNet is not offered by this version"
 REFUSED = {
     "director_reference_images": CHARACTERS,
     "director_reference_images_cached": CHARACTERS,
-    "controlnet_condition": CONTROLNET,
     "masks": "send one mask in parameters.mask; several masks with seeds are not offered by this version",
 }
 """Fields that hold images, and what to do instead of sending them."""

@@ -5,7 +5,7 @@ NAI first had one image (`reference_image`), then lists (`reference_image_multip
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, cast
+from typing import cast
 
 from PIL import Image
 from pydantic import Field
@@ -18,10 +18,11 @@ from server.request.images import decode_file, is_image_file, open_image, to_upr
 from server.request.schema import (
     A_FLAG,
     A_SHARE,
+    A_STRENGTH,
     Flag,
     Parameters,
-    Real,
     Share,
+    Strength,
     WireModel,
     validate_body,
 )
@@ -36,8 +37,6 @@ SINGLE = ("reference_strength", "reference_information_extracted")
 SEVERAL = ("reference_strength_multiple", "reference_information_extracted_multiple")
 """The values of `reference_image`, and those of the lists."""
 NO_ADAPTER = "remove the reference images; the model has no image adapter (`vibe` in the catalog)"
-Strength = Annotated[Real, Field(ge=-2, le=2)]
-A_STRENGTH = "a number from -2 to 2"
 
 
 class VibeParameters(WireModel):

@@ -6,12 +6,10 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from fake_model import BASE_URL, GENERATE, build_state
-from fastapi.testclient import TestClient
+from fake_model import BASE_URL, GENERATE, build_state, start_client
 from PIL import Image, ImageOps
 
 from server.api.account_pages import ACCOUNT_PAGES
-from server.app import create_app
 from server.cli.bootstrap import build_access_rules
 from server.config.settings import load_settings
 
@@ -73,16 +71,15 @@ def test_two_slashes_before_a_path_are_one(client, fake_model):
 
 
 @pytest.mark.parametrize("origin", ["http://localhost:3000", *ORIGINS])
-def test_a_listed_page_may_send_with_the_headers_it_asks_for(demo_model, fake_model, origin):
+def test_a_listed_page_may_send_with_the_headers_it_asks_for(model, fake_model, origin):
     settings = load_settings(None, {"NAIAD_API_ORIGINS": origin}, {})
-    state = build_state(demo_model, fake_model, access=build_access_rules(settings))
+    state = build_state(model, fake_model, access=build_access_rules(settings))
     asked = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type,x-requested-with",
     }
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         preflight = client.options(GENERATE, headers=asked)
         response = client.post(GENERATE, json=CAT, headers={"Origin": origin})
     assert preflight.is_success

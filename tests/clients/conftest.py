@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests/clients/programs.py is a plain module
+sys.path.insert(0, str(Path(__file__).parent))  # tests/clients/register.py is a plain module
 
-from programs import run_server
 from register import OPERATIONS
+from server_process import run_server
 
 OUTCOMES: dict[str, dict[str, str]] = {}
 """The outcome of the tests of each operation by client; one failure counts for all."""
@@ -71,7 +71,7 @@ def closed_address(demo_file, tmp_path_factory):
 @pytest.fixture(scope="session")
 def server_key(open_address):
     """The public key of the server without a token."""
-    return httpx.get(f"{open_address}/key").json()["key"]
+    return httpx.get(f"{open_address}/key", timeout=60).json()["key"]
 
 
 LONG = {"width": 512, "height": 704, "steps": 50, "n_samples": 8}
@@ -101,5 +101,5 @@ def is_busy(address):
     body = {"input": "1girl", "parameters": {"width": 64, "height": 64, "steps": 1}}
     try:
         return httpx.post(f"{address}/ai/generate-image", json=body, timeout=2).status_code == 429
-    except httpx.ReadTimeout:
+    except httpx.TimeoutException:
         return False

@@ -1,17 +1,11 @@
-"""Third-party programs, each run by its own Python interpreter, and the server process they connect to."""
+"""Third-party programs, each run by its own Python interpreter."""
 
 import json
 import os
-import re
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 FOLDER = Path(__file__).parent
@@ -54,32 +48,3 @@ def build_cases(*rows):
 
 def _build_id(row):
     return "-".join([row[0].name, *(entry for entry in row[1:] if isinstance(entry, str))])
-
-
-@contextmanager
-def run_server(checkpoint: Path, folder: Path, **settings: object) -> Iterator[str]:
-    """Run a server process with these settings and a signing key in `folder`; yields its address."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
-    settings = {"signing_key": folder / "signing.pem", **settings}
-    environment |= {f"NAIAD_{name}".upper(): str(value) for name, value in settings.items()}
-    command = [sys.executable, "-P", "-m", "server", "serve", str(checkpoint), "--port", "0"]
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-    try:
-        yield _wait_for_address(process, log)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the address of a server process once it is ready."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        address = re.search(r"listens on (http\S+)", log.read_text())
-        if address is not None and httpx.get(f"{address[1]}/ready").status_code == 200:
-            return address[1]
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())

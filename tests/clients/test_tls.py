@@ -125,7 +125,7 @@ def wait_until_ready(server):
         try:
             if httpx.get("https://image.novelai.net/ready", verify=ssl.create_default_context()).is_success:
                 return
-        except httpx.ConnectError:
+        except httpx.TransportError:
             pass
         time.sleep(0.2)
     raise TimeoutError("the server is not ready")

@@ -8,18 +8,15 @@ import gzip
 import http.client
 import io
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
-import time
 import zipfile
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from server_process import start_server
 
 GENERATE = "/ai/generate-image"
 SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 7}
@@ -68,7 +65,7 @@ def reference(server):
 @pytest.fixture(autouse=True)
 def stays_alive(server, reference):
     yield
-    assert httpx.get(f"{server}/live", verify=VERIFY).json() == {"status": "alive"}
+    assert httpx.get(f"{server}/live", timeout=60, verify=VERIFY).json() == {"status": "alive"}
 
 
 def case(name, sent, status, expected, headers=()):
@@ -333,22 +330,8 @@ def locked(demo_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("locked")
     own, account = "pst-" + "a1" * 32, "pst-" + "b2" * 32
     (folder / "tokens.toml").write_text(f'[[account]]\nname = "a"\nkey = "{"k" * 64}"\ntoken = "{account}"\n')
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")} | {
-        "NAIAD_SIGNING_KEY": str(folder / "signing.pem"), "NAIAD_TOKENS": str(folder / "tokens.toml"),
-        "NAIAD_TOKEN": own, "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
-    command = [sys.executable, "-P", "-m", "server", "serve", str(demo_file), "--port", "0"]
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        try:
-            while not (match := re.search(r"naiad listens on (\S+)", log.read_text())):
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.05)
-            yield match[1], own, account, log
-        finally:
-            process.kill()  # terminate() would wait until the model is loaded
-            process.wait(60)
+    with start_server(demo_file, folder, tokens=folder / "tokens.toml", token=own) as address:
+        yield address, own, account, folder / "log"
 
 
 LOGIN = "/user/login"
@@ -376,4 +359,4 @@ def test_wrong_tokens_and_keys_are_refused_and_never_logged(locked):
 
 def test_afterwards_the_server_generates_the_same_pixels(server, reference):
     assert np.array_equal(read_pixels(post(server, GOOD)), reference)
-    assert httpx.get(f"{server}/ready", verify=VERIFY).json() == {"state": "ready", "waiting": 0}
+    assert httpx.get(f"{server}/ready", timeout=60, verify=VERIFY).json() == {"state": "ready", "waiting": 0}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from fake_model import BASE_URL, GENERATE, FakeModel, build_state, read_comment, unzip_images
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from request_bodies import BODIES, HEAVY, LIGHT, QUALITY, SMALL, V3
 
@@ -382,7 +382,7 @@ TAGS = st.sampled_from(
     st.sampled_from(["auto", "always"]),
     st.sampled_from(["nai-diffusion-3", "nai-diffusion-2", "safe-diffusion", "nai-diffusion-furry-3", "nai-diffusion-4-full", "x"]),
 )  # fmt: skip
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 def test_presets_are_idempotent_for_any_text(policy, positive, negative, quality, preset, mode, model):
     policy = RequestPolicy(policy.model, policy.presets, mode)
     parameters = {"negative_prompt": negative, "qualityToggle": quality, "ucPreset": preset}

@@ -10,9 +10,6 @@ import pytest
 from fake_model import FakeModel, build_state
 from live_server import serve
 
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
-
 PROGRAM = os.environ.get("NAIAD_SCHEMATHESIS", "")
 CHECKS = (
     "not_a_server_error",
@@ -25,8 +22,8 @@ CHECKS = (
 
 
 @pytest.mark.skipif(not PROGRAM, reason="NAIAD_SCHEMATHESIS is not set, so schemathesis is missing")
-def test_made_up_requests_get_no_5xx_and_errors_in_their_form(demo_file, signing_key, tmp_path):
-    state = build_state(detect_model(single_model_catalog(demo_file)), FakeModel(), signing_key)
+def test_made_up_requests_get_no_5xx_and_errors_in_their_form(model, signing_key, tmp_path):
+    state = build_state(model, FakeModel(), signing_key)
     with serve(state) as (host, port):
         address = f"http://{host}:{port}/openapi.json"
         options = ["--checks", ",".join(CHECKS), "--continue-on-failure", "--seed", "1", "--no-shrink"]

@@ -51,7 +51,7 @@ def test_a_command_is_in_the_documentation(command):
 @pytest.mark.parametrize("key", [*Catalog.model_fields, *ModelEntry.model_fields, *ToolFiles.model_fields])
 def test_a_key_of_the_catalog_is_in_the_example(key):
     example = (ROOT / "weights.example.toml").read_text("utf-8")
-    assert key in ("models", "tools") or re.search(rf"^(# )?{key} = ", example, re.MULTILINE)
+    assert key in ("models", "tools", "controlnets") or re.search(rf"^(# )?{key} = ", example, re.MULTILINE)
 
 
 @pytest.mark.parametrize("target", list_make_targets())

@@ -16,7 +16,9 @@ SPREAD = 0.8
 STEPS = 14
 
 
-def predict_velocity(sample, timestep, context=None, added_cond_kwargs=None, halvings=0, vibes=()):
+def predict_velocity(
+    sample, timestep, context=None, added_cond_kwargs=None, halvings=0, vibes=(), residuals=None
+):
     """The exact velocity for data with the distribution N(0, SPREAD^2), from CosXL's own inputs."""
     sigma = (4 * timestep.double()).exp()[:, None, None, None]
     noisy = sample.double() * (sigma**2 + 1).sqrt()

@@ -46,7 +46,7 @@ def test_shared_passes_agree_to_rounding(demo):
 def test_size_ids_are_height_then_width_without_a_crop(demo):
     size_ids = []
 
-    def record_size_ids(sample, timestep, context, added_cond_kwargs, halvings, vibes):
+    def record_size_ids(sample, timestep, context, added_cond_kwargs, halvings, vibes, residuals):
         size_ids.append(added_cond_kwargs["time_ids"])
         return demo.weights.unet(sample, timestep, context, added_cond_kwargs)
 

@@ -7,34 +7,22 @@ from dataclasses import replace
 from threading import Event
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state, unzip_images
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client, unzip_images
 from fastapi.testclient import TestClient
 from PIL import Image
+from waiting import LIMIT
 
 from pipelines.errors import InvalidPrompt
 from server.app import create_app
-from server.config.catalog import single_model_catalog
 from server.engine.engine import Engine
-from server.engine.model import detect_model
 
 BODY = {"input": "1girl", "model": "nai-diffusion-3", "parameters": {"width": 256, "height": 256, "seed": 7}}
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def fake_model():
-    return FakeModel()
 
 
 @pytest.fixture
 def client(model, fake_model, signing_key):
     state = build_state(model, fake_model, signing_key)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 
@@ -164,7 +152,7 @@ def test_requests_get_503_while_the_model_loads(model):
     loaded = Event()
 
     def load():
-        assert loaded.wait(10)
+        assert loaded.wait(LIMIT)
         return FakeModel()
 
     state = replace(build_state(model, FakeModel()), engine=Engine(load))
@@ -184,8 +172,7 @@ def test_requests_are_resolved_for_the_model_as_it_is_known_after_loading(model,
         model, entry=model.entry.model_copy(update={"profile": "pony-v6"})
     ).with_detection(detection)
     state = build_state(model, fake_model, signing_key)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         (card,) = client.get("/models").json()["models"]
         assert (card["prediction"], card["profile"]) == ("eps", "pony-v6")
         client.post(GENERATE, json={"input": "a", "parameters": {"width": 64, "height": 64}})

@@ -1,11 +1,20 @@
 """Files with all keys and shapes of the released adapters and encoders, checked from headers alone."""
 
-import pytest
-from checkpoint_files import hollow
+from typing import Any
 
+import pytest
+import torch
+from checkpoint_files import hollow
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
+
+from pipelines.adapters.control_file import detect_control
+from pipelines.adapters.controlnet import plan_control
 from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import sd15, sdxl
+from pipelines.weights.key_map import map_control_keys
 from pipelines.weights.networks import DiffusersUNet
 
 WIDTHS = {
@@ -109,3 +118,63 @@ def test_a_released_adapter_loads(name, tmp_path, shapes, encoders):
         plan_vibe(path, encoders[other], shapes[family])
     with pytest.raises(WeightsError, match=r"the model has \d+ of width"):
         plan_vibe(path, encoders[encoder], shapes["sd15" if family == "sdxl" else "sdxl"])
+
+
+SDXL_CONTROL: dict[str, Any] = {
+    "block_out_channels": [320, 640, 1280], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+CONTROLS = {
+    "sdxl": (ControlNetModel, SDXL_CONTROL, None),
+    "sd15": (ControlNetModel, {"cross_attention_dim": 768}, None),
+    "union": (ControlNetUnionModel, SDXL_CONTROL, 6),
+    "union-promax": (ControlNetUnionModel, SDXL_CONTROL | {"num_control_type": 8}, 8),
+}
+"""diffusers' class and config of each released kind, and the number of its control types."""
+
+
+@pytest.fixture(scope="module")
+def control_shapes():
+    shapes = {}
+    for name, (build, config, _) in CONTROLS.items():
+        with torch.device("meta"):
+            shapes[name] = {key: tuple(tensor.shape) for key, tensor in build(**config).state_dict().items()}
+    return shapes
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_released_controlnet_loads(name, tmp_path, control_shapes):
+    family, architecture = ("sd15", sd15()) if name == "sd15" else ("sdxl", sdxl())
+    path = hollow(tmp_path / f"{name}.safetensors", control_shapes[name])
+    file = detect_control(path)
+    assert (file.family, file.modes, file.layout) == (family, CONTROLS[name][2], "diffusers")
+    plan = plan_control(file, architecture.unet)
+    assert plan.weights.keys() == control_shapes[name].keys()
+    elements = sum(torch.Size(shape).numel() for shape in control_shapes[name].values())
+    assert plan.measure(torch.float16) == 2 * elements
+    other = "sd15" if family == "sdxl" else "sdxl"
+    with pytest.raises(WeightsError, match="is a ControlNet for"):
+        file.check_family(other)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd15"])
+def test_a_controlnet_in_the_original_layout_has_the_keys_that_diffusers_knows(
+    name, tmp_path, control_shapes
+):
+    shapes, architecture = control_shapes[name], sd15() if name == "sd15" else sdxl()
+    keys = {key: mapped.key for key, mapped in map_control_keys(shapes, architecture.unet).items()}
+    converted = convert_controlnet_checkpoint(
+        {keys[key]: torch.empty(shape, device="meta") for key, shape in shapes.items()},
+        {"layers_per_block": 2},
+    )
+    # its converter leaves out what encodes SDXL's size ids, which is named as in UNets
+    known = {key: shape for key, shape in shapes.items() if not key.startswith("add_embedding.")}
+    assert {key: tuple(tensor.shape) for key, tensor in converted.items()} == known
+    for prefix in ("control_model.", ""):
+        stored = {prefix + keys[key]: shape for key, shape in shapes.items()}
+        file = detect_control(hollow(tmp_path / "a.safetensors", stored))
+        assert (file.family, file.layout) == (name, "original")
+        weights = plan_control(file, architecture.unet).weights
+        assert {key: weight.mapped.key for key, weight in weights.items()} == keys

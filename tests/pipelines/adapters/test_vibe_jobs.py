@@ -27,9 +27,9 @@ class Recorder:
     def __init__(self, unet):
         self.unet, self.rows = unet, []
 
-    def __call__(self, *args, vibes=()):
+    def __call__(self, *args, vibes=(), **others):
         self.rows.extend(tuple(vibe.scale for vibe in row) for row in vibes)
-        return self.unet(*args, vibes=vibes)
+        return self.unet(*args, vibes=vibes, **others)
 
 
 @pytest.fixture(scope="module")

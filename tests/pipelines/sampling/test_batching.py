@@ -19,7 +19,7 @@ class FakeUNet:
     def __init__(self):
         self.passes = []
 
-    def __call__(self, sample, timestep, context, added_cond_kwargs, halvings, vibes):
+    def __call__(self, sample, timestep, context, added_cond_kwargs, halvings, vibes, residuals):
         self.passes.append((sample, timestep, context, added_cond_kwargs))
         return sample[:, :4] + context.mean(dim=(1, 2))[:, None, None, None]
 

@@ -91,7 +91,7 @@ def test_a_run_uses_deep_shrink_less_from_step_to_step(demo):
     assert [plan.deep_shrink_levels(sigma) for sigma in plan.sigmas[:-1]] == expected
     downscales = []
 
-    def record_unet(sample, timestep, context, added_cond_kwargs, halvings, vibes):
+    def record_unet(sample, timestep, context, added_cond_kwargs, halvings, vibes, residuals):
         downscales.append(halvings)
         return demo.weights.unet(sample, timestep, context, added_cond_kwargs, halvings)
 

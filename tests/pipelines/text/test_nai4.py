@@ -172,4 +172,4 @@ def test_hostile_texts_take_linear_time(text):
     started = process_time()
     encoded(text, text)
     join_captions([text, text])
-    assert process_time() - started < 2  # quadratic: minutes
+    assert process_time() - started < 20  # quadratic: minutes

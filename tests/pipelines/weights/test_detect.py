@@ -110,7 +110,7 @@ def test_an_image_adapter_is_no_model(tmp_path):
 
 def test_a_controlnet_in_diffusers_layout_has_no_unet(tmp_path):
     shapes = {"conv_in.weight": (320, 4, 3, 3), "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3)}
-    with pytest.raises(WeightsError, match="a ControlNet"):
+    with pytest.raises(WeightsError, match="a ControlNet, not a model; name it under "):
         detect(hollow(tmp_path / "a.safetensors", shapes))
 
 

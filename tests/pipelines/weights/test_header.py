@@ -3,13 +3,13 @@
 import json
 import os
 import struct
-import time
 
 import pytest
 from checkpoint_files import SDXL, hollow
 from safetensors import SafetensorError, safe_open
 
 from pipelines.errors import WeightsError, abbreviate
+from pipelines.weights import header
 from pipelines.weights.header import MAX_HEADER_BYTES, read_header
 
 SOUND = {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
@@ -95,12 +95,11 @@ def test_what_the_library_does_not_read_is_refused(tmp_path, text):
     ],
     ids=["bytes", "elements"],
 )
-def test_a_header_that_would_fill_the_memory_is_not_parsed(tmp_path, text, reason):
+def test_a_header_that_would_fill_the_memory_is_not_parsed(tmp_path, monkeypatch, text, reason):
     path = write(tmp_path / "a.safetensors", text)
-    start = time.process_time()
+    monkeypatch.setattr(header, "json", None)
     with pytest.raises(WeightsError, match=reason):
         read_header(path)
-    assert time.process_time() - start < 0.5  # parsing them took 2 and 3 seconds
 
 
 @pytest.mark.skipif(os.name != "posix", reason="named pipes")

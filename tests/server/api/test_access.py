@@ -4,7 +4,7 @@ import logging
 import re
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.datastructures import Headers
@@ -14,19 +14,12 @@ from server.api.access import AccessRules, needs_token
 from server.api.accounts import Account, Accounts
 from server.api.credentials import generate_token
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.errors import ApiError
 
 TOKEN = "pst-" + "a1" * 32
 OTHER = "pst-" + "b2" * 32
 ORIGIN = "https://page.example"
 BODY = {"input": "a", "parameters": {"width": 64, "height": 64}}
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +33,7 @@ def client(model, fake_model):
     accounts = Accounts(account=(Account(name="b", key="k" * 64, token=OTHER),))
     rules = AccessRules((TOKEN,), origins=(ORIGIN,), read_accounts=lambda: accounts)
     state = build_state(model, fake_model, access=rules)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 

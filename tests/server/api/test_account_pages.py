@@ -1,17 +1,19 @@
 """The pages about the account that clients read before they generate."""
 
+from datetime import UTC, datetime
+
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 
 from server.api.access import AccessRules
 from server.api.account_pages import ACCOUNT_PAGES
 from server.api.accounts import Account, Accounts
 from server.api.credentials import generate_token, hash_token
+from server.api.quota import Quotas
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
+NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
 TOKEN, OTHER = generate_token(), generate_token()
 ACCOUNTS = Accounts(
     account=(
@@ -41,11 +43,6 @@ PERKS = {
 LIMITS = [{"resolution": 4_194_304, "maxPrompts": 0}, {"resolution": 1_048_576, "maxPrompts": 1}]
 
 
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
 @pytest.fixture
 def client(model):
     """Client of a server that needs no token."""
@@ -53,11 +50,11 @@ def client(model):
 
 
 @pytest.fixture
-def shared(model):
-    """Client of a server with two accounts."""
+def shared(model, monkeypatch):
+    """Client of a server with two accounts, where it is noon."""
+    monkeypatch.setattr("server.api.state.Quotas", lambda: Quotas(lambda: NOON))
     state = build_state(model, FakeModel(), access=AccessRules(read_accounts=lambda: ACCOUNTS))
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 
@@ -108,7 +105,7 @@ def test_the_subscription_shows_what_the_account_has_left_of_its_limit(shared):
             "purchasedTrainingSteps": 0,
         }
         assert (subscription["usage"]["percent"], subscription["usage"]["isNegative"]) == (percent, left == 0)
-        assert 0 < subscription["usage"]["timeUntilNextPercent"] <= 86_400
+        assert subscription["usage"]["timeUntilNextPercent"] == 12 * 60 * 60
     assert (
         shared.get("/user/data", headers=bearer(TOKEN)).json()["subscription"].keys() == subscription.keys()
     )

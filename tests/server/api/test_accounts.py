@@ -14,9 +14,7 @@ from server.api.access import AccessRules
 from server.api.accounts import Accounts, AccountsFile, load_accounts
 from server.api.credentials import derive_access_key, derive_login_token, generate_token, hash_token
 from server.app import create_app
-from server.config.catalog import single_model_catalog
 from server.config.toml import ConfigError
-from server.engine.model import detect_model
 
 KEY, TOKEN = "dH77hGoqJBPjdNLL6X2IoEefDz7fMhkVSfNhOR2RQcCwOewFMfghP6ugV9B5fOs4", "pst-" + "a1" * 32
 OTHER_KEY, OTHER_TOKEN = "o" * 64, "pst-" + "b2" * 32
@@ -47,11 +45,6 @@ def accounts(tmp_path):
     file = tmp_path / "tokens.toml"
     file.write_text(TOKENS_TOML + HASHED)
     return load_accounts(file)
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
 
 
 @pytest.fixture

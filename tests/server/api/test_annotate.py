@@ -4,15 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from fake_model import BASE_URL, FakeModel, build_state, unzip_images
-from fastapi.testclient import TestClient
+from fake_model import FakeModel, build_state, start_client, unzip_images
 from image_files import encode_base64
 
-from server.app import create_app
-from server.config.catalog import ToolFile, single_model_catalog
+from server.config.catalog import ToolFile
 from server.director.network import load_network
 from server.director.toolbox import Toolbox
-from server.engine.model import detect_model
 
 ANNOTATE = "/ai/annotate-image"
 PIXELS = np.zeros((64, 64, 3), np.uint8)
@@ -21,14 +18,13 @@ IMAGE = {"image": encode_base64(PIXELS)}
 
 
 @pytest.fixture(scope="module")
-def state(demo_file, signing_key):
-    return build_state(detect_model(single_model_catalog(demo_file)), FakeModel(), signing_key)
+def state(model, signing_key):
+    return build_state(model, FakeModel(), signing_key)
 
 
 @pytest.fixture(scope="module")
 def client(state):
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 
@@ -36,10 +32,10 @@ def annotate(client, model, **parameters):
     return client.post(ANNOTATE, json={"model": model, "parameters": IMAGE | parameters})
 
 
-@pytest.mark.parametrize("model", ["canny", "hed", "fake_scribble", "scribble"])
-def test_a_filter_answers_with_white_edges_on_black(client, model):
+@pytest.mark.parametrize("name", ["canny", "hed", "fake_scribble", "scribble"])
+def test_a_filter_answers_with_white_edges_on_black(client, name):
     response = annotate(
-        client, model, **({"low_threshold": 60, "high_threshold": 90} if model == "canny" else {})
+        client, name, **({"low_threshold": 60, "high_threshold": 90} if name == "canny" else {})
     )
     assert response.status_code == 200, response.text
     (image,) = unzip_images(response).values()
@@ -82,15 +78,15 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(client, body, message):
     assert response.json()["message"].startswith(message)
 
 
-@pytest.mark.parametrize("model", ["midas", "normal"])
-def test_depth_comes_with_its_normals(tmp_path, model):
+@pytest.mark.parametrize("name", ["midas", "normal"])
+def test_depth_comes_with_its_normals(tmp_path, name):
     pytest.importorskip("onnxruntime")
     networks = pytest.importorskip("benchmarks.onnx_networks")
     nodes = [("ReduceMean", ["x"], "y", {"axes": [1]})]
     network = load_network("midas", ToolFile(path=networks.write_network(tmp_path / "plain.onnx", nodes, {})))
-    drawings = Toolbox({"midas": network}).draw(model, np.asarray(PIXELS) * 6)
-    assert len(drawings) == (1 if model == "normal" else 2)
-    if model != "normal":
+    drawings = Toolbox({"midas": network}).draw(name, np.asarray(PIXELS) * 6)
+    assert len(drawings) == (1 if name == "normal" else 2)
+    if name != "normal":
         depth = drawings[0].rgb[..., 0]
         assert depth[32, 32] == 255
         assert depth[2, 2] == 0

@@ -2,20 +2,16 @@
 
 import json
 from base64 import b64encode
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_model import BASE_URL, FakeModel, build_state, unzip_images
-from fastapi.testclient import TestClient
+from fake_model import FakeModel, build_state, start_client, unzip_images
 from image_files import encode_base64
 
-from server.app import create_app
-from server.config.catalog import ToolFile, single_model_catalog
+from server.config.catalog import ToolFile
 from server.director.network import load_network
 from server.director.toolbox import Toolbox
-from server.engine.model import detect_model
 from server.picture.inspection import check_signatures, inspect
 
 AUGMENT = "/ai/augment-image"
@@ -24,17 +20,8 @@ PIXELS[30:70, 20:50] = (200, 30, 30)
 SENT = {"image": encode_base64(PIXELS), "width": 64, "height": 96, "prompt": "", "defry": 0}
 
 
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@contextmanager
 def start(model, key, **changes):
-    state = build_state(model, FakeModel(), key, **changes)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
-        yield client
+    return start_client(build_state(model, FakeModel(), key, **changes))
 
 
 @pytest.fixture
@@ -154,8 +141,7 @@ def test_a_form_is_read_like_json(client):
 def test_other_levels_of_metadata_keep_the_transparency(model, signing_key, matting, level):
     state = build_state(model, FakeModel(), signing_key, toolbox=matting)
     state = replace(state, metadata=replace(state.metadata, level=level))
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         images = unzip_images(client.post(AUGMENT, json=SENT | {"req_type": "bg-removal"}))
     (first, *_) = images.values()
     assert np.asarray(first)[2, 2, 3] == 0
@@ -175,8 +161,7 @@ def drawn(model, signing_key):
     """A client and its fake model."""
     fake_model = FakeModel()
     state = build_state(model, fake_model, signing_key)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client, fake_model
 
 

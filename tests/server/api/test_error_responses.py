@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 
 from pipelines.errors import InvalidPrompt, NotFinite, UnknownName, WeightsError
@@ -13,8 +13,6 @@ from server.api import exchange
 from server.api.access import AccessRules
 from server.api.error_responses import INTERNAL_ERROR
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.errors import Overloaded, Unavailable
 from server.request import rejection
 
@@ -28,11 +26,10 @@ def fake_model():
 
 
 @pytest.fixture(scope="module")
-def client(demo_file, fake_model):
-    state = build_state(detect_model(single_model_catalog(demo_file)), fake_model, body_limit=1)
-    with pytest.MonkeyPatch.context() as patch, TestClient(create_app(state), base_url=BASE_URL) as client:
+def client(model, fake_model):
+    state = build_state(model, fake_model, body_limit=1)
+    with pytest.MonkeyPatch.context() as patch, start_client(state) as client:
         patch.setattr(exchange, "DRAIN_TIMEOUT", 0.01)
-        state.engine.wait_ready()
         yield client
 
 
@@ -157,15 +154,9 @@ def test_a_failed_job_is_answered_by_its_kind_of_error(
     assert client.post(GENERATE, json=BODY).status_code == 200
 
 
-def test_a_missing_token_and_a_foreign_host_are_answered_in_the_envelope(demo_file):
-    client = TestClient(
-        create_app(
-            build_state(
-                detect_model(single_model_catalog(demo_file)), FakeModel(), access=AccessRules(("t" * 64,))
-            )
-        ),
-        base_url=BASE_URL,
-    )
+def test_a_missing_token_and_a_foreign_host_are_answered_in_the_envelope(model):
+    state = build_state(model, FakeModel(), access=AccessRules(("t" * 64,)))
+    client = TestClient(create_app(state), base_url=BASE_URL)
     assert read_message(client.post(GENERATE, json=BODY), 401) == "Unauthorized"
     assert read_message(client.get("/live", headers={"Host": "evil"}), 403).startswith(
         "Host: 'evil' is not a name of this server"

@@ -9,17 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state, read_comment, unzip_images
-from fastapi.testclient import TestClient
+from fake_model import GENERATE, build_state, read_comment, start_client, unzip_images
 from PIL import Image
 
 from pipelines.job import InitImage, UpscaleJob
 from server.api.form import split_form
 from server.api.image_cache import ImageCache
 from server.api.image_fields import attach_parts, find_image_fields, recall_images
-from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.errors import Rejected, UnknownKeys
 
 SIZE = {"width": 64, "height": 64, "steps": 1, "seed": 7, "params_version": 4}
@@ -34,21 +30,10 @@ def build_png(color, size=(64, 64)):
 RED, BLUE, WHITE = build_png("red"), build_png("blue"), build_png("white")
 
 
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def fake_model():
-    return FakeModel()
-
-
 @pytest.fixture
 def client(model, fake_model):
     state = build_state(model, fake_model)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 
@@ -285,8 +270,7 @@ def test_a_field_that_is_not_used_may_hold_anything(client):
 
 def test_a_switched_off_cache_asks_for_each_image(model, fake_model):
     state = build_state(model, fake_model, image_cache=0)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         page = PageClient(client)
         assert [page.draw(image=RED).status_code for _ in range(3)] == [200] * 3
         assert page.posts == 5

@@ -8,48 +8,25 @@ from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
-from threading import Event, Lock, Semaphore
-from time import sleep
+from threading import Event, Lock
 
 import pytest
 from fake_model import GENERATE, FakeModel, build_state
 from jobs import make_job
-from live_server import LIMIT, exchange, serve, wait_until
+from live_server import Clock, build_get, build_post, exchange, serve
 from PIL import Image
 from starlette.requests import Request
+from waiting import LIMIT, wait_until
 
 from pipelines.errors import Cancelled, DeviceLost
 from pipelines.types import Progress
 from server.api import generation, upscale
 from server.api.jobs import wait_for_result
-from server.config.catalog import single_model_catalog
 from server.engine.engine import Engine, Result, State, Ticket
-from server.engine.model import detect_model
 from server.errors import Unavailable
 
 JOB = make_job(64, 64, steps=3)
 STEP = Progress(0, 1, 3, 1.0)
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def gate():
-    """A semaphore that the fake model acquires in each evaluation."""
-    gate = Semaphore(0)
-    yield gate
-    gate.release(10_000)
-
-
-def build_post(path, body):
-    content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    )
-    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
 
 
 def build_generate(**parameters):
@@ -60,10 +37,6 @@ def encode_picture():
     file = BytesIO()
     Image.new("RGB", (64, 64)).save(file, "PNG")
     return b64encode(file.getvalue()).decode()
-
-
-def build_get(path):
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
 def read_status(response):
@@ -224,13 +197,13 @@ def test_at_most_decode_limit_requests_decode_images_at_once(model, monkeypatch,
     received = count_calls(monkeypatch, (generation, upscale), "decode_in_slot")
     monkeypatch.setattr(generation, "resolve", decoder.wrap(generation.resolve))
     monkeypatch.setattr(upscale, "read_upscale", decoder.wrap(upscale.read_upscale))
-    state = build_state(model, FakeModel(), decode_limit=limit)
-    with serve(state) as address, ThreadPoolExecutor(4) as threads:
+    state, clock = build_state(model, FakeModel(), decode_limit=limit), Clock()
+    with serve(state, clock=clock) as address, ThreadPoolExecutor(4) as threads:
         try:
             sent = [build_generate(image=PICTURE), request] * 2
             responses = [threads.submit(exchange, address, each) for each in sent]
             wait_until(lambda: len(received) == 4 and decoder.running == limit)
-            sleep(0.1)  # time in which a request over the limit would begin
+            clock.advance(0)  # in which a request over the limit would begin
         finally:
             decoder.release.set()
         assert [read_status(response.result(LIMIT)) for response in responses] == [200] * 4
@@ -251,7 +224,8 @@ def test_a_request_without_images_waits_for_no_slot(model, monkeypatch):
         assert [read_status(response.result(LIMIT)) for response in waiting] == [200] * 4
 
 
-def test_a_client_that_disconnects_while_it_waits_for_a_slot_is_not_decoded(model, monkeypatch):
+def test_a_client_that_disconnects_while_it_waits_for_a_slot_is_not_decoded(model, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
     decoder = SlowDecoder()
     received = count_calls(monkeypatch, (upscale,), "decode_in_slot")
     monkeypatch.setattr(upscale, "read_upscale", decoder.wrap(upscale.read_upscale))
@@ -263,6 +237,7 @@ def test_a_client_that_disconnects_while_it_waits_for_a_slot_is_not_decoded(mode
             with socket.create_connection(address) as connection:
                 connection.sendall(request)
                 wait_until(lambda: len(received) == 2)
+            wait_until(lambda: "POST /ai/upscale 503" in caplog.text)  # the server has seen the disconnect
             following = threads.submit(exchange, address, request)
             wait_until(lambda: len(received) == 3)
         finally:

@@ -95,7 +95,7 @@ def test_what_is_costly_is_refused_at_once(body, status, message):
     with pytest.raises(ApiError, match=message) as caught:
         parse_json_object(body)
     assert caught.value.status == status
-    assert time.process_time() - started < 2  # 0.2 on an idle machine; unbounded they take 10
+    assert time.process_time() - started < 5  # 0.2 on an idle machine; unbounded they take 10
 
 
 def test_an_image_is_not_limited_by_its_escapes_or_commas():

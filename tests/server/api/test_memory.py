@@ -1,6 +1,5 @@
 """What requests hold in memory, and that a request which waits holds nothing of its body."""
 
-import json
 import tracemalloc
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +9,12 @@ from threading import Semaphore
 import pytest
 from fake_model import GENERATE, FakeModel, build_state
 from jobs import make_job
-from live_server import LIMIT, exchange, serve, wait_until
+from live_server import build_post, exchange, serve
 from PIL import Image
+from waiting import LIMIT, wait_until
 
 from pipelines.job import InitImage, RgbImage, UpscaleJob
 from server.api.memory import MIB, Memory, measure_work, memory_for_bodies
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.errors import Overloaded
 
 
@@ -58,14 +56,7 @@ def build_img2img(size):
     Image.new("RGB", (64, 64)).save(file, "PNG")
     parameters = {"width": 64, "height": 64, "steps": 1, "image": b64encode(file.getvalue()).decode()}
     body = {"input": "a", "action": "img2img", "parameters": parameters, "junk": "A" * size}
-    content = json.dumps(body).encode()
-    head = f"POST {GENERATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
-
-
-@pytest.fixture
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
+    return build_post(GENERATE, body)
 
 
 def test_a_request_that_waits_does_not_keep_its_body(model):

@@ -5,14 +5,11 @@ import logging
 import re
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
+from fake_model import GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 
 from server.api.error_responses import INTERNAL_ERROR
 from server.api.middleware import trace_requests
-from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
 BODY = {"input": "a secret wish", "parameters": {"width": 64, "height": 64, "n_samples": 2}}
 ID = re.compile(r"[0-9a-f]{16}")
@@ -24,10 +21,9 @@ def fake_model():
 
 
 @pytest.fixture(scope="module")
-def client(demo_file, fake_model):
-    state = build_state(detect_model(single_model_catalog(demo_file)), fake_model)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+def client(model, fake_model):
+    state = build_state(model, fake_model)
+    with start_client(state) as client:
         yield client
 
 

@@ -5,7 +5,7 @@ import json
 from base64 import b64decode
 
 import pytest
-from fake_model import BASE_URL, FakeModel, build_state, read_comment
+from fake_model import BASE_URL, FakeModel, build_state, read_comment, start_client
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -13,16 +13,9 @@ from pipelines.errors import InvalidPrompt
 from server.api.access import AccessRules
 from server.api.openai import SIZES, find_nearest_size
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
 PATH = "/v1/images/generations"
 BODY = {"prompt": "1girl", "seed": 7, "steps": 1, "size": "512x768"}
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +26,7 @@ def fake_model():
 @pytest.fixture(scope="module")
 def client(model, fake_model, signing_key):
     state = build_state(model, fake_model, signing_key)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from fake_model import BASE_URL, FakeModel, build_state
+from fake_model import BASE_URL, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 
 from demo.checkpoint import VIBE
@@ -22,8 +22,7 @@ def model(demo_file):
 @pytest.fixture(scope="module")
 def client(model, signing_key):
     state = build_state(model, FakeModel(), signing_key)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 

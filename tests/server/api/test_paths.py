@@ -3,24 +3,21 @@
 import logging
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 
 from server.api.access import AccessRules
 from server.api.paths import normalize_path
 from server.app import create_app
 from server.config.addresses import OWN_SEGMENTS
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
 PREFIXES = ("/native", "/native/v2", "/proxy/nai")
 
 
 @pytest.fixture(scope="module")
-def client(demo_file, signing_key):
-    state = build_state(detect_model(single_model_catalog(demo_file)), FakeModel(), signing_key)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+def client(model, signing_key):
+    state = build_state(model, FakeModel(), signing_key)
+    with start_client(state) as client:
         yield client
 
 
@@ -59,9 +56,8 @@ PROTECTED = [
 ]  # fmt: skip
 
 
-def test_access_rules_and_the_log_see_the_path_without_the_prefix(demo_file, caplog):
+def test_access_rules_and_the_log_see_the_path_without_the_prefix(model, caplog):
     caplog.set_level(logging.INFO, "naiad.requests")
-    model = detect_model(single_model_catalog(demo_file))
     rules = AccessRules(("pst-secret-token",))
     client = TestClient(
         create_app(build_state(model, FakeModel(), access=rules, prefixes=PREFIXES)), base_url=BASE_URL

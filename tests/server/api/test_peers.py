@@ -7,21 +7,15 @@ from threading import Semaphore
 
 import pytest
 from fake_model import FakeModel, build_state
-from live_server import LIMIT, exchange, read_rest, serve, wait_until
+from live_server import exchange, read_rest, serve
+from waiting import LIMIT, wait_until
 
 from server.api import lifecycle
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 POST = b"POST /ai/generate-image HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 BODY = b'{"input": "a", "parameters": {"width": 64, "height": 64, "steps": 1}}'
 GENERATE = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
 
 
 def connect(stack, address, sent=b""):

@@ -5,8 +5,6 @@ from fake_model import BASE_URL, FakeModel, build_state
 from fastapi.testclient import TestClient
 
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
 PRICE = "/ai/generate-image/request-price"
 PARAMETERS = {
@@ -21,8 +19,7 @@ def fake_model():
 
 
 @pytest.fixture(scope="module")
-def client(demo_file, fake_model):
-    model = detect_model(single_model_catalog(demo_file))
+def client(model, fake_model):
     return TestClient(create_app(build_state(model, fake_model)), base_url=BASE_URL)
 
 
@@ -38,7 +35,14 @@ def ask(client, prompts=("1girl",), **changes):
         (("1girl", "2girls", ""), {}),
         (("a",) * 64, {"n_samples": 4}),
         (("a",), {"image": "not an image", "mask": "neither", "reference_image_multiple": ["x"]}),
-        (("a",), {"director_reference_images_cached": [{"data": "x"}], "controlnet_condition": "x"}),
+        (
+            ("a",),
+            {
+                "director_reference_images_cached": [{"data": "x"}],
+                "controlnet_condition": "x",
+                "controls": [1],
+            },
+        ),
     ],
 )
 def test_a_request_costs_nothing(client, fake_model, prompts, changes):

@@ -4,23 +4,21 @@ import json
 import logging
 import re
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Semaphore
-from time import sleep
 
 import pytest
 from fake_model import FakeModel, build_state
-from live_server import LIMIT, exchange, read_rest, serve, serve_app, wait_until
+from live_server import Clock, connect, exchange, outwait, read_rest, read_until, serve, serve_app
+from waiting import wait_until
 
 from server.api import exchange as exchanges
 from server.api import protocol
 from server.api.memory import Memory
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
-MODULE_IDLE_TIMEOUT = protocol.IDLE_TIMEOUT
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+ALIVE = b'{"status":"alive"}'
 POST = b"POST /ai/generate-image HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 HALF = POST + b"Content-Length: 100\r\n\r\n{"
@@ -33,19 +31,35 @@ def fake_model():
 
 
 @pytest.fixture(scope="module")
-def address(demo_file, fake_model):
-    """The address of a server with short timeouts and a body limit of 1 MiB."""
-    model = detect_model(single_model_catalog(demo_file))
-    state = build_state(model, fake_model, body_limit=1, body_timeout=0.5)
-    with pytest.MonkeyPatch.context() as patch, serve(state) as address:
-        patch.setattr(protocol, "HEADERS_TIMEOUT", 0.5)
-        patch.setattr(protocol, "IDLE_TIMEOUT", 0.7)
+def clock():
+    """The time of the server."""
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def address(model, fake_model, clock):
+    """The address of a server that reads 1 MiB of a body, 4,096 lines of it, and little of a refused one."""
+    state = build_state(model, fake_model, body_limit=1)
+    with pytest.MonkeyPatch.context() as patch, serve(state, clock=clock) as address:
         patch.setattr(protocol, "LINGER", 0.1)
-        patch.setattr(
-            protocol, "LINE_LIMIT", 2**12
-        )  # what a busy machine reads well within the body's timeout
+        patch.setattr(protocol, "LINE_LIMIT", 2**12)
         patch.setattr(exchanges, "DRAIN_TIMEOUT", 0.1)
         yield address
+
+
+@pytest.fixture
+def outlast(address, clock):
+    """Send pieces, with some seconds after each, and return all that the server sends until it closes the connection."""
+
+    def outlast(*pieces, seconds=0.0):
+        with connect(address) as connection:
+            with suppress(ConnectionError):  # the server has closed the connection
+                for piece in pieces:
+                    connection.sendall(piece)
+                    clock.advance(seconds)
+            return outwait(connection, clock)
+
+    return outlast
 
 
 @pytest.fixture
@@ -118,69 +132,74 @@ MANY = build_head(b"Host: localhost", *[b"a: b"] * 10_000)
     [build_head(b"Host: localhost", LARGE), MANY, LONG_URL],
     ids=["one of 64 kB", "10,000", "a long URL"],
 )
-def test_headers_too_large_are_refused_however_they_arrive(address, sent, pieces):
+def test_headers_too_large_are_refused_however_they_arrive(address, clock, sent, pieces):
     length = -(-len(sent) // pieces)
-    response = exchange(address, *(sent[i : i + length] for i in range(0, len(sent), length)), pause=0.01)
+    cut = [sent[start : start + length] for start in range(0, len(sent), length)]
+    response = exchange(address, *cut, between=lambda: clock.advance(0))
     assert read_statuses(response) == [431]
     assert b"the headers are too large" in response
 
 
 @pytest.mark.usefixtures("still_serves")
 @pytest.mark.parametrize("sent", [b"GET /li", LIVE[:-2]], ids=["half a line", "half the headers"])
-def test_incomplete_headers_time_out(address, sent):
-    check_error(exchange(address, sent), 408, "headers")
+def test_incomplete_headers_time_out(outlast, sent):
+    check_error(outlast(sent), 408, "headers")
 
 
-def test_an_idle_connection_is_closed_without_a_response(address):
-    assert exchange(address) == b""
+def test_an_idle_connection_is_closed_without_a_response(outlast):
+    assert outlast() == b""
 
 
-def test_a_connection_is_idle_for_longer_than_headers_may_take(address):
-    assert read_statuses(exchange(address, b"", LIVE, b"", LIVE, pause=0.3)) == [200, 200]
+@pytest.mark.parametrize("times", [0, 4])
+def test_a_connection_is_kept_for_80_seconds_after_each_request(address, clock, times):
+    assert protocol.HEADERS_TIMEOUT < 75  # for which connection pools rest
+    with connect(address) as connection:
+        clock.advance(80)
+        for _ in range(times):
+            connection.sendall(LIVE)
+            assert read_statuses(read_until(connection, ALIVE)) == [200]
+            clock.advance(80)
+        connection.sendall(LAST)
+        assert read_statuses(read_rest(connection)) == [200]
 
 
-def test_headers_that_arrive_slowly_time_out(address):
-    check_error(exchange(address, LIVE[:-2], *[b"a: b\r\n"] * 12, pause=0.1), 408, "headers")
+def test_headers_that_arrive_slowly_time_out(outlast):
+    check_error(outlast(LIVE[:-2], *[b"a: b\r\n"] * 12, seconds=3), 408, "headers")
 
 
-def test_a_second_request_has_the_same_deadline_as_the_first(address):
-    response = exchange(address, LIVE, LIVE[:-2], *[b"a: b\r\n"] * 12, pause=0.1)
+def test_a_second_request_has_the_same_deadline_as_the_first(outlast):
+    response = outlast(LIVE, LIVE[:-2], *[b"a: b\r\n"] * 12, seconds=3)
     assert read_statuses(response) == [200, 408]
 
 
-def test_a_connection_in_use_outlives_the_deadline(address):
-    assert read_statuses(exchange(address, *[LIVE] * 10, pause=0.09)) == [200] * 10
-
-
-def test_a_request_may_run_for_longer_than_the_deadline(address, fake_model, monkeypatch):
+def test_a_request_may_run_for_longer_than_the_deadline(address, clock, fake_model, monkeypatch):
     gate = Semaphore(0)
     monkeypatch.setattr(fake_model, "gate", gate)
     before = len(fake_model.evaluations)
-    with ThreadPoolExecutor(1) as threads:
-        sent = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
-        response = threads.submit(exchange, address, sent)
+    with connect(address) as connection:
+        connection.sendall(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY)
         wait_until(lambda: len(fake_model.evaluations) > before)
-        sleep(0.7)
+        clock.advance(100)
         gate.release(100)
-        assert read_statuses(response.result(LIMIT)) == [200]
+        assert read_statuses(read_rest(connection)) == [200]
 
 
-def test_the_rest_of_an_unread_body_times_out_without_a_second_response(address):
-    response = exchange(address, HALF.replace(b"/ai/generate-image", b"/nowhere"), *[b" "] * 12, pause=0.1)
+def test_the_rest_of_an_unread_body_times_out_without_a_second_response(outlast):
+    response = outlast(HALF.replace(b"/ai/generate-image", b"/nowhere"), *[b" "] * 12, seconds=3)
     assert read_statuses(response) == [404]
 
 
-def test_pipelined_requests_are_all_answered(address):
-    assert read_statuses(exchange(address, LIVE * 3, LIVE[:5])) == [200, 200, 200, 408]
+def test_pipelined_requests_are_all_answered(outlast):
+    assert read_statuses(outlast(LIVE * 3, LIVE[:5])) == [200, 200, 200, 408]
 
 
 @pytest.mark.usefixtures("still_serves")
 @pytest.mark.parametrize("count", [0, 12], ids=["stops", "drips"])
 @pytest.mark.parametrize("head", [HALF, CHUNKED + b"1\r\n{\r\n"], ids=["of a length", "in chunks"])
-def test_a_slow_body_times_out(address, fake_model, head, count):
+def test_a_slow_body_times_out(outlast, fake_model, head, count):
     before = len(fake_model.jobs)
     piece = b" " if head is HALF else b"1\r\n \r\n"
-    check_error(exchange(address, head, *[piece] * count, pause=0.1), 408, "within 0.5 seconds")
+    check_error(outlast(head, *[piece] * count, seconds=6), 408, "within 60 seconds")
     assert len(fake_model.jobs) == before
 
 
@@ -204,9 +223,9 @@ def test_a_body_over_the_limit_is_refused_and_the_connection_closed(address, fak
 
 @pytest.mark.usefixtures("still_serves")
 def test_a_malformed_chunk_after_the_response_began_gets_no_second_response(address):
-    with socket.create_connection(address, timeout=LIMIT) as connection:
+    with connect(address) as connection:
         connection.sendall(CHUNKED + b"110000\r\n" + b" " * 0x110000 + b"\r\n")
-        received = connection.recv(65536)
+        received = read_until(connection, b"413")
         with suppress(ConnectionError):
             connection.sendall(b"zz\r\n")
         assert read_statuses(received + read_rest(connection)) == [413]
@@ -246,7 +265,7 @@ def test_a_content_length_below_the_body_s_length_cuts_the_body(address):
 @pytest.mark.usefixtures("still_serves")
 def test_a_body_that_ends_early_generates_nothing(address, fake_model):
     before = len(fake_model.jobs)
-    with socket.create_connection(address, timeout=20) as connection:
+    with connect(address) as connection:
         connection.sendall(POST + b"Content-Length: 1000\r\n\r\n" + BODY)
         connection.shutdown(socket.SHUT_WR)
         assert read_rest(connection) == b""
@@ -272,15 +291,15 @@ def test_a_body_in_too_many_chunks_is_refused_also_while_it_is_sent(address, fak
         (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY), [200]),
     ],
 )
-def test_a_client_that_has_shut_down_its_sending_side_is_answered(address, caplog, sent, statuses):
-    with socket.create_connection(address, timeout=LIMIT) as connection:
+def test_a_client_that_has_shut_down_its_sending_side_is_answered(address, clock, caplog, sent, statuses):
+    with connect(address) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         received = read_rest(connection)
     assert read_statuses(received) == statuses
     assert received.count(b"HTTP/1.1 ") == len(statuses)
     assert b"100 Continue" not in received
-    sleep(2 * protocol.PROBE_INTERVAL)  # nothing looks at the closed socket
+    clock.advance(protocol.PROBE_INTERVAL)  # nothing looks at the closed socket
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
@@ -291,9 +310,11 @@ WEBSOCKET = (
 
 
 @pytest.mark.parametrize("offer", [H2C, WEBSOCKET], ids=["h2c", "websocket"])
-def test_a_request_that_offers_an_upgrade_is_answered_without_a_warning(address, caplog, offer):
+def test_a_request_that_offers_an_upgrade_is_answered_without_a_warning(address, clock, caplog, offer):
     post = POST + offer + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
-    response = exchange(address, post, LIVE.replace(b"\r\n\r\n", b"\r\n" + offer + b"\r\n"), LIVE[:5])
+    with connect(address) as connection:
+        connection.sendall(post + LIVE.replace(b"\r\n\r\n", b"\r\n" + offer + b"\r\n") + LIVE[:5])
+        response = read_until(connection, ALIVE) + outwait(connection, clock)
     assert read_statuses(response) == [200, 200, 408]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -310,7 +331,7 @@ def test_a_client_that_offers_an_upgrade_and_hangs_up_frees_the_device(
     gate = Semaphore(0)
     monkeypatch.setattr(fake_model, "gate", gate)
     before, finished = len(fake_model.evaluations), len(fake_model.finished)
-    with socket.create_connection(address, timeout=LIMIT) as connection:
+    with connect(address) as connection:
         connection.sendall(POST + H2C + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
         wait_until(lambda: len(fake_model.evaluations) > before)
     wait_until(lambda: "generate-image 503" in caplog.text)
@@ -318,16 +339,19 @@ def test_a_client_that_offers_an_upgrade_and_hangs_up_frees_the_device(
     assert len(fake_model.finished) == finished
 
 
-def test_a_half_closed_client_that_goes_away_frees_the_device(address, fake_model, monkeypatch, caplog):
+def test_a_half_closed_client_that_goes_away_frees_the_device(
+    address, clock, fake_model, monkeypatch, caplog
+):
     caplog.set_level(logging.INFO, "naiad.requests")
     gate = Semaphore(0)
     monkeypatch.setattr(fake_model, "gate", gate)
     before, finished = len(fake_model.evaluations), len(fake_model.finished)
-    with socket.create_connection(address, timeout=LIMIT) as connection:
+    with connect(address) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
         connection.shutdown(socket.SHUT_WR)
         wait_until(lambda: len(fake_model.evaluations) > before)
-        sleep(3 * protocol.PROBE_INTERVAL)
+        for _ in range(3):
+            clock.advance(protocol.PROBE_INTERVAL)
         assert "generate-image 503" not in caplog.text
     wait_until(lambda: "generate-image 503" in caplog.text)
     gate.release(100)
@@ -346,12 +370,12 @@ def test_a_half_closed_client_that_goes_away_frees_the_device(address, fake_mode
     ],
 )
 def test_a_refusal_reaches_a_client_that_sends_everything_first(address, monkeypatch, changes, status):
-    monkeypatch.setattr(exchanges, "DRAIN_TIMEOUT", LIMIT)
+    monkeypatch.setattr(exchanges, "DRAIN_TIMEOUT", 60)
     size = 8_000_000
     head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
     for old, new in changes.items():
         head = head.replace(old, new)
-    with socket.create_connection(address, timeout=LIMIT) as connection:
+    with connect(address) as connection:
         connection.sendall(head + bytes(size))
         check_error(read_rest(connection), status, "")
 
@@ -364,29 +388,28 @@ def test_two_kinds_of_length_are_refused(address):
     )
 
 
-def test_idle_connections_are_kept_for_as_long_as_proxies_and_pollers_expect():
-    assert protocol.HEADERS_TIMEOUT < 75 < 80 <= MODULE_IDLE_TIMEOUT
-
-
 async def send_much(_scope, _receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": bytes(40_000_000)})
 
 
-def test_a_client_that_takes_no_response_is_dropped_with_its_memory(monkeypatch):
-    monkeypatch.setattr(protocol, "WRITE_TIMEOUT", 0.3)
-    memory = Memory(0)
+def test_a_client_that_takes_no_response_is_dropped_with_its_memory():
+    clock, memory = Clock(), Memory(0)
+
+    def is_dropped():
+        clock.advance(protocol.WRITE_TIMEOUT)
+        return memory.held == 0
 
     async def app(scope, receive, send):
         scope["reservation"].hold(7)
         await send_much(scope, receive, send)
 
-    with serve_app(exchanges.complete_exchanges(app, memory)) as address:
-        with socket.create_connection(address, timeout=LIMIT) as connection:
+    with serve_app(exchanges.complete_exchanges(app, memory), clock=clock) as address:
+        with connect(address) as connection:
             connection.sendall(LIVE)
             wait_until(lambda: memory.held == 7)
-            wait_until(lambda: memory.held == 0)
+            wait_until(is_dropped)
             assert len(read_rest(connection)) < 40_000_000
-        with socket.create_connection(address, timeout=LIMIT) as connection:
-            connection.sendall(LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        with connect(address) as connection:
+            connection.sendall(LAST)
             assert len(read_rest(connection)) > 40_000_000

@@ -7,15 +7,15 @@ import socket
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Semaphore
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
+from fake_model import BASE_URL, GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
 from image_files import make_png
-from live_server import LIMIT, exchange, serve, wait_until
+from live_server import build_get, build_post, exchange, serve
 from paths import ROOT
 from starlette.requests import Request
+from waiting import LIMIT, wait_until
 
 from server.api.access import AccessRules
 from server.api.accounts import Account, Accounts
@@ -23,8 +23,6 @@ from server.api.credentials import generate_token, hash_token
 from server.api.jobs import hold_quota
 from server.api.quota import Quotas
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.errors import LimitReached, Overloaded
 
 TOKEN, LOW, HIGH, OWN = (generate_token() for _ in range(4))
@@ -49,9 +47,12 @@ class Clock:
         return self.time
 
 
-@pytest.fixture
-def clock():
-    return Clock()
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The time of all quotas, so that no day ends during a test."""
+    clock = Clock()
+    monkeypatch.setattr("server.api.state.Quotas", lambda: Quotas(clock))
+    return clock
 
 
 @pytest.fixture
@@ -132,21 +133,10 @@ def test_without_limits_anything_is_allowed(quotas):
     assert quotas.count_images("free") == 400
 
 
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def fake_model():
-    return FakeModel()
-
-
 @pytest.fixture
 def client(model, fake_model):
     state = build_state(model, fake_model, access=RULES)
-    with TestClient(create_app(state), base_url=BASE_URL, raise_server_exceptions=False) as client:
-        state.engine.wait_ready()
+    with start_client(state, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -259,22 +249,8 @@ def test_the_log_names_the_account_and_never_its_token(client, caplog):
 
 
 def build_request(token, **parameters):
-    body = json.dumps(
-        {"input": "a", "parameters": {"width": 64, "height": 64, "steps": 1} | parameters}
-    ).encode()
-    head = (
-        f"POST {GENERATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-@pytest.fixture
-def gate():
-    """A semaphore that the fake model acquires in each evaluation."""
-    gate = Semaphore(0)
-    yield gate
-    gate.release(10_000)
+    body = {"input": "a", "parameters": SMALL | parameters}
+    return build_post(GENERATE, body, f"Authorization: Bearer {token}")
 
 
 def test_a_second_request_at_a_time_is_refused_as_nai_refuses_it(model, gate):
@@ -301,8 +277,7 @@ def test_a_second_request_at_a_time_is_refused_as_nai_refuses_it(model, gate):
 
 
 def read_left(address):
-    head = f"GET /user/subscription HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}"
-    response = exchange(address, f"{head}\r\n\r\n".encode())
+    response = exchange(address, build_get("/user/subscription", f"Authorization: Bearer {TOKEN}"))
     return json.loads(response.partition(b"\r\n\r\n")[2])["trainingStepsLeft"]["fixedTrainingStepsLeft"]
 
 

@@ -6,15 +6,11 @@ import json
 from zipfile import ZIP_STORED, ZipFile
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state
-from fastapi.testclient import TestClient
+from fake_model import GENERATE, FakeModel, build_state, start_client
 from PIL import Image
 from starlette.datastructures import Headers
 
 from server.api.responses import build_image_response, negotiate, zip_images
-from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 
 OCTETS, OLD_ZIP, JSON = "binary/octet-stream", "application/x-zip-compressed", "application/json"
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
@@ -22,10 +18,9 @@ SMALL = {"width": 64, "height": 96, "seed": 4294967295}
 
 
 @pytest.fixture(scope="module")
-def client(demo_file):
-    state = build_state(detect_model(single_model_catalog(demo_file)), FakeModel())
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+def client(model):
+    state = build_state(model, FakeModel())
+    with start_client(state) as client:
         yield client
 
 
@@ -105,10 +100,9 @@ def test_the_old_host_and_the_setting_name_the_old_type(host, accept, zip_type, 
     assert negotiate(headers, "png", zip_type) == expected
 
 
-def test_the_setting_reaches_the_response(demo_file):
-    state = build_state(detect_model(single_model_catalog(demo_file)), FakeModel(), zip_type=OLD_ZIP)
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+def test_the_setting_reaches_the_response(model):
+    state = build_state(model, FakeModel(), zip_type=OLD_ZIP)
+    with start_client(state) as client:
         response = client.post(GENERATE, json={"input": "a", "parameters": SMALL})
     assert response.headers["content-type"] == OLD_ZIP
 

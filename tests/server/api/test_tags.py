@@ -6,8 +6,6 @@ from fastapi.testclient import TestClient
 
 from server.api.access import AccessRules
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.tags.library import TagLibrary
 from server.tags.table import Tag
 
@@ -16,8 +14,7 @@ TAGS = [Tag("1girl", 6_000_000, ("女の子",)), Tag("1boy", 900), Tag("smile", 
 
 
 @pytest.fixture(scope="module")
-def build_client(demo_file):
-    model = detect_model(single_model_catalog(demo_file))
+def build_client(model):
 
     def build_client(**changes):
         return TestClient(create_app(build_state(model, FakeModel(), **changes)), base_url=BASE_URL)

@@ -5,16 +5,14 @@ import socket
 import ssl
 from datetime import UTC, datetime
 from threading import Semaphore
-from time import sleep
 
 import pytest
 from fake_model import FakeModel, build_state
-from live_server import LIMIT, exchange, read_rest, serve_app, wait_until
+from live_server import Clock, exchange, read_rest, read_until, serve_app
+from waiting import LIMIT, wait_until
 
 from server.api import protocol
 from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.tls.certificates import create_certificates
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: image.novelai.net\r\n\r\n"
@@ -31,13 +29,19 @@ def fake_model():
 
 
 @pytest.fixture(scope="module")
-def server(demo_file, fake_model, tmp_path_factory):
+def clock():
+    """The time of the server."""
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def server(model, fake_model, clock, tmp_path_factory):
     """The address of a server over TLS, and the context of a client that trusts it."""
     created = create_certificates(tmp_path_factory.mktemp("tls"), datetime.now(UTC))
-    state = build_state(detect_model(single_model_catalog(demo_file)), fake_model)
+    state = build_state(model, fake_model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "LINGER", 0.1)
-        with serve_app(create_app(state), context=created.build_context()) as address:
+        with serve_app(create_app(state), context=created.build_context(), clock=clock) as address:
             state.engine.wait_ready()
             yield address, ssl.create_default_context(cafile=created.authority)
 
@@ -87,12 +91,12 @@ def test_a_client_that_closes_frees_the_device_without_a_warning(connect, fake_m
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_plain_http_and_broken_handshakes_do_no_harm(server, connect, caplog):
+def test_plain_http_and_broken_handshakes_do_no_harm(server, clock, connect, caplog):
     address, _ = server
     assert exchange(address, LIVE)[:4] != b"HTTP"
     socket.create_connection(address).close()
-    sleep(0.05)
+    clock.advance(0)
     with connect() as connection:
         connection.sendall(LIVE)
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert read_until(connection, b"alive").startswith(b"HTTP/1.1 200")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

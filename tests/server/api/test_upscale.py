@@ -2,23 +2,18 @@
 
 import json
 from base64 import b64decode, b64encode
-from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_model import BASE_URL, FakeModel, build_state, unzip_images
-from fastapi.testclient import TestClient
+from fake_model import build_state, start_client, unzip_images
 from paths import SHARED
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from server.api.upscale import read_upscale
-from server.app import create_app
-from server.config.catalog import single_model_catalog
-from server.engine.model import detect_model
 from server.picture.inspection import check_signatures, inspect
 from server.picture.stealth import embed
 from server.request.v4_prompt import flatten_v4_prompt
@@ -34,26 +29,9 @@ def encode_base64(pixels, **options):
     return b64encode(file.getvalue()).decode()
 
 
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
-
-
-@pytest.fixture
-def fake_model():
-    return FakeModel()
-
-
 @pytest.fixture
 def client(model, fake_model, signing_key):
-    with start(build_state(model, fake_model, signing_key)) as client:
-        yield client
-
-
-@contextmanager
-def start(state):
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(build_state(model, fake_model, signing_key)) as client:
         yield client
 
 
@@ -98,7 +76,7 @@ def test_webp_and_a_bare_image_are_available(client):
 
 def test_an_upscaler_is_recorded_and_there_is_no_warning(model, fake_model, signing_key):
     state = build_state(replace(model, upscaler=Path("anime6.safetensors")), fake_model, signing_key)
-    with start(state) as client:
+    with start_client(state) as client:
         response = client.post(UPSCALE, json={"image": encode_base64(PIXELS)})
     assert "x-naiad-warning" not in response.headers
     (image,) = unzip_images(response).values()

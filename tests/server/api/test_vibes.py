@@ -7,13 +7,11 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from fake_model import BASE_URL, GENERATE, FakeModel, build_state, read_comment, unzip_images
-from fastapi.testclient import TestClient
+from fake_model import GENERATE, build_state, read_comment, start_client, unzip_images
 from PIL import Image
 
 from demo.checkpoint import VIBE
 from pipelines.job import EncodedVibe, RgbImage, VibeJob
-from server.app import create_app
 from server.config.catalog import single_model_catalog
 from server.config.settings import Settings
 from server.engine.loading import load_models
@@ -38,11 +36,6 @@ def model(demo_file):
 
 
 @pytest.fixture
-def fake_model():
-    return FakeModel()
-
-
-@pytest.fixture
 def state(model, fake_model, signing_key):
     state = build_state(model, fake_model, signing_key)
     metadata = replace(state.metadata, vibe_files=model.vibe.files)
@@ -51,8 +44,7 @@ def state(model, fake_model, signing_key):
 
 @pytest.fixture
 def client(state):
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         yield client
 
 
@@ -142,8 +134,7 @@ def test_the_demo_draws_the_same_from_an_image_as_from_its_encoding(model, signi
     """And what is refused in between leaves no trace."""
     state = build_state(model, load_models((model,), Settings(device="cpu", threads=1)), signing_key)
     size = {"width": 128, "height": 128, "steps": 4}
-    with TestClient(create_app(state), base_url=BASE_URL) as client:
-        state.engine.wait_ready()
+    with start_client(state) as client:
         encoded = b64encode(encode(client).content).decode()
         other = replace(model, model="other", vibe=replace(model.vibe, files={"vibe": "00000000"}))
         foreign = b64encode(pack_vibe(EncodedVibe(8, 96, bytes(3072)), other, b"")).decode()

@@ -6,16 +6,9 @@ import pytest
 
 from server.api.credentials import generate_token, hash_token
 from server.cli.bootstrap import build_access_rules, build_app_state, build_metadata_policy
-from server.config.catalog import single_model_catalog
 from server.config.settings import ApiSettings, EngineSettings, Settings
 from server.config.toml import ConfigError
 from server.engine.engine import State
-from server.engine.model import detect_model
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
 
 
 def test_loopback_needs_no_token_and_other_addresses_get_one():

@@ -41,8 +41,8 @@ def test_a_folder_without_models_is_an_error(tmp_path):
         list(check_folder(tmp_path))
 
 
-def test_the_command_looks_into_a_folder(tmp_path):
-    write_files(tmp_path)
+def test_the_command_looks_into_a_folder(demo_file, tmp_path):
+    (tmp_path / "truncated.safetensors").write_bytes(demo_file.read_bytes()[:-1000])
     done = CliRunner().invoke(app, ["check", str(tmp_path)])
     assert done.exit_code == 0
     assert "truncated.safetensors: truncated: " in done.stdout

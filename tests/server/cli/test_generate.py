@@ -4,15 +4,13 @@ from fake_model import FakeModel
 
 from server.cli import generate
 from server.cli.output import OutputChoice
-from server.config.catalog import single_model_catalog
 from server.config.profiles import Dialect
 from server.config.settings import Settings
 from server.engine.engine import Engine
-from server.engine.model import detect_model
 
 
-def test_a_request_is_resolved_for_the_model_as_it_is_known_after_loading(demo_file, tmp_path, monkeypatch):
-    model, fake_model = detect_model(single_model_catalog(demo_file)), FakeModel()
+def test_a_request_is_resolved_for_the_model_as_it_is_known_after_loading(model, tmp_path, monkeypatch):
+    fake_model = FakeModel()
     detection = replace(model.detection, prediction="eps", zsnr=False)
     named = replace(model, entry=model.entry.model_copy(update={"profile": "pony-v6"}))
     fake_model.model = named.with_detection(detection)
@@ -24,8 +22,8 @@ def test_a_request_is_resolved_for_the_model_as_it_is_known_after_loading(demo_f
     assert fake_model.jobs[0].sampler == "k_euler_ancestral" != model.profile.defaults.sampler
 
 
-def test_the_encoded_prompts_are_printed_if_they_differ(demo_file, tmp_path, monkeypatch, capsys):
-    model, fake_model = detect_model(single_model_catalog(demo_file)), FakeModel()
+def test_the_encoded_prompts_are_printed_if_they_differ(model, tmp_path, monkeypatch, capsys):
+    fake_model = FakeModel()
     dialect = Dialect(default=True, artist="by {name}")
     model = replace(model, profile=model.profile.model_copy(update={"dialect": dialect}))
     monkeypatch.setattr(generate, "build_engine", lambda *_: Engine(lambda: fake_model))

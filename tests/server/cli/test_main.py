@@ -7,37 +7,44 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from command import build_command
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from waiting import PROCESS_LIMIT
 
 
 @pytest.fixture
-def naiad(tmp_path):
-    """Run the command in a temporary folder and with a temporary signing key."""
+def naiad(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, in a temporary folder and with a temporary signing key."""
+    return build_command(monkeypatch, capsys, tmp_path)
+
+
+@pytest.fixture
+def naiad_process(tmp_path):
+    """Do as `naiad` in a process of its own."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
     inherited["NAIAD_SIGNING_KEY"] = str(tmp_path / "signing.pem")
 
-    def run(*arguments, environment=None, stdin="", stdout=subprocess.PIPE):
+    def run(*arguments, environment=None, stdout=subprocess.PIPE):
         command = [sys.executable, "-P", "-m", "server", *map(str, arguments)]
         return subprocess.run(
             command,
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=300,
+            timeout=PROCESS_LIMIT,
             env=inherited | (environment or {}),
             check=False,
-            input=stdin,
             cwd=tmp_path,
         )
 
     return run
 
 
-def test_generate_makes_the_images_of_a_request(naiad, demo_file, tmp_path):
+def test_generate_makes_the_images_of_a_request(naiad, naiad_process, demo_file, tmp_path):
     out = tmp_path / "out.png"
     options = ("--size", "128x192", "--steps", 4, "--seed", 11, "--samples", 2, "--negative", "lowres")
-    done = naiad("generate", "1girl, smile", demo_file, "-o", out, *options)
+    done = naiad_process("generate", "1girl, smile", demo_file, "-o", out, *options)
     assert done.returncode == 0, done.stderr
     images = [Image.open(BytesIO(file.read_bytes())) for file in (out, tmp_path / "out_1.png")]
     assert [image.size for image in images] == [(128, 192)] * 2
@@ -48,31 +55,31 @@ def test_generate_makes_the_images_of_a_request(naiad, demo_file, tmp_path):
     assert f"prompt: {comments[0]['prompt']}\nnegative: lowres\n" in done.stderr
     assert done.stdout == f"{out}\n{tmp_path / 'out_1.png'}\n"
     again = naiad("generate", "1girl", demo_file, "-o", out)
-    assert again.returncode == 2
-    assert f"--output '{out}' exists already; name another file, or add --force" in again.stderr
+    assert again.status == 2
+    assert f"--output '{out}' exists already; name another file, or add --force" in again.error
 
 
 def test_an_image_can_be_verified_inspected_and_enhanced(naiad, demo_file, tmp_path):
     out = tmp_path / "out.webp"
     done = naiad("generate", "1girl", demo_file, "-o", out, "--size", "128x192", "--steps", 1, "--no-quality")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.error
     verified = naiad("verify", out)
-    assert verified.returncode == 0
-    assert "by this server: NOT NovelAI" in verified.stdout
-    report = json.loads(naiad("inspect", out, "--json").stdout)
+    assert verified.status == 0
+    assert "by this server: NOT NovelAI" in verified.output
+    report = json.loads(naiad("inspect", out, "--json").output)
     assert (report["format"], report["width"], report["trusted"]) == ("WEBP", 128, True)
     assert report["layers"]["text"]["Comment"]["prompt"] == "1girl"
     key = report["signatures"][0]["key"]
     larger = tmp_path / "larger.png"
     done = naiad("enhance", out, demo_file, "-o", larger, "--magnitude", 2, "--seed", 5)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.error
     enhanced = Image.open(BytesIO(larger.read_bytes()))
     comment = json.loads(enhanced.info["Comment"])
     assert (enhanced.size, comment["prompt"], comment["seed"]) == ((192, 288), "1girl", 5)
     assert (comment["request_type"], comment["strength"], comment["steps"]) == ("Img2ImgRequest", 0.4, 1)
     (tmp_path / "signing.pem").unlink()
-    assert naiad("verify", out).returncode == 1
-    assert "by the given key: NOT NovelAI" in naiad("verify", out, "--key", key).stdout
+    assert naiad("verify", out).status == 1
+    assert "by the given key: NOT NovelAI" in naiad("verify", out, "--key", key).output
     assert not (tmp_path / "signing.pem").exists()
 
 
@@ -82,22 +89,22 @@ def test_models_lists_each_file_or_why_it_cannot_be_served(naiad, demo_file, tmp
         f'default = "nai-diffusion-3"\n[models.nai-diffusion-3]\npath = "{demo_file.as_posix()}"\n'
         '[models.missing]\npath = "missing.safetensors"\n'
     )
-    cards = json.loads(naiad("models", "--weights", catalog, "--json").stdout)
+    cards = json.loads(naiad("models", "--weights", catalog, "--json").output)
     assert (cards[0]["id"], cards[0]["profile"], cards[0]["prediction"]) == ("nai-diffusion-3", "demo", "v")
     assert cards[1]["id"] == "missing"
     assert "weights.toml:5" in cards[1]["problem"]
-    listed = naiad("models", "--weights", catalog).stdout
+    listed = naiad("models", "--weights", catalog).output
     assert "nai-diffusion-3: naiad-demo.safetensors" in listed
     assert "no such file" in listed
     checked = naiad("check", "--weights", catalog)
-    assert checked.returncode == 2
-    assert "missing.safetensors" in checked.stderr
+    assert checked.status == 2
+    assert "missing.safetensors" in checked.error
 
 
 def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_path):
     done = naiad("check", demo_file)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "OK"
+    assert done.status == 0, done.error
+    assert done.output.splitlines()[-1] == "OK"
     assert not (tmp_path / "signing.pem").exists()
 
 
@@ -107,12 +114,17 @@ def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_pa
         (("generate", "a"), 2, "no model"),
         (("generate", "a", "nothing.safetensors"), 2, "nothing.safetensors: no such file"),
         (("generate", "a", "--demo", "--size", "wide"), 2, "not like 832x1216"),
+        (
+            ("generate", "a", "--demo", "--control", f"hed={__file__}:0.5"),
+            1,
+            "controls.0.image: remove the control map",
+        ),
         (("generate", "a", "--demo", "-o", "a.jpg"), 2, ".png or .webp"),
         (("generate", "a", "--demo", "--sampler", "k_eular"), 1, "did you mean 'k_euler'"),
         (("generate", "a", "--demo", "--steps", 99), 1, "parameters.steps"),
         (("serve", "--demo", "--weights", "weights.toml"), 2, "cannot be combined"),
         (("serve", "--demo", "--config", "none.toml"), 2, "none.toml: no such file"),
-        (("serve", "--demo", "--host", "unknown.invalid"), 2, "not an address of this machine"),
+        (("serve", "--demo", "--host", "203.0.113.7"), 2, "not an address of this machine"),
         (("inspect", "none.png"), 2, "none.png: No such file"),
         (("variations", "none.png", "--demo"), 2, "none.png: No such file"),
         (("verify", __file__), 1, "not a PNG, WebP or JPEG"),
@@ -120,25 +132,25 @@ def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_pa
 )
 def test_an_expected_error_is_one_line(naiad, arguments, status, message):
     done = naiad(*arguments)
-    assert done.returncode == status, done.stderr
-    line = done.stderr.strip().splitlines()[-1]
+    assert done.status == status, done.error
+    line = done.error.strip().splitlines()[-1]
     assert line.startswith("naiad: ")
     assert message in line
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.error
 
 
 def test_a_pickle_is_refused_by_name(naiad, tmp_path):
     (tmp_path / "model.ckpt").write_bytes(b"x")
     done = naiad("serve", "model.ckpt")
-    assert done.returncode == 1
-    assert "pickle" in done.stderr
+    assert done.status == 1
+    assert "pickle" in done.error
 
 
 def test_a_used_port_is_reported_before_the_model_is_loaded(naiad):
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = naiad("serve", "--demo", "--port", other.getsockname()[1])
-    assert done.returncode == 2
-    assert "another program listens there" in done.stderr
+    assert done.status == 2
+    assert "another program listens there" in done.error
 
 
 @pytest.mark.parametrize(
@@ -152,19 +164,19 @@ def test_a_used_port_is_reported_before_the_model_is_loaded(naiad):
 def test_an_invalid_setup_ends_with_status_2(naiad, tmp_path, text, message):
     (tmp_path / "mine.toml").write_text(text)
     done = naiad("serve", "--demo", "--config", "mine.toml")
-    assert done.returncode == 2
-    assert message in done.stderr
+    assert done.status == 2
+    assert message in done.error
 
 
-def test_an_unknown_variable_is_refused_with_a_suggestion(naiad):
-    done = naiad("serve", "--demo", environment={"NAIAD_PROT": "1"})
-    assert done.returncode == 2
-    assert "NAIAD_PORT" in done.stderr
+def test_an_unknown_variable_is_refused_with_a_suggestion(naiad, monkeypatch):
+    monkeypatch.setenv("NAIAD_PROT", "1")
+    done = naiad("serve", "--demo")
+    assert done.status == 2
+    assert "NAIAD_PORT" in done.error
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+COMMANDS = (
+    *(
         "",
         "serve",
         "generate",
@@ -175,48 +187,50 @@ def test_an_unknown_variable_is_refused_with_a_suggestion(naiad):
         "enhance",
         "variations",
         "merge-inpaint",
-        "token",
-        "token add",
-        "token list",
-        "token revoke",
-    ],
+    ),
+    *("token", "token add", "token list", "token revoke"),
 )
-def test_help_works_without_torch(command):
+
+
+def test_help_works_without_torch():
     code = (
         "import sys; from server.cli.main import app\n"
-        f"try: app({[*command.split(), '--help']!r})\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'diffusers'} & set(sys.modules)"
+        "for command in sys.argv[1:]:\n"
+        "    try: app([*command.split(), '--help'])\n"
+        "    except SystemExit: pass\n"
+        "    assert not {'torch', 'diffusers'} & set(sys.modules), command\n"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *COMMANDS], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    assert done.stdout.count("Usage") == len(COMMANDS)
 
 
-def test_a_report_is_complete_whatever_the_terminals_encoding(naiad, tmp_path):
+def test_a_report_is_complete_whatever_the_terminals_encoding(naiad_process, tmp_path):
     info = PngInfo()
     info.add_itxt("Description", "猫耳 ✿ heart")
     Image.new("RGB", (8, 8)).save(tmp_path / "cat.png", pnginfo=info)
     for encoding in ("cp1252", "cp437"):
-        done = naiad("inspect", "cat.png", environment={"PYTHONIOENCODING": encoding})
+        done = naiad_process("inspect", "cat.png", environment={"PYTHONIOENCODING": encoding})
         assert done.returncode == 0, done.stderr
         assert "Description: \\u732b\\u8033 \\u273f heart\n" in done.stdout
         assert "nothing to verify" in done.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-def test_output_that_cannot_be_written_is_one_line(naiad, tmp_path):
+def test_output_that_cannot_be_written_is_one_line(naiad_process, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with Path("/dev/full").open("w") as full:
-        done = naiad("inspect", "a.png", stdout=full)
+        done = naiad_process("inspect", "a.png", stdout=full)
     assert (done.returncode, done.stderr) == (
         1,
         "naiad: the output cannot be written: No space left on device\n",
     )
 
 
-def test_a_server_whose_model_cannot_be_loaded_exits_with_its_own_status(naiad):
-    done = naiad("serve", "--demo", "--port", "0", "--device", "cuda:63")
+def test_a_server_whose_model_cannot_be_loaded_exits_with_its_own_status(naiad_process):
+    done = naiad_process("serve", "--demo", "--port", "0", "--device", "cuda:63")
     assert done.returncode == 3
     assert "the model could not be loaded: device = 'cuda:63' is not available" in done.stderr
     assert "Traceback" not in done.stderr

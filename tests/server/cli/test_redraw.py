@@ -5,6 +5,7 @@ import json
 from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,10 @@ import pytest
 from image_files import make_exif, make_segment
 from PIL import Image
 
-from pipelines.job import Character, Guidance, Job, Pass, Prompts, RgbImage, UncondZero, Vibe
+from pipelines.job import Character, Control, Guidance, Job, Pass, Prompts, RgbImage, UncondZero, Vibe
 from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_references
-from server.config.catalog import single_model_catalog
 from server.config.resources import configs
 from server.engine.engine import Result
-from server.engine.model import detect_model
 from server.errors import Rejected
 from server.picture.png import encode_png
 from server.picture.writer import MetadataPolicy, write_job_picture
@@ -56,11 +55,9 @@ def build_bare_png():
     return file.getvalue()
 
 
-def test_the_metadata_of_an_image_become_the_parameters(file, demo_file):
+def test_the_metadata_of_an_image_become_the_parameters(file, model):
     body: Any = build_redraw_request(file, 2.0, 0.5, 0.1, {"seed": 3, "input": None, "image_format": "png"})
-    policy = RequestPolicy(
-        detect_model(single_model_catalog(demo_file)), load_presets(configs() / "presets.toml")
-    )
+    policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
     job: Any = resolve(read_request(body), policy).job
     assert job.prompts == JOB.prompts
     (only_pass,) = job.passes
@@ -177,6 +174,10 @@ def test_reference_images_that_no_file_has_are_warned_about(file, signing_key):
     data = write_job_picture(metadata, resolved, result, 0)
     (warning,) = warn_of_references(data)
     assert warning.startswith("reference images: the picture was drawn with 2, ")
+    control = Control("hed", Path("hed.st"), "00C0FFEE", RgbImage(1, 1, b"abc"))
+    resolved = ResolvedRequest(replace(JOB, controls=(control,)), "png", {}, ())
+    (warning,) = warn_of_references(write_job_picture(metadata, resolved, result, 0))
+    assert warning.startswith("control map: the picture was drawn with the ControlNet 'hed', ")
 
 
 def test_overrides_replace_the_metadata(file):
@@ -202,7 +203,7 @@ def test_an_image_without_metadata_needs_a_prompt():
     json.dumps(body)
 
 
-def test_characters_keep_their_places(signing_key, demo_file):
+def test_characters_keep_their_places(signing_key, model):
     people = (Character("red hair", "hat", 0.3, 0.5), Character("blue hair", "", 0.7, 0.5))
     job = replace(JOB, prompts=Prompts("2girls", "lowres", "nai4", characters=people))
     written = write_job_picture(
@@ -212,9 +213,7 @@ def test_characters_keep_their_places(signing_key, demo_file):
         0,
     )
     body: Any = build_redraw_request(written, 1.0, 0.5, 0.0, {})
-    policy = RequestPolicy(
-        detect_model(single_model_catalog(demo_file)), load_presets(configs() / "presets.toml")
-    )
+    policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
     assert resolve(read_request(body), policy).job.prompts == job.prompts
     body = build_redraw_request(written, 1.0, 0.5, 0.0, {"input": "1girl"})
     assert resolve(read_request(body), policy).job.prompts.characters == ()

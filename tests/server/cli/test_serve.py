@@ -10,17 +10,10 @@ from fake_model import FakeModel
 from server.api.credentials import hash_token
 from server.cli.bootstrap import build_access_rules
 from server.cli.serve import _announce, _open_certificate, run_server, stop_after_failure
-from server.config.catalog import single_model_catalog
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.engine import Engine
-from server.engine.model import detect_model
 from server.tls.certificates import create_certificates
-
-
-@pytest.fixture(scope="module")
-def model(demo_file):
-    return detect_model(single_model_catalog(demo_file))
 
 
 def announce(model, capsys, **changes):

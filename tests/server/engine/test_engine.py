@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_model import FakeModel
 from jobs import make_job
-from live_server import LIMIT, wait_until
+from waiting import LIMIT, wait_until
 
 from pipelines.errors import Cancelled, DeviceLost, WeightsError
 from server.engine.engine import Engine, State
@@ -234,6 +234,6 @@ def test_stopping_finishes_the_queued_jobs_and_ends_the_thread():
     engine.stop()
     assert all(ticket.future.done() for ticket in tickets)
     assert engine.state is State.STOPPED
-    assert not any(thread.name == "device" for thread in threading.enumerate())
+    assert not engine.is_running
     with pytest.raises(Unavailable):
         engine.submit(JOB)

@@ -5,9 +5,9 @@ import pytest
 import torch
 import upscaler_files
 from jobs import make_job
-from live_server import wait_until
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from waiting import wait_until
 
 from demo.checkpoint import build_demo
 from pipelines import previewer

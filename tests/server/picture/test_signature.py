@@ -5,7 +5,7 @@ import stat
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Timer
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import LIMIT
 
 from server.config.settings import ConfigError
+from server.picture import signature
 from server.picture.signature import (
     NOVELAI_KEY,
     SigningKey,
@@ -154,6 +156,19 @@ def test_a_key_is_created_once_and_readable_by_its_owner_only(tmp_path):
     assert open_key(tmp_path / "other.pem").public != created.public
 
 
+@pytest.fixture
+def slow_writers(monkeypatch):
+    """Wait for a key that is being written for as long as a busy machine takes."""
+    monkeypatch.setattr(signature, "WRITE_SECONDS", LIMIT)
+
+
+@pytest.fixture
+def no_writers(monkeypatch):
+    """Wait for no key that is being written."""
+    monkeypatch.setattr(signature, "WRITE_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("slow_writers")
 def test_one_of_several_concurrent_starts_creates_the_key_for_all(tmp_path, caplog):
     caplog.set_level(logging.INFO, "naiad")
     for attempt in range(5):
@@ -175,6 +190,7 @@ def test_repr_hides_the_private_key(tmp_path):
     assert "private" not in repr(key).lower()
 
 
+@pytest.mark.usefixtures("no_writers")
 @pytest.mark.parametrize(
     "content",
     [
@@ -197,6 +213,7 @@ def test_a_file_without_a_key_is_rejected_and_kept(tmp_path, content):
     assert path.read_bytes() == content
 
 
+@pytest.mark.usefixtures("no_writers")
 def test_a_folder_or_a_broken_link_as_key_file_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
@@ -228,6 +245,7 @@ def refuse_links(self, target):
     raise PermissionError(1, "Operation not permitted")
 
 
+@pytest.mark.usefixtures("slow_writers")
 def test_a_key_is_created_on_storage_without_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.hardlink_to", refuse_links)
     path = tmp_path / "signing.pem"
@@ -238,11 +256,11 @@ def test_a_key_is_created_on_storage_without_hard_links(tmp_path, monkeypatch):
     assert os.name != "posix" or path.stat().st_mode & 0o777 == 0o600
 
 
-def test_half_a_key_of_another_process_is_waited_for(tmp_path):
+def test_half_a_key_of_another_process_is_waited_for(tmp_path, monkeypatch):
     open_key(tmp_path / "other.pem")
     content, path = (tmp_path / "other.pem").read_bytes(), tmp_path / "signing.pem"
     path.write_bytes(content[:50])
-    Timer(0.2, path.write_bytes, [content]).start()
+    monkeypatch.setattr(signature, "sleep", lambda _: path.write_bytes(content))
     assert open_key(path).public == open_key(tmp_path / "other.pem").public
 
 
@@ -284,6 +302,7 @@ def test_images_of_any_size_are_signed(height, width):
     assert verify_comment(rgb, text, KEY.public)
 
 
+@pytest.mark.usefixtures("no_writers")
 @pytest.mark.skipif(os.name != "posix", reason="named pipes")
 def test_a_pipe_as_key_file_is_rejected_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "key.pem")

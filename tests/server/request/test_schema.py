@@ -33,7 +33,11 @@ UNUSED = {
     "ucPreset": "uc_preset",
     "qualityPresetId": "quality_id",
     "ucPresetId": "uc_id",
-    **{name: name for name in ("v4_prompt", "v4_negative_prompt", "image", "mask", "stream", "loras")},
+    **{
+        name: name
+        for name in ("v4_prompt", "v4_negative_prompt", "image", "mask", "stream", "loras", "controls")
+    },
+    **{f"controlnet_{end}": f"controlnet_{end}" for end in ("condition", "model", "strength")},
     **{name: name for name in VibeParameters.model_fields},
     **{f"reference_image{end}": f"reference_image{end}" for end in ("", "_multiple", "_multiple_cached")},
 }

@@ -1,0 +1,41 @@
+"""Server processes with a checkpoint, each on a free port."""
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import httpx
+from waiting import PROCESS_LIMIT, wait_until
+
+
+@contextmanager
+def start_server(checkpoint, folder, **settings):
+    """Run a server process with these settings, its signing key and its log in `folder`; yields its address."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
+    settings = {"signing_key": folder / "signing.pem", **settings}
+    environment |= {f"NAIAD_{name}".upper(): str(value) for name, value in settings.items()}
+    command = [sys.executable, "-P", "-m", "server", "serve", str(checkpoint), "--port", "0"]
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+
+    def find_address():
+        assert process.poll() is None, log.read_text()
+        return re.search(r"naiad listens on (http\S+)\n", log.read_text())
+
+    try:
+        yield wait_until(find_address, PROCESS_LIMIT)[1]
+    finally:
+        process.kill()  # terminate() would wait until the model is loaded
+        process.wait(PROCESS_LIMIT)
+
+
+@contextmanager
+def run_server(checkpoint, folder, **settings):
+    """Do as `start_server`, and wait until the model is loaded."""
+    with start_server(checkpoint, folder, **settings) as address:
+        url = f"{address}/ready"
+        wait_until(lambda: httpx.get(url, timeout=PROCESS_LIMIT).is_success, PROCESS_LIMIT)
+        yield address
