@@ -103,7 +103,7 @@ def test_the_source_is_the_model_that_drew_the_image(
     text = PngInfo()
     if drawn_by is not None:
         text.add_text("Source", f"Stable Diffusion XL {drawn_by}")
-    with start(state) as client:
+    with start_client(state) as client:
         sent = {"image": encode_base64(PIXELS, pnginfo=text), "req_type": "lineart"}
         (image,) = unzip_images(client.post(path, json=sent)).values()
     assert image.info["Source"] == f"Stable Diffusion XL {recorded or model.fingerprint}"
