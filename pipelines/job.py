@@ -70,11 +70,12 @@ class Inversion:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompt and negative prompt as the user wrote them, and the grammar to parse them with.
+    """Prompt and negative prompt as they are encoded, and the grammar to parse them with.
 
     Attributes:
         characters: those with a region; their captions are not in `positive` and `negative`.
         inversions: the textual inversions that any of the texts names.
+        written: the prompts as the user wrote them, if they were translated; for the metadata only.
     """
 
     positive: str
@@ -83,6 +84,7 @@ class Prompts:
     drop_seam_tokens: bool = False
     characters: tuple[Character, ...] = ()
     inversions: tuple[Inversion, ...] = ()
+    written: "Prompts | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ In NAI's syntax (V1 to V3) `{` and `]` multiply the weight of the following text
 Brackets need not balance, and parentheses are literal. A trailing `:number` on a segment is its share of the mix.
 The syntax of NAI V4 and later is in `pipelines.text.nai4`.
 The A1111 syntax, for models whose users write it: `(text:1.2)`, `(text)` = 1.1, `[text]` = 1 / 1.1, `\\(`.
+The syntax "nai+a1111" is NAI's, in which `(text:1.2)` and `\\(` are A1111's, and other parentheses are text.
 """
 
 import re
@@ -19,12 +20,13 @@ from pipelines.text.nai4 import (
     split_captions,
     strip_lettering,
 )
-from pipelines.text.runs import EMPHASIS, MAX_WEIGHT, Run, Segment, merge_runs, parse_number
+from pipelines.text.runs import EMPHASIS, MAX_WEIGHT, Run, Segment, clamp, merge_runs, parse_number
 
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 """Written so that matching a long run of digits takes linear, not quadratic, time."""
 MIX = re.compile(rf":(-?{NUMBER})\s*$")
 A1111 = re.compile(rf"\\[()\[\]\\]|:\s*([+-]?{NUMBER})\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
+EXPLICIT = re.compile(rf"\\[()]|:\s*([+-]?{NUMBER})\s*\)|[()]|[^\\():]+|.", re.DOTALL)
 LARGEST_PRODUCT = 1e300
 CLOSING = {"(": ")", "[": "]"}
 
@@ -58,7 +60,7 @@ def split_segments(text: str, syntax: str) -> list[str]:
     """Return the texts that bars separate in a syntax; joined by bars they are the prompt again."""
     if syntax == "nai4":
         return split_captions(text)
-    return text.split("|") if syntax == "nai" else [text]
+    return [text] if syntax == "a1111" else text.split("|")
 
 
 def list_prompt_pairs(prompts: Prompts) -> list[tuple[tuple[Segment, ...], tuple[Segment, ...]]]:
@@ -115,24 +117,52 @@ def mix_weights(segments: Sequence[Segment]) -> tuple[float, ...]:
 
 def parse_nai(text: str) -> tuple[Segment, ...]:
     """Parse NAI's syntax; the weight is reset to 1 after each `|`."""
+    return _parse_mix(text, lambda part: ((part, 1.0),))
+
+
+def parse_nai_a1111(text: str) -> tuple[Segment, ...]:
+    """Parse NAI's syntax with A1111's explicit weights."""
+    return _parse_mix(text, _split_explicit)
+
+
+def _parse_mix(text: str, split: Callable[[str], Iterable[Run]]) -> tuple[Segment, ...]:
     if "|" not in text:
-        return (Segment(1.0, merge_runs(_split_emphasis(text))),)
-    return tuple(_parse_segment(part) for part in text.split("|"))
+        return (Segment(1.0, merge_runs(_split_emphasis(split(text)))),)
+    return tuple(_parse_segment(part, split) for part in text.split("|"))
 
 
-def _parse_segment(part: str) -> Segment:
+def _parse_segment(part: str, split: Callable[[str], Iterable[Run]]) -> Segment:
     share = MIX.search(part)
     text, mix = (part[: share.start()], parse_number(share[1])) if share else (part, 1.0)
-    return Segment(mix, merge_runs(_split_emphasis(text)))
+    return Segment(mix, merge_runs(_split_emphasis(split(text))))
 
 
-def _split_emphasis(text: str) -> Iterable[Run]:
+def _split_emphasis(runs: Iterable[Run]) -> Iterable[Run]:
     level = 0
-    for piece in re.split(r"([{}\[\]])", text):
-        if piece in EMPHASIS:
-            level += EMPHASIS[piece]
-        else:
-            yield piece, min(1.05 ** min(level, 1000), MAX_WEIGHT)
+    for text, weight in runs:
+        for piece in re.split(r"([{}\[\]])", text):
+            if piece in EMPHASIS:
+                level += EMPHASIS[piece]
+            else:
+                yield piece, clamp(weight * min(1.05 ** min(level, 1000), MAX_WEIGHT))
+
+
+def _split_explicit(text: str) -> Iterable[Run]:
+    """Split at `(text:number)`; a parenthesis that no number closes is text."""
+    pieces: list[str | _Bracket | None] = []
+    opened: list[int] = []
+    for token in EXPLICIT.finditer(text):
+        piece, number = token[0], token[1]
+        if number and opened:
+            pieces[opened.pop()] = _Bracket("(", parse_number(number))
+            pieces.append(None)
+            continue
+        if piece == "(":
+            opened.append(len(pieces))
+        elif piece == ")" and opened:
+            opened.pop()
+        pieces.append(piece[-1] if piece in ("\\(", "\\)") else piece)
+    return _weight_pieces(pieces)
 
 
 def parse_a1111(text: str) -> tuple[Segment, ...]:
@@ -170,4 +200,5 @@ SYNTAXES: dict[str, Callable[[str], tuple[Segment, ...]]] = {
     "nai": parse_nai,
     "nai4": parse_nai4,
     "a1111": parse_a1111,
+    "nai+a1111": parse_nai_a1111,
 }

@@ -145,7 +145,7 @@ def rename_fields() -> Generator[None]:
 
 
 def build_response(images: list[bytes], resolved: ResolvedRequest) -> JSONResponse:
-    """Return images in OpenAI's form; `revised_prompt` is the prompt with what presets have added."""
+    """Return images in OpenAI's form; `revised_prompt` is the prompt as it was encoded."""
     job, prompt = resolved.job, resolved.job.prompts.positive
     data = [{"b64_json": b64encode(image).decode(), "revised_prompt": prompt} for image in images]
     last = job.passes[-1]

@@ -26,6 +26,7 @@ from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy
 from server.tags.library import TagLibrary, read_known_tags, read_tags
+from server.tags.table import load_renames
 
 if TYPE_CHECKING:
     from server.engine.engine import LoadedModel
@@ -41,7 +42,8 @@ def build_request_policy(
     presets = load_presets(configs() / "presets.toml")
     api = settings.api
     choices = api.presets, api.unknown_models, api.characters, b"", api.prompt_loras
-    policy = RequestPolicy(model, presets, *choices, others, problems or {})
+    renames = load_renames(configs() / "tag_renames.toml")
+    policy = RequestPolicy(model, presets, *choices, others, problems or {}, renames)
     return replace(policy, vibe_secret=_read_vibe_secret(settings)) if policy.has_vibe else policy
 
 

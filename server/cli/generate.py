@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.job import Prompts
 from server.cli.bootstrap import build_engine, build_metadata_policy, build_request_policy
 from server.cli.output import OutputChoice, reserve_files
 from server.config.settings import Settings
@@ -63,12 +64,19 @@ def _run_engine(model: ServedModel, settings: Settings) -> Generator[Engine]:
 
 
 def _print_request(resolved: ResolvedRequest) -> None:
-    prompts = resolved.job.prompts
+    encoded = resolved.job.prompts
+    _print_prompts(encoded.written or encoded)
+    if encoded.written is not None:
+        typer.echo("in the model's dialect:", err=True)
+        _print_prompts(encoded)
+    for warning in resolved.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _print_prompts(prompts: Prompts) -> None:
     typer.echo(f"prompt: {prompts.positive}\nnegative: {prompts.negative}", err=True)
     for character in prompts.characters:
         typer.echo(f"character at {character.x:g}, {character.y:g}: {character.positive}", err=True)
-    for warning in resolved.warnings:
-        typer.echo(f"warning: {warning}", err=True)
 
 
 def wait_with_progress(ticket: Ticket, images: int) -> Result:

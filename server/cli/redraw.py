@@ -35,6 +35,7 @@ def build_redraw_request(
     size, settings = to_upright_rgb(image).size, read_settings(read_metadata(image).fields)
     parameters = {key: value for key, value in overrides.items() if value is not None}
     placed = {} if "input" in parameters else _read_placed_prompts(settings)
+    dialect = {} if "input" in parameters else _read_dialect(settings)
     prompt = parameters.pop("input", _flatten(settings, "v4_prompt") or settings.get("prompt"))
     if not isinstance(prompt, str):
         raise Rejected("file", "has no prompt in its metadata; give one with --prompt")
@@ -44,6 +45,7 @@ def build_redraw_request(
         if placed
         else _flatten(settings, V4_PROMPTS[1]) or settings.get("uc", ""),
         **placed,
+        **dialect,
         **{key: settings[key] for key in COPIED_PARAMETERS if key in settings},
         "image": b64encode(data).decode(),
         "width": width,
@@ -69,6 +71,12 @@ def warn_of_references(data: bytes) -> tuple[str, ...]:
         drawn = f"the picture was drawn with the ControlNet {shorten(control)}"
         warnings.append(f"control map: {drawn}, whose map is not in its file; left out")
     return tuple(warnings)
+
+
+def _read_dialect(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the parameter that turns a dialect on, if the prompts were encoded in one."""
+    value = settings.get("naiad")
+    return {"dialect": True} if isinstance(value, dict) and "encoded" in value else {}
 
 
 def _has_nai4_syntax(settings: Mapping[str, object]) -> bool:

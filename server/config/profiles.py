@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pipelines.errors import UnknownName
 from pipelines.sampling.samplers import resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
+from pipelines.text.markup import fold_tag, strip_weight
 from pipelines.types import Family
 from pipelines.weights.detect import Detection
 from pipelines.weights.families import FAMILIES
@@ -97,6 +98,45 @@ class Guards(StrictModel):
     mimic_scale: Scale = 5.0
 
 
+def _check_artist(text: str) -> str:
+    if text.count("{name}") != 1 or fold_tag(text).startswith("artist:") or re.search("[,|]", text):
+        raise ValueError("is not a tag with {name} for the artist's name, like 'by {name}'")
+    return text
+
+
+class Dialect(StrictModel):
+    """How NAI's vocabulary is said in the words that a model was trained with (server/request/dialect.py).
+
+    Attributes:
+        default: whether it is used for requests without `dialect`.
+        artist: what `artist:name` becomes; None leaves it as it is.
+        renamed_tags: whose names of the tags in tag_renames.toml the model knows; they replace the others.
+        tags: what other tags become: tags separated by commas, one like `(tag:1.5)` with a weight; or nothing.
+    """
+
+    default: bool = False
+    artist: Annotated[str, AfterValidator(_check_artist)] | None = None
+    renamed_tags: Literal["danbooru", "nai"] | None = None
+    tags: dict[str, str] = Field(default_factory=dict[str, str])
+
+    @field_validator("tags")
+    @classmethod
+    def check_tags(cls, tags: dict[str, str]) -> dict[str, str]:
+        values = {fold_tag(tag): value for tag, value in tags.items()}
+        for tag, value in tags.items():
+            for word in value.split(","):
+                name = fold_tag(strip_weight(word.strip()))
+                if "|" in word or name.startswith("artist:") or values.get(name, word) != word:
+                    raise ValueError(f"{tag!r} becomes {word.strip()!r}, which would be replaced too")
+        return tags
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether any tag becomes one with a weight."""
+        words = (word.strip() for value in self.tags.values() for word in value.split(","))
+        return any(strip_weight(word) != word for word in words)
+
+
 class Profile(StrictModel):
     """Settings of one model family.
 
@@ -115,12 +155,13 @@ class Profile(StrictModel):
     match: Match = Match()
     sigma_max: SigmaMax = inf
     sigma_start: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 56.0
-    syntax: Literal["nai", "a1111"] = "nai"
+    syntax: Literal["nai", "a1111", "nai+a1111"] = "nai"
     deep_shrink_above: Annotated[int, Field(ge=1)] | None = None
     pyramid_above: Annotated[int, Field(ge=1)] | None = None
     auto_smea_from: Annotated[int, Field(ge=1)] = 2_166_785  # pixels from which `autoSmea` turns SMEA on
     defaults: Defaults = Defaults()
     guards: Guards = Guards()
+    dialect: Dialect | None = None
 
     @field_validator("zsnr")
     @classmethod
@@ -128,6 +169,13 @@ class Profile(StrictModel):
         if zsnr and info.data.get("prediction", "v") != "v":
             raise ValueError("zero terminal SNR needs prediction = 'v'")
         return zsnr
+
+    @field_validator("dialect")
+    @classmethod
+    def require_weights(cls, dialect: Dialect | None, info: ValidationInfo) -> Dialect | None:
+        if dialect is not None and dialect.has_weights and info.data.get("syntax") == "nai":
+            raise ValueError("tags like '(tag:1.5)' need syntax = 'nai+a1111' or 'a1111'")
+        return dialect
 
 
 def load_profiles(folder: Path) -> tuple[Profile, ...]:

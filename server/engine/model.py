@@ -116,6 +116,7 @@ class ServedModel:
             "controlnets": [control.card() for control in self.controls.usable.values()],
             "profile": self.profile.name,
             "profile_reason": self.reason,
+            "dialect": None if self.profile.dialect is None else self.profile.dialect.model_dump(),
         }
 
 
@@ -230,4 +231,16 @@ def format_card(card: Mapping[str, object]) -> str:
     controls = cast("list[dict[str, object]]", card["controlnets"])
     lines += [f"  controlnet {control['name']}: {control['file']}" for control in controls]
     lines += [f"  {fact}" for fact in cast("list[str]", card["evidence"])]
-    return "\n".join([*lines, f"  profile {card['profile']}: {card['profile_reason']}"])
+    lines.append(f"  profile {card['profile']}: {card['profile_reason']}")
+    if card["dialect"] is not None:
+        lines.append(f"  dialect {_format_dialect(cast('Mapping[str, object]', card['dialect']))}")
+    return "\n".join(lines)
+
+
+def _format_dialect(dialect: Mapping[str, object]) -> str:
+    """Return what a dialect does, in one line; its tags are only counted."""
+    names = {"nai": "renamed tags by NAI's names", "danbooru": "renamed tags by Danbooru's names"}
+    facts = [f"artist:name as {str(dialect['artist']).format(name='name')!r}"] if dialect["artist"] else []
+    facts += [names[str(dialect["renamed_tags"])]] if dialect["renamed_tags"] else []
+    facts.append(f"other tags: {len(cast('dict[str, str]', dialect['tags']))}, which --json lists")
+    return f"{'on' if dialect['default'] else 'off'} by default: {', '.join(facts)}"

@@ -73,6 +73,7 @@ def describe_job(
     """Return the Comment's `naiad` object: everything needed to generate the image again, as plain JSON values.
 
     Source images are recorded by SHA-256, the inpainting method by name, auxiliary weights (`files`) by fingerprint.
+    `encoded` has the texts that were encoded, if they are not those of the Comment.
     """
     inputs = dict[str, object]()
     init = job.passes[0].init
@@ -92,7 +93,16 @@ def describe_job(
         "job": _to_plain(_canonical_job(job)),
         "ladder": _to_plain(ladder),
         "inputs": inputs,
+        **({} if job.prompts.written is None else {"encoded": _to_plain(_list_encoded(job.prompts))}),
     }
+
+
+def _list_encoded(prompts: Prompts) -> dict[str, object]:
+    characters = [
+        {"prompt": character.positive, "negative_prompt": character.negative}
+        for character in prompts.characters
+    ]
+    return {"prompt": prompts.positive, "negative_prompt": prompts.negative, "characters": characters}
 
 
 def _hash_source(source: RgbImage | EncodedVibe) -> str:
@@ -206,8 +216,9 @@ def build_comment(
     pass_, guidance, flags = job.passes[-1], job.guidance, flags or {}
     request_type, init_fields = _describe_init(pass_, index)
     control = job.controls[0] if job.controls else None
+    prompts = job.prompts.written or job.prompts
     return {
-        "prompt": strip_unwritable(job.prompts.positive),
+        "prompt": strip_unwritable(prompts.positive),
         "steps": job.steps,
         "height": pass_.height,
         "width": pass_.width,
@@ -219,7 +230,7 @@ def build_comment(
         "n_samples": len(pass_.seeds) if len(job.passes) == 1 else 1,
         "hide_debug_overlay": False,
         "noise_schedule": job.schedule,
-        "legacy_v3_extend": job.prompts.drop_seam_tokens,
+        "legacy_v3_extend": prompts.drop_seam_tokens,
         "reference_information_extracted_multiple": [float(vibe.information_extracted) for vibe in job.vibes],
         "reference_strength_multiple": [float(vibe.strength) for vibe in job.vibes],
         "sampler": job.sampler,
@@ -233,10 +244,10 @@ def build_comment(
         **_describe_window(guidance),
         "lora_unet_weights": {lora.name: float(lora.unet) for lora in job.loras} or None,
         "lora_clip_weights": {lora.name: float(lora.text) for lora in job.loras} or None,
-        **_describe_characters(job.prompts),
+        **_describe_characters(prompts),
         **init_fields,
         **{key: flags[key] for key in sorted(flags, key=RECORDED.index)},
-        "uc": strip_unwritable(job.prompts.negative),
+        "uc": strip_unwritable(prompts.negative),
         "request_type": request_type,
         **_describe_uncond_zero(guidance),
         **({} if about is None else {"naiad": about}),

@@ -22,6 +22,7 @@ from server.errors import Rejected
 from server.picture.webp import check_webp_size
 from server.request.characters import PlacedPrompts, place_characters
 from server.request.controls import read_controls
+from server.request.dialect import translate_prompts
 from server.request.inversions import choose_inversions
 from server.request.loras import RequestedLora, choose_loras, read_loras, take_prompt_loras
 from server.request.passes import build_enhance_pass, build_first_pass, count_seeds, first_given
@@ -53,6 +54,7 @@ class RequestPolicy:
     prompt_loras: bool = False
     others: tuple[ServedModel, ...] = ()  # that requests may name, and are loaded then
     problems: Mapping[str, str] = field(default_factory=dict[str, str])  # of ids that cannot be served
+    renames: Mapping[str, str] = field(default_factory=dict[str, str])  # NAI's names of Danbooru tags
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
@@ -113,7 +115,8 @@ def resolve(
     prompts, tagged, preset_warnings = _build_prompts(request, model, policy)
     loras, lora_warnings = choose_loras((*read_loras(parameters.loras), *tagged), policy.model)
     prompts = replace(prompts, inversions=choose_inversions(prompts, policy.model, loras))
-    prompt_warnings = (*preset_warnings, *_check_prompts(prompts))
+    prompts, dialect_warnings = _use_dialect(prompts, parameters.dialect, policy)
+    prompt_warnings = (*preset_warnings, *dialect_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
     vibes = read_vibes(parameters, policy.model, policy.vibe_secret)
     controls = read_controls(parameters, policy.model, size)
@@ -223,9 +226,23 @@ def _build_prompts(
     return prompts, loras, final.warnings
 
 
+def _use_dialect(
+    prompts: Prompts, wanted: bool | None, policy: RequestPolicy
+) -> tuple[Prompts, tuple[str, ...]]:
+    """Return the prompts in the model's dialect, if the request or else the profile wants that; and warnings."""
+    profile = policy.model.profile
+    dialect = profile.dialect
+    if dialect is None:
+        warning = f"dialect: the profile {profile.name!r} has none; the prompts are encoded as they are"
+        return prompts, (warning,) if wanted else ()
+    if first_given(wanted, dialect.default):
+        return translate_prompts(prompts, dialect, policy.renames), ()
+    return prompts, ()
+
+
 def choose_syntax(model: str, profile: Profile) -> str:
     """Return the syntax of a request's prompts: the requested model's, unless the loaded one's profile has another."""
-    return "nai4" if profile.syntax == "nai" and STRUCTURED.match(model) else profile.syntax
+    return "nai4" if profile.syntax != "a1111" and STRUCTURED.match(model) else profile.syntax
 
 
 def _find_texts(request: GenerateRequest, model: str, syntax: str, by_place: bool) -> PlacedPrompts:

@@ -105,6 +105,8 @@ class Parameters(WireModel):
     legacy_v3_extend: Flag = Field(None, description=A_FLAG)
     image_format: ImageFormat | None = Field(None, description="png or webp")
 
+    dialect: Flag = Field(None, description=A_FLAG)
+
     loras: object = Field(None, description="an array of names and strengths")
     stream: object = None  # only streaming reads it; other endpoints are sent anything here
     auto_smea: object = Field(None, alias="autoSmea")

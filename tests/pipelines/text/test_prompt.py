@@ -54,6 +54,35 @@ def test_the_a1111_syntax_accepts_every_text(text):
     assert len(parse(text, "a1111")) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("(a:1.2) b (c) {d}", [("a", 1.2), (" b (c) ", 1.0), ("d", 1.05)]),
+        ("{(a:2) b} [(c:.5)]", [("a", 2.1), (" b", 1.05), (" ", 1.0), ("c", 0.5 / 1.05)]),
+        ("((a:1.5) b:2)", [("a", 3.0), (" b", 2.0)]),
+        ("(lucy (cyberpunk):1.5)", [("lucy (cyberpunk)", 1.5)]),
+        (r"bishop \(chess\), (a \(b\):2)", [("bishop (chess), ", 1.0), ("a (b)", 2.0)]),
+        (r"(open \m/ 10:20 :1.5) (x", [("open \\m/ 10:20 ", 1.5), (" (x", 1.0)]),
+        ("({a:2), b", [("a", 2.1), (", b", 1.05)]),
+    ],
+)
+def test_nai_s_brackets_and_a1111_s_numbers_work_together(text, runs):
+    (segment,) = parse(text, "nai+a1111")
+    assert [text for text, _ in segment.runs] == [text for text, _ in runs]
+    assert [weight for _, weight in segment.runs] == pytest.approx([weight for _, weight in runs])
+
+
+def test_a1111_s_numbers_work_in_a_mix():
+    first, second = parse("(a:1.5):2|b(c)", "nai+a1111")
+    assert (first.mix, first.runs, second.mix, second.runs) == (2.0, (("a", 1.5),), 1.0, (("b(c)", 1.0),))
+    assert append_caption("(a:1.5):2|b", "c", "nai+a1111") == "(a:1.5), c:2|b, c"
+
+
+@given(st.text(alphabet="ab {}[],|:2.").filter(lambda text: "(" not in text))
+def test_without_parentheses_both_syntaxes_are_nai_s(text):
+    assert parse(text, "nai+a1111") == parse(text)
+
+
 def test_an_unknown_syntax_error_lists_the_known_ones():
     with pytest.raises(UnknownName, match="a1111"):
         parse("x", "a111")

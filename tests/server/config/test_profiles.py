@@ -154,8 +154,16 @@ def test_an_unknown_profile_is_refused_with_a_list_of_all():
     ("text", "message"),
     [
         ('[defaults]\nsamplers = "k_euler"', r"defaults\.samplers"),
-        ('syntax = "comfy"', "syntax = 'comfy'.*'nai' or 'a1111'"),
+        ('syntax = "comfy"', "syntax = 'comfy'.*'nai', 'a1111' or"),
         ("sigma_max =", "mine.toml"),
+        ("[dialect]\nartist = 'by'", r"artist = 'by': is not a tag with \{name\}"),
+        ("[dialect]\nartist = 'artist: {name}'", r"is not a tag with \{name\}"),
+        ("[dialect]\nrenamed_tags = 'e621'", "'danbooru' or 'nai'"),
+        ("[dialect.tags]\na = 'b'\nB = 'c, d'", "'a' becomes 'b', which would be replaced too"),
+        ("[dialect.tags]\na = 'A_'\nb = 'c, a'", "'b' becomes 'a', which would be replaced too"),
+        ("[dialect.tags]\na = 'artist:b'", "'a' becomes 'artist:b', which would"),
+        ("[dialect.tags]\na = 'b|c'", "'a' becomes 'b|c'"),
+        ("[dialect.tags]\na = 'c, (b:1.5)'", r"'\(tag:1.5\)' need syntax = 'nai\+a1111'"),
     ],
 )
 def test_an_invalid_profile_is_refused_with_file_and_key(tmp_path, text, message):
@@ -175,3 +183,25 @@ def test_an_unknown_family_is_refused_with_those_that_exist(tmp_path):
     (tmp_path / "mine.toml").write_text('family = "sdx"\nprediction = "v"\n')
     with pytest.raises(ConfigError, match=r"mine\.toml:1: family = 'sdx': .*did you mean 'sdxl'.*sd15"):
         load_profiles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("profile", "sampler", "schedule", "steps", "scale", "rescale", "size"),
+    [
+        ("aidxl", "k_euler_ancestral", "native", 28, 7.0, 0.0, (832, 1216)),
+        ("animagine-3", "k_euler_ancestral", "native", 28, 6.0, 0.0, (832, 1216)),
+        ("animagine-4", "k_euler_ancestral", "native", 28, 5.0, 0.0, (832, 1216)),
+        ("nai-v1", "k_euler_ancestral", "native", 28, 10.0, 0.0, (512, 768)),
+        ("nai-v2", "k_euler_ancestral", "native", 28, 10.0, 0.0, (832, 1216)),
+        ("noobai-eps", "k_euler_ancestral", "native", 28, 5.5, 0.0, (832, 1216)),
+        ("noobai-vpred", "k_euler", "native", 28, 5.0, 0.2, (832, 1216)),
+        ("pony-v6", "k_euler_ancestral", "native", 25, 7.0, 0.0, (832, 1216)),
+    ],
+)
+def test_the_defaults_are_those_that_a_model_s_page_recommends(
+    profile, sampler, schedule, steps, scale, rescale, size
+):
+    defaults = find_profile(PROFILES, profile).defaults
+    assert (defaults.sampler, defaults.noise_schedule, defaults.steps) == (sampler, schedule, steps)
+    assert (defaults.scale, defaults.cfg_rescale) == (scale, rescale)
+    assert (defaults.width, defaults.height) == size

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -19,6 +20,7 @@ from pipelines.weights.header import read_header
 from pipelines.weights.networks import build_tiny_decoder
 from server.cli.check import check_setup
 from server.config.catalog import Catalog, ModelEntry, single_model_catalog
+from server.config.profiles import Dialect
 from server.config.resources import configs
 from server.config.settings import Settings
 from server.config.toml import ConfigError
@@ -50,6 +52,27 @@ def test_an_inpainting_model_cannot_be_the_main_model(tmp_path):
     with pytest.raises(WeightsError, match="inpainting model"):
         detect_model(
             single_model_catalog(build_demo(tmp_path / "naiad-demo-inpainting.safetensors", channels=9))
+        )
+
+
+def test_the_card_shows_the_dialect(demo_file):
+    model = detect_model(single_model_catalog(demo_file))
+    assert model.card()["dialect"] is None
+    dialect = Dialect(artist="by {name}", renamed_tags="nai", tags={"masterpiece": "best quality"})
+    for default, word in ((False, "off"), (True, "on")):
+        profile = model.profile.model_copy(
+            update={"dialect": dialect.model_copy(update={"default": default})}
+        )
+        card = replace(model, profile=profile).card()
+        assert card["dialect"] == {
+            "default": default,
+            "artist": "by {name}",
+            "renamed_tags": "nai",
+            "tags": {"masterpiece": "best quality"},
+        }
+        assert format_card(card).splitlines()[-1] == (
+            f"  dialect {word} by default: artist:name as 'by name', renamed tags by NAI's names, "
+            "other tags: 1, which --json lists"
         )
 
 

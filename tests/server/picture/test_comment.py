@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jobs import change, make_job
 from paths import ROOT, SAMPLES
 
-from pipelines.job import Guidance, Prompts, Threshold, UncondZero
+from pipelines.job import Character, Guidance, Prompts, Threshold, UncondZero
 from server.picture.comment import (
     NAI_HASHES,
     build_alpha_text,
@@ -158,6 +158,24 @@ def test_recorded_flags_stand_before_uc_in_nai_s_order():
     start = keys.index("lora_clip_weights") + 1
     assert keys[start : start + 4] == ["legacy", "deliberate_euler_ancestral_bug", "prefer_brownian", "uc"]
     assert build_comment(JOB, 0, FLAGS)["prefer_brownian"] is True
+
+
+def test_the_comment_has_the_written_prompts_and_naiad_the_encoded_ones():
+    written = Prompts("artist:a", "bad", characters=(Character("artist:b", "c", 0.1, 0.5),))
+    encoded = Prompts("by a", "worse", characters=(Character("by b", "d", 0.1, 0.5),), written=written)
+    job = change(JOB, prompts=encoded)
+    comment: Any = build_comment(job, 0)
+    assert (comment["prompt"], comment["uc"]) == ("artist:a", "bad")
+    caption, negative = (comment[key]["caption"] for key in ("v4_prompt", "v4_negative_prompt"))
+    assert (caption["base_caption"], negative["base_caption"]) == ("artist:a", "bad")
+    assert caption["char_captions"][0]["char_caption"] == "artist:b"
+    naiad: Any = describe_job(job, (inf, 1.5, 0.0), "exact", "00C0FFEE")
+    assert naiad["encoded"] == {
+        "prompt": "by a",
+        "negative_prompt": "worse",
+        "characters": [{"prompt": "by b", "negative_prompt": "d"}],
+    }
+    assert naiad["job"]["prompts"]["positive"] == "by a"
 
 
 def test_the_naiad_object_holds_the_entire_job_as_json():

@@ -21,7 +21,7 @@ SIGMA = "a number, or null"
 FLAG = "true or false"
 FLAGS = (
     *("dynamic_thresholding", "sm", "sm_dyn", "prefer_brownian", "deliberate_euler_ancestral_bug"),
-    *("legacy", "legacy_v3_extend", "deep_shrink"),
+    *("legacy", "legacy_v3_extend", "deep_shrink", "dialect"),
 )
 REALS = {"scale": 50, "cfg_rescale": 1, "uncond_scale": 10, "uncond_zero": 10, "uncond_zero_sharpness": 2}
 SIGMAS = ("skip_cfg_above_sigma", "skip_cfg_below_sigma")
