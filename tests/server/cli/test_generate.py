@@ -28,20 +28,6 @@ def test_a_request_is_resolved_for_the_model_as_it_is_known_after_loading(model,
     assert fake_model.jobs[0].sampler == "k_euler_ancestral" != model.profile.defaults.sampler
 
 
-def test_another_model_of_the_catalog_draws_and_is_recorded(demo_file, tmp_path, monkeypatch):
-    other = tmp_path / "other.safetensors"
-    save_file(load_file(demo_file), other, dict(read_header(demo_file).metadata) | {"title": "other"})
-    entries = {"a": ModelEntry(path=demo_file), "b": ModelEntry(path=other, profile="pony-v6")}
-    model, fake_model = detect_model(Catalog(default="a", models=entries).with_default("b")), FakeModel()
-    monkeypatch.setattr(generate, "build_engine", lambda *_: Engine(lambda: fake_model))
-    body = {"input": "a", "parameters": {"width": 64, "height": 64}}
-    output = OutputChoice(tmp_path / "a.png", tmp_path / "out.png", force=False)
-    generate.generate_to_file(model, Settings(metadata="plain"), body, output)
-    assert (fake_model.jobs[0].model, fake_model.jobs[0].sampler) == ("b", "k_euler_ancestral")
-    with Image.open(tmp_path / "a.png") as image:
-        assert image.info["Source"].endswith(fingerprint(other))
-
-
 def test_the_encoded_prompts_are_printed_if_they_differ(model, tmp_path, monkeypatch, capsys):
     fake_model = FakeModel()
     dialect = Dialect(default=True, artist="by {name}")
@@ -57,3 +43,17 @@ def test_the_encoded_prompts_are_printed_if_they_differ(model, tmp_path, monkeyp
     lines = ["prompt: artist:a", "negative: bad", "in the model's dialect:", "prompt: by a", "negative: bad"]
     assert print_prompts("artist:a", 1)[: len(lines)] == lines
     assert "in the model's dialect:" not in print_prompts("by a", 2)
+
+
+def test_another_model_of_the_catalog_draws_and_is_recorded(demo_file, tmp_path, monkeypatch):
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(demo_file), other, dict(read_header(demo_file).metadata) | {"title": "other"})
+    entries = {"a": ModelEntry(path=demo_file), "b": ModelEntry(path=other, profile="pony-v6")}
+    model, fake_model = detect_model(Catalog(default="a", models=entries).with_default("b")), FakeModel()
+    monkeypatch.setattr(generate, "build_engine", lambda *_: Engine(lambda: fake_model))
+    body = {"input": "a", "parameters": {"width": 64, "height": 64}}
+    output = OutputChoice(tmp_path / "a.png", tmp_path / "out.png", force=False)
+    generate.generate_to_file(model, Settings(metadata="plain"), body, output)
+    assert (fake_model.jobs[0].model, fake_model.jobs[0].sampler) == ("b", "k_euler_ancestral")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["Source"].endswith(fingerprint(other))
