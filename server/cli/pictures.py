@@ -108,7 +108,7 @@ def _redraw(
 ) -> None:
     """Run img2img on an image file; `change` is strength and noise."""
     from server.cli.generate import generate_to_file
-    from server.cli.redraw import build_redraw_request, warn_of_references
+    from server.cli.redraw import build_redraw_request, warn_of_omissions
     from server.engine.model import detect_model
 
     # a model id says here only which syntax the prompt has
@@ -117,7 +117,7 @@ def _redraw(
     overrides["image_format"] = options.parse_format(output.path)
     data = _read_file(picture)
     body = build_redraw_request(data, scale, *change, overrides)
-    for warning in warn_of_references(data):
+    for warning in warn_of_omissions(data):
         typer.echo(f"warning: {warning}", err=True)
     generate_to_file(detect_model(catalog), settings, body, output)
 

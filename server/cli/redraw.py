@@ -59,8 +59,8 @@ def build_redraw_request(
     return {"input": prompt, "action": "img2img", "parameters": defaults | parameters, **model}
 
 
-def warn_of_references(data: bytes) -> tuple[str, ...]:
-    """Return warnings if an image was drawn with reference images or control maps, which no file holds."""
+def warn_of_omissions(data: bytes) -> tuple[str, ...]:
+    """Return warnings if an image was drawn with reference images, control maps or LoRAs, which no file holds."""
     settings = read_settings(read_metadata(open_image(data, "file")).fields)
     strengths, control = settings.get("reference_strength_multiple"), settings.get("controlnet_model")
     warnings: list[str] = []
@@ -70,6 +70,13 @@ def warn_of_references(data: bytes) -> tuple[str, ...]:
     if isinstance(control, str):
         drawn = f"the picture was drawn with the ControlNet {shorten(control)}"
         warnings.append(f"control map: {drawn}, whose map is not in its file; left out")
+    loras = [settings.get(key) for key in ("lora_unet_weights", "lora_clip_weights")]
+    names = sorted(
+        {name for found in loras if isinstance(found, dict) for name in cast("dict[str, object]", found)}
+    )
+    if names:
+        drawn = f"the picture was drawn with {', '.join(map(shorten, names))}"
+        warnings.append(f"LoRAs: {drawn}; left out, except those of the catalog")
     return tuple(warnings)
 
 

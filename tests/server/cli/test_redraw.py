@@ -13,8 +13,8 @@ import pytest
 from image_files import make_exif, make_segment
 from PIL import Image
 
-from pipelines.job import Character, Control, Guidance, Job, Pass, Prompts, RgbImage, UncondZero, Vibe
-from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_references
+from pipelines.job import Character, Control, Guidance, Job, Lora, Pass, Prompts, RgbImage, UncondZero, Vibe
+from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_omissions
 from server.config.resources import configs
 from server.engine.engine import Result
 from server.errors import Rejected
@@ -167,17 +167,21 @@ def test_the_dialect_of_a_picture_is_used_again(file, signing_key):
 
 
 def test_reference_images_that_no_file_has_are_warned_about(file, signing_key):
-    assert warn_of_references(file) == ()
+    assert warn_of_omissions(file) == ()
     vibes, result = (Vibe(RgbImage(1, 1, b"abc")),) * 2, Result([PIXELS], (1.0, 0.0), 0.0, 1.0)
     metadata = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")
     resolved = ResolvedRequest(replace(JOB, vibes=vibes), "png", {}, ())
     data = write_job_picture(metadata, resolved, result, 0)
-    (warning,) = warn_of_references(data)
+    (warning,) = warn_of_omissions(data)
     assert warning.startswith("reference images: the picture was drawn with 2, ")
     control = Control("hed", Path("hed.st"), "00C0FFEE", RgbImage(1, 1, b"abc"))
     resolved = ResolvedRequest(replace(JOB, controls=(control,)), "png", {}, ())
-    (warning,) = warn_of_references(write_job_picture(metadata, resolved, result, 0))
+    (warning,) = warn_of_omissions(write_job_picture(metadata, resolved, result, 0))
     assert warning.startswith("control map: the picture was drawn with the ControlNet 'hed', ")
+    loras = tuple(Lora(name, Path("x.st"), "00C0FFEE", 0.8, 0.0) for name in ("style", "shape"))
+    resolved = ResolvedRequest(replace(JOB, loras=loras), "png", {}, ())
+    (warning,) = warn_of_omissions(write_job_picture(metadata, resolved, result, 0))
+    assert warning.startswith("LoRAs: the picture was drawn with 'shape', 'style'; left out")
 
 
 def test_overrides_replace_the_metadata(file):
