@@ -18,6 +18,7 @@ from server.config.toml import (
     ConfigError,
     Key,
     StrictModel,
+    expand_path,
     is_special,
     join_key,
     locate,
@@ -51,10 +52,6 @@ Triple = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _to_table(value: object) -> object:
-    return {"path": value} if isinstance(value, str) else value
-
-
 class VibeFiles(StrictModel):
     """An image adapter for vibe transfer, its image encoder if that is another file, and a factor of all strengths."""
 
@@ -68,7 +65,7 @@ class VibeFiles(StrictModel):
         return self.model_copy(update={"path": folder / self.path, "image_encoder": encoder})
 
 
-VibeEntry = Annotated[VibeFiles | None, BeforeValidator(_to_table)]
+VibeEntry = Annotated[VibeFiles | None, BeforeValidator(expand_path)]
 """A table, or the adapter's path alone."""
 
 
@@ -122,7 +119,7 @@ class ToolFile(StrictModel):
     std: tuple[Positive, Positive, Positive] | None = None
 
 
-ToolEntry = Annotated[ToolFile | None, BeforeValidator(_to_table)]
+ToolEntry = Annotated[ToolFile | None, BeforeValidator(expand_path)]
 """A table, or the path alone."""
 
 

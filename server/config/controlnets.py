@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from server.config.toml import Key, StrictModel
+from server.config.toml import Key, StrictModel, expand_path
 
 MODES = {
     "openpose": 0,
@@ -47,7 +47,7 @@ class ControlNetFile(StrictModel):
 
 def _to_tables(value: object) -> object:
     values = cast("Sequence[object]", value if isinstance(value, list | tuple) else [value])
-    return tuple({"path": item} if isinstance(item, str) else item for item in values)
+    return tuple(map(expand_path, values))
 
 
 def _check_files(files: tuple[ControlNetFile, ...]) -> tuple[ControlNetFile, ...]:

@@ -28,6 +28,11 @@ class ConfigError(ValueError):
     """A file, variable or flag has an invalid setting; the message says where, which value, and what is allowed."""
 
 
+def expand_path(value: object) -> object:
+    """Return the table that a path alone stands for, and any other value as it is."""
+    return {"path": value} if isinstance(value, str) else value
+
+
 class StrictModel(BaseModel):
     """A table of a configuration file: frozen, and unknown keys are errors."""
 
