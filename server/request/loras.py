@@ -13,6 +13,7 @@ from server.engine.loras import StoredLora, UnknownLora, find_lora
 from server.engine.model import ServedModel
 from server.errors import Rejected, shorten
 from server.request.characters import PlacedPrompts
+from server.request.schema import to_number
 
 MOST_LORAS = 8
 STRONGEST = 10.0
@@ -90,12 +91,7 @@ def _read_strength(value: object, field: str, default: float = 1.0) -> float:
     """Return a strength; numbers may be texts, as in other fields, and null is the default."""
     if value is None:
         return default
-    try:
-        number = (
-            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-        )
-    except (OverflowError, ValueError):
-        number = None
+    number = to_number(value)
     if number is None or not isfinite(number) or abs(number) > STRONGEST:
         raise Rejected(field, f"{shorten(value)} is not a number from {-STRONGEST:g} to {STRONGEST:g}")
     return number

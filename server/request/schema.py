@@ -35,6 +35,16 @@ def _refuse_boolean(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def to_number(value: object) -> float | None:
+    """Return a number, which may be sent as a text; None for what is none. It may be infinite or NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (OverflowError, ValueError):
+        return None
+
+
 def _false_to_none(value: object) -> object:
     return None if value is False else value
 

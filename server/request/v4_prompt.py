@@ -7,7 +7,7 @@ from typing import cast
 
 from pipelines.text.nai4 import join_captions
 from server.errors import Rejected, shorten
-from server.request.schema import LONGEST_TEXT, clean_text
+from server.request.schema import LONGEST_TEXT, clean_text, to_number
 
 V4_PROMPTS = ("v4_prompt", "v4_negative_prompt")
 """Keys of the structured prompts in requests and in Comments."""
@@ -109,11 +109,8 @@ def _read_center(value: object, field: str) -> tuple[float, float] | None:
 
 def _read_side(value: object, field: str) -> float:
     """Read a share of a side; numbers may be texts, as in other fields."""
-    try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else inf
-    except (OverflowError, ValueError):
-        number = inf
-    if not 0 <= number <= 1:
+    number = to_number(value)
+    if number is None or not 0 <= number <= 1:
         raise Rejected(field, f"{shorten(value)} is not a share of the image, a number from 0 to 1")
     return number
 
