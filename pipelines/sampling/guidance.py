@@ -137,7 +137,7 @@ def uncond_zero_guide(settings: UncondZero) -> Guide:
 
 
 def _lead_away(x0: "Tensor", last: "Tensor", strength: float) -> "Tensor":
-    """Subtract from each channel its length times what the direction of `last` has at right angles to it."""
+    """Subtract the part of `last`'s direction that is orthogonal to `x0`'s, times `x0`'s length, channel by channel."""
     length, last_length = (
         t.square().sum(dim=(-2, -1), keepdim=True).sqrt().clamp(min=1e-8) for t in (x0, last)
     )
