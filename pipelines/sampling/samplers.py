@@ -265,6 +265,7 @@ class Sampler:
         brownian: its noise always comes from a Brownian tree.
         own_schedule: it ignores the requested noise schedule and uses entries of the noise table.
         smea: it can be used with SMEA.
+        evaluations: of the network in a step; about as many, where the steps differ.
     """
 
     run: Callable[["Tensor", Sigmas, Noise], SamplerCoroutine]
@@ -272,6 +273,7 @@ class Sampler:
     brownian: bool = False
     own_schedule: bool = False
     smea: bool = True
+    evaluations: int = 1
 
     def __call__(self, x: "Tensor", sigmas: Sigmas, noise: Noise) -> SamplerCoroutine:
         return self.run(x, sigmas, noise)
@@ -280,17 +282,17 @@ class Sampler:
 SAMPLERS: dict[str, Sampler] = {
     "k_euler": Sampler(euler),
     "k_euler_ancestral": Sampler(euler_ancestral, eta=1.0),
-    "k_heun": Sampler(heun),
-    "k_dpm_2": Sampler(dpm_2),
-    "k_dpm_2_ancestral": Sampler(partial(dpm_2, eta=1.0), eta=1.0),
+    "k_heun": Sampler(heun, evaluations=2),
+    "k_dpm_2": Sampler(dpm_2, evaluations=2),
+    "k_dpm_2_ancestral": Sampler(partial(dpm_2, eta=1.0), eta=1.0, evaluations=2),
     "k_lms": Sampler(lms, smea=False),
-    "k_dpmpp_2s_ancestral": Sampler(dpmpp_2s_ancestral, eta=1.0),
+    "k_dpmpp_2s_ancestral": Sampler(dpmpp_2s_ancestral, eta=1.0, evaluations=2),
     "k_dpmpp_2m": Sampler(dpmpp_2m),
     "k_dpmpp_2m_sde": Sampler(dpmpp_2m_sde, eta=1.0, brownian=True),
     "k_dpmpp_3m_sde": Sampler(dpmpp_3m_sde, eta=1.0, brownian=True),
-    "k_dpmpp_sde": Sampler(dpmpp_sde, eta=1.0, brownian=True),
+    "k_dpmpp_sde": Sampler(dpmpp_sde, eta=1.0, brownian=True, evaluations=2),
     "k_dpm_fast": Sampler(dpm_fast),
-    "k_dpm_adaptive": Sampler(dpm_adaptive),
+    "k_dpm_adaptive": Sampler(dpm_adaptive, evaluations=3),
     "ddim_v3": Sampler(euler, own_schedule=True, smea=False),
     "plms": Sampler(plms, own_schedule=True, smea=False),
     "k_gradient_estimation": Sampler(gradient_estimation),
