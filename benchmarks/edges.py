@@ -27,7 +27,7 @@ from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.types import Pixels
 from server.api.responses import zip_images
-from server.engine.engine import Result
+from server.engine.ticket import Result
 from server.picture.signature import SigningKey
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest

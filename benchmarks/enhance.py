@@ -8,6 +8,7 @@ Run: python -m benchmarks.enhance [--model FILE] [--seed 3].
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +19,9 @@ from scipy import ndimage
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
 from demo.model import as_served
-from pipelines.job import Guidance, Job, Pass, PreviousPass, Prompts, RgbImage
+from pipelines.job import Guidance, Job, Pass, PreviousPass, Prompts
 from pipelines.pipeline import Pipeline
+from pipelines.runner import Runner
 from pipelines.types import Pixels
 from pipelines.upscale.upscaler import resize_lanczos
 from pipelines.weights.load import load_weights
@@ -72,15 +74,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
-    pipeline = Pipeline(load_weights(arguments.model))
+    runner = Runner(Pipeline(load_weights(arguments.model)))
     job = make_job(arguments.seed)
-    original = pipeline.run(job).images[0]
+    original = runner.run(job).images[0]
     upscaled = resize_lanczos(original, *LARGE)
     images, magnitudes = [upscaled], dict[str, dict[str, float]]()
     for magnitude, (strength, noise) in MAGNITUDES.items():
         seed = arguments.seed + 1
         second = as_served(Pass(*LARGE, (seed,), PreviousPass(), strength, noise, seed))
-        result = pipeline.run(job, None, second, [RgbImage(*LARGE, upscaled.tobytes())]).images[0]
+        result = runner.run(replace(job, passes=(*job.passes, second))).images[0]
         images.append(result)
         magnitudes[str(magnitude)] = {
             "likeness": round(compute_ssim(to_luma(resize_lanczos(result, *SMALL)), to_luma(original)), 3),

@@ -25,6 +25,7 @@ from benchmarks.fullsize import anonymous_memory
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
 from pipelines.job import Guidance, Job, Lora, Pass, Prompts
+from pipelines.steps import run_steps
 from pipelines.weights.checkpoint import UNET_PREFIX, fingerprint
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
@@ -67,13 +68,20 @@ class Bench:
         """Run a job and return the seconds it took."""
         clock = process_time if self.device == "cpu" else perf_counter
         start = clock()
-        resident.run(job, lambda _: None)
+        run_job(resident, job)
         return clock() - start
 
     def compare(self, with_switch: list[float], without: list[float]) -> dict[str, float]:
         """Return what a switch adds, by itself and relative to an image."""
         added = median(with_switch) - median(without)
         return {"seconds": round(added, 4), "of_an_image": round(added / median(self.image), 4)}
+
+
+def run_job(resident: ResidentModels, job: Job) -> None:
+    """Run a job to its end."""
+    resident.activate(job)
+    run = resident.begin(job)
+    run.finish(run_steps(run.images))
 
 
 def make_models(source: Path, folder: Path) -> tuple[ServedModel, ...]:
@@ -161,7 +169,7 @@ def measure_memory(bench: Bench) -> Results:
         switches, curve, jobs = resident.switches, list[float](), list[Job]()
         for number in range(bench.jobs):
             jobs.append(kinds[-1] if load == "without switches" else random.choice(kinds))
-            resident.run(jobs[-1], lambda _: None)
+            run_job(resident, jobs[-1])
             if number % 8 == 7:
                 curve.append(round(1024 * anonymous_memory(), 1))
         late = curve[len(curve) // 3 :]

@@ -1,8 +1,9 @@
 """One loaded diffusion model on one device: from a job's pass to its images. Usable alone as a library."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isinf
 
@@ -13,6 +14,7 @@ from pipelines.adapters.control_map import ControlMap, RowControl, RowControls
 from pipelines.adapters.control_residency import ControlResidency
 from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
+from pipelines.device import translate_device_errors
 from pipelines.errors import PipelineError
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
@@ -26,19 +28,19 @@ from pipelines.job import (
     InitImage,
     Job,
     Pass,
-    PreviousPass,
     RgbImage,
     VibeJob,
 )
 from pipelines.plan import Plan, make_plan
 from pipelines.previewer import PreviewRun
 from pipelines.sampling.batching import RowBatcher
-from pipelines.sampling.denoise import Estimator, RowCoroutine, denoise
+from pipelines.sampling.denoise import Estimator, RowCoroutine, Rows, denoise
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.sampling.smea import make_smea
+from pipelines.steps import Step, StepCoroutine, run_steps
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
-from pipelines.types import BatchingMode, OnStep, Output, Progress
+from pipelines.types import BatchingMode, OnStep, Output, Pixels, Progress
 from pipelines.weights.detect import Detection
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
@@ -49,12 +51,31 @@ CONTROL_MEMORY = 6 << 30
 """Bytes; a ControlNet for SDXL has 2.5 GB in half precision."""
 
 
+@dataclass(frozen=True, slots=True)
+class PassInputs:
+    """What the images of a pass share.
+
+    Attributes:
+        init: the init image's latents; None without one, and where every image starts from its own one.
+        batcher: evaluates the UNet that the pass uses.
+        steps_before: steps of the job's passes before this one.
+    """
+
+    pass_: Pass
+    plan: Plan
+    embeddings: PromptEmbeddings
+    init: InitLatents | None
+    controls: RowControls
+    batcher: RowBatcher
+    steps_before: int = 0
+
+
 class Pipeline:
     """Generates images.
 
     Args:
         sigma_max: a finite stand-in for infinite noise, or None for the exact step.
-        batching: see sampling/batching.py.
+        batching: whether `run` evaluates the images of a job on their own ("exact") or together ("shared").
         vibe: encodes reference images; None without an adapter for them.
         lora_memory: bytes of CPU memory for what switching LoRAs needs, see adapters/residency.py.
         control_memory: bytes of the device's memory for ControlNets that the job that runs does not use.
@@ -73,7 +94,8 @@ class Pipeline:
         self.table = build_noise_table(weights.detection, sigma_max)
         self.device, self._to_x0 = weights.device, PREDICTIONS[weights.detection.prediction]
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
-        args = (self.table, weights.device, weights.dtype, batching)
+        args = (self.table, weights.device, weights.dtype)
+        self._batching = batching
         self._batcher = RowBatcher(weights.unet, *args)
         self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
         self._loras = LoraResidency(weights.parts, weights.detection.family, lora_memory)
@@ -106,37 +128,103 @@ class Pipeline:
         """Begin to read the LoRAs of a job that will run next; returns at once, on any thread."""
         self._loras.prepare(job.loras)
 
+    def is_active(self, job: Job) -> bool:
+        """Return whether the LoRAs of a job are applied, and no others."""
+        return self._loras.is_active(job.loras)
+
+    def activate(self, job: Job) -> None:
+        """Apply the LoRAs of a job, and no others. They must be active whenever a step of the job is taken."""
+        self._loras.activate(job.loras)
+
     @torch.inference_mode()
-    def run(
+    def begin_pass(self, job: Job, pass_: Pass, steps_before: int = 0) -> PassInputs:
+        """Encode what the images of a pass share; `steps_before` counts those of the job's passes before it."""
+        plan = make_plan(job, pass_, self.table)
+        self._prompts.adapters = self._loras.text_key
+        embeddings = self._prompts.encode(job.prompts)
+        if job.vibes:
+            embeddings = embeddings.with_vibes(*self._require_vibe().prepare(job.vibes))
+        init, batcher = None, self._batcher
+        if isinstance(pass_.init, InitImage):
+            init = encode_init_image(pass_.init, self._vae, self._inpaint_batcher is not None, self.device)
+            if init.inpaint_channels is not None and self._inpaint_batcher is not None:
+                batcher = self._inpaint_batcher
+        controls = self._prepare_controls(job.controls, pass_)
+        return PassInputs(pass_, plan, embeddings, init, controls, batcher, steps_before)
+
+    def generate_image(
         self,
-        job: Job,
-        on_step: OnStep | None = None,
-        pass_: Pass | None = None,
-        previous: Sequence[RgbImage] = (),
+        inputs: PassInputs,
+        index: int,
+        previous: RgbImage | None = None,
         previews: PreviewRun | None = None,
-    ) -> Output:
-        """Run one pass of a job.
+    ) -> StepCoroutine[Pixels]:
+        """Generate image `index` of a pass.
 
         Args:
-            on_step: called before each evaluation; an exception it raises (Cancelled) ends the run.
-            pass_: one of the job's passes; None for the first.
-            previous: the images that a pass with `PreviousPass` starts from, at its own size.
+            previous: the image that a pass with `PreviousPass` starts from, at its own size.
             previews: shown every estimate; no pixel depends on it.
+
+        Raises:
+            PipelineError: the result is not finite.
+        """
+        latents = yield from self.denoise_image(inputs, index, previous, previews)
+        steps, key = inputs.plan.steps, (id(self._vae), latents.shape)
+        image = yield Step(Progress(index, steps, steps, 0.0), self._decode, latents, key)
+        if isinstance(init := inputs.pass_.init, InitImage):
+            image = apply_overlay(match_colors(image, init), init)
+        return image
+
+    @torch.inference_mode()
+    def denoise_image(
+        self,
+        inputs: PassInputs,
+        index: int,
+        previous: RgbImage | None = None,
+        previews: PreviewRun | None = None,
+    ) -> StepCoroutine[Tensor]:
+        """Generate an image likewise up to its clean latents, (4, height / 8, width / 8)."""
+        init = inputs.init if previous is None else encode_image(previous, self._vae, self.device)
+        with closing(self._start(inputs, index, init, previews)) as trajectory:
+            outputs: Sequence[Tensor] | None = None
+            while True:
+                try:
+                    rows = trajectory.send(outputs)  # pyright: ignore[reportArgumentType]  # None starts it
+                except StopIteration as stop:
+                    return stop.value
+                outputs = yield self._make_step(inputs, index, rows)
+
+    def _make_step(self, inputs: PassInputs, index: int, rows: Rows) -> Step:
+        plan, sigma = inputs.plan, rows[0].sigma
+        progress = Progress(index, plan.find_step(sigma), plan.steps, sigma)
+        batcher = inputs.batcher
+        return Step(progress, batcher.evaluate_images, rows, batcher.make_key(rows), len(rows))
+
+    @torch.inference_mode()
+    def _decode(self, images: Sequence[Tensor]) -> list[Pixels]:
+        with translate_device_errors(self.device):
+            return [self._vae.decode(latents) for latents in images]
+
+    def run(self, job: Job, on_step: OnStep | None = None) -> Output:
+        """Run a job of one pass.
+
+        Args:
+            on_step: called before each step; an exception it raises (Cancelled) ends the run.
 
         Raises:
             PipelineError: the job cannot be run, or its result is not finite.
         """
-        pass_ = pass_ or job.passes[0]
-        latents, plan = self._generate(job, pass_, previous, on_step, previews)
-        images = [self._vae.decode(sample) for sample in latents]
-        if isinstance(init := pass_.init, InitImage):
-            images = [apply_overlay(match_colors(image, init), init) for image in images]
-        return Output(images, plan.sigmas)
+        self.activate(job)
+        inputs = self.begin_pass(job, job.passes[0])
+        images = [self.generate_image(inputs, index) for index in range(len(inputs.pass_.seeds))]
+        return Output(run_steps(images, on_step, self._batching == "shared"), inputs.plan.sigmas)
 
-    @torch.inference_mode()
     def generate_latents(self, job: Job, on_step: OnStep | None = None) -> list[Tensor]:
         """Run a job's first pass up to the clean latents, (4, height / 8, width / 8) for each seed."""
-        return self._generate(job, job.passes[0], (), on_step)[0]
+        self.activate(job)
+        inputs = self.begin_pass(job, job.passes[0])
+        images = [self.denoise_image(inputs, index) for index in range(len(inputs.pass_.seeds))]
+        return run_steps(images, on_step, self._batching == "shared")
 
     @torch.inference_mode()
     def encode_vibe(self, job: VibeJob) -> EncodedVibe:
@@ -160,32 +248,6 @@ class Pipeline:
         preview, image = decode_preview(latents).cpu(), torch.tensor(self._vae.decode(latents))
         return correlate(preview, image)
 
-    def _generate(
-        self,
-        job: Job,
-        pass_: Pass,
-        previous: Sequence[RgbImage],
-        on_step: OnStep | None,
-        previews: PreviewRun | None = None,
-    ) -> tuple[list[Tensor], Plan]:
-        plan = make_plan(job, pass_, self.table)
-        controls = self._prepare_controls(job.controls, pass_)
-        if previews is not None:
-            previews.begin_pass(plan)
-        self._loras.activate(job.loras)
-        self._prompts.adapters = self._loras.text_key
-        embeddings = self._prompts.encode(job.prompts)
-        if job.vibes:
-            embeddings = embeddings.with_vibes(*self._require_vibe().prepare(job.vibes))
-        inits = self._encode_inits(pass_, previous)
-        trajectories = [
-            self._start(pass_, plan, embeddings, index, inits[index], controls, previews)
-            for index in range(len(pass_.seeds))
-        ]
-        uses_inpainting = any(init is not None and init.inpaint_channels is not None for init in inits)
-        batcher = self._inpaint_batcher if uses_inpainting and self._inpaint_batcher else self._batcher
-        return batcher.run(trajectories, _report_steps(plan, on_step)), plan
-
     def _prepare_controls(self, controls: Sequence[Control], pass_: Pass) -> RowControls:
         """Load the ControlNets of a job, and fit their maps to a pass; those of strength 0 are not used."""
         used = [control for control in controls if control.strength]
@@ -202,39 +264,24 @@ class Pipeline:
             for control, network in zip(used, self._controls.activate(used), strict=True)
         )
 
-    def _encode_inits(self, pass_: Pass, previous: Sequence[RgbImage]) -> Sequence[InitLatents | None]:
-        """Initial latents of each image; an init image is encoded once for all of them."""
-        if isinstance(pass_.init, PreviousPass):
-            return [encode_image(image, self._vae, self.device) for image in previous]
-        if pass_.init is None:
-            return [None] * len(pass_.seeds)
-        inpaints = self._inpaint_batcher is not None
-        return [encode_init_image(pass_.init, self._vae, inpaints, self.device)] * len(pass_.seeds)
-
     def _start(
-        self,
-        pass_: Pass,
-        plan: Plan,
-        embeddings: PromptEmbeddings,
-        index: int,
-        init: InitLatents | None,
-        controls: RowControls,
-        previews: PreviewRun | None,
+        self, inputs: PassInputs, index: int, init: InitLatents | None, previews: PreviewRun | None
     ) -> RowCoroutine:
         """Return the denoising coroutine of one image."""
+        pass_, plan = inputs.pass_, inputs.plan
         seed, shape = pass_.seeds[index], (4, *pass_.latent_size)
         noise = make_image_noise(
             seed, shape, plan.sampler, plan.sigmas, self.table, plan.brownian, self._noise_thread, self.device
         )
         smea = make_smea(pass_.smea, pass_.latent_size, plan.sigmas, self.device)
-        on_estimate = None if previews is None else partial(previews.show, index)
+        on_estimate = None if previews is None else partial(_show, previews, inputs, index)
         estimator = Estimator(
             plan,
-            embeddings,
+            inputs.embeddings,
             self._size_ids(pass_),
             self._to_x0,
             smea=smea,
-            controls=controls,
+            controls=inputs.controls,
             on_estimate=on_estimate,
         )
         first = plan.sigmas[0]
@@ -260,11 +307,5 @@ def build_noise_table(detection: Detection, sigma_max: float | None = None) -> N
     return table if sigma_max is None or isinf(sigma_max) else table.with_sigma_max(sigma_max)
 
 
-def _report_steps(plan: Plan, on_step: OnStep | None) -> Callable[[int, float], None]:
-    """Translate the sigmas that are about to be evaluated into steps."""
-
-    def report(image: int, sigma: float) -> None:
-        if on_step is not None:
-            on_step(Progress(image, plan.find_step(sigma), plan.steps, sigma))
-
-    return report
+def _show(previews: PreviewRun, inputs: PassInputs, index: int, estimate: Tensor, sigma: float) -> None:
+    previews.show(index, estimate, sigma, inputs.steps_before + inputs.plan.find_step(sigma))

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.image.preview import DecodePreview
-from pipelines.plan import Plan
 from pipelines.types import OnPreview, Preview
 
 log = logging.getLogger("naiad")
@@ -133,19 +132,10 @@ class PreviewRun:
         self._started = perf_counter()
         self._spent, self._last_steps = [0.0] * images, [0] * images
         self._pending: dict[int, tuple[Future[float], int]] = {}
-        self._plan: Plan | None = None
-        self._steps_before = 0
         self._has_failed = False
 
-    def begin_pass(self, plan: Plan) -> None:
-        """Count the steps of the estimates that follow from the end of the pass before."""
-        self._steps_before += 0 if self._plan is None else self._plan.steps
-        self._plan = plan
-
-    def show(self, image: int, estimate: Tensor, sigma: float) -> None:
+    def show(self, image: int, estimate: Tensor, sigma: float, step: int) -> None:
         """Begin a preview of an estimate (4, h, w), unless its step has one or there is no time for it."""
-        assert self._plan is not None
-        step = self._steps_before + self._plan.find_step(sigma)
         latents = estimate[0].numel()
         if self._has_failed or step <= self._last_steps[image] or not self._has_time(image, latents):
             return

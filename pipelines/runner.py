@@ -1,17 +1,19 @@
 """Everything that is loaded on one device: a diffusion model, and what upscales images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from pipelines.device import translate_device_errors
 from pipelines.image.preview import DecodePreview
-from pipelines.job import Job, Pass, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
-from pipelines.pipeline import Pipeline
+from pipelines.job import Job, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
+from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.previewer import Previewer, PreviewRun
+from pipelines.steps import Run, Step, StepCoroutine, run_steps
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress
-from pipelines.upscale.upscaler import Upscaler, resize
+from pipelines.upscale.upscaler import Tiles, Upscaler, resize_tiles
 
 
 class Runner:
@@ -41,49 +43,105 @@ class Runner:
         if isinstance(work, Job):
             self._pipeline.prepare(work)
 
-    def run(self, work: Work, on_step: OnStep | None = None, on_preview: OnPreview | None = None) -> Output:
-        """Run a job.
+    def is_active(self, work: Work) -> bool:
+        """Return whether the weights are in the state that a job's steps need; on any thread."""
+        return not isinstance(work, Job) or self._pipeline.is_active(work)
+
+    def activate(self, work: Work) -> None:
+        """Bring the weights into the state that a job's steps need.
+
+        Raises what `begin` does.
+        """
+        if isinstance(work, Job):
+            with translate_device_errors(self._pipeline.device):
+                self._pipeline.activate(work)
+
+    def begin(self, work: Work, on_preview: OnPreview | None = None) -> Run:
+        """Begin a job. Its steps are taken while it is active; they raise what is listed here.
 
         Args:
-            on_step: called before each evaluation and each tile of an upscale; an exception it raises ends the run.
             on_preview: called with previews of generated images, as many as their cost allows.
 
         Raises:
             DeviceLost: the device has failed for good.
             PipelineError: the job cannot be run, or its result is not finite.
         """
+        if isinstance(work, UpscaleJob):
+            return Run([self._guard(self._upscale(work))], lambda images: Output(images, ()))
+        if isinstance(work, VibeJob):
+            return Run([self._guard(self._encode_vibe(work))], lambda vibes: Output((), (), vibes[0]))
+        count = len(work.passes[0].seeds)
+        previews = None if on_preview is None else PreviewRun(self.previewer, count, on_preview)
+        run = JobRun(self._pipeline, self._upscaler, work, previews)
+        return Run([self._guard(run.generate(index)) for index in range(count)], run.finish)
+
+    def run(self, work: Work, on_step: OnStep | None = None, on_preview: OnPreview | None = None) -> Output:
+        """Run a job to its end.
+
+        Args:
+            on_step: called before each step; an exception it raises ends the run.
+            on_preview: as for `begin`.
+        """
+        self.activate(work)
+        run = self.begin(work, on_preview)
         with translate_device_errors(self._pipeline.device):
-            if isinstance(work, UpscaleJob):
-                return Output([self._upscale(work, on_step)], ())
-            if isinstance(work, VibeJob):
-                return Output((), (), self._pipeline.encode_vibe(work))
-            output, images = Output((), ()), len(work.passes[0].seeds)
-            previews = None if on_preview is None else PreviewRun(self.previewer, images, on_preview)
-            for pass_ in work.passes:
-                previous = self._resize_previous(pass_, output.images, on_step)
-                output = self._pipeline.run(work, on_step, pass_, previous, previews)
-            return output
+            return run.finish(run_steps(run.images, on_step))
 
-    def _upscale(self, job: UpscaleJob, on_step: OnStep | None) -> Pixels:
+    def _upscale(self, job: UpscaleJob) -> StepCoroutine[Pixels]:
         pixels = np.frombuffer(job.image.rgb, np.uint8).reshape(job.image.height, job.image.width, 3)
-        return resize(pixels, job.width, job.height, self._upscaler, _report_tiles(0, on_step))
+        return _pause_between(resize_tiles(pixels, job.width, job.height, self._upscaler), 0)
 
-    def _resize_previous(
-        self, pass_: Pass, images: Sequence[Pixels], on_step: OnStep | None
-    ) -> Sequence[RgbImage]:
-        """Return the previous pass's images at the size of a pass that starts from them."""
-        if not isinstance(pass_.init, PreviousPass):
-            return ()
-        size, upscaler = (pass_.width, pass_.height), self._upscaler if pass_.init.network else None
-        return [
-            RgbImage(*size, resize(image, *size, upscaler, _report_tiles(index, on_step)).tobytes())
-            for index, image in enumerate(images)
-        ]
+    def _encode_vibe(self, job: VibeJob) -> StepCoroutine[Any]:
+        yield Step(Progress(0, 1, 1, 0.0))
+        return self._pipeline.encode_vibe(job)
+
+    def _guard(self, coroutine: StepCoroutine[Any]) -> StepCoroutine[Any]:
+        """Return the same coroutine, which raises `DeviceLost` where the device has failed for good."""
+        with translate_device_errors(self._pipeline.device):
+            return (yield from coroutine)
 
 
-def _report_tiles(image: int, on_step: OnStep | None) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        if on_step is not None:
-            on_step(Progress(image, done + 1, total, 0.0))
+class JobRun:
+    """A job's images, each of which goes through all passes, and what they share."""
 
-    return report
+    def __init__(
+        self, pipeline: Pipeline, upscaler: Upscaler | None, job: Job, previews: PreviewRun | None
+    ) -> None:
+        self._pipeline, self._upscaler, self._job, self._previews = pipeline, upscaler, job, previews
+        self._inputs: list[PassInputs] = []  # of the passes that any image has reached
+
+    def generate(self, index: int) -> StepCoroutine[Pixels]:
+        """Generate image `index`."""
+        previous: RgbImage | None = None
+        image: Pixels | None = None
+        for number, pass_ in enumerate(self._job.passes):
+            if image is not None and isinstance(pass_.init, PreviousPass):
+                upscaler = self._upscaler if pass_.init.network else None
+                tiles = resize_tiles(image, pass_.width, pass_.height, upscaler)
+                resized = yield from _pause_between(tiles, index)
+                previous = RgbImage(pass_.width, pass_.height, resized.tobytes())
+            inputs = self._find_inputs(number)
+            image = yield from self._pipeline.generate_image(inputs, index, previous, self._previews)
+        assert image is not None
+        return image
+
+    def finish(self, images: Sequence[Pixels]) -> Output:
+        """Return the job's output."""
+        return Output(images, self._inputs[-1].plan.sigmas)
+
+    def _find_inputs(self, number: int) -> PassInputs:
+        """Return what the images of a pass share; the first image to reach the pass encodes it."""
+        if number == len(self._inputs):
+            steps_before = sum(inputs.plan.steps for inputs in self._inputs)
+            self._inputs.append(self._pipeline.begin_pass(self._job, self._job.passes[number], steps_before))
+        return self._inputs[number]
+
+
+def _pause_between(tiles: Tiles, index: int) -> StepCoroutine[Pixels]:
+    """Offer to be interrupted before each tile."""
+    try:
+        while True:
+            done, total = next(tiles)
+            yield Step(Progress(index, done + 1, total, 0.0))
+    except StopIteration as stop:
+        return stop.value

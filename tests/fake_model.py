@@ -14,6 +14,7 @@ from PIL import Image
 from waiting import LIMIT
 
 from pipelines.job import EncodedVibe, Job, UpscaleJob, VibeJob
+from pipelines.steps import Run, Step, run_steps
 from pipelines.types import Output, Preview, Progress
 from server.api.state import AppState
 from server.app import create_app
@@ -54,21 +55,35 @@ class FakeModel:
     def prepare(self, job):
         self.prepared.append(job)
 
-    def run(self, job, on_step, on_preview=None):
+    def is_active(self, job):
+        return True
+
+    def activate(self, job, others):
+        pass
+
+    def begin(self, job, on_preview=None):
         self.jobs.append(job)
+        return Run([self._generate(job, on_preview)], lambda outputs: outputs[0])
+
+    def run(self, job, on_step=None):
+        run = self.begin(job)
+        return run.finish(run_steps(run.images, on_step))
+
+    def _evaluate(self, steps):
+        ((job, step, on_preview),) = steps
+        self.evaluations.append((job, step))
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=LIMIT)
+        if on_preview is not None and self.preview is not None and isinstance(job, Job):
+            for image in range(len(job.passes[0].seeds)):
+                sigma = float("inf") if step == 1 else 1.0
+                on_preview(Preview(image, step, sigma, bytes(bytearray(self.preview))))
+        return [None]
+
+    def _generate(self, job, on_preview):
         steps = job.steps if isinstance(job, Job) else 1
         for step in range(1, steps + 1):
-            on_step(Progress(0, step, steps, 1.0))
-            self.evaluations.append((job, step))
-            if self.gate is not None:
-                assert self.gate.acquire(timeout=LIMIT)
-            if on_preview is not None and self.preview is not None and isinstance(job, Job):
-                for image in range(len(job.passes[0].seeds)):
-                    on_preview(
-                        Preview(
-                            image, step, float("inf") if step == 1 else 1.0, bytes(bytearray(self.preview))
-                        )
-                    )
+            yield Step(Progress(0, step, steps, 1.0), self._evaluate, (job, step, on_preview))
         if self.failure is not None:
             raise self.failure
         self.finished.append(job)

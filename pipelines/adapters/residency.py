@@ -83,6 +83,10 @@ class LoraResidency:
             self._drop_next()
             self._next = loras, self._thread.submit(self._prepare, loras)
 
+    def is_active(self, loras: LoraSet) -> bool:
+        """Return whether a set, and nothing else, is applied."""
+        return _order(loras) == self._active
+
     def activate(self, loras: LoraSet) -> None:
         """Apply a set, and nothing else, to the model's weights. On the thread that owns the device.
 

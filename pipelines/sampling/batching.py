@@ -1,23 +1,19 @@
-"""Runs the UNet on the rows that trajectories request, and returns each row's output.
+"""Evaluates rows with the UNet: rows of equal shape share a pass.
 
-Under `exact` the rows of each image share a pass with no other image's, so its numbers cannot depend on what else
-is being generated. Under `shared` all rows of equal shape share a pass; images then agree to rounding.
+Which rows are evaluated together is decided elsewhere: an image's own always are, those of several images only where
+the operator allows it, because their numbers then depend on each other's presence by rounding.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
 from pipelines.adapters.control_map import sum_residuals
-from pipelines.sampling.denoise import Row, RowCoroutine, Rows
+from pipelines.device import translate_device_errors
+from pipelines.sampling.denoise import Row, Rows
 from pipelines.sampling.prediction import NoiseTable, input_scale
-from pipelines.types import BatchingMode
 from pipelines.weights.networks import UNet
-
-OnEvaluation = Callable[[int, float], None]
-"""Called with an image's index and sigma before each evaluation; raises Cancelled to stop the run."""
 
 
 class RowBatcher:
@@ -29,43 +25,25 @@ class RowBatcher:
     """
 
     def __init__(
-        self,
-        unet: UNet,
-        table: NoiseTable,
-        device: torch.device,
-        dtype: torch.dtype,
-        batching: BatchingMode = "exact",
-        max_rows: int = 8,
+        self, unet: UNet, table: NoiseTable, device: torch.device, dtype: torch.dtype, max_rows: int = 8
     ) -> None:
         self._unet, self._table = unet, table
-        self._device, self._dtype = device, dtype
-        self._batching, self._max_rows = batching, max_rows
+        self._device, self._dtype, self._max_rows = device, dtype, max_rows
 
-    def run(self, trajectories: Sequence[RowCoroutine], on_evaluation: OnEvaluation) -> list[Tensor]:
-        """Run all trajectories, one evaluation of each at a time, and return their final latents in order.
+    def make_key(self, rows: Rows) -> Hashable:
+        """Return a key that is equal for images whose rows can share passes."""
+        return id(self), frozenset(map(_stack_key, rows))
 
-        They are closed however the run ends.
-        """
-        results: dict[int, Tensor] = {}
-        with ExitStack() as stack:
-            for trajectory in trajectories:
-                stack.enter_context(closing(trajectory))
-            requests = _advance(trajectories, dict.fromkeys(range(len(trajectories))), results)
-            while requests:
-                for index, rows in requests.items():
-                    on_evaluation(index, rows[0].sigma)
-                requests = _advance(trajectories, self._evaluate_requests(requests), results)
-        return [results[index] for index in range(len(trajectories))]
-
-    def _evaluate_requests(self, requests: dict[int, Rows]) -> dict[int, Sequence[Tensor] | None]:
-        if self._batching == "exact":
-            return {index: self.evaluate(rows) for index, rows in requests.items()}
-        outputs = iter(self.evaluate([row for rows in requests.values() for row in rows]))
-        return {index: [next(outputs) for _ in rows] for index, rows in requests.items()}
+    @torch.inference_mode()
+    def evaluate_images(self, images: Sequence[Rows]) -> list[Sequence[Tensor]]:
+        """Return the outputs for the rows of several images."""
+        with translate_device_errors(self._device):
+            outputs = iter(self.evaluate([row for rows in images for row in rows]))
+        return [[next(outputs) for _ in rows] for rows in images]
 
     def evaluate(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the UNet's raw output for each row, in order; rows of equal shape share a pass."""
-        groups: dict[object, list[int]] = {}
+        groups: dict[Hashable, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(_stack_key(row), []).append(index)
         outputs: dict[int, Tensor] = {}
@@ -101,23 +79,8 @@ class RowBatcher:
         return {"text_embeds": torch.stack(pooled).to(self._dtype), "time_ids": time_ids}
 
 
-def _stack_key(row: Row) -> object:
+def _stack_key(row: Row) -> Hashable:
     """Return a key that is equal for rows that can be stacked; their images need not be equally many."""
     extra = None if row.extra_channels is None else row.extra_channels.shape
     controls = tuple(control.stack_key for control in row.controls)
     return row.x.shape, row.x.dtype, row.context.shape, row.pooled is None, extra, row.deep_shrink, controls
-
-
-def _advance(
-    trajectories: Sequence[RowCoroutine],
-    outputs_by_index: dict[int, Sequence[Tensor] | None],
-    results: dict[int, Tensor],
-) -> dict[int, Rows]:
-    """Send each trajectory its outputs (None starts it); return their next requests and store final latents."""
-    requests: dict[int, Rows] = {}
-    for index, outputs in outputs_by_index.items():
-        try:
-            requests[index] = trajectories[index].send(outputs)  # pyright: ignore[reportArgumentType]  # None starts it
-        except StopIteration as stop:
-            results[index] = stop.value
-    return requests

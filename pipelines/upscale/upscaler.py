@@ -1,9 +1,10 @@
 """Upscaling: with a network in tiles, or with Lanczos alone."""
 
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -28,12 +29,8 @@ depend on more context. The anime network of 6 blocks, on 60 crops of drawn imag
 """
 MAX_PASSES = 2
 
-OnTile = Callable[[int, int], None]
-"""Called before each tile with the number of finished tiles and of all tiles; an exception it raises ends the run."""
-
-
-def _ignore_tile(_done: int, _total: int) -> None:
-    pass
+Tiles: TypeAlias = Generator[tuple[int, int], None, Pixels]
+"""Yields the number of finished tiles and of all tiles before each tile, and returns the image."""
 
 
 class Upscaler:
@@ -57,8 +54,12 @@ class Upscaler:
         """Output height and width over the input's."""
         return self._network.config.scale
 
-    def upscale(self, pixels: Pixels, on_tile: OnTile = _ignore_tile) -> Pixels:
+    def upscale(self, pixels: Pixels) -> Pixels:
         """Upscale RGB (h, w, 3) to (scale * h, scale * w, 3); raise NotFinite if the network's output is not finite."""
+        return _run_tiles(self.upscale_tiles(pixels))
+
+    def upscale_tiles(self, pixels: Pixels) -> Tiles:
+        """Upscale likewise, tile by tile."""
         height, width, _ = pixels.shape
         fold, cell = self._network.config.fold, self._network.config.fold * self.scale
         padded = np.pad(pixels, ((0, -height % fold), (0, -width % fold), (0, 0)), "edge")
@@ -66,7 +67,7 @@ class Upscaler:
         sides = (split_tiles(length // fold, self._tile, self._margin) for length in padded.shape[:2])
         tiles = list(product(*sides))
         for done, (rows, columns) in enumerate(tiles):
-            on_tile(done, len(tiles))
+            yield done, len(tiles)
             output = self._upscale_tile(padded[rows.input(fold), columns.input(fold)])
             kept = output[rows.kept_in_tile(cell), columns.kept_in_tile(cell)]
             result[rows.kept(cell), columns.kept(cell)] = kept
@@ -134,19 +135,32 @@ def resize(
     width: int,
     height: int,
     upscaler: Upscaler | None = None,
-    on_tile: OnTile = _ignore_tile,
 ) -> Pixels:
     """Resize an image: upscale it until neither side is too small, then fit it to the size with Lanczos.
 
     The network runs at most MAX_PASSES times. It does not run if there is no upscaler, if its scale is 1, or if the
     image is large enough already. Raise NotFinite if the network's output is not finite.
     """
+    return _run_tiles(resize_tiles(pixels, width, height, upscaler))
+
+
+def resize_tiles(pixels: Pixels, width: int, height: int, upscaler: Upscaler | None = None) -> Tiles:
+    """Resize likewise, tile by tile where the network runs."""
     for _ in range(MAX_PASSES):
         is_large = pixels.shape[0] >= height and pixels.shape[1] >= width
         if upscaler is None or upscaler.scale == 1 or is_large:
             break
-        pixels = upscaler.upscale(pixels, on_tile)
+        pixels = yield from upscaler.upscale_tiles(pixels)
     return resize_lanczos(pixels, width, height)
+
+
+def _run_tiles(tiles: Tiles) -> Pixels:
+    """Run all tiles and return the image."""
+    try:
+        while True:
+            next(tiles)
+    except StopIteration as stop:
+        return stop.value
 
 
 def resize_lanczos(pixels: Pixels, width: int, height: int) -> Pixels:

@@ -9,11 +9,12 @@ from fastapi import Request
 
 from pipelines.job import Job, Work
 from pipelines.types import OnPreview
+from server.api.accounts import Account
 from server.api.body import read_body
 from server.api.image_fields import recall_images
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
 from server.api.threads import call_in_thread
-from server.engine.engine import Result, Ticket
+from server.engine.ticket import Result, Ticket
 from server.errors import Unavailable
 
 Args = TypeVarTuple("Args")
@@ -76,13 +77,21 @@ def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None
     use = quotas.begin(account, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
     priority = 0 if account is None else account.priority
     try:
-        ticket = get_app_state(request).engine.submit(work, priority, on_preview)
+        client = identify_client(request, account)
+        ticket = get_app_state(request).engine.submit(work, priority, on_preview, client)
     except BaseException:
         quotas.end(use, refund=True)
         raise
     # before the result reaches the client, or once it has hung up: its next request may then begin
     ticket.call_at_end(lambda has_succeeded: quotas.end(use, refund=not has_succeeded))
     return ticket
+
+
+def identify_client(request: Request, account: Account | None) -> str:
+    """Return whose jobs share one part of the device: the account's, else those from the same address."""
+    if account is not None:
+        return f"account {account.name}"
+    return f"address {request.client.host}" if request.client else ""
 
 
 @contextmanager

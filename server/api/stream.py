@@ -21,7 +21,7 @@ from server.api.previews import LatestPreviews
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, get_reservation
 from server.api.threads import call_in_thread
-from server.engine.engine import Result, Ticket
+from server.engine.ticket import Result, Ticket
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest
 

@@ -21,7 +21,7 @@ from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.api.threads import call_in_thread
-from server.engine.engine import Result
+from server.engine.ticket import Result
 from server.errors import Rejected
 from server.picture.comment import naiad_version
 from server.picture.derived import SourceImage, build_derived_comment, open_source

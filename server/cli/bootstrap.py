@@ -20,6 +20,7 @@ from server.director.network import load_networks
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
+from server.engine.stepper import Limits
 from server.engine.threads import choose_threads
 from server.picture.signature import open_key, read_key
 from server.picture.writer import MetadataPolicy
@@ -29,7 +30,7 @@ from server.tags.library import TagLibrary, read_known_tags, read_tags
 from server.tags.table import load_renames
 
 if TYPE_CHECKING:
-    from server.engine.engine import LoadedModel
+    from server.engine.stepper import LoadedModel
 
 
 def build_request_policy(
@@ -65,7 +66,9 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
 
 def build_engine(model: ServedModel, settings: Settings, others: tuple[ServedModel, ...] = ()) -> Engine:
     """Build an engine that loads the model when it is started, and the others when they are requested."""
-    return Engine(partial(_load_models, (model, *others), settings), settings.engine.queue_limit)
+    load, engine = partial(_load_models, (model, *others), settings), settings.engine
+    limits = Limits(engine.queue_limit, engine.active_images, engine.max_rows)
+    return Engine(load, limits, engine.batching)
 
 
 def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":

@@ -13,8 +13,9 @@ from pipelines.job import Prompts
 from server.cli.bootstrap import build_engine, build_metadata_policy, build_request_policy
 from server.cli.output import OutputChoice, reserve_files
 from server.config.settings import Settings
-from server.engine.engine import Engine, Result, Ticket
+from server.engine.engine import Engine
 from server.engine.model import ServedModel
+from server.engine.ticket import Result, Ticket
 from server.picture.writer import write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import read_request

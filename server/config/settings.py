@@ -76,6 +76,8 @@ class EngineSettings(StrictModel):
 
     queue_limit: Annotated[int, Field(ge=1)] = 64
     batching: Literal["exact", "shared"] = "exact"
+    active_images: Annotated[int, Field(ge=1, le=64)] = 4
+    max_rows: Annotated[int, Field(ge=1, le=64)] = 8
     exit_on_failure: bool = True
     lora_memory: Annotated[int, Field(ge=0)] = 8192
     control_memory: Annotated[int, Field(ge=0)] = 6144

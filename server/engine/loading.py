@@ -23,7 +23,8 @@ from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
 from pipelines.job import Work
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.types import OnPreview, OnStep, Output
+from pipelines.steps import Run
+from pipelines.types import OnPreview
 from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import Upscaler, load_upscaler
 from pipelines.weights.checkpoint import fingerprint
@@ -71,8 +72,14 @@ class LoadedRunner:
     def prepare(self, work: Work, /) -> None:
         self.runner.prepare(work)
 
-    def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None = None, /) -> Output:
-        return self.runner.run(work, on_step, on_preview)
+    def is_active(self, work: Work, /) -> bool:
+        return self.runner.is_active(work)
+
+    def activate(self, work: Work, /) -> None:
+        self.runner.activate(work)
+
+    def begin(self, work: Work, on_preview: OnPreview | None = None, /) -> Run:
+        return self.runner.begin(work, on_preview)
 
 
 def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentModels:

@@ -6,13 +6,14 @@ budget; the rest is loaded from disk. Needs no torch: a model is moved by an obj
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Literal, Protocol, TypeAlias
 
 from pipelines.errors import DeviceLost, PipelineError, UnknownName
 from pipelines.job import UpscaleJob, Work
-from pipelines.types import OnPreview, OnStep, Output
+from pipelines.steps import Run
+from pipelines.types import OnPreview
 from pipelines.weights.checkpoint import checkpoint_files, open_checkpoint
 from server.engine.model import ServedModel
 from server.errors import Unavailable
@@ -37,7 +38,11 @@ class MovableModel(Protocol):
 
     def prepare(self, work: Work, /) -> None: ...
 
-    def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None, /) -> Output: ...
+    def is_active(self, work: Work, /) -> bool: ...
+
+    def activate(self, work: Work, /) -> None: ...
+
+    def begin(self, work: Work, on_preview: OnPreview | None, /) -> Run: ...
 
 
 class ResidentModels:
@@ -89,21 +94,36 @@ class ResidentModels:
             if loaded is not None:
                 loaded.prepare(work)
 
-    def run(self, work: Work, on_step: OnStep, on_preview: OnPreview | None = None, /) -> Output:
-        """Run a job with its model.
+    def is_active(self, work: Work, /) -> bool:
+        """Return whether a job's steps can be taken now."""
+        loaded = self._device.get(self._find_model(work))
+        return loaded is not None and loaded.is_active(work)
+
+    def activate(self, work: Work, others: Collection[Work] = (), /) -> None:
+        """Bring a job's model to the device, and the weights into the state that it needs.
+
+        Args:
+            others: jobs that have begun and go on later, whose models stay loaded.
 
         Raises:
-            PipelineError: its model could not be loaded; the others can still run.
+            PipelineError: the model could not be loaded; the others can still run.
             Unavailable: what the model predicts was found out only now, and its defaults are others than assumed.
         """
-        name = self._current if isinstance(work, UpscaleJob) else work.model
+        name = self._find_model(work)
         if name not in self._models:
             raise UnknownName("model", name, self._models)
         if name != self._current or name not in self._device:
-            self._switch(name)
-        return self._device[name].run(work, on_step, on_preview)
+            self._switch(name, {self._find_model(other) for other in others})
+        self._device[name].activate(work)
 
-    def _switch(self, name: str) -> None:
+    def begin(self, work: Work, on_preview: OnPreview | None = None, /) -> Run:
+        """Begin an active job."""
+        return self._device[self._find_model(work)].begin(work, on_preview)
+
+    def _find_model(self, work: Work) -> str:
+        return self._current if isinstance(work, UpscaleJob) else work.model
+
+    def _switch(self, name: str, kept: Collection[str]) -> None:
         started, place = perf_counter(), self.find_place(name)
         try:
             loaded = self._fetch(name)
@@ -118,7 +138,7 @@ class ResidentModels:
         self._current = name
         self.switches += 1
         self._limit_device(0)
-        self._limit_memory()
+        self._limit_memory(kept)
         log.info("model %r is in use, from %s, after %.2f s", name, place, perf_counter() - started)
         assumed, self._models[name] = self._models[name], loaded.model
         if loaded.model.profile != assumed.profile:
@@ -150,9 +170,11 @@ class ResidentModels:
             self._device[name].move("memory")
             self._memory[name] = self._device.pop(name)
 
-    def _limit_memory(self) -> None:
-        while sum(loaded.size for loaded in self._memory.values()) > self._budgets[1]:
-            name, _ = self._memory.popitem(last=False)
+    def _limit_memory(self, kept: Collection[str]) -> None:
+        for name in [name for name in self._memory if name not in kept]:
+            if sum(loaded.size for loaded in self._memory.values()) <= self._budgets[1]:
+                return
+            del self._memory[name]
             log.info("model %r was dropped from memory; its next request loads it again", name)
 
 

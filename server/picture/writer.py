@@ -10,8 +10,8 @@ import numpy as np
 
 from pipelines.job import Job
 from pipelines.types import Pixels, Sigmas
-from server.engine.engine import Result
 from server.engine.model import ServedModel
+from server.engine.ticket import Result
 from server.picture import png, webp
 from server.picture.comment import (
     GENERATED,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from analytic import solve_gaussian_ode
 from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
+from drive import run_rows
 from jobs import make_job, plan_first
 
 from pipelines.sampling.batching import RowBatcher
@@ -49,7 +50,7 @@ def test_latents_equal_those_of_diffusers_edm_euler(bounds, schedule):
     estimator = Estimator(plan, PromptEmbeddings(empty, empty, empty), None, PREDICTIONS["edm_v"])
     batcher = RowBatcher(predict_velocity, table, torch.device("cpu"), torch.float64)
     trajectory = denoise(estimator, noise * bounds[1], ImageNoise(noise, None, lambda sigma, target: noise))
-    (latents,) = batcher.run([trajectory], lambda *_: None)
+    latents = run_rows(batcher, trajectory)
     # diffusers keeps sigmas in float32
     assert float((latents - run_diffusers(noise, bounds, schedule)).abs().max()) <= 1e-4
     exact = solve_gaussian_ode(noise * bounds[1], bounds[1], 0.0, SPREAD)

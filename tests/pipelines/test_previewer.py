@@ -140,14 +140,13 @@ def clock(monkeypatch):
     return now
 
 
-def show_all(run, clock, steps, images, seconds):
-    """Show the estimates of a run whose evaluations take `seconds`."""
+def show_all(run, clock, steps, images, seconds, before=0):
+    """Show the estimates of a pass, after `before` steps of others, whose evaluations take `seconds`."""
     plan = plan_of(steps)
-    run.begin_pass(plan)
     for sigma in plan.sigmas[:-1]:
         for image in range(images):
             clock[0] += seconds
-            run.show(image, torch.zeros(4, 8, 8), sigma)
+            run.show(image, torch.zeros(4, 8, 8), sigma, before + plan.find_step(sigma))
 
 
 def plan_of(steps):
@@ -180,7 +179,7 @@ def test_a_cost_that_grows_ends_the_previews(clock):
     show_all(run, clock, 10, 1, seconds=1.0)
     assert fake.started == 10
     fake.seconds = 60.0
-    show_all(run, clock, 10, 1, seconds=1.0)
+    show_all(run, clock, 10, 1, seconds=1.0, before=10)
     assert fake.started == 11
 
 

@@ -1,6 +1,7 @@
 """All passes of a job, and upscales, around a pipeline that records what it is given."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,23 @@ from jobs import change, make_job
 
 from pipelines.errors import Cancelled, DeviceLost
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
+from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.runner import Runner
-from pipelines.types import Output, Progress
+from pipelines.steps import Step, run_steps
+from pipelines.types import Progress
 
 ENHANCE = Pass(96, 160, (2**32 - 1, 0), PreviousPass(), 0.5, 0.1, noise_seed=30)
 ONE_PASS = make_job(64, 96, seeds=(5, 6))
 JOB = replace(ONE_PASS, passes=(*ONE_PASS.passes, ENHANCE))
+
+
+class FakePlan:
+    """A plan of one step; the first sigma is the pass's width."""
+
+    steps = 1
+
+    def __init__(self, pass_):
+        self.sigmas = (float(pass_.width), 0.0)
 
 
 class RecordingPipeline:
@@ -24,17 +36,22 @@ class RecordingPipeline:
     device = torch.device("cpu")
 
     def __init__(self):
-        self.passes, self.failure = [], None
+        self.passes, self.images, self.active, self.failure = [], [], [], None
 
-    def run(self, job, on_step, pass_, previous, previews):
-        self.passes.append((pass_, previous))
+    def activate(self, job):
+        self.active.append(job)
+
+    def begin_pass(self, job, pass_, steps_before):
+        self.passes.append((pass_, steps_before))
         if self.failure is not None:
             raise self.failure
-        for image in range(len(pass_.seeds)):
-            on_step(Progress(image, 1, job.steps, 1.0))
-        shade, size = 10 * len(self.passes), (pass_.height, pass_.width, 3)
-        images = [np.full(size, shade + index, np.uint8) for index in range(len(pass_.seeds))]
-        return Output(images, (float(len(self.passes)), 0.0))
+        return PassInputs(pass_, FakePlan(pass_), None, None, None, steps_before)  # pyright: ignore[reportArgumentType]
+
+    def generate_image(self, inputs, index, previous, previews):
+        self.images.append((index, previous))
+        yield Step(Progress(index, 1, 1, 1.0))
+        shade = 10 * len(self.passes) + index
+        return np.full((inputs.pass_.height, inputs.pass_.width, 3), shade, np.uint8)
 
 
 class Doubling:
@@ -42,8 +59,8 @@ class Doubling:
 
     scale = 2
 
-    def upscale(self, pixels, before_tile):
-        before_tile(0, 1)
+    def upscale_tiles(self, pixels):
+        yield 0, 1
         return (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)
 
 
@@ -60,26 +77,37 @@ def doubling() -> Any:
 def test_the_second_pass_starts_from_the_first_ones_images_at_its_own_size(pipeline):
     steps = []
     output = Runner(pipeline).run(JOB, steps.append)
-    (first, nothing), (second, previous) = pipeline.passes
-    assert (first, second) == JOB.passes
-    assert nothing == ()
-    assert [(image.width, image.height, image.rgb[0]) for image in previous] == [(96, 160, 10), (96, 160, 11)]
+    assert pipeline.active == [JOB]
+    assert pipeline.passes == [(JOB.passes[0], 0), (JOB.passes[1], 1)]  # encoded once for both images
+    (_, first), (_, second), (_, third), (_, fourth) = pipeline.images
+    assert (first, third) == (None, None)
+    assert [(image.width, image.height, image.rgb[0]) for image in (second, fourth)] == [
+        (96, 160, 10),
+        (96, 160, 21),
+    ]
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
     assert [image[0, 0, 0] for image in output.images] == [20, 21]
-    assert [progress.image for progress in steps] == [0, 1, 0, 1]
+    assert [progress.image for progress in steps] == [0, 0, 1, 1]
+
+
+def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
+    run = Runner(pipeline).begin(JOB)
+    output = run.finish(run_steps(run.images, together=True))
+    assert [index for index, _ in pipeline.images] == [0, 1, 0, 1]
+    assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
 
 
 def test_the_sigmas_are_the_last_passes(pipeline):
-    assert Runner(pipeline).run(JOB, lambda _: None).sigmas == (2.0, 0.0)
+    assert Runner(pipeline).run(JOB, lambda _: None).sigmas == (96.0, 0.0)
 
 
 def test_the_second_pass_uses_the_upscaling_network_only_on_request(pipeline, doubling):
     runner = Runner(pipeline, doubling)
     runner.run(JOB, lambda _: None)
-    assert pipeline.passes[1][1][0].rgb[0] == 10
+    assert pipeline.images[1][1].rgb[0] == 10
     with_network = replace(ENHANCE, init=PreviousPass(network=True))
     runner.run(replace(JOB, passes=(JOB.passes[0], with_network)), lambda _: None)
-    assert pipeline.passes[3][1][0].rgb[0] == 30 + 100
+    assert pipeline.images[5][1].rgb[0] == 30 + 100
 
 
 @pytest.mark.parametrize(("network", "shade"), [(False, 50), (True, 150)])
@@ -109,6 +137,20 @@ def test_an_error_after_which_the_device_is_unusable_is_device_lost(pipeline, mo
     monkeypatch.setattr("pipelines.device.is_device_lost", lambda device: True)
     with pytest.raises(DeviceLost, match="cpu: CUDA error: an illegal memory access"):
         Runner(pipeline).run(JOB)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_device_that_fails_in_a_step_is_lost(demo, monkeypatch, part):
+    def fail(*_args, **_kwargs):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr("pipelines.device.is_device_lost", lambda device: True)
+    broken = (
+        {"unet": fail} if part == "unet" else {"vae": SimpleNamespace(decode=fail, to=lambda dtype: None)}
+    )
+    run = Runner(Pipeline(replace(demo.weights, **broken))).begin(make_job(64, 64, steps=1))
+    with pytest.raises(DeviceLost, match="cpu: CUDA error: unspecified launch failure"):
+        run_steps(run.images)
 
 
 def test_the_demo_model_enhances(demo):

@@ -113,7 +113,7 @@ def test_rows_with_and_without_images_share_a_pass(unet):
         for k in range(3)
     ]  # fmt: skip
     rows[1] = replace(rows[1], vibes=(make_vibe(unet, 1),))
-    batcher = RowBatcher(record, scaled_linear(zsnr=False), torch.device("cpu"), torch.float32, "shared")
+    batcher = RowBatcher(record, scaled_linear(zsnr=False), torch.device("cpu"), torch.float32)
     with torch.inference_mode():
         outputs = batcher.evaluate(rows)
     assert passes == [[0, 1, 0]]

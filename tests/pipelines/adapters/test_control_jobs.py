@@ -19,7 +19,7 @@ from pipelines.job import Character, Guidance, InitImage, PreviousPass, Prompts,
 from pipelines.pipeline import Pipeline
 from pipelines.plan import make_plan
 from pipelines.runner import Runner
-from pipelines.sampling.batching import RowBatcher
+from pipelines.steps import run_steps
 from pipelines.weights.load import load_weights
 
 SIDE = 96
@@ -146,35 +146,17 @@ def test_the_map_is_fitted_to_each_pass_of_enhance(pipeline, control):
 
 
 def test_only_rows_with_the_same_networks_share_a_pass(pipeline, control):
-    """Four trajectories in one batcher, as under `engine.batching = "shared"`."""
-    weights = pipeline.weights
-    batcher = RowBatcher(weights.unet, pipeline.table, weights.device, weights.dtype, "shared")
     others = ((), (control(),), (control(seed=1),), (control(strength=0.5),))
     jobs = [make(controls=controls) for controls in others]
-    with torch.inference_mode():
-        starts = [start(pipeline, job) for job in jobs]
-        list_passes(pipeline)
-        found = batcher.run(starts, lambda image, sigma: None)
-        rows = [count for count, *_ in list_passes(pipeline)]
-        alone = [pipeline.generate_latents(job)[0] for job in jobs]
+    starts = [pipeline.denoise_image(pipeline.begin_pass(job, job.passes[0]), 0) for job in jobs]
+    list_passes(pipeline)
+    found = run_steps(starts, together=True)
+    rows = [count for count, *_ in list_passes(pipeline)]
+    alone = [pipeline.generate_latents(job)[0] for job in jobs]
     assert rows == [2, 4, 2] * 2
     assert torch.equal(found[0], alone[0])
     for shared, expected in zip(found, alone, strict=True):
         torch.testing.assert_close(shared, expected, atol=1e-3, rtol=1e-3)
-
-
-def start(pipeline, job):
-    """Return the trajectory of a job's first image."""
-    trajectories = []
-    batcher = pipeline._batcher
-    pipeline._batcher = type(
-        "Catcher", (), {"run": lambda self, found, report: trajectories.extend(found) or []}
-    )()
-    try:
-        pipeline.generate_latents(job)
-    finally:
-        pipeline._batcher = batcher
-    return trajectories[0]
 
 
 def test_a_strength_beyond_the_dtype_is_an_error(pipeline, control):

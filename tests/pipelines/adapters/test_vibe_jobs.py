@@ -13,7 +13,7 @@ from pipelines.errors import PipelineError
 from pipelines.job import Character, Guidance, InitImage, PreviousPass, Prompts, RgbImage, Vibe, VibeJob
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.sampling.batching import RowBatcher
+from pipelines.steps import run_steps
 from pipelines.weights.load import load_weights
 
 SIDE = 96
@@ -108,32 +108,15 @@ def test_an_encoded_image_gives_the_pixels_of_the_image(pipeline):
 
 
 def test_jobs_with_and_without_images_share_passes(pipeline):
-    """Two trajectories in one batcher, as under `engine.batching = "shared"`."""
-    weights = pipeline.weights
-    batcher = RowBatcher(weights.unet, pipeline.table, weights.device, weights.dtype, "shared")
-    with torch.inference_mode():
-        starts = [start(pipeline, job) for job in (make(), make(vibes=VIBES))]
-        list_rows(pipeline)
-        plain, drawn = batcher.run(starts, lambda image, sigma: None)
-        rows = list_rows(pipeline)
-        alone = [pipeline.generate_latents(job)[0] for job in (make(), make(vibes=VIBES))]
+    jobs = make(), make(vibes=VIBES)
+    starts = [pipeline.denoise_image(pipeline.begin_pass(job, job.passes[0]), 0) for job in jobs]
+    list_rows(pipeline)
+    plain, drawn = run_steps(starts, together=True)
+    rows = list_rows(pipeline)
+    alone = [pipeline.generate_latents(job)[0] for job in jobs]
     assert rows == [(), (), (1.0, -0.3), (1.0, -0.3)] * 2
     torch.testing.assert_close(plain, alone[0], atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(drawn, alone[1], atol=1e-3, rtol=1e-3)
-
-
-def start(pipeline, job):
-    """Return the trajectory of a job's first image."""
-    trajectories = []
-    pipeline_batcher = pipeline._batcher
-    pipeline._batcher = type(
-        "Catcher", (), {"run": lambda self, found, report: trajectories.extend(found) or []}
-    )()
-    try:
-        pipeline.generate_latents(job)
-    finally:
-        pipeline._batcher = pipeline_batcher
-    return trajectories[0]
 
 
 def test_references_without_an_adapter_are_an_error(demo):

@@ -3,11 +3,9 @@ import math
 import pytest
 import torch
 
-from pipelines.errors import Cancelled
 from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import scaled_linear
-from pipelines.types import BatchingMode
 
 TABLE = scaled_linear(zsnr=True)
 CPU = torch.device("cpu")
@@ -24,8 +22,8 @@ class FakeUNet:
         return sample[:, :4] + context.mean(dim=(1, 2))[:, None, None, None]
 
 
-def make_batcher(unet, batching: BatchingMode = "exact", max_rows=8):
-    return RowBatcher(unet, TABLE, CPU, torch.float32, batching, max_rows)
+def make_batcher(unet, max_rows=8):
+    return RowBatcher(unet, TABLE, CPU, torch.float32, max_rows)
 
 
 def make_row(value=1.0, sigma=3.0, side=4, **inputs):
@@ -75,42 +73,20 @@ def test_no_pass_has_more_than_max_rows():
     assert [len(sample) for sample, *_ in unet.passes] == [2, 2, 1]
 
 
-def make_trajectory(steps, value):
-    total = 0.0
-    for _ in range(steps):
-        outputs = yield (make_row(value), make_row(-value))
-        total += float((outputs[0] - outputs[1]).mean())
-    return torch.tensor(total)
-
-
-@pytest.mark.parametrize(("batching", "batch_sizes"), [("exact", [2, 2, 2]), ("shared", [4, 2])])
-def test_exact_evaluates_images_separately_and_shared_together(batching, batch_sizes):
+def test_images_share_a_pass_and_get_their_own_outputs():
     unet = FakeUNet()
-    results = make_batcher(unet, batching).run(
-        [make_trajectory(1, 1.0), make_trajectory(2, 2.0)], lambda *_: None
-    )
-    assert [len(sample) for sample, *_ in unet.passes] == batch_sizes
-    separate = [
-        make_batcher(FakeUNet()).run([make_trajectory(*arguments)], lambda *_: None)[0]
-        for arguments in ((1, 1.0), (2, 2.0))
-    ]
-    torch.testing.assert_close(torch.stack(results), torch.stack(separate))
+    images = [(make_row(1.0), make_row(2.0)), (make_row(3.0),), (make_row(4.0, side=8),)]
+    outputs = make_batcher(unet).evaluate_images(images)
+    assert [len(sample) for sample, *_ in unet.passes] == [3, 1]
+    assert [len(each) for each in outputs] == [2, 1, 1]
+    for rows, together in zip(images, outputs, strict=True):
+        torch.testing.assert_close(list(together), make_batcher(FakeUNet()).evaluate(rows))
 
 
-def test_stopping_closes_every_trajectory():
-    closed = []
-
-    def endless():
-        try:
-            while True:
-                yield (make_row(),)
-        finally:
-            closed.append(True)
-
-    def stop(image, sigma):
-        if image == 1:
-            raise Cancelled("stop")
-
-    with pytest.raises(Cancelled):
-        make_batcher(FakeUNet()).run([endless(), endless()], stop)
-    assert closed == [True, True]
+def test_keys_are_equal_for_rows_of_equal_shapes_on_the_same_network():
+    batcher = make_batcher(FakeUNet())
+    key = batcher.make_key((make_row(1.0), make_row(2.0)))
+    assert key == batcher.make_key((make_row(3.0, sigma=0.1),))
+    assert key != batcher.make_key((make_row(side=8),))
+    assert key != batcher.make_key((make_row(pooled=torch.ones(3)),))
+    assert key != make_batcher(FakeUNet()).make_key((make_row(1.0),))

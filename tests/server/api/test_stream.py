@@ -93,7 +93,7 @@ def test_a_stream_has_previews_and_one_signed_final_a_sample(
 
 
 def test_a_final_is_the_file_of_the_zip_but_for_the_generation_time(model, monkeypatch):
-    monkeypatch.setattr("server.engine.engine.perf_counter", lambda: 1.0)
+    monkeypatch.setattr("server.engine.stepper.perf_counter", lambda: 1.0)
     with start_client(build_state(model, FakeModel())) as client:
         body = build_body(n_samples=2)
         files = unzip(client.post(GENERATE, json=body).content)
@@ -314,8 +314,8 @@ def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
 def test_the_request_without_a_stream_makes_no_previews(model):
     fake_model = FakeModel()
     asked = []
-    run = fake_model.run
-    fake_model.run = lambda job, on_step, on_preview=None: (asked.append(on_preview), run(job, on_step))[1]
+    begin = fake_model.begin
+    fake_model.begin = lambda job, on_preview=None: (asked.append(on_preview), begin(job))[1]
     with start_client(build_state(model, fake_model)) as client:
         assert client.post(GENERATE, json=build_body()).status_code == 200
         assert client.post(STREAM, json=build_body()).status_code == 200

@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.job import Character, Control, Guidance, Job, Lora, Pass, Prompts, RgbImage, UncondZero, Vibe
 from server.cli.redraw import NAI4_MODEL, build_redraw_request, warn_of_omissions
 from server.config.resources import configs
-from server.engine.engine import Result
+from server.engine.ticket import Result
 from server.errors import Rejected
 from server.picture.png import encode_png
 from server.picture.writer import MetadataPolicy, write_job_picture

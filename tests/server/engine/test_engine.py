@@ -1,7 +1,6 @@
 """The engine with a fake model: queue, states, cancellation and failures."""
 
 import threading
-from dataclasses import replace
 from threading import Event, Semaphore
 
 import numpy as np
@@ -11,8 +10,8 @@ from jobs import make_job
 from waiting import LIMIT, wait_until
 
 from pipelines.errors import Cancelled, DeviceLost, WeightsError
-from pipelines.job import RgbImage, UpscaleJob
 from server.engine.engine import Engine, State
+from server.engine.stepper import Limits
 from server.errors import Overloaded, Unavailable
 
 JOB = make_job(64, 64, steps=3)
@@ -74,10 +73,10 @@ def test_the_next_job_is_prepared_only_once_the_running_one_has_begun(start):
         def prepare(self, job):
             events.append(("prepare", job.steps))
 
-        def run(self, job, on_step, on_preview=None):
+        def begin(self, job, on_preview=None):
             events.append(("run", job.steps))
             engine.submit(make_job(64, 64, steps=9)).cancel()  # what comes meanwhile is not prepared either
-            return super().run(job, on_step, on_preview)
+            return super().begin(job, on_preview)
 
     engine = start(lambda: RecordingModel(gate))
     engine.wait_ready()
@@ -89,55 +88,6 @@ def test_the_next_job_is_prepared_only_once_the_running_one_has_begun(start):
         ticket.future.result(LIMIT)
     kept = [event for event in events if event != ("prepare", 1)]  # only if it waited when it was submitted
     assert list(dict.fromkeys(kept)) == [("run", 1), ("prepare", 2), ("run", 2), ("prepare", 3), ("run", 3)]
-
-
-class SwitchingModel(FakeModel):
-    """Two models, of which the last one that ran is on the device."""
-
-    def __init__(self, gate):
-        super().__init__(gate)
-        self.current = "a"
-
-    def find_place(self, name):
-        return "device" if name == self.current else "memory"
-
-    def run(self, job, on_step, on_preview=None):
-        self.current = getattr(job, "model", self.current)
-        return super().run(job, on_step, on_preview)
-
-
-UPSCALE = UpscaleJob(RgbImage(2, 2, bytes(12)), 4, 4)
-
-
-@pytest.mark.parametrize(
-    ("waiting", "expected"),
-    [
-        ("b a", "a b"),
-        ("b aaaaaa b", "aaaa b b aa"),
-        ("b a b a", "aa bb"),
-        ("b u a", "u a b"),
-        ("B a", "B a"),
-        ("B b A a", "A B b a"),
-    ],
-)
-def test_jobs_of_the_model_in_use_overtake_others_a_few_times(start, waiting, expected):
-    """Upper-case letters are jobs of a higher priority, `u` is an upscale."""
-    gate = Semaphore(0)
-    model = SwitchingModel(gate)
-    engine = start(lambda: model)
-    engine.wait_ready()
-    tickets = [engine.submit(replace(JOB, model="a"))]
-    wait_until(lambda: model.evaluations)
-    for letter in waiting.replace(" ", ""):
-        job = UPSCALE if letter == "u" else replace(make_job(64, 64, steps=1), model=letter.lower())
-        tickets.append(engine.submit(job, priority=int(letter.isupper())))
-    letters = {
-        id(ticket.work): letter for ticket, letter in zip(tickets[1:], waiting.replace(" ", ""), strict=True)
-    }
-    gate.release(40)
-    for ticket in tickets:
-        ticket.future.result(LIMIT)
-    assert "".join(letters[id(job)] for job in model.jobs[1:]) == expected.replace(" ", "")
 
 
 def test_no_job_is_accepted_before_the_model_is_loaded(start):
@@ -179,7 +129,7 @@ def test_an_internal_error_while_loading_is_not_shown_to_clients(start):
 
 def test_a_full_queue_refuses_immediately(start):
     gate = Semaphore(0)
-    engine = start(lambda: FakeModel(gate), queue_limit=2)
+    engine = start(lambda: FakeModel(gate), limits=Limits(queue=2))
     engine.wait_ready()
     tickets = [engine.submit(JOB)]
     wait_until(lambda: engine.waiting == 0)
@@ -226,7 +176,7 @@ def test_a_cancelled_job_is_dropped_from_the_queue_or_stopped_before_its_next_ev
 
 def test_a_cancelled_job_leaves_the_queue_at_once(start):
     gate = Semaphore(0)
-    engine = start(lambda: FakeModel(gate), queue_limit=2)
+    engine = start(lambda: FakeModel(gate), limits=Limits(queue=2))
     engine.wait_ready()
     tickets = [engine.submit(JOB)]
     wait_until(lambda: engine.waiting == 0)

@@ -4,6 +4,7 @@ from io import BytesIO
 import pytest
 import torch
 import upscaler_files
+from drive import run_job
 from jobs import make_job
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -93,7 +94,7 @@ def test_the_upscaler_is_named_hashed_and_checked(demo_file, tmp_path):
     assert model.files == {"upscaler": fingerprint(network)}
     assert "upscaler: anime.safetensors, 4 times" in list(check_setup(catalog, Settings(metadata="plain")))
     runner = load_runner(model, Settings(device="cpu"))
-    (image,) = runner.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16), lambda _: None, None).images
+    (image,) = run_job(runner, UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16)).images
     assert image.shape == (16, 16, 3)
     with pytest.raises(ConfigError, match=r"wrong\.safetensors: not an ESRGAN-family upscaler"):
         list(check_setup(catalog.model_copy(update={"upscaler": wrong}), Settings(metadata="plain")))
@@ -126,7 +127,7 @@ def test_a_preview_decoder_is_used_and_checked_but_no_file_of_the_images(
         detect_model(build(tmp_path / "absent.safetensors"))
     runner, previews = load_runner(model, Settings(device="cpu")), []
     assert "preview_decoder: tiny.safetensors does not decode as the VAE does" in caplog.text
-    runner.run(make_job(256, 256, steps=6), lambda _: None, previews.append)
+    run_job(runner, make_job(256, 256, steps=6), previews.append)
     wait_until(lambda: previews)
     assert Image.open(BytesIO(previews[0].jpeg)).size == (128, 128)
 
@@ -209,9 +210,7 @@ def test_a_cosxl_file_is_drawn_over_the_sigmas_that_it_names(demo_file, tmp_path
     assert (model.profile.name, model.detection.sigma_range) == ("cosxl", (pytest.approx(0.01), 80.0))
     body = {"input": "cat", "parameters": {"width": 64, "height": 96, "steps": 5, "seed": 1} | parameters}
     policy = RequestPolicy(model, load_presets(configs() / "presets.toml"))
-    result = load_runner(model, Settings(device="cpu")).run(
-        resolve(read_request(body), policy).job, lambda _: None, None
-    )
+    result = run_job(load_runner(model, Settings(device="cpu")), resolve(read_request(body), policy).job)
     assert result.sigmas == pytest.approx((*ladder, 0.0), rel=1e-6)
     assert result.images[0].shape == (96, 64, 3)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_files import CONV_OUT
+from drive import run_job
 from fake_model import GENERATE, read_comment, unzip_images
 from fastapi.testclient import TestClient
 from jobs import make_job
@@ -59,7 +60,7 @@ def ask(model, **changes):
 
 
 def draw(loaded, model):
-    return loaded.run(ask(model), lambda _: None).images[0]
+    return run_job(loaded, ask(model)).images[0]
 
 
 def load(models, engine=BOTH):
@@ -79,7 +80,7 @@ def test_a_model_draws_the_same_after_it_was_replaced(models, expected, engine, 
 def test_an_upscale_needs_no_switch(models):
     resident = load(models, PARKED)
     draw(resident, "b")
-    resident.run(UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16), lambda _: None)
+    run_job(resident, UpscaleJob(RgbImage(8, 8, bytes(192)), 16, 16))
     assert (resident.switches, resident.find_place("b")) == (1, "device")
 
 

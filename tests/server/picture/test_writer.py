@@ -10,7 +10,7 @@ from sd_parsers import ParserManager
 from sd_parsers.extractors import Eagerness
 
 from pipelines.job import Guidance, Prompts
-from server.engine.engine import Result
+from server.engine.ticket import Result
 from server.picture.comment import build_alpha_text
 from server.picture.inspection import inspect
 from server.picture.signature import verify_comment

@@ -1,0 +1,125 @@
+"""The jobs of an engine that are not finished, and the order in which they are served."""
+
+from collections.abc import Callable, Iterable
+from itertools import count
+from time import perf_counter
+
+from pipelines.cost import count_images, estimate_cost
+from pipelines.job import Work
+from pipelines.steps import Run
+from server.engine.order import Claim, Shares, rank_claims
+from server.engine.ticket import RunningJob, Ticket
+
+FIRST_SPEED = 0.1
+"""Seconds for a unit of work (see pipelines/cost.py), until a job has shown them."""
+MEMORY = 0.8
+"""Share of a measured mean that the next measurement leaves."""
+
+
+class Queue:
+    """Tickets by their order; not safe for several threads.
+
+    Args:
+        most_started: images that have begun and are not finished. Where there are as many, no further one begins.
+
+    Attributes:
+        running: the jobs that have begun.
+    """
+
+    def __init__(self, most_started: int) -> None:
+        self._most_started = most_started
+        self._numbers: dict[Ticket, int] = {}
+        self._next_number = count()
+        self._speed, self._switch_seconds = FIRST_SPEED, 0.0
+        self._shares = Shares()
+        self.running: dict[Ticket, RunningJob] = {}
+
+    def __len__(self) -> int:
+        """Return the number of jobs, waiting and running."""
+        return len(self._numbers)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs have not begun."""
+        return len(self._numbers) - len(self.running)
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """All tickets, in the order in which they came."""
+        return tuple(self._numbers)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another image may begin."""
+        return sum(job.started for job in self.running.values()) < self._most_started
+
+    def add(self, ticket: Ticket) -> None:
+        """Add a ticket."""
+        self._numbers[ticket] = next(self._next_number)
+
+    def remove(self, ticket: Ticket) -> RunningJob | None:
+        """Remove a ticket, if it is there, and return its job if that has begun."""
+        self._numbers.pop(ticket, None)
+        job = self.running.pop(ticket, None)
+        if job is not None:
+            self._shares.add(ticket.client, ticket.service, perf_counter())
+        return job
+
+    def begin(self, ticket: Ticket, run: Run) -> RunningJob:
+        """Record that a ticket's job has begun."""
+        self.running[ticket] = job = RunningJob(ticket, run)
+        return job
+
+    def rank(self, is_active: Callable[[Work], bool]) -> list[Ticket]:
+        """Return the tickets whose jobs can go on or begin, in the order in which they should.
+
+        Args:
+            is_active: whether the steps of a job can be taken without changing weights first.
+        """
+        return self._sort(
+            self._numbers if self.has_room else [each for each, job in self.running.items() if job.started],
+            is_active,
+        )
+
+    def find_next(self, is_active: Callable[[Work], bool]) -> Ticket | None:
+        """Return the ticket that will begin next; None if none waits."""
+        waiting = [ticket for ticket in self._numbers if ticket not in self.running]
+        return next(iter(self._sort(waiting, is_active)), None)
+
+    def _sort(self, tickets: Iterable[Ticket], is_active: Callable[[Work], bool]) -> list[Ticket]:
+        claims = {self._make_claim(ticket, is_active(ticket.work)): ticket for ticket in tickets}
+        return [claims[claim] for claim in rank_claims(claims)]
+
+    def _make_claim(self, ticket: Ticket, is_active: bool) -> Claim:
+        switching = 0.0 if is_active else self._switch_seconds
+        remaining = self.estimate_remaining(ticket) + switching
+        served = self._shares.get(ticket.client, perf_counter())
+        return Claim(self._numbers[ticket], ticket.client, remaining, ticket.waited, ticket.priority, served)
+
+    def estimate_remaining(self, ticket: Ticket) -> float:
+        """Return the seconds that the device still needs for a job."""
+        job = self.running.get(ticket)
+        return self._speed * measure(ticket.work) * (1.0 if job is None else 1 - job.done)
+
+    def learn_speed(self, ticket: Ticket) -> None:
+        """Note how long what has been done of a job took; a job that shows to be slower counts at once."""
+        job = self.running.get(ticket)
+        done = 1.0 if job is None else job.done
+        if done:
+            shown = ticket.service / (measure(ticket.work) * done)
+            self._speed = shown if job is not None and shown > self._speed else self._speed
+            if job is None:
+                self._speed = _average(self._speed, shown)
+
+    def learn_switch(self, seconds: float) -> None:
+        """Note how long it took to change weights for a job."""
+        self._switch_seconds = _average(self._switch_seconds, seconds)
+
+
+def measure(work: Work) -> float:
+    """Return the work for all images of a job."""
+    return estimate_cost(work) * count_images(work)
+
+
+def _average(mean: float, value: float) -> float:
+    return MEMORY * mean + (1 - MEMORY) * value

@@ -1,0 +1,147 @@
+"""A job in the engine: what its client waits for, and how far it is."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from pipelines.job import EncodedVibe, Work
+from pipelines.steps import Run, Step
+from pipelines.types import OnPreview, Output, Pixels, Progress, Sigmas
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The images of a job, the sigmas of its last pass, the seconds it waited and ran; or what else it gives."""
+
+    images: Sequence[Pixels]
+    sigmas: Sigmas
+    queue_seconds: float
+    run_seconds: float
+    vibe: EncodedVibe | None = None
+
+
+class Ticket:
+    """A job in the engine, with its future and its progress.
+
+    Args:
+        drop: called with a cancelled ticket, to remove it from the queue.
+        priority: of its client, see order.py.
+        on_preview: called with previews of the job's images, on a thread of the model's.
+        client: whose job it is; clients have equal shares of the device.
+
+    Attributes:
+        queue_seconds: how long the job waited before it began; None until then.
+        progress: of the step that is taken now; None until the job has begun.
+        is_cancelled: whether the client no longer waits.
+        service: seconds of the device's work on the job.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        drop: "Callable[[Ticket], None] | None" = None,
+        priority: int = 0,
+        on_preview: OnPreview | None = None,
+        client: str = "",
+    ) -> None:
+        self.work, self.priority, self.on_preview, self.client = work, priority, on_preview, client
+        self.future: Future[Result] = Future()
+        self.queued = perf_counter()
+        self.queue_seconds: float | None = None
+        self.progress: Progress | None = None
+        self.is_cancelled, self._drop = False, drop
+        self.service = 0.0
+        self._at_end: list[Callable[[bool], None]] = []
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the job was queued in which the device did not work on it."""
+        return perf_counter() - self.queued - self.service
+
+    def call_at_end(self, function: Callable[[bool], None]) -> None:
+        """Call a function with whether the job succeeded, once: when it ends, or as soon as it is cancelled.
+
+        It is called on any thread, and before whoever waits for the future knows the result.
+        """
+        self._at_end.append(function)
+        self.future.add_done_callback(lambda future: self._end(_has_succeeded(future)))
+
+    def _end(self, has_succeeded: bool) -> None:
+        with suppress(IndexError):  # the list is empty from then on; `pop` is atomic
+            self._at_end.pop()(has_succeeded)
+
+    def cancel(self) -> None:
+        """Drop the job from the queue, or stop it before its next step."""
+        self.is_cancelled = True
+        if self._drop is not None:
+            self._drop(self)
+        self.future.cancel()
+        self._end(False)
+
+
+def _has_succeeded(future: Future[Result]) -> bool:
+    return not future.cancelled() and future.exception() is None
+
+
+class RunningJob:
+    """A ticket whose job has begun: the coroutines of its images, their next steps and their results.
+
+    An image is started by asking for its step.
+    """
+
+    def __init__(self, ticket: Ticket, run: Run) -> None:
+        self.ticket, self._run = ticket, run
+        self._steps: dict[int, Step] = {}
+        self._results: dict[int, Any] = {}
+
+    @property
+    def started(self) -> int:
+        """How many images have been started and are not finished."""
+        return len(self._steps)
+
+    @property
+    def done(self) -> float:
+        """Share of the job's steps that have been taken; of jobs with several passes, of the steps of this pass."""
+        begun = sum((step.progress.step - 1) / step.progress.steps for step in self._steps.values())
+        return (len(self._results) + begun) / len(self._run.images)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all images are finished."""
+        return len(self._results) == len(self._run.images)
+
+    def list_images(self) -> tuple[int, ...]:
+        """Return the images that are not finished, those that have been started first."""
+        others = (index for index in range(len(self._run.images)) if index not in self._results)
+        return (*self._steps, *(index for index in others if index not in self._steps))
+
+    def is_started(self, index: int) -> bool:
+        """Whether an image has been started and is not finished."""
+        return index in self._steps
+
+    def find_step(self, index: int) -> Step | None:
+        """Return the next step of an image, which is started if it has to be; None if it has no steps at all."""
+        if index not in self._steps:
+            self.answer(index, None)
+        return self._steps.get(index)
+
+    def answer(self, index: int, result: object) -> None:
+        """Send an image the result of its step, or start it; its next step or its result is kept."""
+        try:
+            self._steps[index] = self._run.images[index].send(result)
+        except StopIteration as stop:
+            self._steps.pop(index, None)
+            self._results[index] = stop.value
+
+    def finish(self) -> Output:
+        """Return the output of a job whose images are all finished."""
+        return self._run.finish([self._results[index] for index in range(len(self._run.images))])
+
+    def close(self) -> None:
+        """Drop what the images hold."""
+        for image in self._run.images:
+            with suppress(Exception):
+                image.close()

@@ -1,0 +1,311 @@
+"""The stepper with a model that counts: which steps are taken, together with which, and what ends whose job."""
+
+from dataclasses import replace
+from threading import Condition
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from jobs import make_job
+
+from pipelines.errors import Cancelled, DeviceLost, NotFinite
+from pipelines.steps import Run, Step
+from pipelines.types import Output, Progress
+from server.engine.queue import Queue
+from server.engine.stepper import Limits, Stepper
+from server.engine.ticket import Ticket
+
+LOST, BROKEN = 2**31, 2**30
+"""Seeds of images whose second step fails: with the device, or alone."""
+
+
+class CountingModel:
+    """Adds one to each image's seed in each step; weights are the model that a job names.
+
+    Attributes:
+        passes: the seeds of the images that each call was for.
+        flaky: whether calls for several images fail.
+    """
+
+    model = None
+
+    def __init__(self):
+        self.active, self.passes, self.activations, self.closed = "m", [], [], []
+        self.flaky = False
+
+    def is_active(self, work):
+        return work.model == self.active
+
+    def activate(self, work, others):
+        if work.model == "absent":
+            raise NotFinite("its weights are damaged")
+        if work.model != self.active:
+            self.activations.append(work.model)
+            self.active = work.model
+
+    def begin(self, work, on_preview):
+        assert self.is_active(work)
+        return Run([self._count(work, seed) for seed in work.passes[0].seeds], self._finish)
+
+    def _finish(self, numbers):
+        return Output(list(numbers), (1.0, 0.0))
+
+    def _count(self, work, seed):
+        number = seed
+        try:
+            for step in range(work.steps):
+                progress = Progress(0, step + 1, work.steps, 1.0)
+                key = None if work.sampler == "k_lms" else work.passes[0].width
+                number = yield Step(progress, self._take, (work, seed, number), key, 2)
+            return number
+        finally:
+            self.closed.append(seed)
+
+    def _take(self, inputs):
+        self.passes.append([seed for _, seed, _ in inputs])
+        assert all(self.is_active(work) for work, *_ in inputs)
+        if self.flaky and len(inputs) > 1:
+            raise RuntimeError("out of memory")
+        for _, seed, number in inputs:
+            if seed & LOST and number > seed:
+                raise DeviceLost("cuda:0")
+            if seed & BROKEN and number > seed:
+                raise NotFinite("the network returned NaN")
+        return [number + 1 for *_, number in inputs]
+
+
+class Bench:
+    """A stepper without a thread: a test says when a pass is taken."""
+
+    def __init__(self, batching="exact", **limits):
+        self.model: CountingModel = CountingModel()
+        limits = Limits(**limits)
+        self.queue = Queue(limits.images)
+        self.stepper = Stepper(self.model, self.queue, Condition(), limits, batching, lambda: None)  # pyright: ignore[reportArgumentType]
+
+    def submit(self, *seeds, steps=2, client="", model="m", **changes):
+        ticket = Ticket(replace(make_job(seeds=seeds, steps=steps, **changes), model=model), client=client)
+        self.queue.add(ticket)
+        return ticket
+
+    def run(self, passes=10_000):
+        for _ in range(passes):
+            if not len(self.queue):
+                return
+            self.stepper.take_pass()
+
+
+def test_each_image_of_a_job_gets_its_own_passes():
+    bench = Bench()
+    ticket = bench.submit(10, 20, steps=2)
+    bench.run()
+    assert ticket.future.result(0).images == [12, 22]
+    assert bench.model.passes == [[10], [10], [20], [20]]
+
+
+def test_a_short_job_passes_a_long_one_between_two_of_its_steps():
+    bench = Bench()
+    long = bench.submit(10, steps=50)
+    bench.run(passes=3)
+    short = bench.submit(20, steps=1)
+    bench.run()
+    assert bench.model.passes[:5] == [[10], [10], [10], [20], [10]]
+    assert [ticket.future.result(0).images for ticket in (long, short)] == [[60], [21]]
+
+
+def test_no_more_images_begin_than_there_is_room_for():
+    bench = Bench(images=2)
+    tickets = [
+        bench.submit(10 * (k + 1), steps=50 - 10 * k) for k in range(4)
+    ]  # each shorter than the one before
+    for ticket in tickets:
+        bench.queue.remove(ticket)
+    for ticket in tickets:
+        bench.queue.add(ticket)
+        bench.run(passes=1)
+    assert bench.model.passes == [[10], [20], [20], [20]]
+    bench.run()
+    assert [ticket.future.result(0).images for ticket in tickets] == [[60], [60], [60], [60]]
+
+
+def test_images_of_different_jobs_share_passes():
+    bench = Bench("shared")
+    first, second = bench.submit(10, steps=3), bench.submit(20, 30, steps=2)
+    other = bench.submit(40, steps=1, width=128)
+    bench.run()
+    assert sorted(map(sorted, bench.model.passes)) == [[10], [10, 20, 30], [10, 20, 30], [40]]
+    assert first.future.result(0).images == [13]
+    assert second.future.result(0).images == [22, 32]
+    assert other.future.result(0).images == [41]
+
+
+def test_a_job_that_comes_later_joins_at_the_next_step():
+    bench = Bench("shared")
+    bench.submit(10, steps=5)
+    bench.run(passes=2)
+    bench.submit(20, steps=2)
+    bench.run()
+    assert [sorted(seeds) for seeds in bench.model.passes] == [[10], [10], [10, 20], [10, 20], [10]]
+
+
+def test_a_shared_pass_has_at_most_so_many_rows():
+    bench = Bench("shared", images=10, rows=6)
+    for seed in range(10, 15):
+        bench.submit(seed, steps=2)
+    bench.run()
+    assert max(map(len, bench.model.passes)) == 3
+    assert len(bench.model.passes) == 4
+
+
+def test_steps_without_a_key_are_taken_alone():
+    bench = Bench("shared")
+    bench.submit(10, 20, steps=1, sampler="k_lms")
+    bench.run()
+    assert bench.model.passes == [[10], [20]]
+
+
+def test_jobs_with_other_weights_share_no_pass_and_few_changes_are_made():
+    bench = Bench("shared")
+    tickets = [bench.submit(10 * k, steps=5, model="m" if k % 2 else "n") for k in range(1, 7)]
+    bench.run()
+    assert [ticket.future.result(0).images for ticket in tickets] == [[10 * k + 5] for k in range(1, 7)]
+    assert bench.model.activations == ["n"]
+
+
+@pytest.mark.parametrize("batching", ["exact", "shared"])
+def test_an_error_in_one_image_ends_its_job_and_no_other(batching):
+    bench = Bench(batching)
+    broken, good = bench.submit(BROKEN, 7, steps=3), bench.submit(20, 30, steps=3)
+    bench.run()
+    with pytest.raises(NotFinite, match="NaN"):
+        broken.future.result(0)
+    assert good.future.result(0).images == [23, 33]
+    assert bench.model.closed.count(BROKEN) == 1
+
+
+def test_a_shared_pass_that_fails_is_taken_again_image_by_image(caplog):
+    bench = Bench("shared")
+    bench.model.flaky = True
+    tickets = [bench.submit(10, steps=1), bench.submit(20, steps=1)]
+    bench.run()
+    assert bench.model.passes == [[10, 20], [10], [20]]
+    assert [ticket.future.result(0).images for ticket in tickets] == [[11], [21]]
+    assert "a shared pass failed" in caplog.text
+
+
+def test_weights_that_cannot_be_brought_end_only_the_job_that_needs_them():
+    bench = Bench()
+    absent, good = bench.submit(10, model="absent"), bench.submit(20)
+    bench.run()
+    with pytest.raises(NotFinite, match="damaged"):
+        absent.future.result(0)
+    assert good.future.result(0).images == [22]
+
+
+def test_a_cancelled_job_is_closed_before_its_next_step():
+    bench = Bench()
+    ticket = bench.submit(10, 20, steps=5)
+    bench.run(passes=2)
+    ticket.cancel()
+    bench.run()
+    with pytest.raises(Cancelled):
+        ticket.future.result(0)
+    assert bench.model.passes == [[10], [10]]
+    assert bench.model.closed == [10]
+
+
+def test_the_time_of_a_job_is_that_of_its_own_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("server.engine.stepper.perf_counter", lambda: now[0])
+    monkeypatch.setattr("server.engine.ticket.perf_counter", lambda: now[0])
+    bench = Bench()
+    take = bench.model._take
+
+    def take_a_second(inputs):
+        now[0] += 1.0
+        return take(inputs)
+
+    monkeypatch.setattr(bench.model, "_take", take_a_second)
+    long = bench.submit(10, steps=30)
+    bench.run(passes=4)
+    short = bench.submit(20, steps=2)
+    bench.run()
+    assert (short.future.result(0).queue_seconds, short.future.result(0).run_seconds) == (0.0, 2.0)
+    assert long.future.result(0).run_seconds == 30.0
+
+
+class Load(RuleBasedStateMachine):
+    """Jobs come, are cancelled and fail in any order; each ends exactly once, and no other's result changes."""
+
+    tickets = Bundle("tickets")
+    batching = "exact"
+
+    def __init__(self):
+        super().__init__()
+        self.bench = Bench(self.batching, images=3, rows=6)
+        self.ends = {}
+        self.is_lost = False
+
+    @rule(
+        target=tickets,
+        seeds=st.lists(st.integers(1, 100), min_size=1, max_size=3),
+        steps=st.integers(1, 4),
+        client=st.sampled_from("ab"),
+        model=st.sampled_from(["m", "m", "n", "absent"]),
+        width=st.sampled_from([64, 128]),
+        is_broken=st.booleans(),
+    )
+    def submit(self, seeds, steps, client, model, width, is_broken):
+        seeds = [seed + BROKEN for seed in seeds] if is_broken else seeds
+        ticket = self.bench.submit(*seeds, steps=steps, client=client, model=model, width=width)
+        self.ends[ticket] = []
+        ticket.future.add_done_callback(lambda _: self.ends[ticket].append(True))
+        return ticket
+
+    @rule()
+    def step(self):
+        self.bench.run(passes=1)
+
+    @rule(ticket=consumes(tickets))
+    def cancel(self, ticket):
+        ticket.cancel()
+
+    @rule()
+    def fail_shared_passes(self):
+        self.bench.model.flaky = not self.bench.model.flaky
+
+    @invariant()
+    def no_job_ends_twice(self):
+        assert all(len(ends) <= 1 for ends in self.ends.values())
+
+    def teardown(self):
+        self.bench.run()
+        assert not len(self.bench.queue)
+        assert not self.bench.queue.running
+        for ticket, ends in self.ends.items():
+            assert len(ends) == 1
+            self.check_end(ticket)
+
+    def check_end(self, ticket):
+        seeds, steps = ticket.work.passes[0].seeds, ticket.work.steps
+        if ticket.future.cancelled():
+            assert ticket.is_cancelled
+        elif (error := ticket.future.exception(0)) is None:
+            assert ticket.future.result(0).images == [seed + steps for seed in seeds]
+        elif isinstance(error, Cancelled):
+            assert ticket.is_cancelled
+        elif "damaged" in str(error):
+            assert ticket.work.model == "absent"
+        else:
+            assert any(seed & BROKEN for seed in seeds)
+            assert steps > 1
+
+
+class SharedLoad(Load):
+    batching = "shared"
+
+
+TestLoad = Load.TestCase
+TestSharedLoad = SharedLoad.TestCase
+TestLoad.settings = TestSharedLoad.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
