@@ -8,6 +8,7 @@ from time import perf_counter
 from fastapi import Request
 from fastapi.responses import Response
 
+from server.api.archive import archive_pictures
 from server.api.jobs import decode_in_slot, receive_body, run_job
 from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
@@ -50,6 +51,7 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
 
     encoded = (call_in_thread(encode, index) for index in range(len(result.images)))
     files = await asyncio.gather(*encoded)
+    archive_pictures(request, files, resolved.job.passes[0].seeds)
     timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
     return Generated(files, timings)
 

@@ -14,6 +14,7 @@ from server.api.image_cache import ImageCache
 from server.api.login_attempts import LoginAttempts
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.api.quota import Quotas
+from server.archive.archive import Archive
 from server.config.settings import ZipType
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
@@ -39,6 +40,7 @@ class AppState:
     image_cache: int = 64  # MiB of images that are kept for clients that send them again by a key
     decode_limit: int = DECODE_LIMIT  # how many requests may decode images or draw by a tool at a time
     toolbox: Toolbox = field(default_factory=Toolbox)
+    archive: Archive | None = None
 
     def current_policy(self) -> RequestPolicy:
         """Return the policy for the model as it is known now: what some predict is known only after loading."""

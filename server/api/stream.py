@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
 from secrets import randbelow
@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from pipelines.types import Preview
+from server.api.archive import archive_picture
 from server.api.error_responses import to_api_error
 from server.api.event_response import EventResponse
 from server.api.frames import Encoding, build_error_event, build_image_event, choose_encoding
@@ -35,7 +36,8 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
     read = await receive_generate(request, state)
     encoding = choose_encoding(read.parameters.stream, request.headers)
     resolved = await resolve_generate(request, state, read)
-    stream = ImageStream(resolved, encoding, state.metadata_for(resolved.job.model), randbelow(2**31))
+    metadata, archive = state.metadata_for(resolved.job.model), partial(archive_picture, request)
+    stream = ImageStream(resolved, encoding, metadata, randbelow(2**31), archive)
     previews = LatestPreviews()
     ticket = submit_job(request, resolved.job, previews.put)
     ticket.future.add_done_callback(previews.wake)
@@ -54,12 +56,18 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
 
 @dataclass(frozen=True, slots=True)
 class ImageStream:
-    """The stream of a request's images; `id` is in every event."""
+    """The stream of a request's images.
+
+    Attributes:
+        id: a number in every event.
+        archive: called with the index, the seed and the file of each finished image.
+    """
 
     resolved: ResolvedRequest
     encoding: Encoding
     metadata: MetadataPolicy
     id: int
+    archive: Callable[[int, int, bytes], None]
 
     async def encode_frames(
         self, ticket: Ticket, previews: LatestPreviews, held: Reservation
@@ -91,6 +99,7 @@ class ImageStream:
         job = self.resolved.job
         last_step = (len(job.passes) - 1) * job.steps + len(result.sigmas) - 2
         file = write_job_picture(self.metadata, self.resolved, result, index)
+        self.archive(index, job.passes[0].seeds[index], file)
         return self._encode("final", index, last_step, 0.0, file)
 
     def _encode(self, kind: str, image: int, step: int, sigma: float, file: bytes) -> bytes:

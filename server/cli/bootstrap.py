@@ -12,6 +12,7 @@ from server.api.accounts import AccountsFile
 from server.api.credentials import generate_token
 from server.api.memory import memory_for_bodies
 from server.app import AppState
+from server.archive.archive import Archive
 from server.cli.listeners import is_unspecified
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
@@ -131,4 +132,5 @@ def build_app_state(
         memory_limit=settings.api.memory_limit,
         image_cache=settings.api.image_cache,
         toolbox=Toolbox(networks),
+        archive=None if settings.archive is None else Archive(settings.archive),
     )
