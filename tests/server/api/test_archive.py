@@ -50,18 +50,23 @@ def read_openai(response):
     return [b64decode(entry["b64_json"]) for entry in response.json()["data"]]
 
 
-REQUESTS = [
-    (GENERATE, build_body(n_samples=2), unzip),
-    (GENERATE, build_body(image_format="webp"), unzip),
-    ("/ai/generate-image-stream", build_body(n_samples=2), read_finals),
-    ("/v1/images/generations", {"prompt": "1girl", "size": "512x768", "n": 2, "seed": 5}, read_openai),
-    ("/ai/upscale", {"image": IMAGE}, unzip),
-    ("/ai/augment-image", {"image": IMAGE, "req_type": "lineart"}, unzip),
-    ("/ai/augment-image", {"image": IMAGE, "req_type": "declutter"}, unzip),
-]
+REQUESTS = {
+    "generate": (GENERATE, build_body(n_samples=2), unzip),
+    "webp": (GENERATE, build_body(image_format="webp"), unzip),
+    "stream": ("/ai/generate-image-stream", build_body(n_samples=2), read_finals),
+    "openai": (
+        "/v1/images/generations",
+        {"prompt": "1girl", "size": "512x768", "n": 2, "seed": 5},
+        read_openai,
+    ),
+    "upscale": ("/ai/upscale", {"image": IMAGE}, unzip),
+    "filter": ("/ai/augment-image", {"image": IMAGE, "req_type": "lineart"}, unzip),
+    "redraw": ("/ai/augment-image", {"image": IMAGE, "req_type": "declutter"}, unzip),
+}
+"""A request of each kind, and how the pictures of its response are read."""
 
 
-@pytest.mark.parametrize(("path", "body", "read"), REQUESTS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("path", "body", "read"), REQUESTS.values(), ids=REQUESTS)
 def test_the_very_files_that_are_sent_are_kept(client, archive, signing_key, tmp_path, path, body, read):
     response = client.post(path, json=body)
     assert response.status_code == 200, response.text
