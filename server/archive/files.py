@@ -5,7 +5,8 @@ starts; the files of processes that still run are not, because each holds a lock
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
@@ -60,6 +61,15 @@ class FileWriter:
         self._claim.close()
         with suppress(OSError):
             (self._parts / f"{self._name}.lock").unlink()
+
+
+@contextmanager
+def hold_lock(path: Path) -> Generator[None]:
+    """Keep other processes out of the same block with the same lock file, which is created and stays."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "r+b") as file:
+        _lock(file)
+        yield
 
 
 def _claim_name(parts: Path) -> tuple[str, BinaryIO]:

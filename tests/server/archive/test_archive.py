@@ -1,19 +1,26 @@
 """The archive's thread: what it keeps, and that no failure reaches a request."""
 
 import errno
+import json
 import logging
 import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from threading import Semaphore
 
 import pytest
+from archived_files import write_picture
 from waiting import LIMIT, wait_until
 
 from server.archive import archive as archive_module
 from server.archive.archive import Archive
 from server.archive.names import tag_account
+from server.archive.picture_index import PictureIndex
 from server.config.toml import ConfigError
 
-PNG = b"\x89PNG\r\n\x1a\n and the rest"
+PNG = write_picture("png", {"Comment": json.dumps({"prompt": "1girl"})})
+WEBP = write_picture("webp", {"Comment": json.dumps({"prompt": "1boy"})})
 REQUEST = "5f0c9a3be1d24477"
 
 
@@ -31,10 +38,10 @@ def list_pictures(folder):
 
 def test_the_very_bytes_are_kept(archive, tmp_path):
     archive.put(PNG, REQUEST, 0, 7, None)
-    archive.put(b"RIFF and so on", REQUEST, 1, 8, "anna")
+    archive.put(WEBP, REQUEST, 1, 8, "anna")
     archive.stop()
     first, second = list_pictures(tmp_path / "archive")
-    assert (first.read_bytes(), second.read_bytes()) == (PNG, b"RIFF and so on")
+    assert (first.read_bytes(), second.read_bytes()) == (PNG, WEBP)
     assert first.name.endswith(f"-0-7-{REQUEST}.png")
     assert second.name.endswith(f"-1-8-{REQUEST}-{tag_account('anna')}.webp")
     assert (archive.kept, archive.failed) == (2, 0)
@@ -96,3 +103,89 @@ def test_a_folder_that_cannot_be_used_is_refused_at_the_start(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"archive = '.*file': File exists; name a folder to write to"):
         Archive(tmp_path / "file")
+
+
+def list_indexed(folder):
+    index = PictureIndex(folder)
+    return {file for day in index.list_folders() for file in index.list_files(day)}
+
+
+def list_paths(folder):
+    return {str(path.relative_to(folder)) for path in list_pictures(folder)}
+
+
+def put_and_wait(archive, count=1):
+    kept = archive.kept
+    for number in range(count):
+        archive.put(PNG, f"{kept + number:016x}", 0, 7, None)
+    wait_until(lambda: archive.kept == kept + count)
+
+
+def test_kept_pictures_are_in_the_index(archive):
+    put_and_wait(archive, 5)
+    assert list_indexed(archive.folder) == list_paths(archive.folder)
+    assert len(list_paths(archive.folder)) == 5
+
+
+def damage(path):
+    path.write_bytes(b"no index" * 1000)
+
+
+@pytest.mark.parametrize("harm", [damage, Path.unlink])
+def test_an_index_that_is_lost_while_the_server_runs_is_made_again(archive, harm):
+    put_and_wait(archive, 5)
+    harm(archive.folder / "naiad-index.sqlite")
+    put_and_wait(archive)
+    wait_until(lambda: len(list_indexed(archive.folder)) == 6)
+    assert list_indexed(archive.folder) == list_paths(archive.folder)
+
+
+@pytest.mark.parametrize("harm", [damage, Path.unlink])
+def test_an_index_that_was_lost_is_made_again_at_the_start(tmp_path, harm):
+    first = Archive(tmp_path)
+    first.start()
+    put_and_wait(first, 5)
+    first.stop()
+    harm(tmp_path / "naiad-index.sqlite")
+    second = Archive(tmp_path)
+    second.start()
+    wait_until(lambda: not second.is_scanning)
+    second.stop()
+    assert list_indexed(tmp_path) == list_paths(tmp_path)
+    assert len(list_paths(tmp_path)) == 5
+
+
+def test_a_picture_whose_row_cannot_be_written_is_kept_and_added_later(archive, monkeypatch, caplog):
+    def fail_to_add(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive._index, "add", fail_to_add)
+        put_and_wait(archive, 3)
+    assert (
+        caplog.text.count("archive: pictures are kept, but the index is not: database or disk is full") == 1
+    )
+    put_and_wait(archive)
+    wait_until(lambda: len(list_indexed(archive.folder)) == 4)
+    assert (archive.kept, archive.failed) == (4, 0)
+
+
+def test_two_servers_share_a_folder(archive):
+    other = Archive(archive.folder)
+    other.start()
+    for number in range(20):
+        (archive, other)[number % 2].put(PNG, f"{number:016x}", 0, 7, None)
+    wait_until(lambda: archive.kept + other.kept == 20)
+    other.stop()
+    assert list_indexed(archive.folder) == list_paths(archive.folder)
+    assert len(list_paths(archive.folder)) == 20
+
+
+def test_an_index_of_a_newer_version_is_refused_by_name(tmp_path):
+    PictureIndex(tmp_path).prepare()
+    with closing(sqlite3.connect(tmp_path / "naiad-index.sqlite")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(
+        ConfigError, match=r"has schema 99 of a newer naiad; this one .* or delete naiad-index"
+    ):
+        Archive(tmp_path)
