@@ -29,13 +29,13 @@ from server.errors import (
     shorten,
 )
 
-PROTECTED_PATHS = ("/ai/", "/user/", "/v1/")
+PROTECTED_PATHS = ("/ai/", "/user/", "/v1/", "/archive")
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
 HEAD_LIMIT = 16 * 1024
 """Bytes of a request before its body. h11 has a limit too, but applies it only to headers that arrive in pieces."""
 EXPOSED_HEADERS = "Content-Disposition, Server-Timing, X-Naiad-Warning, X-Request-Id"
 PREFLIGHT_HEADERS = {
-    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, DELETE",
     "Access-Control-Allow-Private-Network": "true",
     "Access-Control-Max-Age": "600",
     "Vary": "Access-Control-Request-Headers",

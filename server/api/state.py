@@ -72,7 +72,7 @@ class AppState:
 
 class Capacity:
     """What all requests share: memory, cached images, quotas, slots for parsing, for listing
-    folders, and for decoding images or tools.
+    folders, for searching the archive, and for decoding images or tools.
     """
 
     def __init__(self, state: AppState) -> None:
@@ -83,6 +83,7 @@ class Capacity:
         self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
         self.listing = asyncio.Semaphore()
+        self.searching = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
 
 

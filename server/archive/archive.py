@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Condition, Event, Thread
+from typing import TypeVar
 
 from server.archive.files import FileWriter
 from server.archive.names import PictureName, tag_account, to_local_time
-from server.archive.picture_index import NewerIndex, PictureIndex, is_damage
-from server.archive.records import read_record
+from server.archive.picture_index import NewerIndex, PictureIndex, PictureQuery, is_damage
+from server.archive.records import PictureRecord, read_record
 from server.archive.scan import scan_folder
 from server.config.toml import ConfigError
+from server.errors import Unavailable
 from server.picture.png import SIGNATURE
 
 log = logging.getLogger("naiad")
+Value = TypeVar("Value")
 WAITING_LIMIT = 256 << 20
 """Bytes of pictures that wait to be written; what comes while there are more is not kept."""
 
@@ -105,6 +108,34 @@ class Archive:
             self._bytes += len(file)
             self._changed.notify()
 
+    def find(self, query: PictureQuery) -> list[PictureRecord]:
+        """Return the pictures that a query asks for, the newest first; raise `Unavailable` if that is not possible."""
+        return self._read(lambda: self._index.find(query))
+
+    def get(self, id: str, owner: str | None) -> PictureRecord | None:
+        """Return a picture, or None if there is none, or it is another owner's; raise as above."""
+        return self._read(lambda: self._index.get(id, owner))
+
+    def delete(self, id: str, owner: str | None) -> bool:
+        """Delete a picture, and return whether there was one; raise as above."""
+        record = self.get(id, owner)
+        if record is None:
+            return False
+
+        def delete_record() -> None:
+            (self.folder / record.file).unlink(missing_ok=True)
+            self._index.remove([record.file])
+
+        self._read(delete_record)
+        return True
+
+    def _read(self, use: Callable[[], Value]) -> Value:
+        try:
+            return self._use_index(use)
+        except (OSError, sqlite3.Error) as error:
+            log.error("archive: a request for pictures has failed: %s (%s)", error, self.folder)
+            raise Unavailable("the archive cannot be used now; the server's log has the reason") from None
+
     def _run(self) -> None:
         while (picture := self._take()) is not None:
             failure = self._write(picture)
@@ -150,7 +181,7 @@ class Archive:
         """Add a picture to the index; one that cannot be added is found by a later scan."""
         try:
             record = read_record(picture.name, picture.name.path, picture.file)
-            self._change_index(lambda: self._index.add([record]))
+            self._use_index(lambda: self._index.add([record]))
         except Exception as error:  # noqa: BLE001  # the picture is kept
             if not self._is_index_failing:
                 self._is_index_failing = True
@@ -162,25 +193,27 @@ class Archive:
                 self._is_index_failing = False
                 self._start_scan()
 
-    def _change_index(self, change: Callable[[], None]) -> None:
-        """Change the index, after replacing it if it is damaged."""
+    def _use_index(self, use: Callable[[], Value]) -> Value:
+        """Return what a function that uses the index returns; if the index is damaged, replace it first."""
         try:
-            change()
+            return use()
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
             log.error("archive: %s is damaged and is made again from the pictures", self._index.path)
             self._index.replace_damaged()
-            change()
+            self._start_scan()
+            return use()
 
     def _start_scan(self) -> None:
-        if not self.is_scanning and not self._is_stopping.is_set():
-            self._scan = Thread(target=self._run_scan, name="archive scan", daemon=True)
-            self._scan.start()
+        with self._changed:
+            if not self.is_scanning and not self._is_stopping.is_set():
+                self._scan = Thread(target=self._run_scan, name="archive scan", daemon=True)
+                self._scan.start()
 
     def _run_scan(self) -> None:
         try:
-            self._change_index(self._index.check)
+            self._use_index(self._index.check)
             self._index.is_new = False
             result = scan_folder(self.folder, self._index, self._is_stopping)
         except (OSError, sqlite3.Error) as error:

@@ -2,8 +2,11 @@
 
 import errno
 import os
+import sqlite3
 import zipfile
 from base64 import b64decode
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
 import numpy as np
@@ -13,6 +16,8 @@ from image_files import encode_base64
 from stream_reader import read_msgpack
 from waiting import wait_until
 
+from server.api.access import AccessRules
+from server.api.accounts import Account, Accounts
 from server.archive.archive import Archive
 from server.archive.names import parse_name
 from server.picture.inspection import check_signatures, inspect
@@ -102,3 +107,242 @@ def test_what_was_sent_is_written_before_the_server_has_stopped(model, signing_k
     with start_client(state) as client:
         client.post(GENERATE, json=build_body(n_samples=4))
     assert len([*tmp_path.glob("archive/*-*-*/*")]) == archive.kept == 4
+
+
+def generate(client, headers=None, prompt="1girl", count=1, **parameters):
+    """Generate pictures, and return their ids in the archive."""
+    body = build_body(n_samples=count, **parameters) | {"input": prompt}
+    response = client.post(GENERATE, json=body, headers=headers)
+    assert response.status_code == 200, response.text
+    return [f"{response.headers['x-request-id']}-{index}" for index in range(count)]
+
+
+def read_page(client, headers=None, **query):
+    response = client.get("/archive", params=query, headers=headers)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def wait_kept(archive, count):
+    wait_until(lambda: archive.kept == count and not archive.is_scanning)
+
+
+def test_pictures_are_listed_with_what_made_them(client, archive, model):
+    (first,) = generate(client, prompt="1girl, red hair", negative_prompt="lowres")
+    (second,) = generate(client, prompt="1boy")
+    wait_kept(archive, 2)
+    page = read_page(client)
+    assert ([one["id"] for one in page["pictures"]], page["next"], page["complete"]) == (
+        [second, first],
+        None,
+        True,
+    )
+    picture = page["pictures"][1]
+    assert picture["prompt"].startswith("1girl, red hair")
+    assert picture["negative_prompt"] == "lowres"
+    assert (picture["seed"], picture["width"], picture["height"], picture["steps"]) == (5, 64, 64, 2)
+    assert (picture["model"], picture["source"]) == ("nai-diffusion-3", model.fingerprint)
+    assert picture["file"].endswith(f"-0-5-{picture['request_id']}.png")
+    assert (picture["request_id"], picture["account"]) == (first.removesuffix("-0"), None)
+    assert datetime.fromisoformat(picture["created"]).tzinfo == UTC
+    assert set(picture) == {
+        *("id", "file", "created", "request_id", "seed", "width", "height", "prompt", "negative_prompt"),
+        *("model", "source", "sampler", "steps", "account"),
+    }
+
+
+def test_prompt_model_and_day_are_looked_for(client, archive, model):
+    (first,) = generate(client, prompt="1girl, red hair")
+    (second,) = generate(client, prompt="1girl, blue hair")
+    wait_kept(archive, 2)
+    today = datetime.now(UTC).astimezone().date()
+    yesterday, tomorrow = today - timedelta(days=1), today + timedelta(days=1)
+    queries = [
+        ({"prompt": "red"}, [first]),
+        ({"prompt": "HAIR, 1girl"}, [second, first]),
+        ({"prompt": "red blue"}, []),
+        ({"model": "nai-diffusion-3", "prompt": ""}, [second, first]),
+        ({"model": model.fingerprint}, [second, first]),
+        ({"model": "nai-diffusion-2"}, []),
+        ({"from": yesterday, "to": tomorrow}, [second, first]),
+        ({"from": tomorrow + timedelta(days=1)}, []),
+        ({"to": yesterday - timedelta(days=1)}, []),
+    ]
+    for query, found in queries:
+        assert [one["id"] for one in read_page(client, **query)["pictures"]] == found, query
+
+
+def test_pages_follow_each_other(client, archive):
+    ids = [id for _ in range(3) for id in generate(client, count=3)]
+    wait_kept(archive, 9)
+    pages = [read_page(client, limit=4)]
+    while pages[-1]["next"] is not None:
+        pages.append(read_page(client, limit=4, before=pages[-1]["next"]))
+        generate(client)  # a new picture comes first and moves nothing
+    assert [len(page["pictures"]) for page in pages] == [4, 4, 1]
+    assert {one["id"] for page in pages for one in page["pictures"]} == {*ids}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (
+            {"form": "2026-11-01"},
+            "form: is not one of prompt, model, from, to, limit, before; did you mean from?",
+        ),
+        ({"from": "1.11.2026"}, "from: '1.11.2026' is not a date like 2026-11-01"),
+        ({"from": "2026-02-30"}, "from: '2026-02-30' is not a date"),
+        ({"to": "1700000000"}, "to: '1700000000' is not a date"),
+        ({"from": "0001-01-01"}, "from: '0001-01-01' is not a date"),
+        ({"from": "2026-11-02", "to": "2026-11-01"}, "from: 2026-11-02 is after to, 2026-11-01"),
+        ({"limit": "0"}, "limit: '0' is not a whole number from 1 to 200"),
+        ({"limit": "201"}, "limit: '201' is not"),
+        ({"limit": "many"}, "limit: 'many' is not"),
+        ({"before": "1"}, "before: '1' is not what an answer has as `next`"),
+        ({"prompt": "x" * 1001}, "is not a text of at most 1000 characters"),
+        ({"prompt": "!!"}, "prompt: '!!' has no words to look for"),
+        ({"\x1b[31m": "x"}, "\\x1b[31m: is not one of"),
+    ],
+)
+def test_a_wrong_query_is_refused_by_the_name_of_its_field(client, query, message):
+    response = client.get("/archive", params=query)
+    assert response.status_code == 400
+    assert message in response.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "prompt", ['" OR "', "words MATCH '", "NEAR(a b)", "a* NOT b", "prompt:x", "a\0b", "-", "%"]
+)
+def test_no_text_is_read_as_a_query_of_the_database(client, archive, prompt):
+    generate(client)
+    wait_kept(archive, 1)
+    assert client.get("/archive", params={"prompt": prompt}).status_code in (200, 400)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_a_picture_is_sent_as_it_was_the_first_time(client, archive, suffix):
+    response = client.post(GENERATE, json=build_body(image_format=suffix))
+    wait_kept(archive, 1)
+    path = f"/archive/{response.headers['x-request-id']}-0"
+    picture = client.get(path)
+    assert [picture.content] == unzip(response)
+    assert picture.headers["content-type"] == f"image/{suffix}"
+    assert picture.headers["cache-control"] == "private, max-age=31536000, immutable"
+    again = client.get(path, headers={"If-None-Match": picture.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    part = client.get(path, headers={"Range": "bytes=0-3"})
+    assert (part.status_code, part.content) == (206, picture.content[:4])
+    head = client.head(path)
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(picture.content)))
+
+
+def test_a_picture_can_be_deleted(client, archive, tmp_path):
+    first, second = generate(client, count=2)
+    wait_kept(archive, 2)
+    assert client.delete(f"/archive/{first}").status_code == 204
+    assert (
+        client.get(f"/archive/{first}").status_code == client.delete(f"/archive/{first}").status_code == 404
+    )
+    assert [one["id"] for one in read_page(client)["pictures"]] == [second]
+    assert len([*tmp_path.glob("archive/*-*-*/*")]) == 1
+
+
+@pytest.mark.parametrize("id", ["0" * 16 + "-0", "x", "%2e%2e%2fsigning.pem", "0" * 16 + "-0%00", "a" * 3000])
+def test_what_is_not_in_the_archive_is_not_found(client, id):
+    for method in ("GET", "DELETE"):
+        assert client.request(method, f"/archive/{id}").status_code == 404
+
+
+def test_a_picture_whose_file_was_deleted_is_not_found(client, archive, tmp_path):
+    (id,) = generate(client)
+    wait_kept(archive, 1)
+    next(tmp_path.glob("archive/*-*-*/*")).unlink()
+    response = client.get(f"/archive/{id}")
+    assert response.status_code == 404
+    assert str(tmp_path) not in response.text
+
+
+ACCOUNTS = {"anna": "pst-" + "a" * 16, "ben": "pst-" + "b" * 16}
+OPERATOR = "pst-" + "o" * 16
+
+
+def build_headers(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def shared_client(model, fake_model, signing_key, archive):
+    """Client of a server with accounts and a token of its own."""
+    listed = tuple(Account(name=name, token=token) for name, token in ACCOUNTS.items())
+    access = AccessRules((OPERATOR,), read_accounts=lambda: Accounts(account=listed))
+    with start_client(build_state(model, fake_model, signing_key, archive=archive, access=access)) as client:
+        yield client
+
+
+def test_accounts_see_their_own_pictures_and_the_operator_all(shared_client, archive):
+    anna, ben, operator = (build_headers(token) for token in (*ACCOUNTS.values(), OPERATOR))
+    (of_anna,), (of_ben,), (of_operator,) = (
+        generate(shared_client, headers) for headers in (anna, ben, operator)
+    )
+    wait_kept(archive, 3)
+    for headers, ids in ((anna, [of_anna]), (ben, [of_ben]), (operator, [of_operator, of_ben, of_anna])):
+        pictures = read_page(shared_client, headers)["pictures"]
+        assert [one["id"] for one in pictures] == ids
+        assert [one.get("account") for one in pictures] == (
+            [None] if len(ids) == 1 else [None, "ben", "anna"]
+        )
+        assert ("account" in pictures[0]) == (len(ids) > 1)
+    for method in ("GET", "DELETE"):
+        assert shared_client.request(method, f"/archive/{of_anna}", headers=ben).status_code == 404
+    assert shared_client.get(f"/archive/{of_anna}", headers=operator).status_code == 200
+    assert shared_client.delete(f"/archive/{of_anna}", headers=anna).status_code == 204
+
+
+def test_without_a_token_nothing_is_shown(shared_client, archive):
+    (id,) = generate(shared_client, build_headers(OPERATOR))
+    wait_kept(archive, 1)
+    for path in ("/archive", f"/archive/{id}", "/archive/", f"/archive//{id}/"):
+        for headers in (None, build_headers("pst-unknown-token")):
+            assert shared_client.get(path, headers=headers).status_code == 401
+
+
+def test_owners_are_kept_when_the_index_is_lost(shared_client, archive):
+    anna = build_headers(ACCOUNTS["anna"])
+    (id,) = generate(shared_client, anna)
+    generate(shared_client, build_headers(ACCOUNTS["ben"]))
+    wait_kept(archive, 2)
+    (archive.folder / "naiad-index.sqlite").write_bytes(b"damaged" * 1000)
+    wait_until(lambda: len(read_page(shared_client, anna)["pictures"]) == 1)
+    assert read_page(shared_client, anna)["pictures"][0]["id"] == id
+
+
+def test_an_index_that_cannot_be_used_is_a_503(client, archive, monkeypatch, tmp_path):
+    def fail(*_):
+        raise sqlite3.OperationalError(f"unable to open {tmp_path}")
+
+    monkeypatch.setattr(archive._index, "find", fail)
+    response = client.get("/archive")
+    assert response.status_code == 503
+    assert response.json()["message"].startswith("the archive cannot be used now")
+    assert str(tmp_path) not in response.text
+
+
+def test_without_metadata_no_prompt_is_kept(model, fake_model, archive):
+    state = build_state(model, fake_model, archive=archive)
+    state = replace(state, metadata=replace(state.metadata, level="none"))
+    with start_client(state) as client:
+        (id,) = generate(client, prompt="secret")
+        wait_kept(archive, 1)
+        (picture,) = read_page(client)["pictures"]
+    assert (picture["id"], picture["prompt"], picture["negative_prompt"], picture["seed"]) == (id, "", "", 5)
+    assert b"secret" not in b"".join(file.read_bytes() for file in archive.folder.glob("naiad-index*"))
+
+
+def test_a_server_without_an_archive_says_how_to_get_one(model, fake_model, signing_key):
+    with start_client(build_state(model, fake_model, signing_key)) as client:
+        for method, path in (("GET", "/archive"), ("GET", "/archive/x"), ("DELETE", "/archive/x")):
+            response = client.request(method, path)
+            assert response.status_code == 404
+            assert response.json()["message"] == (
+                "this server keeps no archive; start it with --archive DIR, or set archive"
+            )

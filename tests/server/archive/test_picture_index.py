@@ -13,7 +13,7 @@ from paths import ROOT
 from waiting import PROCESS_LIMIT
 
 from server.archive import picture_index
-from server.archive.picture_index import MIGRATIONS, NewerIndex, PictureIndex, is_damage
+from server.archive.picture_index import MIGRATIONS, NewerIndex, PictureIndex, PictureQuery, is_damage
 from server.archive.records import read_record
 
 
@@ -139,3 +139,98 @@ def test_several_processes_use_one_index(tmp_path):
     processes = [subprocess.Popen([*command, str(100 * number)], cwd=ROOT) for number in range(3)]
     assert [process.wait(PROCESS_LIMIT) for process in processes] == [0, 0, 0]
     assert len(read_all(PictureIndex(tmp_path))) == 90
+
+
+def find(index, **query):
+    """The numbers of the pictures that are found."""
+    return [int(record.request_id, 16) for record in index.find(PictureQuery(**query))]
+
+
+@pytest.fixture(params=[True, False], ids=["full text", "without"])
+def searched(index, request):
+    index.has_words = index.has_words and request.param
+    return index
+
+
+PROMPTS = [
+    "1girl, red hair, smile",
+    "1girl, red_hair",
+    "1boy, blue hair",
+    "{artist:Müller}, café, красные ВОЛОСЫ",
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["1girl"], [1, 0]),
+        (["HAIR"], [2, 1, 0]),
+        (["red", "hair"], [1, 0]),
+        (["hair", "smile"], [0]),
+        (["blue", "1girl"], []),
+        (["artist"], [3]),
+        (["red"], [1, 0]),
+        ([], [3, 2, 1, 0]),
+    ],
+)
+def test_words_are_found_in_prompts(searched, words, found):
+    searched.add([build_record(number, prompt) for number, prompt in enumerate(PROMPTS)])
+    assert find(searched, words=words) == found
+
+
+def test_full_text_search_folds_case_and_accents(index):
+    index.add([build_record(number, prompt) for number, prompt in enumerate(PROMPTS)])
+    assert [find(index, words=[word]) for word in ("muller", "cafe", "волосы", "ed", "smil")] == [
+        *([3], [3], [3]),
+        *([], []),
+    ]
+
+
+def test_removed_and_replaced_prompts_are_not_found(index):
+    index.add([build_record(0, "red"), build_record(1, "red")])
+    index.remove([build_record(0).file])
+    index.add([build_record(1, "blue")])
+    assert (find(index, words=["red"]), find(index, words=["blue"])) == ([], [1])
+
+
+def test_words_that_another_sqlite_did_not_look_up_are_added(index):
+    index.add([build_record(0, "red")])
+    index.has_words = False
+    index.add([build_record(1, "blue")])
+    index.has_words = True
+    index.prepare()
+    assert (find(index, words=["red"]), find(index, words=["blue"])) == ([0], [1])
+
+
+def test_conditions_are_combined(index):
+    index.add(build_record(number, owner="ab"[number % 2], model=f"m{number // 4}") for number in range(8))
+    middle = build_record(3).created
+    assert find(index, owner="a") == [6, 4, 2, 0]
+    assert find(index, model="m0", owner="b") == [3, 1]
+    assert find(index, model="94712E0C", limit=2) == [7, 6]
+    assert find(index, since=middle, until=middle + 2000) == [4, 3]
+    assert find(index, model="m2") == []
+
+
+def test_pages_stay_the_same_while_pictures_come_and_go(index):
+    index.add(build_record(number, created=number // 3) for number in range(20))
+    seen, before = [], None
+    while page := index.find(PictureQuery(before=before, limit=4)):
+        seen += [int(record.request_id, 16) for record in page]
+        before = (page[-1].created, page[-1].id)
+        index.remove([page[-1].file])
+        index.add([build_record(100 + len(seen), created=1000)])
+    assert seen == list(range(19, -1, -1))
+
+
+def test_a_picture_is_only_its_owners(index):
+    index.add([build_record(0, owner="a"), build_record(1)])
+    ids = build_record(0).id, build_record(1).id
+    assert [index.get(ids[0], owner) is not None for owner in (None, "a", "b", "")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [index.get(ids[1], owner) is not None for owner in (None, "a", "")] == [True, False, True]
+    assert index.get("nothing", None) is None
