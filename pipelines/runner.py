@@ -124,15 +124,12 @@ class JobRun:
         previous: RgbImage | None = None
         image: Pixels | None = None
         for number, pass_ in enumerate(self._job.passes):
+            inputs = yield from self._find_inputs(number, index)
             if image is not None and isinstance(pass_.init, PreviousPass):
                 upscaler = self._upscaler if pass_.init.network else None
                 tiles = resize_tiles(image, pass_.width, pass_.height, upscaler)
-                resized = yield from _compute_tiles(tiles, index, self._pipeline.device)
+                resized = yield from _compute_tiles(tiles, index, self._pipeline.device, inputs.before, 0.0)
                 previous = RgbImage(pass_.width, pass_.height, resized.tobytes())
-            if number == len(self._inputs):
-                progress, encode = Progress(index, 1, self._job.steps, 0.0), partial(self._encode, number)
-                yield make_step(self._pipeline.device, progress, encode)
-            inputs = self._inputs[number]
             image = yield from self._pipeline.generate_image(inputs, index, previous, self._previews)
         assert image is not None
         return image
@@ -141,20 +138,30 @@ class JobRun:
         """Return the job's output."""
         return Output(images, self._inputs[-1].plan.sigmas)
 
-    def _encode(self, number: int) -> None:
-        """Encode what the images of a pass share, unless another of them has reached it before."""
+    def _find_inputs(self, number: int, index: int) -> StepCoroutine[PassInputs]:
+        """Return what the images of a pass share; the first image to reach the pass encodes it."""
         if number == len(self._inputs):
-            steps_before = sum(inputs.plan.steps for inputs in self._inputs)
-            self._inputs.append(self._pipeline.begin_pass(self._job, self._job.passes[number], steps_before))
+            before = sum(inputs.share for inputs in self._inputs)
+            progress = Progress(index, 1, self._job.steps, 0.0, before, 0.0)
+            encode = partial(self._encode, number)
+            yield make_step(self._pipeline.device, progress, encode)
+        return self._inputs[number]
+
+    def _encode(self, number: int) -> None:
+        """Encode the inputs of a pass, unless that was done for another image since the step was made."""
+        if number == len(self._inputs):
+            self._inputs.append(self._pipeline.begin_pass(self._job, number))
 
 
-def _compute_tiles(tiles: TileCoroutine[Pixels], index: int, device: torch.device) -> StepCoroutine[Pixels]:
-    """Compute each tile in a step of its own."""
+def _compute_tiles(
+    tiles: TileCoroutine[Pixels], index: int, device: torch.device, before: float = 0.0, share: float = 1.0
+) -> StepCoroutine[Pixels]:
+    """Compute each tile in a step of its own; `before` and `share` are those of `Progress`."""
     computed: Any = None
     try:
         while True:
             tile = tiles.send(computed)
-            progress = Progress(index, tile.number, tile.total, 0.0)
+            progress = Progress(index, tile.number, tile.total, 0.0, before, share)
             computed = yield make_step(device, progress, tile.compute)
     except StopIteration as stop:
         return stop.value

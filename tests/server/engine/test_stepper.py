@@ -14,7 +14,7 @@ from pipelines.errors import Cancelled, DeviceLost, NotFinite, OutOfMemory
 from pipelines.steps import Run, Step
 from pipelines.types import Output, Progress
 from server.engine.queue import Queue
-from server.engine.stepper import Limits, Stepper
+from server.engine.stepper import Stepper
 from server.engine.ticket import Ticket
 
 LOST, BROKEN = 2**31, 2**30
@@ -66,7 +66,7 @@ class CountingModel:
             for step in range(work.steps):
                 progress = Progress(0, step + 1, work.steps, 1.0)
                 key = None if work.sampler == "k_lms" else work.passes[0].width
-                number = yield Step(progress, self._take, (work, seed, number), key, 2)
+                number = yield Step(progress, self._take, (work, seed, number), key, 0.3)
             return number
         finally:
             self.closed.append(seed)
@@ -89,11 +89,10 @@ class CountingModel:
 class Bench:
     """A stepper without a thread: a test says when a pass is taken."""
 
-    def __init__(self, batching="exact", **limits):
+    def __init__(self, batching="exact", images=4):
         self.model: CountingModel = CountingModel()
-        limits = Limits(**limits)
-        self.queue = Queue(limits.images)
-        self.stepper = Stepper(self.model, self.queue, Condition(), limits, batching, lambda: None)  # pyright: ignore[reportArgumentType]
+        self.queue = Queue(images)
+        self.stepper = Stepper(self.model, self.queue, Condition(), batching, lambda: None)  # pyright: ignore[reportArgumentType]
 
     def submit(self, *seeds, steps=2, client="", model="m", **changes):
         ticket = Ticket(replace(make_job(seeds=seeds, steps=steps, **changes), model=model), client=client)
@@ -160,8 +159,8 @@ def test_a_job_that_comes_later_joins_at_the_next_step():
     assert [sorted(seeds) for seeds in bench.model.passes] == [[10], [10], [10, 20], [10, 20], [10]]
 
 
-def test_a_shared_pass_has_at_most_so_many_rows():
-    bench = Bench("shared", images=10, rows=6)
+def test_a_shared_pass_has_shares_that_add_up_to_1():
+    bench = Bench("shared", images=10)
     for seed in range(10, 15):
         bench.submit(seed, steps=2)
     bench.run()
@@ -247,9 +246,9 @@ def test_a_shared_pass_for_which_there_is_not_enough_memory_gets_fewer_rows():
     tickets = [bench.submit(seed, steps=2) for seed in (10, 20, 30, 40)]
     bench.run()
     assert [ticket.future.result(0).images for ticket in tickets] == [[12], [22], [32], [42]]
-    # twice with all four, then one by one; then twice with three, and from then on two share a pass
-    assert [len(seeds) for seeds in bench.model.passes] == [4, 4, 1, 1, 1, 1, 3, 3, 1, 1, 1, 1]
-    assert len(bench.model.freed) == 2
+    # twice with three, then one by one; from then on two share a pass
+    assert [len(seeds) for seeds in bench.model.passes] == [3, 3, 1, 1, 1, 2, 2, 1]
+    assert len(bench.model.freed) == 1
 
 
 def test_weights_that_cannot_be_brought_end_only_the_job_that_needs_them():
@@ -301,7 +300,7 @@ class Load(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.bench = Bench(self.batching, images=3, rows=6)
+        self.bench = Bench(self.batching, images=3)
         self.ends = {}
         self.is_lost = False
 
