@@ -20,6 +20,10 @@ No message carries a library's own text.
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
+
+UNKNOWN_RETRY, LONGEST_RETRY = 5, 600
+"""Seconds after which to try again if nothing is known, and at most."""
 
 
 class ApiError(Exception):
@@ -106,12 +110,19 @@ class Unsupported(ApiError):
 
 
 class Overloaded(ApiError):
-    """The queue, the memory or the account's requests are at their limit, or too many logins have failed."""
+    """The queue, the memory or the account's requests are at their limit, or too many logins have failed.
+
+    Args:
+        reason: the message, which goes on with when to try again.
+        seconds: when that is expected to be; None if it is not known.
+    """
 
     status = 429
 
-    def __init__(self, message: str, seconds: int = 5) -> None:
-        super().__init__(message, {"Retry-After": str(seconds)})
+    def __init__(self, reason: str, seconds: float | None = None) -> None:
+        whole = UNKNOWN_RETRY if seconds is None else ceil(min(max(seconds, 1), LONGEST_RETRY))
+        when = "shortly" if seconds is None else f"in {whole} second{'s' if whole > 1 else ''}"
+        super().__init__(f"{reason}; try again {when}", {"Retry-After": str(whole)})
 
 
 class HeadersTooLarge(ApiError):

@@ -7,7 +7,8 @@ from typing import TypeVar, TypeVarTuple
 
 from fastapi import Request
 
-from pipelines.job import Job, Work
+from pipelines.cost import count_images
+from pipelines.job import Work
 from pipelines.types import OnPreview
 from server.api.accounts import Account
 from server.api.body import read_body
@@ -74,10 +75,10 @@ def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None
     Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
     """
     account, quotas = get_account(request), get_capacity(request).quotas
-    use = quotas.begin(account, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
+    client = identify_client(request, account)
+    use = quotas.begin(account, count_images(work), _expect_end(request, client))
     priority = 0 if account is None else account.priority
     try:
-        client = identify_client(request, account)
         ticket = get_app_state(request).engine.submit(work, priority, on_preview, client)
     except BaseException:
         quotas.end(use, refund=True)
@@ -94,11 +95,17 @@ def identify_client(request: Request, account: Account | None) -> str:
     return f"address {request.client.host}" if request.client else ""
 
 
+def _expect_end(request: Request, client: str) -> float | None:
+    """Return the seconds in which the first of a client's jobs is expected to end; None if it has none."""
+    forecasts = get_app_state(request).engine.forecast()
+    return min((each.end for each in forecasts if each.ticket.client == client), default=None)
+
+
 @contextmanager
 def hold_quota(request: Request, images: int = 1) -> Generator[None]:
     """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
-    quotas = get_capacity(request).quotas
-    use = quotas.begin(get_account(request), images)
+    quotas, account = get_capacity(request).quotas, get_account(request)
+    use = quotas.begin(account, images, _expect_end(request, identify_client(request, account)))
     try:
         yield
     except BaseException:
@@ -110,7 +117,9 @@ def hold_quota(request: Request, images: int = 1) -> Generator[None]:
 def _admit(request: Request) -> None:
     """Raise what submitting a job of one image would raise now."""
     get_app_state(request).engine.admit()
-    get_capacity(request).quotas.check(get_account(request))
+    account = get_account(request)
+    free_in = _expect_end(request, identify_client(request, account))
+    get_capacity(request).quotas.check(account, free_in=free_in)
 
 
 async def run_job(request: Request, work: Work) -> Result:

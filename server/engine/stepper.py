@@ -64,7 +64,7 @@ class Limits:
     """How much the engine takes on.
 
     Attributes:
-        queue: jobs that wait, without those that have begun.
+        queue: images of jobs that wait, without those that have begun; a job for more waits alone.
         images: images that have begun and are not finished; one of them runs.
         rows: of a pass that images of several jobs share.
     """
