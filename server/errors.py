@@ -9,6 +9,7 @@ ApiError
 ├── NotFound         404  no such path, or nothing there
 ├── MethodNotAllowed 405  the path takes other methods
 ├── BodyTimeout      408  the body did not arrive in time
+├── Conflict         409  the job was cancelled, or has ended already
 ├── BodyTooLarge     413  the body is larger than the limit
 ├── Unsupported      415  a Content-Type or Content-Encoding that is not read
 ├── Overloaded       429  the queue is full, the memory limit is reached, or an account's limit of requests
@@ -95,6 +96,12 @@ class BodyTimeout(ApiError):
     """The body did not arrive in time."""
 
     status = 408
+
+
+class Conflict(ApiError):
+    """The job was cancelled on request, or cannot be cancelled because it has ended."""
+
+    status = 409
 
 
 class BodyTooLarge(ApiError):

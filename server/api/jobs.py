@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 from fastapi import Request
@@ -11,16 +12,19 @@ from pipelines.cost import count_images
 from pipelines.job import Work
 from pipelines.types import OnPreview
 from server.api.accounts import Account
+from server.api.active_jobs import ActiveJob, JobName
 from server.api.body import read_body
 from server.api.image_fields import recall_images
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
 from server.api.threads import call_in_thread
-from server.engine.ticket import Result, Ticket
+from server.engine.ticket import Result
 from server.errors import Unavailable
 
 Args = TypeVarTuple("Args")
 Decoded = TypeVar("Decoded")
 Done = TypeVar("Done")
+CORRELATION_LIMIT = 100
+"""Characters of an X-Correlation-Id that count; clients send 6, or a UUID."""
 
 
 async def receive_body(request: Request, state: AppState) -> dict[str, object]:
@@ -69,7 +73,15 @@ async def run_in_slot(
     return await run_for_client(request, wait_and_run())
 
 
-def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None) -> Ticket:
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A request that waits for a job; to wait no longer it cancels `result`."""
+
+    job: ActiveJob
+    result: asyncio.Future[Result]
+
+
+def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None) -> Waiter:
     """Queue a job with the priority of the request's account, and within its quota. A request has one at a time.
 
     Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
@@ -85,7 +97,10 @@ def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None
         raise
     # before the result reaches the client, or once it has hung up: its next request may then begin
     ticket.call_at_end(lambda has_succeeded: quotas.end(use, refund=not has_succeeded))
-    return ticket
+    request.scope["job_id"] = request.scope["request_id"]
+    correlation_id = request.headers.get("x-correlation-id", "")[:CORRELATION_LIMIT]
+    job = get_capacity(request).jobs.add(JobName(request.scope["job_id"], client, correlation_id), ticket)
+    return Waiter(job, job.join())
 
 
 def identify_client(request: Request, account: Account | None) -> str:
@@ -129,13 +144,9 @@ async def run_job(request: Request, work: Work) -> Result:
     return result
 
 
-async def wait_for_result(ticket: Ticket, request: Request) -> Result:
-    """Return the result of a ticket, or cancel the ticket and raise `Unavailable` if the client disconnects first."""
-    try:
-        return await run_for_client(request, asyncio.wrap_future(ticket.future))
-    except (Unavailable, asyncio.CancelledError):
-        ticket.cancel()
-        raise
+async def wait_for_result(waiter: Waiter, request: Request) -> Result:
+    """Return the result of a job; wait no longer and raise `Unavailable` if the client disconnects first."""
+    return await run_for_client(request, waiter.result)
 
 
 async def run_for_client(request: Request, work: Awaitable[Done]) -> Done:

@@ -21,7 +21,7 @@ from server.api.previews import LatestPreviews
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, get_reservation
 from server.api.threads import call_in_thread
-from server.engine.ticket import Result, Ticket
+from server.engine.ticket import Result
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest
 
@@ -37,17 +37,18 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
     resolved = await resolve_generate(request, state, read)
     stream = ImageStream(resolved, encoding, state.metadata_for(resolved.job.model), randbelow(2**31))
     previews = LatestPreviews()
-    ticket = submit_job(request, resolved.job, previews.put)
-    ticket.future.add_done_callback(previews.wake)
-    frames = stream.encode_frames(ticket, previews, get_reservation(request))
+    waiter = submit_job(request, resolved.job, previews.put)
+    waiter.result.add_done_callback(previews.wake)
+    frames = stream.encode_frames(waiter.result, previews, get_reservation(request))
     try:
         first = await run_for_client(request, anext(frames))
     except BaseException:
-        ticket.cancel()  # the generator does, if it has begun
+        waiter.result.cancel()  # the generator does, if it has begun
         raise
     headers = build_warning_headers(resolved.warnings)
-    if ticket.queue_seconds is not None:
-        headers["Server-Timing"] = f"queue;dur={1000 * ticket.queue_seconds:.1f}"
+    queue_seconds = waiter.job.ticket.queue_seconds
+    if queue_seconds is not None:
+        headers["Server-Timing"] = f"queue;dur={1000 * queue_seconds:.1f}"
     encode_error = partial(stream.encode_error, request.scope["request_id"])
     return EventResponse(first, frames, encode_error, encoding.media_type, headers)
 
@@ -62,25 +63,25 @@ class ImageStream:
     id: int
 
     async def encode_frames(
-        self, ticket: Ticket, previews: LatestPreviews, held: Reservation
+        self, result: asyncio.Future[Result], previews: LatestPreviews, held: Reservation
     ) -> AsyncGenerator[bytes]:
-        """Yield the frames of a job's previews and of its images; cancel the ticket if they are not all taken."""
+        """Yield the frames of a job's previews and of its images; cancel the result if they are not all taken."""
         keep_alive = self.encoding.keep_alive
         try:
-            while not ticket.future.done():
+            while not result.done():
                 newest = await previews.take(None if keep_alive is None else KEEP_ALIVE)
                 for preview in newest:
                     yield self._encode_preview(preview)
-                if not newest and keep_alive is not None and not ticket.future.done():
+                if not newest and keep_alive is not None and not result.done():
                     yield keep_alive
-            result = ticket.future.result()
-            held.hold(sum(image.nbytes for image in result.images))
-            encode = partial(self._encode_final, result)
-            finals = (call_in_thread(encode, index) for index in range(len(result.images)))
+            images = result.result().images
+            held.hold(sum(image.nbytes for image in images))
+            encode = partial(self._encode_final, result.result())
+            finals = (call_in_thread(encode, index) for index in range(len(images)))
             for frame in await asyncio.gather(*finals):
                 yield frame
         finally:
-            ticket.cancel()
+            result.cancel()
 
     def _encode_preview(self, preview: Preview) -> bytes:
         step = preview.step - 1

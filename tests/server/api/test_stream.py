@@ -8,6 +8,7 @@ import os
 import socket
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from pipelines.errors import DeviceLost, InvalidPrompt, NotFinite
 from server.api import stream
 from server.api.event_response import EventResponse
 from server.api.protocol import PROBE_INTERVAL
+from server.engine.engine import Engine
+from server.engine.stepper import Limits
 from server.picture.inspection import check_signatures, inspect
 
 STREAM = "/ai/generate-image-stream"
@@ -294,7 +297,8 @@ def read_memory():
 def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
     fake_model = FakeModel()
     fake_model.preview = bytes(128 * 1024)
-    state = build_state(model, fake_model)
+    engine = Engine(lambda: fake_model, Limits(queue=8 * 20))
+    state = replace(build_state(model, fake_model), engine=engine)
     with serve(state) as address:
         exchange(address, build_request(steps=50, n_samples=8))
         before, connections = read_memory(), []
