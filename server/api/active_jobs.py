@@ -2,11 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from pipelines.types import OnPreview, Preview
+from server.api.retries import RequestKey
 from server.engine.ticket import Result, Ticket
+from server.request.resolve import ResolvedRequest
 
 MOST_ENDED = 512
 """Jobs that have ended and are still known by their ids."""
@@ -28,14 +32,42 @@ class JobName:
 
     def matches(self, name: str, client: str | None) -> bool:
         """Return whether `name` is one of the ids, and the job the client's; None sees the jobs of all."""
-        return name in (self.id, self.correlation_id) and client in (None, self.client)
+        is_named = name == self.id or (name != "" and name == self.correlation_id)
+        return is_named and client in (None, self.client)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRequest:
+    """What a request for images shares with its retries, whose images are drawn once.
+
+    Attributes:
+        resolved: the request with the seeds that were picked.
+        key: what its retries have too; None if it has none.
+        listeners: called with the previews of the images.
+    """
+
+    resolved: ResolvedRequest
+    key: RequestKey | None = None
+    listeners: list[OnPreview] = field(default_factory=list[OnPreview])
+
+    def show(self, preview: Preview) -> None:
+        """Call the listeners. Can be called on any thread."""
+        for listener in tuple(self.listeners):
+            listener(preview)
 
 
 class ActiveJob:
     """A job that has not ended, and the requests that wait for it. It is cancelled as soon as none does."""
 
-    def __init__(self, name: JobName, ticket: Ticket, forget: "Callable[[ActiveJob], None]") -> None:
-        self.name, self.ticket, self._forget = name, ticket, forget
+    def __init__(
+        self,
+        name: JobName,
+        ticket: Ticket,
+        forget: "Callable[[ActiveJob], None]",
+        request: SharedRequest | None = None,
+    ) -> None:
+        self.name, self.ticket, self.request, self._forget = name, ticket, request, forget
+        self._files: asyncio.Future[list[bytes]] | None = None
         self._results: set[asyncio.Future[Result]] = set()
         self._loop = asyncio.get_running_loop()
         ticket.future.add_done_callback(lambda _: self._settle_soon())
@@ -46,6 +78,12 @@ class ActiveJob:
         self._results.add(result)
         result.add_done_callback(self._leave)
         return result
+
+    async def share_files(self, encode: Callable[[], Coroutine[Any, Any, list[bytes]]]) -> list[bytes]:
+        """Return the files of the job's images, which the first request that asks for them encodes for all."""
+        if self._files is None:
+            self._files = asyncio.ensure_future(encode())
+        return await asyncio.shield(self._files)
 
     def fail(self, error: Exception) -> None:
         """Raise an error in all requests that wait, which cancels the job."""
@@ -89,10 +127,17 @@ class ActiveJobs:
     def __iter__(self) -> Iterator[ActiveJob]:
         return iter(tuple(self._jobs.values()))
 
-    def add(self, name: JobName, ticket: Ticket) -> ActiveJob:
+    def add(self, name: JobName, ticket: Ticket, request: SharedRequest | None = None) -> ActiveJob:
         """Add a job that has been submitted; it is removed when it ends."""
-        self._jobs[name.id] = job = ActiveJob(name, ticket, self._forget)
+        self._jobs[name.id] = job = ActiveJob(name, ticket, self._forget, request)
         return job
+
+    def find_repeated(self, key: RequestKey | None) -> ActiveJob | None:
+        """Return the job of a request that is sent again."""
+        found = (
+            job for job in self if key is not None and job.request is not None and job.request.key == key
+        )
+        return next(found, None)
 
     def find(self, name: str, client: str | None) -> list[ActiveJob]:
         """Return the jobs whose id, or whose client's name for it, is `name`, see `JobName.matches`."""

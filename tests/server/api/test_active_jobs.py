@@ -107,6 +107,8 @@ def test_a_job_is_found_by_either_name_and_only_by_its_client_and_the_operator()
             assert jobs.find(name, "ben") == []
             assert not jobs.has_ended(name, None)
         assert jobs.find("2", None) == []
+        jobs.add(JobName("3", "anna"), Ticket(make_job()))
+        assert jobs.find("", "anna") == []
         job.fail(Conflict("cancelled"))
         for name in ("1", "abc123"):
             assert jobs.find(name, None) == []

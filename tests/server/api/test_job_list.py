@@ -1,6 +1,5 @@
 """`GET /queue` and `DELETE /queue/{id}`: who sees and cancels which jobs, and how both requests are answered."""
 
-import json
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from image_files import make_png
 from live_server import build_get, build_post, connect, exchange, read_rest, read_until, serve
+from raw_responses import find_header, parse_json
 from stream_reader import read_msgpack
 from waiting import LIMIT, wait_until
 
@@ -39,20 +39,10 @@ def build_delete(name, *headers):
     return build_get(f"/queue/{name}", *headers).replace(b"GET ", b"DELETE ", 1)
 
 
-def parse(response):
-    """The status and the JSON of a response."""
-    return int(response.split(maxsplit=2)[1]), json.loads(response.partition(b"\r\n\r\n")[2])
-
-
 def list_jobs(address, *headers):
-    status, listed = parse(exchange(address, build_get("/queue", *headers)))
+    status, listed = parse_json(exchange(address, build_get("/queue", *headers)))
     assert status == 200
     return listed["jobs"]
-
-
-def find_header(response, name):
-    lines = response.partition(b"\r\n\r\n")[0].decode().splitlines()
-    return next((line.split(": ")[1] for line in lines if line.lower().startswith(f"{name}: ")), None)
 
 
 @contextmanager
@@ -103,15 +93,15 @@ def test_without_accounts_the_only_user_sees_and_cancels_everything(model, gate)
     with run_jobs(model, gate, AccessRules(), build_generate(steps=9)) as (address, _, responses):
         (job,) = list_jobs(address)
         assert job["client"] == "address 127.0.0.1"
-        assert parse(exchange(address, build_delete(job["id"]))) == (200, {"cancelled": [job["id"]]})
-        assert parse(responses[0].result(LIMIT))[0] == 409
+        assert parse_json(exchange(address, build_delete(job["id"]))) == (200, {"cancelled": [job["id"]]})
+        assert parse_json(responses[0].result(LIMIT))[0] == 409
 
 
 def test_a_token_is_needed_where_one_is_for_generating(model, gate):
     with run_jobs(model, gate, RULES, build_generate(*bearer(ANNA))) as (address, *_):
         (job,) = list_jobs(address, *bearer(ANNA))
-        assert parse(exchange(address, build_get("/queue")))[0] == 401
-        assert parse(exchange(address, build_delete(job["id"])))[0] == 401
+        assert parse_json(exchange(address, build_get("/queue")))[0] == 401
+        assert parse_json(exchange(address, build_delete(job["id"])))[0] == 401
         assert list_jobs(address, *bearer(ANNA))
 
 
@@ -119,9 +109,9 @@ def test_a_running_job_that_is_cancelled_stops_before_its_next_evaluation(model,
     requests = build_generate(*bearer(ANNA), steps=50), build_generate(*bearer(BEN), steps=2)
     with run_jobs(model, gate, RULES, *requests) as (address, fake_model, responses):
         running = next(job for job in list_jobs(address, *bearer(OWN)) if job["state"] == "running")
-        assert parse(exchange(address, build_delete(running["id"], *bearer(ANNA))))[0] == 200
+        assert parse_json(exchange(address, build_delete(running["id"], *bearer(ANNA))))[0] == 200
         response = responses[0].result(LIMIT)  # the device is still at its evaluation
-        assert parse(response) == (
+        assert parse_json(response) == (
             409,
             {"statusCode": 409, "message": f"cancelled by DELETE /queue/{running['id']}"},
         )
@@ -137,8 +127,8 @@ def test_a_waiting_job_that_is_cancelled_by_its_correlation_id_never_runs(model,
         build_generate(*bearer(BEN), "X-Correlation-Id: abc123", steps=9),
     )
     with run_jobs(model, gate, RULES, *requests) as (address, fake_model, responses):
-        assert parse(exchange(address, build_delete("abc123", *bearer(ANNA))))[0] == 404  # not hers
-        status, answer = parse(exchange(address, build_delete("abc123", *bearer(BEN))))
+        assert parse_json(exchange(address, build_delete("abc123", *bearer(ANNA))))[0] == 404  # not hers
+        status, answer = parse_json(exchange(address, build_delete("abc123", *bearer(BEN))))
         assert status == 200
         assert find_header(responses[1].result(LIMIT), "x-job-id") == answer["cancelled"][0]
         assert [job["state"] for job in list_jobs(address, *bearer(OWN))] == ["running"]
@@ -150,8 +140,8 @@ def test_a_waiting_job_that_is_cancelled_by_its_correlation_id_never_runs(model,
 def test_the_operator_may_cancel_anyones_job(model, gate):
     with run_jobs(model, gate, RULES, build_generate(*bearer(ANNA))) as (address, _, responses):
         (job,) = list_jobs(address, *bearer(OWN))
-        assert parse(exchange(address, build_delete(job["id"], *bearer(OWN))))[0] == 200
-        assert parse(responses[0].result(LIMIT))[0] == 409
+        assert parse_json(exchange(address, build_delete(job["id"], *bearer(OWN))))[0] == 200
+        assert parse_json(responses[0].result(LIMIT))[0] == 409
 
 
 def test_a_cancelled_job_costs_nothing(model, gate):
@@ -159,7 +149,7 @@ def test_a_cancelled_job_costs_nothing(model, gate):
         (job,) = list_jobs(address, *bearer(ANNA))
         exchange(address, build_delete(job["id"], *bearer(ANNA)))
         responses[0].result(LIMIT)
-        page = parse(exchange(address, build_get("/user/subscription", *bearer(ANNA))))[1]
+        page = parse_json(exchange(address, build_get("/user/subscription", *bearer(ANNA))))[1]
         assert page["trainingStepsLeft"]["fixedTrainingStepsLeft"] == 5
 
 
@@ -171,7 +161,7 @@ def test_a_stream_that_is_cancelled_ends_with_an_event(model, gate):
         begun = read_until(connection, b"intermediate")
         (job,) = list_jobs(address)
         assert find_header(begun, "x-job-id") == job["id"]
-        assert parse(exchange(address, build_delete("abc123")))[0] == 200
+        assert parse_json(exchange(address, build_delete("abc123")))[0] == 200
         rest = read_rest(connection)
         gate.release(10_000)
     assert b"cancelled by DELETE /queue/abc123" in rest

@@ -1,7 +1,6 @@
 """Streamed images: events, errors, and clients that are slow or gone."""
 
 import asyncio
-import http.client
 import json
 import logging
 import os
@@ -11,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from live_server import Clock, build_post, connect, exchange, read_rest, read_until, serve
 from PIL import Image
+from raw_responses import parse_response
 from stream_reader import read_msgpack, read_stream
 from waiting import LIMIT, wait_until
 
@@ -39,19 +38,6 @@ def build_body(**parameters):
 
 def build_request(path=STREAM, close=True, **parameters):
     return build_post(path, build_body(**parameters), close=close)
-
-
-def parse_response(raw):
-    """The status, headers and unchunked body of a raw response."""
-
-    class Pipe:
-        def makefile(self, _mode):
-            return BytesIO(raw)
-
-    pipe: Any = Pipe()
-    response = http.client.HTTPResponse(pipe)
-    response.begin()
-    return response.status, response.headers, response.read()
 
 
 def unzip(content):
