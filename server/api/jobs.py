@@ -14,6 +14,7 @@ from pipelines.types import OnPreview
 from server.api.accounts import Account
 from server.api.active_jobs import ActiveJob, JobName, SharedRequest
 from server.api.body import read_body
+from server.api.deadline import read_deadline
 from server.api.image_fields import recall_images
 from server.api.retries import RequestKey, identify_request, read_correlation_id
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
@@ -96,10 +97,10 @@ def submit_images(
     if job is not None and job.request is not None:
         job.request.listeners.extend(listeners)
         request.scope["job_id"] = job.name.id
-        return Waiter(job, job.join()), job.request.resolved
+        return _join(request, job), job.request.resolved
     shared = SharedRequest(resolved, key, listeners)
     job = _start_job(request, resolved.job, shared.show if listeners else None, shared)
-    return Waiter(job, job.join()), resolved
+    return _join(request, job), resolved
 
 
 def submit_job(request: Request, work: Work) -> Waiter:
@@ -107,8 +108,15 @@ def submit_job(request: Request, work: Work) -> Waiter:
 
     Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
     """
-    job = _start_job(request, work)
-    return Waiter(job, job.join())
+    return _join(request, _start_job(request, work))
+
+
+def _join(request: Request, job: ActiveJob) -> Waiter:
+    """Let a request wait for a job, until its deadline."""
+    result, deadline = job.join(), read_deadline(request)
+    if deadline is not None:
+        deadline.apply(result)
+    return Waiter(job, result)
 
 
 def _start_job(
