@@ -182,5 +182,8 @@ def archive_picture(request: Request, index: int, seed: int, file: bytes) -> Non
     """Archive one of the files that a request is answered with. Can be called on any thread."""
     archive, account = get_app_state(request).archive, get_account(request)
     if archive is not None:
+        request_id = request.scope.get(
+            "job_id", request.scope["request_id"]
+        )  # a retry has the first attempt's
         name = None if account is None else account.name
-        archive.put(file, request.scope["request_id"], index, seed, name)
+        archive.put(file, request_id, index, seed, name)

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import zipfile
 from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from image_files import encode_base64
+from live_server import build_post, connect, exchange, serve
+from raw_responses import find_header
 from stream_reader import read_msgpack
-from waiting import wait_until
+from waiting import LIMIT, wait_until
 
 from server.api.access import AccessRules
 from server.api.accounts import Account, Accounts
+from server.api.active_jobs import ActiveJob
 from server.archive.archive import Archive
 from server.archive.names import parse_name
 from server.picture.inspection import check_signatures, inspect
@@ -107,6 +111,40 @@ def test_what_was_sent_is_written_before_the_server_has_stopped(model, signing_k
     with start_client(state) as client:
         client.post(GENERATE, json=build_body(n_samples=4))
     assert len([*tmp_path.glob("archive/*-*-*/*")]) == archive.kept == 4
+
+
+def test_a_retry_that_gets_the_same_picture_keeps_it_once(model, gate, archive, monkeypatch):
+    joined, join = [], ActiveJob.join
+    monkeypatch.setattr(ActiveJob, "join", lambda job: (joined.append(job), join(job))[1])
+    request = build_post(GENERATE, build_body(), "X-Correlation-Id: k3Xw9a")
+    with (
+        serve(build_state(model, FakeModel(gate), archive=archive)) as address,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        responses = [threads.submit(exchange, address, request) for _ in range(2)]
+        wait_until(lambda: len(joined) == 2)
+        gate.release(10)
+        ids = {find_header(response.result(LIMIT), "x-job-id") for response in responses}
+    assert (len(ids), archive.kept) == (1, 1)
+    assert list_ids(archive.folder) == {f"{ids.pop()}-0"}
+
+
+def test_a_picture_whose_client_has_gone_is_kept_if_it_is_finished(model, gate, archive, caplog):
+    caplog.set_level("INFO", "naiad.requests")
+    fake_model = FakeModel(gate)
+    state = build_state(model, fake_model, archive=archive, on_disconnect="finish")
+    with serve(state) as address:
+        with connect(address) as lost:
+            lost.sendall(build_post(GENERATE, build_body()))
+            wait_until(lambda: fake_model.evaluations)
+        gate.release(10)
+        wait_until(lambda: archive.kept == 1)
+    assert len(list_ids(archive.folder)) == 1
+
+
+def list_ids(folder):
+    """The ids of the files in an archive's folder."""
+    return {name.id for file in folder.glob("*-*-*/*") if (name := parse_name(file.name)) is not None}
 
 
 def generate(client, headers=None, prompt="1girl", count=1, **parameters):
