@@ -20,7 +20,7 @@ from server.api.active_jobs import ActiveJob
 from server.api.credentials import generate_token, hash_token
 from server.api.retries import digest_body
 from server.engine.engine import Engine
-from server.engine.stepper import Limits
+from server.engine.queue import Limits
 
 ANNA, BEN = generate_token(), generate_token()
 ACCOUNTS = Accounts(
