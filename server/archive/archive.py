@@ -227,6 +227,8 @@ class Archive:
 def _open_files(folder: Path) -> FileWriter:
     try:
         return FileWriter(folder)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"archive = '{folder}': not a folder; name a folder to write to") from None
     except OSError as error:
         raise ConfigError(f"archive = '{folder}': {error.strerror}; name a folder to write to") from None
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import sqlite3
+import time
 import zipfile
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +23,9 @@ from waiting import LIMIT, wait_until
 from server.api.access import AccessRules
 from server.api.accounts import Account, Accounts
 from server.api.active_jobs import ActiveJob
+from server.api.archive import build_query, read_query
 from server.archive.archive import Archive
-from server.archive.names import parse_name
+from server.archive.names import parse_name, to_milliseconds
 from server.picture.inspection import check_signatures, inspect
 
 SMALL = {"width": 64, "height": 64, "steps": 2, "seed": 5}
@@ -384,3 +386,23 @@ def test_a_server_without_an_archive_says_how_to_get_one(model, fake_model, sign
             assert response.json()["message"] == (
                 "this server keeps no archive; start it with --archive DIR, or set archive"
             )
+
+
+@pytest.mark.parametrize(
+    ("zone", "since", "until"),
+    [
+        ("UTC0", "2026-11-29T00:00Z", "2026-11-30T00:00Z"),
+        ("CET-1", "2026-11-28T23:00Z", "2026-11-29T23:00Z"),
+        ("EST5", "2026-11-29T05:00Z", "2026-11-30T05:00Z"),
+    ],
+)
+def test_days_are_those_of_local_time(monkeypatch, zone, since, until):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        query = build_query(read_query({"from": "2026-11-29", "to": "2026-11-29"}), None)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    times = [to_milliseconds(datetime.fromisoformat(text)) for text in (since, until)]
+    assert [query.since, query.until] == times

@@ -10,13 +10,13 @@ from pathlib import Path
 from threading import Semaphore
 
 import pytest
-from archived_files import write_picture
+from archived_files import write_comment, write_picture
 from waiting import LIMIT, wait_until
 
 from server.archive import archive as archive_module
 from server.archive.archive import Archive
 from server.archive.names import tag_account
-from server.archive.picture_index import PictureIndex
+from server.archive.picture_index import PictureIndex, PictureQuery
 from server.config.toml import ConfigError
 
 PNG = write_picture("png", {"Comment": json.dumps({"prompt": "1girl"})})
@@ -99,10 +99,11 @@ def test_an_unexpected_error_does_not_end_the_thread(archive, monkeypatch, caplo
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_folder_that_cannot_be_used_is_refused_at_the_start(tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_used_is_refused_at_the_start(tmp_path, name):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"archive = '.*file': File exists; name a folder to write to"):
-        Archive(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"archive = '.*file.*': not a folder; name a folder to write to"):
+        Archive(tmp_path / name)
 
 
 def list_indexed(folder):
@@ -189,3 +190,20 @@ def test_an_index_of_a_newer_version_is_refused_by_name(tmp_path):
         ConfigError, match=r"has schema 99 of a newer naiad; this one .* or delete naiad-index"
     ):
         Archive(tmp_path)
+
+
+def test_the_index_says_the_same_when_it_is_made_from_the_files(tmp_path):
+    first = Archive(tmp_path)
+    first.start()
+    for number, file in enumerate([PNG, WEBP, write_comment("1girl, red hair"), write_picture()]):
+        first.put(file, f"{number:016x}", number, 2**32 - 1 - number, "anna" if number % 2 else None)
+    first.stop()
+    before = first.find(PictureQuery())
+    (tmp_path / "naiad-index.sqlite").unlink()
+    second = Archive(tmp_path)
+    second.start()
+    wait_until(lambda: not second.is_scanning)
+    second.stop()
+    assert len(before) == 4
+    assert second.find(PictureQuery()) == before
+    assert [record.id for record in second.find(PictureQuery(words=["red"]))] == [f"{2:016x}-2"]
