@@ -8,11 +8,18 @@ from difflib import get_close_matches
 from typing import Annotated
 
 from fastapi import Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from server.api.jobs import run_in_slot
-from server.api.state import AppState, StateDependency, get_account, get_app_state, get_capacity
+from server.api.state import (
+    AppState,
+    StateDependency,
+    get_account,
+    get_app_state,
+    get_capacity,
+    get_reservation,
+)
 from server.api.threads import call_in_thread
 from server.archive.archive import Archive
 from server.archive.names import tag_account, to_milliseconds
@@ -84,14 +91,20 @@ async def get_picture(id: str, request: Request, state: StateDependency) -> Resp
     """An archived picture: the file as it was sent."""
     archive = _require_archive(state)
     record = await call_in_thread(archive.get, id, _read_owner(request)) if ID.fullmatch(id) else None
-    path = None if record is None else archive.folder / record.file
-    if path is None or not await call_in_thread(path.is_file):
+    if record is None:
         raise _build_not_found(id)
     headers = HEADERS | {"ETag": f'"{id}"'}
-    if f'"{id}"' in request.headers.get("if-none-match", ""):
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    media_type = f"image/{path.suffix.removeprefix('.')}"
-    return FileResponse(path, 200, headers, media_type, filename=path.name, content_disposition_type="inline")
+    path = archive.folder / record.file
+    try:
+        size = (await call_in_thread(path.stat)).st_size
+        get_reservation(request).resize(size)
+        file = await call_in_thread(path.read_bytes)
+    except OSError:
+        raise _build_not_found(id) from None
+    headers["Content-Disposition"] = f'inline; filename="{path.name}"'
+    return Response(file, media_type=f"image/{path.suffix.removeprefix('.')}", headers=headers)
 
 
 async def delete_picture(id: str, request: Request, state: StateDependency) -> Response:
