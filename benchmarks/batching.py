@@ -93,7 +93,7 @@ SMALL = replace(
 FULL = Setup(
     None, "cuda", {Picture(832, 1216, 28): 1.2, Picture(512, 512, 28): 2.0}, (1, 2, 4, 8, 16), 8,
     Picture(1024, 1024, 50, 4), Picture(512, 512, 20), 6,
-    {"NAIAD_ENGINE_ACTIVE_IMAGES": "16", "NAIAD_ENGINE_MAX_ROWS": "32"},
+    {"NAIAD_ENGINE_ACTIVE_IMAGES": "17"},
 )  # fmt: skip
 
 
