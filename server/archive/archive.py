@@ -45,6 +45,7 @@ class Archive:
     one when it ends.
 
     Args:
+        on_failure: called for each picture that is not kept, on any thread.
         now: returns the current time in UTC.
 
     Attributes:
@@ -55,8 +56,13 @@ class Archive:
         ConfigError: the folder cannot be used, or its index is of a newer version of naiad.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], datetime] = utc_now) -> None:
-        self.folder, self._now = folder, now
+    def __init__(
+        self,
+        folder: Path,
+        on_failure: Callable[[], None] | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.folder, self._on_failure, self._now = folder, on_failure, now
         self._files = _open_files(folder)
         try:
             self._index = _open_index(folder)
@@ -167,6 +173,8 @@ class Archive:
 
     def _report_failure(self, reason: str) -> None:
         self.failed += 1
+        if self._on_failure is not None:
+            self._on_failure()
         if not self._is_failing:
             self._is_failing = True
             log.error("archive: pictures are not kept, only sent: %s (%s)", reason, self.folder)

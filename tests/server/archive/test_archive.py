@@ -86,6 +86,18 @@ def test_a_slow_disk_fills_no_memory_and_holds_up_nothing(archive, monkeypatch, 
     assert archive.failed == 5
 
 
+def test_each_failure_is_reported(tmp_path, monkeypatch):
+    failures = []
+    archive = Archive(tmp_path, on_failure=lambda: failures.append(1))
+    archive.start()
+    with monkeypatch.context() as patch:
+        patch.setattr("server.archive.files.os.fsync", fail)
+        for index in range(3):
+            archive.put(PNG, REQUEST, index, 7, None)
+        archive.stop()
+    assert len(failures) == archive.failed == 3
+
+
 def test_an_unexpected_error_does_not_end_the_thread(archive, monkeypatch, caplog):
     def break_down(*_):
         raise ZeroDivisionError
