@@ -2,18 +2,24 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from secrets import token_hex
 from time import perf_counter
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from server.api.error_responses import build_error_response, to_api_error
 
+CountResponse = Callable[[str, int], None]
+"""Called with the path of a request's route, or an empty text, and the status of the response."""
+PROBES = ("/live", "/ready", "/metrics")
+"""Paths that supervisors request every few seconds."""
 log = logging.getLogger("naiad.requests")
 
 
-def trace_requests(app: ASGIApp) -> ASGIApp:
+def trace_requests(app: ASGIApp, count_response: CountResponse = lambda path, status: None) -> ASGIApp:
     """Return `app` with `X-Request-Id` on each response and one log line for each request.
 
     The line has the path and the name of the account, but neither the query nor a header, because those may hold
@@ -35,21 +41,32 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        try:
-            await app(scope, receive, send_with_id)
-        except (Exception, asyncio.CancelledError) as error:
-            response = build_error_response(to_api_error(error, request_id))
-            if not status:
-                await response(scope, receive, send_with_id)
-            elif isinstance(error, Exception):
-                raise
-        finally:
-            milliseconds = 1000 * (perf_counter() - started)
-            method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
-            is_probe = scope["path"] in ("/live", "/ready")  # supervisors request these every few seconds
-            level = logging.DEBUG if is_probe else logging.INFO
-            account = scope.get("account")
-            name = "" if account is None else f" {ascii(account.name)[:60]}"
-            log.log(level, "%s %s %s %d %.0f ms%s", request_id, method, path, status, milliseconds, name)
+        with bound_contextvars(request_id=request_id):  # in the lines that handling the request logs
+            try:
+                await app(scope, receive, send_with_id)
+            except (Exception, asyncio.CancelledError) as error:
+                response = build_error_response(to_api_error(error, request_id))
+                if not status:
+                    await response(scope, receive, send_with_id)
+                elif isinstance(error, Exception):
+                    raise
+            finally:
+                count_response(getattr(scope.get("route"), "path", ""), status)
+                _log_response(scope, status, perf_counter() - started)
 
     return run
+
+
+def _log_response(scope: Scope, status: int, seconds: float) -> None:
+    """Write the line of a request, as text and as attributes of the record."""
+    request_id, account = scope["request_id"], scope.get("account")
+    method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
+    fields = {"request_id": request_id, "method": method, "path": path, "status": status}
+    fields["seconds"] = round(seconds, 4)
+    if account is not None:
+        fields["account"] = ascii(account.name)[1:-1][:60]
+    name = "" if account is None else f" {ascii(account.name)[:60]}"
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    log.log(
+        level, "%s %s %s %d %.0f ms%s", request_id, method, path, status, 1000 * seconds, name, extra=fields
+    )

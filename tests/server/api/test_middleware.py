@@ -7,6 +7,8 @@ import re
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
+from structlog.contextvars import get_contextvars
+from waiting import LIMIT
 
 from server.api.error_responses import INTERNAL_ERROR
 from server.api.middleware import trace_requests
@@ -54,6 +56,35 @@ def test_every_response_has_an_id_and_every_request_one_line(client, lines, meth
     assert ID.fullmatch(request_id)
     (line,) = lines()
     assert re.fullmatch(rf"{request_id} {method} {path} {status} \d+ ms", line)
+
+
+def test_a_request_has_its_fields_as_attributes_of_its_record(client, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
+    response = client.post(f"{GENERATE}?token=pst-secret", json=BODY)
+    (record,) = [record for record in caplog.records if record.name == "naiad.requests"]
+    fields = record.request_id, record.method, record.path, record.status
+    assert fields == (response.headers["x-request-id"], "POST", GENERATE, 200)
+    assert 0 < record.seconds < LIMIT
+    assert not hasattr(record, "account")
+    assert "pst-secret" not in str(vars(record))
+
+
+def test_what_handling_a_request_logs_has_the_id_of_the_request(client, fake_model, monkeypatch):
+    ids = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            ids.append(get_contextvars().get("request_id"))
+
+    monkeypatch.setattr(fake_model, "failure", RuntimeError("broken"))
+    handler = Collector()
+    logger = logging.getLogger("naiad")
+    logger.addHandler(handler)
+    try:
+        response = client.post(GENERATE, json=BODY)
+    finally:
+        logger.removeHandler(handler)
+    assert {*ids} == {response.headers["x-request-id"]}
 
 
 HOSTILE = ["", "7", "a\tb", "x" * 10_000, "../../x", "%0d%0aSet-Cookie: a=b", b"\xe9", "${jndi:ldap://x}"]
