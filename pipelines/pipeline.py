@@ -170,7 +170,7 @@ class Pipeline:
         """
         latents = yield from self.denoise_image(inputs, index, previous, previews)
         steps, key = inputs.plan.steps, (id(self._vae), latents.shape)
-        image = yield Step(Progress(index, steps, steps, 0.0), self._decode, latents, key)
+        image = yield Step(Progress(index, steps, steps, 0.0), self._decode, latents, key, stage="decode")
         if isinstance(init := inputs.pass_.init, InitImage):
             image = apply_overlay(match_colors(image, init), init)
         return image

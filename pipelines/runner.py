@@ -92,7 +92,7 @@ class Runner:
         return _pause_between(resize_tiles(pixels, job.width, job.height, self._upscaler), 0)
 
     def _encode_vibe(self, job: VibeJob) -> StepCoroutine[Any]:
-        yield Step(Progress(0, 1, 1, 0.0))
+        yield Step(Progress(0, 1, 1, 0.0), stage="encode")
         return self._pipeline.encode_vibe(job)
 
     def _guard(self, coroutine: StepCoroutine[Any]) -> StepCoroutine[Any]:
@@ -142,6 +142,6 @@ def _pause_between(tiles: Tiles, index: int) -> StepCoroutine[Pixels]:
     try:
         while True:
             done, total = next(tiles)
-            yield Step(Progress(index, done + 1, total, 0.0))
+            yield Step(Progress(index, done + 1, total, 0.0), stage="upscale")
     except StopIteration as stop:
         return stop.value

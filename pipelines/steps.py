@@ -7,11 +7,13 @@ whose step is taken next, and which steps are taken together; between two steps 
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pipelines.types import OnStep, Output, Progress
 
 Result = TypeVar("Result")
+Stage: TypeAlias = Literal["draw", "decode", "upscale", "encode"]
+"""What a step is for: estimating the image, decoding it, enlarging it, or encoding texts and reference images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +27,7 @@ class Step:
         inputs: what `take` is given for this step.
         key: steps with equal keys may be taken together; None for a step that is taken alone.
         rows: how much of a pass of the network it fills.
+        stage: what it is for.
     """
 
     progress: Progress
@@ -32,6 +35,7 @@ class Step:
     inputs: Any = None
     key: Hashable = None
     rows: int = 1
+    stage: Stage = "draw"
 
 
 StepCoroutine: TypeAlias = Generator[Step, Any, Result]

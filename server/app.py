@@ -36,7 +36,7 @@ def create_app(state: AppState) -> FastAPI:
         middleware=[
             Middleware(complete_exchanges, memory=capacity.memory),
             Middleware(normalize_paths, prefixes=state.prefixes),
-            Middleware(trace_requests),
+            Middleware(trace_requests, count_response=state.metrics.count_response),
             Middleware(enforce_access, rules=state.access),
         ],
     )

@@ -46,7 +46,8 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
     started, metadata = perf_counter(), state.metadata_for(resolved.job.model)
 
     def encode(index: int) -> bytes:
-        return write_job_picture(metadata, resolved, result, index)
+        with state.metrics.measure_file(resolved.image_format):
+            return write_job_picture(metadata, resolved, result, index)
 
     encoded = (call_in_thread(encode, index) for index in range(len(result.images)))
     files = await asyncio.gather(*encoded)

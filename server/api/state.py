@@ -17,6 +17,7 @@ from server.api.quota import Quotas
 from server.config.settings import ZipType
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
+from server.metrics.metrics import Metrics
 from server.picture.writer import MetadataPolicy
 from server.request.resolve import RequestPolicy
 from server.tags.library import TagLibrary, read_known_tags
@@ -39,6 +40,7 @@ class AppState:
     image_cache: int = 64  # MiB of images that are kept for clients that send them again by a key
     decode_limit: int = DECODE_LIMIT  # how many requests may decode images or draw by a tool at a time
     toolbox: Toolbox = field(default_factory=Toolbox)
+    metrics: Metrics = field(default_factory=Metrics)  # that count the engine's events too
 
     def current_policy(self) -> RequestPolicy:
         """Return the policy for the model as it is known now: what some predict is known only after loading."""

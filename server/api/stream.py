@@ -22,6 +22,7 @@ from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, get_reservation
 from server.api.threads import call_in_thread
 from server.engine.ticket import Result, Ticket
+from server.metrics.metrics import Metrics
 from server.picture.writer import MetadataPolicy, write_job_picture
 from server.request.resolve import ResolvedRequest
 
@@ -35,7 +36,9 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
     read = await receive_generate(request, state)
     encoding = choose_encoding(read.parameters.stream, request.headers)
     resolved = await resolve_generate(request, state, read)
-    stream = ImageStream(resolved, encoding, state.metadata_for(resolved.job.model), randbelow(2**31))
+    stream = ImageStream(
+        resolved, encoding, state.metadata_for(resolved.job.model), randbelow(2**31), state.metrics
+    )
     previews = LatestPreviews()
     ticket = submit_job(request, resolved.job, previews.put)
     ticket.future.add_done_callback(previews.wake)
@@ -60,6 +63,7 @@ class ImageStream:
     encoding: Encoding
     metadata: MetadataPolicy
     id: int
+    metrics: Metrics
 
     async def encode_frames(
         self, ticket: Ticket, previews: LatestPreviews, held: Reservation
@@ -90,7 +94,8 @@ class ImageStream:
         """Return the frame of a finished image, which has the step and the sigma that the run ended with."""
         job = self.resolved.job
         last_step = (len(job.passes) - 1) * job.steps + len(result.sigmas) - 2
-        file = write_job_picture(self.metadata, self.resolved, result, index)
+        with self.metrics.measure_file(self.resolved.image_format):
+            file = write_job_picture(self.metadata, self.resolved, result, index)
         return self._encode("final", index, last_step, 0.0, file)
 
     def _encode(self, kind: str, image: int, step: int, sigma: float, file: bytes) -> bytes:

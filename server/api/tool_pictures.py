@@ -82,7 +82,11 @@ async def answer_drawings(
 ) -> Response:
     """Return the pictures of a tool as signed files, in the form that `Accept` asks for."""
     get_reservation(request).hold(sum(drawing.rgb.nbytes for drawing in result.drawings))
-    write = partial(write_drawing, metadata, tool, result)
+
+    def write(drawing: Drawing) -> bytes:
+        with state.metrics.measure_file(tool.image_format):
+            return write_drawing(metadata, tool, result, drawing)
+
     files = await asyncio.gather(*(call_in_thread(write, drawing) for drawing in result.drawings))
     return await answer_images(request, state, files, [result.seed] * len(files), tool.image_format)
 

@@ -67,7 +67,8 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
     metadata = state.metadata_for_source(upscale.source.fields)
-    file = await call_in_thread(write_upscaled, metadata, upscale, result, method)
+    with state.metrics.measure_file(upscale.image_format):
+        file = await call_in_thread(write_upscaled, metadata, upscale, result, method)
     response = await answer_images(request, state, [file], [0], upscale.image_format)
     if upscaler is None:
         log.warning("upscale: no upscaler is loaded; an image was upscaled by Lanczos")

@@ -19,9 +19,11 @@ from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
+from server.engine.events import OnEvent, ignore_event
 from server.engine.model import ServedModel
 from server.engine.stepper import Limits
 from server.engine.threads import choose_threads
+from server.metrics.metrics import Metrics
 from server.picture.signature import open_key, read_key
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
@@ -64,11 +66,16 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
     return MetadataPolicy(model.fingerprint, key, settings.metadata, *methods, model.files, vibe_files)
 
 
-def build_engine(model: ServedModel, settings: Settings, others: tuple[ServedModel, ...] = ()) -> Engine:
+def build_engine(
+    model: ServedModel,
+    settings: Settings,
+    others: tuple[ServedModel, ...] = (),
+    on_event: OnEvent = ignore_event,
+) -> Engine:
     """Build an engine that loads the model when it is started, and the others when they are requested."""
     load, engine = partial(_load_models, (model, *others), settings), settings.engine
     limits = Limits(engine.queue_limit, engine.active_images, engine.max_rows)
-    return Engine(load, limits, engine.batching)
+    return Engine(load, limits, engine.batching, on_event)
 
 
 def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":
@@ -119,8 +126,9 @@ def build_app_state(
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     check_memory(settings)
     networks = load_networks(model.tools, settings.device, choose_threads(settings.threads))
+    metrics = Metrics()
     return AppState(
-        engine=build_engine(model, settings, others),
+        engine=build_engine(model, settings, others, metrics.observe),
         policy=build_request_policy(model, settings, others, problems),
         metadata=build_metadata_policy(model, settings),
         access=build_access_rules(settings),
@@ -131,4 +139,5 @@ def build_app_state(
         memory_limit=settings.api.memory_limit,
         image_cache=settings.api.image_cache,
         toolbox=Toolbox(networks),
+        metrics=metrics,
     )

@@ -9,10 +9,19 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from pipelines.errors import Cancelled, DeviceLost
-from pipelines.job import Work
+from pipelines.job import UpscaleJob, Work
 from pipelines.steps import Run, Step, take_steps
 from pipelines.types import BatchingMode, OnPreview
-from server.engine.model import ServedModel
+from server.engine.events import (
+    JobBegan,
+    OnEvent,
+    PassTaken,
+    SharedPassFailed,
+    WeightsChanged,
+    ignore_event,
+    name_kind,
+)
+from server.engine.model import Place, ServedModel
 from server.engine.queue import Queue
 from server.engine.ticket import Result, RunningJob, Ticket
 
@@ -35,8 +44,13 @@ class LoadedModel(Protocol):
         """The models that jobs may name, as known by now; read on any thread."""
         ...
 
-    def find_place(self, name: str, /) -> str:
-        """Return where a model is: "device", "memory" or "disk"."""
+    def find_place(self, name: str, /) -> Place:
+        """Return where a model is."""
+        ...
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device's memory by what they are; read on any thread."""
         ...
 
     def prepare(self, work: Work, /) -> None:
@@ -89,6 +103,7 @@ class Stepper:
     Args:
         lock: guards the queue.
         on_begin: called after a job has begun.
+        on_event: called with what happens.
     """
 
     def __init__(
@@ -99,9 +114,11 @@ class Stepper:
         limits: Limits,
         batching: BatchingMode,
         on_begin: Callable[[], None],
+        on_event: OnEvent = ignore_event,
     ) -> None:
         self._model, self._queue, self._lock = model, queue, lock
         self._limits, self._batching, self._on_begin = limits, batching, on_begin
+        self._on_event = on_event
 
     def take_pass(self) -> None:
         """Take the step that is next, together with those that may share its pass."""
@@ -149,9 +166,12 @@ class Stepper:
 
     def _activate(self, work: Work) -> None:
         is_active, started = self._model.is_active(work), perf_counter()
+        place = "device" if isinstance(work, UpscaleJob) else self._model.find_place(work.model)
         self._model.activate(work, [ticket.work for ticket in self._queue.running])
         if not is_active:
-            self._queue.learn_switch(perf_counter() - started)
+            seconds = perf_counter() - started
+            self._queue.learn_switch(seconds)
+            self._on_event(WeightsChanged("loras" if place == "device" else place, seconds))
 
     def _begin(self, ticket: Ticket) -> RunningJob | None:
         """Begin a job; return None if its client has gone."""
@@ -165,12 +185,14 @@ class Stepper:
         with self._lock:
             job = self._queue.begin(ticket, run)
         self._on_begin()
+        self._on_event(JobBegan(name_kind(ticket.work), ticket.queue_seconds))
         return job
 
     def _take(self, steps: Sequence[ImageStep]) -> None:
         """Take steps together, and send their results to the images."""
         for each in steps:
             each.ticket.progress = each.step.progress
+        started = perf_counter()
         with _measure({each.ticket for each in steps}):
             answers = self._compute(steps)
         for each, answer in answers:
@@ -180,6 +202,9 @@ class Stepper:
                     job.answer(each.image, answer)
                 self._queue.learn_speed(each.ticket)
                 self._finish_if_done(job)
+        if answers:
+            stage, rows = steps[0].step.stage, sum(each.step.rows for each, _ in answers)
+            self._on_event(PassTaken(stage, len(answers), rows, perf_counter() - started))
 
     def _compute(self, steps: Sequence[ImageStep]) -> list[tuple[ImageStep, Any]]:
         """Return the results of steps; after an error each is taken on its own, so that only its own job fails."""
@@ -190,6 +215,7 @@ class Stepper:
                 raise
             except Exception as error:  # noqa: BLE001  # which of the jobs it is for, the next attempt shows
                 log.warning("a shared pass failed, and is taken again image by image: %s", error)
+                self._on_event(SharedPassFailed())
         answers: list[tuple[ImageStep, Any]] = []
         for each in steps:
             if each.ticket not in self._queue.running:

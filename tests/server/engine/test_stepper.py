@@ -37,6 +37,9 @@ class CountingModel:
     def is_active(self, work):
         return work.model == self.active
 
+    def find_place(self, name):
+        return "device" if name == self.active else "disk"
+
     def activate(self, work, others):
         if work.model == "absent":
             raise NotFinite("its weights are damaged")
