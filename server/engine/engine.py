@@ -15,8 +15,8 @@ from pipelines.job import Work
 from pipelines.types import BatchingMode, OnPreview
 from server.engine.events import OnEvent, describe_end, ignore_event
 from server.engine.model import ServedModel
-from server.engine.queue import Queue
-from server.engine.stepper import Limits, LoadedModel, Stepper
+from server.engine.queue import Limits, Queue
+from server.engine.stepper import LoadedModel, Stepper
 from server.engine.ticket import Ticket
 from server.errors import Overloaded, Unavailable
 
@@ -176,7 +176,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return
-        args = self._limits, self._batching, self._prepare_next, self._on_event
+        args = self._batching, self._prepare_next, self._on_event
         stepper = Stepper(model, self._queue, self._changed, *args)
         self._enter(State.READY)
         try:
