@@ -54,6 +54,11 @@ class SharedPassFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryRanOut:
+    """Memory ran out, and what the job does not need is freed to try again."""
+
+
+@dataclass(frozen=True, slots=True)
 class WeightsChanged:
     """The weights were changed for a job: its model came from "memory" or "disk", or LoRAs were switched."""
 
@@ -61,7 +66,7 @@ class WeightsChanged:
     seconds: float
 
 
-Event: TypeAlias = JobBegan | JobEnded | PassTaken | SharedPassFailed | WeightsChanged
+Event: TypeAlias = JobBegan | JobEnded | PassTaken | SharedPassFailed | MemoryRanOut | WeightsChanged
 OnEvent: TypeAlias = Callable[[Event], None]
 """Called on any thread; it must return at once and may not raise."""
 

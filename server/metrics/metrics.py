@@ -13,6 +13,7 @@ from server.engine.events import (
     Event,
     JobBegan,
     JobEnded,
+    MemoryRanOut,
     PassTaken,
     SharedPassFailed,
     WeightsChanged,
@@ -64,6 +65,7 @@ class Metrics:
         self._rows = measure("naiad_pass_rows", "Rows of a pass of the UNet", buckets=ROW_BUCKETS)
         self._evaluations = count("naiad_evaluations", "Evaluations of the UNet, each for one image")
         self._retries = count("naiad_shared_pass_retries", "Shared passes taken again image by image")
+        self._memory_retries = count("naiad_memory_retries", "Times that memory ran out and was freed")
         self._switches = long("naiad_weights_switch_seconds", "Time to change a model or LoRAs", ["source"])
         self._files = short("naiad_image_file_seconds", "Time to write an image file", ["format"])
 
@@ -78,6 +80,8 @@ class Metrics:
                 self._observe_pass(event)
             case SharedPassFailed():
                 self._retries.inc()
+            case MemoryRanOut():
+                self._memory_retries.inc()
             case WeightsChanged():
                 self._switches.labels(event.source).observe(event.seconds)
 

@@ -9,7 +9,7 @@ from waiting import wait_until
 
 from server.api.access import AccessRules
 from server.engine.engine import Engine
-from server.engine.events import PassTaken, SharedPassFailed, WeightsChanged
+from server.engine.events import MemoryRanOut, PassTaken, SharedPassFailed, WeightsChanged
 from server.metrics.metrics import Metrics
 
 BODY = {"input": "1girl", "parameters": {"width": 64, "height": 128, "steps": 3, "n_samples": 2}}
@@ -41,14 +41,14 @@ def client(model, fake_model):
 def test_an_image_is_counted_with_its_wait_its_passes_and_its_file(client):
     assert client.post(GENERATE, json=BODY).status_code == 200
     samples = scrape(client)
-    wait_until(lambda: scrape(client)[("naiad_evaluations_total",)] == 3)
+    assert samples[("naiad_evaluations_total",)] == 3
     assert samples["naiad_jobs_total", "generate", "done"] == 1
     assert samples["naiad_images_total", "generate"] == 2
     assert samples["naiad_image_pixels_total", "generate"] == 2 * 64 * 128
     assert samples["naiad_job_wait_seconds_count", "generate"] == 1
     assert samples["naiad_job_device_seconds_count", "generate"] == 1
     assert samples["naiad_image_file_seconds_count", "png"] == 2
-    assert scrape(client)["naiad_pass_seconds_count", "draw"] == 3
+    assert samples["naiad_pass_seconds_count", "draw"] == 3
 
 
 def test_an_upscale_is_a_job_of_its_own_kind(client):
@@ -138,6 +138,8 @@ def test_shared_passes_weights_and_memory_are_counted():
         PassTaken("draw", 3, 6, 0.2),
         PassTaken("decode", 1, 1, 0.1),
         SharedPassFailed(),
+        MemoryRanOut(),
+        MemoryRanOut(),
         WeightsChanged("disk", 4.0),
     ):
         metrics.observe(event)
@@ -148,6 +150,7 @@ def test_shared_passes_weights_and_memory_are_counted():
     assert samples["naiad_pass_rows_bucket", "4.0"] == 0
     assert samples["naiad_pass_rows_bucket", "6.0"] == 1
     assert samples[("naiad_shared_pass_retries_total",)] == 1
+    assert samples[("naiad_memory_retries_total",)] == 2
     assert samples["naiad_weights_switch_seconds_bucket", "2.5", "disk"] == 0
     assert samples["naiad_weights_switch_seconds_bucket", "5.0", "disk"] == 1
     assert samples["naiad_engine_state", "new"] == 1
