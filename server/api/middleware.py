@@ -20,7 +20,7 @@ log = logging.getLogger("naiad.requests")
 
 
 def trace_requests(app: ASGIApp, count_response: CountResponse = lambda path, status: None) -> ASGIApp:
-    """Return `app` with `X-Request-Id` on each response and one log line for each request.
+    """Return `app` with `X-Request-Id` on each response, `X-Job-Id` if it has a job, and one log line a request.
 
     The line has the path and the name of the account, but neither the query nor a header, because those may hold
     secrets. An exception before the response has started is answered with 500; a later one is raised again. A request
@@ -38,7 +38,7 @@ def trace_requests(app: ASGIApp, count_response: CountResponse = lambda path, st
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message).update(_identify(scope))
             await send(message)
 
         with bound_contextvars(request_id=request_id):  # in the lines that handling the request logs
@@ -70,3 +70,9 @@ def _log_response(scope: Scope, status: int, seconds: float) -> None:
     log.log(
         level, "%s %s %s %d %.0f ms%s", request_id, method, path, status, 1000 * seconds, name, extra=fields
     )
+
+
+def _identify(scope: Scope) -> dict[str, str]:
+    """Return the headers that name a request and its job, if it has one."""
+    job = {"X-Job-Id": scope["job_id"]} if "job_id" in scope else {}
+    return {"X-Request-Id": scope["request_id"], **job}

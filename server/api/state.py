@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from server.api.access import AccessRules
 from server.api.accounts import Account
+from server.api.active_jobs import ActiveJobs
 from server.api.body import BodyLimits
 from server.api.image_cache import ImageCache
 from server.api.login_attempts import LoginAttempts
@@ -71,15 +72,13 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, cached images, quotas, slots for parsing, for listing
-    folders, and for decoding images or tools.
-    """
+    """What all requests share: memory, cached images, quotas, jobs, and slots for parsing, listing and decoding."""
 
     def __init__(self, state: AppState) -> None:
         limits = state.memory_limit, state.body_limit, state.image_cache
         self.memory = Memory(memory_for_bodies(*limits, state.decode_limit) * MIB)
         self.images = ImageCache(state.image_cache * MIB)
-        self.quotas = Quotas()
+        self.quotas, self.jobs = Quotas(), ActiveJobs()
         self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
         self.listing = asyncio.Semaphore()
