@@ -18,6 +18,7 @@ from server.api.image_fields import recall_images
 from server.api.retries import RequestKey, identify_request, read_correlation_id
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
 from server.api.threads import call_in_thread
+from server.api.timings import add_result
 from server.engine.ticket import Result
 from server.errors import Unavailable
 from server.request.resolve import ResolvedRequest
@@ -175,7 +176,9 @@ async def run_job(request: Request, work: Work) -> Result:
 
 async def wait_for_result(waiter: Waiter, request: Request) -> Result:
     """Return the result of a job; wait no longer and raise `Unavailable` if the client disconnects first."""
-    return await run_for_client(request, waiter.result)
+    result = await run_for_client(request, waiter.result)
+    add_result(request, result)
+    return result
 
 
 async def run_for_client(request: Request, work: Awaitable[Done]) -> Done:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from server.api.error_responses import build_error_response, to_api_error
+from server.api.timings import format_timings, get_timings
 
 CountResponse = Callable[[str, int], None]
 """Called with the path of a request's route, or an empty text, and the status of the response."""
@@ -20,8 +21,9 @@ log = logging.getLogger("naiad.requests")
 
 
 def trace_requests(app: ASGIApp, count_response: CountResponse = lambda path, status: None) -> ASGIApp:
-    """Return `app` with `X-Request-Id` on each response, `X-Job-Id` if it has a job, and one log line a request.
+    """Return `app` with `X-Request-Id` on each response, and one log line for each request.
 
+    A response also has `X-Job-Id` if the request has a job, and `Server-Timing` if something was measured.
     The line has the path and the name of the account, but neither the query nor a header, because those may hold
     secrets. An exception before the response has started is answered with 500; a later one is raised again. A request
     that is cancelled, because the server stops, is answered with 503.
@@ -38,7 +40,7 @@ def trace_requests(app: ASGIApp, count_response: CountResponse = lambda path, st
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(_identify(scope))
+                MutableHeaders(scope=message).update(_build_headers(scope))
             await send(message)
 
         with bound_contextvars(request_id=request_id):  # in the lines that handling the request logs
@@ -63,6 +65,7 @@ def _log_response(scope: Scope, status: int, seconds: float) -> None:
     method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
     fields = {"request_id": request_id, "method": method, "path": path, "status": status}
     fields["seconds"] = round(seconds, 4)
+    fields["timings"] = {part: round(each, 4) for part, each in get_timings(scope).items()}
     if account is not None:
         fields["account"] = ascii(account.name)[1:-1][:60]
     name = "" if account is None else f" {ascii(account.name)[:60]}"
@@ -72,7 +75,9 @@ def _log_response(scope: Scope, status: int, seconds: float) -> None:
     )
 
 
-def _identify(scope: Scope) -> dict[str, str]:
-    """Return the headers that name a request and its job, if it has one."""
+def _build_headers(scope: Scope) -> dict[str, str]:
+    """Return the headers that name a request and its job, if it has one, and say what took how long."""
     job = {"X-Job-Id": scope["job_id"]} if "job_id" in scope else {}
-    return {"X-Request-Id": scope["request_id"], **job}
+    timings = get_timings(scope)
+    timing = {"Server-Timing": format_timings(timings)} if timings else {}
+    return {"X-Request-Id": scope["request_id"], **job, **timing}

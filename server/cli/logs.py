@@ -18,7 +18,7 @@ QUIET_SECONDS = 2.0
 REMEMBERED = 1000
 """Messages that are remembered; a log with more different ones in two seconds is not repetitive."""
 CONSOLE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-FIELDS = ("request_id", "method", "path", "status", "seconds", "account")
+FIELDS = ("request_id", "method", "path", "status", "seconds", "timings", "account")
 """Attributes of records that are keys of the JSON object."""
 
 

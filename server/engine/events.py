@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from pipelines.errors import Cancelled
 from pipelines.job import UpscaleJob, VibeJob, Work
 from pipelines.steps import Stage
-from server.engine.ticket import Result, Ticket
+from server.engine.ticket import CancelReason, Result, Ticket
 
 JobKind: TypeAlias = Literal["generate", "upscale", "encode_vibe"]
 Outcome: TypeAlias = Literal["done", "failed", "cancelled"]
@@ -28,6 +28,7 @@ class JobEnded:
 
     Attributes:
         seconds: of the device's work on it.
+        reason: why it was cancelled.
         images, pixels: how many it gave.
     """
 
@@ -36,6 +37,7 @@ class JobEnded:
     seconds: float
     images: int
     pixels: int
+    reason: CancelReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ def describe_end(ticket: Ticket) -> JobEnded:
     outcome = _find_outcome(ticket.future)
     images = ticket.future.result().images if outcome == "done" else ()
     pixels = sum(image.shape[0] * image.shape[1] for image in images)
-    return JobEnded(name_kind(ticket.work), outcome, ticket.service, len(images), pixels)
+    reason = ticket.reason if outcome == "cancelled" else None
+    return JobEnded(name_kind(ticket.work), outcome, ticket.service, len(images), pixels, reason)
 
 
 def _find_outcome(future: Future[Result]) -> Outcome:

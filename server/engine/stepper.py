@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
 from pipelines.job import UpscaleJob, Work
-from pipelines.steps import Run, Step, take_steps
+from pipelines.steps import Run, Stage, Step, take_steps
 from pipelines.types import BatchingMode, OnPreview
 from server.engine.events import (
     JobBegan,
@@ -187,10 +187,11 @@ class Stepper:
         for each in steps:
             each.ticket.progress = each.step.progress
         started = perf_counter()
-        with _measure({each.ticket for each in steps}):
+        stage = steps[0].step.stage if steps else "draw"
+        with _measure({each.ticket for each in steps}, stage):
             answers = self._compute(steps)
         if answers:
-            stage, rows = steps[0].step.stage, sum(each.step.rows for each, _ in answers)
+            rows = sum(each.step.rows for each, _ in answers)
             self._on_event(PassTaken(stage, len(answers), rows, perf_counter() - started))
         for each, answer in answers:
             job = self._queue.running.get(each.ticket)
@@ -252,7 +253,8 @@ class Stepper:
                 self._queue.remove(ticket)
             self._queue.learn_speed(ticket)
             times = ticket.queue_seconds or 0.0, ticket.service
-            ticket.future.set_result(Result(output.images, output.sigmas, *times, output.vibe))
+            stages = dict(ticket.stages)
+            ticket.future.set_result(Result(output.images, output.sigmas, *times, output.vibe, stages))
 
     @contextmanager
     def _end_on_failure(self, ticket: Ticket) -> Generator[None]:
@@ -277,7 +279,7 @@ class Stepper:
 
 
 @contextmanager
-def _measure(tickets: Collection[Ticket]) -> Generator[None]:
+def _measure(tickets: Collection[Ticket], stage: Stage = "draw") -> Generator[None]:
     """Count the time inside the context as the device's work on jobs."""
     started = perf_counter()
     try:
@@ -285,4 +287,4 @@ def _measure(tickets: Collection[Ticket]) -> Generator[None]:
     finally:
         seconds = perf_counter() - started
         for ticket in tickets:
-            ticket.service += seconds
+            ticket.add_work(stage, seconds)

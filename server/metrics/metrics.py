@@ -55,6 +55,7 @@ class Metrics:
         self._waited = measure("naiad_job_wait_seconds", "Time that jobs waited before they began")
         self._worked = measure("naiad_job_device_seconds", "The device's work on jobs that succeeded")
         self._jobs = count("naiad_jobs", "Jobs that have ended", ["kind", "outcome"])
+        self._cancelled = count("naiad_cancellations", "Jobs that were cancelled", ["reason"])
         self._images = count("naiad_images", "Finished images", ["kind"])
         self._pixels = count("naiad_image_pixels", "Pixels of finished images", ["kind"])
 
@@ -87,6 +88,8 @@ class Metrics:
 
     def _observe_end(self, event: JobEnded) -> None:
         self._jobs.labels(event.kind, event.outcome).inc()
+        if event.reason is not None:
+            self._cancelled.labels(event.reason).inc()
         if event.outcome == "done":
             self._worked.labels(event.kind).observe(event.seconds)
             self._images.labels(event.kind).inc(event.images)

@@ -101,9 +101,12 @@ def test_a_cancelled_job_is_counted_whether_it_has_begun_or_not(model, gate):
         wait_until(lambda: state.engine.running == 1)
         waiting.cancel()
         assert scrape(client)["naiad_jobs_total", "generate", "cancelled"] == 1
-        running.cancel()
+        running.cancel("request")
         gate.release(2)
         wait_until(lambda: scrape(client)["naiad_jobs_total", "generate", "cancelled"] == 2)
+        samples = scrape(client)
+        assert samples["naiad_cancellations_total", "disconnect"] == 1
+        assert samples["naiad_cancellations_total", "request"] == 1
 
 
 @pytest.mark.parametrize("probe", ["/live", "/ready", "/metrics"])
