@@ -68,7 +68,7 @@ class Ticket:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether nobody waits for the job any longer."""
+        """Whether the client no longer waits for the job."""
         return self.reason is not None
 
     def add_work(self, stage: Stage, seconds: float) -> None:
