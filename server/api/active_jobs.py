@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.types import OnPreview, Preview
 from server.api.retries import RequestKey
 from server.engine.ticket import CancelReason, Result, Ticket
+from server.errors import Conflict
 from server.request.resolve import ResolvedRequest
 
 MOST_ENDED = 512
@@ -69,7 +70,6 @@ class ActiveJob:
         self.name, self.ticket, self.request, self._forget = name, ticket, request, forget
         self._files: asyncio.Future[list[bytes]] | None = None
         self._results: set[asyncio.Future[Result]] = set()
-        self._reason: CancelReason = "disconnect"
         self._loop = asyncio.get_running_loop()
         ticket.future.add_done_callback(lambda _: self._settle_soon())
 
@@ -86,9 +86,8 @@ class ActiveJob:
             self._files = asyncio.ensure_future(encode())
         return await asyncio.shield(self._files)
 
-    def fail(self, error: Exception, reason: CancelReason = "request") -> None:
+    def fail(self, error: Exception) -> None:
         """Raise an error in all requests that wait, which cancels the job."""
-        self._reason = reason
         self._forget(self)
         for result in self._results:
             if not result.done():
@@ -100,7 +99,7 @@ class ActiveJob:
             result.exception()  # asyncio would log one that no request retrieves because all have gone
         if not self._results and not self.ticket.future.done():
             self._forget(self)
-            self.ticket.cancel(self._reason)
+            self.ticket.cancel(_find_reason(result))
 
     def _settle_soon(self) -> None:
         with suppress(RuntimeError):  # the loop is closed: the server has stopped
@@ -117,6 +116,13 @@ class ActiveJob:
                 result.set_result(future.result())
             else:
                 result.set_exception(error)
+
+
+def _find_reason(result: asyncio.Future[Result]) -> CancelReason:
+    """Return why a request waits no longer."""
+    if result.cancelled():
+        return "disconnect"
+    return "request" if isinstance(result.exception(), Conflict) else "deadline"
 
 
 class ActiveJobs:

@@ -14,13 +14,14 @@ from pipelines.types import OnPreview
 from server.api.accounts import Account
 from server.api.active_jobs import ActiveJob, JobName, SharedRequest
 from server.api.body import read_body
+from server.api.deadline import read_deadline
 from server.api.image_fields import recall_images
 from server.api.retries import RequestKey, identify_request, read_correlation_id
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
 from server.api.threads import call_in_thread
 from server.api.timings import add_result
 from server.engine.ticket import Result
-from server.errors import Unavailable
+from server.errors import Disconnected
 from server.request.resolve import ResolvedRequest
 
 Args = TypeVarTuple("Args")
@@ -47,7 +48,7 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
 
     Images that were sent with a key are then kept in the cache.
 
-    Raises `Unavailable` if the client disconnects first; it then waits for no slot. A thread that decodes already
+    Raises `Disconnected` if the client hangs up first; it then waits for no slot. A thread that decodes already
     cannot be interrupted and keeps its slot to the end.
     """
     _admit(request)  # the queue may be full by now
@@ -65,7 +66,7 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
 async def run_in_slot(
     request: Request, slots: asyncio.Semaphore, function: Callable[[*Args], Done], *args: *Args
 ) -> Done:
-    """Call a function in a thread once there is a free slot, or raise `Unavailable` if the client disconnects first."""
+    """Call a function in a thread once there is a free slot, or raise `Disconnected` if the client hangs up first."""
 
     async def wait_and_run() -> Done:
         await slots.acquire()
@@ -97,10 +98,10 @@ def submit_images(
     if job is not None and job.request is not None:
         job.request.listeners.extend(listeners)
         request.scope["job_id"] = job.name.id
-        return Waiter(job, job.join()), job.request.resolved
+        return _join(request, job), job.request.resolved
     shared = SharedRequest(resolved, key, listeners)
     job = _start_job(request, resolved.job, shared.show if listeners else None, shared)
-    return Waiter(job, job.join()), resolved
+    return _join(request, job), resolved
 
 
 def submit_job(request: Request, work: Work) -> Waiter:
@@ -108,8 +109,15 @@ def submit_job(request: Request, work: Work) -> Waiter:
 
     Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
     """
-    job = _start_job(request, work)
-    return Waiter(job, job.join())
+    return _join(request, _start_job(request, work))
+
+
+def _join(request: Request, job: ActiveJob) -> Waiter:
+    """Let a request wait for a job, until its deadline."""
+    result, deadline = job.join(), read_deadline(request)
+    if deadline is not None:
+        deadline.apply(result)
+    return Waiter(job, result)
 
 
 def _start_job(
@@ -175,19 +183,19 @@ async def run_job(request: Request, work: Work) -> Result:
 
 
 async def wait_for_result(waiter: Waiter, request: Request) -> Result:
-    """Return the result of a job; wait no longer and raise `Unavailable` if the client disconnects first."""
+    """Return the result of a job; wait no longer and raise `Disconnected` if the client hangs up first."""
     result = await run_for_client(request, waiter.result)
     add_result(request, result)
     return result
 
 
 async def run_for_client(request: Request, work: Awaitable[Done]) -> Done:
-    """Return what `work` returns, or cancel it and raise `Unavailable` if the client disconnects first."""
+    """Return what `work` returns, or cancel it and raise `Disconnected` if the client hangs up first."""
     done, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait((done, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
-            raise Unavailable("the client has disconnected")  # nothing receives this response
+            raise Disconnected
         return done.result()
     finally:
         disconnect.cancel()

@@ -34,7 +34,7 @@ def trace_requests(app: ASGIApp, count_response: CountResponse = lambda path, st
             await app(scope, receive, send)
             return
         request_id, started, status = token_hex(8), perf_counter(), 0
-        scope["request_id"] = request_id
+        scope["request_id"], scope["arrived"] = request_id, asyncio.get_running_loop().time()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

@@ -15,7 +15,7 @@ from server.api.image_cache import ImageCache
 from server.api.login_attempts import LoginAttempts
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.api.quota import Quotas
-from server.config.settings import ZipType
+from server.config.settings import OnDisconnect, ZipType
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.metrics.metrics import Metrics
@@ -40,6 +40,8 @@ class AppState:
     memory_limit: int = 4096  # MiB that all requests together may hold
     image_cache: int = 64  # MiB of images that are kept for clients that send them again by a key
     decode_limit: int = DECODE_LIMIT  # how many requests may decode images or draw by a tool at a time
+    on_disconnect: OnDisconnect = "cancel"  # what becomes of a request whose client is gone
+    deadline: float = 0  # seconds that a request may take; 0 for any number
     toolbox: Toolbox = field(default_factory=Toolbox)
     metrics: Metrics = field(default_factory=Metrics)  # that count the engine's events too
 

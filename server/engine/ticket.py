@@ -11,8 +11,8 @@ from pipelines.job import EncodedVibe, Work
 from pipelines.steps import Run, Stage, Step
 from pipelines.types import OnPreview, Output, Pixels, Progress, Sigmas
 
-CancelReason: TypeAlias = Literal["disconnect", "request"]
-"""Why a job is cancelled: its client has hung up, or has asked for it."""
+CancelReason: TypeAlias = Literal["disconnect", "request", "deadline"]
+"""Why a job is cancelled: its client has hung up or has asked for it, or its deadline has passed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ OTHER = {
     "log_format": "json",
     "tls": "true",
     "engine.queue_limit": "81",
+    "engine.deadline": "81",
+    "engine.on_disconnect": "finish",
     "engine.active_images": "11",
     "engine.max_rows": "12",
     "engine.exit_on_failure": "false",

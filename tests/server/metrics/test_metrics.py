@@ -3,7 +3,7 @@
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from jobs import make_job
-from live_server import build_get, exchange, serve
+from live_server import build_get, build_post, connect, exchange, read_rest, serve
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_until
 
@@ -19,6 +19,10 @@ def read_samples(text):
     """The samples of a metrics page by name and labels."""
     families = text_string_to_metric_families(text)
     return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+
+def read_page(address):
+    return read_samples(exchange(address, build_get("/metrics")).decode().partition("\r\n\r\n")[2])
 
 
 def scrape(client):
@@ -83,8 +87,7 @@ def test_jobs_that_wait_and_run_are_counted_while_the_device_is_busy(model, gate
         job = make_job(steps=1)
         tickets = [state.engine.submit(job) for _ in range(3)]
         wait_until(lambda: state.engine.running == 1)
-        page = exchange(address, build_get("/metrics")).decode().partition("\r\n\r\n")[2]
-        samples = read_samples(page)
+        samples = read_page(address)
         assert samples[("naiad_jobs_running",)] == 1
         assert samples[("naiad_jobs_waiting",)] == 2
         assert samples["naiad_engine_state", "ready"] == 1
@@ -107,6 +110,31 @@ def test_a_cancelled_job_is_counted_whether_it_has_begun_or_not(model, gate):
         samples = scrape(client)
         assert samples["naiad_cancellations_total", "disconnect"] == 1
         assert samples["naiad_cancellations_total", "request"] == 1
+
+
+def test_why_a_job_was_cancelled_is_counted(model, gate):
+    state = build_state(model, FakeModel(gate))
+    with serve(state) as address:
+
+        def wait_for(*name):
+            wait_until(lambda: read_page(address).get(name) == 1)
+
+        with connect(address) as connection:
+            connection.sendall(build_post(GENERATE, BODY))
+            wait_until(lambda: state.engine.running == 1)
+        wait_for("naiad_http_requests_total", GENERATE, "499")  # nothing receives the response
+        gate.release(1)
+        wait_for("naiad_cancellations_total", "disconnect")
+        with connect(address) as connection:
+            connection.sendall(build_post(GENERATE, BODY, "X-Correlation-Id: mine"))
+            wait_until(lambda: state.engine.running == 1)
+            exchange(address, build_get("/queue/mine").replace(b"GET", b"DELETE", 1))
+            assert read_rest(connection).startswith(b"HTTP/1.1 409")
+        gate.release(1)
+        wait_for("naiad_cancellations_total", "request")
+        assert exchange(address, build_post(GENERATE, BODY, "Prefer: wait=0")).startswith(b"HTTP/1.1 503")
+        gate.release(1)
+        wait_for("naiad_cancellations_total", "deadline")
 
 
 @pytest.mark.parametrize("probe", ["/live", "/ready", "/metrics"])
