@@ -185,7 +185,7 @@ async def run_job(request: Request, work: Work) -> Result:
 async def wait_for_result(waiter: Waiter, request: Request) -> Result:
     """Return the result of a job; wait no longer and raise `Disconnected` if the client hangs up first."""
     result = await run_for_client(request, waiter.result)
-    add_result(request, result)
+    add_result(request.scope, waiter.job.ticket, result)
     return result
 
 

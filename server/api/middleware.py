@@ -13,14 +13,14 @@ from structlog.contextvars import bound_contextvars
 from server.api.error_responses import build_error_response, to_api_error
 from server.api.timings import format_timings, get_timings
 
-CountResponse = Callable[[str, int], None]
-"""Called with the path of a request's route, or an empty text, and the status of the response."""
+Observe = Callable[[Scope, int, float], None]
+"""Called with a request that has ended, the status of its response, and when it began by `perf_counter`."""
 PROBES = ("/live", "/ready", "/metrics")
 """Paths that supervisors request every few seconds."""
 log = logging.getLogger("naiad.requests")
 
 
-def trace_requests(app: ASGIApp, count_response: CountResponse = lambda path, status: None) -> ASGIApp:
+def trace_requests(app: ASGIApp, observe: Observe = lambda scope, status, started: None) -> ASGIApp:
     """Return `app` with `X-Request-Id` on each response, and one log line for each request.
 
     A response also has `X-Job-Id` if the request has a job, and `Server-Timing` if something was measured.
@@ -53,19 +53,19 @@ def trace_requests(app: ASGIApp, count_response: CountResponse = lambda path, st
                 elif isinstance(error, Exception):
                     raise
             finally:
-                count_response(getattr(scope.get("route"), "path", ""), status)
-                _log_response(scope, status, perf_counter() - started)
+                _log_response(scope, status, started)
+                observe(scope, status, started)
 
     return run
 
 
-def _log_response(scope: Scope, status: int, seconds: float) -> None:
+def _log_response(scope: Scope, status: int, started: float) -> None:
     """Write the line of a request, as text and as attributes of the record."""
-    request_id, account = scope["request_id"], scope.get("account")
+    request_id, account, seconds = scope["request_id"], scope.get("account"), perf_counter() - started
     method, path = ascii(scope["method"])[1:-1][:20], ascii(scope["path"])[1:-1][:200]
     fields = {"request_id": request_id, "method": method, "path": path, "status": status}
     fields["seconds"] = round(seconds, 4)
-    fields["timings"] = {part: round(each, 4) for part, each in get_timings(scope).items()}
+    fields["timings"] = {name: round(part.seconds, 4) for name, part in get_timings(scope).items()}
     if account is not None:
         fields["account"] = ascii(account.name)[1:-1][:60]
     name = "" if account is None else f" {ascii(account.name)[:60]}"
@@ -78,6 +78,5 @@ def _log_response(scope: Scope, status: int, seconds: float) -> None:
 def _build_headers(scope: Scope) -> dict[str, str]:
     """Return the headers that name a request and its job, if it has one, and say what took how long."""
     job = {"X-Job-Id": scope["job_id"]} if "job_id" in scope else {}
-    timings = get_timings(scope)
-    timing = {"Server-Timing": format_timings(timings)} if timings else {}
+    timing = {"Server-Timing": format_timings(scope)} if get_timings(scope) else {}
     return {"X-Request-Id": scope["request_id"], **job, **timing}

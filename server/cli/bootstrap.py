@@ -1,5 +1,6 @@
 """Builders from settings to the server's objects: engine, request policy, metadata policy, access rules, app state."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from server.api.access import AccessRules, needs_token
 from server.api.accounts import AccountsFile
 from server.api.credentials import generate_token
 from server.api.memory import memory_for_bodies
+from server.api.tracing import open_tracing
 from server.app import AppState
 from server.cli.listeners import is_unspecified
 from server.config.resources import configs
@@ -145,4 +147,5 @@ def build_app_state(
         deadline=settings.engine.deadline,
         toolbox=Toolbox(networks),
         metrics=metrics,
+        tracing=open_tracing(os.environ),
     )

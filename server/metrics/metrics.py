@@ -7,6 +7,7 @@ from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from starlette.types import Scope
 
 from server.engine.engine import Engine, State
 from server.engine.events import (
@@ -101,9 +102,9 @@ class Metrics:
             self._rows.observe(event.rows)
             self._evaluations.inc(event.images)
 
-    def count_response(self, path: str, status: int) -> None:
-        """Count a response; `path` is that of a route, so that clients cannot make up any number of them."""
-        self._requests.labels(path, str(status)).inc()
+    def count_response(self, scope: Scope, status: int) -> None:
+        """Count the response to a request by its route, because clients can make up any number of paths."""
+        self._requests.labels(getattr(scope.get("route"), "path", ""), str(status)).inc()
 
     @contextmanager
     def measure_file(self, image_format: str) -> Generator[None]:
