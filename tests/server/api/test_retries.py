@@ -33,7 +33,7 @@ RULES = AccessRules(read_accounts=lambda: ACCOUNTS)
 STREAM = f"{GENERATE}-stream"
 
 
-def build_generate(token=ANNA, name="k3Xw9a", path=GENERATE, **parameters):
+def build_generate(token=ANNA, name: str | None = "k3Xw9a", path=GENERATE, **parameters):
     """A request without a seed, so that the server picks one: only the same job gives the same images."""
     headers = [f"Authorization: Bearer {token}", *([f"X-Correlation-Id: {name}"] if name else [])]
     return build_post(path, {"input": "a", "parameters": {"width": 64, "height": 64} | parameters}, *headers)
