@@ -10,7 +10,7 @@ from pipelines.job import UpscaleJob, VibeJob, Work
 from pipelines.steps import Stage
 from server.engine.ticket import CancelReason, Result, Ticket
 
-JobKind: TypeAlias = Literal["generate", "upscale", "encode_vibe"]
+JobKind: TypeAlias = Literal["generate", "upscale", "encode-vibe"]
 Outcome: TypeAlias = Literal["done", "failed", "cancelled"]
 
 
@@ -81,7 +81,7 @@ def name_kind(work: Work) -> JobKind:
     """Return the kind of a job."""
     if isinstance(work, UpscaleJob):
         return "upscale"
-    return "encode_vibe" if isinstance(work, VibeJob) else "generate"
+    return "encode-vibe" if isinstance(work, VibeJob) else "generate"
 
 
 def describe_end(ticket: Ticket) -> JobEnded:

@@ -4,6 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -15,10 +16,12 @@ from server.engine.events import (
     JobBegan,
     JobEnded,
     MemoryRanOut,
+    Outcome,
     PassTaken,
     SharedPassFailed,
     WeightsChanged,
 )
+from server.engine.ticket import CancelReason
 
 JOB_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 """Seconds: an image takes half a second on a large GPU, and minutes on a CPU."""
@@ -37,9 +40,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(
-            registry=self.registry
-        )  # resident memory, CPU time and open files, where there is /proc
+        # resident memory, CPU time and open files, where there is /proc
+        ProcessCollector(registry=self.registry)
         gauge, count = partial(Gauge, registry=self.registry), partial(Counter, registry=self.registry)
         self._state = gauge("naiad_engine_state", "1 for the state that the engine is in", ["state"])
         self._memory = gauge("naiad_device_memory_bytes", "Memory of the GPU", ["kind"])
@@ -59,6 +61,10 @@ class Metrics:
         self._cancelled = count("naiad_cancellations", "Jobs that were cancelled", ["reason"])
         self._images = count("naiad_images", "Finished images", ["kind"])
         self._pixels = count("naiad_image_pixels", "Pixels of finished images", ["kind"])
+        for reason in get_args(CancelReason):  # so that it is 0 before it happens, as alerts need it
+            self._cancelled.labels(reason)
+        for outcome in get_args(Outcome):
+            self._jobs.labels("generate", outcome)
 
     def _define_passes(self) -> None:
         count, measure = partial(Counter, registry=self.registry), partial(Histogram, registry=self.registry)
