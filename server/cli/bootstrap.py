@@ -71,7 +71,7 @@ def build_engine(model: ServedModel, settings: Settings, others: tuple[ServedMod
     """Build an engine that loads the model when it is started, and the others when they are requested."""
     load, engine = partial(_load_models, (model, *others), settings), settings.engine
     images = ACTIVE_IMAGES[engine.batching] if engine.active_images == "auto" else engine.active_images
-    return Engine(load, Limits(engine.queue_limit, images), engine.batching)
+    return Engine(load, Limits(engine.queue_limit, images), engine.batching, engine.step_timeout)
 
 
 def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from threading import Condition
+from typing import cast
 
 import pytest
 from faults import Faulty, fail
@@ -12,10 +13,11 @@ from jobs import make_job
 
 from pipelines.errors import Cancelled, DeviceLost, NotFinite, OutOfMemory
 from pipelines.steps import Run, Step
-from pipelines.types import Output, Progress
+from pipelines.types import BatchingMode, Output, Progress
 from server.engine.queue import Queue
-from server.engine.stepper import Stepper
+from server.engine.stepper import LoadedModel, Stepper
 from server.engine.ticket import Ticket
+from server.engine.watchdog import Watchdog
 
 LOST, BROKEN = 2**31, 2**30
 """Seeds of images whose second step fails: with the device, or alone."""
@@ -89,10 +91,11 @@ class CountingModel:
 class Bench:
     """A stepper without a thread: a test says when a pass is taken."""
 
-    def __init__(self, batching="exact", images=4):
+    def __init__(self, batching: BatchingMode = "exact", images=4):
         self.model: CountingModel = CountingModel()
         self.queue = Queue(images)
-        self.stepper = Stepper(self.model, self.queue, Condition(), batching, lambda: None)  # pyright: ignore[reportArgumentType]
+        model, watchdog = cast("LoadedModel", self.model), Watchdog(0, lambda _: None)
+        self.stepper = Stepper(model, self.queue, Condition(), batching, lambda: None, watchdog)
 
     def submit(self, *seeds, steps=2, client="", model="m", **changes):
         ticket = Ticket(replace(make_job(seeds=seeds, steps=steps, **changes), model=model), client=client)
@@ -296,7 +299,7 @@ class Load(RuleBasedStateMachine):
     """Jobs come, are cancelled and fail in any order; each ends exactly once, and no other's result changes."""
 
     tickets = Bundle("tickets")
-    batching = "exact"
+    batching: BatchingMode = "exact"
 
     def __init__(self):
         super().__init__()
