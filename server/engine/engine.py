@@ -193,7 +193,7 @@ class Engine:
         self._enter(State.STOPPED)
 
     def _fail_loading(self, error: Exception) -> None:
-        is_known = isinstance(error, PipelineError | ValueError)
+        is_known = isinstance(error, PipelineError | ValueError) and not isinstance(error, DeviceLost)
         self.failure = f"the model could not be loaded{f': {error}' if is_known else ''}"
         log.error("%s", self.failure, exc_info=None if is_known else error)
         self._enter(State.DEFUNCT)
