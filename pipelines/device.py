@@ -83,12 +83,14 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def make_step(device: torch.device, progress: Progress, function: Callable[[], object]) -> Step:
+def make_step(
+    device: torch.device, progress: Progress, function: Callable[[], object], prepares: bool = False
+) -> Step:
     """Return a step that is taken alone and calls a function, whose errors are translated.
 
     If memory runs out, it is called again.
     """
-    return Step(progress, partial(_call, device), function)
+    return Step(progress, partial(_call, device), function, prepares=prepares)
 
 
 def _call(device: torch.device, functions: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -211,7 +211,8 @@ class Pipeline:
         init = inputs.init
         if previous is not None:
             encode = partial(encode_image, previous, self._vae, self.device)
-            init = yield make_step(self.device, inputs.show_progress(index, 1, 0.0), encode)
+            progress = inputs.show_progress(index, 1, 0.0)
+            init = yield make_step(self.device, progress, encode, prepares=True)
         with closing(self._start(inputs, index, init, previews)) as trajectory:
             outputs: Sequence[Tensor] | None = None
             while True:

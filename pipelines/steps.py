@@ -43,6 +43,7 @@ class Step:
         inputs: what `take` is given for this step.
         key: steps with equal keys may be taken together; None for a step that is taken alone.
         share: the share of a pass that it fills; the shares of steps that are taken together add up to 1 at most.
+        prepares: whether the image's next steps may be taken together with others', once this one was.
     """
 
     progress: Progress
@@ -50,6 +51,7 @@ class Step:
     inputs: Any = None
     key: Hashable = None
     share: float = 1.0
+    prepares: bool = False
 
 
 StepCoroutine: TypeAlias = Generator[Step, Any, Result]

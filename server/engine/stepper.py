@@ -121,6 +121,8 @@ class Stepper:
                 for found in self._iter_steps(ticket):
                     if not steps or self._may_share(steps, found):
                         steps.append(found)
+                    elif found.step.prepares:
+                        self._take([found])  # so that the image can share the next pass
                     if self._batching == "exact":
                         break
         return steps

@@ -14,7 +14,7 @@ from pipelines.errors import Cancelled, DeviceLost
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.runner import Runner
-from pipelines.steps import Step, Tile, run_steps
+from pipelines.steps import Step, Tile, run_steps, take_steps
 from pipelines.types import Progress
 
 ENHANCE = Pass(96, 160, (2**32 - 1, 0), PreviousPass(), 0.5, 0.1, noise_seed=30)
@@ -96,6 +96,17 @@ def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
     output = run.finish(run_steps(run.images, together=True))
     assert [index for index, _ in pipeline.images] == [0, 1, 0, 1]
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
+
+
+def test_encoding_is_a_step_of_the_first_image_that_gets_to_it(pipeline):
+    first, second = Runner(pipeline).begin(ONE_PASS).images
+    encoding = [first.send(None), second.send(None)]
+    assert all(step.prepares for step in encoding)
+    assert pipeline.passes == []
+    for step in encoding:
+        take_steps([step])
+    assert len(pipeline.passes) == 1
+    assert not first.send(None).prepares
 
 
 def test_the_sigmas_are_the_last_passes(pipeline):

@@ -65,6 +65,8 @@ class CountingModel:
     def _count(self, work, seed):
         number = seed
         try:
+            if work.sampler == "ddim":
+                yield Step(Progress(0, 1, work.steps, 0.0), self._prepare, seed, prepares=True)
             for step in range(work.steps):
                 progress = Progress(0, step + 1, work.steps, 1.0)
                 key = None if work.sampler == "k_lms" else work.passes[0].width
@@ -72,6 +74,10 @@ class CountingModel:
             return number
         finally:
             self.closed.append(seed)
+
+    def _prepare(self, seeds):
+        self.passes.append([f"prepare {seed}" for seed in seeds])
+        return [None]
 
     def _take(self, inputs):
         self.passes.append([seed for _, seed, _ in inputs])
@@ -169,6 +175,18 @@ def test_a_shared_pass_has_shares_that_add_up_to_1():
     bench.run()
     assert max(map(len, bench.model.passes)) == 3
     assert len(bench.model.passes) == 4
+
+
+def test_images_that_have_to_be_prepared_share_passes_from_then_on():
+    bench = Bench("shared")
+    bench.submit(10, 20, steps=6, sampler="ddim")
+    bench.run(passes=3)
+    bench.submit(30, steps=9, sampler="ddim")  # longer, so that it is never the first
+    bench.run()
+    assert bench.model.passes[:2] == [["prepare 20"], ["prepare 10"]]
+    assert bench.model.passes[4] == ["prepare 30"]
+    shared = [sorted(seeds) for seeds in (*bench.model.passes[2:4], *bench.model.passes[5:])]
+    assert shared == [[10, 20]] * 3 + [[10, 20, 30]] * 3 + [[30]] * 6
 
 
 def test_steps_without_a_key_are_taken_alone():
