@@ -84,7 +84,16 @@ class Queue:
     @property
     def has_room(self) -> bool:
         """Whether another image may begin."""
-        return sum(job.started for job in self.running.values()) < self._most_started
+        return self._started < self._most_started
+
+    @property
+    def has_spare_room(self) -> bool:
+        """Whether there is room for another image once a further one has begun."""
+        return self._started + 1 < self._most_started
+
+    @property
+    def _started(self) -> int:
+        return sum(job.started for job in self.running.values())
 
     def add(self, ticket: Ticket) -> None:
         """Add a ticket."""
