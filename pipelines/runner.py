@@ -144,7 +144,7 @@ class JobRun:
             before = sum(inputs.share for inputs in self._inputs)
             progress = Progress(index, 1, self._job.steps, 0.0, before, 0.0)
             encode = partial(self._encode, number)
-            yield make_step(self._pipeline.device, progress, encode, "encode")
+            yield make_step(self._pipeline.device, progress, encode, "encode", prepares=True)
         return self._inputs[number]
 
     def _encode(self, number: int) -> None:

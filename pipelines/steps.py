@@ -47,6 +47,7 @@ class Step:
         share: the share of a pass that it fills; the shares of steps that are taken together add up to 1 at most.
         stage: what it is for.
         rows: of the UNet that it evaluates.
+        prepares: whether the image's next steps may be taken together with others', once this one was.
     """
 
     progress: Progress
@@ -56,6 +57,7 @@ class Step:
     share: float = 1.0
     stage: Stage = "draw"
     rows: int = 1
+    prepares: bool = False
 
 
 StepCoroutine: TypeAlias = Generator[Step, Any, Result]

@@ -28,7 +28,9 @@ async def get_ready(state: StateDependency) -> JSONResponse:
     engine = state.engine
     if engine.state is State.READY:
         return JSONResponse({"state": engine.state.value, "waiting": engine.waiting})
-    return ErrorResponse(503, engine.failure or f"the engine is {engine.state.value}")
+    state_name = engine.state.value
+    message = engine.failure or f"the engine is {state_name}"
+    return ErrorResponse(503, message, details={"state": state_name})
 
 
 async def get_metrics(request: Request, state: StateDependency) -> Response:

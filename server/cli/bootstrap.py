@@ -80,7 +80,8 @@ def build_engine(
     """Build an engine that loads the model when it is started, and the others when they are requested."""
     load, engine = partial(_load_models, (model, *others), settings), settings.engine
     images = ACTIVE_IMAGES[engine.batching] if engine.active_images == "auto" else engine.active_images
-    return Engine(load, Limits(engine.queue_limit, images), engine.batching, on_event)
+    limits = Limits(engine.queue_limit, images)
+    return Engine(load, limits, engine.batching, engine.step_timeout, on_event)
 
 
 def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":

@@ -85,6 +85,7 @@ class EngineSettings(StrictModel):
     active_images: Count = "auto"
     max_rows: Count = "auto"
     exit_on_failure: bool = True
+    step_timeout: Annotated[float, Field(ge=0, le=86_400)] = 600
     lora_memory: Annotated[int, Field(ge=0)] = 8192
     control_memory: Annotated[int, Field(ge=0)] = 6144
     device_memory: Annotated[int, Field(ge=0)] = 8192

@@ -98,6 +98,17 @@ def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
 
 
+def test_encoding_is_a_step_of_the_first_image_that_gets_to_it(pipeline):
+    first, second = Runner(pipeline).begin(ONE_PASS).images
+    encoding = [first.send(None), second.send(None)]
+    assert all(step.prepares for step in encoding)
+    assert pipeline.passes == []
+    for step in encoding:
+        take_steps([step])
+    assert len(pipeline.passes) == 1
+    assert not first.send(None).prepares
+
+
 def test_the_sigmas_are_the_last_passes(pipeline):
     assert Runner(pipeline).run(JOB, lambda _: None).sigmas == (96.0, 0.0)
 

@@ -26,6 +26,7 @@ OTHER = {
     "engine.active_images": "11",
     "engine.max_rows": "12",
     "engine.exit_on_failure": "false",
+    "engine.step_timeout": "83",
     "engine.lora_memory": "81",
     "engine.control_memory": "84",
     "engine.device_memory": "82",

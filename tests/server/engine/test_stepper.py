@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from threading import Condition
+from typing import cast
 
 import pytest
 from faults import Faulty, fail
@@ -12,11 +13,12 @@ from jobs import make_job
 
 from pipelines.errors import Cancelled, DeviceLost, NotFinite, OutOfMemory
 from pipelines.steps import Run, Stage, Step
-from pipelines.types import Output, Progress
+from pipelines.types import BatchingMode, Output, Progress
 from server.engine.events import Event, PassTaken, WeightsChanged
 from server.engine.queue import Queue
-from server.engine.stepper import Stepper
+from server.engine.stepper import LoadedModel, Stepper
 from server.engine.ticket import Ticket
+from server.engine.watchdog import Watchdog
 
 LOST, BROKEN = 2**31, 2**30
 """Seeds of images whose second step fails: with the device, or alone."""
@@ -68,6 +70,8 @@ class CountingModel:
     def _count(self, work, seed):
         number = seed
         try:
+            if work.sampler == "ddim":
+                yield Step(Progress(0, 1, work.steps, 0.0), self._prepare, seed, prepares=True)
             for step in range(work.steps):
                 progress = Progress(0, step + 1, work.steps, 1.0)
                 key = None if work.sampler == "k_lms" else work.passes[0].width
@@ -76,6 +80,10 @@ class CountingModel:
             return number
         finally:
             self.closed.append(seed)
+
+    def _prepare(self, seeds):
+        self.passes.append([f"prepare {seed}" for seed in seeds])
+        return [None]
 
     def _take(self, inputs):
         self.passes.append([seed for _, seed, _ in inputs])
@@ -95,12 +103,13 @@ class CountingModel:
 class Bench:
     """A stepper without a thread: a test says when a pass is taken."""
 
-    def __init__(self, batching="exact", images=4):
+    def __init__(self, batching: BatchingMode = "exact", images=4):
         self.model: CountingModel = CountingModel()
         self.queue = Queue(images)
         self.events: list[Event] = []
-        args = Condition(), batching, lambda: None, self.events.append
-        self.stepper = Stepper(self.model, self.queue, *args)  # pyright: ignore[reportArgumentType]
+        model, watchdog = cast("LoadedModel", self.model), Watchdog(0, lambda _: None)
+        args = Condition(), batching, lambda: None, watchdog, self.events.append
+        self.stepper = Stepper(model, self.queue, *args)
 
     def submit(self, *seeds, steps=2, client="", model="m", **changes):
         ticket = Ticket(replace(make_job(seeds=seeds, steps=steps, **changes), model=model), client=client)
@@ -174,6 +183,18 @@ def test_a_shared_pass_has_shares_that_add_up_to_1():
     bench.run()
     assert max(map(len, bench.model.passes)) == 3
     assert len(bench.model.passes) == 4
+
+
+def test_images_that_have_to_be_prepared_share_passes_from_then_on():
+    bench = Bench("shared")
+    bench.submit(10, 20, steps=6, sampler="ddim")
+    bench.run(passes=3)
+    bench.submit(30, steps=9, sampler="ddim")  # longer, so that it is never the first
+    bench.run()
+    assert bench.model.passes[:2] == [["prepare 20"], ["prepare 10"]]
+    assert bench.model.passes[4] == ["prepare 30"]
+    shared = [sorted(seeds) for seeds in (*bench.model.passes[2:4], *bench.model.passes[5:])]
+    assert shared == [[10, 20]] * 3 + [[10, 20, 30]] * 3 + [[30]] * 6
 
 
 def test_a_short_job_passes_long_ones_that_fill_the_passes():
@@ -323,7 +344,7 @@ class Load(RuleBasedStateMachine):
     """Jobs come, are cancelled and fail in any order; each ends exactly once, and no other's result changes."""
 
     tickets = Bundle("tickets")
-    batching = "exact"
+    batching: BatchingMode = "exact"
 
     def __init__(self):
         super().__init__()
