@@ -37,6 +37,7 @@ ACCOUNTS = {"anna": "priority = 10", "ben": "concurrency = 2", "cleo": "concurre
 """Accounts by name, with their limits; the token of each is its name after a prefix."""
 OPERATORS = 4
 """Clients with the server's own token; each has another address."""
+READABLE = ("/models", "/user/subscription", "/queue", "/metrics")
 WARM_UP = 0.2
 TOLERANCE = {"exact": 0.0, "shared": 1.0}
 """Largest mean difference of a picture's pixels, of 255: rounding that a sampler amplifies, but no other picture."""
@@ -101,6 +102,12 @@ def draw_alone(address: tuple[str, int], requests: Sequence[PictureRequest]) -> 
     return expected
 
 
+def list_paths(address: tuple[str, int]) -> list[str]:
+    """Return the paths of the API, whose parameters are in braces."""
+    response = httpx.get("http://{}:{}/openapi.json".format(*address), timeout=TIMEOUT)
+    return list(response.json()["paths"])
+
+
 async def run_clients(load: Load, seconds: float, name: str) -> None:
     """Let all clients act for some seconds."""
     deadline = time.monotonic() + seconds
@@ -137,7 +144,10 @@ def measure(minutes: float, batching: str, seed: int, folder: Path) -> dict[str,
         at_start = settle(pid)
         requests = build_fixed_requests()
         expected = draw_alone(server.address, requests)
-        load = Load(server.address, requests, expected, TOLERANCE[batching], False, tally)
+        paths = list_paths(server.address)
+        readable = [path for path in READABLE if path in paths]
+        can_cancel = any(path.startswith("/queue/") for path in paths)
+        load = Load(server.address, requests, expected, TOLERANCE[batching], readable, can_cancel, tally)
         with watch_live(server, figures):
             asyncio.run(run_clients(load, 60 * minutes * WARM_UP, f"warm-up {seed}"))
             warm = settle(pid)
