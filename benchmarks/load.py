@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -137,31 +136,38 @@ def settle(pid: int) -> Usage:
 
 def measure(minutes: float, batching: str, seed: int, folder: Path) -> dict[str, object]:
     """Run the load on a server of its own, and return what was found."""
-    server, tally, figures = start_server(folder, batching), Tally(), Figures()
-    pid = server.process.pid
+    server = start_server(folder, batching)
     try:
         server.wait_ready()
-        at_start = settle(pid)
-        requests = build_fixed_requests()
-        expected = draw_alone(server.address, requests)
-        paths = list_paths(server.address)
-        readable = [path for path in READABLE if path in paths]
-        can_cancel = any(path.startswith("/queue/") for path in paths)
-        load = Load(server.address, requests, expected, TOLERANCE[batching], readable, can_cancel, tally)
-        with watch_live(server, figures):
-            asyncio.run(run_clients(load, 60 * minutes * WARM_UP, f"warm-up {seed}"))
-            warm = settle(pid)
-            usages = asyncio.run(run_measured(load, 60 * minutes * (1 - WARM_UP), f"load {seed}", pid))
-            at_end = settle(pid)
-        stopped = server.stop()
+        result = run_load(server, 60 * minutes, batching, seed)
+        result["stop_seconds"] = server.stop()
     finally:
-        with suppress(ProcessLookupError):
-            server.process.kill()
+        server.process.kill()
         server.process.wait()
-    result = summarize(tally, figures, usages, {"start": at_start, "warm": warm, "end": at_end})
     lines = [line for _, line in server.lines if "Traceback" in line or " ERROR " in line]
-    result |= {"minutes": minutes, "seed": seed, "stop_seconds": stopped, "log_errors": lines[:20]}
+    result |= {"minutes": minutes, "seed": seed, "log_errors": lines[:20]}
     return result | {"misses": find_misses(result)}
+
+
+def run_load(server: Server, seconds: float, batching: str, seed: int) -> dict[str, object]:
+    """Let clients act on a server that is ready, and return what was found."""
+    tally, figures, pid = Tally(), Figures(), server.process.pid
+    idle = {"start": settle(pid)}
+    load = prepare_load(server.address, TOLERANCE[batching], tally)
+    with watch_live(server, figures):
+        asyncio.run(run_clients(load, WARM_UP * seconds, f"warm-up {seed}"))
+        idle["warm"] = settle(pid)
+        usages = asyncio.run(run_measured(load, (1 - WARM_UP) * seconds, f"load {seed}", pid))
+        idle["end"] = settle(pid)
+    return summarize(tally, figures, usages, idle)
+
+
+def prepare_load(address: tuple[str, int], tolerance: float, tally: Tally) -> Load:
+    """Return the load for a server, which draws the expected pictures first."""
+    requests, paths = build_fixed_requests(), list_paths(address)
+    readable = [path for path in READABLE if path in paths]
+    can_cancel = any(path.startswith("/queue/") for path in paths)
+    return Load(address, requests, draw_alone(address, requests), tolerance, readable, can_cancel, tally)
 
 
 def summarize(
