@@ -22,6 +22,14 @@ def is_device_lost(device: torch.device) -> bool:
     return False
 
 
+def find_free_memory(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device; None where it does not report them."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free
+
+
 @contextmanager
 def translate_device_errors(device: torch.device) -> Generator[None]:
     """Raise DeviceLost instead of a RuntimeError after which `device` is unusable.

@@ -115,12 +115,12 @@ class JobRun:
         previous: RgbImage | None = None
         image: Pixels | None = None
         for number, pass_ in enumerate(self._job.passes):
+            inputs = self._find_inputs(number)
             if image is not None and isinstance(pass_.init, PreviousPass):
                 upscaler = self._upscaler if pass_.init.network else None
                 tiles = resize_tiles(image, pass_.width, pass_.height, upscaler)
-                resized = yield from _pause_between(tiles, index)
+                resized = yield from _pause_between(tiles, index, inputs.before, 0.0)
                 previous = RgbImage(pass_.width, pass_.height, resized.tobytes())
-            inputs = self._find_inputs(number)
             image = yield from self._pipeline.generate_image(inputs, index, previous, self._previews)
         assert image is not None
         return image
@@ -132,16 +132,17 @@ class JobRun:
     def _find_inputs(self, number: int) -> PassInputs:
         """Return what the images of a pass share; the first image to reach the pass encodes it."""
         if number == len(self._inputs):
-            steps_before = sum(inputs.plan.steps for inputs in self._inputs)
-            self._inputs.append(self._pipeline.begin_pass(self._job, self._job.passes[number], steps_before))
+            self._inputs.append(self._pipeline.begin_pass(self._job, number))
         return self._inputs[number]
 
 
-def _pause_between(tiles: Tiles, index: int) -> StepCoroutine[Pixels]:
-    """Offer to be interrupted before each tile."""
+def _pause_between(
+    tiles: Tiles, index: int, before: float = 0.0, share: float = 1.0
+) -> StepCoroutine[Pixels]:
+    """Offer to be interrupted before each tile; `before` and `share` are those of `Progress`."""
     try:
         while True:
             done, total = next(tiles)
-            yield Step(Progress(index, done + 1, total, 0.0))
+            yield Step(Progress(index, done + 1, total, 0.0, before, share))
     except StopIteration as stop:
         return stop.value

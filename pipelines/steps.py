@@ -24,14 +24,14 @@ class Step:
             image only offers to be interrupted.
         inputs: what `take` is given for this step.
         key: steps with equal keys may be taken together; None for a step that is taken alone.
-        rows: how much of a pass of the network it fills.
+        share: the share of a pass that it fills; the shares of steps that are taken together add up to 1 at most.
     """
 
     progress: Progress
     take: Callable[[Sequence[Any]], Sequence[Any]] | None = None
     inputs: Any = None
     key: Hashable = None
-    rows: int = 1
+    share: float = 1.0
 
 
 StepCoroutine: TypeAlias = Generator[Step, Any, Result]

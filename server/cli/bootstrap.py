@@ -20,7 +20,7 @@ from server.director.network import load_networks
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
-from server.engine.stepper import Limits
+from server.engine.queue import Limits
 from server.engine.threads import choose_threads
 from server.picture.signature import open_key, read_key
 from server.picture.writer import MetadataPolicy
@@ -31,6 +31,9 @@ from server.tags.table import load_renames
 
 if TYPE_CHECKING:
     from server.engine.stepper import LoadedModel
+
+ACTIVE_IMAGES = {"exact": 4, "shared": 16}
+"""Images that have begun and are not finished, by the kind of batching, unless the settings say how many."""
 
 
 def build_request_policy(
@@ -67,8 +70,8 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
 def build_engine(model: ServedModel, settings: Settings, others: tuple[ServedModel, ...] = ()) -> Engine:
     """Build an engine that loads the model when it is started, and the others when they are requested."""
     load, engine = partial(_load_models, (model, *others), settings), settings.engine
-    limits = Limits(engine.queue_limit, engine.active_images, engine.max_rows)
-    return Engine(load, limits, engine.batching)
+    images = ACTIVE_IMAGES[engine.batching] if engine.active_images == "auto" else engine.active_images
+    return Engine(load, Limits(engine.queue_limit, images), engine.batching)
 
 
 def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":

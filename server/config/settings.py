@@ -58,7 +58,7 @@ def _require_one(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _parse_threads(value: object) -> object:
+def _parse_count(value: object) -> object:
     if isinstance(value, str) and value.isdecimal() and len(value) < 5:
         value = int(value)
     if value != "auto" and (type(value) is not int or not 1 <= value <= 1024):
@@ -68,7 +68,7 @@ def _parse_threads(value: object) -> object:
 
 Hosts = Annotated[tuple[Annotated[str, ADDRESS], ...], BeforeValidator(_split), AfterValidator(_require_one)]
 Prefixes = Annotated[tuple[Annotated[str, AfterValidator(normalize_prefix)], ...], BeforeValidator(_split)]
-Threads = Annotated[int | Literal["auto"], BeforeValidator(_parse_threads)]
+Count = Annotated[int | Literal["auto"], BeforeValidator(_parse_count)]
 
 
 class EngineSettings(StrictModel):
@@ -76,8 +76,8 @@ class EngineSettings(StrictModel):
 
     queue_limit: Annotated[int, Field(ge=1)] = 64
     batching: Literal["exact", "shared"] = "exact"
-    active_images: Annotated[int, Field(ge=1, le=64)] = 4
-    max_rows: Annotated[int, Field(ge=1, le=64)] = 8
+    active_images: Count = "auto"
+    max_rows: Count = "auto"
     exit_on_failure: bool = True
     lora_memory: Annotated[int, Field(ge=0)] = 8192
     control_memory: Annotated[int, Field(ge=0)] = 6144
@@ -118,7 +118,7 @@ class Settings(StrictModel):
     device: Annotated[str, DEVICE] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
-    threads: Threads = "auto"
+    threads: Count = "auto"
     drain_seconds: Annotated[float, Field(ge=1, le=86_400)] = 25
     engine: EngineSettings = EngineSettings()
     api: ApiSettings = ApiSettings()

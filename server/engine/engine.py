@@ -14,8 +14,8 @@ from pipelines.errors import DeviceLost, PipelineError
 from pipelines.job import Work
 from pipelines.types import BatchingMode, OnPreview
 from server.engine.model import ServedModel
-from server.engine.queue import Queue
-from server.engine.stepper import Limits, LoadedModel, Stepper
+from server.engine.queue import Limits, Queue
+from server.engine.stepper import LoadedModel, Stepper
 from server.engine.ticket import Ticket
 from server.errors import Overloaded, Unavailable
 
@@ -159,7 +159,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return
-        stepper = Stepper(model, self._queue, self._changed, self._limits, self._batching, self._prepare_next)
+        stepper = Stepper(model, self._queue, self._changed, self._batching, self._prepare_next)
         self._enter(State.READY)
         try:
             while self._wait_for_jobs():

@@ -21,6 +21,7 @@ from pipelines.device import translate_device_errors
 from pipelines.errors import WeightsError
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
 from pipelines.job import Work
+from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
 from pipelines.steps import Run
@@ -136,7 +137,9 @@ def load_runner(
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     memory = settings.engine.lora_memory << 20, settings.engine.control_memory << 20
     vibe = _load_vibe(entry.vibe, weights)
-    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory)
+    max_rows = None if settings.engine.max_rows == "auto" else settings.engine.max_rows
+    limits = find_pass_limits(weights, max_rows)
+    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory, limits)
     if entry.preview_decoder is not None and decode_preview is not None:
         likeness = pipeline.compare_preview(decode_preview)
         if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color

@@ -1,6 +1,7 @@
 """The jobs of an engine that are not finished, and the order in which they are served."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import count
 from time import perf_counter
 
@@ -14,6 +15,19 @@ FIRST_SPEED = 0.1
 """Seconds for a unit of work (see pipelines/cost.py), until a job has shown them."""
 MEMORY = 0.8
 """Share of a measured mean that the next measurement leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the engine takes on.
+
+    Attributes:
+        queue: jobs that wait, without those that have begun.
+        images: images that have begun and are not finished; under "exact" one of them runs.
+    """
+
+    queue: int = 64
+    images: int = 4
 
 
 class Queue:

@@ -60,21 +60,6 @@ class LoadedModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How much the engine takes on.
-
-    Attributes:
-        queue: jobs that wait, without those that have begun.
-        images: images that have begun and are not finished; one of them runs.
-        rows: of a pass that images of several jobs share.
-    """
-
-    queue: int = 64
-    images: int = 4
-    rows: int = 8
-
-
-@dataclass(frozen=True, slots=True)
 class ImageStep:
     """The next step of one of a job's images."""
 
@@ -96,12 +81,11 @@ class Stepper:
         model: LoadedModel,
         queue: Queue,
         lock: Condition,
-        limits: Limits,
         batching: BatchingMode,
         on_begin: Callable[[], None],
     ) -> None:
         self._model, self._queue, self._lock = model, queue, lock
-        self._limits, self._batching, self._on_begin = limits, batching, on_begin
+        self._batching, self._on_begin = batching, on_begin
 
     def take_pass(self) -> None:
         """Take the step that is next, together with those that may share its pass."""
@@ -129,8 +113,8 @@ class Stepper:
 
     def _may_share(self, steps: Sequence[ImageStep], other: ImageStep) -> bool:
         """Return whether a step may be taken together with others, and there is room for it."""
-        key, rows = steps[0].step.key, sum(each.step.rows for each in steps)
-        return key is not None and other.step.key == key and rows + other.step.rows <= self._limits.rows
+        key, share = steps[0].step.key, sum(each.step.share for each in steps)
+        return key is not None and other.step.key == key and share + other.step.share <= 1
 
     def _iter_steps(self, ticket: Ticket) -> Generator[ImageStep]:
         """Yield the next step of each of a job's images; the job and its images begin where there is room for them."""

@@ -104,8 +104,8 @@ class RunningJob:
 
     @property
     def done(self) -> float:
-        """Share of the job's steps that have been taken; of jobs with several passes, of the steps of this pass."""
-        begun = sum((step.progress.step - 1) / step.progress.steps for step in self._steps.values())
+        """Share of the job's work that is done."""
+        begun = sum(step.progress.done for step in self._steps.values())
         return (len(self._results) + begun) / len(self._run.images)
 
     @property

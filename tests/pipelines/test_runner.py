@@ -9,6 +9,7 @@ import pytest
 import torch
 from jobs import change, make_job
 
+from pipelines.cost import estimate_cost, estimate_passes
 from pipelines.errors import Cancelled, DeviceLost
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
 from pipelines.pipeline import PassInputs, Pipeline
@@ -41,11 +42,12 @@ class RecordingPipeline:
     def activate(self, job):
         self.active.append(job)
 
-    def begin_pass(self, job, pass_, steps_before):
-        self.passes.append((pass_, steps_before))
+    def begin_pass(self, job, number):
+        pass_ = job.passes[number]
+        self.passes.append(pass_)
         if self.failure is not None:
             raise self.failure
-        return PassInputs(pass_, FakePlan(pass_), None, None, None, steps_before)  # pyright: ignore[reportArgumentType]
+        return PassInputs(pass_, FakePlan(pass_), *[None] * 4)  # pyright: ignore[reportArgumentType]
 
     def generate_image(self, inputs, index, previous, previews):
         self.images.append((index, previous))
@@ -78,7 +80,7 @@ def test_the_second_pass_starts_from_the_first_ones_images_at_its_own_size(pipel
     steps = []
     output = Runner(pipeline).run(JOB, steps.append)
     assert pipeline.active == [JOB]
-    assert pipeline.passes == [(JOB.passes[0], 0), (JOB.passes[1], 1)]  # encoded once for both images
+    assert pipeline.passes == [*JOB.passes]  # encoded once for both images
     (_, first), (_, second), (_, third), (_, fourth) = pipeline.images
     assert (first, third) == (None, None)
     assert [(image.width, image.height, image.rgb[0]) for image in (second, fourth)] == [
@@ -156,6 +158,13 @@ def test_a_device_that_fails_in_a_step_is_lost(demo, monkeypatch, part):
 def test_the_demo_model_enhances(demo):
     first = change(JOB, width=64, height=64, seeds=(5,)).passes[0]
     second = replace(ENHANCE, width=96, height=96, seeds=(2**32 - 1,))
-    (image,) = Runner(demo).run(replace(JOB, passes=(first, second))).images
+    progress = []
+    job = replace(JOB, passes=(first, second))
+    (image,) = Runner(demo).run(job, progress.append).images
     assert image.shape == (96, 96, 3)
     assert image.std() > 1
+    done = [step.done for step in progress]
+    assert done == sorted(done)
+    begun = [step.done for step in progress if step.step == 1]
+    assert begun[0] == 0
+    assert begun[-1] == pytest.approx(estimate_passes(job)[0] / estimate_cost(job))

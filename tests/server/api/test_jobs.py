@@ -23,7 +23,7 @@ from pipelines.types import Progress
 from server.api import generation, upscale
 from server.api.jobs import wait_for_result
 from server.engine.engine import Engine, State
-from server.engine.stepper import Limits
+from server.engine.queue import Limits
 from server.engine.ticket import Result, Ticket
 from server.errors import Unavailable
 

@@ -11,7 +11,7 @@ from waiting import LIMIT, wait_until
 
 from pipelines.errors import Cancelled, DeviceLost, WeightsError
 from server.engine.engine import Engine, State
-from server.engine.stepper import Limits
+from server.engine.queue import Limits
 from server.errors import Overloaded, Unavailable
 
 JOB = make_job(64, 64, steps=3)

@@ -13,7 +13,7 @@ from pipelines.errors import Cancelled, DeviceLost, NotFinite
 from pipelines.steps import Run, Step
 from pipelines.types import Output, Progress
 from server.engine.queue import Queue
-from server.engine.stepper import Limits, Stepper
+from server.engine.stepper import Stepper
 from server.engine.ticket import Ticket
 
 LOST, BROKEN = 2**31, 2**30
@@ -57,7 +57,7 @@ class CountingModel:
             for step in range(work.steps):
                 progress = Progress(0, step + 1, work.steps, 1.0)
                 key = None if work.sampler == "k_lms" else work.passes[0].width
-                number = yield Step(progress, self._take, (work, seed, number), key, 2)
+                number = yield Step(progress, self._take, (work, seed, number), key, 0.3)
             return number
         finally:
             self.closed.append(seed)
@@ -78,11 +78,10 @@ class CountingModel:
 class Bench:
     """A stepper without a thread: a test says when a pass is taken."""
 
-    def __init__(self, batching="exact", **limits):
+    def __init__(self, batching="exact", images=4):
         self.model: CountingModel = CountingModel()
-        limits = Limits(**limits)
-        self.queue = Queue(limits.images)
-        self.stepper = Stepper(self.model, self.queue, Condition(), limits, batching, lambda: None)  # pyright: ignore[reportArgumentType]
+        self.queue = Queue(images)
+        self.stepper = Stepper(self.model, self.queue, Condition(), batching, lambda: None)  # pyright: ignore[reportArgumentType]
 
     def submit(self, *seeds, steps=2, client="", model="m", **changes):
         ticket = Ticket(replace(make_job(seeds=seeds, steps=steps, **changes), model=model), client=client)
@@ -149,8 +148,8 @@ def test_a_job_that_comes_later_joins_at_the_next_step():
     assert [sorted(seeds) for seeds in bench.model.passes] == [[10], [10], [10, 20], [10, 20], [10]]
 
 
-def test_a_shared_pass_has_at_most_so_many_rows():
-    bench = Bench("shared", images=10, rows=6)
+def test_a_shared_pass_has_shares_that_add_up_to_1():
+    bench = Bench("shared", images=10)
     for seed in range(10, 15):
         bench.submit(seed, steps=2)
     bench.run()
@@ -243,7 +242,7 @@ class Load(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.bench = Bench(self.batching, images=3, rows=6)
+        self.bench = Bench(self.batching, images=3)
         self.ends = {}
         self.is_lost = False
 
