@@ -142,12 +142,12 @@ def _complete(service: Service, state: AppState, threads: int) -> Service:
 
 def _plan(settings: Settings, flags: ReplicaFlags, threads: int) -> Scale:
     """Return the number of replicas and what each takes: a GPU, or the threads of a CPU."""
-    gpus, most = cluster.count_gpus(), flags.most or flags.replicas
+    gpus, most = cluster.count("GPU"), flags.most or flags.replicas
     if settings.device == "cuda" or (settings.device == "auto" and gpus):
         if gpus < most:
             raise ConfigError(f"--replicas: {most} need a GPU each, and Ray has {gpus}")
         return Scale(flags.replicas, most, cpus=1, gpus=1, has_spare=gpus > most)
-    return Scale(flags.replicas, most, cpus=threads)
+    return Scale(flags.replicas, most, cpus=threads, has_spare=cluster.count("CPU") >= (most + 1) * threads)
 
 
 def _divide_threads(settings: Settings, replicas: int) -> int:

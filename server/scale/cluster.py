@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,6 +19,10 @@ log = logging.getLogger("naiad")
 NAME = "naiad"
 """Name of the application in Ray Serve."""
 POLL_SECONDS = 1.0
+CONNECT_SECONDS = 10.0
+NO_CLUSTER = (
+    "is not a Ray cluster that answers; is it running, and is RAY_AUTH_TOKEN or ~/.ray/auth_token its key?"
+)
 OBJECT_STORE = 512 << 20
 """Bytes of shared memory for large pieces of requests and responses; what does not fit goes to a file."""
 ENVIRONMENT = {
@@ -67,24 +72,37 @@ def start_ray(cpus: int) -> Generator[None]:
 @contextmanager
 def join_ray(address: str) -> Generator[None]:
     """Connect to a Ray cluster that runs already; raise `ConfigError` if there is none."""
+    _check_address(address)
     os.environ.update(ENVIRONMENT)
     import ray
 
     try:
         ray.init(address, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError):
-        raise ConfigError(f"--cluster {address!r}: no Ray cluster answers there") from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        log.debug("%s", error)
+        raise ConfigError(f"--cluster {address!r} {NO_CLUSTER}") from None
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def count_gpus() -> int:
-    """Return the number of GPUs that Ray has on all machines."""
+def _check_address(address: str) -> None:
+    """Raise `ConfigError` if nothing listens on an address, for which Ray would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--cluster {address!r} is not like 10.0.0.1:6379, the address of Ray's head")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError):
+        raise ConfigError(f"--cluster {address!r} {NO_CLUSTER}") from None
+
+
+def count(resource: str) -> int:
+    """Return how many of a resource, "CPU" or "GPU", Ray has on all machines."""
     import ray
 
-    return int(ray.cluster_resources().get("GPU", 0))
+    return int(ray.cluster_resources().get(resource, 0))
 
 
 def deploy(service: Service, scale: Scale, host: str, port: int) -> None:

@@ -114,7 +114,9 @@ def test_a_client_that_hangs_up_cancels_its_job(server):
 def test_a_killed_replica_loses_its_own_requests_and_is_replaced(server):
     before = server.list_pids()
     with ThreadPoolExecutor(8) as threads:
-        running = [threads.submit(server.generate, seed, width=256, height=384, steps=20) for seed in range(8)]
+        running = [
+            threads.submit(server.generate, seed, width=256, height=384, steps=20) for seed in range(8)
+        ]
         wait_until(server.read_waiting)
         os.kill(before[0], signal.SIGKILL)
         first = next(as_completed(running)).result()  # before any that is drawn
