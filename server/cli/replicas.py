@@ -72,11 +72,11 @@ def _serve_here(service: Service, flags: ReplicaFlags) -> None:
     most = flags.most or flags.replicas
     threads = _divide_threads(settings, most)
     service = _complete(service, state, threads)
-    with cluster.start_ray(most * threads), _interrupt_on_signals():  # Ray sets handlers of its own first
-        with suppress(Interrupted):  # while the model is loaded, there is nothing to finish
-            cluster.deploy(service, _plan(settings, flags, threads), host, port)
-            announce(service.model, state, settings, port)
-            _serve_until_signal(settings.drain_seconds)
+    # Ray first, because it sets handlers of its own; a signal while the model is loaded finds nothing to finish
+    with cluster.start_ray(most * threads), _interrupt_on_signals(), suppress(Interrupted):
+        cluster.deploy(service, _plan(settings, flags, threads), host, port)
+        announce(service.model, state, settings, port)
+        _serve_until_signal(settings.drain_seconds)
 
 
 def _serve_until_signal(drain_seconds: float) -> None:

