@@ -1,5 +1,6 @@
 """One loaded diffusion model on one device: from a job's pass to its images. Usable alone as a library."""
 
+import gc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +16,7 @@ from pipelines.adapters.control_residency import ControlResidency
 from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
 from pipelines.cost import estimate_passes
-from pipelines.device import translate_device_errors
+from pipelines.device import make_step, release_memory, translate_device_errors
 from pipelines.errors import PipelineError
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
@@ -132,6 +133,13 @@ class Pipeline:
         for module in self._list_modules():
             nn.Module.to(module, device)
 
+    def free_memory(self) -> None:
+        """Free what is kept for later jobs on the device: ControlNets and encoded prompts."""
+        self._controls.free_unused()
+        self._prompts.clear()
+        gc.collect()
+        release_memory(self.device)
+
     def _list_modules(self) -> list[nn.Module]:
         parts = [planned.part.module for planned in self.weights.parts]
         return parts if self.vibe is None else [*parts, *self.vibe.modules]
@@ -200,7 +208,10 @@ class Pipeline:
         previews: PreviewRun | None = None,
     ) -> StepCoroutine[Tensor]:
         """Generate an image likewise up to its clean latents, (4, height / 8, width / 8)."""
-        init = inputs.init if previous is None else encode_image(previous, self._vae, self.device)
+        init = inputs.init
+        if previous is not None:
+            encode = partial(encode_image, previous, self._vae, self.device)
+            init = yield make_step(self.device, inputs.show_progress(index, 1, 0.0), encode)
         with closing(self._start(inputs, index, init, previews)) as trajectory:
             outputs: Sequence[Tensor] | None = None
             while True:

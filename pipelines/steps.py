@@ -14,6 +14,24 @@ from pipelines.types import OnStep, Output, Progress
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A part of an image that a network computes.
+
+    Attributes:
+        number, total: tile `number` (from 1) of `total`.
+        compute: returns the tile.
+    """
+
+    number: int
+    total: int
+    compute: Callable[[], Any]
+
+
+TileCoroutine: TypeAlias = Generator[Tile, Any, Result]
+"""Yields tiles, is sent what each one's `compute` returns, and returns an image. `compute` may be called again."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """A step of one image.
@@ -53,6 +71,16 @@ def take_steps(steps: Sequence[Step]) -> Sequence[Any]:
     """Take steps with equal keys together and return their results, in order."""
     take = steps[0].take
     return [None] * len(steps) if take is None else take([step.inputs for step in steps])
+
+
+def run_tiles(tiles: TileCoroutine[Result]) -> Result:
+    """Compute all tiles of an image and return it."""
+    computed: Any = None
+    try:
+        while True:
+            computed = tiles.send(computed).compute()
+    except StopIteration as stop:
+        return stop.value
 
 
 def run_steps(

@@ -14,7 +14,7 @@ ApiError
 ├── Overloaded       429  the queue is full, the memory limit is reached, or an account's limit of requests
 ├── HeadersTooLarge  431  the headers are larger than the limit
 ├── Failed           500  a job failed, or this program did
-└── Unavailable      503  the engine is not ready
+└── Unavailable      503  the engine is not ready, or has too little memory
 
 No message carries a library's own text.
 """
@@ -121,7 +121,7 @@ class HeadersTooLarge(ApiError):
 
 
 class Unavailable(ApiError):
-    """The engine does not take jobs: it is loading, stopping or has failed."""
+    """The engine does not take jobs (it is loading, stopping or has failed), or has too little memory for one."""
 
     status = 503
 

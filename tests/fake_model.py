@@ -61,6 +61,9 @@ class FakeModel:
     def activate(self, job, others):
         pass
 
+    def free_memory(self, job, others):
+        pass
+
     def begin(self, job, on_preview=None):
         self.jobs.append(job)
         return Run([self._generate(job, on_preview)], lambda outputs: outputs[0])

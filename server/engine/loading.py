@@ -17,7 +17,7 @@ from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import plan_control
 from pipelines.adapters.vibe import VibeEncoder, load_vibe
 from pipelines.adapters.vibe_plan import plan_vibe
-from pipelines.device import translate_device_errors
+from pipelines.device import release_memory, translate_device_errors
 from pipelines.errors import WeightsError
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
 from pipelines.job import Work
@@ -67,8 +67,11 @@ class LoadedRunner:
         device = self.pipeline.device
         with translate_device_errors(device):
             self.pipeline.move(device if place == "device" else torch.device("cpu"))
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            release_memory(device)
+
+    def free_memory(self) -> None:
+        """Free what is kept for later jobs on the device."""
+        self.runner.free_memory()
 
     def prepare(self, work: Work, /) -> None:
         self.runner.prepare(work)
@@ -99,8 +102,9 @@ def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentMo
         with translate_device_errors(torch.device(device)):
             return load_runner(model, settings, upscaler)
 
-    budgets = settings.engine.device_memory << 20, settings.engine.parked_memory << 20
-    return ResidentModels(models, load, *budgets)
+    parked_memory = settings.engine.parked_memory << 20
+    is_shared = not device.startswith("cuda")  # the device has no memory of its own
+    return ResidentModels(models, load, settings.engine.device_memory << 20, parked_memory, is_shared)
 
 
 def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:

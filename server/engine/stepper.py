@@ -1,14 +1,15 @@
 """Takes the steps of jobs, on the device thread: which one is next, which share a pass, and what an error ends."""
 
 import logging
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Condition
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from pipelines.errors import Cancelled, DeviceLost
+from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
 from pipelines.job import Work
 from pipelines.steps import Run, Step, take_steps
 from pipelines.types import BatchingMode, OnPreview
@@ -18,6 +19,7 @@ from server.engine.ticket import Result, RunningJob, Ticket
 
 log = logging.getLogger("naiad.engine")
 GONE = "the client no longer waits for this job"
+Value = TypeVar("Value")
 
 
 class LoadedModel(Protocol):
@@ -58,6 +60,13 @@ class LoadedModel(Protocol):
         """Begin an active job; its steps are taken while it is active."""
         ...
 
+    def free_memory(self, work: Work, others: Collection[Work], /) -> None:
+        """Free what a job does not need.
+
+        The steps of `others`, which have begun, must remain possible after a call of `activate`.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ImageStep:
@@ -86,6 +95,7 @@ class Stepper:
     ) -> None:
         self._model, self._queue, self._lock = model, queue, lock
         self._batching, self._on_begin = batching, on_begin
+        self._room: dict[Hashable, float] = {}  # for the passes with a key, where memory did not suffice
 
     def take_pass(self) -> None:
         """Take the step that is next, together with those that may share its pass."""
@@ -113,8 +123,8 @@ class Stepper:
 
     def _may_share(self, steps: Sequence[ImageStep], other: ImageStep) -> bool:
         """Return whether a step may be taken together with others, and there is room for it."""
-        key, share = steps[0].step.key, sum(each.step.share for each in steps)
-        return key is not None and other.step.key == key and share + other.step.share <= 1
+        key, share = steps[0].step.key, sum(each.step.share for each in (*steps, other))
+        return key is not None and other.step.key == key and share <= self._room.get(key, 1)
 
     def _iter_steps(self, ticket: Ticket) -> Generator[ImageStep]:
         """Yield the next step of each of a job's images; the job and its images begin where there is room for them."""
@@ -133,7 +143,7 @@ class Stepper:
 
     def _activate(self, work: Work) -> None:
         is_active, started = self._model.is_active(work), perf_counter()
-        self._model.activate(work, [ticket.work for ticket in self._queue.running])
+        self._retry(work, lambda: self._model.activate(work, self._list_works()))
         if not is_active:
             self._queue.learn_switch(perf_counter() - started)
 
@@ -145,7 +155,7 @@ class Stepper:
             return None
         ticket.queue_seconds = perf_counter() - ticket.queued
         with _measure((ticket,)):
-            run = self._model.begin(ticket.work, ticket.on_preview)
+            run = self._retry(ticket.work, lambda: self._model.begin(ticket.work, ticket.on_preview))
         with self._lock:
             job = self._queue.begin(ticket, run)
         self._on_begin()
@@ -169,18 +179,40 @@ class Stepper:
         """Return the results of steps; after an error each is taken on its own, so that only its own job fails."""
         if len(steps) > 1:
             try:
-                return list(zip(steps, take_steps([each.step for each in steps]), strict=True))
+                return self._take_steps(steps)
             except DeviceLost:
                 raise
             except Exception as error:  # noqa: BLE001  # which of the jobs it is for, the next attempt shows
+                if isinstance(error, OutOfMemory):
+                    self._room[steps[0].step.key] = sum(each.step.share for each in steps[:-1])
                 log.warning("a shared pass failed, and is taken again image by image: %s", error)
         answers: list[tuple[ImageStep, Any]] = []
         for each in steps:
             if each.ticket not in self._queue.running:
                 continue  # another of its images has failed
             with self._end_on_failure(each.ticket):
-                answers += zip([each], take_steps([each.step]), strict=True)
+                answers += self._take_steps([each])
         return answers
+
+    def _take_steps(self, steps: Sequence[ImageStep]) -> list[tuple[ImageStep, Any]]:
+        take = partial(take_steps, [each.step for each in steps])
+        return list(zip(steps, self._retry(steps[0].ticket.work, take), strict=True))
+
+    def _retry(self, work: Work, function: Callable[[], Value]) -> Value:
+        """Call a function for a job, and once more if memory runs out, after all was freed that the job does not need.
+
+        The second call is the same as the first: an image's pixels may not depend on what else was in memory.
+        """
+        try:
+            return function()
+        except OutOfMemory as error:
+            log.warning("%s; trying again without all that is not needed for this job", error)
+        self._model.free_memory(work, self._list_works())
+        return function()
+
+    def _list_works(self) -> list[Work]:
+        """Return the jobs that have begun."""
+        return [ticket.work for ticket in self._queue.running]
 
     def _finish_if_done(self, job: RunningJob) -> None:
         """Set the result of a job whose images are all finished."""

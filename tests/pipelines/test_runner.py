@@ -14,7 +14,7 @@ from pipelines.errors import Cancelled, DeviceLost
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.runner import Runner
-from pipelines.steps import Step, run_steps
+from pipelines.steps import Step, Tile, run_steps
 from pipelines.types import Progress
 
 ENHANCE = Pass(96, 160, (2**32 - 1, 0), PreviousPass(), 0.5, 0.1, noise_seed=30)
@@ -62,8 +62,7 @@ class Doubling:
     scale = 2
 
     def upscale_tiles(self, pixels):
-        yield 0, 1
-        return (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)
+        return (yield Tile(1, 1, lambda: (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)))
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_the_second_pass_starts_from_the_first_ones_images_at_its_own_size(pipel
     ]
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
     assert [image[0, 0, 0] for image in output.images] == [20, 21]
-    assert [progress.image for progress in steps] == [0, 0, 1, 1]
+    assert [progress.image for progress in steps] == [0, 0, 0, 0, 1, 1]  # two of the first are for encoding
 
 
 def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):

@@ -4,12 +4,13 @@ from dataclasses import replace
 from threading import Condition
 
 import pytest
+from faults import Faulty, fail
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from jobs import make_job
 
-from pipelines.errors import Cancelled, DeviceLost, NotFinite
+from pipelines.errors import Cancelled, DeviceLost, NotFinite, OutOfMemory
 from pipelines.steps import Run, Step
 from pipelines.types import Output, Progress
 from server.engine.queue import Queue
@@ -26,6 +27,9 @@ class CountingModel:
     Attributes:
         passes: the seeds of the images that each call was for.
         flaky: whether calls for several images fail.
+        room: how many images there is memory for.
+        spare: images for which there is memory once some was freed.
+        freed: the models of the jobs for which memory was freed, and of those that had begun.
     """
 
     model = None
@@ -33,6 +37,7 @@ class CountingModel:
     def __init__(self):
         self.active, self.passes, self.activations, self.closed = "m", [], [], []
         self.flaky = False
+        self.room, self.spare, self.freed = 1000, 0, []
 
     def is_active(self, work):
         return work.model == self.active
@@ -43,6 +48,10 @@ class CountingModel:
         if work.model != self.active:
             self.activations.append(work.model)
             self.active = work.model
+
+    def free_memory(self, work, others):
+        self.freed.append((work.model, [other.model for other in others]))
+        self.room, self.spare = self.room + self.spare, 0
 
     def begin(self, work, on_preview):
         assert self.is_active(work)
@@ -66,7 +75,9 @@ class CountingModel:
         self.passes.append([seed for _, seed, _ in inputs])
         assert all(self.is_active(work) for work, *_ in inputs)
         if self.flaky and len(inputs) > 1:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("a kernel for one image only")
+        if len(inputs) > self.room:
+            raise OutOfMemory
         for _, seed, number in inputs:
             if seed & LOST and number > seed:
                 raise DeviceLost("cuda:0")
@@ -191,6 +202,53 @@ def test_a_shared_pass_that_fails_is_taken_again_image_by_image(caplog):
     assert bench.model.passes == [[10, 20], [10], [20]]
     assert [ticket.future.result(0).images for ticket in tickets] == [[11], [21]]
     assert "a shared pass failed" in caplog.text
+
+
+def test_a_step_that_runs_out_of_memory_is_taken_again_after_memory_was_freed(caplog):
+    bench = Bench()
+    other, ticket = bench.submit(10, steps=1), bench.submit(20, steps=2, model="n")
+    bench.model.room, bench.model.spare = 0, 1
+    bench.run()
+    assert bench.model.passes == [[10], [10], [20], [20]]
+    assert bench.model.freed == [("m", ["m"])]
+    assert [each.future.result(0).images for each in (other, ticket)] == [[11], [22]]
+    assert "not enough memory; trying again without all" in caplog.text
+
+
+def test_a_job_for_which_there_is_not_enough_memory_fails_and_no_other():
+    bench = Bench()
+    bench.model.room = 0
+    large = bench.submit(10)
+    bench.run()
+    with pytest.raises(OutOfMemory):
+        large.future.result(0)
+    assert bench.model.passes == [[10], [10]]
+    bench.model.room = 1
+    assert bench.submit(20).future.exception is not None
+    ticket = bench.submit(30)
+    bench.run()
+    assert ticket.future.result(0).images == [32]
+
+
+def test_weights_and_beginnings_that_run_out_of_memory_are_tried_again(monkeypatch):
+    bench = Bench()
+    for name in ("activate", "begin"):
+        monkeypatch.setattr(bench.model, name, Faulty(getattr(bench.model, name), {1: fail(OutOfMemory())}))
+    ticket = bench.submit(10)
+    bench.run()
+    assert ticket.future.result(0).images == [12]
+    assert bench.model.freed == [("m", [])] * 2
+
+
+def test_a_shared_pass_for_which_there_is_not_enough_memory_gets_fewer_rows():
+    bench = Bench("shared")
+    bench.model.room = 2
+    tickets = [bench.submit(seed, steps=2) for seed in (10, 20, 30, 40)]
+    bench.run()
+    assert [ticket.future.result(0).images for ticket in tickets] == [[12], [22], [32], [42]]
+    # twice with three, then one by one; from then on two share a pass
+    assert [len(seeds) for seeds in bench.model.passes] == [3, 3, 1, 1, 1, 2, 2, 1]
+    assert len(bench.model.freed) == 1
 
 
 def test_weights_that_cannot_be_brought_end_only_the_job_that_needs_them():
