@@ -17,6 +17,8 @@ CHECK_SECONDS = 2.0
 """Seconds between health checks. Three failures in a row replace a replica."""
 CHECK_TIMEOUT = 10.0
 """Seconds within which a replica's event loop must answer a check."""
+BUSY = 4
+"""Open requests per replica above which replicas are added."""
 GROWTH_SECONDS = 10.0
 SHRINK_SECONDS = 600.0
 """Seconds for which there are more, or fewer, requests before replicas are added, or stopped."""
@@ -57,19 +59,19 @@ def build_application(service: Service, scale: Scale) -> Application:
         max_constructor_retry_count=LOAD_ATTEMPTS,
         max_surge_percent=-(-100 // scale.replicas) if scale.has_spare else 0,
         logging_config=QUIET,
-        **_build_counts(scale, settings.engine.active_images),
+        **_build_counts(scale),
     )
     return deployment.bind(service)
 
 
-def _build_counts(scale: Scale, active_images: int) -> dict[str, object]:
+def _build_counts(scale: Scale) -> dict[str, object]:
     """Return the options for the number of replicas."""
     if scale.most == scale.replicas:
         return {"num_replicas": scale.replicas}
     autoscaling = {
         "min_replicas": scale.replicas,
         "max_replicas": scale.most,
-        "target_ongoing_requests": active_images,
+        "target_ongoing_requests": BUSY,
         "upscale_delay_s": GROWTH_SECONDS,
         "downscale_delay_s": SHRINK_SECONDS,
     }

@@ -62,7 +62,11 @@ def test_what_is_no_http_is_passed_on():
         seen.append(scope["type"])
 
     unused: Any = None
-    asyncio.run(translate_errors(app)({"type": "websocket"}, unused, unused))
+
+    async def connect():
+        await translate_errors(app)({"type": "websocket"}, unused, unused)
+
+    asyncio.run(connect())
     assert seen == ["websocket"]
 
 
