@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ log = logging.getLogger("naiad")
 NAME = "naiad"
 """Name of the application in Ray Serve."""
 POLL_SECONDS = 1.0
+REASON = re.compile(r"server\.errors\.Unavailable: (.+)")
+"""What a replica's check raised, in the text of Ray's error."""
 CONNECT_SECONDS = 10.0
 NO_CLUSTER = (
     "is not a Ray cluster that answers; is it running, and is RAY_AUTH_TOKEN or ~/.ray/auth_token its key?"
@@ -123,8 +126,11 @@ def deploy(service: Service, scale: Scale, host: str, port: int) -> None:
     try:
         serve.run(build_application(service, scale), name=NAME, route_prefix="/")
     except RuntimeError as error:
+        found = REASON.search(str(error))
         log.debug("%s", error)
-        raise Unavailable("the replicas could not load the model; the lines above say why") from None
+        raise Unavailable(
+            found[1] if found else "the replicas could not start; see the lines above"
+        ) from None
 
 
 def wait_for_loss(patience: float) -> None:
