@@ -34,7 +34,7 @@ def create_app(state: AppState) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(complete_exchanges, memory=capacity.memory),
+            Middleware(complete_exchanges, memory=capacity.memory, on_disconnect=state.on_disconnect),
             Middleware(normalize_paths, prefixes=state.prefixes),
             Middleware(trace_requests),
             Middleware(enforce_access, rules=state.access),

@@ -9,6 +9,7 @@ ApiError
 ├── NotFound         404  no such path, or nothing there
 ├── MethodNotAllowed 405  the path takes other methods
 ├── BodyTimeout      408  the body did not arrive in time
+├── Conflict         409  the job was cancelled, or has ended already
 ├── BodyTooLarge     413  the body is larger than the limit
 ├── Unsupported      415  a Content-Type or Content-Encoding that is not read
 ├── Overloaded       429  the queue is full, the memory limit is reached, or an account's limit of requests
@@ -20,6 +21,10 @@ No message carries a library's own text.
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
+
+UNKNOWN_RETRY, LONGEST_RETRY = 5, 600
+"""Seconds after which to try again if nothing is known, and at most."""
 
 
 class ApiError(Exception):
@@ -93,6 +98,12 @@ class BodyTimeout(ApiError):
     status = 408
 
 
+class Conflict(ApiError):
+    """The job was cancelled on request, or cannot be cancelled because it has ended."""
+
+    status = 409
+
+
 class BodyTooLarge(ApiError):
     """The body has more bytes or more parts than the limit."""
 
@@ -106,12 +117,19 @@ class Unsupported(ApiError):
 
 
 class Overloaded(ApiError):
-    """The queue, the memory or the account's requests are at their limit, or too many logins have failed."""
+    """The queue, the memory or the account's requests are at their limit, or too many logins have failed.
+
+    Args:
+        reason: the message, which goes on with when to try again.
+        seconds: when that is expected to be; None if it is not known.
+    """
 
     status = 429
 
-    def __init__(self, message: str, seconds: int = 5) -> None:
-        super().__init__(message, {"Retry-After": str(seconds)})
+    def __init__(self, reason: str, seconds: float | None = None) -> None:
+        whole = UNKNOWN_RETRY if seconds is None else ceil(min(max(seconds, 1), LONGEST_RETRY))
+        when = "shortly" if seconds is None else f"in {whole} second{'s' if whole > 1 else ''}"
+        super().__init__(f"{reason}; try again {when}", {"Retry-After": str(whole)})
 
 
 class HeadersTooLarge(ApiError):

@@ -29,13 +29,13 @@ from server.errors import (
     shorten,
 )
 
-PROTECTED_PATHS = ("/ai/", "/user/", "/v1/")
+PROTECTED_PATHS = ("/ai/", "/user/", "/v1/", "/queue")
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
 HEAD_LIMIT = 16 * 1024
 """Bytes of a request before its body. h11 has a limit too, but applies it only to headers that arrive in pieces."""
-EXPOSED_HEADERS = "Content-Disposition, Server-Timing, X-Naiad-Warning, X-Request-Id"
+EXPOSED_HEADERS = "Content-Disposition, Server-Timing, X-Job-Id, X-Naiad-Warning, X-Request-Id"
 PREFLIGHT_HEADERS = {
-    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT",
+    "Access-Control-Allow-Methods": "DELETE, GET, HEAD, POST, PUT",
     "Access-Control-Allow-Private-Network": "true",
     "Access-Control-Max-Age": "600",
     "Vary": "Access-Control-Request-Headers",
@@ -95,6 +95,10 @@ class AccessRules:
             or self._has_own(authorization)
             or self.find_account(authorization) is not None
         )
+
+    def is_operator(self, authorization: str) -> bool:
+        """Return whether an Authorization header carries the server's own token, or none is needed."""
+        return not self.has_tokens or self._has_own(authorization)
 
     def find_account(self, authorization: str) -> Account | None:
         """Return the account whose token an Authorization header carries, or None; the server's own has none."""

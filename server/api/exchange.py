@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.memory import Memory
 from server.api.threads import call_in_thread
+from server.config.settings import OnDisconnect
 from server.heap import trim_heap
 
 DRAIN_TIMEOUT = 20.0
@@ -26,14 +27,19 @@ PIECE = 256 * 1024
 """Bytes of a response that are handed over at once."""
 
 
-def complete_exchanges(app: ASGIApp, memory: Memory) -> ASGIApp:
-    """Return `app` with a reservation of memory in each request's scope, and with complete exchanges."""
+def complete_exchanges(app: ASGIApp, memory: Memory, on_disconnect: OnDisconnect = "cancel") -> ASGIApp:
+    """Return `app` with a reservation of memory in each request's scope, and with complete exchanges.
+
+    Args:
+        on_disconnect: with "finish", requests that have arrived are carried out to the end, as the application never
+            learns that the client has gone.
+    """
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        exchange = Exchange(Headers(scope=scope), receive, send)
+        exchange = Exchange(Headers(scope=scope), receive, send, on_disconnect)
         with memory.reserve() as reservation:
             scope["reservation"] = reservation
             await app(scope, exchange.receive, exchange.send)
@@ -46,12 +52,14 @@ def complete_exchanges(app: ASGIApp, memory: Memory) -> ASGIApp:
 class Exchange:
     """One request and its response."""
 
-    def __init__(self, headers: Headers, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+    def __init__(self, headers: Headers, receive: Receive, send: Send, on_disconnect: OnDisconnect) -> None:
+        self._receive, self._send, self._on_disconnect = receive, send, on_disconnect
         self._is_read = "content-length" not in headers and "transfer-encoding" not in headers
 
     async def receive(self) -> Message:
         """Return the application's next message."""
+        if self._is_read and self._on_disconnect == "finish":
+            await asyncio.Event().wait()  # only a disconnect could follow
         message = await self._receive()
         self._is_read = self._is_read or not message.get("more_body", False)
         return message

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from fastapi import Request
 from fastapi.responses import Response
 
-from server.api.jobs import decode_in_slot, receive_body, run_job
+from server.api.jobs import decode_in_slot, receive_body, submit_images, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.api.threads import call_in_thread
+from server.engine.ticket import Result
 from server.picture.writer import write_job_picture
 from server.request.controls import has_controls
 from server.request.resolve import ResolvedRequest, resolve
@@ -22,8 +24,9 @@ from server.request.vibes import has_references
 
 async def generate_image(request: Request, state: StateDependency) -> Response:
     """Generate images and return them in the form that `Accept` asks for, by default NAI's ZIP."""
-    resolved = await resolve_generate(request, state, await receive_generate(request, state))
-    generated = await run_and_encode(request, state, resolved)
+    sent = await receive_generate(request, state)
+    generated = await run_and_encode(request, state, await resolve_generate(request, state, sent))
+    resolved = generated.resolved
     seeds, image_format = resolved.job.passes[0].seeds, resolved.image_format
     response = await answer_images(request, state, generated.files, seeds, image_format)
     entries = (f"{name};dur={1000 * seconds:.1f}" for name, seconds in generated.timings.items())
@@ -34,24 +37,35 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The files of a job's images, and the seconds that each stage took by its name in `Server-Timing`."""
+    """The files of a job's images, and the seconds that each stage took by its name in `Server-Timing`.
 
+    `resolved` is the request that the job is of: this one, or the one of which this is a retry.
+    """
+
+    resolved: ResolvedRequest
     files: list[bytes]
     timings: Mapping[str, float]
 
 
 async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRequest) -> Generated:
-    """Run a job, and encode each of its images in a thread of its own; the request holds their memory."""
-    result = await run_job(request, resolved.job)
-    started, metadata = perf_counter(), state.metadata_for(resolved.job.model)
+    """Run a job and encode its images; the request holds their memory."""
+    waiter, resolved = submit_images(request, resolved)
+    result = await wait_for_result(waiter, request)
+    get_reservation(request).hold(sum(image.nbytes for image in result.images))
+    started = perf_counter()
+    files = await waiter.job.share_files(partial(encode_images, state, resolved, result))
+    timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
+    return Generated(resolved, files, timings)
+
+
+async def encode_images(state: AppState, resolved: ResolvedRequest, result: Result) -> list[bytes]:
+    """Return the files of a job's images, each encoded in a thread of its own."""
+    metadata = state.metadata_for(resolved.job.model)
 
     def encode(index: int) -> bytes:
         return write_job_picture(metadata, resolved, result, index)
 
-    encoded = (call_in_thread(encode, index) for index in range(len(result.images)))
-    files = await asyncio.gather(*encoded)
-    timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
-    return Generated(files, timings)
+    return await asyncio.gather(*(call_in_thread(encode, index) for index in range(len(result.images))))
 
 
 async def receive_generate(request: Request, state: AppState) -> GenerateRequest:

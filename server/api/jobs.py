@@ -3,19 +3,25 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 from fastapi import Request
 
-from pipelines.job import Job, Work
+from pipelines.cost import count_images
+from pipelines.job import Work
 from pipelines.types import OnPreview
 from server.api.accounts import Account
+from server.api.active_jobs import ActiveJob, JobName, SharedRequest
 from server.api.body import read_body
+from server.api.deadline import read_deadline
 from server.api.image_fields import recall_images
+from server.api.retries import RequestKey, identify_request, read_correlation_id
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
 from server.api.threads import call_in_thread
-from server.engine.ticket import Result, Ticket
+from server.engine.ticket import Result
 from server.errors import Unavailable
+from server.request.resolve import ResolvedRequest
 
 Args = TypeVarTuple("Args")
 Decoded = TypeVar("Decoded")
@@ -27,8 +33,10 @@ async def receive_body(request: Request, state: AppState) -> dict[str, object]:
     _admit(request)  # so that nothing is received in vain
     held, shared = get_reservation(request), get_capacity(request)
     body = await read_body(request, state.body_limits, held, shared.parsing)
-    client = shared.images.identify(request.headers.get("authorization", ""))
-    images = recall_images(body, shared.images, client)
+    sender = shared.images.identify(request.headers.get("authorization", ""))
+    client = identify_client(request, get_account(request))
+    request.scope["request_key"] = await identify_request(request, body, sender, client)
+    images = recall_images(body, shared.images, sender)
     held.resize(held.size + images.recalled)  # dropped from the cache, they would still be held here
     request.scope["cached_images"] = images
     return body
@@ -68,23 +76,67 @@ async def run_in_slot(
     return await run_for_client(request, wait_and_run())
 
 
-def submit_job(request: Request, work: Work, on_preview: OnPreview | None = None) -> Ticket:
-    """Queue a job with the priority of the request's account, and within its quota. A request has one at a time.
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A request that waits for a job; to wait no longer it cancels `result`."""
+
+    job: ActiveJob
+    result: asyncio.Future[Result]
+
+
+def submit_images(
+    request: Request, resolved: ResolvedRequest, on_preview: OnPreview | None = None
+) -> tuple[Waiter, ResolvedRequest]:
+    """Queue the job of a request for images, unless that of a request of which this one is a retry has not ended.
+
+    Returns the wait for either job, and the request that it is of, whose seeds are those of the images. Raises what
+    `submit_job` does.
+    """
+    key: RequestKey | None = request.scope.get("request_key")
+    job, listeners = get_capacity(request).jobs.find_repeated(key), [] if on_preview is None else [on_preview]
+    if job is not None and job.request is not None:
+        job.request.listeners.extend(listeners)
+        request.scope["job_id"] = job.name.id
+        return _join(request, job), job.request.resolved
+    shared = SharedRequest(resolved, key, listeners)
+    job = _start_job(request, resolved.job, shared.show if listeners else None, shared)
+    return _join(request, job), resolved
+
+
+def submit_job(request: Request, work: Work) -> Waiter:
+    """Queue a job that is no request for images. A request has one job at a time.
 
     Raises `LimitReached` or `Overloaded` if the account may not have the job now, and what `Engine.submit` raises.
     """
+    return _join(request, _start_job(request, work))
+
+
+def _join(request: Request, job: ActiveJob) -> Waiter:
+    """Let a request wait for a job, until its deadline."""
+    result, deadline = job.join(), read_deadline(request)
+    if deadline is not None:
+        deadline.apply(result)
+    return Waiter(job, result)
+
+
+def _start_job(
+    request: Request, work: Work, on_preview: OnPreview | None = None, shared: SharedRequest | None = None
+) -> ActiveJob:
+    """Queue a job with the priority of the request's account, and within its quota."""
     account, quotas = get_account(request), get_capacity(request).quotas
-    use = quotas.begin(account, len(work.passes[0].seeds) if isinstance(work, Job) else 1)
+    client = identify_client(request, account)
+    use = quotas.begin(account, count_images(work), _expect_end(request, client))
     priority = 0 if account is None else account.priority
     try:
-        client = identify_client(request, account)
         ticket = get_app_state(request).engine.submit(work, priority, on_preview, client)
     except BaseException:
         quotas.end(use, refund=True)
         raise
     # before the result reaches the client, or once it has hung up: its next request may then begin
     ticket.call_at_end(lambda has_succeeded: quotas.end(use, refund=not has_succeeded))
-    return ticket
+    request.scope["job_id"] = request.scope["request_id"]
+    name = JobName(request.scope["job_id"], client, read_correlation_id(request))
+    return get_capacity(request).jobs.add(name, ticket, shared)
 
 
 def identify_client(request: Request, account: Account | None) -> str:
@@ -94,11 +146,17 @@ def identify_client(request: Request, account: Account | None) -> str:
     return f"address {request.client.host}" if request.client else ""
 
 
+def _expect_end(request: Request, client: str) -> float | None:
+    """Return the seconds in which the first of a client's jobs is expected to end; None if it has none."""
+    forecasts = get_app_state(request).engine.forecast()
+    return min((each.end for each in forecasts if each.ticket.client == client), default=None)
+
+
 @contextmanager
 def hold_quota(request: Request, images: int = 1) -> Generator[None]:
     """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
-    quotas = get_capacity(request).quotas
-    use = quotas.begin(get_account(request), images)
+    quotas, account = get_capacity(request).quotas, get_account(request)
+    use = quotas.begin(account, images, _expect_end(request, identify_client(request, account)))
     try:
         yield
     except BaseException:
@@ -108,9 +166,12 @@ def hold_quota(request: Request, images: int = 1) -> Generator[None]:
 
 
 def _admit(request: Request) -> None:
-    """Raise what submitting a job of one image would raise now."""
-    get_app_state(request).engine.admit()
-    get_capacity(request).quotas.check(get_account(request))
+    """Raise what submitting a job of one image would raise now, unless this may be a retry, which needs no room."""
+    account, shared = get_account(request), get_capacity(request)
+    client = identify_client(request, account)
+    if not shared.jobs.find(read_correlation_id(request), client):
+        get_app_state(request).engine.admit()
+        shared.quotas.check(account, free_in=_expect_end(request, client))
 
 
 async def run_job(request: Request, work: Work) -> Result:
@@ -120,13 +181,9 @@ async def run_job(request: Request, work: Work) -> Result:
     return result
 
 
-async def wait_for_result(ticket: Ticket, request: Request) -> Result:
-    """Return the result of a ticket, or cancel the ticket and raise `Unavailable` if the client disconnects first."""
-    try:
-        return await run_for_client(request, asyncio.wrap_future(ticket.future))
-    except (Unavailable, asyncio.CancelledError):
-        ticket.cancel()
-        raise
+async def wait_for_result(waiter: Waiter, request: Request) -> Result:
+    """Return the result of a job; wait no longer and raise `Unavailable` if the client disconnects first."""
+    return await run_for_client(request, waiter.result)
 
 
 async def run_for_client(request: Request, work: Awaitable[Done]) -> Done:

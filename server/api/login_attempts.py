@@ -33,7 +33,7 @@ class LoginAttempts:
         failures = self._find(address)
         if failures.count >= MOST_FAILURES:
             wait = int(failures.since + SECONDS - self._clock()) + 1
-            raise Overloaded(f"{failures.count} logins have failed; try again in {wait} seconds", wait)
+            raise Overloaded(f"{failures.count} logins have failed", wait)
 
     def record_failure(self, address: str) -> None:
         """Count a login that has failed."""

@@ -51,7 +51,7 @@ class Reservation:
     def resize(self, size: int) -> None:
         """Hold `size` bytes from now on; raise `Overloaded` if that is more than before and above the limit."""
         if size > self.size and self._memory.held + size - self.size > self._memory.limit:
-            raise Overloaded("requests hold as much memory as api.memory_limit allows; try again shortly")
+            raise Overloaded("requests hold as much memory as api.memory_limit allows")
         self.hold(size)
 
     def hold(self, size: int) -> None:

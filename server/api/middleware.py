@@ -14,7 +14,7 @@ log = logging.getLogger("naiad.requests")
 
 
 def trace_requests(app: ASGIApp) -> ASGIApp:
-    """Return `app` with `X-Request-Id` on each response and one log line for each request.
+    """Return `app` with `X-Request-Id` on each response, `X-Job-Id` if it has a job, and one log line a request.
 
     The line has the path and the name of the account, but neither the query nor a header, because those may hold
     secrets. An exception before the response has started is answered with 500; a later one is raised again. A request
@@ -26,13 +26,13 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
             return
         request_id, started, status = token_hex(8), perf_counter(), 0
-        scope["request_id"] = request_id
+        scope["request_id"], scope["arrived"] = request_id, asyncio.get_running_loop().time()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message).update(_identify(scope))
             await send(message)
 
         try:
@@ -53,3 +53,9 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
             log.log(level, "%s %s %s %d %.0f ms%s", request_id, method, path, status, milliseconds, name)
 
     return run
+
+
+def _identify(scope: Scope) -> dict[str, str]:
+    """Return the headers that name a request and its job, if it has one."""
+    job = {"X-Job-Id": scope["job_id"]} if "job_id" in scope else {}
+    return {"X-Request-Id": scope["request_id"], **job}

@@ -88,7 +88,7 @@ async def create_images(request: Request, state: StateDependency) -> JSONRespons
     with rename_fields():
         resolved = await resolve_generate(request, state, read_request(translation.body))
     generated = await run_and_encode(request, state, resolved)
-    response = await call_in_thread(build_response, generated.files, resolved)
+    response = await call_in_thread(build_response, generated.files, generated.resolved)
     renamed = (warning.replace("input:", "prompt:", 1) for warning in resolved.warnings)
     response.headers.update(build_warning_headers([*translation.warnings, *renamed]))
     return response

@@ -54,14 +54,17 @@ class Quotas:
         midnight = datetime.combine(now.date() + timedelta(days=1), time.min, now.tzinfo)
         return max(1, int((midnight - now).total_seconds()))
 
-    def check(self, account: Account | None, images: int = 1) -> None:
+    def check(self, account: Account | None, images: int = 1, free_in: float | None = None) -> None:
         """Raise what `begin` would raise now."""
         if account is not None:
             with self._lock:
-                self._check(account, images)
+                self._check(account, images, free_in)
 
-    def begin(self, account: Account | None, images: int) -> Use | None:
+    def begin(self, account: Account | None, images: int, free_in: float | None = None) -> Use | None:
         """Count a request as running until `end`, and its images as used today.
+
+        Args:
+            free_in: seconds in which one of the account's requests is expected to end, for the error's text.
 
         Raises:
             Overloaded: the account has reached its number of requests at a time.
@@ -70,7 +73,7 @@ class Quotas:
         if account is None:
             return None
         with self._lock:
-            self._check(account, images)
+            self._check(account, images, free_in)
             self._running[account.name] += 1
             self._images[account.name] += images
             return Use(account.name, images, self._day)
@@ -85,14 +88,12 @@ class Quotas:
             if refund and use.day == self._day:
                 self._images[use.name] -= use.images
 
-    def _check(self, account: Account, images: int) -> None:
+    def _check(self, account: Account, images: int, free_in: float | None) -> None:
         self._start_day()
         most, running = account.concurrency, self._running[account.name]
         if most is not None and running >= most:  # clients match the first four words
             allowed = "1 request at a time" if most == 1 else f"{most} requests at a time"
-            raise Overloaded(
-                f"Concurrent generation is locked: this account may have {allowed}; try again shortly"
-            )
+            raise Overloaded(f"Concurrent generation is locked: this account may have {allowed}", free_in)
         if account.limit is not None and self._images[account.name] + images > account.limit:
             raise LimitReached(self._describe_limit(account.limit, self._images[account.name], images))
 

@@ -18,6 +18,7 @@ from server.api.account_pages import (
 from server.api.annotate import annotate_image
 from server.api.director import augment_image
 from server.api.generation import generate_image
+from server.api.job_list import cancel_job, list_jobs
 from server.api.openai import create_images, get_model, list_models
 from server.api.price import get_price
 from server.api.stream import generate_image_stream
@@ -34,6 +35,8 @@ def install_routes(app: FastAPI) -> None:
     get("/ready")(probes.get_ready)
     get("/models")(probes.get_models)
     get("/key")(probes.get_key)
+    get("/queue")(list_jobs)
+    app.delete("/queue/{id}")(cancel_job)
     for page in ACCOUNT_PAGES:
         get(f"/user/{page}")(partial(get_account_page, page))
     get("/user/objects/{kind}")(get_objects)

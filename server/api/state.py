@@ -9,12 +9,13 @@ from fastapi import Depends, Request
 
 from server.api.access import AccessRules
 from server.api.accounts import Account
+from server.api.active_jobs import ActiveJobs
 from server.api.body import BodyLimits
 from server.api.image_cache import ImageCache
 from server.api.login_attempts import LoginAttempts
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.api.quota import Quotas
-from server.config.settings import ZipType
+from server.config.settings import OnDisconnect, ZipType
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.picture.writer import MetadataPolicy
@@ -38,6 +39,8 @@ class AppState:
     memory_limit: int = 4096  # MiB that all requests together may hold
     image_cache: int = 64  # MiB of images that are kept for clients that send them again by a key
     decode_limit: int = DECODE_LIMIT  # how many requests may decode images or draw by a tool at a time
+    on_disconnect: OnDisconnect = "cancel"  # what becomes of a request whose client is gone
+    deadline: float = 0  # seconds that a request may take; 0 for any number
     toolbox: Toolbox = field(default_factory=Toolbox)
 
     def current_policy(self) -> RequestPolicy:
@@ -69,15 +72,13 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, cached images, quotas, slots for parsing, for listing
-    folders, and for decoding images or tools.
-    """
+    """What all requests share: memory, cached images, quotas, jobs, and slots for parsing, listing and decoding."""
 
     def __init__(self, state: AppState) -> None:
         limits = state.memory_limit, state.body_limit, state.image_cache
         self.memory = Memory(memory_for_bodies(*limits, state.decode_limit) * MIB)
         self.images = ImageCache(state.image_cache * MIB)
-        self.quotas = Quotas()
+        self.quotas, self.jobs = Quotas(), ActiveJobs()
         self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
         self.listing = asyncio.Semaphore()

@@ -1,6 +1,5 @@
 """`POST /ai/generate-image-stream`: previews while the images are generated, then the images."""
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -14,15 +13,14 @@ from pipelines.types import Preview
 from server.api.error_responses import to_api_error
 from server.api.event_response import EventResponse
 from server.api.frames import Encoding, build_error_event, build_image_event, choose_encoding
-from server.api.generation import receive_generate, resolve_generate
-from server.api.jobs import run_for_client, submit_job
+from server.api.generation import encode_images, receive_generate, resolve_generate
+from server.api.jobs import Waiter, run_for_client, submit_images
 from server.api.memory import Reservation
 from server.api.previews import LatestPreviews
 from server.api.responses import build_warning_headers
-from server.api.state import StateDependency, get_reservation
+from server.api.state import AppState, StateDependency, get_reservation
 from server.api.threads import call_in_thread
-from server.engine.ticket import Result, Ticket
-from server.picture.writer import MetadataPolicy, write_job_picture
+from server.engine.ticket import Result
 from server.request.resolve import ResolvedRequest
 
 log = logging.getLogger("naiad")
@@ -35,19 +33,20 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
     read = await receive_generate(request, state)
     encoding = choose_encoding(read.parameters.stream, request.headers)
     resolved = await resolve_generate(request, state, read)
-    stream = ImageStream(resolved, encoding, state.metadata_for(resolved.job.model), randbelow(2**31))
     previews = LatestPreviews()
-    ticket = submit_job(request, resolved.job, previews.put)
-    ticket.future.add_done_callback(previews.wake)
-    frames = stream.encode_frames(ticket, previews, get_reservation(request))
+    waiter, resolved = submit_images(request, resolved, previews.put)
+    waiter.result.add_done_callback(previews.wake)
+    stream = ImageStream(state, resolved, encoding, randbelow(2**31))
+    frames = stream.encode_frames(waiter, previews, get_reservation(request))
     try:
         first = await run_for_client(request, anext(frames))
     except BaseException:
-        ticket.cancel()  # the generator does, if it has begun
+        waiter.result.cancel()  # the generator does, if it has begun
         raise
     headers = build_warning_headers(resolved.warnings)
-    if ticket.queue_seconds is not None:
-        headers["Server-Timing"] = f"queue;dur={1000 * ticket.queue_seconds:.1f}"
+    queue_seconds = waiter.job.ticket.queue_seconds
+    if queue_seconds is not None:
+        headers["Server-Timing"] = f"queue;dur={1000 * queue_seconds:.1f}"
     encode_error = partial(stream.encode_error, request.scope["request_id"])
     return EventResponse(first, frames, encode_error, encoding.media_type, headers)
 
@@ -56,41 +55,39 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
 class ImageStream:
     """The stream of a request's images; `id` is in every event."""
 
+    state: AppState
     resolved: ResolvedRequest
     encoding: Encoding
-    metadata: MetadataPolicy
     id: int
 
     async def encode_frames(
-        self, ticket: Ticket, previews: LatestPreviews, held: Reservation
+        self, waiter: Waiter, previews: LatestPreviews, held: Reservation
     ) -> AsyncGenerator[bytes]:
-        """Yield the frames of a job's previews and of its images; cancel the ticket if they are not all taken."""
-        keep_alive = self.encoding.keep_alive
+        """Yield the frames of a job's previews and of its images; wait no longer if they are not all taken."""
+        keep_alive, result = self.encoding.keep_alive, waiter.result
         try:
-            while not ticket.future.done():
+            while not result.done():
                 newest = await previews.take(None if keep_alive is None else KEEP_ALIVE)
                 for preview in newest:
                     yield self._encode_preview(preview)
-                if not newest and keep_alive is not None and not ticket.future.done():
+                if not newest and keep_alive is not None and not result.done():
                     yield keep_alive
-            result = ticket.future.result()
-            held.hold(sum(image.nbytes for image in result.images))
-            encode = partial(self._encode_final, result)
-            finals = (call_in_thread(encode, index) for index in range(len(result.images)))
-            for frame in await asyncio.gather(*finals):
-                yield frame
+            done = result.result()
+            held.hold(sum(image.nbytes for image in done.images))
+            files = await waiter.job.share_files(partial(encode_images, self.state, self.resolved, done))
+            for index, file in enumerate(files):
+                yield await call_in_thread(self._encode_final, done, index, file)
         finally:
-            ticket.cancel()
+            result.cancel()
 
     def _encode_preview(self, preview: Preview) -> bytes:
         step = preview.step - 1
         return self._encode("intermediate", preview.image, step, preview.sigma, preview.jpeg)
 
-    def _encode_final(self, result: Result, index: int) -> bytes:
+    def _encode_final(self, result: Result, index: int, file: bytes) -> bytes:
         """Return the frame of a finished image, which has the step and the sigma that the run ended with."""
         job = self.resolved.job
         last_step = (len(job.passes) - 1) * job.steps + len(result.sigmas) - 2
-        file = write_job_picture(self.metadata, self.resolved, result, index)
         return self._encode("final", index, last_step, 0.0, file)
 
     def _encode(self, kind: str, image: int, step: int, sigma: float, file: bytes) -> bytes:

@@ -133,5 +133,7 @@ def build_app_state(
         body_limit=settings.api.body_limit,
         memory_limit=settings.api.memory_limit,
         image_cache=settings.api.image_cache,
+        on_disconnect=settings.engine.on_disconnect,
+        deadline=settings.engine.deadline,
         toolbox=Toolbox(networks),
     )

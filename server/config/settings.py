@@ -43,6 +43,8 @@ ADDRESS = _match(
 )
 ZipType = Literal["auto", "binary/octet-stream", "application/x-zip-compressed"]
 """Media type of a ZIP that is sent to a client that accepts any type."""
+OnDisconnect = Literal["cancel", "finish"]
+"""What becomes of a request whose client has gone."""
 
 
 def _split(value: object) -> object:
@@ -75,6 +77,8 @@ class EngineSettings(StrictModel):
     """The queue and batching."""
 
     queue_limit: Annotated[int, Field(ge=1)] = 64
+    deadline: Annotated[float, Field(ge=0, le=86_400)] = 0
+    on_disconnect: OnDisconnect = "cancel"
     batching: Literal["exact", "shared"] = "exact"
     active_images: Count = "auto"
     max_rows: Count = "auto"

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from threading import Condition, Thread
 
+from pipelines.cost import count_images
 from pipelines.errors import DeviceLost, PipelineError
 from pipelines.job import Work
 from pipelines.types import BatchingMode, OnPreview
 from server.engine.model import ServedModel
-from server.engine.queue import Limits, Queue
+from server.engine.queue import Forecast, Limits, Queue
 from server.engine.stepper import LoadedModel, Stepper
 from server.engine.ticket import Ticket
 from server.errors import Overloaded, Unavailable
@@ -108,17 +109,26 @@ class Engine:
         """
         ticket = Ticket(work, self._drop, priority, on_preview, client)
         with self._changed:
-            self.admit()
+            self.admit(count_images(work))
             self._queue.add(ticket)
             self._changed.notify_all()
         self._prepare_next()
         return ticket
 
-    def admit(self) -> None:
-        """Raise what `submit` would raise now, so that a request's images need not be decoded in vain."""
+    def admit(self, images: int = 1) -> None:
+        """Raise what `submit` would raise now for a job, so that a request's images need not be decoded in vain."""
         self._require_ready()
-        if self.waiting >= self._limits.queue:
-            raise Overloaded(f"{self.waiting} requests are waiting already; try again shortly")
+        with self._changed:
+            waiting, limit = self._queue.waiting_images, self._limits.queue
+            if waiting and waiting + images > limit:
+                ends = (forecast.end for forecast in self.forecast())
+                asked = f"{images} images" if images > 1 else "another image"
+                raise Overloaded(f"the queue has no room for {asked}: {waiting} of {limit} wait", min(ends))
+
+    def forecast(self) -> list[Forecast]:
+        """Return what is expected of the jobs, in the order in which the device takes them."""
+        with self._changed:
+            return [] if self._loaded is None else self._queue.forecast(self._loaded.is_active)
 
     def stop(self) -> None:
         """Refuse new jobs, finish the queued ones and end the thread.

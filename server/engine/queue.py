@@ -22,12 +22,26 @@ class Limits:
     """How much the engine takes on.
 
     Attributes:
-        queue: jobs that wait, without those that have begun.
+        queue: images of jobs that wait, without those that have begun; a job for more waits alone.
         images: images that have begun and are not finished; under "exact" one of them runs.
     """
 
     queue: int = 64
     images: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is expected of a job: when it begins and ends, in seconds from now; it has begun if `start` is 0.
+
+    Attributes:
+        done: share of its steps that have been taken.
+    """
+
+    ticket: Ticket
+    start: float
+    end: float
+    done: float
 
 
 class Queue:
@@ -58,6 +72,11 @@ class Queue:
         return len(self._numbers) - len(self.running)
 
     @property
+    def waiting_images(self) -> int:
+        """How many images the jobs have that have not begun."""
+        return sum(count_images(ticket.work) for ticket in self._numbers if ticket not in self.running)
+
+    @property
     def tickets(self) -> tuple[Ticket, ...]:
         """All tickets, in the order in which they came."""
         return tuple(self._numbers)
@@ -65,7 +84,16 @@ class Queue:
     @property
     def has_room(self) -> bool:
         """Whether another image may begin."""
-        return sum(job.started for job in self.running.values()) < self._most_started
+        return self._started < self._most_started
+
+    @property
+    def has_spare_room(self) -> bool:
+        """Whether there is room for another image once a further one has begun."""
+        return self._started + 1 < self._most_started
+
+    @property
+    def _started(self) -> int:
+        return sum(job.started for job in self.running.values())
 
     def add(self, ticket: Ticket) -> None:
         """Add a ticket."""
@@ -99,6 +127,17 @@ class Queue:
         """Return the ticket that will begin next; None if none waits."""
         waiting = [ticket for ticket in self._numbers if ticket not in self.running]
         return next(iter(self._sort(waiting, is_active)), None)
+
+    def forecast(self, is_active: Callable[[Work], bool]) -> list[Forecast]:
+        """Return when each job is expected to begin and to end, in their order, if no other one comes."""
+        forecasts: list[Forecast] = []
+        now = 0.0
+        for ticket in self._sort(self._numbers, is_active):
+            job, start = self.running.get(ticket), now
+            now += self.estimate_remaining(ticket)
+            begun = (0.0, now, job.done) if job is not None else (start, now, 0.0)
+            forecasts.append(Forecast(ticket, *begun))
+        return forecasts
 
     def _sort(self, tickets: Iterable[Ticket], is_active: Callable[[Work], bool]) -> list[Ticket]:
         claims = {self._make_claim(ticket, is_active(ticket.work)): ticket for ticket in tickets}

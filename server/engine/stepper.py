@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
-from pipelines.job import Work
+from pipelines.job import Job, Work
 from pipelines.steps import Run, Step, take_steps
 from pipelines.types import BatchingMode, OnPreview
 from server.engine.model import ServedModel
@@ -114,7 +114,7 @@ class Stepper:
             if steps and not self._model.is_active(ticket.work):
                 continue
             with self._end_on_failure(ticket):
-                for found in self._iter_steps(ticket):
+                for found in self._iter_steps(ticket, steps):
                     if not steps or self._may_share(steps, found):
                         steps.append(found)
                     if self._batching == "exact":
@@ -126,20 +126,32 @@ class Stepper:
         key, share = steps[0].step.key, sum(each.step.share for each in (*steps, other))
         return key is not None and other.step.key == key and share <= self._room.get(key, 1)
 
-    def _iter_steps(self, ticket: Ticket) -> Generator[ImageStep]:
+    def _iter_steps(self, ticket: Ticket, gathered: Sequence[ImageStep]) -> Generator[ImageStep]:
         """Yield the next step of each of a job's images; the job and its images begin where there is room for them."""
         self._activate(ticket.work)
-        job = self._queue.running.get(ticket) or self._begin(ticket)
+        job = self._queue.running.get(ticket)
+        if job is None and self._has_room(ticket, gathered):
+            job = self._begin(ticket)
         if job is None:
             return
         for image in job.list_images():
-            if job.is_started(image) or self._queue.has_room:
+            if job.is_started(image) or self._has_room(ticket, gathered):
                 with _measure((ticket,)):
                     step = job.find_step(image)
                 if step is None:
                     self._finish_if_done(job)
                 else:
                     yield ImageStep(ticket, image, step)
+
+    def _has_room(self, ticket: Ticket, gathered: Sequence[ImageStep]) -> bool:
+        """Return whether an image may begin.
+
+        One that is to join a pass has the pass's size, and leaves room for a job that comes first later.
+        """
+        if not gathered:
+            return self._queue.has_room
+        is_alike = not _list_sizes(ticket.work).isdisjoint(_list_sizes(gathered[0].ticket.work))
+        return is_alike and self._queue.has_spare_room
 
     def _activate(self, work: Work) -> None:
         is_active, started = self._model.is_active(work), perf_counter()
@@ -259,3 +271,7 @@ def _measure(tickets: Collection[Ticket]) -> Generator[None]:
         seconds = perf_counter() - started
         for ticket in tickets:
             ticket.service += seconds
+
+
+def _list_sizes(work: Work) -> set[tuple[int, int]]:
+    return {(pass_.width, pass_.height) for pass_ in work.passes} if isinstance(work, Job) else set()

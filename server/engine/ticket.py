@@ -104,8 +104,8 @@ class RunningJob:
 
     @property
     def done(self) -> float:
-        """Share of the job's work that is done."""
-        begun = sum(step.progress.done for step in self._steps.values())
+        """Share of the job's work that is done. It may be read on any thread."""
+        begun = sum(step.progress.done for step in tuple(self._steps.values()))
         return (len(self._results) + begun) / len(self._run.images)
 
     @property

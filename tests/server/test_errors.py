@@ -3,7 +3,7 @@
 import pytest
 
 from server import errors
-from server.errors import ApiError, shorten
+from server.errors import ApiError, Overloaded, shorten
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,22 @@ def test_values_in_messages_are_shortened(value, text):
     assert shorten(value) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "header", "when"),
+    [
+        (None, "5", "shortly"), (0.0, "1", "in 1 second"), (0.2, "1", "in 1 second"), (1.1, "2", "in 2 seconds"),
+        (600.0, "600", "in 600 seconds"), (1e9, "600", "in 600 seconds"), (float("inf"), "600", "in 600 seconds"),
+    ],
+)  # fmt: skip
+def test_when_to_try_again_is_a_number_of_seconds_within_bounds(seconds, header, when):
+    error = Overloaded("full", seconds)
+    assert error.headers == {"Retry-After": header}
+    assert error.message == f"full; try again {when}"
+
+
 def test_every_error_has_its_status_and_is_in_the_docstring():
     assert {kind.__name__: kind.status for kind in ApiError.__subclasses__()} == {
-        "Rejected": 400, "UnknownKeys": 400, "Unauthorized": 401, "LimitReached": 402, "Forbidden": 403, "NotFound": 404, "MethodNotAllowed": 405, "BodyTimeout": 408, "BodyTooLarge": 413,
+        "Rejected": 400, "UnknownKeys": 400, "Unauthorized": 401, "LimitReached": 402, "Forbidden": 403, "NotFound": 404, "MethodNotAllowed": 405, "BodyTimeout": 408, "Conflict": 409, "BodyTooLarge": 413,
         "Unsupported": 415, "Overloaded": 429, "HeadersTooLarge": 431, "Failed": 500, "Unavailable": 503,
     }  # fmt: skip
     assert all(

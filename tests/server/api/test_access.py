@@ -307,7 +307,7 @@ def test_a_preflight_from_an_allowed_origin_lists_what_it_may_send(client, path)
     response = preflight(client, path, Origin=ORIGIN)
     assert (response.status_code, response.content) == (204, b"")
     assert response.headers["access-control-allow-origin"] == ORIGIN
-    assert response.headers["access-control-allow-methods"] == "GET, HEAD, POST, PUT"
+    assert response.headers["access-control-allow-methods"] == "DELETE, GET, HEAD, POST, PUT"
     allowed = response.headers["access-control-allow-headers"].lower().split(", ")
     assert {"authorization", "content-type", "x-correlation-id", "x-initiated-at"} == set(allowed)
     assert "access-control-allow-credentials" not in response.headers

@@ -134,9 +134,9 @@ def test_a_suggestion_compares_only_the_beginning_of_a_value(client, monkeypatch
         (InvalidPrompt("every part has weight 0"), 400, "every part has weight 0"),
         (UnknownName("sampler", "x", ["k_euler"]), 400, "'x' is not a sampler; known: k_euler"),
         (
-            Overloaded("64 requests are waiting already; try again shortly"),
+            Overloaded("the queue has no room"),
             429,
-            "64 requests are waiting already; try again shortly",
+            "the queue has no room; try again shortly",
         ),
         (Unavailable("the model is still loading"), 503, "the model is still loading"),
     ],

@@ -21,7 +21,8 @@ from waiting import LIMIT, wait_until
 from pipelines.errors import DeviceLost
 from pipelines.types import Progress
 from server.api import generation, upscale
-from server.api.jobs import wait_for_result
+from server.api.active_jobs import ActiveJobs, JobName
+from server.api.jobs import Waiter, wait_for_result
 from server.engine.engine import Engine, State
 from server.engine.queue import Limits
 from server.engine.ticket import Result, Ticket
@@ -89,7 +90,7 @@ def test_a_client_that_disconnects_from_the_queue_is_never_served(model, gate, c
 
 
 def run_wait_for_result(ticket, *messages):
-    """Wait for a ticket's result while a client sends these ASGI messages and nothing more."""
+    """Wait for a ticket's result while a client sends these ASGI messages and nothing more; then for its job's end."""
     pending = list(messages)
 
     async def receive():
@@ -97,7 +98,16 @@ def run_wait_for_result(ticket, *messages):
             await asyncio.Event().wait()
         return pending.pop(0)
 
-    return asyncio.run(wait_for_result(ticket, Request({"type": "http"}, receive)))
+    async def run():
+        jobs = ActiveJobs()
+        job = jobs.add(JobName("1", "a"), ticket)
+        try:
+            return await wait_for_result(Waiter(job, job.join()), Request({"type": "http"}, receive))
+        finally:
+            await asyncio.sleep(0)
+            assert not list(jobs)
+
+    return asyncio.run(run())
 
 
 def test_a_disconnect_cancels_the_ticket():

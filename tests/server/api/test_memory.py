@@ -9,12 +9,13 @@ from threading import Semaphore
 import pytest
 from fake_model import GENERATE, FakeModel, build_state
 from jobs import make_job
-from live_server import build_post, exchange, serve
+from live_server import build_post, exchange, serve, serve_app
 from PIL import Image
 from waiting import LIMIT, wait_until
 
 from pipelines.job import InitImage, RgbImage, UpscaleJob
 from server.api.memory import MIB, Memory, measure_work, memory_for_bodies
+from server.app import create_app
 from server.errors import Overloaded
 
 
@@ -50,11 +51,11 @@ def test_a_job_holds_the_images_it_starts_from():
     assert measure_work(UpscaleJob(image, 16, 16)) == 192
 
 
-def build_img2img(size):
-    """Return a request with a small image and `size` characters next to it."""
+def build_img2img(size, side=64):
+    """Return a request with an image and `size` characters next to it."""
     file = BytesIO()
-    Image.new("RGB", (64, 64)).save(file, "PNG")
-    parameters = {"width": 64, "height": 64, "steps": 1, "image": b64encode(file.getvalue()).decode()}
+    Image.new("RGB", (side, side)).save(file, "PNG")
+    parameters = {"width": side, "height": side, "steps": 1, "image": b64encode(file.getvalue()).decode()}
     body = {"input": "a", "action": "img2img", "parameters": parameters, "junk": "A" * size}
     return build_post(GENERATE, body)
 
@@ -73,6 +74,23 @@ def test_a_request_that_waits_does_not_keep_its_body(model):
             tracemalloc.stop()
             gate.release(100)
         assert all(each.result(LIMIT).startswith(b"HTTP/1.1 200") for each in waiting)
+
+
+def test_jobs_that_wait_hold_at_most_the_memory_that_is_allowed(model, monkeypatch, gate):
+    monkeypatch.setattr("server.api.state.memory_for_bodies", lambda *_: 2)
+    state = build_state(model, FakeModel(gate))
+    app, request = create_app(state), build_img2img(1000, side=512)  # 768 KiB once it is decoded
+    with serve_app(app) as address, ThreadPoolExecutor(3) as threads:
+        state.engine.wait_ready()
+        waiting = [threads.submit(exchange, address, request)]
+        wait_until(lambda: state.engine.forecast() and not state.engine.waiting)
+        waiting.append(threads.submit(exchange, address, request))
+        wait_until(lambda: state.engine.waiting == 1)
+        assert exchange(address, request).startswith(b"HTTP/1.1 429")
+        assert 2 * 3 * 512**2 <= app.state.capacity.memory.held <= 2 * MIB
+        gate.release(100)
+        assert all(each.result(LIMIT).startswith(b"HTTP/1.1 200") for each in waiting)
+    assert app.state.capacity.memory.held == 0
 
 
 def test_a_body_for_which_there_is_no_memory_is_refused_and_the_next_one_is_not(model, monkeypatch):

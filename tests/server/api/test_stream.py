@@ -1,21 +1,21 @@
 """Streamed images: events, errors, and clients that are slow or gone."""
 
 import asyncio
-import http.client
 import json
 import logging
 import os
 import socket
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from live_server import Clock, build_post, connect, exchange, read_rest, read_until, serve
 from PIL import Image
+from raw_responses import parse_response
 from stream_reader import read_msgpack, read_stream
 from waiting import LIMIT, wait_until
 
@@ -23,6 +23,8 @@ from pipelines.errors import DeviceLost, InvalidPrompt, NotFinite
 from server.api import stream
 from server.api.event_response import EventResponse
 from server.api.protocol import PROBE_INTERVAL
+from server.engine.engine import Engine
+from server.engine.queue import Limits
 from server.picture.inspection import check_signatures, inspect
 
 STREAM = "/ai/generate-image-stream"
@@ -36,19 +38,6 @@ def build_body(**parameters):
 
 def build_request(path=STREAM, close=True, **parameters):
     return build_post(path, build_body(**parameters), close=close)
-
-
-def parse_response(raw):
-    """The status, headers and unchunked body of a raw response."""
-
-    class Pipe:
-        def makefile(self, _mode):
-            return BytesIO(raw)
-
-    pipe: Any = Pipe()
-    response = http.client.HTTPResponse(pipe)
-    response.begin()
-    return response.status, response.headers, response.read()
 
 
 def unzip(content):
@@ -294,7 +283,8 @@ def read_memory():
 def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
     fake_model = FakeModel()
     fake_model.preview = bytes(128 * 1024)
-    state = build_state(model, fake_model)
+    engine = Engine(lambda: fake_model, Limits(queue=8 * 20))
+    state = replace(build_state(model, fake_model), engine=engine)
     with serve(state) as address:
         exchange(address, build_request(steps=50, n_samples=8))
         before, connections = read_memory(), []

@@ -20,6 +20,8 @@ OTHER = {
     "drain_seconds": "81",
     "tls": "true",
     "engine.queue_limit": "81",
+    "engine.deadline": "81",
+    "engine.on_disconnect": "finish",
     "engine.active_images": "11",
     "engine.max_rows": "12",
     "engine.exit_on_failure": "false",

@@ -134,9 +134,30 @@ def test_a_full_queue_refuses_immediately(start):
     tickets = [engine.submit(JOB)]
     wait_until(lambda: engine.waiting == 0)
     tickets += [engine.submit(JOB), engine.submit(JOB)]
-    with pytest.raises(Overloaded, match="2 requests"):
+    with pytest.raises(
+        Overloaded, match=r"the queue has no room for another image: 2 of 2 wait; try again in"
+    ):
         engine.submit(JOB)
     gate.release(9)
+    assert all(ticket.future.result(LIMIT).images for ticket in tickets)
+
+
+def test_a_queue_is_full_by_images_and_a_job_for_more_waits_alone(start):
+    gate = Semaphore(0)
+    engine = start(lambda: FakeModel(gate), limits=Limits(queue=3))
+    engine.wait_ready()
+    tickets = [engine.submit(JOB)]
+    wait_until(lambda: engine.waiting == 0)
+    four, two = make_job(64, 64, seeds=(1, 2, 3, 4)), make_job(64, 64, seeds=(1, 2))
+    tickets.append(engine.submit(four))
+    with pytest.raises(Overloaded, match="no room for another image: 4 of 3 wait"):
+        engine.admit()
+    tickets.pop().cancel()
+    tickets.append(engine.submit(two))
+    with pytest.raises(Overloaded, match="no room for 2 images: 2 of 3 wait"):
+        engine.submit(two)
+    tickets.append(engine.submit(JOB))
+    gate.release(99)
     assert all(ticket.future.result(LIMIT).images for ticket in tickets)
 
 

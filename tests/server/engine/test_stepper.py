@@ -168,6 +168,25 @@ def test_a_shared_pass_has_shares_that_add_up_to_1():
     assert len(bench.model.passes) == 4
 
 
+def test_a_short_job_passes_long_ones_that_fill_the_passes():
+    bench = Bench("shared")
+    bench.submit(10, 20, 30, 40, steps=50)
+    bench.submit(50, 60, steps=50)
+    bench.run(passes=2)
+    short = bench.submit(70, steps=2, width=128)
+    bench.run(passes=2)
+    assert [sorted(seeds) for seeds in bench.model.passes] == [[10, 50, 60], [10, 50, 60], [70], [70]]
+    assert short.future.result(0).images == [72]
+
+
+def test_jobs_that_there_is_no_room_for_do_not_begin():
+    bench = Bench("shared", images=2)
+    for seed in range(10, 20):
+        bench.submit(seed)
+    bench.run(passes=1)
+    assert bench.queue.waiting == 9
+
+
 def test_steps_without_a_key_are_taken_alone():
     bench = Bench("shared")
     bench.submit(10, 20, steps=1, sampler="k_lms")
