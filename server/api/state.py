@@ -14,7 +14,7 @@ from server.api.body import BodyLimits
 from server.api.image_cache import ImageCache
 from server.api.login_attempts import LoginAttempts
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
-from server.api.quota import Quotas
+from server.api.quota import AccountLimits, Quotas
 from server.config.settings import OnDisconnect, ZipType
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
@@ -42,6 +42,7 @@ class AppState:
     on_disconnect: OnDisconnect = "cancel"  # what becomes of a request whose client is gone
     deadline: float = 0  # seconds that a request may take; 0 for any number
     toolbox: Toolbox = field(default_factory=Toolbox)
+    limits: AccountLimits | None = None  # of accounts; None: those of this process
 
     def current_policy(self) -> RequestPolicy:
         """Return the policy for the model as it is known now: what some predict is known only after loading."""
@@ -78,7 +79,7 @@ class Capacity:
         limits = state.memory_limit, state.body_limit, state.image_cache
         self.memory = Memory(memory_for_bodies(*limits, state.decode_limit) * MIB)
         self.images = ImageCache(state.image_cache * MIB)
-        self.quotas, self.jobs = Quotas(), ActiveJobs()
+        self.quotas, self.jobs = state.limits or Quotas(), ActiveJobs()
         self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
         self.listing = asyncio.Semaphore()

@@ -1,14 +1,19 @@
 """The server as a deployment of Ray Serve: each replica is a process with an engine and an application of its own."""
 
 import asyncio
+from dataclasses import replace
 
+import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import DeploymentActorConfig
 from starlette.types import ASGIApp
 
 from server.app import create_app
 from server.cli.bootstrap import build_app_state
 from server.cli.logs import configure_logging
+from server.scale.limits import NAME as LEDGER
+from server.scale.limits import Ledger, SharedLimits
 from server.scale.service import Scale, Service
 
 LOAD_ATTEMPTS = 2
@@ -32,7 +37,9 @@ class Replica:
 
     def __init__(self, service: Service) -> None:
         configure_logging()
-        self._state = build_app_state(service.model, service.settings, service.others, service.problems)
+        state = build_app_state(service.model, service.settings, service.others, service.problems)
+        self._limits = SharedLimits(serve.get_replica_context().replica_tag)
+        self._state = state if service.settings.tokens is None else replace(state, limits=self._limits)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._state)
@@ -43,6 +50,8 @@ class Replica:
         A replica gets no requests before its first check has ended.
         """
         await asyncio.to_thread(self._state.engine.wait_ready)
+        if self._state.limits is not None:
+            await asyncio.to_thread(self._limits.renew)
 
 
 def build_application(service: Service, scale: Scale) -> Application:
@@ -59,9 +68,15 @@ def build_application(service: Service, scale: Scale) -> Application:
         max_constructor_retry_count=LOAD_ATTEMPTS,
         max_surge_percent=-(-100 // scale.replicas) if scale.has_spare else 0,
         logging_config=QUIET,
+        deployment_actors=[] if settings.tokens is None else [build_ledger()],
         **_build_counts(scale),
     )
     return deployment.bind(service)
+
+
+def build_ledger() -> DeploymentActorConfig:
+    """Return the process that keeps the limits of accounts; Ray replaces it, with all at 0, if it ends."""
+    return DeploymentActorConfig(name=LEDGER, actor_class=ray.remote(Ledger), actor_options={"num_cpus": 0})
 
 
 def _build_counts(scale: Scale) -> dict[str, object]:

@@ -22,6 +22,14 @@ pytestmark = [
     pytest.mark.scale,
     pytest.mark.skipif(find_spec("ray") is None, reason="the extra `scale` is not installed"),
 ]
+MINE, ONE, FEW = "token-of-mine", "token-of-one", "token-of-few"
+ACCOUNTS = f"""
+account = [
+  {{name = "mine", token = "{MINE}"}},
+  {{name = "one", token = "{ONE}", concurrency = 1}},
+  {{name = "few", token = "{FEW}", limit = 5}},
+]
+"""
 LARGE = {"width": 512, "height": 768, "steps": 50}
 
 
@@ -33,10 +41,10 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def generate(self, seed, timeout: float = PROCESS_LIMIT, **parameters):
+    def generate(self, seed, token=MINE, timeout: float = PROCESS_LIMIT, **parameters):
         chosen = {"width": 128, "height": 128, "steps": 2, "seed": seed} | parameters
         body = {"input": "1girl, smile", "model": "nai-diffusion-3", "parameters": chosen}
-        headers = {"Accept": "image/png"}
+        headers = {"Accept": "image/png", "Authorization": f"Bearer {token}"}
         return httpx.post(f"{self.address}/ai/generate-image", json=body, headers=headers, timeout=timeout)
 
     def read_waiting(self):
@@ -53,7 +61,10 @@ class Server:
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replicas")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
+    accounts = folder / "tokens.toml"
+    accounts.write_text(ACCOUNTS)
     environment |= {"NAIAD_SIGNING_KEY": str(folder / "signing.pem"), "NAIAD_DRAIN_SECONDS": "120"}
+    environment |= {"NAIAD_TOKENS": str(accounts)}
     command = [sys.executable, "-P", "-m", "server", "serve", "--demo", "--port", "0", "--device", "cpu"]
     log = folder / "log"
     with log.open("wb") as output:
@@ -94,6 +105,7 @@ def test_a_response_is_that_of_a_single_server(server):
 
 def test_a_request_that_offers_an_upgrade_keeps_its_body(server):
     headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
+    headers["Authorization"] = f"Bearer {MINE}"
     body = {"input": "a", "parameters": {"width": 128, "height": 128, "steps": 1}}
     response = httpx.post(f"{server.address}/ai/generate-image", json=body, headers=headers, timeout=60)
     assert response.status_code == 200
@@ -103,10 +115,21 @@ def test_a_stream_arrives_event_by_event(server):
     parameters = {"width": 128, "height": 128, "steps": 8, "stream": "sse"}
     body = {"input": "a", "model": "nai-diffusion-3", "parameters": parameters}
     url = f"{server.address}/ai/generate-image-stream"
-    with httpx.stream("POST", url, json=body, timeout=PROCESS_LIMIT) as response:
+    headers = {"Authorization": f"Bearer {MINE}"}
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=PROCESS_LIMIT) as response:
         pieces = list(response.iter_raw())
     assert len(pieces) > 4
     assert b"final" in b"".join(pieces[-2:])
+
+
+def test_an_accounts_limits_hold_over_all_replicas(server):
+    with ThreadPoolExecutor(8) as threads:
+        few = list(threads.map(lambda seed: server.generate(seed, FEW).status_code, range(8)))
+        one = list(threads.map(lambda seed: server.generate(seed, ONE, steps=20).status_code, range(4)))
+    assert Counter(few) == {200: 5, 402: 3}
+    assert one.count(200) >= 1
+    assert set(one) == {200, 429}
+    assert server.generate(1, ONE).status_code == 200  # each has ended
 
 
 def test_a_client_that_hangs_up_cancels_its_job(server):
