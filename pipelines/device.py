@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipelines.errors import DeviceLost, OutOfMemory
-from pipelines.steps import Step
+from pipelines.steps import Stage, Step
 from pipelines.types import Progress
 
 MEMORY_TEXTS = (
@@ -83,12 +83,18 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def make_step(device: torch.device, progress: Progress, function: Callable[[], object]) -> Step:
+def make_step(
+    device: torch.device,
+    progress: Progress,
+    function: Callable[[], object],
+    stage: Stage,
+    prepares: bool = False,
+) -> Step:
     """Return a step that is taken alone and calls a function, whose errors are translated.
 
     If memory runs out, it is called again.
     """
-    return Step(progress, partial(_call, device), function)
+    return Step(progress, partial(_call, device), function, stage=stage, prepares=prepares)
 
 
 def _call(device: torch.device, functions: Sequence[Callable[[], Any]]) -> list[Any]:

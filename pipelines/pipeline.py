@@ -17,7 +17,7 @@ from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
 from pipelines.cost import estimate_passes
 from pipelines.device import make_step, release_memory, translate_device_errors
-from pipelines.errors import PipelineError
+from pipelines.errors import NotFinite, PipelineError
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.overlay import apply_overlay
@@ -194,7 +194,7 @@ class Pipeline:
         latents = yield from self.denoise_image(inputs, index, previous, previews)
         progress, key = inputs.show_progress(index, inputs.plan.steps, 0.0), (id(self._vae), latents.shape)
         share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
-        image = yield Step(progress, self._decode, latents, key, share)
+        image = yield Step(progress, self._decode, latents, key, share, "decode")
         if isinstance(init := inputs.pass_.init, InitImage):
             image = apply_overlay(match_colors(image, init), init)
         return image
@@ -211,7 +211,8 @@ class Pipeline:
         init = inputs.init
         if previous is not None:
             encode = partial(encode_image, previous, self._vae, self.device)
-            init = yield make_step(self.device, inputs.show_progress(index, 1, 0.0), encode)
+            progress = inputs.show_progress(index, 1, 0.0)
+            init = yield make_step(self.device, progress, encode, "encode", prepares=True)
         with closing(self._start(inputs, index, init, previews)) as trajectory:
             outputs: Sequence[Tensor] | None = None
             while True:
@@ -225,12 +226,24 @@ class Pipeline:
         sigma, batcher = rows[0].sigma, inputs.batcher
         progress = inputs.show_progress(index, inputs.plan.find_step(sigma), sigma)
         key, share = batcher.make_key(rows), batcher.find_share(rows)
-        return Step(progress, batcher.evaluate_images, rows, key, share)
+        return Step(progress, batcher.evaluate_images, rows, key, share, rows=len(rows))
 
     @torch.inference_mode()
     def _decode(self, images: Sequence[Tensor]) -> list[Pixels]:
         with translate_device_errors(self.device):
-            return self._vae.decode_images(torch.stack(list(images)))
+            try:
+                return self._vae.decode_images(torch.stack(list(images)))
+            except NotFinite as error:
+                raise NotFinite(f"{error}; {self._advise()}") from error
+
+    def _advise(self) -> str:
+        """Return what to do if the networks' numbers were too large."""
+        has_loras = not self._loras.is_active(())
+        advice = f"lower scale{' or the strengths of the LoRAs' if has_loras else ''}"
+        if self.weights.dtype == torch.float32:
+            return advice
+        wider = "bfloat16" if self.weights.dtype == torch.float16 else "float32"
+        return f'{advice}, or set dtype = "{wider}" in the server\'s settings'
 
     def run(self, job: Job, on_step: OnStep | None = None) -> Output:
         """Run a job of one pass.

@@ -102,7 +102,7 @@ class Runner:
 
     def _encode_vibe(self, job: VibeJob) -> StepCoroutine[Any]:
         progress, encode = Progress(0, 1, 1, 0.0), partial(self._pipeline.encode_vibe, job)
-        return (yield make_step(self._pipeline.device, progress, encode))
+        return (yield make_step(self._pipeline.device, progress, encode, "encode"))
 
     def _guard(self, coroutine: StepCoroutine[Any]) -> StepCoroutine[Any]:
         """Return the same coroutine with the device's errors translated that it raises between two steps."""
@@ -144,7 +144,7 @@ class JobRun:
             before = sum(inputs.share for inputs in self._inputs)
             progress = Progress(index, 1, self._job.steps, 0.0, before, 0.0)
             encode = partial(self._encode, number)
-            yield make_step(self._pipeline.device, progress, encode)
+            yield make_step(self._pipeline.device, progress, encode, "encode", prepares=True)
         return self._inputs[number]
 
     def _encode(self, number: int) -> None:
@@ -162,6 +162,6 @@ def _compute_tiles(
         while True:
             tile = tiles.send(computed)
             progress = Progress(index, tile.number, tile.total, 0.0, before, share)
-            computed = yield make_step(device, progress, tile.compute)
+            computed = yield make_step(device, progress, tile.compute, "upscale")
     except StopIteration as stop:
         return stop.value

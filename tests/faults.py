@@ -3,7 +3,6 @@
 from dataclasses import replace
 from threading import Event
 
-import torch
 from waiting import LIMIT
 
 
@@ -68,17 +67,21 @@ def fail(error):
 
 def run_out_of_memory(call):
     """The error that torch raises on CUDA."""
+    import torch
+
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...")
 
 
 def run_out_of_cpu_memory(call):
     """The error that torch raises on a CPU, from an allocation that no machine has memory for."""
+    import torch
+
     torch.empty(1 << 60, dtype=torch.uint8)
 
 
 def return_nan(call):
     """The call's tensor, with NaN for every number."""
-    return call() * torch.nan
+    return call() * float("nan")
 
 
 class Hang:
@@ -110,7 +113,7 @@ def lose_device(monkeypatch):
         raise RuntimeError(text)
 
     def fault(call):
-        monkeypatch.setattr(torch, "zeros", raise_again)
+        monkeypatch.setattr("torch.zeros", raise_again)
         raise_again()
 
     return fault

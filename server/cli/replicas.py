@@ -52,7 +52,7 @@ def run_replicas(service: Service, flags: ReplicaFlags) -> None:
 
     Raises `ConfigError` for a setup that cannot be served, or that replicas do not support.
     """
-    configure_logging()
+    configure_logging(service.settings.log_format)
     cluster.require_ray()
     _check_support(service.settings, flags)
     try:

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Collection, Generator, Hashable, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition
@@ -10,12 +11,23 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
-from pipelines.job import Job, Work
-from pipelines.steps import Run, Step, take_steps
+from pipelines.job import Job, UpscaleJob, Work
+from pipelines.steps import Run, Stage, Step, take_steps
 from pipelines.types import BatchingMode, OnPreview
-from server.engine.model import ServedModel
+from server.engine.events import (
+    JobBegan,
+    MemoryRanOut,
+    OnEvent,
+    PassTaken,
+    SharedPassFailed,
+    WeightsChanged,
+    ignore_event,
+    name_kind,
+)
+from server.engine.model import Place, ServedModel
 from server.engine.queue import Queue
 from server.engine.ticket import Result, RunningJob, Ticket
+from server.engine.watchdog import WEIGHTS, Watchdog
 
 log = logging.getLogger("naiad.engine")
 GONE = "the client no longer waits for this job"
@@ -37,8 +49,13 @@ class LoadedModel(Protocol):
         """The models that jobs may name, as known by now; read on any thread."""
         ...
 
-    def find_place(self, name: str, /) -> str:
-        """Return where a model is: "device", "memory" or "disk"."""
+    def find_place(self, name: str, /) -> Place:
+        """Return where a model is."""
+        ...
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device's memory by what they are; read on any thread."""
         ...
 
     def prepare(self, work: Work, /) -> None:
@@ -83,6 +100,8 @@ class Stepper:
     Args:
         lock: guards the queue.
         on_begin: called after a job has begun.
+        watchdog: watches the operations of the device.
+        on_event: called with what happens.
     """
 
     def __init__(
@@ -92,9 +111,11 @@ class Stepper:
         lock: Condition,
         batching: BatchingMode,
         on_begin: Callable[[], None],
+        watchdog: Watchdog,
+        on_event: OnEvent = ignore_event,
     ) -> None:
-        self._model, self._queue, self._lock = model, queue, lock
-        self._batching, self._on_begin = batching, on_begin
+        self._model, self._queue, self._lock, self._watchdog = model, queue, lock, watchdog
+        self._batching, self._on_begin, self._on_event = batching, on_begin, on_event
         self._room: dict[Hashable, float] = {}  # for the passes with a key, where memory did not suffice
 
     def take_pass(self) -> None:
@@ -117,6 +138,8 @@ class Stepper:
                 for found in self._iter_steps(ticket, steps):
                     if not steps or self._may_share(steps, found):
                         steps.append(found)
+                    elif found.step.prepares:
+                        self._take([found])  # so that the image can share the next pass
                     if self._batching == "exact":
                         break
         return steps
@@ -136,7 +159,7 @@ class Stepper:
             return
         for image in job.list_images():
             if job.is_started(image) or self._has_room(ticket, gathered):
-                with _measure((ticket,)):
+                with self._work_on((ticket,)):
                     step = job.find_step(image)
                 if step is None:
                     self._finish_if_done(job)
@@ -155,34 +178,43 @@ class Stepper:
 
     def _activate(self, work: Work) -> None:
         is_active, started = self._model.is_active(work), perf_counter()
-        self._retry(work, lambda: self._model.activate(work, self._list_works()))
+        place = "device" if isinstance(work, UpscaleJob) else self._model.find_place(work.model)
+        with self._watchdog.watch(WEIGHTS):
+            self._retry(work, lambda: self._model.activate(work, self._list_works()))
         if not is_active:
-            self._queue.learn_switch(perf_counter() - started)
+            seconds = perf_counter() - started
+            self._queue.learn_switch(seconds)
+            self._on_event(WeightsChanged("loras" if place == "device" else place, seconds))
 
     def _begin(self, ticket: Ticket) -> RunningJob | None:
-        """Begin a job; return None if its client has gone."""
-        if not ticket.future.set_running_or_notify_cancel():
+        """Begin a job; return None if its client has gone, or it has failed while weights were changed for it."""
+        if ticket.future.done() or not ticket.future.set_running_or_notify_cancel():
             with self._lock:
                 self._queue.remove(ticket)
             return None
         ticket.queue_seconds = perf_counter() - ticket.queued
-        with _measure((ticket,)):
+        with self._work_on((ticket,)):
             run = self._retry(ticket.work, lambda: self._model.begin(ticket.work, ticket.on_preview))
         with self._lock:
             job = self._queue.begin(ticket, run)
         self._on_begin()
+        self._on_event(JobBegan(name_kind(ticket.work), ticket.queue_seconds))
         return job
 
     def _take(self, steps: Sequence[ImageStep]) -> None:
         """Take steps together, and send their results to the images."""
         for each in steps:
             each.ticket.progress = each.step.progress
-        with _measure({each.ticket for each in steps}):
+        started, stage = perf_counter(), steps[0].step.stage if steps else "draw"
+        with self._work_on({each.ticket for each in steps}, stage):
             answers = self._compute(steps)
+        if answers:
+            rows = sum(each.step.rows for each, _ in answers)
+            self._on_event(PassTaken(stage, len(answers), rows, perf_counter() - started))
         for each, answer in answers:
             job = self._queue.running.get(each.ticket)
-            if job is not None:  # unless another of its images has failed
-                with self._end_on_failure(each.ticket), _measure((each.ticket,)):
+            if job is not None and not each.ticket.future.done():  # unless another of its images has failed
+                with self._end_on_failure(each.ticket), self._work_on((each.ticket,)):
                     job.answer(each.image, answer)
                 self._queue.learn_speed(each.ticket)
                 self._finish_if_done(job)
@@ -198,6 +230,7 @@ class Stepper:
                 if isinstance(error, OutOfMemory):
                     self._room[steps[0].step.key] = sum(each.step.share for each in steps[:-1])
                 log.warning("a shared pass failed, and is taken again image by image: %s", error)
+                self._on_event(SharedPassFailed())
         answers: list[tuple[ImageStep, Any]] = []
         for each in steps:
             if each.ticket not in self._queue.running:
@@ -219,6 +252,7 @@ class Stepper:
             return function()
         except OutOfMemory as error:
             log.warning("%s; trying again without all that is not needed for this job", error)
+            self._on_event(MemoryRanOut())
         self._model.free_memory(work, self._list_works())
         return function()
 
@@ -237,7 +271,9 @@ class Stepper:
                 self._queue.remove(ticket)
             self._queue.learn_speed(ticket)
             times = ticket.queue_seconds or 0.0, ticket.service
-            ticket.future.set_result(Result(output.images, output.sigmas, *times, output.vibe))
+            result = Result(output.images, output.sigmas, *times, output.vibe, dict(ticket.stages))
+            with suppress(InvalidStateError):  # it hung
+                ticket.future.set_result(result)
 
     @contextmanager
     def _end_on_failure(self, ticket: Ticket) -> Generator[None]:
@@ -250,27 +286,34 @@ class Stepper:
             self.fail(ticket, error)
 
     def fail(self, ticket: Ticket, error: Exception) -> None:
-        """End a job with an error."""
+        """End a job with an error, unless it has ended already."""
         with self._lock:
             job = self._queue.remove(ticket)
         if job is not None:
             job.close()
-        if ticket.future.running() or ticket.future.set_running_or_notify_cancel():
-            # no asyncio future can hold a StopIteration; whoever waits for one would wait forever
-            is_stop = isinstance(error, StopIteration)
-            ticket.future.set_exception(RuntimeError("StopIteration") if is_stop else error)
+        set_error(ticket, error)
+
+    @contextmanager
+    def _work_on(self, tickets: Collection[Ticket], stage: Stage = "draw") -> Generator[None]:
+        """Watch what happens inside the context, and count its time as the device's work on jobs."""
+        started = perf_counter()
+        with self._watchdog.watch() as operation:
+            try:
+                yield
+            finally:
+                seconds = 0.0 if operation.hangs else perf_counter() - started
+                for ticket in tickets:
+                    ticket.add_work(stage, seconds)
 
 
-@contextmanager
-def _measure(tickets: Collection[Ticket]) -> Generator[None]:
-    """Count the time inside the context as the device's work on jobs."""
-    started = perf_counter()
-    try:
-        yield
-    finally:
-        seconds = perf_counter() - started
-        for ticket in tickets:
-            ticket.service += seconds
+def set_error(ticket: Ticket, error: Exception) -> None:
+    """Let the client of a job know its error, unless the job has ended. On any thread."""
+    future = ticket.future
+    if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
+        # no asyncio future can hold a StopIteration; whoever waits for one would wait forever
+        is_stop = isinstance(error, StopIteration)
+        with suppress(InvalidStateError):  # it has ended on another thread by now
+            future.set_exception(RuntimeError("StopIteration") if is_stop else error)
 
 
 def _list_sizes(work: Work) -> set[tuple[int, int]]:

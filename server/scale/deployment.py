@@ -36,7 +36,7 @@ class Replica:
     """One replica. Ray makes a new one if its process ends or its health checks fail."""
 
     def __init__(self, service: Service) -> None:
-        configure_logging()
+        configure_logging(service.settings.log_format)
         state = build_app_state(service.model, service.settings, service.others, service.problems)
         self._limits = SharedLimits(serve.get_replica_context().replica_tag)
         self._state = state if service.settings.tokens is None else replace(state, limits=self._limits)

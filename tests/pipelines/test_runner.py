@@ -14,7 +14,7 @@ from pipelines.errors import Cancelled, DeviceLost
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.runner import Runner
-from pipelines.steps import Step, Tile, run_steps
+from pipelines.steps import Step, Tile, run_steps, take_steps
 from pipelines.types import Progress
 
 ENHANCE = Pass(96, 160, (2**32 - 1, 0), PreviousPass(), 0.5, 0.1, noise_seed=30)
@@ -98,6 +98,17 @@ def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
 
 
+def test_encoding_is_a_step_of_the_first_image_that_gets_to_it(pipeline):
+    first, second = Runner(pipeline).begin(ONE_PASS).images
+    encoding = [first.send(None), second.send(None)]
+    assert all(step.prepares for step in encoding)
+    assert pipeline.passes == []
+    for step in encoding:
+        take_steps([step])
+    assert len(pipeline.passes) == 1
+    assert not first.send(None).prepares
+
+
 def test_the_sigmas_are_the_last_passes(pipeline):
     assert Runner(pipeline).run(JOB, lambda _: None).sigmas == (96.0, 0.0)
 
@@ -167,3 +178,19 @@ def test_the_demo_model_enhances(demo):
     begun = [step.done for step in progress if step.step == 1]
     assert begun[0] == 0
     assert begun[-1] == pytest.approx(estimate_passes(job)[0] / estimate_cost(job))
+
+
+def test_the_steps_of_an_enhanced_image_name_their_stages(demo):
+    second = Pass(96, 96, (1,), PreviousPass(), 0.5)
+    job = make_job(64, 64, steps=2)
+    (image,) = Runner(demo).begin(replace(job, passes=(*job.passes, second))).images
+    stages, answer = [], None
+    try:
+        while True:
+            step = image.send(answer)
+            stages.append((step.stage, step.rows))
+            (answer,) = take_steps([step])
+    except StopIteration:
+        pass
+    first = [("encode", 1), ("draw", 2), ("draw", 2), ("decode", 1)]
+    assert stages == [*first, ("encode", 1), ("encode", 1), ("draw", 2), ("decode", 1)]

@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fake_model import GENERATE, build_state, start_client
-from faults import inject, run_out_of_cpu_memory, run_out_of_memory
+from faults import Faulty, inject, lose_device, return_nan, run_out_of_cpu_memory, run_out_of_memory
 from jobs import make_job
 from waiting import LIMIT
 
-from pipelines.errors import OutOfMemory
-from pipelines.job import InitImage, RgbImage, UpscaleJob
+from pipelines.device import translate_device_errors
+from pipelines.errors import NotFinite, OutOfMemory
+from pipelines.job import InitImage, RgbImage, UpscaleJob, VibeJob
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
 from pipelines.steps import Tile
 from server.engine.engine import Engine, State
 from server.engine.loading import LoadedRunner
 from server.engine.resident import ResidentModels
+from server.errors import Unavailable
 
 INIT = RgbImage(64, 64, bytes(range(256)) * 48)
 JOB = replace(make_job(64, 64, steps=3), model="demo")
@@ -119,3 +122,74 @@ def test_a_request_for_which_memory_does_not_suffice_gets_503_with_advice(load, 
             "not enough memory; request a smaller image, or lower engine.device_memory in the server's settings"
         )
         assert client.get("/ready").status_code == 200
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_device_that_is_lost_in_any_part_refuses_all_jobs(load, monkeypatch, part):
+    job = PARTS[part]
+    models, _ = load(part, {1: lose_device(monkeypatch)})
+    with run(models) as engine:
+        tickets = [engine.submit(each) for each in (job, JOB, JOB)]
+        for ticket in tickets:
+            with pytest.raises(Unavailable, match="the device has failed; restart the server"):
+                ticket.future.result(LIMIT)
+        assert engine.state is State.DEFUNCT
+
+
+@pytest.mark.parametrize("method", ["activate", "fit_preview", "encode_vibe", "free_memory"])
+def test_a_device_that_is_lost_between_steps_refuses_all_jobs(load, monkeypatch, method):
+    models, _ = load("unet", {1: run_out_of_memory} if method == "free_memory" else {})
+    pipeline = models._device["demo"].pipeline
+    monkeypatch.setattr(pipeline, method, Faulty(getattr(pipeline, method), {1: lose_device(monkeypatch)}))
+    job = VibeJob("demo", INIT) if method == "encode_vibe" else JOB
+    with run(models) as engine:
+        ticket = engine.submit(job, on_preview=lambda _: None)
+        with pytest.raises(Unavailable, match="the device has failed; restart the server"):
+            ticket.future.result(LIMIT)
+        assert engine.state is State.DEFUNCT
+
+
+def test_a_device_that_is_lost_while_loading_is_reported_without_its_text(monkeypatch):
+    def load() -> Any:
+        with translate_device_errors(torch.device("cpu")):
+            lose_device(monkeypatch)(None)
+
+    engine = Engine(load)
+    engine.start()
+    assert engine.wait_end() == "the model could not be loaded"
+
+
+@pytest.mark.parametrize("batching", ["exact", "shared"])
+def test_latents_that_are_not_finite_fail_one_job_with_advice(load, expected, batching):
+    models, _ = load("unet", {1: return_nan})
+    with run(models, batching=batching) as engine:
+        with pytest.raises(NotFinite, match="the network returned latents that are not finite; lower scale"):
+            engine.submit(JOB).future.result(LIMIT)
+        assert np.array_equal(engine.submit(JOB).future.result(LIMIT).images[0], expected(JOB))
+        assert engine.state is State.READY
+
+
+def test_pixels_that_are_not_finite_fail_only_their_job(load, expected):
+    models, calls = load("vae_decode", {1: return_nan})
+    with run(models) as engine:
+        with pytest.raises(NotFinite, match="the VAE returned an image that is not finite, in float32 too"):
+            engine.submit(JOB).future.result(LIMIT)
+        assert calls.calls == 1
+        assert np.array_equal(engine.submit(JOB).future.result(LIMIT).images[0], expected(JOB))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "loras", "advice"),
+    [
+        (torch.float32, False, "lower scale"),
+        (torch.float16, False, 'lower scale, or set dtype = "bfloat16" in the server\'s settings'),
+        (torch.bfloat16, True, "lower scale or the strengths of the LoRAs, or set dtype = \"float32\" in the server's "
+                               "settings"),
+    ],
+)  # fmt: skip
+def test_the_advice_depends_on_what_can_be_changed(demo, monkeypatch, dtype, loras, advice):
+    pipeline = Pipeline(replace(demo.weights, dtype=dtype))
+    monkeypatch.setattr(pipeline._loras, "is_active", lambda _: not loras)
+    with pytest.raises(NotFinite) as caught:
+        pipeline._decode([torch.full((4, 8, 8), torch.nan)])
+    assert str(caught.value) == f"the network returned latents that are not finite; {advice}"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from threading import Condition
+from typing import cast
 
 import pytest
 from faults import Faulty, fail
@@ -11,11 +12,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from jobs import make_job
 
 from pipelines.errors import Cancelled, DeviceLost, NotFinite, OutOfMemory
-from pipelines.steps import Run, Step
-from pipelines.types import Output, Progress
+from pipelines.steps import Run, Stage, Step
+from pipelines.types import BatchingMode, Output, Progress
+from server.engine.events import Event, PassTaken, WeightsChanged
 from server.engine.queue import Queue
-from server.engine.stepper import Stepper
+from server.engine.stepper import LoadedModel, Stepper
 from server.engine.ticket import Ticket
+from server.engine.watchdog import Watchdog
 
 LOST, BROKEN = 2**31, 2**30
 """Seeds of images whose second step fails: with the device, or alone."""
@@ -27,6 +30,7 @@ class CountingModel:
     Attributes:
         passes: the seeds of the images that each call was for.
         flaky: whether calls for several images fail.
+        stages: what the steps are for, in order; by default all are to draw.
         room: how many images there is memory for.
         spare: images for which there is memory once some was freed.
         freed: the models of the jobs for which memory was freed, and of those that had begun.
@@ -36,11 +40,14 @@ class CountingModel:
 
     def __init__(self):
         self.active, self.passes, self.activations, self.closed = "m", [], [], []
-        self.flaky = False
+        self.flaky, self.stages = False, tuple[Stage, ...]()
         self.room, self.spare, self.freed = 1000, 0, []
 
     def is_active(self, work):
         return work.model == self.active
+
+    def find_place(self, name):
+        return "device" if name == self.active else "disk"
 
     def activate(self, work, others):
         if work.model == "absent":
@@ -63,13 +70,20 @@ class CountingModel:
     def _count(self, work, seed):
         number = seed
         try:
+            if work.sampler == "ddim":
+                yield Step(Progress(0, 1, work.steps, 0.0), self._prepare, seed, prepares=True)
             for step in range(work.steps):
                 progress = Progress(0, step + 1, work.steps, 1.0)
                 key = None if work.sampler == "k_lms" else work.passes[0].width
-                number = yield Step(progress, self._take, (work, seed, number), key, 0.3)
+                stage = self.stages[step] if self.stages else "draw"
+                number = yield Step(progress, self._take, (work, seed, number), key, 0.3, stage)
             return number
         finally:
             self.closed.append(seed)
+
+    def _prepare(self, seeds):
+        self.passes.append([f"prepare {seed}" for seed in seeds])
+        return [None]
 
     def _take(self, inputs):
         self.passes.append([seed for _, seed, _ in inputs])
@@ -89,10 +103,13 @@ class CountingModel:
 class Bench:
     """A stepper without a thread: a test says when a pass is taken."""
 
-    def __init__(self, batching="exact", images=4):
+    def __init__(self, batching: BatchingMode = "exact", images=4):
         self.model: CountingModel = CountingModel()
         self.queue = Queue(images)
-        self.stepper = Stepper(self.model, self.queue, Condition(), batching, lambda: None)  # pyright: ignore[reportArgumentType]
+        self.events: list[Event] = []
+        model, watchdog = cast("LoadedModel", self.model), Watchdog(0, lambda _: None)
+        args = Condition(), batching, lambda: None, watchdog, self.events.append
+        self.stepper = Stepper(model, self.queue, *args)
 
     def submit(self, *seeds, steps=2, client="", model="m", **changes):
         ticket = Ticket(replace(make_job(seeds=seeds, steps=steps, **changes), model=model), client=client)
@@ -166,6 +183,18 @@ def test_a_shared_pass_has_shares_that_add_up_to_1():
     bench.run()
     assert max(map(len, bench.model.passes)) == 3
     assert len(bench.model.passes) == 4
+
+
+def test_images_that_have_to_be_prepared_share_passes_from_then_on():
+    bench = Bench("shared")
+    bench.submit(10, 20, steps=6, sampler="ddim")
+    bench.run(passes=3)
+    bench.submit(30, steps=9, sampler="ddim")  # longer, so that it is never the first
+    bench.run()
+    assert bench.model.passes[:2] == [["prepare 20"], ["prepare 10"]]
+    assert bench.model.passes[4] == ["prepare 30"]
+    shared = [sorted(seeds) for seeds in (*bench.model.passes[2:4], *bench.model.passes[5:])]
+    assert shared == [[10, 20]] * 3 + [[10, 20, 30]] * 3 + [[30]] * 6
 
 
 def test_a_short_job_passes_long_ones_that_fill_the_passes():
@@ -315,7 +344,7 @@ class Load(RuleBasedStateMachine):
     """Jobs come, are cancelled and fail in any order; each ends exactly once, and no other's result changes."""
 
     tickets = Bundle("tickets")
-    batching = "exact"
+    batching: BatchingMode = "exact"
 
     def __init__(self):
         super().__init__()
@@ -385,3 +414,42 @@ class SharedLoad(Load):
 TestLoad = Load.TestCase
 TestSharedLoad = SharedLoad.TestCase
 TestLoad.settings = TestSharedLoad.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_the_seconds_of_a_job_are_counted_by_what_they_are_for(monkeypatch):
+    now, bench = [0.0], Bench()
+    monkeypatch.setattr("server.engine.stepper.perf_counter", lambda: now[0])
+    bench.model.stages = ("encode", "draw", "draw", "decode")
+    take = bench.model._take
+
+    def take_a_second(inputs):
+        now[0] += 1
+        return take(inputs)
+
+    monkeypatch.setattr(bench.model, "_take", take_a_second)
+    ticket = bench.submit(10, steps=4)
+    bench.run()
+    assert ticket.future.result(0).stages == {"encode": 1.0, "draw": 2.0, "decode": 1.0}
+    assert ticket.future.result(0).run_seconds == 4.0
+    passes = [event for event in bench.events if isinstance(event, PassTaken)]
+    assert [(each.stage, each.seconds) for each in passes] == [
+        ("encode", 1.0),
+        ("draw", 1.0),
+        ("draw", 1.0),
+        ("decode", 1.0),
+    ]
+
+
+def test_what_happens_is_reported():
+    bench = Bench("shared")
+    bench.model.flaky = True
+    bench.submit(10, 20, steps=1)
+    bench.run()
+    bench.submit(30, steps=1, model="other")
+    bench.run()
+    kinds = [type(event).__name__ for event in bench.events]
+    assert kinds == ["JobBegan", "SharedPassFailed", "PassTaken", "WeightsChanged", "JobBegan", "PassTaken"]
+    passes = [event for event in bench.events if isinstance(event, PassTaken)]
+    assert [(each.stage, each.images, each.rows) for each in passes] == [("draw", 2, 2), ("draw", 1, 1)]
+    (changed,) = (event for event in bench.events if isinstance(event, WeightsChanged))
+    assert changed.source == "disk"
