@@ -14,6 +14,8 @@ CALLBACK = "server.scale.proxy.build_middleware"
 NO_REPLICA = "no replica can take this request now; try again shortly"
 LOST = "the replica that had this request has ended; send it again"
 RETRY = {"Retry-After": "2"}
+TIMEOUT_HEADER, DISCONNECT_HEADER = b"x-request-timeout-seconds", b"x-request-disconnect-disabled"
+"""Headers by which clients could change what Ray does with their requests."""
 
 
 def build_middleware() -> list[Middleware]:
@@ -27,7 +29,8 @@ def translate_errors(app: ASGIApp) -> ASGIApp:
     """Return a proxy's `app` with NAI's form of errors, 503 for each, and with one `X-Request-Id`, the replica's.
 
     Ray has text for requests that no replica takes, and nothing for those whose replica has ended. Where the response
-    has begun by then, the connection is closed before its end.
+    has begun by then, the connection is closed before its end. That a client has hung up is left to the replica, which
+    cancels the job or finishes it (`engine.on_disconnect`); Ray would cancel it.
     """
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,11 +50,17 @@ def translate_errors(app: ASGIApp) -> ASGIApp:
             if not is_replaced:
                 await send(message)
 
-        await app(scope, receive, send_translated)
+        await app(scope | {"headers": _set_headers(scope["headers"])}, receive, send_translated)
         if not has_started:
             await ErrorResponse(503, LOST, RETRY)(scope, receive, send)
 
     return run
+
+
+def _set_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return a request's headers with Ray's own as this server wants them."""
+    kept = [header for header in headers if header[0] not in (TIMEOUT_HEADER, DISCONNECT_HEADER)]
+    return [*kept, (DISCONNECT_HEADER, b"?1")]
 
 
 def _is_error_of_ray(start: Message) -> bool:

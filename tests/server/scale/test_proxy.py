@@ -55,6 +55,18 @@ def test_rays_own_probe_is_left_alone():
     assert (response.status_code, response.text) == (200, "success")
 
 
+def test_a_client_cannot_change_what_ray_does_with_its_request():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.extend(header for header in scope["headers"] if header[0].startswith(b"x-"))
+        await answer()(scope, receive, send)
+
+    headers = {"x-request-timeout-seconds": "1", "x-request-disconnect-disabled": "?0", "x-other": "kept"}
+    TestClient(translate_errors(app)).get("/ready", headers=headers)
+    assert seen == [(b"x-other", b"kept"), (b"x-request-disconnect-disabled", b"?1")]
+
+
 def test_what_is_no_http_is_passed_on():
     seen = []
 
