@@ -50,7 +50,7 @@ def translate_errors(app: ASGIApp) -> ASGIApp:
             if not is_replaced:
                 await send(message)
 
-        await app(scope | {"headers": _set_headers(scope["headers"])}, receive, send_translated)
+        await app({**scope, "headers": _set_headers(scope["headers"])}, receive, send_translated)
         if not has_started:
             await ErrorResponse(503, LOST, RETRY)(scope, receive, send)
 

@@ -56,7 +56,7 @@ def test_rays_own_probe_is_left_alone():
 
 
 def test_a_client_cannot_change_what_ray_does_with_its_request():
-    seen = []
+    seen: list[tuple[bytes, bytes]] = []
 
     async def app(scope, receive, send):
         seen.extend(header for header in scope["headers"] if header[0].startswith(b"x-"))
