@@ -14,7 +14,7 @@ from server.api.body import BodyLimits
 from server.api.image_cache import ImageCache
 from server.api.login_attempts import LoginAttempts
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
-from server.api.quota import Quotas
+from server.api.quota import AccountLimits, Quotas
 from server.api.tracing import Tracing
 from server.archive.archive import Archive
 from server.config.settings import OnDisconnect, ZipType
@@ -46,6 +46,7 @@ class AppState:
     deadline: float = 0  # seconds that a request may take; 0 for any number
     toolbox: Toolbox = field(default_factory=Toolbox)
     archive: Archive | None = None
+    limits: AccountLimits | None = None  # of accounts; None: those of this process
     metrics: Metrics = field(default_factory=Metrics)  # that count the engine's events too
     tracing: Tracing | None = None
 
@@ -84,7 +85,7 @@ class Capacity:
         limits = state.memory_limit, state.body_limit, state.image_cache
         self.memory = Memory(memory_for_bodies(*limits, state.decode_limit) * MIB)
         self.images = ImageCache(state.image_cache * MIB)
-        self.quotas, self.jobs = Quotas(), ActiveJobs()
+        self.quotas, self.jobs = state.limits or Quotas(), ActiveJobs()
         self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
         self.listing = asyncio.Semaphore()

@@ -9,7 +9,8 @@ from fake_model import FakeModel
 
 from server.api.credentials import hash_token
 from server.cli.bootstrap import build_access_rules
-from server.cli.serve import _announce, _open_certificate, run_server, stop_after_failure
+from server.cli.serve import _open_certificate, run_server, stop_after_failure
+from server.cli.serve import announce as announce_server
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.engine import Engine
@@ -21,7 +22,7 @@ def announce(model, capsys, **changes):
     settings = Settings(**changes)
     rules = build_access_rules(settings)
     state: Any = SimpleNamespace(access=rules, metadata=SimpleNamespace(key=None))
-    _announce(model, state, settings, 4242)
+    announce_server(model, state, settings, 4242)
     return capsys.readouterr().out, rules.tokens
 
 
