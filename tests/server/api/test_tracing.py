@@ -59,6 +59,13 @@ def test_an_invalid_parent_is_ignored(client, exporter, sent):
     assert span.parent is None
 
 
+def test_a_stream_has_the_same_parts(client, exporter):
+    assert client.post(f"{GENERATE}-stream", json=BODY).status_code == 200
+    *parts, span = exporter.get_finished_spans()
+    assert span.name == f"POST {GENERATE}-stream"
+    assert [part.name for part in parts] == ["queue", "draw", "png"]
+
+
 def test_a_refused_request_has_a_span_without_parts(client, exporter):
     assert client.post(GENERATE, json={"input": 1}).status_code == 400
     (span,) = exporter.get_finished_spans()
