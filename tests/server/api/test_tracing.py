@@ -80,7 +80,7 @@ def test_there_are_no_traces_without_a_collector():
 def test_a_collector_without_the_packages_is_warned_of(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     assert open_tracing({ENDPOINT: "http://127.0.0.1:4318"}) is None
-    assert "install naiad[tracing]" in caplog.text
+    assert f"although {ENDPOINT} is set; install the extra: pip install 'naiad[tracing]'" in caplog.text
 
 
 def test_a_collector_that_does_not_answer_holds_up_no_request_and_no_stop(model, monkeypatch):
