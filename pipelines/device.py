@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipelines.errors import DeviceLost, OutOfMemory
-from pipelines.steps import Result, Step, StepCoroutine, Tile, TileCoroutine
+from pipelines.steps import Part, PartCoroutine, Result, Step, StepCoroutine
 from pipelines.types import Progress
 
 MEMORY_TEXTS = (
@@ -93,15 +93,18 @@ def make_step(
     return Step(progress, partial(_call, device), function, prepares=prepares)
 
 
-def compute_tiles(
-    device: torch.device, tiles: TileCoroutine[Result], show_progress: Callable[[Tile], Progress]
+def compute_parts(
+    device: torch.device,
+    parts: PartCoroutine[Result],
+    show_progress: Callable[[Part], Progress],
+    prepares: bool = False,
 ) -> StepCoroutine[Result]:
-    """Compute each tile of an image in a step of its own."""
+    """Compute each part of an image in a step of its own."""
     computed: Any = None
     try:
         while True:
-            tile = tiles.send(computed)
-            computed = yield make_step(device, show_progress(tile), tile.compute)
+            part = parts.send(computed)
+            computed = yield make_step(device, show_progress(part), part.compute, prepares)
     except StopIteration as stop:
         return stop.value
 
