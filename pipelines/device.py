@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipelines.errors import DeviceLost, OutOfMemory
-from pipelines.steps import Part, PartCoroutine, Result, Step, StepCoroutine
+from pipelines.steps import Part, PartCoroutine, Result, Stage, Step, StepCoroutine
 from pipelines.types import Progress
 
 MEMORY_TEXTS = (
@@ -83,28 +83,26 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def make_step(
-    device: torch.device, progress: Progress, function: Callable[[], object], prepares: bool = False
-) -> Step:
+def make_step(device: torch.device, progress: Progress, function: Callable[[], object], stage: Stage) -> Step:
     """Return a step that is taken alone and calls a function, whose errors are translated.
 
     If memory runs out, it is called again.
     """
-    return Step(progress, partial(_call, device), function, prepares=prepares)
+    return Step(progress, partial(_call, device), function, stage=stage)
 
 
 def compute_parts(
     device: torch.device,
     parts: PartCoroutine[Result],
     show_progress: Callable[[Part], Progress],
-    prepares: bool = False,
+    stage: Stage,
 ) -> StepCoroutine[Result]:
     """Compute each part of an image in a step of its own."""
     computed: Any = None
     try:
         while True:
             part = parts.send(computed)
-            computed = yield make_step(device, show_progress(part), part.compute, prepares)
+            computed = yield make_step(device, show_progress(part), part.compute, stage)
     except StopIteration as stop:
         return stop.value
 

@@ -209,7 +209,7 @@ class Pipeline:
             image = yield from self._decode_tiles(latents, progress)
         else:
             share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
-            image = yield Step(progress, self._decode, latents, key, share)
+            image = yield Step(progress, self._decode, latents, key, share, "decode")
         if isinstance(init := inputs.pass_.init, InitImage):
             image = apply_overlay(match_colors(image, init), init)
         return image
@@ -227,7 +227,7 @@ class Pipeline:
         if previous is not None:
             parts = encode_image(previous, self._vae, self.device)
             progress = inputs.show_progress(index, 1, 0.0)
-            init = yield from compute_parts(self.device, parts, lambda _: progress, prepares=True)
+            init = yield from compute_parts(self.device, parts, lambda _: progress, "encode")
         with closing(self._start(inputs, index, init, previews)) as trajectory:
             outputs: Sequence[Tensor] | None = None
             while True:
@@ -241,7 +241,7 @@ class Pipeline:
         sigma, batcher = rows[0].sigma, inputs.batcher
         progress = inputs.show_progress(index, inputs.plan.find_step(sigma), sigma)
         key, share = batcher.make_key(rows), batcher.find_share(rows)
-        return Step(progress, batcher.evaluate_images, rows, key, share)
+        return Step(progress, batcher.evaluate_images, rows, key, share, rows=len(rows))
 
     @torch.inference_mode()
     def _decode(self, images: Sequence[Tensor]) -> list[Pixels]:
@@ -253,7 +253,7 @@ class Pipeline:
         """Decode latents tile by tile, so that other images need not wait for all of a large one."""
         with self._add_advice():
             tiles = self._vae.decode_tiles(latents[None])
-            (image,) = yield from compute_parts(self.device, tiles, lambda _: progress)
+            (image,) = yield from compute_parts(self.device, tiles, lambda _: progress, "decode")
         return image
 
     @contextmanager

@@ -98,11 +98,12 @@ class Runner:
     def _upscale(self, job: UpscaleJob) -> StepCoroutine[Pixels]:
         pixels = np.frombuffer(job.image.rgb, np.uint8).reshape(job.image.height, job.image.width, 3)
         tiles = resize_tiles(pixels, job.width, job.height, self._upscaler)
-        return compute_parts(self._pipeline.device, tiles, partial(_show_part, Progress(0, 1, 1, 0.0)))
+        show = partial(_show_part, Progress(0, 1, 1, 0.0))
+        return compute_parts(self._pipeline.device, tiles, show, "upscale")
 
     def _encode_vibe(self, job: VibeJob) -> StepCoroutine[Any]:
         progress, encode = Progress(0, 1, 1, 0.0), partial(self._pipeline.encode_vibe, job)
-        return (yield make_step(self._pipeline.device, progress, encode))
+        return (yield make_step(self._pipeline.device, progress, encode, "encode"))
 
     def _guard(self, coroutine: StepCoroutine[Any]) -> StepCoroutine[Any]:
         """Return the same coroutine with the device's errors translated that it raises between two steps."""
@@ -132,7 +133,7 @@ class JobRun:
                 tiles = resize_tiles(image, pass_.width, pass_.height, upscaler)
                 progress = Progress(index, 1, 1, 0.0, inputs.before, 0.0)
                 resized = yield from compute_parts(
-                    self._pipeline.device, tiles, partial(_show_part, progress)
+                    self._pipeline.device, tiles, partial(_show_part, progress), "upscale"
                 )
                 previous = RgbImage(pass_.width, pass_.height, resized.tobytes())
             image = yield from self._pipeline.generate_image(inputs, index, previous, self._previews)
@@ -148,8 +149,7 @@ class JobRun:
         while number == len(self._inputs):
             before = sum(inputs.share for inputs in self._inputs)
             progress = Progress(index, 1, self._job.steps, 0.0, before, 0.0)
-            encode = partial(self._encode_part, number)
-            yield make_step(self._pipeline.device, progress, encode, prepares=True)
+            yield make_step(self._pipeline.device, progress, partial(self._encode_part, number), "encode")
         return self._inputs[number]
 
     def _encode_part(self, number: int) -> None:

@@ -7,11 +7,13 @@ whose step is taken next, and which steps are taken together; between two steps 
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pipelines.types import OnStep, Output, Progress
 
 Result = TypeVar("Result")
+Stage: TypeAlias = Literal["draw", "decode", "upscale", "encode"]
+"""What a step is for: estimating the image, decoding it, enlarging it, or encoding what it is drawn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Step:
         inputs: what `take` is given for this step.
         key: steps with equal keys may be taken together; None for a step that is taken alone.
         share: the share of a pass that it fills; the shares of steps that are taken together add up to 1 at most.
-        prepares: whether the image's next steps may be taken together with others', once this one was.
+        stage: what it is for.
+        rows: of the UNet that it evaluates.
     """
 
     progress: Progress
@@ -51,7 +54,8 @@ class Step:
     inputs: Any = None
     key: Hashable = None
     share: float = 1.0
-    prepares: bool = False
+    stage: Stage = "draw"
+    rows: int = 1
 
 
 StepCoroutine: TypeAlias = Generator[Step, Any, Result]

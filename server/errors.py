@@ -14,6 +14,7 @@ ApiError
 ├── Unsupported      415  a Content-Type or Content-Encoding that is not read
 ├── Overloaded       429  the queue is full, the memory limit is reached, or an account's limit of requests
 ├── HeadersTooLarge  431  the headers are larger than the limit
+├── Disconnected     499  the client has hung up; only the log and the metrics show it
 ├── Failed           500  a job failed, or this program did
 └── Unavailable      503  the engine is not ready, or has too little memory
 
@@ -136,6 +137,15 @@ class HeadersTooLarge(ApiError):
     """The request line and headers are larger than the limit."""
 
     status = 431
+
+
+class Disconnected(ApiError):
+    """The client has hung up; nothing receives this response."""
+
+    status = 499
+
+    def __init__(self) -> None:
+        super().__init__("the client has disconnected")
 
 
 class Unavailable(ApiError):

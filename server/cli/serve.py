@@ -38,7 +38,7 @@ def run_server(
     Raises `ConfigError` if an address cannot be bound, or the accounts, the presets, the signing key or the certificate
     are invalid.
     """
-    configure_logging()
+    configure_logging(settings.log_format)
     state = build_app_state(model, settings, others, problems)
     context = _open_certificate(settings) if settings.tls else None
     with ExitStack() as stack:

@@ -43,6 +43,8 @@ ADDRESS = _match(
 )
 ZipType = Literal["auto", "binary/octet-stream", "application/x-zip-compressed"]
 """Media type of a ZIP that is sent to a client that accepts any type."""
+LogFormat = Literal["console", "json", "auto"]
+"""Form of the log's lines: text, JSON objects, or text only on a terminal."""
 OnDisconnect = Literal["cancel", "finish"]
 """What becomes of a request whose client has gone."""
 
@@ -125,6 +127,7 @@ class Settings(StrictModel):
     attention: Literal["sdpa", "xformers"] = "sdpa"
     threads: Count = "auto"
     drain_seconds: Annotated[float, Field(ge=1, le=86_400)] = 25
+    log_format: LogFormat = "console"
     engine: EngineSettings = EngineSettings()
     api: ApiSettings = ApiSettings()
 

@@ -17,6 +17,7 @@ from pipelines.cost import count_images
 from pipelines.errors import DeviceLost, PipelineError
 from pipelines.job import Work
 from pipelines.types import BatchingMode, OnPreview
+from server.engine.events import OnEvent, describe_end, ignore_event
 from server.engine.model import ServedModel
 from server.engine.queue import Forecast, Limits, Queue
 from server.engine.stepper import LoadedModel, Stepper, set_error
@@ -48,6 +49,7 @@ class Engine:
         load: called once, on the device thread.
         batching: "exact" evaluates each image on its own; "shared" lets images share passes of the network.
         step_timeout: seconds after which a step hangs that does not end, at the earliest; 0: never.
+        on_event: called with what happens, see events.py.
 
     Attributes:
         failure: why the engine is DEFUNCT or HUNG.
@@ -60,8 +62,9 @@ class Engine:
         limits: Limits | None = None,
         batching: BatchingMode = "exact",
         step_timeout: float = 0,
+        on_event: OnEvent = ignore_event,
     ) -> None:
-        self._load, self._limits = load, limits or Limits()
+        self._load, self._limits, self._on_event = load, limits or Limits(), on_event
         self._batching: BatchingMode = batching
         self._changed = Condition()  # guards the queue and the state
         self._queue = Queue(self._limits.images)
@@ -83,6 +86,11 @@ class Engine:
         return self._queue.waiting
 
     @property
+    def running(self) -> int:
+        """How many jobs have begun and are not finished."""
+        return len(self._queue.running)
+
+    @property
     def models(self) -> Mapping[str, ServedModel]:
         """The models that jobs may name, as known by now; none before the first is loaded."""
         return {} if self._loaded is None else self._loaded.models
@@ -90,6 +98,11 @@ class Engine:
     def find_place(self, name: str) -> str:
         """Return where a model is: on the "device", in "memory", or on "disk" only."""
         return "disk" if self._loaded is None else self._loaded.find_place(name)
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device's memory by what they are; nothing before the model is loaded, or on a CPU."""
+        return {} if self._loaded is None else self._loaded.device_memory
 
     @property
     def is_running(self) -> bool:
@@ -125,6 +138,7 @@ class Engine:
         with self._changed:
             self.admit(count_images(work))
             self._queue.add(ticket)
+            ticket.future.add_done_callback(lambda _: self._on_event(describe_end(ticket)))
             self._changed.notify_all()
         self._prepare_next()
         return ticket
@@ -189,9 +203,8 @@ class Engine:
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return
-        stepper = Stepper(
-            model, self._queue, self._changed, self._batching, self._prepare_next, self.watchdog
-        )
+        args = self._batching, self._prepare_next, self.watchdog, self._on_event
+        stepper = Stepper(model, self._queue, self._changed, *args)
         self._enter(State.READY)
         try:
             while self._wait_for_jobs():

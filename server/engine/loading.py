@@ -8,6 +8,7 @@ import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -104,7 +105,15 @@ def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentMo
 
     parked_memory = settings.engine.parked_memory << 20
     is_shared = not device.startswith("cuda")  # the device has no memory of its own
-    return ResidentModels(models, load, settings.engine.device_memory << 20, parked_memory, is_shared)
+    budgets = settings.engine.device_memory << 20, parked_memory
+    return ResidentModels(models, load, *budgets, is_shared, partial(read_memory, device))
+
+
+def read_memory(device: str) -> dict[str, int]:
+    """Return the bytes of a GPU's memory that tensors use, and that torch has reserved; nothing for another device."""
+    if torch.device(device).type != "cuda":
+        return {}
+    return {"used": torch.cuda.memory_allocated(device), "reserved": torch.cuda.memory_reserved(device)}
 
 
 def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:

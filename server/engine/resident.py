@@ -8,19 +8,17 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from time import perf_counter
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol
 
 from pipelines.errors import DeviceLost, OutOfMemory, PipelineError, UnknownName
 from pipelines.job import UpscaleJob, Work
 from pipelines.steps import Run
 from pipelines.types import OnPreview
 from pipelines.weights.checkpoint import checkpoint_files, open_checkpoint
-from server.engine.model import ServedModel
+from server.engine.model import Place, ServedModel
 from server.errors import Unavailable
 
 log = logging.getLogger("naiad")
-Place: TypeAlias = Literal["device", "memory", "disk"]
-"""Where a model is: ready to run, waiting in CPU memory, or not loaded."""
 
 
 class MovableModel(Protocol):
@@ -58,6 +56,7 @@ class ResidentModels:
         device_budget, memory_budget: bytes of models on the device and in CPU memory. The model that runs is always on
             the device, and what it replaces is dropped only once it is loaded.
         is_shared: whether the device's memory is the CPU's.
+        read_memory: returns bytes of the device's memory by what they are.
 
     Attributes:
         switches: how often a job needed another model than the one before it.
@@ -70,9 +69,10 @@ class ResidentModels:
         device_budget: int,
         memory_budget: int,
         is_shared: bool = True,
+        read_memory: Callable[[], Mapping[str, int]] = dict[str, int],
     ) -> None:
         self._load, self._budgets = load, (device_budget, memory_budget)
-        self._is_shared = is_shared
+        self._is_shared, self._read_memory = is_shared, read_memory
         first = load(models[0])
         self._models = {model.model: model for model in (first.model, *models[1:])}
         self._default = self._current = first.model.model
@@ -93,6 +93,11 @@ class ResidentModels:
     def find_place(self, name: str) -> Place:
         """Return where a model is now. On any thread."""
         return "device" if name in self._device else "memory" if name in self._memory else "disk"
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device's memory by what they are; nothing on a device that does not count them."""
+        return self._read_memory()
 
     def prepare(self, work: Work, /) -> None:
         """Begin what the next job needs, if its model is loaded."""

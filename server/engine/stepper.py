@@ -11,10 +11,20 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
-from pipelines.job import Job, Work
-from pipelines.steps import Run, Step, take_steps
+from pipelines.job import Job, UpscaleJob, Work
+from pipelines.steps import Run, Stage, Step, take_steps
 from pipelines.types import BatchingMode, OnPreview
-from server.engine.model import ServedModel
+from server.engine.events import (
+    JobBegan,
+    MemoryRanOut,
+    OnEvent,
+    PassTaken,
+    SharedPassFailed,
+    WeightsChanged,
+    ignore_event,
+    name_kind,
+)
+from server.engine.model import Place, ServedModel
 from server.engine.queue import Queue
 from server.engine.ticket import Result, RunningJob, Ticket
 from server.engine.watchdog import WEIGHTS, Watchdog
@@ -39,8 +49,13 @@ class LoadedModel(Protocol):
         """The models that jobs may name, as known by now; read on any thread."""
         ...
 
-    def find_place(self, name: str, /) -> str:
-        """Return where a model is: "device", "memory" or "disk"."""
+    def find_place(self, name: str, /) -> Place:
+        """Return where a model is."""
+        ...
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device's memory by what they are; read on any thread."""
         ...
 
     def prepare(self, work: Work, /) -> None:
@@ -86,6 +101,7 @@ class Stepper:
         lock: guards the queue.
         on_begin: called after a job has begun.
         watchdog: watches the operations of the device.
+        on_event: called with what happens.
     """
 
     def __init__(
@@ -96,9 +112,10 @@ class Stepper:
         batching: BatchingMode,
         on_begin: Callable[[], None],
         watchdog: Watchdog,
+        on_event: OnEvent = ignore_event,
     ) -> None:
         self._model, self._queue, self._lock, self._watchdog = model, queue, lock, watchdog
-        self._batching, self._on_begin = batching, on_begin
+        self._batching, self._on_begin, self._on_event = batching, on_begin, on_event
         self._room: dict[Hashable, float] = {}  # for the passes with a key, where memory did not suffice
 
     def take_pass(self) -> None:
@@ -121,7 +138,7 @@ class Stepper:
                 for found in self._iter_steps(ticket, steps):
                     if not steps or self._may_share(steps, found):
                         steps.append(found)
-                    elif found.step.prepares:
+                    elif found.step.stage == "encode":
                         self._take([found])  # so that the image can share the next pass
                     if self._batching == "exact":
                         break
@@ -161,10 +178,13 @@ class Stepper:
 
     def _activate(self, work: Work) -> None:
         is_active, started = self._model.is_active(work), perf_counter()
+        place = "device" if isinstance(work, UpscaleJob) else self._model.find_place(work.model)
         with self._watchdog.watch(WEIGHTS):
             self._retry(work, lambda: self._model.activate(work, self._list_works()))
         if not is_active:
-            self._queue.learn_switch(perf_counter() - started)
+            seconds = perf_counter() - started
+            self._queue.learn_switch(seconds)
+            self._on_event(WeightsChanged("loras" if place == "device" else place, seconds))
 
     def _begin(self, ticket: Ticket) -> RunningJob | None:
         """Begin a job; return None if its client has gone, or it has failed while weights were changed for it."""
@@ -178,14 +198,19 @@ class Stepper:
         with self._lock:
             job = self._queue.begin(ticket, run)
         self._on_begin()
+        self._on_event(JobBegan(name_kind(ticket.work), ticket.queue_seconds))
         return job
 
     def _take(self, steps: Sequence[ImageStep]) -> None:
         """Take steps together, and send their results to the images."""
         for each in steps:
             each.ticket.progress = each.step.progress
-        with self._work_on({each.ticket for each in steps}):
+        started, stage = perf_counter(), steps[0].step.stage if steps else "draw"
+        with self._work_on({each.ticket for each in steps}, stage):
             answers = self._compute(steps)
+        if answers:
+            rows = sum(each.step.rows for each, _ in answers)
+            self._on_event(PassTaken(stage, len(answers), rows, perf_counter() - started))
         for each, answer in answers:
             job = self._queue.running.get(each.ticket)
             if job is not None and not each.ticket.future.done():  # unless another of its images has failed
@@ -205,6 +230,7 @@ class Stepper:
                 if isinstance(error, OutOfMemory):
                     self._room[steps[0].step.key] = sum(each.step.share for each in steps[:-1])
                 log.warning("a shared pass failed, and is taken again image by image: %s", error)
+                self._on_event(SharedPassFailed())
         answers: list[tuple[ImageStep, Any]] = []
         for each in steps:
             if each.ticket not in self._queue.running:
@@ -226,6 +252,7 @@ class Stepper:
             return function()
         except OutOfMemory as error:
             log.warning("%s; trying again without all that is not needed for this job", error)
+            self._on_event(MemoryRanOut())
         self._model.free_memory(work, self._list_works())
         return function()
 
@@ -244,7 +271,7 @@ class Stepper:
                 self._queue.remove(ticket)
             self._queue.learn_speed(ticket)
             times = ticket.queue_seconds or 0.0, ticket.service
-            result = Result(output.images, output.sigmas, *times, output.vibe)
+            result = Result(output.images, output.sigmas, *times, output.vibe, dict(ticket.stages))
             with suppress(InvalidStateError):  # it hung
                 ticket.future.set_result(result)
 
@@ -267,7 +294,7 @@ class Stepper:
         set_error(ticket, error)
 
     @contextmanager
-    def _work_on(self, tickets: Collection[Ticket]) -> Generator[None]:
+    def _work_on(self, tickets: Collection[Ticket], stage: Stage = "draw") -> Generator[None]:
         """Watch what happens inside the context, and count its time as the device's work on jobs."""
         started = perf_counter()
         with self._watchdog.watch() as operation:
@@ -276,7 +303,7 @@ class Stepper:
             finally:
                 seconds = 0.0 if operation.hangs else perf_counter() - started
                 for ticket in tickets:
-                    ticket.service += seconds
+                    ticket.add_work(stage, seconds)
 
 
 def set_error(ticket: Ticket, error: Exception) -> None:

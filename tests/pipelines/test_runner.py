@@ -108,13 +108,13 @@ def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
 def test_each_part_of_encoding_is_a_step_of_the_first_image_that_gets_to_it(pipeline):
     first, second, third = Runner(pipeline).begin(change(ONE_PASS, seeds=(1, 2, 3))).images
     encoding = [image.send(None) for image in (first, second, third)]
-    assert all(step.prepares for step in encoding)
+    assert [step.stage for step in encoding] == ["encode"] * 3
     assert pipeline.parts == []
     for step in encoding:
         take_steps([step])
     assert pipeline.parts == [(64, 0), (64, 1)]
     assert len(pipeline.passes) == 1
-    assert not first.send(None).prepares
+    assert first.send(None).stage == "draw"
 
 
 def test_a_part_of_encoding_that_ran_out_of_memory_is_computed_again(pipeline):
@@ -126,7 +126,7 @@ def test_a_part_of_encoding_that_ran_out_of_memory_is_computed_again(pipeline):
     pipeline.failure = None
     take_steps([step])
     assert pipeline.parts == [(64, 0), (64, 1), (64, 1)]
-    assert not image.send(None).prepares
+    assert image.send(None).stage == "draw"
 
 
 def test_the_sigmas_are_the_last_passes(pipeline):
@@ -198,3 +198,19 @@ def test_the_demo_model_enhances(demo):
     begun = [step.done for step in progress if step.step == 1]
     assert begun[0] == 0
     assert begun[-1] == pytest.approx(estimate_passes(job)[0] / estimate_cost(job))
+
+
+def test_the_steps_of_an_enhanced_image_name_their_stages(demo):
+    second = Pass(96, 96, (1,), PreviousPass(), 0.5)
+    job = make_job(64, 64, steps=2)
+    (image,) = Runner(demo).begin(replace(job, passes=(*job.passes, second))).images
+    stages, answer = [], None
+    try:
+        while True:
+            step = image.send(answer)
+            stages.append((step.stage, step.rows))
+            (answer,) = take_steps([step])
+    except StopIteration:
+        pass
+    first = [("encode", 1), ("draw", 2), ("draw", 2), ("decode", 1)]
+    assert stages == [*first, ("encode", 1), ("encode", 1), ("draw", 2), ("decode", 1)]

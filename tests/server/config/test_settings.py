@@ -18,6 +18,7 @@ OTHER = {
     "attention": "xformers",
     "threads": "81",
     "drain_seconds": "81",
+    "log_format": "json",
     "tls": "true",
     "engine.queue_limit": "81",
     "engine.deadline": "81",

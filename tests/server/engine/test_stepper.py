@@ -12,8 +12,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from jobs import make_job
 
 from pipelines.errors import Cancelled, DeviceLost, NotFinite, OutOfMemory
-from pipelines.steps import Run, Step
+from pipelines.steps import Run, Stage, Step
 from pipelines.types import BatchingMode, Output, Progress
+from server.engine.events import Event, PassTaken, WeightsChanged
 from server.engine.queue import Queue
 from server.engine.stepper import LoadedModel, Stepper
 from server.engine.ticket import Ticket
@@ -29,6 +30,7 @@ class CountingModel:
     Attributes:
         passes: the seeds of the images that each call was for.
         flaky: whether calls for several images fail.
+        stages: what the steps are for, in order; by default all are to draw.
         room: how many images there is memory for.
         spare: images for which there is memory once some was freed.
         freed: the models of the jobs for which memory was freed, and of those that had begun.
@@ -38,11 +40,14 @@ class CountingModel:
 
     def __init__(self):
         self.active, self.passes, self.activations, self.closed = "m", [], [], []
-        self.flaky = False
+        self.flaky, self.stages = False, tuple[Stage, ...]()
         self.room, self.spare, self.freed = 1000, 0, []
 
     def is_active(self, work):
         return work.model == self.active
+
+    def find_place(self, name):
+        return "device" if name == self.active else "disk"
 
     def activate(self, work, others):
         if work.model == "absent":
@@ -66,11 +71,12 @@ class CountingModel:
         number = seed
         try:
             if work.sampler == "ddim":
-                yield Step(Progress(0, 1, work.steps, 0.0), self._prepare, seed, prepares=True)
+                yield Step(Progress(0, 1, work.steps, 0.0), self._prepare, seed, stage="encode")
             for step in range(work.steps):
                 progress = Progress(0, step + 1, work.steps, 1.0)
                 key = None if work.sampler == "k_lms" else work.passes[0].width
-                number = yield Step(progress, self._take, (work, seed, number), key, 0.3)
+                stage = self.stages[step] if self.stages else "draw"
+                number = yield Step(progress, self._take, (work, seed, number), key, 0.3, stage)
             return number
         finally:
             self.closed.append(seed)
@@ -100,8 +106,10 @@ class Bench:
     def __init__(self, batching: BatchingMode = "exact", images=4):
         self.model: CountingModel = CountingModel()
         self.queue = Queue(images)
+        self.events: list[Event] = []
         model, watchdog = cast("LoadedModel", self.model), Watchdog(0, lambda _: None)
-        self.stepper = Stepper(model, self.queue, Condition(), batching, lambda: None, watchdog)
+        args = Condition(), batching, lambda: None, watchdog, self.events.append
+        self.stepper = Stepper(model, self.queue, *args)
 
     def submit(self, *seeds, steps=2, client="", model="m", **changes):
         ticket = Ticket(replace(make_job(seeds=seeds, steps=steps, **changes), model=model), client=client)
@@ -342,7 +350,7 @@ class Load(RuleBasedStateMachine):
         super().__init__()
         self.bench = Bench(self.batching, images=3)
         self.ends = {}
-        self.is_lost = False
+        self.is_short = False
 
     @rule(
         target=tickets,
@@ -372,6 +380,11 @@ class Load(RuleBasedStateMachine):
     def fail_shared_passes(self):
         self.bench.model.flaky = not self.bench.model.flaky
 
+    @rule(room=st.sampled_from([0, 1, 2, 1000]), spare=st.sampled_from([0, 1]))
+    def limit_memory(self, room, spare):
+        self.bench.model.room, self.bench.model.spare = room, spare
+        self.is_short |= room == 0
+
     @invariant()
     def no_job_ends_twice(self):
         assert all(len(ends) <= 1 for ends in self.ends.values())
@@ -392,6 +405,8 @@ class Load(RuleBasedStateMachine):
             assert ticket.future.result(0).images == [seed + steps for seed in seeds]
         elif isinstance(error, Cancelled):
             assert ticket.is_cancelled
+        elif isinstance(error, OutOfMemory):
+            assert self.is_short
         elif "damaged" in str(error):
             assert ticket.work.model == "absent"
         else:
@@ -406,3 +421,42 @@ class SharedLoad(Load):
 TestLoad = Load.TestCase
 TestSharedLoad = SharedLoad.TestCase
 TestLoad.settings = TestSharedLoad.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_the_seconds_of_a_job_are_counted_by_what_they_are_for(monkeypatch):
+    now, bench = [0.0], Bench()
+    monkeypatch.setattr("server.engine.stepper.perf_counter", lambda: now[0])
+    bench.model.stages = ("encode", "draw", "draw", "decode")
+    take = bench.model._take
+
+    def take_a_second(inputs):
+        now[0] += 1
+        return take(inputs)
+
+    monkeypatch.setattr(bench.model, "_take", take_a_second)
+    ticket = bench.submit(10, steps=4)
+    bench.run()
+    assert ticket.future.result(0).stages == {"encode": 1.0, "draw": 2.0, "decode": 1.0}
+    assert ticket.future.result(0).run_seconds == 4.0
+    passes = [event for event in bench.events if isinstance(event, PassTaken)]
+    assert [(each.stage, each.seconds) for each in passes] == [
+        ("encode", 1.0),
+        ("draw", 1.0),
+        ("draw", 1.0),
+        ("decode", 1.0),
+    ]
+
+
+def test_what_happens_is_reported():
+    bench = Bench("shared")
+    bench.model.flaky = True
+    bench.submit(10, 20, steps=1)
+    bench.run()
+    bench.submit(30, steps=1, model="other")
+    bench.run()
+    kinds = [type(event).__name__ for event in bench.events]
+    assert kinds == ["JobBegan", "SharedPassFailed", "PassTaken", "WeightsChanged", "JobBegan", "PassTaken"]
+    passes = [event for event in bench.events if isinstance(event, PassTaken)]
+    assert [(each.stage, each.images, each.rows) for each in passes] == [("draw", 2, 2), ("draw", 1, 1)]
+    (changed,) = (event for event in bench.events if isinstance(event, WeightsChanged))
+    assert changed.source == "disk"
