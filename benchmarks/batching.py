@@ -87,7 +87,7 @@ class Setup:
 
 CPU = Setup(
     DEMO, {Picture(64, 64, 12): None, Picture(256, 256, 8): None}, (1, 2, 4, 8), 8,
-    Picture(512, 768, 40, 4), Picture(256, 256, 8), 3, {},
+    Picture(512, 768, 40, 4), Picture(256, 256, 8), 2, {},
 )  # fmt: skip
 SMALL = replace(
     CPU, goals={Picture(64, 64, 4): None}, clients=(1, 4), pictures=4, long=Picture(256, 384, 20, 2), shorts=2

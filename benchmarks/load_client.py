@@ -151,6 +151,7 @@ class Client:
         except httpx.TransportError as error:
             self._tally.answers[f"{kind}: lost"] += 1
             self._tally.add_problem("lost", f"{kind} {name}: {type(error).__name__} {error}")
+            await asyncio.sleep(1)
             return None
         self._tally.answers[f"{kind}: {response.status_code}"] += 1
         return response
@@ -176,7 +177,9 @@ class Client:
         worst = compare_pictures(pictures, expected)
         self._tally.differences[request.name] = max(self._tally.differences.get(request.name, 0.0), worst)
         if worst > self._load.tolerance:
-            self._tally.add_problem("wrong", f"{kind} {request.name}: differs by {worst:.3f} of 255")
+            self._tally.add_problem(
+                "wrong", f"{kind} {request.name}: differs by {worst:.2g} of 255 on average"
+            )
 
     def _judge_refusal(self, name: str, response: httpx.Response) -> None:
         kind = "5xx" if response.status_code >= 500 else "refused"

@@ -62,6 +62,7 @@ def serve(
     use_tls: Annotated[
         bool | None, option("--tls/--no-tls", help="Serve HTTPS under NAI's names; see naiad tls.")
     ] = None,
+    archive: Annotated[Path | None, option(help="Folder in which every picture is kept.")] = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
     prediction: options.Prediction = None,
@@ -79,7 +80,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over HTTP until interrupted."""
-    flags = {"host": host, "port": port, "tls": use_tls, "device": device, "dtype": dtype}
+    flags = {"host": host, "port": port, "tls": use_tls, "archive": archive}
+    flags |= {"device": device, "dtype": dtype}
     settings = load_settings(config, os.environ, flags)
     catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
     from server.engine.model import detect_model, detect_others

@@ -87,6 +87,8 @@ def announce(model: ServedModel, state: AppState, settings: Settings, port: int)
     key = state.metadata.key
     if key is not None:
         typer.echo(f"images are signed with the key {key.public} ({signing_key_path(settings)})")
+    if settings.archive is not None:
+        typer.echo(f"every picture is kept in {settings.archive}")
     addresses = [format_address(host, port, "https" if settings.tls else "http") for host in settings.host]
     typer.echo(f"naiad listens on {' and '.join(addresses)}")
     if settings.tls:

@@ -55,7 +55,7 @@ class LoadedModel(Protocol):
 
     @property
     def device_memory(self) -> Mapping[str, int]:
-        """Bytes of the device's memory by what they are; read on any thread."""
+        """Bytes of the device's memory by what they are."""
         ...
 
     def prepare(self, work: Work, /) -> None:

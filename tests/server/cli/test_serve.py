@@ -44,6 +44,11 @@ def test_a_generated_token_is_printed_once(model, capsys):
     assert 'Bearer $NAIAD_TOKEN"' in printed
 
 
+def test_an_archive_is_printed(model, capsys, tmp_path):
+    assert f"every picture is kept in {tmp_path}\n" in announce(model, capsys, archive=tmp_path)[0]
+    assert "is kept" not in announce(model, capsys)[0]
+
+
 def test_each_address_is_printed(model, capsys):
     printed, tokens = announce(model, capsys, host=("127.0.0.1", "::1"))
     assert "listens on http://127.0.0.1:4242 and http://[::1]:4242\n" in printed
