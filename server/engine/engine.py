@@ -210,8 +210,8 @@ class Engine:
                 self._drop_failed(stepper)
                 stepper.take_pass()
                 self._read_memory(model)
-        except DeviceLost as error:
-            self._fail_device(error, stepper)
+        except Exception as error:  # noqa: BLE001  # without this thread, no job would ever end
+            self._fail(error, stepper)
             return
         self._enter(State.STOPPED)
 
@@ -226,9 +226,10 @@ class Engine:
         log.error("%s", self.failure, exc_info=None if is_known else error)
         self._enter(State.DEFUNCT)
 
-    def _fail_device(self, error: DeviceLost, stepper: Stepper) -> None:
+    def _fail(self, error: Exception, stepper: Stepper) -> None:
         """Refuse all jobs, those that run and those that come: only a new process can use the device again."""
-        self.failure = "the device has failed; restart the server"
+        subject = "the device" if isinstance(error, DeviceLost) else "the engine"
+        self.failure = f"{subject} has failed; restart the server"
         log.critical("%s", self.failure, exc_info=error)
         self._enter(State.DEFUNCT)
         for ticket in self._queue.tickets:
