@@ -9,7 +9,7 @@ from time import perf_counter
 from fastapi import Request
 from fastapi.responses import Response
 
-from server.api.jobs import decode_in_slot, receive_body, submit_images, wait_for_result
+from server.api.jobs import decode_in_slot, receive_body, run_for_client, submit_images, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
@@ -53,7 +53,8 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
     result = await wait_for_result(waiter, request)
     get_reservation(request).hold(sum(image.nbytes for image in result.images))
     started = perf_counter()
-    files = await waiter.job.share_files(partial(encode_images, state, resolved, result))
+    encode = partial(encode_images, state, resolved, result)
+    files = await run_for_client(request, waiter.job.share_files(encode))
     timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
     return Generated(resolved, files, timings)
 

@@ -65,13 +65,18 @@ class Limits:
 
     Attributes:
         queue: images of jobs that wait, without those that have begun; a job for more waits alone.
+        share: those of one client, likewise.
         images: images that have begun and are not finished; one of them runs.
         rows: of a pass that images of several jobs share.
     """
 
-    queue: int = 64
+    queue: int = 128
     images: int = 4
     rows: int = 8
+
+    @property
+    def share(self) -> int:
+        return max(self.queue // 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
