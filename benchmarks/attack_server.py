@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +34,7 @@ class Figures:
     """What was measured during one attack; `other` is what the attack itself has found."""
 
     live_worst_ms: float = 0.0
+    live_p50_ms: float = 0.0
     live_p99_ms: float = 0.0
     live_failed: int = 0
     baseline_mib: int = 0
@@ -71,22 +72,24 @@ def get(address: tuple[str, int], path: str) -> tuple[int, float]:
 
 
 class Server:
-    """A server process of the checkout at `root`, which may open `files` files."""
+    """A server process of the checkout at `root`, with the demo model, which may open `files` files."""
 
-    def __init__(self, root: Path, files: int | None = None) -> None:
+    def __init__(
+        self, root: Path, files: int | None = None, settings: Mapping[str, object] = SETTINGS
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = free.getsockname()
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD")}
         known = (root / "configs" / "server.toml").read_text()
-        chosen = {key: value for key, value in SETTINGS.items() if key.split(".")[-1] in known}
+        chosen = {key: value for key, value in settings.items() if key.split(".")[-1] in known}
         variables = {f"NAIAD_{key.replace('.', '_').upper()}": str(value) for key, value in chosen.items()}
         own = {"OMP_NUM_THREADS": "1", "NAIAD_METADATA": "plain"}  # which needs no signing key
         command = [str(root / ".venv/bin/python"), "-P", "-m", "server", "serve", "--demo"]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.address[1])],
             cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env=inherited | variables | own,
+            env=inherited | own | variables,
             preexec_fn=None if files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
         )  # fmt: skip
         self.stopped = PROCESSES.Event()  # /live is not measured any more
@@ -202,6 +205,7 @@ def watch_live(server: Server, figures: Figures) -> Iterator[None]:
     process.join()
     seconds = sorted(took for _, took in found)
     figures.live_worst_ms = round(1000 * seconds[-1], 1)
+    figures.live_p50_ms = round(1000 * seconds[len(seconds) // 2], 1)
     figures.live_p99_ms = round(1000 * seconds[int(0.99 * (len(seconds) - 1))], 1)
     figures.live_failed = sum(status != 200 for status, _ in found)
 

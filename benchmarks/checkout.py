@@ -46,10 +46,15 @@ class ServerFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """The checkout at `root`, with the scratch folder `folder` for everything it writes."""
+    """The checkout at `root`, with the scratch folder `folder` for everything it writes.
+
+    Attributes:
+        python: the interpreter; None is the one of its `.venv`.
+    """
 
     root: Path
     folder: Path
+    python: Path | None = None
 
     @property
     def demo(self) -> Path:
@@ -59,7 +64,11 @@ class Checkout:
     @property
     def _command(self) -> list[str]:
         # the same as the console script `naiad`, which is only as new as the checkout's installation
-        return [str(self.root / ".venv/bin/python"), "-P", "-m", "server"]
+        return [self._python, "-P", "-m", "server"]
+
+    @property
+    def _python(self) -> str:
+        return str(self.python or self.root / ".venv/bin/python")
 
     def run_naiad(
         self, *arguments: object, stdout: Path | None = None, variables: Variables | None = None
@@ -73,7 +82,7 @@ class Checkout:
 
     def run_python(self, code: str, *arguments: object, variables: Variables | None = None) -> Completed:
         """Run a program with the checkout's Python, which can import its packages."""
-        command = [str(self.root / ".venv/bin/python"), "-c", code, *map(str, arguments)]
+        command = [self._python, "-c", code, *map(str, arguments)]
         return self._run(command, variables)
 
     def list_models(self, files: Mapping[str, Path | Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -112,7 +121,9 @@ class Checkout:
     def _environment(self, variables: Variables | None) -> dict[str, str]:
         """This process's environment without settings of naiad, one thread and a signing key of its own."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD")}
+        path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
         own = {"OMP_NUM_THREADS": "1", "NAIAD_SIGNING_KEY": str(self.folder / "signing.pem")}
+        own["PYTHONPATH"] = path  # a checkout need not be installed
         return {**inherited, **own, **(variables or {})}
 
     @contextmanager
@@ -126,7 +137,21 @@ class Checkout:
         chosen = [] if port else ["--port", str(find_free_port())]
         address = f"http://127.0.0.1:{port or chosen[1]}"
         command = [*self._command, "serve", *map(str, arguments), *chosen]
-        log = self.folder / f"server-{port or chosen[1]}.log"
+        with self._run_server(command, address, variables):
+            yield address
+
+    @contextmanager
+    def serve_module(self, module: str, *arguments: object) -> Iterator[str]:
+        """Serve likewise with another program, a module that takes `--port` and answers `/ready`."""
+        port = find_free_port()
+        command = [self._python, "-m", module, *map(str, arguments), "--port", str(port)]
+        address = f"http://127.0.0.1:{port}"
+        with self._run_server(command, address, None):
+            yield address
+
+    @contextmanager
+    def _run_server(self, command: list[str], address: str, variables: Variables | None) -> Iterator[None]:
+        log = self.folder / f"server-{address.rpartition(':')[2]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.folder,
@@ -134,7 +159,7 @@ class Checkout:
             )  # fmt: skip
         try:
             _wait_until_ready(address, process, log)
-            yield address
+            yield
         finally:
             process.terminate()
             try:

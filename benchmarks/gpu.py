@@ -137,9 +137,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def build_diffusers_run(setup: Setup, weights: Weights) -> Callable[[], object]:
-    """Return a function that generates an image with diffusers' pipeline and scheduler on the same networks."""
-    scheduler = EulerDiscreteScheduler(
+def build_scheduler() -> EulerDiscreteScheduler:
+    """Return diffusers' scheduler for Euler steps of a model with v-prediction and zero terminal SNR."""
+    return EulerDiscreteScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
         beta_end=0.012,
@@ -147,10 +147,14 @@ def build_diffusers_run(setup: Setup, weights: Weights) -> Callable[[], object]:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )
+
+
+def build_diffusers_run(setup: Setup, weights: Weights) -> Callable[[], object]:
+    """Return a function that generates an image with diffusers' pipeline and scheduler on the same networks."""
     pipe = cast("Any", StableDiffusionXLPipeline)(
         vae=cast("Any", weights.vae).module,
         unet=cast("Any", weights.unet).module,
-        scheduler=scheduler,
+        scheduler=build_scheduler(),
         text_encoder=None,
         text_encoder_2=None,
         tokenizer=None,

@@ -21,7 +21,12 @@ def estimate_cost(work: Work) -> float:
         return 1.0
     if isinstance(work, UpscaleJob):
         return work.width * work.height / 1e6
-    return sum(_estimate_pass(work, pass_) for pass_ in work.passes)
+    return sum(estimate_passes(work))
+
+
+def estimate_passes(job: Job) -> list[float]:
+    """Return the same for each pass of a job, whose sum it is."""
+    return [_estimate_pass(job, pass_) for pass_ in job.passes]
 
 
 def _estimate_pass(job: Job, pass_: Pass) -> float:

@@ -58,6 +58,17 @@ class NotFinite(PipelineError):
     """The network or the VAE returned NaN or infinity."""
 
 
+class OutOfMemory(PipelineError):
+    """An operation needs more memory than there is, on the device or for the CPU; others can still succeed.
+
+    Args:
+        subject: what it was for.
+    """
+
+    def __init__(self, subject: str = "") -> None:
+        super().__init__(f"{subject}: not enough memory" if subject else "not enough memory")
+
+
 class DeviceLost(PipelineError):
     """The device fails every operation; only a new process can use it again."""
 

@@ -1,5 +1,6 @@
 """One loaded diffusion model on one device: from a job's pass to its images. Usable alone as a library."""
 
+import gc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,8 +15,9 @@ from pipelines.adapters.control_map import ControlMap, RowControl, RowControls
 from pipelines.adapters.control_residency import ControlResidency
 from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
-from pipelines.device import translate_device_errors
-from pipelines.errors import PipelineError
+from pipelines.cost import estimate_passes
+from pipelines.device import make_step, release_memory, translate_device_errors
+from pipelines.errors import NotFinite, PipelineError
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.overlay import apply_overlay
@@ -31,6 +33,7 @@ from pipelines.job import (
     RgbImage,
     VibeJob,
 )
+from pipelines.pass_limits import PassLimits
 from pipelines.plan import Plan, make_plan
 from pipelines.previewer import PreviewRun
 from pipelines.sampling.batching import RowBatcher
@@ -59,6 +62,7 @@ class PassInputs:
         init: the init image's latents; None without one, and where every image starts from its own one.
         batcher: evaluates the UNet that the pass uses.
         steps_before: steps of the job's passes before this one.
+        before, share: the shares of the work for an image that the passes before are, and that this one is.
     """
 
     pass_: Pass
@@ -68,6 +72,12 @@ class PassInputs:
     controls: RowControls
     batcher: RowBatcher
     steps_before: int = 0
+    before: float = 0.0
+    share: float = 1.0
+
+    def show_progress(self, image: int, step: int, sigma: float) -> Progress:
+        """Return the progress of an image before a step of the pass."""
+        return Progress(image, step, self.plan.steps, sigma, self.before, self.share)
 
 
 class Pipeline:
@@ -79,6 +89,7 @@ class Pipeline:
         vibe: encodes reference images; None without an adapter for them.
         lora_memory: bytes of CPU memory for what switching LoRAs needs, see adapters/residency.py.
         control_memory: bytes of the device's memory for ControlNets that the job that runs does not use.
+        pass_limits: how much images may have together to share a pass.
     """
 
     def __init__(
@@ -89,12 +100,14 @@ class Pipeline:
         vibe: VibeEncoder | None = None,
         lora_memory: int = LORA_MEMORY,
         control_memory: int = CONTROL_MEMORY,
+        pass_limits: PassLimits | None = None,
     ) -> None:
         self.weights, self.vibe = weights, vibe
         self.table = build_noise_table(weights.detection, sigma_max)
         self.device, self._to_x0 = weights.device, PREDICTIONS[weights.detection.prediction]
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
-        args = (self.table, weights.device, weights.dtype)
+        self._limits = pass_limits or PassLimits()
+        args = (self.table, weights.device, weights.dtype, self._limits.unet)
         self._batching = batching
         self._batcher = RowBatcher(weights.unet, *args)
         self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
@@ -120,6 +133,13 @@ class Pipeline:
         for module in self._list_modules():
             nn.Module.to(module, device)
 
+    def free_memory(self) -> None:
+        """Free what is kept for later jobs on the device: ControlNets and encoded prompts."""
+        self._controls.free_unused()
+        self._prompts.clear()
+        gc.collect()
+        release_memory(self.device)
+
     def _list_modules(self) -> list[nn.Module]:
         parts = [planned.part.module for planned in self.weights.parts]
         return parts if self.vibe is None else [*parts, *self.vibe.modules]
@@ -137,9 +157,12 @@ class Pipeline:
         self._loras.activate(job.loras)
 
     @torch.inference_mode()
-    def begin_pass(self, job: Job, pass_: Pass, steps_before: int = 0) -> PassInputs:
-        """Encode what the images of a pass share; `steps_before` counts those of the job's passes before it."""
-        plan = make_plan(job, pass_, self.table)
+    def begin_pass(self, job: Job, number: int = 0) -> PassInputs:
+        """Encode what the images share in pass `number` of a job."""
+        *earlier, plan = (make_plan(job, each, self.table) for each in job.passes[: number + 1])
+        pass_, costs = job.passes[number], estimate_passes(job)
+        before, share = sum(costs[:number]) / sum(costs), costs[number] / sum(costs)
+        steps_before = sum(each.steps for each in earlier)
         self._prompts.adapters = self._loras.text_key
         embeddings = self._prompts.encode(job.prompts)
         if job.vibes:
@@ -150,7 +173,7 @@ class Pipeline:
             if init.inpaint_channels is not None and self._inpaint_batcher is not None:
                 batcher = self._inpaint_batcher
         controls = self._prepare_controls(job.controls, pass_)
-        return PassInputs(pass_, plan, embeddings, init, controls, batcher, steps_before)
+        return PassInputs(pass_, plan, embeddings, init, controls, batcher, steps_before, before, share)
 
     def generate_image(
         self,
@@ -169,8 +192,9 @@ class Pipeline:
             PipelineError: the result is not finite.
         """
         latents = yield from self.denoise_image(inputs, index, previous, previews)
-        steps, key = inputs.plan.steps, (id(self._vae), latents.shape)
-        image = yield Step(Progress(index, steps, steps, 0.0), self._decode, latents, key)
+        progress, key = inputs.show_progress(index, inputs.plan.steps, 0.0), (id(self._vae), latents.shape)
+        share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
+        image = yield Step(progress, self._decode, latents, key, share, "decode")
         if isinstance(init := inputs.pass_.init, InitImage):
             image = apply_overlay(match_colors(image, init), init)
         return image
@@ -184,7 +208,11 @@ class Pipeline:
         previews: PreviewRun | None = None,
     ) -> StepCoroutine[Tensor]:
         """Generate an image likewise up to its clean latents, (4, height / 8, width / 8)."""
-        init = inputs.init if previous is None else encode_image(previous, self._vae, self.device)
+        init = inputs.init
+        if previous is not None:
+            encode = partial(encode_image, previous, self._vae, self.device)
+            progress = inputs.show_progress(index, 1, 0.0)
+            init = yield make_step(self.device, progress, encode, "encode", prepares=True)
         with closing(self._start(inputs, index, init, previews)) as trajectory:
             outputs: Sequence[Tensor] | None = None
             while True:
@@ -195,15 +223,27 @@ class Pipeline:
                 outputs = yield self._make_step(inputs, index, rows)
 
     def _make_step(self, inputs: PassInputs, index: int, rows: Rows) -> Step:
-        plan, sigma = inputs.plan, rows[0].sigma
-        progress = Progress(index, plan.find_step(sigma), plan.steps, sigma)
-        batcher = inputs.batcher
-        return Step(progress, batcher.evaluate_images, rows, batcher.make_key(rows), len(rows))
+        sigma, batcher = rows[0].sigma, inputs.batcher
+        progress = inputs.show_progress(index, inputs.plan.find_step(sigma), sigma)
+        key, share = batcher.make_key(rows), batcher.find_share(rows)
+        return Step(progress, batcher.evaluate_images, rows, key, share, rows=len(rows))
 
     @torch.inference_mode()
     def _decode(self, images: Sequence[Tensor]) -> list[Pixels]:
         with translate_device_errors(self.device):
-            return [self._vae.decode(latents) for latents in images]
+            try:
+                return self._vae.decode_images(torch.stack(list(images)))
+            except NotFinite as error:
+                raise NotFinite(f"{error}; {self._advise()}") from error
+
+    def _advise(self) -> str:
+        """Return what to do if the networks' numbers were too large."""
+        has_loras = not self._loras.is_active(())
+        advice = f"lower scale{' or the strengths of the LoRAs' if has_loras else ''}"
+        if self.weights.dtype == torch.float32:
+            return advice
+        wider = "bfloat16" if self.weights.dtype == torch.float16 else "float32"
+        return f'{advice}, or set dtype = "{wider}" in the server\'s settings'
 
     def run(self, job: Job, on_step: OnStep | None = None) -> Output:
         """Run a job of one pass.
@@ -215,14 +255,14 @@ class Pipeline:
             PipelineError: the job cannot be run, or its result is not finite.
         """
         self.activate(job)
-        inputs = self.begin_pass(job, job.passes[0])
+        inputs = self.begin_pass(job)
         images = [self.generate_image(inputs, index) for index in range(len(inputs.pass_.seeds))]
         return Output(run_steps(images, on_step, self._batching == "shared"), inputs.plan.sigmas)
 
     def generate_latents(self, job: Job, on_step: OnStep | None = None) -> list[Tensor]:
         """Run a job's first pass up to the clean latents, (4, height / 8, width / 8) for each seed."""
         self.activate(job)
-        inputs = self.begin_pass(job, job.passes[0])
+        inputs = self.begin_pass(job)
         images = [self.denoise_image(inputs, index) for index in range(len(inputs.pass_.seeds))]
         return run_steps(images, on_step, self._batching == "shared")
 

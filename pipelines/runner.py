@@ -1,19 +1,20 @@
 """Everything that is loaded on one device: a diffusion model, and what upscales images."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import torch
 
-from pipelines.device import translate_device_errors
+from pipelines.device import make_step, translate_device_errors
 from pipelines.image.preview import DecodePreview
 from pipelines.job import Job, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.previewer import Previewer, PreviewRun
-from pipelines.steps import Run, Step, StepCoroutine, run_steps
+from pipelines.steps import Run, StepCoroutine, TileCoroutine, run_steps
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress
-from pipelines.upscale.upscaler import Tiles, Upscaler, resize_tiles
+from pipelines.upscale.upscaler import Upscaler, resize_tiles
 
 
 class Runner:
@@ -56,6 +57,11 @@ class Runner:
             with translate_device_errors(self._pipeline.device):
                 self._pipeline.activate(work)
 
+    def free_memory(self) -> None:
+        """Free what is kept for later jobs on the device."""
+        with translate_device_errors(self._pipeline.device):
+            self._pipeline.free_memory()
+
     def begin(self, work: Work, on_preview: OnPreview | None = None) -> Run:
         """Begin a job. Its steps are taken while it is active; they raise what is listed here.
 
@@ -64,6 +70,7 @@ class Runner:
 
         Raises:
             DeviceLost: the device has failed for good.
+            OutOfMemory: the step can be taken again, after memory was freed.
             PipelineError: the job cannot be run, or its result is not finite.
         """
         if isinstance(work, UpscaleJob):
@@ -71,7 +78,8 @@ class Runner:
         if isinstance(work, VibeJob):
             return Run([self._guard(self._encode_vibe(work))], lambda vibes: Output((), (), vibes[0]))
         count = len(work.passes[0].seeds)
-        previews = None if on_preview is None else PreviewRun(self.previewer, count, on_preview)
+        with translate_device_errors(self._pipeline.device):
+            previews = None if on_preview is None else PreviewRun(self.previewer, count, on_preview)
         run = JobRun(self._pipeline, self._upscaler, work, previews)
         return Run([self._guard(run.generate(index)) for index in range(count)], run.finish)
 
@@ -89,14 +97,15 @@ class Runner:
 
     def _upscale(self, job: UpscaleJob) -> StepCoroutine[Pixels]:
         pixels = np.frombuffer(job.image.rgb, np.uint8).reshape(job.image.height, job.image.width, 3)
-        return _pause_between(resize_tiles(pixels, job.width, job.height, self._upscaler), 0)
+        tiles = resize_tiles(pixels, job.width, job.height, self._upscaler)
+        return _compute_tiles(tiles, 0, self._pipeline.device)
 
     def _encode_vibe(self, job: VibeJob) -> StepCoroutine[Any]:
-        yield Step(Progress(0, 1, 1, 0.0))
-        return self._pipeline.encode_vibe(job)
+        progress, encode = Progress(0, 1, 1, 0.0), partial(self._pipeline.encode_vibe, job)
+        return (yield make_step(self._pipeline.device, progress, encode, "encode"))
 
     def _guard(self, coroutine: StepCoroutine[Any]) -> StepCoroutine[Any]:
-        """Return the same coroutine, which raises `DeviceLost` where the device has failed for good."""
+        """Return the same coroutine with the device's errors translated that it raises between two steps."""
         with translate_device_errors(self._pipeline.device):
             return (yield from coroutine)
 
@@ -115,12 +124,12 @@ class JobRun:
         previous: RgbImage | None = None
         image: Pixels | None = None
         for number, pass_ in enumerate(self._job.passes):
+            inputs = yield from self._find_inputs(number, index)
             if image is not None and isinstance(pass_.init, PreviousPass):
                 upscaler = self._upscaler if pass_.init.network else None
                 tiles = resize_tiles(image, pass_.width, pass_.height, upscaler)
-                resized = yield from _pause_between(tiles, index)
+                resized = yield from _compute_tiles(tiles, index, self._pipeline.device, inputs.before, 0.0)
                 previous = RgbImage(pass_.width, pass_.height, resized.tobytes())
-            inputs = self._find_inputs(number)
             image = yield from self._pipeline.generate_image(inputs, index, previous, self._previews)
         assert image is not None
         return image
@@ -129,19 +138,30 @@ class JobRun:
         """Return the job's output."""
         return Output(images, self._inputs[-1].plan.sigmas)
 
-    def _find_inputs(self, number: int) -> PassInputs:
+    def _find_inputs(self, number: int, index: int) -> StepCoroutine[PassInputs]:
         """Return what the images of a pass share; the first image to reach the pass encodes it."""
         if number == len(self._inputs):
-            steps_before = sum(inputs.plan.steps for inputs in self._inputs)
-            self._inputs.append(self._pipeline.begin_pass(self._job, self._job.passes[number], steps_before))
+            before = sum(inputs.share for inputs in self._inputs)
+            progress = Progress(index, 1, self._job.steps, 0.0, before, 0.0)
+            encode = partial(self._encode, number)
+            yield make_step(self._pipeline.device, progress, encode, "encode", prepares=True)
         return self._inputs[number]
 
+    def _encode(self, number: int) -> None:
+        """Encode the inputs of a pass, unless that was done for another image since the step was made."""
+        if number == len(self._inputs):
+            self._inputs.append(self._pipeline.begin_pass(self._job, number))
 
-def _pause_between(tiles: Tiles, index: int) -> StepCoroutine[Pixels]:
-    """Offer to be interrupted before each tile."""
+
+def _compute_tiles(
+    tiles: TileCoroutine[Pixels], index: int, device: torch.device, before: float = 0.0, share: float = 1.0
+) -> StepCoroutine[Pixels]:
+    """Compute each tile in a step of its own; `before` and `share` are those of `Progress`."""
+    computed: Any = None
     try:
         while True:
-            done, total = next(tiles)
-            yield Step(Progress(index, done + 1, total, 0.0))
+            tile = tiles.send(computed)
+            progress = Progress(index, tile.number, tile.total, 0.0, before, share)
+            computed = yield make_step(device, progress, tile.compute, "upscale")
     except StopIteration as stop:
         return stop.value

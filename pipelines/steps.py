@@ -7,11 +7,31 @@ whose step is taken next, and which steps are taken together; between two steps 
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pipelines.types import OnStep, Output, Progress
 
 Result = TypeVar("Result")
+Stage: TypeAlias = Literal["draw", "decode", "upscale", "encode"]
+"""What a step is for: estimating the image, decoding it, enlarging it, or encoding what it is drawn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A part of an image that a network computes.
+
+    Attributes:
+        number, total: tile `number` (from 1) of `total`.
+        compute: returns the tile.
+    """
+
+    number: int
+    total: int
+    compute: Callable[[], Any]
+
+
+TileCoroutine: TypeAlias = Generator[Tile, Any, Result]
+"""Yields tiles, is sent what each one's `compute` returns, and returns an image. `compute` may be called again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,14 +44,20 @@ class Step:
             image only offers to be interrupted.
         inputs: what `take` is given for this step.
         key: steps with equal keys may be taken together; None for a step that is taken alone.
-        rows: how much of a pass of the network it fills.
+        share: the share of a pass that it fills; the shares of steps that are taken together add up to 1 at most.
+        stage: what it is for.
+        rows: of the UNet that it evaluates.
+        prepares: whether the image's next steps may be taken together with others', once this one was.
     """
 
     progress: Progress
     take: Callable[[Sequence[Any]], Sequence[Any]] | None = None
     inputs: Any = None
     key: Hashable = None
+    share: float = 1.0
+    stage: Stage = "draw"
     rows: int = 1
+    prepares: bool = False
 
 
 StepCoroutine: TypeAlias = Generator[Step, Any, Result]
@@ -53,6 +79,16 @@ def take_steps(steps: Sequence[Step]) -> Sequence[Any]:
     """Take steps with equal keys together and return their results, in order."""
     take = steps[0].take
     return [None] * len(steps) if take is None else take([step.inputs for step in steps])
+
+
+def run_tiles(tiles: TileCoroutine[Result]) -> Result:
+    """Compute all tiles of an image and return it."""
+    computed: Any = None
+    try:
+        while True:
+            computed = tiles.send(computed).compute()
+    except StopIteration as stop:
+        return stop.value
 
 
 def run_steps(

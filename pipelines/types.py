@@ -31,12 +31,23 @@ AttentionBackend = Literal["sdpa", "xformers"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Step `step` (from 1) of `steps` of image `image` is about to be evaluated, at `sigma`."""
+    """Step `step` (from 1) of `steps` of image `image` is about to be evaluated, at `sigma`.
+
+    Attributes:
+        before, share: the shares of the image's work that earlier passes were, and that this one is.
+    """
 
     image: int
     step: int
     steps: int
     sigma: float
+    before: float = 0.0
+    share: float = 1.0
+
+    @property
+    def done(self) -> float:
+        """The share of the image's work that is done."""
+        return self.before + self.share * (self.step - 1) / self.steps
 
 
 OnStep: TypeAlias = Callable[[Progress], None]

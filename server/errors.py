@@ -14,8 +14,9 @@ ApiError
 ├── Unsupported      415  a Content-Type or Content-Encoding that is not read
 ├── Overloaded       429  the queue is full, the memory limit is reached, or an account's limit of requests
 ├── HeadersTooLarge  431  the headers are larger than the limit
+├── Disconnected     499  the client has hung up; only the log and the metrics show it
 ├── Failed           500  a job failed, or this program did
-└── Unavailable      503  the engine is not ready
+└── Unavailable      503  the engine is not ready, or has too little memory
 
 No message carries a library's own text.
 """
@@ -138,8 +139,17 @@ class HeadersTooLarge(ApiError):
     status = 431
 
 
+class Disconnected(ApiError):
+    """The client has hung up; nothing receives this response."""
+
+    status = 499
+
+    def __init__(self) -> None:
+        super().__init__("the client has disconnected")
+
+
 class Unavailable(ApiError):
-    """The engine does not take jobs: it is loading, stopping or has failed."""
+    """The engine does not take jobs (it is loading, stopping or has failed), or has too little memory for one."""
 
     status = 503
 

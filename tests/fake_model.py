@@ -21,6 +21,7 @@ from server.app import create_app
 from server.config.resources import configs
 from server.engine.engine import Engine
 from server.engine.model import ServedModel
+from server.metrics.metrics import Metrics
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
 from server.request.resolve import RequestPolicy
@@ -48,6 +49,7 @@ class FakeModel:
         self.prepared = []  # while another one ran
 
     models: Mapping[str, ServedModel] = MappingProxyType({})
+    device_memory: Mapping[str, int] = MappingProxyType({})
 
     def find_place(self, name):
         return "device"
@@ -59,6 +61,9 @@ class FakeModel:
         return True
 
     def activate(self, job, others):
+        pass
+
+    def free_memory(self, job, others):
         pass
 
     def begin(self, job, on_preview=None):
@@ -111,7 +116,9 @@ def build_state(model, fake_model, key=None, **changes):
     presets = load_presets(configs() / "presets.toml")
     choices = {name: changes.pop(name) for name in ("mode", "unknown_models") if name in changes}
     metadata = MetadataPolicy(model.fingerprint, key, "plain" if key is None else "full", "exact")
-    return AppState(Engine(lambda: fake_model), RequestPolicy(model, presets, **choices), metadata, **changes)
+    metrics = Metrics()
+    engine = Engine(lambda: fake_model, on_event=metrics.observe)
+    return AppState(engine, RequestPolicy(model, presets, **choices), metadata, metrics=metrics, **changes)
 
 
 @contextmanager

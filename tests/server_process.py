@@ -11,12 +11,15 @@ from waiting import PROCESS_LIMIT, wait_until
 
 
 @contextmanager
-def start_server(checkpoint, folder, **settings):
-    """Run a server process with these settings, its signing key and its log in `folder`; yields its address."""
+def start_process(checkpoint, folder, program=("-m", "server"), **settings):
+    """Run a server process with these settings, its signing key and its log in `folder`; yields it and its address.
+
+    `program` are the interpreter's arguments.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
     settings = {"signing_key": folder / "signing.pem", **settings}
     environment |= {f"NAIAD_{name}".upper(): str(value) for name, value in settings.items()}
-    command = [sys.executable, "-P", "-m", "server", "serve", str(checkpoint), "--port", "0"]
+    command = [sys.executable, "-P", *program, "serve", str(checkpoint), "--port", "0"]
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
@@ -26,10 +29,17 @@ def start_server(checkpoint, folder, **settings):
         return re.search(r"naiad listens on (http\S+)\n", log.read_text())
 
     try:
-        yield wait_until(find_address, PROCESS_LIMIT)[1]
+        yield process, wait_until(find_address, PROCESS_LIMIT)[1]
     finally:
-        process.kill()  # terminate() would wait until the model is loaded
+        process.kill()
         process.wait(PROCESS_LIMIT)
+
+
+@contextmanager
+def start_server(checkpoint, folder, **settings):
+    """Run a server process likewise; yields its address."""
+    with start_process(checkpoint, folder, **settings) as (_, address):
+        yield address
 
 
 @contextmanager

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import torch
-
 from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import ControlPlan, plan_control
-from pipelines.errors import PipelineError, UnusableFile, WeightsError
+from pipelines.device import is_out_of_memory
+from pipelines.errors import OutOfMemory, UnusableFile, WeightsError
 from pipelines.job import Control
 from pipelines.weights.checkpoint import checkpoint_files, fingerprint
 from pipelines.weights.load import Weights
@@ -32,6 +31,7 @@ class ControlResidency:
         self._architecture, self._budget = weights.architecture, budget
         self._device, self._dtype = weights.device, weights.dtype
         self._plans: OrderedDict[Key, ControlPlan] = OrderedDict()  # filled; least recently used first
+        self._used: set[Key] = set()
 
     @property
     def size(self) -> int:
@@ -42,14 +42,19 @@ class ControlResidency:
         """Free all networks; they are read again when a job needs them."""
         self._plans.clear()
 
+    def free_unused(self) -> None:
+        """Free the networks that the pass begun last does not use."""
+        for key in self._plans.keys() - self._used:
+            del self._plans[key]
+
     def activate(self, controls: Sequence[Control]) -> tuple[DiffusersControlNet, ...]:
         """Return the network of each control, and load those that are not.
 
         Raises:
             UnusableFile: a file is no ControlNet for the model, is damaged, or has changed.
-            PipelineError: there is not enough memory.
+            OutOfMemory: there is not enough memory.
         """
-        used = {(control.path, control.fingerprint) for control in controls}
+        self._used = used = {(control.path, control.fingerprint) for control in controls}
         self._free(0, used)
         return tuple(self._find(control, used) for control in controls)
 
@@ -76,10 +81,11 @@ class ControlResidency:
                 read_ahead(part)
         try:
             plan.fill(self._device, self._dtype)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             self.drop()
-            reason = "there is not enough memory for it; the operator can lower engine.device_memory"
-            raise PipelineError(f"ControlNet {control.name!r}: {reason}") from error
+            raise OutOfMemory(f"ControlNet {control.name!r}") from error
         return plan
 
     def _free(self, needed: int, used: set[Key]) -> None:

@@ -35,12 +35,16 @@ class VaeCodec:
 
         Raise NotFinite if the latents, or the decoded image even in float32, are not finite.
         """
+        return self.decode_images(latents[None])[0]
+
+    def decode_images(self, latents: Tensor) -> list[Pixels]:
+        """Decode the latents (B, 4, h, w) of several images likewise, together."""
         if not bool(latents.isfinite().all()):
             raise NotFinite("the network returned latents that are not finite")
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
-            image = self._decode_in(dtype, latents)
-            if bool(image.isfinite().all()):
-                return to_pixels(image)
+            images = self._decode_in(dtype, latents)
+            if bool(images.isfinite().all()):
+                return [to_pixels(image) for image in images]
         raise NotFinite("the VAE returned an image that is not finite, in float32 too")
 
     def encode(self, image: Tensor) -> Tensor:
@@ -49,17 +53,17 @@ class VaeCodec:
         Raise NotFinite if they are not finite, in float32 too.
         """
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
-            latents = self._encode_in(dtype, image)
+            latents = self._encode_in(dtype, image[None])[0]
             if bool(latents.isfinite().all()):
                 return latents * self._scale
         raise NotFinite("the VAE returned latents that are not finite, in float32 too")
 
-    def _encode_in(self, dtype: torch.dtype, image: Tensor) -> Tensor:
-        """Encode to unscaled latents (4, h, w), computing in `dtype`."""
-        return self._run_in(dtype, lambda: _run_tiled(self._vae.encode, image.to(dtype), (8, 1), 4))
+    def _encode_in(self, dtype: torch.dtype, images: Tensor) -> Tensor:
+        """Encode to unscaled latents (B, 4, h, w), computing in `dtype`."""
+        return self._run_in(dtype, lambda: _run_tiled(self._vae.encode, images.to(dtype), (8, 1), 4))
 
     def _decode_in(self, dtype: torch.dtype, latents: Tensor) -> Tensor:
-        """Decode to an image (3, 8h, 8w) in [-1, 1], computing in `dtype`."""
+        """Decode to images (B, 3, 8h, 8w) in [-1, 1], computing in `dtype`."""
         x = (latents / self._scale).to(dtype)
         return self._run_in(dtype, lambda: _run_tiled(self._vae.decode, x, (1, 8), 3))
 
@@ -77,7 +81,7 @@ class VaeCodec:
 def _run_tiled(
     network: Callable[[Tensor], Tensor], x: Tensor, scales: tuple[int, int], channels: int
 ) -> Tensor:
-    """Run the VAE's encoder or decoder on (C, H, W), in tiles where it is large.
+    """Run the VAE's encoder or decoder on (B, C, H, W), in tiles where that is large.
 
     Args:
         scales: input and output elements per latent, along each side.
@@ -86,14 +90,14 @@ def _run_tiled(
     (scale_in, scale_out), (height, width) = scales, x.shape[-2:]
     height, width = height // scale_in, width // scale_in
     if height * width <= MAX_UNTILED:
-        return network(x[None])[0].float()
-    total = torch.zeros(channels, height * scale_out, width * scale_out, device=x.device)
-    total_weight = torch.zeros_like(total[:1])
+        return network(x).float()
+    total = torch.zeros(len(x), channels, height * scale_out, width * scale_out, device=x.device)
+    total_weight = torch.zeros_like(total[0, :1])
     weights = _make_tile_weights(min(TILE, height), min(TILE, width), scale_out).to(x.device)
     for top in tile_starts(height):
         for left in tile_starts(width):
             window = (..., *_window(top, left, scale_out))
-            total[window] += network(x[..., *_window(top, left, scale_in)][None])[0].float() * weights
+            total[window] += network(x[..., *_window(top, left, scale_in)]).float() * weights
             total_weight[window] += weights
     return total / total_weight
 

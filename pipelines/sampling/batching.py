@@ -15,24 +15,40 @@ from pipelines.sampling.denoise import Row, Rows
 from pipelines.sampling.prediction import NoiseTable, input_scale
 from pipelines.weights.networks import UNet
 
+MEGAPIXEL = 128 * 128
+"""Latents of an image of 1024x1024 pixels."""
+MOST_LATENTS = 8 * MEGAPIXEL
+"""Latents in a pass, over all rows; with more, SDXL's UNet takes longer in proportion on any GPU."""
+
 
 class RowBatcher:
     """Evaluates rows on one UNet.
 
     Args:
         dtype: the dtype the UNet computes in; outputs are returned in the dtype of the rows' latents.
-        max_rows: the most rows in one pass.
+        shared_latents: the most latents, over all rows, in a pass that several images share.
     """
 
     def __init__(
-        self, unet: UNet, table: NoiseTable, device: torch.device, dtype: torch.dtype, max_rows: int = 8
+        self,
+        unet: UNet,
+        table: NoiseTable,
+        device: torch.device,
+        dtype: torch.dtype,
+        shared_latents: float = MOST_LATENTS,
     ) -> None:
         self._unet, self._table = unet, table
-        self._device, self._dtype, self._max_rows = device, dtype, max_rows
+        self._device, self._dtype, self._shared_latents = device, dtype, shared_latents
+        # one image's rows are divided alike whatever memory is free, because their number shows in the last bits
+        self._most_latents = max(shared_latents, MOST_LATENTS)
 
     def make_key(self, rows: Rows) -> Hashable:
         """Return a key that is equal for images whose rows can share passes."""
         return id(self), frozenset(map(_stack_key, rows))
+
+    def find_share(self, rows: Rows) -> float:
+        """Return how much of a pass that images share the rows of one image fill; 1 if it has to be alone."""
+        return min(1.0, sum(map(_count_latents, rows)) / self._shared_latents)
 
     @torch.inference_mode()
     def evaluate_images(self, images: Sequence[Rows]) -> list[Sequence[Tensor]]:
@@ -48,8 +64,9 @@ class RowBatcher:
             groups.setdefault(_stack_key(row), []).append(index)
         outputs: dict[int, Tensor] = {}
         for indices in groups.values():
-            for start in range(0, len(indices), self._max_rows):
-                part = indices[start : start + self._max_rows]
+            count = max(1, int(self._most_latents / _count_latents(rows[indices[0]])))
+            for start in range(0, len(indices), count):
+                part = indices[start : start + count]
                 outputs |= zip(part, self._run_unet([rows[index] for index in part]), strict=True)
         return [outputs[index] for index in range(len(rows))]
 
@@ -77,6 +94,10 @@ class RowBatcher:
             return None
         time_ids = torch.tensor([row.time_ids for row in rows], dtype=torch.float32, device=self._device)
         return {"text_embeds": torch.stack(pooled).to(self._dtype), "time_ids": time_ids}
+
+
+def _count_latents(row: Row) -> int:
+    return row.x.shape[-2] * row.x.shape[-1]
 
 
 def _stack_key(row: Row) -> Hashable:

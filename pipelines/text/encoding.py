@@ -82,6 +82,10 @@ class PromptEncoder:
         self.adapters: Hashable = ()
         self._cache: OrderedDict[tuple[Hashable, ...], tuple[Tensor, Tensor | None]] = OrderedDict()
 
+    def clear(self) -> None:
+        """Free the cache."""
+        self._cache.clear()
+
     def encode(self, prompts: Prompts) -> PromptEmbeddings:
         """Encode a job's prompts; raise InvalidPrompt for a `|` mix of weight 0."""
         words = self._inversions.name_ids(prompts.inversions)

@@ -1,16 +1,16 @@
 """Upscaling: with a network in tiles, or with Lanczos alone."""
 
-from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 
 from pipelines.errors import NotFinite
+from pipelines.steps import Tile, TileCoroutine, run_tiles
 from pipelines.types import Pixels
 from pipelines.upscale.esrgan import load_rrdbnet
 from pipelines.upscale.rrdbnet import RrdbNet
@@ -28,9 +28,6 @@ depend on more context. The anime network of 6 blocks, on 60 crops of drawn imag
 0.4 at 64.
 """
 MAX_PASSES = 2
-
-Tiles: TypeAlias = Generator[tuple[int, int], None, Pixels]
-"""Yields the number of finished tiles and of all tiles before each tile, and returns the image."""
 
 
 class Upscaler:
@@ -56,9 +53,9 @@ class Upscaler:
 
     def upscale(self, pixels: Pixels) -> Pixels:
         """Upscale RGB (h, w, 3) to (scale * h, scale * w, 3); raise NotFinite if the network's output is not finite."""
-        return _run_tiles(self.upscale_tiles(pixels))
+        return run_tiles(self.upscale_tiles(pixels))
 
-    def upscale_tiles(self, pixels: Pixels) -> Tiles:
+    def upscale_tiles(self, pixels: Pixels) -> TileCoroutine[Pixels]:
         """Upscale likewise, tile by tile."""
         height, width, _ = pixels.shape
         fold, cell = self._network.config.fold, self._network.config.fold * self.scale
@@ -66,9 +63,9 @@ class Upscaler:
         result = np.empty((padded.shape[0] * self.scale, padded.shape[1] * self.scale, 3), np.uint8)
         sides = (split_tiles(length // fold, self._tile, self._margin) for length in padded.shape[:2])
         tiles = list(product(*sides))
-        for done, (rows, columns) in enumerate(tiles):
-            yield done, len(tiles)
-            output = self._upscale_tile(padded[rows.input(fold), columns.input(fold)])
+        for number, (rows, columns) in enumerate(tiles, start=1):
+            compute = partial(self._upscale_tile, padded[rows.input(fold), columns.input(fold)])
+            output = yield Tile(number, len(tiles), compute)
             kept = output[rows.kept_in_tile(cell), columns.kept_in_tile(cell)]
             result[rows.kept(cell), columns.kept(cell)] = kept
         return np.ascontiguousarray(result[: height * self.scale, : width * self.scale])
@@ -141,10 +138,12 @@ def resize(
     The network runs at most MAX_PASSES times. It does not run if there is no upscaler, if its scale is 1, or if the
     image is large enough already. Raise NotFinite if the network's output is not finite.
     """
-    return _run_tiles(resize_tiles(pixels, width, height, upscaler))
+    return run_tiles(resize_tiles(pixels, width, height, upscaler))
 
 
-def resize_tiles(pixels: Pixels, width: int, height: int, upscaler: Upscaler | None = None) -> Tiles:
+def resize_tiles(
+    pixels: Pixels, width: int, height: int, upscaler: Upscaler | None = None
+) -> TileCoroutine[Pixels]:
     """Resize likewise, tile by tile where the network runs."""
     for _ in range(MAX_PASSES):
         is_large = pixels.shape[0] >= height and pixels.shape[1] >= width
@@ -152,15 +151,6 @@ def resize_tiles(pixels: Pixels, width: int, height: int, upscaler: Upscaler | N
             break
         pixels = yield from upscaler.upscale_tiles(pixels)
     return resize_lanczos(pixels, width, height)
-
-
-def _run_tiles(tiles: Tiles) -> Pixels:
-    """Run all tiles and return the image."""
-    try:
-        while True:
-            next(tiles)
-    except StopIteration as stop:
-        return stop.value
 
 
 def resize_lanczos(pixels: Pixels, width: int, height: int) -> Pixels:

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipelines.types import OnPreview, Preview
 from server.api.retries import RequestKey
-from server.engine.ticket import Result, Ticket
+from server.engine.ticket import CancelReason, Result, Ticket
+from server.errors import Conflict
 from server.request.resolve import ResolvedRequest
 
 MOST_ENDED = 512
@@ -107,7 +108,7 @@ class ActiveJob:
             result.exception()  # asyncio would log one that no request retrieves because all have gone
         if not self._results and not self.ticket.future.done():
             self._forget(self)
-            self.ticket.cancel()
+            self.ticket.cancel(_find_reason(result))
 
     def _settle_soon(self) -> None:
         with suppress(RuntimeError):  # the loop is closed: the server has stopped
@@ -124,6 +125,13 @@ class ActiveJob:
                 result.set_result(future.result())
             else:
                 result.set_exception(error)
+
+
+def _find_reason(result: asyncio.Future[Result]) -> CancelReason:
+    """Return why a request waits no longer."""
+    if result.cancelled():
+        return "disconnect"
+    return "request" if isinstance(result.exception(), Conflict) else "deadline"
 
 
 class ActiveJobs:

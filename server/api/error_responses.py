@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from pipelines.errors import InvalidPrompt, PipelineError, UnknownName, UnusableFile
+from pipelines.errors import InvalidPrompt, OutOfMemory, PipelineError, UnknownName, UnusableFile
 from server.errors import ApiError, Failed, MethodNotAllowed, NotFound, Rejected, Unavailable, shorten
 
 log = logging.getLogger("naiad")
@@ -26,6 +26,7 @@ OPENAI_ERRORS = {
     429: ("requests", "rate_limit_exceeded"),
 }
 """OpenAI's type and code of an error for each status that has its own."""
+MEMORY_ADVICE = "request a smaller image, or lower engine.device_memory in the server's settings"
 INTERNAL_ERROR = "internal server error; the server's log has the details"
 
 
@@ -72,6 +73,9 @@ def to_api_error(error: BaseException, request_id: str) -> ApiError:
         answer = Unavailable("the server is stopping")
     elif isinstance(error, InvalidPrompt | UnknownName | UnusableFile):
         answer = Rejected("", str(error))
+    elif isinstance(error, OutOfMemory):
+        log.error("%s failed: %s", request_id, error)
+        answer = Unavailable(f"{error}; {MEMORY_ADVICE}")
     elif isinstance(error, PipelineError):
         answer = Failed(str(error))
     else:

@@ -48,7 +48,7 @@ class EventResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _take_frame(self, request: Request) -> bytes | None:
-        """Return the next frame, or None after the last; raise `Unavailable` if the client disconnects first."""
+        """Return the next frame, or None after the last; raise `Disconnected` if the client hangs up first."""
         frame = asyncio.ensure_future(anext(self._frames, None))
         try:
             return await run_for_client(request, frame)

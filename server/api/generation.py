@@ -1,10 +1,8 @@
 """`POST /ai/generate-image`."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -14,6 +12,7 @@ from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.api.threads import call_in_thread
+from server.api.timings import measure_part
 from server.engine.ticket import Result
 from server.picture.writer import write_job_picture
 from server.request.controls import has_controls
@@ -29,22 +28,16 @@ async def generate_image(request: Request, state: StateDependency) -> Response:
     resolved = generated.resolved
     seeds, image_format = resolved.job.passes[0].seeds, resolved.image_format
     response = await answer_images(request, state, generated.files, seeds, image_format)
-    entries = (f"{name};dur={1000 * seconds:.1f}" for name, seconds in generated.timings.items())
-    response.headers["Server-Timing"] = ", ".join(entries)
     response.headers.update(build_warning_headers(resolved.warnings))
     return response
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The files of a job's images, and the seconds that each stage took by its name in `Server-Timing`.
-
-    `resolved` is the request that the job is of: this one, or the one of which this is a retry.
-    """
+    """The files of a job's images, and the request that it is of: this one, or the one of which this is a retry."""
 
     resolved: ResolvedRequest
     files: list[bytes]
-    timings: Mapping[str, float]
 
 
 async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRequest) -> Generated:
@@ -52,11 +45,10 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
     waiter, resolved = submit_images(request, resolved)
     result = await wait_for_result(waiter, request)
     get_reservation(request).hold(sum(image.nbytes for image in result.images))
-    started = perf_counter()
-    encode = partial(encode_images, state, resolved, result)
-    files = await run_for_client(request, waiter.job.share_files(encode))
-    timings = {"queue": result.queue_seconds, "draw": result.run_seconds, "encode": perf_counter() - started}
-    return Generated(resolved, files, timings)
+    with measure_part(request, "png"):
+        encode = partial(encode_images, state, resolved, result)
+        files = await run_for_client(request, waiter.job.share_files(encode))
+    return Generated(resolved, files)
 
 
 async def encode_images(state: AppState, resolved: ResolvedRequest, result: Result) -> list[bytes]:
@@ -64,7 +56,8 @@ async def encode_images(state: AppState, resolved: ResolvedRequest, result: Resu
     metadata = state.metadata_for(resolved.job.model)
 
     def encode(index: int) -> bytes:
-        return write_job_picture(metadata, resolved, result, index)
+        with state.metrics.measure_file(resolved.image_format):
+            return write_job_picture(metadata, resolved, result, index)
 
     return await asyncio.gather(*(call_in_thread(encode, index) for index in range(len(result.images))))
 

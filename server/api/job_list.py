@@ -5,10 +5,11 @@ from typing import Any
 from fastapi import Request
 
 from pipelines.cost import count_images
-from pipelines.job import Job, UpscaleJob, VibeJob, Work
+from pipelines.job import Job, UpscaleJob, Work
 from server.api.active_jobs import ActiveJob
 from server.api.jobs import identify_client
 from server.api.state import StateDependency, get_account, get_app_state, get_capacity
+from server.engine.events import name_kind
 from server.engine.queue import Forecast
 from server.errors import Conflict, NotFound, shorten
 
@@ -71,6 +72,11 @@ def _describe_work(work: Work) -> dict[str, Any]:
         size, model, steps = (work.width, work.height), None, None
     else:
         size, model, steps = (work.image.width, work.image.height), work.model, None
-    task = {Job: "generate", UpscaleJob: "upscale", VibeJob: "encode-vibe"}[type(work)]
     size_fields = dict(zip(("width", "height"), size, strict=True))
-    return {"task": task, "images": count_images(work), **size_fields, "steps": steps, "model": model}
+    return {
+        "task": name_kind(work),
+        "images": count_images(work),
+        **size_fields,
+        "steps": steps,
+        "model": model,
+    }

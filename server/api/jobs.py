@@ -19,8 +19,9 @@ from server.api.image_fields import recall_images
 from server.api.retries import RequestKey, identify_request, read_correlation_id
 from server.api.state import AppState, get_account, get_app_state, get_capacity, get_reservation
 from server.api.threads import call_in_thread
+from server.api.timings import add_result
 from server.engine.ticket import Result
-from server.errors import Unavailable
+from server.errors import Disconnected
 from server.request.resolve import ResolvedRequest
 
 Args = TypeVarTuple("Args")
@@ -47,7 +48,7 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
 
     Images that were sent with a key are then kept in the cache.
 
-    Raises `Unavailable` if the client disconnects first; it then waits for no slot. A thread that decodes already
+    Raises `Disconnected` if the client hangs up first; it then waits for no slot. A thread that decodes already
     cannot be interrupted and keeps its slot to the end.
     """
     _admit(request)  # the queue may be full by now
@@ -65,7 +66,7 @@ async def decode_in_slot(request: Request, decode: Callable[[*Args], Decoded], *
 async def run_in_slot(
     request: Request, slots: asyncio.Semaphore, function: Callable[[*Args], Done], *args: *Args
 ) -> Done:
-    """Call a function in a thread once there is a free slot, or raise `Unavailable` if the client disconnects first."""
+    """Call a function in a thread once there is a free slot, or raise `Disconnected` if the client hangs up first."""
 
     async def wait_and_run() -> Done:
         await slots.acquire()
@@ -177,17 +178,19 @@ async def run_job(request: Request, work: Work) -> Result:
 
 
 async def wait_for_result(waiter: Waiter, request: Request) -> Result:
-    """Return the result of a job; wait no longer and raise `Unavailable` if the client disconnects first."""
-    return await run_for_client(request, waiter.result)
+    """Return the result of a job; wait no longer and raise `Disconnected` if the client hangs up first."""
+    result = await run_for_client(request, waiter.result)
+    add_result(request.scope, waiter.job.ticket, result)
+    return result
 
 
 async def run_for_client(request: Request, work: Awaitable[Done]) -> Done:
-    """Return what `work` returns, or cancel it and raise `Unavailable` if the client disconnects first."""
+    """Return what `work` returns, or cancel it and raise `Disconnected` if the client hangs up first."""
     done, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait((done, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
-            raise Unavailable("the client has disconnected")  # nothing receives this response
+            raise Disconnected
         return done.result()
     finally:
         disconnect.cancel()

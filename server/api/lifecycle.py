@@ -35,13 +35,18 @@ STOP_MARGIN = 1.0
 class Server(uvicorn.Server):
     """uvicorn's server, whose process ends within `drain_seconds` of the first signal, and at once at a second one.
 
+    After the first one its status is 0, and not that of a process which the signal has killed.
+
     There is nothing to save at the end, so remaining work may be cut off: an evaluation, loading a model, decoding an
     image, a response that the client does not take.
+
+    Attributes:
+        exit_status: of the process, if it ends because `drain_seconds` are over.
     """
 
     def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:
         super().__init__(config)
-        self._drain_seconds = drain_seconds
+        self._drain_seconds, self.exit_status = drain_seconds, 0
         self._timer = Timer(drain_seconds, self._give_up)
         self._timer.daemon = True
 
@@ -54,7 +59,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             os._exit(128 + sig)
-        super().handle_exit(sig, frame)
+        self.should_exit = True  # uvicorn would also keep the signal, and raise it again at the end
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
@@ -67,7 +72,7 @@ class Server(uvicorn.Server):
 
     def _give_up(self) -> None:
         log.warning("stopped after drain_seconds = %g with work left", self._drain_seconds)
-        os._exit(0)
+        os._exit(self.exit_status)
 
 
 def build_server(

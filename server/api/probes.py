@@ -1,7 +1,7 @@
 """Liveness and readiness probes, and what the server publishes: its models and its key."""
 
 from fastapi import Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from server.api.error_responses import ErrorResponse
 from server.api.jobs import run_in_slot
@@ -28,7 +28,15 @@ async def get_ready(state: StateDependency) -> JSONResponse:
     engine = state.engine
     if engine.state is State.READY:
         return JSONResponse({"state": engine.state.value, "waiting": engine.waiting})
-    return ErrorResponse(503, engine.failure or f"the engine is {engine.state.value}")
+    state_name = engine.state.value
+    message = engine.failure or f"the engine is {state_name}"
+    return ErrorResponse(503, message, details={"state": state_name})
+
+
+async def get_metrics(request: Request, state: StateDependency) -> Response:
+    """The server's metrics in Prometheus' text format, or in OpenMetrics if `Accept` asks for it."""
+    content, media_type = state.metrics.render(state.engine, request.headers.get("accept", ""))
+    return Response(content, media_type=media_type)
 
 
 async def get_models(request: Request, state: StateDependency) -> dict[str, object]:

@@ -232,7 +232,8 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
         """Write a response without h11, whose state must let the application answer until the socket is closed."""
         body = bytes(ErrorResponse(status, message).body)
         request_id = token_hex(8)
-        log.info("%s refused %d %s", request_id, status, message, extra={"repeated": f"{status} {message}"})
+        fields = {"request_id": request_id, "status": status, "repeated": f"{status} {message}"}
+        log.info("%s refused %d %s", request_id, status, message, extra=fields)
         lines = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
             f"x-request-id: {request_id}",

@@ -33,6 +33,7 @@ def install_routes(app: FastAPI) -> None:
     get("/")(probes.get_root)
     get("/live")(probes.get_live)
     get("/ready")(probes.get_ready)
+    get("/metrics")(probes.get_metrics)
     get("/models")(probes.get_models)
     get("/key")(probes.get_key)
     get("/queue")(list_jobs)

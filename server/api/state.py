@@ -15,9 +15,11 @@ from server.api.image_cache import ImageCache
 from server.api.login_attempts import LoginAttempts
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
 from server.api.quota import Quotas
+from server.api.tracing import Tracing
 from server.config.settings import OnDisconnect, ZipType
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
+from server.metrics.metrics import Metrics
 from server.picture.writer import MetadataPolicy
 from server.request.resolve import RequestPolicy
 from server.tags.library import TagLibrary, read_known_tags
@@ -42,6 +44,8 @@ class AppState:
     on_disconnect: OnDisconnect = "cancel"  # what becomes of a request whose client is gone
     deadline: float = 0  # seconds that a request may take; 0 for any number
     toolbox: Toolbox = field(default_factory=Toolbox)
+    metrics: Metrics = field(default_factory=Metrics)  # that count the engine's events too
+    tracing: Tracing | None = None
 
     def current_policy(self) -> RequestPolicy:
         """Return the policy for the model as it is known now: what some predict is known only after loading."""

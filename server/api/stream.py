@@ -20,6 +20,7 @@ from server.api.previews import LatestPreviews
 from server.api.responses import build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.api.threads import call_in_thread
+from server.api.timings import add_queue
 from server.engine.ticket import Result
 from server.request.resolve import ResolvedRequest
 
@@ -44,9 +45,7 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
         waiter.result.cancel()  # the generator does, if it has begun
         raise
     headers = build_warning_headers(resolved.warnings)
-    queue_seconds = waiter.job.ticket.queue_seconds
-    if queue_seconds is not None:
-        headers["Server-Timing"] = f"queue;dur={1000 * queue_seconds:.1f}"
+    add_queue(request.scope, waiter.job.ticket)
     encode_error = partial(stream.encode_error, request.scope["request_id"])
     return EventResponse(first, frames, encode_error, encoding.media_type, headers)
 

@@ -15,6 +15,7 @@ from server.api.jobs import decode_in_slot, hold_quota, run_in_slot
 from server.api.responses import answer_images
 from server.api.state import AppState, get_capacity, get_reservation
 from server.api.threads import call_in_thread
+from server.api.timings import measure_part
 from server.director.toolbox import Drawing
 from server.picture.comment import AUGMENTED, naiad_version
 from server.picture.derived import SourceImage, build_tool_comment, open_source
@@ -66,7 +67,7 @@ async def answer_filter(request: Request, state: AppState, tool: ToolRequest) ->
     """Draw by a network or a filter, in a thread, and return the pictures in the form that `Accept` asks for."""
     started, toolbox = perf_counter(), state.toolbox
     pixels, slots = np.asarray(tool.rgb), get_capacity(request).decoding  # drawing takes half as much memory
-    with hold_quota(request):
+    with hold_quota(request), measure_part(request, "draw"):
         drawings = await run_in_slot(request, slots, toolbox.draw, tool.name, pixels, tool.options)
     network = toolbox.find_network(tool.name)
     by = "filter" if network is None else network.name
@@ -82,8 +83,13 @@ async def answer_drawings(
 ) -> Response:
     """Return the pictures of a tool as signed files, in the form that `Accept` asks for."""
     get_reservation(request).hold(sum(drawing.rgb.nbytes for drawing in result.drawings))
-    write = partial(write_drawing, metadata, tool, result)
-    files = await asyncio.gather(*(call_in_thread(write, drawing) for drawing in result.drawings))
+
+    def write(drawing: Drawing) -> bytes:
+        with state.metrics.measure_file(tool.image_format):
+            return write_drawing(metadata, tool, result, drawing)
+
+    with measure_part(request, "png"):
+        files = await asyncio.gather(*(call_in_thread(write, drawing) for drawing in result.drawings))
     return await answer_images(request, state, files, [result.seed] * len(files), tool.image_format)
 
 

@@ -21,6 +21,7 @@ from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.api.threads import call_in_thread
+from server.api.timings import measure_part
 from server.engine.ticket import Result
 from server.errors import Rejected
 from server.picture.comment import naiad_version
@@ -67,7 +68,8 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     upscaler = state.policy.model.upscaler
     method = "lanczos" if upscaler is None else upscaler.name
     metadata = state.metadata_for_source(upscale.source.fields)
-    file = await call_in_thread(write_upscaled, metadata, upscale, result, method)
+    with state.metrics.measure_file(upscale.image_format), measure_part(request, "png"):
+        file = await call_in_thread(write_upscaled, metadata, upscale, result, method)
     response = await answer_images(request, state, [file], [0], upscale.image_format)
     if upscaler is None:
         log.warning("upscale: no upscaler is loaded; an image was upscaled by Lanczos")

@@ -1,5 +1,6 @@
 """Builders from settings to the server's objects: engine, request policy, metadata policy, access rules, app state."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from server.api.access import AccessRules, needs_token
 from server.api.accounts import AccountsFile
 from server.api.credentials import generate_token
 from server.api.memory import memory_for_bodies
+from server.api.tracing import open_tracing
 from server.app import AppState
 from server.cli.listeners import is_unspecified
 from server.config.resources import configs
@@ -19,9 +21,11 @@ from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
+from server.engine.events import OnEvent, ignore_event
 from server.engine.model import ServedModel
-from server.engine.stepper import Limits
+from server.engine.queue import Limits
 from server.engine.threads import choose_threads
+from server.metrics.metrics import Metrics
 from server.picture.signature import open_key, read_key
 from server.picture.writer import MetadataPolicy
 from server.request.presets import load_presets
@@ -31,6 +35,9 @@ from server.tags.table import load_renames
 
 if TYPE_CHECKING:
     from server.engine.stepper import LoadedModel
+
+ACTIVE_IMAGES = {"exact": 4, "shared": 16}
+"""Images that have begun and are not finished, by the kind of batching, unless the settings say how many."""
 
 
 def build_request_policy(
@@ -64,11 +71,17 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
     return MetadataPolicy(model.fingerprint, key, settings.metadata, *methods, model.files, vibe_files)
 
 
-def build_engine(model: ServedModel, settings: Settings, others: tuple[ServedModel, ...] = ()) -> Engine:
+def build_engine(
+    model: ServedModel,
+    settings: Settings,
+    others: tuple[ServedModel, ...] = (),
+    on_event: OnEvent = ignore_event,
+) -> Engine:
     """Build an engine that loads the model when it is started, and the others when they are requested."""
     load, engine = partial(_load_models, (model, *others), settings), settings.engine
-    limits = Limits(engine.queue_limit, engine.active_images, engine.max_rows)
-    return Engine(load, limits, engine.batching)
+    images = ACTIVE_IMAGES[engine.batching] if engine.active_images == "auto" else engine.active_images
+    limits = Limits(engine.queue_limit, images)
+    return Engine(load, limits, engine.batching, engine.step_timeout, on_event)
 
 
 def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":
@@ -119,8 +132,9 @@ def build_app_state(
     """Build the application's state; raise `ConfigError` if accounts, presets or signing key are invalid."""
     check_memory(settings)
     networks = load_networks(model.tools, settings.device, choose_threads(settings.threads))
+    metrics = Metrics()
     return AppState(
-        engine=build_engine(model, settings, others),
+        engine=build_engine(model, settings, others, metrics.observe),
         policy=build_request_policy(model, settings, others, problems),
         metadata=build_metadata_policy(model, settings),
         access=build_access_rules(settings),
@@ -133,4 +147,6 @@ def build_app_state(
         on_disconnect=settings.engine.on_disconnect,
         deadline=settings.engine.deadline,
         toolbox=Toolbox(networks),
+        metrics=metrics,
+        tracing=open_tracing(os.environ),
     )

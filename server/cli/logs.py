@@ -1,11 +1,25 @@
-"""The server's log: a line for each event on stderr; the same text is written every two seconds at most."""
+"""The server's log: a line for each event on stderr, as text or as a JSON object.
+
+The same text is written every two seconds at most.
+"""
 
 import logging
+import sys
 from time import monotonic
+
+from structlog.contextvars import merge_contextvars
+from structlog.processors import JSONRenderer, TimeStamper, format_exc_info
+from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
+from structlog.typing import Processor
+
+from server.config.settings import LogFormat
 
 QUIET_SECONDS = 2.0
 REMEMBERED = 1000
 """Messages that are remembered; a log with more different ones in two seconds is not repetitive."""
+CONSOLE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+FIELDS = ("request_id", "method", "path", "status", "seconds", "timings", "account")
+"""Attributes of records that are keys of the JSON object."""
 
 
 class RepeatFilter(logging.Filter):
@@ -28,11 +42,27 @@ class RepeatFilter(logging.Filter):
         return True
 
 
-def configure_logging() -> None:
+def configure_logging(log_format: LogFormat = "console") -> None:
     """Log to stderr from INFO on; of uvicorn and others only warnings."""
     handler = logging.StreamHandler()
     handler.addFilter(RepeatFilter())
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[handler]
-    )
+    handler.setFormatter(build_formatter(log_format, sys.stderr.isatty()))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def build_formatter(log_format: LogFormat, is_terminal: bool) -> logging.Formatter:
+    """Return what makes lines of records; "auto" is text on a terminal, else JSON."""
+    if log_format == "console" or (log_format == "auto" and is_terminal):
+        return logging.Formatter(CONSOLE)
+    added: list[Processor] = [
+        add_log_level,
+        add_logger_name,
+        TimeStamper(fmt="iso", utc=True, key="time"),
+        merge_contextvars,
+        ExtraAdder(FIELDS),
+        format_exc_info,
+    ]
+    return ProcessorFormatter(
+        foreign_pre_chain=added, processors=[ProcessorFormatter.remove_processors_meta, JSONRenderer()]
+    )

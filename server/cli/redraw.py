@@ -81,9 +81,9 @@ def warn_of_omissions(data: bytes) -> tuple[str, ...]:
 
 
 def _read_dialect(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the parameter that turns a dialect on, if the prompts were encoded in one."""
+    """Return the parameter that turns the dialect on or off, as it was for a picture of naiad's."""
     value = settings.get("naiad")
-    return {"dialect": True} if isinstance(value, dict) and "encoded" in value else {}
+    return {"dialect": "encoded" in value} if isinstance(value, dict) else {}
 
 
 def _has_nai4_syntax(settings: Mapping[str, object]) -> bool:

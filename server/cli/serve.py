@@ -4,15 +4,14 @@ import logging
 import os
 import ssl
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from threading import Thread
 from time import sleep
 
 import typer
-import uvicorn
 
-from server.api.lifecycle import build_server, stop_on_hangup
+from server.api.lifecycle import Server, build_server, stop_on_hangup
 from server.app import AppState, create_app
 from server.cli.bootstrap import build_app_state
 from server.cli.listeners import bind, format_address
@@ -25,7 +24,7 @@ from server.tls.hosts_file import REDIRECTED
 
 log = logging.getLogger("naiad")
 FAILURE_STATUS = 3
-"""Exit status after the model could not be loaded or the device has failed."""
+"""Exit status after the model could not be loaded, or the device has failed or hangs."""
 
 
 def run_server(
@@ -39,7 +38,7 @@ def run_server(
     Raises `ConfigError` if an address cannot be bound, or the accounts, the presets, the signing key or the certificate
     are invalid.
     """
-    configure_logging()
+    configure_logging(settings.log_format)
     state = build_app_state(model, settings, others, problems)
     context = _open_certificate(settings) if settings.tls else None
     with ExitStack() as stack:
@@ -49,19 +48,22 @@ def run_server(
         stop_on_hangup()
         if settings.engine.exit_on_failure:
             Thread(target=stop_after_failure, args=(server, state.engine), daemon=True).start()
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
-            server.run(listeners)
-    has_failed = settings.engine.exit_on_failure and state.engine.failure is not None
-    if state.engine.is_running:  # a model that still loads; ending the interpreter around it would crash
-        os._exit(FAILURE_STATUS if has_failed else 0)
-    if has_failed:
-        raise typer.Exit(FAILURE_STATUS)
+        server.run(listeners)
+    if settings.engine.exit_on_failure and state.engine.failure is not None:
+        server.exit_status = FAILURE_STATUS
+    if (
+        state.engine.is_running
+    ):  # a model that still loads, or a step that hangs; without them it would not end
+        os._exit(server.exit_status)
+    if server.exit_status:
+        raise typer.Exit(server.exit_status)
 
 
-def stop_after_failure(server: uvicorn.Server, engine: Engine) -> None:
+def stop_after_failure(server: Server, engine: Engine) -> None:
     """Wait until the engine has ended, and stop the server if it has failed."""
     if engine.wait_end() is None:
         return
+    server.exit_status = FAILURE_STATUS
     log.critical(
         "the server stops with status %d (engine.exit_on_failure = false keeps it running)", FAILURE_STATUS
     )

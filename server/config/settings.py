@@ -43,6 +43,8 @@ ADDRESS = _match(
 )
 ZipType = Literal["auto", "binary/octet-stream", "application/x-zip-compressed"]
 """Media type of a ZIP that is sent to a client that accepts any type."""
+LogFormat = Literal["console", "json", "auto"]
+"""Form of the log's lines: text, JSON objects, or text only on a terminal."""
 OnDisconnect = Literal["cancel", "finish"]
 """What becomes of a request whose client has gone."""
 
@@ -60,7 +62,7 @@ def _require_one(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _parse_threads(value: object) -> object:
+def _parse_count(value: object) -> object:
     if isinstance(value, str) and value.isdecimal() and len(value) < 5:
         value = int(value)
     if value != "auto" and (type(value) is not int or not 1 <= value <= 1024):
@@ -70,7 +72,7 @@ def _parse_threads(value: object) -> object:
 
 Hosts = Annotated[tuple[Annotated[str, ADDRESS], ...], BeforeValidator(_split), AfterValidator(_require_one)]
 Prefixes = Annotated[tuple[Annotated[str, AfterValidator(normalize_prefix)], ...], BeforeValidator(_split)]
-Threads = Annotated[int | Literal["auto"], BeforeValidator(_parse_threads)]
+Count = Annotated[int | Literal["auto"], BeforeValidator(_parse_count)]
 
 
 class EngineSettings(StrictModel):
@@ -80,9 +82,10 @@ class EngineSettings(StrictModel):
     deadline: Annotated[float, Field(ge=0, le=86_400)] = 0
     on_disconnect: OnDisconnect = "cancel"
     batching: Literal["exact", "shared"] = "exact"
-    active_images: Annotated[int, Field(ge=1, le=64)] = 4
-    max_rows: Annotated[int, Field(ge=1, le=64)] = 8
+    active_images: Count = "auto"
+    max_rows: Count = "auto"
     exit_on_failure: bool = True
+    step_timeout: Annotated[float, Field(ge=0, le=86_400)] = 600
     lora_memory: Annotated[int, Field(ge=0)] = 8192
     control_memory: Annotated[int, Field(ge=0)] = 6144
     device_memory: Annotated[int, Field(ge=0)] = 8192
@@ -122,8 +125,9 @@ class Settings(StrictModel):
     device: Annotated[str, DEVICE] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     attention: Literal["sdpa", "xformers"] = "sdpa"
-    threads: Threads = "auto"
+    threads: Count = "auto"
     drain_seconds: Annotated[float, Field(ge=1, le=86_400)] = 25
+    log_format: LogFormat = "console"
     engine: EngineSettings = EngineSettings()
     api: ApiSettings = ApiSettings()
 

@@ -2,10 +2,13 @@
 
 Jobs are taken step by step, so that a short one passes a long one and a cancelled one stops at once. The engine does
 not know what a step does: `load` returns an object that begins jobs. States go NEW, LOADING, READY, DRAINING, STOPPED;
-DEFUNCT follows from any of them when loading or the device fails.
+DEFUNCT follows from any of them when loading or the device fails. HUNG follows from READY while a step does not end,
+and is left if it ends after all.
 """
 
 import logging
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from enum import Enum
 from threading import Condition, Thread
@@ -14,13 +17,17 @@ from pipelines.cost import count_images
 from pipelines.errors import DeviceLost, PipelineError
 from pipelines.job import Work
 from pipelines.types import BatchingMode, OnPreview
+from server.engine.events import OnEvent, describe_end, ignore_event
 from server.engine.model import ServedModel
-from server.engine.queue import Forecast, Queue
-from server.engine.stepper import Limits, LoadedModel, Stepper
+from server.engine.queue import Forecast, Limits, Queue
+from server.engine.stepper import LoadedModel, Stepper, set_error
 from server.engine.ticket import Ticket
+from server.engine.watchdog import Watchdog
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
+JOIN_SECONDS = 0.1
+"""Seconds between two looks at whether the device thread hangs while it is waited for."""
 
 
 class State(Enum):
@@ -31,6 +38,7 @@ class State(Enum):
     READY = "ready"
     DRAINING = "draining"
     STOPPED = "stopped"
+    HUNG = "hung"
     DEFUNCT = "defunct"
 
 
@@ -40,22 +48,30 @@ class Engine:
     Args:
         load: called once, on the device thread.
         batching: "exact" evaluates each image on its own; "shared" lets images share passes of the network.
+        step_timeout: seconds after which a step hangs that does not end, at the earliest; 0: never.
+        on_event: called with what happens, see events.py.
 
     Attributes:
-        failure: why the engine is DEFUNCT.
+        failure: why the engine is DEFUNCT or HUNG.
         model: what is known about the model since it was loaded; None before, or if its files say everything.
     """
 
     def __init__(
-        self, load: Callable[[], LoadedModel], limits: Limits | None = None, batching: BatchingMode = "exact"
+        self,
+        load: Callable[[], LoadedModel],
+        limits: Limits | None = None,
+        batching: BatchingMode = "exact",
+        step_timeout: float = 0,
+        on_event: OnEvent = ignore_event,
     ) -> None:
-        self._load, self._limits = load, limits or Limits()
+        self._load, self._limits, self._on_event = load, limits or Limits(), on_event
         self._batching: BatchingMode = batching
         self._changed = Condition()  # guards the queue and the state
         self._queue = Queue(self._limits.images)
         self._prepared: Ticket | None = None
         self._state = State.NEW
         self._thread = Thread(target=self._main, name="device", daemon=True)
+        self.watchdog = Watchdog(step_timeout, self._report_hang)
         self._loaded: LoadedModel | None = None
         self.failure: str | None = None
         self.model: ServedModel | None = None
@@ -70,6 +86,11 @@ class Engine:
         return self._queue.waiting
 
     @property
+    def running(self) -> int:
+        """How many jobs have begun and are not finished."""
+        return len(self._queue.running)
+
+    @property
     def models(self) -> Mapping[str, ServedModel]:
         """The models that jobs may name, as known by now; none before the first is loaded."""
         return {} if self._loaded is None else self._loaded.models
@@ -77,6 +98,11 @@ class Engine:
     def find_place(self, name: str) -> str:
         """Return where a model is: on the "device", in "memory", or on "disk" only."""
         return "disk" if self._loaded is None else self._loaded.find_place(name)
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device's memory by what they are; nothing before the model is loaded, or on a CPU."""
+        return {} if self._loaded is None else self._loaded.device_memory
 
     @property
     def is_running(self) -> bool:
@@ -87,6 +113,7 @@ class Engine:
         """Start the device thread, which loads the model. Does not wait for it."""
         self._enter(State.LOADING)
         self._thread.start()
+        self.watchdog.start()
 
     def wait_ready(self) -> None:
         """Block until the model is loaded, or raise `Unavailable` if it could not be."""
@@ -95,9 +122,9 @@ class Engine:
         self._require_ready()
 
     def wait_end(self) -> str | None:
-        """Block until the engine has stopped or failed; return why it has failed, or None."""
+        """Block until the engine has stopped, failed or hangs; return why it has failed, or None."""
         with self._changed:
-            self._changed.wait_for(lambda: self._state in (State.STOPPED, State.DEFUNCT))
+            self._changed.wait_for(lambda: self._state in (State.STOPPED, State.HUNG, State.DEFUNCT))
         return self.failure
 
     def submit(
@@ -111,6 +138,7 @@ class Engine:
         with self._changed:
             self.admit(count_images(work), client)
             self._queue.add(ticket)
+            ticket.future.add_done_callback(lambda _: self._on_event(describe_end(ticket)))
             self._changed.notify_all()
         self._prepare_next()
         return ticket
@@ -142,15 +170,15 @@ class Engine:
     def stop(self) -> None:
         """Refuse new jobs, finish the queued ones and end the thread.
 
-        A model that is still loading is not waited for, because nothing can interrupt that.
+        A model that is still loading is not waited for, nor a step that hangs, because nothing can interrupt them.
         """
         with self._changed:
             is_loading = self._state is State.LOADING
-            if self._state in (State.LOADING, State.READY):
+            if self._state in (State.LOADING, State.READY, State.HUNG):
                 self._state = State.DRAINING
             self._changed.notify_all()
-        if self._thread.is_alive() and not is_loading:
-            self._thread.join()
+        while self._thread.is_alive() and not is_loading and not self.watchdog.is_hanging:
+            self._thread.join(JOIN_SECONDS)
 
     def _drop(self, ticket: Ticket) -> None:
         """Remove a cancelled ticket that waits, so that the limit counts only clients that still do."""
@@ -173,15 +201,23 @@ class Engine:
     def _main(self) -> None:
         """Load the model and run the jobs. No other code uses the device."""
         try:
+            self._run()
+        finally:
+            self.watchdog.stop()
+
+    def _run(self) -> None:
+        try:
             model = self._load()
             self.model, self._loaded = model.model, model
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return
-        stepper = Stepper(model, self._queue, self._changed, self._limits, self._batching, self._prepare_next)
+        args = self._batching, self._prepare_next, self.watchdog, self._on_event
+        stepper = Stepper(model, self._queue, self._changed, *args)
         self._enter(State.READY)
         try:
             while self._wait_for_jobs():
+                self._drop_failed(stepper)
                 stepper.take_pass()
         except DeviceLost as error:
             self._fail_device(error, stepper)
@@ -189,7 +225,7 @@ class Engine:
         self._enter(State.STOPPED)
 
     def _fail_loading(self, error: Exception) -> None:
-        is_known = isinstance(error, PipelineError | ValueError)
+        is_known = isinstance(error, PipelineError | ValueError) and not isinstance(error, DeviceLost)
         self.failure = f"the model could not be loaded{f': {error}' if is_known else ''}"
         log.error("%s", self.failure, exc_info=None if is_known else error)
         self._enter(State.DEFUNCT)
@@ -202,11 +238,35 @@ class Engine:
         for ticket in self._queue.tickets:
             stepper.fail(ticket, Unavailable(self.failure))
 
-    def _wait_for_jobs(self) -> bool:
-        """Wait for a job and return whether there is one; there is none when the engine has finished them to stop."""
+    def _report_hang(self, seconds: float) -> None:
+        """Refuse all jobs, because the device thread may never come back. On the watchdog's thread."""
+        failure = f"a step on the device has not ended for {seconds:.0f} s; restart the server"
+        frame = sys._current_frames().get(self._thread.ident or 0)  # pyright: ignore[reportPrivateUsage]
+        log.critical("%s\n%s", failure, "".join(traceback.format_stack(frame)))
         with self._changed:
-            self._changed.wait_for(lambda: len(self._queue) or self._state is State.DRAINING)
-            return len(self._queue) > 0
+            self.failure = failure
+            self._state = State.HUNG if self._state is State.READY else self._state
+            tickets = self._queue.tickets
+            self._changed.notify_all()
+        for ticket in tickets:
+            set_error(ticket, Unavailable(failure))
+
+    def _drop_failed(self, stepper: Stepper) -> None:
+        """Drop the jobs that were refused while a step hung that has ended now, and accept others again."""
+        if self.failure is None:
+            return
+        for ticket in self._queue.tickets:
+            stepper.fail(ticket, Unavailable(self.failure or ""))
+        with self._changed:
+            if self._state is State.HUNG:
+                self._state, self.failure = State.READY, None
+                log.warning("the step has ended after all; requests are accepted again")
+
+    def _wait_for_jobs(self) -> bool:
+        """Wait for something to do, and return whether there is; there is not once the engine has finished to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._queue) or self._state in (State.DRAINING, State.HUNG))
+            return len(self._queue) > 0 or self._state is State.HUNG
 
     def _prepare_next(self) -> None:
         """Let the model prepare the job that will begin next, while another one runs."""

@@ -8,6 +8,7 @@ import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,11 @@ from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import plan_control
 from pipelines.adapters.vibe import VibeEncoder, load_vibe
 from pipelines.adapters.vibe_plan import plan_vibe
-from pipelines.device import translate_device_errors
+from pipelines.device import release_memory, translate_device_errors
 from pipelines.errors import WeightsError
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
 from pipelines.job import Work
+from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
 from pipelines.steps import Run
@@ -66,8 +68,11 @@ class LoadedRunner:
         device = self.pipeline.device
         with translate_device_errors(device):
             self.pipeline.move(device if place == "device" else torch.device("cpu"))
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            release_memory(device)
+
+    def free_memory(self) -> None:
+        """Free what is kept for later jobs on the device."""
+        self.runner.free_memory()
 
     def prepare(self, work: Work, /) -> None:
         self.runner.prepare(work)
@@ -98,8 +103,17 @@ def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentMo
         with translate_device_errors(torch.device(device)):
             return load_runner(model, settings, upscaler)
 
-    budgets = settings.engine.device_memory << 20, settings.engine.parked_memory << 20
-    return ResidentModels(models, load, *budgets)
+    parked_memory = settings.engine.parked_memory << 20
+    is_shared = not device.startswith("cuda")  # the device has no memory of its own
+    budgets = settings.engine.device_memory << 20, parked_memory
+    return ResidentModels(models, load, *budgets, is_shared, partial(read_memory, device))
+
+
+def read_memory(device: str) -> dict[str, int]:
+    """Return the bytes of a GPU's memory that tensors use, and that torch has reserved; nothing for another device."""
+    if torch.device(device).type != "cuda":
+        return {}
+    return {"used": torch.cuda.memory_allocated(device), "reserved": torch.cuda.memory_reserved(device)}
 
 
 def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:
@@ -136,7 +150,9 @@ def load_runner(
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     memory = settings.engine.lora_memory << 20, settings.engine.control_memory << 20
     vibe = _load_vibe(entry.vibe, weights)
-    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory)
+    max_rows = None if settings.engine.max_rows == "auto" else settings.engine.max_rows
+    limits = find_pass_limits(weights, max_rows)
+    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory, limits)
     if entry.preview_decoder is not None and decode_preview is not None:
         likeness = pipeline.compare_preview(decode_preview)
         if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color

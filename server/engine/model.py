@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 from pipelines.adapters.ip_adapter import detect_ip_adapter, find_encoder
 from pipelines.errors import WeightsError
@@ -20,6 +20,8 @@ from server.engine.controlnets import ServedControls, detect_controls
 from server.engine.loras import UnknownLora, find_lora
 
 log = logging.getLogger("naiad")
+Place: TypeAlias = Literal["device", "memory", "disk"]
+"""Where a model is: ready to run, waiting in CPU memory, or not loaded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,24 @@ MEMORY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the engine takes on.
+
+    Attributes:
+        queue: images of jobs that wait, without those that have begun; a job for more waits alone.
+        share: those of one client, likewise.
+        images: images that have begun and are not finished; under "exact" one of them runs.
+    """
+
+    queue: int = 128
+    images: int = 4
+
+    @property
+    def share(self) -> int:
+        return max(self.queue // 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """What is expected of a job: when it begins and ends, in seconds from now; it has begun if `start` is 0.
 
@@ -72,7 +90,16 @@ class Queue:
     @property
     def has_room(self) -> bool:
         """Whether another image may begin."""
-        return sum(job.started for job in self.running.values()) < self._most_started
+        return self._started < self._most_started
+
+    @property
+    def has_spare_room(self) -> bool:
+        """Whether there is room for another image once a further one has begun."""
+        return self._started + 1 < self._most_started
+
+    @property
+    def _started(self) -> int:
+        return sum(job.started for job in self.running.values())
 
     def add(self, ticket: Ticket) -> None:
         """Add a ticket."""

@@ -8,19 +8,17 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from time import perf_counter
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol
 
-from pipelines.errors import DeviceLost, PipelineError, UnknownName
+from pipelines.errors import DeviceLost, OutOfMemory, PipelineError, UnknownName
 from pipelines.job import UpscaleJob, Work
 from pipelines.steps import Run
 from pipelines.types import OnPreview
 from pipelines.weights.checkpoint import checkpoint_files, open_checkpoint
-from server.engine.model import ServedModel
+from server.engine.model import Place, ServedModel
 from server.errors import Unavailable
 
 log = logging.getLogger("naiad")
-Place: TypeAlias = Literal["device", "memory", "disk"]
-"""Where a model is: ready to run, waiting in CPU memory, or not loaded."""
 
 
 class MovableModel(Protocol):
@@ -35,6 +33,10 @@ class MovableModel(Protocol):
         ...
 
     def move(self, place: Literal["device", "memory"], /) -> None: ...
+
+    def free_memory(self) -> None:
+        """Free what is kept for later jobs on the device."""
+        ...
 
     def prepare(self, work: Work, /) -> None: ...
 
@@ -53,6 +55,8 @@ class ResidentModels:
         load: loads a model onto the device.
         device_budget, memory_budget: bytes of models on the device and in CPU memory. The model that runs is always on
             the device, and what it replaces is dropped only once it is loaded.
+        is_shared: whether the device's memory is the CPU's.
+        read_memory: returns bytes of the device's memory by what they are.
 
     Attributes:
         switches: how often a job needed another model than the one before it.
@@ -64,8 +68,11 @@ class ResidentModels:
         load: Callable[[ServedModel], MovableModel],
         device_budget: int,
         memory_budget: int,
+        is_shared: bool = True,
+        read_memory: Callable[[], Mapping[str, int]] = dict[str, int],
     ) -> None:
         self._load, self._budgets = load, (device_budget, memory_budget)
+        self._is_shared, self._read_memory = is_shared, read_memory
         first = load(models[0])
         self._models = {model.model: model for model in (first.model, *models[1:])}
         self._default = self._current = first.model.model
@@ -86,6 +93,11 @@ class ResidentModels:
     def find_place(self, name: str) -> Place:
         """Return where a model is now. On any thread."""
         return "device" if name in self._device else "memory" if name in self._memory else "disk"
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device's memory by what they are; nothing on a device that does not count them."""
+        return self._read_memory()
 
     def prepare(self, work: Work, /) -> None:
         """Begin what the next job needs, if its model is loaded."""
@@ -120,6 +132,16 @@ class ResidentModels:
         """Begin an active job."""
         return self._device[self._find_model(work)].begin(work, on_preview)
 
+    def free_memory(self, work: Work, others: Collection[Work] = (), /) -> None:
+        """Free what a job does not need; the models of `others`, which have begun, stay loaded."""
+        needed = self._find_model(work)
+        for name in [name for name in self._device if name != needed]:
+            self._park(name)
+        kept = {needed, *map(self._find_model, others)}
+        self._limit_memory(kept, 0 if self._is_shared else None)
+        for loaded in self._device.values():
+            loaded.free_memory()
+
     def _find_model(self, work: Work) -> str:
         return self._current if isinstance(work, UpscaleJob) else work.model
 
@@ -130,9 +152,11 @@ class ResidentModels:
         except DeviceLost:
             raise
         except Exception as error:
-            reason = _describe_failure(error)
             log.exception("model %r could not be loaded", name)
-            raise PipelineError(f"model: {name!r} could not be loaded: {reason}") from error
+            subject = f"model: {name!r} could not be loaded"
+            if isinstance(error, OutOfMemory):
+                raise OutOfMemory(subject) from error
+            raise PipelineError(f"{subject}: {_describe_failure(error)}") from error
         self._device[name] = loaded
         self._device.move_to_end(name)
         self._current = name
@@ -167,12 +191,18 @@ class ResidentModels:
             name = next(iter(self._device), None)
             if name is None or (not needed and name == self._current):
                 return
-            self._device[name].move("memory")
-            self._memory[name] = self._device.pop(name)
+            self._park(name)
 
-    def _limit_memory(self, kept: Collection[str]) -> None:
+    def _park(self, name: str) -> None:
+        """Move a model from the device to CPU memory."""
+        self._device[name].move("memory")
+        self._memory[name] = self._device.pop(name)
+
+    def _limit_memory(self, kept: Collection[str], budget: int | None = None) -> None:
+        """Drop models that are not kept until the rest fits into the budget, by default that of the settings."""
+        budget = self._budgets[1] if budget is None else budget
         for name in [name for name in self._memory if name not in kept]:
-            if sum(loaded.size for loaded in self._memory.values()) <= self._budgets[1]:
+            if sum(loaded.size for loaded in self._memory.values()) <= budget:
                 return
             del self._memory[name]
             log.info("model %r was dropped from memory; its next request loads it again", name)
@@ -185,8 +215,4 @@ def _estimate_size(model: ServedModel) -> int:
 
 def _describe_failure(error: Exception) -> str:
     """Return a reason for clients: no path, no library's text."""
-    if isinstance(error, PipelineError):
-        return str(error)
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
-        return "not enough memory; the operator can lower engine.device_memory"
-    return "the server's log has the details"
+    return str(error) if isinstance(error, PipelineError) else "the server's log has the details"

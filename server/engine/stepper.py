@@ -1,23 +1,37 @@
 """Takes the steps of jobs, on the device thread: which one is next, which share a pass, and what an error ends."""
 
 import logging
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Hashable, Mapping, Sequence
+from concurrent.futures import InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from threading import Condition
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from pipelines.errors import Cancelled, DeviceLost
-from pipelines.job import Work
-from pipelines.steps import Run, Step, take_steps
+from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
+from pipelines.job import Job, UpscaleJob, Work
+from pipelines.steps import Run, Stage, Step, take_steps
 from pipelines.types import BatchingMode, OnPreview
-from server.engine.model import ServedModel
+from server.engine.events import (
+    JobBegan,
+    MemoryRanOut,
+    OnEvent,
+    PassTaken,
+    SharedPassFailed,
+    WeightsChanged,
+    ignore_event,
+    name_kind,
+)
+from server.engine.model import Place, ServedModel
 from server.engine.queue import Queue
 from server.engine.ticket import Result, RunningJob, Ticket
+from server.engine.watchdog import WEIGHTS, Watchdog
 
 log = logging.getLogger("naiad.engine")
 GONE = "the client no longer waits for this job"
+Value = TypeVar("Value")
 
 
 class LoadedModel(Protocol):
@@ -35,8 +49,13 @@ class LoadedModel(Protocol):
         """The models that jobs may name, as known by now; read on any thread."""
         ...
 
-    def find_place(self, name: str, /) -> str:
-        """Return where a model is: "device", "memory" or "disk"."""
+    def find_place(self, name: str, /) -> Place:
+        """Return where a model is."""
+        ...
+
+    @property
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of the device's memory by what they are; read on any thread."""
         ...
 
     def prepare(self, work: Work, /) -> None:
@@ -58,25 +77,12 @@ class LoadedModel(Protocol):
         """Begin an active job; its steps are taken while it is active."""
         ...
 
+    def free_memory(self, work: Work, others: Collection[Work], /) -> None:
+        """Free what a job does not need.
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much the engine takes on.
-
-    Attributes:
-        queue: images of jobs that wait, without those that have begun; a job for more waits alone.
-        share: those of one client, likewise.
-        images: images that have begun and are not finished; one of them runs.
-        rows: of a pass that images of several jobs share.
-    """
-
-    queue: int = 128
-    images: int = 4
-    rows: int = 8
-
-    @property
-    def share(self) -> int:
-        return max(self.queue // 2, 1)
+        The steps of `others`, which have begun, must remain possible after a call of `activate`.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,8 @@ class Stepper:
     Args:
         lock: guards the queue.
         on_begin: called after a job has begun.
+        watchdog: watches the operations of the device.
+        on_event: called with what happens.
     """
 
     def __init__(
@@ -101,12 +109,14 @@ class Stepper:
         model: LoadedModel,
         queue: Queue,
         lock: Condition,
-        limits: Limits,
         batching: BatchingMode,
         on_begin: Callable[[], None],
+        watchdog: Watchdog,
+        on_event: OnEvent = ignore_event,
     ) -> None:
-        self._model, self._queue, self._lock = model, queue, lock
-        self._limits, self._batching, self._on_begin = limits, batching, on_begin
+        self._model, self._queue, self._lock, self._watchdog = model, queue, lock, watchdog
+        self._batching, self._on_begin, self._on_event = batching, on_begin, on_event
+        self._room: dict[Hashable, float] = {}  # for the passes with a key, where memory did not suffice
 
     def take_pass(self) -> None:
         """Take the step that is next, together with those that may share its pass."""
@@ -125,63 +135,86 @@ class Stepper:
             if steps and not self._model.is_active(ticket.work):
                 continue
             with self._end_on_failure(ticket):
-                for found in self._iter_steps(ticket):
+                for found in self._iter_steps(ticket, steps):
                     if not steps or self._may_share(steps, found):
                         steps.append(found)
+                    elif found.step.prepares:
+                        self._take([found])  # so that the image can share the next pass
                     if self._batching == "exact":
                         break
         return steps
 
     def _may_share(self, steps: Sequence[ImageStep], other: ImageStep) -> bool:
         """Return whether a step may be taken together with others, and there is room for it."""
-        key, rows = steps[0].step.key, sum(each.step.rows for each in steps)
-        return key is not None and other.step.key == key and rows + other.step.rows <= self._limits.rows
+        key, share = steps[0].step.key, sum(each.step.share for each in (*steps, other))
+        return key is not None and other.step.key == key and share <= self._room.get(key, 1)
 
-    def _iter_steps(self, ticket: Ticket) -> Generator[ImageStep]:
+    def _iter_steps(self, ticket: Ticket, gathered: Sequence[ImageStep]) -> Generator[ImageStep]:
         """Yield the next step of each of a job's images; the job and its images begin where there is room for them."""
         self._activate(ticket.work)
-        job = self._queue.running.get(ticket) or self._begin(ticket)
+        job = self._queue.running.get(ticket)
+        if job is None and self._has_room(ticket, gathered):
+            job = self._begin(ticket)
         if job is None:
             return
         for image in job.list_images():
-            if job.is_started(image) or self._queue.has_room:
-                with _measure((ticket,)):
+            if job.is_started(image) or self._has_room(ticket, gathered):
+                with self._work_on((ticket,)):
                     step = job.find_step(image)
                 if step is None:
                     self._finish_if_done(job)
                 else:
                     yield ImageStep(ticket, image, step)
 
+    def _has_room(self, ticket: Ticket, gathered: Sequence[ImageStep]) -> bool:
+        """Return whether an image may begin.
+
+        One that is to join a pass has the pass's size, and leaves room for a job that comes first later.
+        """
+        if not gathered:
+            return self._queue.has_room
+        is_alike = not _list_sizes(ticket.work).isdisjoint(_list_sizes(gathered[0].ticket.work))
+        return is_alike and self._queue.has_spare_room
+
     def _activate(self, work: Work) -> None:
         is_active, started = self._model.is_active(work), perf_counter()
-        self._model.activate(work, [ticket.work for ticket in self._queue.running])
+        place = "device" if isinstance(work, UpscaleJob) else self._model.find_place(work.model)
+        with self._watchdog.watch(WEIGHTS):
+            self._retry(work, lambda: self._model.activate(work, self._list_works()))
         if not is_active:
-            self._queue.learn_switch(perf_counter() - started)
+            seconds = perf_counter() - started
+            self._queue.learn_switch(seconds)
+            self._on_event(WeightsChanged("loras" if place == "device" else place, seconds))
 
     def _begin(self, ticket: Ticket) -> RunningJob | None:
-        """Begin a job; return None if its client has gone."""
-        if not ticket.future.set_running_or_notify_cancel():
+        """Begin a job; return None if its client has gone, or it has failed while weights were changed for it."""
+        if ticket.future.done() or not ticket.future.set_running_or_notify_cancel():
             with self._lock:
                 self._queue.remove(ticket)
             return None
         ticket.queue_seconds = perf_counter() - ticket.queued
-        with _measure((ticket,)):
-            run = self._model.begin(ticket.work, ticket.on_preview)
+        with self._work_on((ticket,)):
+            run = self._retry(ticket.work, lambda: self._model.begin(ticket.work, ticket.on_preview))
         with self._lock:
             job = self._queue.begin(ticket, run)
         self._on_begin()
+        self._on_event(JobBegan(name_kind(ticket.work), ticket.queue_seconds))
         return job
 
     def _take(self, steps: Sequence[ImageStep]) -> None:
         """Take steps together, and send their results to the images."""
         for each in steps:
             each.ticket.progress = each.step.progress
-        with _measure({each.ticket for each in steps}):
+        started, stage = perf_counter(), steps[0].step.stage if steps else "draw"
+        with self._work_on({each.ticket for each in steps}, stage):
             answers = self._compute(steps)
+        if answers:
+            rows = sum(each.step.rows for each, _ in answers)
+            self._on_event(PassTaken(stage, len(answers), rows, perf_counter() - started))
         for each, answer in answers:
             job = self._queue.running.get(each.ticket)
-            if job is not None:  # unless another of its images has failed
-                with self._end_on_failure(each.ticket), _measure((each.ticket,)):
+            if job is not None and not each.ticket.future.done():  # unless another of its images has failed
+                with self._end_on_failure(each.ticket), self._work_on((each.ticket,)):
                     job.answer(each.image, answer)
                 self._queue.learn_speed(each.ticket)
                 self._finish_if_done(job)
@@ -190,18 +223,42 @@ class Stepper:
         """Return the results of steps; after an error each is taken on its own, so that only its own job fails."""
         if len(steps) > 1:
             try:
-                return list(zip(steps, take_steps([each.step for each in steps]), strict=True))
+                return self._take_steps(steps)
             except DeviceLost:
                 raise
             except Exception as error:  # noqa: BLE001  # which of the jobs it is for, the next attempt shows
+                if isinstance(error, OutOfMemory):
+                    self._room[steps[0].step.key] = sum(each.step.share for each in steps[:-1])
                 log.warning("a shared pass failed, and is taken again image by image: %s", error)
+                self._on_event(SharedPassFailed())
         answers: list[tuple[ImageStep, Any]] = []
         for each in steps:
             if each.ticket not in self._queue.running:
                 continue  # another of its images has failed
             with self._end_on_failure(each.ticket):
-                answers += zip([each], take_steps([each.step]), strict=True)
+                answers += self._take_steps([each])
         return answers
+
+    def _take_steps(self, steps: Sequence[ImageStep]) -> list[tuple[ImageStep, Any]]:
+        take = partial(take_steps, [each.step for each in steps])
+        return list(zip(steps, self._retry(steps[0].ticket.work, take), strict=True))
+
+    def _retry(self, work: Work, function: Callable[[], Value]) -> Value:
+        """Call a function for a job, and once more if memory runs out, after all was freed that the job does not need.
+
+        The second call is the same as the first: an image's pixels may not depend on what else was in memory.
+        """
+        try:
+            return function()
+        except OutOfMemory as error:
+            log.warning("%s; trying again without all that is not needed for this job", error)
+            self._on_event(MemoryRanOut())
+        self._model.free_memory(work, self._list_works())
+        return function()
+
+    def _list_works(self) -> list[Work]:
+        """Return the jobs that have begun."""
+        return [ticket.work for ticket in self._queue.running]
 
     def _finish_if_done(self, job: RunningJob) -> None:
         """Set the result of a job whose images are all finished."""
@@ -214,7 +271,9 @@ class Stepper:
                 self._queue.remove(ticket)
             self._queue.learn_speed(ticket)
             times = ticket.queue_seconds or 0.0, ticket.service
-            ticket.future.set_result(Result(output.images, output.sigmas, *times, output.vibe))
+            result = Result(output.images, output.sigmas, *times, output.vibe, dict(ticket.stages))
+            with suppress(InvalidStateError):  # it hung
+                ticket.future.set_result(result)
 
     @contextmanager
     def _end_on_failure(self, ticket: Ticket) -> Generator[None]:
@@ -227,24 +286,35 @@ class Stepper:
             self.fail(ticket, error)
 
     def fail(self, ticket: Ticket, error: Exception) -> None:
-        """End a job with an error."""
+        """End a job with an error, unless it has ended already."""
         with self._lock:
             job = self._queue.remove(ticket)
         if job is not None:
             job.close()
-        if ticket.future.running() or ticket.future.set_running_or_notify_cancel():
-            # no asyncio future can hold a StopIteration; whoever waits for one would wait forever
-            is_stop = isinstance(error, StopIteration)
-            ticket.future.set_exception(RuntimeError("StopIteration") if is_stop else error)
+        set_error(ticket, error)
+
+    @contextmanager
+    def _work_on(self, tickets: Collection[Ticket], stage: Stage = "draw") -> Generator[None]:
+        """Watch what happens inside the context, and count its time as the device's work on jobs."""
+        started = perf_counter()
+        with self._watchdog.watch() as operation:
+            try:
+                yield
+            finally:
+                seconds = 0.0 if operation.hangs else perf_counter() - started
+                for ticket in tickets:
+                    ticket.add_work(stage, seconds)
 
 
-@contextmanager
-def _measure(tickets: Collection[Ticket]) -> Generator[None]:
-    """Count the time inside the context as the device's work on jobs."""
-    started = perf_counter()
-    try:
-        yield
-    finally:
-        seconds = perf_counter() - started
-        for ticket in tickets:
-            ticket.service += seconds
+def set_error(ticket: Ticket, error: Exception) -> None:
+    """Let the client of a job know its error, unless the job has ended. On any thread."""
+    future = ticket.future
+    if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
+        # no asyncio future can hold a StopIteration; whoever waits for one would wait forever
+        is_stop = isinstance(error, StopIteration)
+        with suppress(InvalidStateError):  # it has ended on another thread by now
+            future.set_exception(RuntimeError("StopIteration") if is_stop else error)
+
+
+def _list_sizes(work: Work) -> set[tuple[int, int]]:
+    return {(pass_.width, pass_.height) for pass_ in work.passes} if isinstance(work, Job) else set()

@@ -1,26 +1,34 @@
 """A job in the engine: what its client waits for, and how far it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pipelines.job import EncodedVibe, Work
-from pipelines.steps import Run, Step
+from pipelines.steps import Run, Stage, Step
 from pipelines.types import OnPreview, Output, Pixels, Progress, Sigmas
+
+CancelReason: TypeAlias = Literal["disconnect", "request", "deadline"]
+"""Why a job is cancelled: its client has hung up or has asked for it, or its deadline has passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The images of a job, the sigmas of its last pass, the seconds it waited and ran; or what else it gives."""
+    """The images of a job, the sigmas of its last pass, the seconds it waited and ran; or what else it gives.
+
+    Attributes:
+        stages: seconds of the device's work by what it was for; together they are `run_seconds`.
+    """
 
     images: Sequence[Pixels]
     sigmas: Sigmas
     queue_seconds: float
     run_seconds: float
     vibe: EncodedVibe | None = None
+    stages: Mapping[Stage, float] = field(default_factory=dict[Stage, float])
 
 
 class Ticket:
@@ -35,8 +43,9 @@ class Ticket:
     Attributes:
         queue_seconds: how long the job waited before it began; None until then.
         progress: of the step that is taken now; None until the job has begun.
-        is_cancelled: whether the client no longer waits.
         service: seconds of the device's work on the job.
+        stages: these seconds by what the work was for.
+        reason: why the job was cancelled; None if it was not.
     """
 
     def __init__(
@@ -52,9 +61,20 @@ class Ticket:
         self.queued = perf_counter()
         self.queue_seconds: float | None = None
         self.progress: Progress | None = None
-        self.is_cancelled, self._drop = False, drop
-        self.service = 0.0
+        self.reason: CancelReason | None = None
+        self._drop = drop
+        self.service, self.stages = 0.0, dict[Stage, float]()
         self._at_end: list[Callable[[bool], None]] = []
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the client no longer waits for the job."""
+        return self.reason is not None
+
+    def add_work(self, stage: Stage, seconds: float) -> None:
+        """Count seconds of the device's work."""
+        self.service += seconds
+        self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
     @property
     def waited(self) -> float:
@@ -73,9 +93,9 @@ class Ticket:
         with suppress(IndexError):  # the list is empty from then on; `pop` is atomic
             self._at_end.pop()(has_succeeded)
 
-    def cancel(self) -> None:
+    def cancel(self, reason: CancelReason = "disconnect") -> None:
         """Drop the job from the queue, or stop it before its next step."""
-        self.is_cancelled = True
+        self.reason = self.reason or reason
         if self._drop is not None:
             self._drop(self)
         self.future.cancel()
@@ -104,11 +124,8 @@ class RunningJob:
 
     @property
     def done(self) -> float:
-        """Share of the job's steps that have been taken; of jobs with several passes, of the steps of this pass.
-
-        It may be read on any thread.
-        """
-        begun = sum((step.progress.step - 1) / step.progress.steps for step in tuple(self._steps.values()))
+        """Share of the job's work that is done. It may be read on any thread."""
+        begun = sum(step.progress.done for step in tuple(self._steps.values()))
         return (len(self._results) + begun) / len(self._run.images)
 
     @property

@@ -1,10 +1,14 @@
 """Telling a lost device from a failed operation. A sticky CUDA error is imitated by a failing `torch.zeros`."""
 
+import weakref
+from errno import ENOENT, ENOMEM
+
 import pytest
 import torch
+from faults import run_out_of_cpu_memory, run_out_of_memory
 
-from pipelines.device import is_device_lost, translate_device_errors
-from pipelines.errors import Cancelled, DeviceLost
+from pipelines.device import is_device_lost, is_out_of_memory, translate_device_errors
+from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
 
 CPU = torch.device("cpu")
 ILLEGAL = (
@@ -54,8 +58,8 @@ def test_a_library_s_error_on_a_lost_device_is_device_lost(fail_device):
     [
         AcceleratorError("CUDA error: invalid configuration argument"),
         RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
         ValueError("unrelated"),
+        FileNotFoundError(ENOENT, "No such file or directory"),
         Cancelled("the client no longer waits for this job"),
     ],
 )
@@ -72,13 +76,41 @@ def test_an_error_that_the_device_survives_is_passed_on(error):
         AcceleratorError("CUDA error: out of memory"),
         RuntimeError("HIP out of memory. Tried to allocate 2.00 MiB."),
         RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB)"),
+        RuntimeError("Invalid buffer size: 20.00 GB"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes."),
+        MemoryError(),
+        OSError(ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_running_out_of_memory_is_not_device_lost(fail_device, error):
-    fail_device(error)
+    if isinstance(error, RuntimeError):
+        fail_device(error)
     assert not is_device_lost(CPU)
-    with pytest.raises(type(error)), translate_device_errors(CPU):
+    with pytest.raises(OutOfMemory, match=r"^not enough memory$") as caught, translate_device_errors(CPU):
         raise error
+    assert caught.value.__cause__ is error
+
+
+def test_the_cpu_s_own_error_is_recognized():
+    with pytest.raises(RuntimeError) as caught:
+        run_out_of_cpu_memory(None)
+    assert is_out_of_memory(caught.value)
+
+
+def test_what_took_the_memory_is_freed_while_the_error_is_kept():
+    references = []
+
+    def evaluate():
+        activations = torch.zeros(8)
+        references.append(weakref.ref(activations))
+        run_out_of_memory(None)
+
+    with pytest.raises(OutOfMemory) as caught, translate_device_errors(CPU):
+        evaluate()
+    assert caught.value.__cause__ is not None
+    assert references[0]() is None
 
 
 def test_a_working_device_is_not_lost():

@@ -9,11 +9,12 @@ import pytest
 import torch
 from jobs import change, make_job
 
+from pipelines.cost import estimate_cost, estimate_passes
 from pipelines.errors import Cancelled, DeviceLost
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.runner import Runner
-from pipelines.steps import Step, run_steps
+from pipelines.steps import Step, Tile, run_steps, take_steps
 from pipelines.types import Progress
 
 ENHANCE = Pass(96, 160, (2**32 - 1, 0), PreviousPass(), 0.5, 0.1, noise_seed=30)
@@ -41,11 +42,12 @@ class RecordingPipeline:
     def activate(self, job):
         self.active.append(job)
 
-    def begin_pass(self, job, pass_, steps_before):
-        self.passes.append((pass_, steps_before))
+    def begin_pass(self, job, number):
+        pass_ = job.passes[number]
+        self.passes.append(pass_)
         if self.failure is not None:
             raise self.failure
-        return PassInputs(pass_, FakePlan(pass_), None, None, None, steps_before)  # pyright: ignore[reportArgumentType]
+        return PassInputs(pass_, FakePlan(pass_), *[None] * 4)  # pyright: ignore[reportArgumentType]
 
     def generate_image(self, inputs, index, previous, previews):
         self.images.append((index, previous))
@@ -60,8 +62,7 @@ class Doubling:
     scale = 2
 
     def upscale_tiles(self, pixels):
-        yield 0, 1
-        return (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)
+        return (yield Tile(1, 1, lambda: (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)))
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_the_second_pass_starts_from_the_first_ones_images_at_its_own_size(pipel
     steps = []
     output = Runner(pipeline).run(JOB, steps.append)
     assert pipeline.active == [JOB]
-    assert pipeline.passes == [(JOB.passes[0], 0), (JOB.passes[1], 1)]  # encoded once for both images
+    assert pipeline.passes == [*JOB.passes]  # encoded once for both images
     (_, first), (_, second), (_, third), (_, fourth) = pipeline.images
     assert (first, third) == (None, None)
     assert [(image.width, image.height, image.rgb[0]) for image in (second, fourth)] == [
@@ -87,7 +88,7 @@ def test_the_second_pass_starts_from_the_first_ones_images_at_its_own_size(pipel
     ]
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
     assert [image[0, 0, 0] for image in output.images] == [20, 21]
-    assert [progress.image for progress in steps] == [0, 0, 1, 1]
+    assert [progress.image for progress in steps] == [0, 0, 0, 0, 1, 1]  # two of the first are for encoding
 
 
 def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
@@ -95,6 +96,17 @@ def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
     output = run.finish(run_steps(run.images, together=True))
     assert [index for index, _ in pipeline.images] == [0, 1, 0, 1]
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
+
+
+def test_encoding_is_a_step_of_the_first_image_that_gets_to_it(pipeline):
+    first, second = Runner(pipeline).begin(ONE_PASS).images
+    encoding = [first.send(None), second.send(None)]
+    assert all(step.prepares for step in encoding)
+    assert pipeline.passes == []
+    for step in encoding:
+        take_steps([step])
+    assert len(pipeline.passes) == 1
+    assert not first.send(None).prepares
 
 
 def test_the_sigmas_are_the_last_passes(pipeline):
@@ -156,6 +168,29 @@ def test_a_device_that_fails_in_a_step_is_lost(demo, monkeypatch, part):
 def test_the_demo_model_enhances(demo):
     first = change(JOB, width=64, height=64, seeds=(5,)).passes[0]
     second = replace(ENHANCE, width=96, height=96, seeds=(2**32 - 1,))
-    (image,) = Runner(demo).run(replace(JOB, passes=(first, second))).images
+    progress = []
+    job = replace(JOB, passes=(first, second))
+    (image,) = Runner(demo).run(job, progress.append).images
     assert image.shape == (96, 96, 3)
     assert image.std() > 1
+    done = [step.done for step in progress]
+    assert done == sorted(done)
+    begun = [step.done for step in progress if step.step == 1]
+    assert begun[0] == 0
+    assert begun[-1] == pytest.approx(estimate_passes(job)[0] / estimate_cost(job))
+
+
+def test_the_steps_of_an_enhanced_image_name_their_stages(demo):
+    second = Pass(96, 96, (1,), PreviousPass(), 0.5)
+    job = make_job(64, 64, steps=2)
+    (image,) = Runner(demo).begin(replace(job, passes=(*job.passes, second))).images
+    stages, answer = [], None
+    try:
+        while True:
+            step = image.send(answer)
+            stages.append((step.stage, step.rows))
+            (answer,) = take_steps([step])
+    except StopIteration:
+        pass
+    first = [("encode", 1), ("draw", 2), ("draw", 2), ("decode", 1)]
+    assert stages == [*first, ("encode", 1), ("encode", 1), ("draw", 2), ("decode", 1)]

@@ -36,7 +36,7 @@ def test_when_to_try_again_is_a_number_of_seconds_within_bounds(seconds, header,
 def test_every_error_has_its_status_and_is_in_the_docstring():
     assert {kind.__name__: kind.status for kind in ApiError.__subclasses__()} == {
         "Rejected": 400, "UnknownKeys": 400, "Unauthorized": 401, "LimitReached": 402, "Forbidden": 403, "NotFound": 404, "MethodNotAllowed": 405, "BodyTimeout": 408, "Conflict": 409, "BodyTooLarge": 413,
-        "Unsupported": 415, "Overloaded": 429, "HeadersTooLarge": 431, "Failed": 500, "Unavailable": 503,
+        "Unsupported": 415, "Overloaded": 429, "HeadersTooLarge": 431, "Disconnected": 499, "Failed": 500, "Unavailable": 503,
     }  # fmt: skip
     assert all(
         f"{kind.__name__:<16} {kind.status}" in (errors.__doc__ or "") for kind in ApiError.__subclasses__()

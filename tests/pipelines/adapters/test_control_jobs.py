@@ -148,7 +148,7 @@ def test_the_map_is_fitted_to_each_pass_of_enhance(pipeline, control):
 def test_only_rows_with_the_same_networks_share_a_pass(pipeline, control):
     others = ((), (control(),), (control(seed=1),), (control(strength=0.5),))
     jobs = [make(controls=controls) for controls in others]
-    starts = [pipeline.denoise_image(pipeline.begin_pass(job, job.passes[0]), 0) for job in jobs]
+    starts = [pipeline.denoise_image(pipeline.begin_pass(job), 0) for job in jobs]
     list_passes(pipeline)
     found = run_steps(starts, together=True)
     rows = [count for count, *_ in list_passes(pipeline)]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.adapters.control_residency import ControlResidency
 from pipelines.adapters.controlnet import ControlPlan
-from pipelines.errors import PipelineError, UnusableFile
+from pipelines.errors import OutOfMemory, UnusableFile
 from pipelines.pipeline import Pipeline
 
 MAP = draw_map(64, 64)
@@ -103,6 +103,17 @@ def test_unusable_files_are_errors_that_leave_the_model_as_it_was(demo, tmp_path
         assert demo._controls.size == 0
 
 
+def test_networks_that_the_last_job_does_not_use_can_be_freed(demo, controls):
+    residency = ControlResidency(demo.weights, 1 << 30)
+    residency.activate([controls["a"]])
+    one = residency.size
+    (network,) = residency.activate([controls["b"]])
+    assert residency.size == 2 * one
+    residency.free_unused()
+    assert residency.size == one
+    assert residency.activate([controls["b"]]) == (network,)
+
+
 def test_running_out_of_memory_frees_all_networks_and_is_told(demo, controls, monkeypatch):
     residency = ControlResidency(demo.weights, 1 << 30)
     residency.activate([controls["a"]])
@@ -111,8 +122,6 @@ def test_running_out_of_memory_frees_all_networks_and_is_told(demo, controls, mo
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(ControlPlan, "fill", fail)
-    with pytest.raises(
-        PipelineError, match=r"ControlNet 'b': there is not enough memory for it; the operator can"
-    ):
+    with pytest.raises(OutOfMemory, match="ControlNet 'b': not enough memory"):
         residency.activate([controls["b"]])
     assert residency.size == 0

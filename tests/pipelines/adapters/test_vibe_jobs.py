@@ -109,7 +109,7 @@ def test_an_encoded_image_gives_the_pixels_of_the_image(pipeline):
 
 def test_jobs_with_and_without_images_share_passes(pipeline):
     jobs = make(), make(vibes=VIBES)
-    starts = [pipeline.denoise_image(pipeline.begin_pass(job, job.passes[0]), 0) for job in jobs]
+    starts = [pipeline.denoise_image(pipeline.begin_pass(job), 0) for job in jobs]
     list_rows(pipeline)
     plain, drawn = run_steps(starts, together=True)
     rows = list_rows(pipeline)

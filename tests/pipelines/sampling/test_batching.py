@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipelines.sampling.batching import RowBatcher
+from pipelines.sampling.batching import MOST_LATENTS, RowBatcher
 from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import scaled_linear
 
@@ -22,8 +22,8 @@ class FakeUNet:
         return sample[:, :4] + context.mean(dim=(1, 2))[:, None, None, None]
 
 
-def make_batcher(unet, max_rows=8):
-    return RowBatcher(unet, TABLE, CPU, torch.float32, max_rows)
+def make_batcher(unet, shared_latents: float = MOST_LATENTS):
+    return RowBatcher(unet, TABLE, CPU, torch.float32, shared_latents)
 
 
 def make_row(value=1.0, sigma=3.0, side=4, **inputs):
@@ -67,10 +67,19 @@ def test_outputs_have_the_dtype_of_the_rows():
     assert make_batcher(FakeUNet()).evaluate([make_row()])[0].dtype == torch.float64
 
 
-def test_no_pass_has_more_than_max_rows():
+@pytest.mark.parametrize("shared", [1.0, 5 * 512.0**2])
+def test_the_rows_of_one_image_are_divided_alike_whatever_memory_is_free(shared):
     unet = FakeUNet()
-    make_batcher(unet, max_rows=2).evaluate([make_row()] * 5)
-    assert [len(sample) for sample, *_ in unet.passes] == [2, 2, 1]
+    batcher = make_batcher(unet, shared)
+    batcher.evaluate([make_row(side=256)] * 5 + [make_row(side=512)])
+    assert [len(sample) for sample, *_ in unet.passes] == [2, 2, 1, 1] if shared == 1 else [5, 1]
+
+
+def test_an_image_fills_a_share_of_a_pass_by_its_rows_and_their_size():
+    batcher = make_batcher(FakeUNet(), 1000.0)
+    assert batcher.find_share((make_row(), make_row())) == 2 * 16 / 1000
+    assert batcher.find_share((make_row(side=20), make_row())) == (400 + 16) / 1000
+    assert batcher.find_share((make_row(side=40),)) == 1.0
 
 
 def test_images_share_a_pass_and_get_their_own_outputs():

@@ -3,15 +3,21 @@
 import asyncio
 import logging
 import re
+from base64 import b64encode
 
+import numpy as np
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from fastapi.testclient import TestClient
+from structlog.contextvars import get_contextvars
+from waiting import LIMIT
 
 from server.api.error_responses import INTERNAL_ERROR
 from server.api.middleware import trace_requests
+from server.picture.png import encode_png
 
 BODY = {"input": "a secret wish", "parameters": {"width": 64, "height": 64, "n_samples": 2}}
+PNG = b64encode(encode_png(np.full((64, 64, 3), 99, np.uint8), {})).decode()
 ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -54,6 +60,35 @@ def test_every_response_has_an_id_and_every_request_one_line(client, lines, meth
     assert ID.fullmatch(request_id)
     (line,) = lines()
     assert re.fullmatch(rf"{request_id} {method} {path} {status} \d+ ms", line)
+
+
+def test_a_request_has_its_fields_as_attributes_of_its_record(client, caplog):
+    caplog.set_level(logging.INFO, "naiad.requests")
+    response = client.post(f"{GENERATE}?token=pst-secret", json=BODY)
+    (record,) = [record for record in caplog.records if record.name == "naiad.requests"]
+    fields = record.request_id, record.method, record.path, record.status
+    assert fields == (response.headers["x-request-id"], "POST", GENERATE, 200)
+    assert 0 < record.seconds < LIMIT
+    assert not hasattr(record, "account")
+    assert "pst-secret" not in str(vars(record))
+
+
+def test_what_handling_a_request_logs_has_the_id_of_the_request(client, fake_model, monkeypatch):
+    ids = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            ids.append(get_contextvars().get("request_id"))
+
+    monkeypatch.setattr(fake_model, "failure", RuntimeError("broken"))
+    handler = Collector()
+    logger = logging.getLogger("naiad")
+    logger.addHandler(handler)
+    try:
+        response = client.post(GENERATE, json=BODY)
+    finally:
+        logger.removeHandler(handler)
+    assert {*ids} == {response.headers["x-request-id"]}
 
 
 HOSTILE = ["", "7", "a\tb", "x" * 10_000, "../../x", "%0d%0aSet-Cookie: a=b", b"\xe9", "${jndi:ldap://x}"]
@@ -145,9 +180,27 @@ def test_a_request_that_is_cancelled_is_answered_unless_its_response_has_begun(l
     assert len(lines()) == 1
 
 
-def test_server_timing_is_three_durations_in_ascii_digits(client):
-    timing = client.post(GENERATE, json=BODY).headers["server-timing"]
-    assert re.fullmatch(r"queue;dur=\d+\.\d, draw;dur=\d+\.\d, encode;dur=\d+\.\d", timing, re.ASCII)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (GENERATE, BODY),
+        ("/v1/images/generations", {"prompt": "1girl", "size": "512x768"}),
+        ("/ai/upscale", {"image": PNG, "scale": 2}),
+        ("/ai/augment-image", {"image": PNG, "req_type": "sketch"}),
+        ("/ai/augment-image", {"image": PNG, "req_type": "declutter"}),
+    ],
+)
+def test_server_timing_of_an_image_is_durations_in_ascii_digits(client, path, body):
+    timing = client.post(path, json=body).headers["server-timing"]
+    parts = dict(part.split(";dur=") for part in timing.split(", "))
+    assert parts.keys() - {"queue"} == {"draw", "png"}
+    assert ("queue" in parts) == ("sketch" not in body.values())
+    assert all(re.fullmatch(r"\d+\.\d", duration, re.ASCII) for duration in parts.values())
+
+
+def test_a_response_without_an_image_has_no_server_timing(client):
+    assert "server-timing" not in client.get("/models").headers
+    assert "server-timing" not in client.post(GENERATE, json=BODY | {"input": 1}).headers
 
 
 def test_a_warning_is_ascii_and_of_limited_length(client):

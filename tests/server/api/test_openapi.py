@@ -70,7 +70,8 @@ def test_every_operation_names_its_error_and_its_token(document):
         for method, operation in operations.items():
             error = operation["responses"]["default"]["content"]["application/json"]["schema"]["$ref"]
             assert error.endswith("/OpenAIError" if path.startswith("/v1/") else "/Error")
-            is_protected = path.startswith(("/ai/", "/user/", "/v1/", "/queue")) and path != "/user/login"
+            protected = ("/ai/", "/user/", "/v1/", "/queue", "/metrics")
+            is_protected = path.startswith(protected) and path != "/user/login"
             assert ("security" in operation) == is_protected
             has_body = method in ("post", "put") and path not in BODYLESS
             assert ("requestBody" in operation) == has_body, path

@@ -334,7 +334,7 @@ def test_a_client_that_offers_an_upgrade_and_hangs_up_frees_the_device(
     with connect(address) as connection:
         connection.sendall(POST + H2C + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
         wait_until(lambda: len(fake_model.evaluations) > before)
-    wait_until(lambda: "generate-image 503" in caplog.text)
+    wait_until(lambda: "generate-image 499" in caplog.text)
     gate.release(100)
     assert len(fake_model.finished) == finished
 
@@ -352,8 +352,8 @@ def test_a_half_closed_client_that_goes_away_frees_the_device(
         wait_until(lambda: len(fake_model.evaluations) > before)
         for _ in range(3):
             clock.advance(protocol.PROBE_INTERVAL)
-        assert "generate-image 503" not in caplog.text
-    wait_until(lambda: "generate-image 503" in caplog.text)
+        assert "generate-image 499" not in caplog.text
+    wait_until(lambda: "generate-image 499" in caplog.text)
     gate.release(100)
     assert len(fake_model.finished) == finished
 

@@ -20,7 +20,7 @@ from server.api.active_jobs import ActiveJob
 from server.api.credentials import generate_token, hash_token
 from server.api.retries import digest_body
 from server.engine.engine import Engine
-from server.engine.stepper import Limits
+from server.engine.queue import Limits
 
 ANNA, BEN = generate_token(), generate_token()
 ACCOUNTS = Accounts(
@@ -33,7 +33,7 @@ RULES = AccessRules(read_accounts=lambda: ACCOUNTS)
 STREAM = f"{GENERATE}-stream"
 
 
-def build_generate(token=ANNA, name="k3Xw9a", path=GENERATE, **parameters):
+def build_generate(token=ANNA, name: str | None = "k3Xw9a", path=GENERATE, **parameters):
     """A request without a seed, so that the server picks one: only the same job gives the same images."""
     headers = [f"Authorization: Bearer {token}", *([f"X-Correlation-Id: {name}"] if name else [])]
     return build_post(path, {"input": "a", "parameters": {"width": 64, "height": 64} | parameters}, *headers)

@@ -24,7 +24,7 @@ from server.api import stream
 from server.api.event_response import EventResponse
 from server.api.protocol import PROBE_INTERVAL
 from server.engine.engine import Engine
-from server.engine.stepper import Limits
+from server.engine.queue import Limits
 from server.picture.inspection import check_signatures, inspect
 
 STREAM = "/ai/generate-image-stream"

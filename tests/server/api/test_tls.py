@@ -85,7 +85,7 @@ def test_a_client_that_closes_frees_the_device_without_a_warning(connect, fake_m
     with connect() as connection:
         connection.sendall(POST + BODY)
         wait_until(lambda: len(fake_model.evaluations) > before)
-    wait_until(lambda: "generate-image 503" in caplog.text)
+    wait_until(lambda: "generate-image 499" in caplog.text)
     gate.release(100)
     assert len(fake_model.finished) == finished
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

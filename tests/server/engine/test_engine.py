@@ -6,12 +6,14 @@ from threading import Event, Semaphore
 import numpy as np
 import pytest
 from fake_model import FakeModel
+from faults import Faulty, Hang
 from jobs import make_job
 from waiting import LIMIT, wait_until
 
 from pipelines.errors import Cancelled, DeviceLost, WeightsError
 from server.engine.engine import Engine, State
-from server.engine.stepper import Limits
+from server.engine.queue import Limits
+from server.engine.watchdog import WEIGHTS
 from server.errors import Overloaded, Unavailable
 
 JOB = make_job(64, 64, steps=3)
@@ -290,6 +292,87 @@ def test_a_device_lost_while_stopping_does_not_block_the_stop(start):
     assert not stopping.is_alive()
     assert engine.state is State.DEFUNCT
     assert all(isinstance(ticket.future.exception(0), Unavailable) for ticket in tickets)
+
+
+def test_a_step_that_hangs_refuses_all_jobs_at_once(start, caplog):
+    gate = Semaphore(0)
+    fake_model = FakeModel(gate)
+    engine = start(lambda: fake_model, step_timeout=600)
+    engine.wait_ready()
+    tickets = [engine.submit(JOB) for _ in range(3)]
+    gone = engine.submit(JOB)
+    gone.cancel()
+    wait_until(lambda: fake_model.evaluations)
+    engine.watchdog.count(601)
+    for ticket in tickets:
+        with pytest.raises(Unavailable, match=r"a step on the device has not ended for 60\d s; restart"):
+            ticket.future.result(0)
+    assert engine.state is State.HUNG
+    assert engine.wait_end() == engine.failure
+    with pytest.raises(Unavailable, match="has not ended"):
+        engine.submit(JOB)
+    assert "_evaluate" in caplog.text  # where it hangs
+    stop(engine)  # does not wait for it
+    assert engine.is_running
+    gate.release(99)
+    wait_until(lambda: engine.state is State.STOPPED)
+    assert engine.failure
+    assert len(fake_model.evaluations) == 1
+
+
+def test_an_engine_whose_step_ends_after_all_goes_on(start):
+    gate = Semaphore(0)
+    fake_model = FakeModel(gate)
+    engine = start(lambda: fake_model, step_timeout=600)
+    engine.wait_ready()
+    tickets = [engine.submit(JOB) for _ in range(2)]
+    wait_until(lambda: fake_model.evaluations)
+    engine.watchdog.count(601)
+    gate.release(1)
+    wait_until(lambda: engine.state is State.READY)
+    assert engine.failure is None
+    assert len(fake_model.evaluations) == 1  # nothing more was done for the jobs that were refused
+    gate.release(JOB.steps)
+    assert engine.submit(JOB).future.result(LIMIT).images
+    assert all(isinstance(ticket.future.exception(0), Unavailable) for ticket in tickets)
+
+
+@pytest.mark.parametrize("hangs", ["activate", "begin"])
+def test_weights_that_hang_refuse_jobs_too(start, monkeypatch, hangs):
+    fake_model, hang = FakeModel(), Hang()
+    function = Faulty(getattr(fake_model, hangs), {1: hang})
+    monkeypatch.setattr(fake_model, hangs, function)
+    engine = start(lambda: fake_model, step_timeout=600)
+    engine.wait_ready()
+    ticket = engine.submit(JOB)
+    assert hang.begun.wait(LIMIT)
+    engine.watchdog.count(601 * (WEIGHTS if hangs == "activate" else 1))
+    with pytest.raises(Unavailable, match="has not ended"):
+        ticket.future.result(0)
+    hang.release()
+    wait_until(lambda: engine.state is State.READY)
+    assert engine.submit(JOB).future.result(LIMIT).images
+
+
+def test_a_step_that_hangs_does_not_block_a_stop_that_has_begun(start):
+    gate = Semaphore(0)
+    fake_model = FakeModel(gate)
+    engine = start(lambda: fake_model, step_timeout=600)
+    engine.wait_ready()
+    tickets = [engine.submit(JOB), engine.submit(JOB)]
+    wait_until(lambda: fake_model.evaluations)
+    stopping = threading.Thread(target=engine.stop, daemon=True)
+    stopping.start()
+    wait_until(lambda: engine.state is State.DRAINING)
+    engine.watchdog.count(601)
+    stopping.join(LIMIT)
+    assert not stopping.is_alive()
+    assert engine.is_running
+    assert engine.failure
+    gate.release(99)
+    wait_until(lambda: engine.state is State.STOPPED)
+    assert all(isinstance(ticket.future.exception(0), Unavailable) for ticket in tickets)
+    assert len(fake_model.evaluations) == 1
 
 
 def test_stopping_finishes_the_queued_jobs_and_ends_the_thread():

@@ -9,17 +9,19 @@ from checkpoint_files import CONV_OUT
 from drive import run_job
 from fake_model import GENERATE, read_comment, unzip_images
 from fastapi.testclient import TestClient
+from faults import Faulty, run_out_of_memory
 from jobs import make_job
 from safetensors.torch import load_file, save_file
 
 from demo.checkpoint import DEMO, INPAINTING, VIBE
-from pipelines.errors import PipelineError, UnknownName
+from pipelines.errors import OutOfMemory, PipelineError, UnknownName
 from pipelines.job import RgbImage, UpscaleJob
 from pipelines.weights.header import read_header
 from server.app import create_app
 from server.cli.bootstrap import build_app_state
 from server.config.catalog import Catalog, ModelEntry, VibeFiles
 from server.config.settings import EngineSettings, Settings
+from server.engine import loading
 from server.engine.loading import load_models, load_runner
 from server.engine.model import ServedModel, detect_model, detect_others
 from server.errors import Unavailable
@@ -137,6 +139,34 @@ def test_lack_of_memory_is_named(models, expected, monkeypatch):
         draw(resident, "b")
     assert "CUDA" not in str(error.value)
     assert np.array_equal(draw(resident, "a"), expected["a"])
+
+
+def test_a_model_for_which_memory_ran_out_is_loaded_once_the_others_are_gone(models, expected, monkeypatch):
+    resident = load(models)
+    draw(resident, "a")
+    load_weights = Faulty(loading.load_weights, {1: run_out_of_memory})
+    monkeypatch.setattr(loading, "load_weights", load_weights)
+    with pytest.raises(OutOfMemory, match="model: 'b' could not be loaded: not enough memory"):
+        draw(resident, "b")
+    resident.free_memory(ask("b"), [])
+    assert [resident.find_place(name) for name in "ab"] == ["disk", "disk"]
+    for name in "ba":
+        assert np.array_equal(draw(resident, name), expected[name])
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "begun", "place"), [(False, (), "memory"), (True, "b", "memory"), (True, (), "disk")]
+)
+def test_freeing_memory_moves_models_that_a_job_does_not_need(models, expected, is_shared, begun, place):
+    resident = load(models)
+    resident._is_shared = is_shared
+    for name in "ba":
+        draw(resident, name)
+    resident.free_memory(ask("a"), [ask(name) for name in begun])
+    assert (resident.find_place("a"), resident.find_place("b")) == ("device", place)
+    assert resident.is_active(ask("a"))
+    assert not resident.is_active(ask("b"))
+    assert np.array_equal(draw(resident, "b"), expected["b"])
 
 
 def test_another_profile_after_loading_asks_for_the_request_again(models, expected):

@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 from threading import Condition
+from typing import cast
 
 import pytest
+from faults import Faulty, fail
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from jobs import make_job
 
-from pipelines.errors import Cancelled, DeviceLost, NotFinite
-from pipelines.steps import Run, Step
-from pipelines.types import Output, Progress
+from pipelines.errors import Cancelled, DeviceLost, NotFinite, OutOfMemory
+from pipelines.steps import Run, Stage, Step
+from pipelines.types import BatchingMode, Output, Progress
+from server.engine.events import Event, PassTaken, WeightsChanged
 from server.engine.queue import Queue
-from server.engine.stepper import Limits, Stepper
+from server.engine.stepper import LoadedModel, Stepper
 from server.engine.ticket import Ticket
+from server.engine.watchdog import Watchdog
 
 LOST, BROKEN = 2**31, 2**30
 """Seeds of images whose second step fails: with the device, or alone."""
@@ -26,16 +30,24 @@ class CountingModel:
     Attributes:
         passes: the seeds of the images that each call was for.
         flaky: whether calls for several images fail.
+        stages: what the steps are for, in order; by default all are to draw.
+        room: how many images there is memory for.
+        spare: images for which there is memory once some was freed.
+        freed: the models of the jobs for which memory was freed, and of those that had begun.
     """
 
     model = None
 
     def __init__(self):
         self.active, self.passes, self.activations, self.closed = "m", [], [], []
-        self.flaky = False
+        self.flaky, self.stages = False, tuple[Stage, ...]()
+        self.room, self.spare, self.freed = 1000, 0, []
 
     def is_active(self, work):
         return work.model == self.active
+
+    def find_place(self, name):
+        return "device" if name == self.active else "disk"
 
     def activate(self, work, others):
         if work.model == "absent":
@@ -43,6 +55,10 @@ class CountingModel:
         if work.model != self.active:
             self.activations.append(work.model)
             self.active = work.model
+
+    def free_memory(self, work, others):
+        self.freed.append((work.model, [other.model for other in others]))
+        self.room, self.spare = self.room + self.spare, 0
 
     def begin(self, work, on_preview):
         assert self.is_active(work)
@@ -54,19 +70,28 @@ class CountingModel:
     def _count(self, work, seed):
         number = seed
         try:
+            if work.sampler == "ddim":
+                yield Step(Progress(0, 1, work.steps, 0.0), self._prepare, seed, prepares=True)
             for step in range(work.steps):
                 progress = Progress(0, step + 1, work.steps, 1.0)
                 key = None if work.sampler == "k_lms" else work.passes[0].width
-                number = yield Step(progress, self._take, (work, seed, number), key, 2)
+                stage = self.stages[step] if self.stages else "draw"
+                number = yield Step(progress, self._take, (work, seed, number), key, 0.3, stage)
             return number
         finally:
             self.closed.append(seed)
+
+    def _prepare(self, seeds):
+        self.passes.append([f"prepare {seed}" for seed in seeds])
+        return [None]
 
     def _take(self, inputs):
         self.passes.append([seed for _, seed, _ in inputs])
         assert all(self.is_active(work) for work, *_ in inputs)
         if self.flaky and len(inputs) > 1:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("a kernel for one image only")
+        if len(inputs) > self.room:
+            raise OutOfMemory
         for _, seed, number in inputs:
             if seed & LOST and number > seed:
                 raise DeviceLost("cuda:0")
@@ -78,11 +103,13 @@ class CountingModel:
 class Bench:
     """A stepper without a thread: a test says when a pass is taken."""
 
-    def __init__(self, batching="exact", **limits):
+    def __init__(self, batching: BatchingMode = "exact", images=4):
         self.model: CountingModel = CountingModel()
-        limits = Limits(**limits)
-        self.queue = Queue(limits.images)
-        self.stepper = Stepper(self.model, self.queue, Condition(), limits, batching, lambda: None)  # pyright: ignore[reportArgumentType]
+        self.queue = Queue(images)
+        self.events: list[Event] = []
+        model, watchdog = cast("LoadedModel", self.model), Watchdog(0, lambda _: None)
+        args = Condition(), batching, lambda: None, watchdog, self.events.append
+        self.stepper = Stepper(model, self.queue, *args)
 
     def submit(self, *seeds, steps=2, client="", model="m", **changes):
         ticket = Ticket(replace(make_job(seeds=seeds, steps=steps, **changes), model=model), client=client)
@@ -149,13 +176,44 @@ def test_a_job_that_comes_later_joins_at_the_next_step():
     assert [sorted(seeds) for seeds in bench.model.passes] == [[10], [10], [10, 20], [10, 20], [10]]
 
 
-def test_a_shared_pass_has_at_most_so_many_rows():
-    bench = Bench("shared", images=10, rows=6)
+def test_a_shared_pass_has_shares_that_add_up_to_1():
+    bench = Bench("shared", images=10)
     for seed in range(10, 15):
         bench.submit(seed, steps=2)
     bench.run()
     assert max(map(len, bench.model.passes)) == 3
     assert len(bench.model.passes) == 4
+
+
+def test_images_that_have_to_be_prepared_share_passes_from_then_on():
+    bench = Bench("shared")
+    bench.submit(10, 20, steps=6, sampler="ddim")
+    bench.run(passes=3)
+    bench.submit(30, steps=9, sampler="ddim")  # longer, so that it is never the first
+    bench.run()
+    assert bench.model.passes[:2] == [["prepare 20"], ["prepare 10"]]
+    assert bench.model.passes[4] == ["prepare 30"]
+    shared = [sorted(seeds) for seeds in (*bench.model.passes[2:4], *bench.model.passes[5:])]
+    assert shared == [[10, 20]] * 3 + [[10, 20, 30]] * 3 + [[30]] * 6
+
+
+def test_a_short_job_passes_long_ones_that_fill_the_passes():
+    bench = Bench("shared")
+    bench.submit(10, 20, 30, 40, steps=50)
+    bench.submit(50, 60, steps=50)
+    bench.run(passes=2)
+    short = bench.submit(70, steps=2, width=128)
+    bench.run(passes=2)
+    assert [sorted(seeds) for seeds in bench.model.passes] == [[10, 50, 60], [10, 50, 60], [70], [70]]
+    assert short.future.result(0).images == [72]
+
+
+def test_jobs_that_there_is_no_room_for_do_not_begin():
+    bench = Bench("shared", images=2)
+    for seed in range(10, 20):
+        bench.submit(seed)
+    bench.run(passes=1)
+    assert bench.queue.waiting == 9
 
 
 def test_steps_without_a_key_are_taken_alone():
@@ -192,6 +250,53 @@ def test_a_shared_pass_that_fails_is_taken_again_image_by_image(caplog):
     assert bench.model.passes == [[10, 20], [10], [20]]
     assert [ticket.future.result(0).images for ticket in tickets] == [[11], [21]]
     assert "a shared pass failed" in caplog.text
+
+
+def test_a_step_that_runs_out_of_memory_is_taken_again_after_memory_was_freed(caplog):
+    bench = Bench()
+    other, ticket = bench.submit(10, steps=1), bench.submit(20, steps=2, model="n")
+    bench.model.room, bench.model.spare = 0, 1
+    bench.run()
+    assert bench.model.passes == [[10], [10], [20], [20]]
+    assert bench.model.freed == [("m", ["m"])]
+    assert [each.future.result(0).images for each in (other, ticket)] == [[11], [22]]
+    assert "not enough memory; trying again without all" in caplog.text
+
+
+def test_a_job_for_which_there_is_not_enough_memory_fails_and_no_other():
+    bench = Bench()
+    bench.model.room = 0
+    large = bench.submit(10)
+    bench.run()
+    with pytest.raises(OutOfMemory):
+        large.future.result(0)
+    assert bench.model.passes == [[10], [10]]
+    bench.model.room = 1
+    assert bench.submit(20).future.exception is not None
+    ticket = bench.submit(30)
+    bench.run()
+    assert ticket.future.result(0).images == [32]
+
+
+def test_weights_and_beginnings_that_run_out_of_memory_are_tried_again(monkeypatch):
+    bench = Bench()
+    for name in ("activate", "begin"):
+        monkeypatch.setattr(bench.model, name, Faulty(getattr(bench.model, name), {1: fail(OutOfMemory())}))
+    ticket = bench.submit(10)
+    bench.run()
+    assert ticket.future.result(0).images == [12]
+    assert bench.model.freed == [("m", [])] * 2
+
+
+def test_a_shared_pass_for_which_there_is_not_enough_memory_gets_fewer_rows():
+    bench = Bench("shared")
+    bench.model.room = 2
+    tickets = [bench.submit(seed, steps=2) for seed in (10, 20, 30, 40)]
+    bench.run()
+    assert [ticket.future.result(0).images for ticket in tickets] == [[12], [22], [32], [42]]
+    # twice with three, then one by one; from then on two share a pass
+    assert [len(seeds) for seeds in bench.model.passes] == [3, 3, 1, 1, 1, 2, 2, 1]
+    assert len(bench.model.freed) == 1
 
 
 def test_weights_that_cannot_be_brought_end_only_the_job_that_needs_them():
@@ -239,11 +344,11 @@ class Load(RuleBasedStateMachine):
     """Jobs come, are cancelled and fail in any order; each ends exactly once, and no other's result changes."""
 
     tickets = Bundle("tickets")
-    batching = "exact"
+    batching: BatchingMode = "exact"
 
     def __init__(self):
         super().__init__()
-        self.bench = Bench(self.batching, images=3, rows=6)
+        self.bench = Bench(self.batching, images=3)
         self.ends = {}
         self.is_lost = False
 
@@ -309,3 +414,42 @@ class SharedLoad(Load):
 TestLoad = Load.TestCase
 TestSharedLoad = SharedLoad.TestCase
 TestLoad.settings = TestSharedLoad.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_the_seconds_of_a_job_are_counted_by_what_they_are_for(monkeypatch):
+    now, bench = [0.0], Bench()
+    monkeypatch.setattr("server.engine.stepper.perf_counter", lambda: now[0])
+    bench.model.stages = ("encode", "draw", "draw", "decode")
+    take = bench.model._take
+
+    def take_a_second(inputs):
+        now[0] += 1
+        return take(inputs)
+
+    monkeypatch.setattr(bench.model, "_take", take_a_second)
+    ticket = bench.submit(10, steps=4)
+    bench.run()
+    assert ticket.future.result(0).stages == {"encode": 1.0, "draw": 2.0, "decode": 1.0}
+    assert ticket.future.result(0).run_seconds == 4.0
+    passes = [event for event in bench.events if isinstance(event, PassTaken)]
+    assert [(each.stage, each.seconds) for each in passes] == [
+        ("encode", 1.0),
+        ("draw", 1.0),
+        ("draw", 1.0),
+        ("decode", 1.0),
+    ]
+
+
+def test_what_happens_is_reported():
+    bench = Bench("shared")
+    bench.model.flaky = True
+    bench.submit(10, 20, steps=1)
+    bench.run()
+    bench.submit(30, steps=1, model="other")
+    bench.run()
+    kinds = [type(event).__name__ for event in bench.events]
+    assert kinds == ["JobBegan", "SharedPassFailed", "PassTaken", "WeightsChanged", "JobBegan", "PassTaken"]
+    passes = [event for event in bench.events if isinstance(event, PassTaken)]
+    assert [(each.stage, each.images, each.rows) for each in passes] == [("draw", 2, 2), ("draw", 1, 1)]
+    (changed,) = (event for event in bench.events if isinstance(event, WeightsChanged))
+    assert changed.source == "disk"
