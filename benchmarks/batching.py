@@ -2,16 +2,18 @@
 
 Three servers with the same weights get the same load: naiad with `engine.batching = "shared"`, naiad with "exact", and
 benchmarks/plain_server.py, diffusers behind a lock. In each round they are started one after another. Throughput:
-1, 2, 4 … clients, each of which requests one small picture after another, in pictures a minute. Short behind long: one
-client keeps two long requests waiting, another sends short ones, in seconds until a short one is answered. Medians over
-the rounds; wanted is a wait of at most a quarter of that for the plain server. On a CPU only ratios count.
+1, 2, 4 … clients, each of which requests one small picture after another, in pictures a minute, and in those a minute
+of the server's CPU time, which other programs disturb less. Short behind long: one client keeps two long requests
+waiting, another sends short ones, in seconds until a short one is answered. Medians over the rounds; wanted is a wait
+of at most a quarter of that for the plain server. On a CPU only ratios count.
 Run: python -m benchmarks.batching [--rounds 3] [--only throughput|waiting]; half an hour on a CPU.
-On a GPU: python -m benchmarks.batching --full [CHECKPOINT] --device cuda, by default with random weights; wanted are
-1.2 times the plain server's pictures a minute at 832x1216, and 2 times at 512x512.
+On a GPU: python -m benchmarks.batching --full [CHECKPOINT], by default with random weights; wanted are 1.2 times the
+plain server's pictures a minute at 832x1216, and 2 times at 512x512. Run by gpu.sh.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
 import httpx
+import torch
 
 from benchmarks.checkout import Checkout
 from benchmarks.fullsize import stored_shapes, write
@@ -73,7 +76,6 @@ class Setup:
     """
 
     checkpoint: Path | None
-    device: str
     goals: Mapping[Picture, float | None]
     clients: Sequence[int]
     pictures: int
@@ -84,27 +86,26 @@ class Setup:
 
 
 CPU = Setup(
-    DEMO, "cpu", {Picture(64, 64, 12): None, Picture(256, 256, 8): None}, (1, 2, 4, 8), 8,
-    Picture(512, 768, 40, 4), Picture(256, 256, 8), 3, {},
+    DEMO, {Picture(64, 64, 12): None, Picture(256, 256, 8): None}, (1, 2, 4, 8), 8,
+    Picture(512, 768, 40, 4), Picture(256, 256, 8), 2, {},
 )  # fmt: skip
 SMALL = replace(
     CPU, goals={Picture(64, 64, 4): None}, clients=(1, 4), pictures=4, long=Picture(256, 384, 20, 2), shorts=2
 )
 FULL = Setup(
-    None, "cuda", {Picture(832, 1216, 28): 1.2, Picture(512, 512, 28): 2.0}, (1, 2, 4, 8, 16), 8,
+    None, {Picture(832, 1216, 28): 1.2, Picture(512, 512, 28): 2.0}, (1, 2, 4, 8, 16), 8,
     Picture(1024, 1024, 50, 4), Picture(512, 512, 20), 6,
     {"NAIAD_ENGINE_ACTIVE_IMAGES": "17"},
 )  # fmt: skip
 
 
-def start_server(name: str, setup: Setup, checkout: Checkout) -> AbstractContextManager[str]:
+def start_server(name: str, setup: Setup, device: str, checkout: Checkout) -> AbstractContextManager[str]:
     """Start one of the servers; the context is its address."""
     assert setup.checkpoint is not None
+    arguments = setup.checkpoint, "--device", device
     if name == PLAIN:
-        arguments = setup.checkpoint, "--device", setup.device
         return checkout.serve_module("benchmarks.plain_server", *arguments)
     own = {"NAIAD_ENGINE_BATCHING": name, "NAIAD_DRAIN_SECONDS": "2"}
-    arguments = setup.checkpoint, "--device", setup.device
     return checkout.serve(*arguments, variables={**setup.settings, **own})
 
 
@@ -124,8 +125,18 @@ def open_client(address: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def measure_throughput(address: str, picture: Picture, clients: int, least: int) -> float:
-    """Return the pictures a minute that some clients get together."""
+def read_cpu_seconds() -> float:
+    """Return the CPU seconds that this process's children, which are the server, have used."""
+    processes = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
+    seconds = 0.0
+    for process in (number for numbers in processes for number in numbers):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def measure_throughput(address: str, picture: Picture, clients: int, least: int) -> tuple[float, float]:
+    """Return the pictures a minute that some clients get together, and those of a minute of the server's CPU time."""
     each = max(2, -(-least // clients))
 
     def run(number: int) -> None:
@@ -133,10 +144,11 @@ def measure_throughput(address: str, picture: Picture, clients: int, least: int)
             for index in range(each):
                 request_picture(client, picture, 1000 * number + index + 1)
 
-    started = time.perf_counter()
+    started, cpu_seconds = time.perf_counter(), read_cpu_seconds()
     with ThreadPoolExecutor(clients) as threads:
         list(threads.map(run, range(clients)))
-    return 60 * clients * each * picture.count / (time.perf_counter() - started)
+    pictures = 60 * clients * each * picture.count
+    return pictures / (time.perf_counter() - started), pictures / (read_cpu_seconds() - cpu_seconds)
 
 
 @contextmanager
@@ -180,7 +192,7 @@ def measure_round(address: str, name: str, setup: Setup, parts: Sequence[str], m
     def add(part: str, measurement: str, values: Sequence[float]) -> None:
         rows = measured.setdefault(part, {}).setdefault(measurement, {})
         rows.setdefault(name, []).extend(round(value, 3) for value in values)
-        print(f"{part:11} {measurement:36} {name:11} {rows[name][-1]:9.2f}", flush=True)
+        print(f"{part:23} {measurement:32} {name:11} {rows[name][-1]:9.2f}", flush=True)
 
     for picture in (*setup.goals, setup.short):
         with open_client(address) as client:
@@ -188,8 +200,10 @@ def measure_round(address: str, name: str, setup: Setup, parts: Sequence[str], m
     if "throughput" in parts:
         for picture in setup.goals:
             for clients in setup.clients:
-                value = measure_throughput(address, picture, clients, setup.pictures)
-                add("throughput", f"{picture.name}, {clients} clients", [value])
+                name_of_load = f"{picture.name}, {clients} clients"
+                pictures, pictures_by_cpu = measure_throughput(address, picture, clients, setup.pictures)
+                add("throughput", name_of_load, [pictures])
+                add("throughput by CPU time", name_of_load, [pictures_by_cpu])
     if "waiting" in parts:
         with open_client(address) as client:
             add("waiting", "alone", [request_picture(client, setup.short, 2)])
@@ -228,7 +242,7 @@ def find_misses(setup: Setup, ratios: Mapping[str, Mapping[str, Mapping[str, flo
     return misses
 
 
-def measure(setup: Setup, rounds: int, parts: Sequence[str]) -> dict[str, object]:
+def measure(setup: Setup, device: str, rounds: int, parts: Sequence[str]) -> dict[str, object]:
     """Measure all servers in each round, and return the results."""
     measured: Measured = {}
     with ExitStack() as stack:
@@ -239,7 +253,7 @@ def measure(setup: Setup, rounds: int, parts: Sequence[str]) -> dict[str, object
         checkout = Checkout(ROOT, folder, Path(sys.executable))
         for _ in range(rounds):
             for name in SERVERS:
-                with start_server(name, setup, checkout) as address:
+                with start_server(name, setup, device, checkout) as address:
                     measure_round(address, name, setup, parts, measured)
     ratios = summarize(measured)
     return {
@@ -255,18 +269,20 @@ def main() -> None:
     )
     parser.add_argument("--full", nargs="?", type=Path, const=Path(), metavar="CHECKPOINT", help="full size")
     parser.add_argument("--small", action="store_true", help="a short load, to see that this script works")
-    parser.add_argument("--device")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, help="JSON file to write; by default in benchmarks/results/")
     options = parser.parse_args()
-    setup = (
-        CPU if options.full is None else replace(FULL, checkpoint=options.full if options.full.name else None)
-    )
-    setup = replace(SMALL if options.small else setup, device=options.device or setup.device)
-    result = measure(setup, options.rounds, options.only)
+    if options.full is not None and options.device == "cpu":
+        parser.error("--full takes days on a CPU; --small runs the same code there")
+    setup = SMALL if options.small else CPU
+    if options.full is not None:
+        setup = replace(FULL, checkpoint=options.full if options.full.name else None)
+    result = measure(setup, options.device, options.rounds, options.only)
     print(json.dumps({key: result[key] for key in ("misses", "relative to one by one")}, indent=1))
-    output = options.out or RESULTS / f"batching-{setup.device.partition(':')[0]}.json"
+    device = options.device.partition(":")[0]
+    output = options.out or RESULTS / f"batching-{'small-' if options.small else ''}{device}.json"
     output.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(bool(result["misses"]))
 

@@ -57,6 +57,7 @@ class Load:
     Attributes:
         expected: the pixels of each request's pictures, drawn while the server had nothing else to do.
         tolerance: the largest mean difference from them that is not wrong.
+        readable: paths that a GET reads.
         can_cancel: whether the server cancels jobs by `DELETE /queue/{id}`.
     """
 
@@ -64,6 +65,7 @@ class Load:
     requests: Sequence[PictureRequest]
     expected: Mapping[str, Sequence[Pixels]]
     tolerance: float
+    readable: Sequence[str]
     can_cancel: bool
     tally: Tally
 
@@ -94,7 +96,7 @@ class Client:
         shares: dict[Callable[[], Awaitable[None]], int] = {
             self._draw: 40, self._draw_other: 12, self._stream: 12, self._burst: 6, self._send_bad: 10,
             self._leave_body: 4, self._leave_waiting: 10, self._leave_answer: 6, self._leave_stream: 4,
-            self._cancel: 6 * self._load.can_cancel,
+            self._retry: 4, self._cancel: 6 * self._load.can_cancel, self._look: 4,
         }  # fmt: skip
         async with self._http:
             while monotonic() < deadline:
@@ -120,8 +122,14 @@ class Client:
             body = {**request.body, "parameters": {**request.body["parameters"], "stream": "msgpack"}}
             await self._request_pictures("streamed", PictureRequest(request.name, STREAM, body))
 
-    async def _request_pictures(self, kind: str, request: PictureRequest, correlation: str = "") -> None:
-        """Send a request for pictures, wait for the answer, and compare the pixels with the expected ones."""
+    async def _request_pictures(
+        self, kind: str, request: PictureRequest, correlation: str = "", refusals: Sequence[int] = ()
+    ) -> None:
+        """Send a request for pictures, wait for the answer, and compare the pixels with the expected ones.
+
+        Args:
+            refusals: statuses that are right too.
+        """
         headers = {"X-Correlation-Id": correlation} if correlation else {}
         response = await self._send(kind, request.name, request.path, json=request.body, headers=headers)
         if response is None:
@@ -131,7 +139,7 @@ class Client:
         elif response.status_code == 200:
             read = read_stream if request.path == STREAM else read_pictures
             self._judge(kind, request, read(response.content))
-        elif not (correlation and response.status_code < 500):
+        elif response.status_code not in refusals:
             self._judge_refusal(f"{kind} {request.name}", response)
 
     async def _send(
@@ -143,6 +151,7 @@ class Client:
         except httpx.TransportError as error:
             self._tally.answers[f"{kind}: lost"] += 1
             self._tally.add_problem("lost", f"{kind} {name}: {type(error).__name__} {error}")
+            await asyncio.sleep(1)
             return None
         self._tally.answers[f"{kind}: {response.status_code}"] += 1
         return response
@@ -168,7 +177,7 @@ class Client:
         worst = compare_pictures(pictures, expected)
         self._tally.differences[request.name] = max(self._tally.differences.get(request.name, 0.0), worst)
         if worst > self._load.tolerance:
-            self._tally.add_problem("wrong", f"{kind} {request.name}: differs by {worst:.3f} of 255")
+            self._tally.add_problem("wrong", f"{kind} {request.name}: differs by {worst:.2g} of 255 on average")
 
     def _judge_refusal(self, name: str, response: httpx.Response) -> None:
         kind = "5xx" if response.status_code >= 500 else "refused"
@@ -183,14 +192,30 @@ class Client:
 
     async def _cancel(self) -> None:
         """Send a request, cancel it after a while, and wait for its answer."""
-        correlation = f"{self._random.randrange(36**6):06d}"
-        request = self._choose()
-        waiting = asyncio.create_task(self._request_pictures("canceled", request, correlation))
+        correlation, request = self._make_correlation(), self._choose()
+        waiting = asyncio.create_task(self._request_pictures("canceled", request, correlation, (409,)))
         await asyncio.sleep(2 * self._random.random())
         answer = await self._send("cancel", request.name, f"/queue/{correlation}", "DELETE")
-        if answer is not None and answer.status_code not in (200, 204, 404, 409):
+        if answer is not None and answer.status_code not in (200, 404, 409):
             self._judge_refusal("cancel", answer)
         await waiting
+
+    async def _retry(self) -> None:
+        """Hang up while waiting, and send the same request again, as the same one."""
+        correlation, request = self._make_correlation(), self._choose()
+        head, body = self._serialize(request, correlation=correlation)
+        await self._leave("to retry", head + body, self._random.random(), 1)
+        await self._request_pictures("retried", request, correlation)
+
+    async def _look(self) -> None:
+        """Read what the server says of itself."""
+        path = self._random.choice(self._load.readable)
+        response = await self._send("looked", path, path, "GET")
+        if response is not None and response.status_code != 200:
+            self._judge_refusal(f"looked {path}", response)
+
+    def _make_correlation(self) -> str:
+        return f"{self._random.randrange(10**6):06}"
 
     async def _leave_body(self) -> None:
         """Hang up in the middle of a request's body."""
@@ -223,10 +248,13 @@ class Client:
             self._tally.add_problem("lost", f"hung up {when}: {type(error).__name__} {error}")
         self._tally.answers[f"hung up {when}"] += 1
 
-    def _serialize(self, request: PictureRequest, path: str = "") -> tuple[bytes, bytes]:
+    def _serialize(
+        self, request: PictureRequest, path: str = "", correlation: str = ""
+    ) -> tuple[bytes, bytes]:
         """Return a request's head and body as bytes."""
         body = json.dumps(request.body).encode()
         headers = {"Host": "localhost", **HEADERS, **self._headers, "Content-Length": str(len(body))}
+        headers |= {"X-Correlation-Id": correlation} if correlation else {}
         lines = (f"POST {path or request.path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items()))
         return "\r\n".join((*lines, "", "")).encode(), body
 

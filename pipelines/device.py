@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipelines.errors import DeviceLost, OutOfMemory
-from pipelines.steps import Stage, Step
+from pipelines.steps import Result, Stage, Step, StepCoroutine, Tile, TileCoroutine
 from pipelines.types import Progress
 
 MEMORY_TEXTS = (
@@ -95,6 +95,22 @@ def make_step(
     If memory runs out, it is called again.
     """
     return Step(progress, partial(_call, device), function, stage=stage, prepares=prepares)
+
+
+def compute_tiles(
+    device: torch.device,
+    tiles: TileCoroutine[Result],
+    show_progress: Callable[[Tile], Progress],
+    stage: Stage,
+) -> StepCoroutine[Result]:
+    """Compute each tile of an image in a step of its own."""
+    computed: Any = None
+    try:
+        while True:
+            tile = tiles.send(computed)
+            computed = yield make_step(device, show_progress(tile), tile.compute, stage)
+    except StopIteration as stop:
+        return stop.value
 
 
 def _call(device: torch.device, functions: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -1,9 +1,9 @@
 """One loaded diffusion model on one device: from a job's pass to its images. Usable alone as a library."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isinf
@@ -16,13 +16,13 @@ from pipelines.adapters.control_residency import ControlResidency
 from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
 from pipelines.cost import estimate_passes
-from pipelines.device import make_step, release_memory, translate_device_errors
+from pipelines.device import compute_tiles, make_step, release_memory, translate_device_errors
 from pipelines.errors import NotFinite, PipelineError
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.overlay import apply_overlay
 from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
-from pipelines.image.vae import VaeCodec
+from pipelines.image.vae import VaeCodec, has_tiles
 from pipelines.job import (
     SEED_MODULUS,
     Control,
@@ -193,8 +193,11 @@ class Pipeline:
         """
         latents = yield from self.denoise_image(inputs, index, previous, previews)
         progress, key = inputs.show_progress(index, inputs.plan.steps, 0.0), (id(self._vae), latents.shape)
-        share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
-        image = yield Step(progress, self._decode, latents, key, share, "decode")
+        if has_tiles(latents):
+            image = yield from self._decode_tiles(latents, progress)
+        else:
+            share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
+            image = yield Step(progress, self._decode, latents, key, share, "decode")
         if isinstance(init := inputs.pass_.init, InitImage):
             image = apply_overlay(match_colors(image, init), init)
         return image
@@ -230,11 +233,23 @@ class Pipeline:
 
     @torch.inference_mode()
     def _decode(self, images: Sequence[Tensor]) -> list[Pixels]:
-        with translate_device_errors(self.device):
-            try:
-                return self._vae.decode_images(torch.stack(list(images)))
-            except NotFinite as error:
-                raise NotFinite(f"{error}; {self._advise()}") from error
+        with translate_device_errors(self.device), self._add_advice():
+            return self._vae.decode_images(torch.stack(list(images)))
+
+    @torch.inference_mode()
+    def _decode_tiles(self, latents: Tensor, progress: Progress) -> StepCoroutine[Pixels]:
+        """Decode latents tile by tile, so that other images need not wait for all of a large one."""
+        with self._add_advice():
+            tiles = self._vae.decode_tiles(latents[None])
+            (image,) = yield from compute_tiles(self.device, tiles, lambda _: progress, "decode")
+        return image
+
+    @contextmanager
+    def _add_advice(self) -> Generator[None]:
+        try:
+            yield
+        except NotFinite as error:
+            raise NotFinite(f"{error}; {self._advise()}") from error
 
     def _advise(self) -> str:
         """Return what to do if the networks' numbers were too large."""

@@ -1,18 +1,18 @@
 """Everything that is loaded on one device: a diffusion model, and what upscales images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from pipelines.device import make_step, translate_device_errors
+from pipelines.device import compute_tiles, make_step, translate_device_errors
 from pipelines.image.preview import DecodePreview
 from pipelines.job import Job, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.previewer import Previewer, PreviewRun
-from pipelines.steps import Run, StepCoroutine, TileCoroutine, run_steps
+from pipelines.steps import Run, StepCoroutine, Tile, run_steps
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress
 from pipelines.upscale.upscaler import Upscaler, resize_tiles
 
@@ -98,7 +98,9 @@ class Runner:
     def _upscale(self, job: UpscaleJob) -> StepCoroutine[Pixels]:
         pixels = np.frombuffer(job.image.rgb, np.uint8).reshape(job.image.height, job.image.width, 3)
         tiles = resize_tiles(pixels, job.width, job.height, self._upscaler)
-        return _compute_tiles(tiles, 0, self._pipeline.device)
+        return compute_tiles(
+            self._pipeline.device, tiles, partial(_show_tile, Progress(0, 1, 1, 0.0)), "upscale"
+        )
 
     def _encode_vibe(self, job: VibeJob) -> StepCoroutine[Any]:
         progress, encode = Progress(0, 1, 1, 0.0), partial(self._pipeline.encode_vibe, job)
@@ -128,7 +130,10 @@ class JobRun:
             if image is not None and isinstance(pass_.init, PreviousPass):
                 upscaler = self._upscaler if pass_.init.network else None
                 tiles = resize_tiles(image, pass_.width, pass_.height, upscaler)
-                resized = yield from _compute_tiles(tiles, index, self._pipeline.device, inputs.before, 0.0)
+                progress = Progress(index, 1, 1, 0.0, inputs.before, 0.0)
+                resized = yield from compute_tiles(
+                    self._pipeline.device, tiles, partial(_show_tile, progress), "upscale"
+                )
                 previous = RgbImage(pass_.width, pass_.height, resized.tobytes())
             image = yield from self._pipeline.generate_image(inputs, index, previous, self._previews)
         assert image is not None
@@ -153,15 +158,6 @@ class JobRun:
             self._inputs.append(self._pipeline.begin_pass(self._job, number))
 
 
-def _compute_tiles(
-    tiles: TileCoroutine[Pixels], index: int, device: torch.device, before: float = 0.0, share: float = 1.0
-) -> StepCoroutine[Pixels]:
-    """Compute each tile in a step of its own; `before` and `share` are those of `Progress`."""
-    computed: Any = None
-    try:
-        while True:
-            tile = tiles.send(computed)
-            progress = Progress(index, tile.number, tile.total, 0.0, before, share)
-            computed = yield make_step(device, progress, tile.compute, "upscale")
-    except StopIteration as stop:
-        return stop.value
+def _show_tile(progress: Progress, tile: Tile) -> Progress:
+    """Return the progress before a tile."""
+    return replace(progress, step=tile.number, steps=tile.total)

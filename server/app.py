@@ -33,8 +33,12 @@ def create_app(state: AppState) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         state.engine.start()
         state.tags.start()
+        if state.archive is not None:
+            state.archive.start()
         yield
         await asyncio.to_thread(state.engine.stop)
+        if state.archive is not None:
+            await asyncio.to_thread(state.archive.stop)
         if state.tracing is not None:
             await asyncio.to_thread(state.tracing.close)
 

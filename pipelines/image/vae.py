@@ -6,12 +6,15 @@ the threshold is as high as memory allows.
 """
 
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from pipelines.errors import NotFinite
 from pipelines.job import RgbImage
+from pipelines.steps import Tile, TileCoroutine, run_tiles
 from pipelines.types import Pixels
 from pipelines.weights.networks import Vae
 
@@ -39,10 +42,15 @@ class VaeCodec:
 
     def decode_images(self, latents: Tensor) -> list[Pixels]:
         """Decode the latents (B, 4, h, w) of several images likewise, together."""
+        return run_tiles(self.decode_tiles(latents))
+
+    def decode_tiles(self, latents: Tensor) -> TileCoroutine[list[Pixels]]:
+        """Decode likewise, tile by tile."""
         if not bool(latents.isfinite().all()):
             raise NotFinite("the network returned latents that are not finite")
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
-            images = self._decode_in(dtype, latents)
+            run = partial(self._run_in, dtype, self._vae.decode)
+            images = yield from _iter_tiles(run, latents / self._scale, (1, 8), 3)
             if bool(images.isfinite().all()):
                 return [to_pixels(image) for image in images]
         raise NotFinite("the VAE returned an image that is not finite, in float32 too")
@@ -52,35 +60,36 @@ class VaeCodec:
 
         Raise NotFinite if they are not finite, in float32 too.
         """
+        return run_tiles(self.encode_tiles(image))
+
+    def encode_tiles(self, image: Tensor) -> TileCoroutine[Tensor]:
+        """Encode likewise, tile by tile."""
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
-            latents = self._encode_in(dtype, image[None])[0]
+            run = partial(self._run_in, dtype, self._vae.encode)
+            (latents,) = yield from _iter_tiles(run, image[None], (8, 1), 4)
             if bool(latents.isfinite().all()):
                 return latents * self._scale
         raise NotFinite("the VAE returned latents that are not finite, in float32 too")
 
-    def _encode_in(self, dtype: torch.dtype, images: Tensor) -> Tensor:
-        """Encode to unscaled latents (B, 4, h, w), computing in `dtype`."""
-        return self._run_in(dtype, lambda: _run_tiled(self._vae.encode, images.to(dtype), (8, 1), 4))
-
-    def _decode_in(self, dtype: torch.dtype, latents: Tensor) -> Tensor:
-        """Decode to images (B, 3, 8h, 8w) in [-1, 1], computing in `dtype`."""
-        x = (latents / self._scale).to(dtype)
-        return self._run_in(dtype, lambda: _run_tiled(self._vae.decode, x, (1, 8), 3))
-
-    def _run_in(self, dtype: torch.dtype, run: Callable[[], Tensor]) -> Tensor:
-        """Call `run` with the VAE's weights in `dtype`, and convert them back afterwards."""
-        if dtype != self._dtype:
-            self._vae.to(dtype)
+    def _run_in(self, dtype: torch.dtype, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run the VAE's encoder or decoder with its weights in `dtype`, and convert them back afterwards."""
         try:
-            return run()
+            if dtype != self._dtype:
+                self._vae.to(dtype)
+            return network(x.to(dtype)).float()
         finally:
             if dtype != self._dtype:
                 self._vae.to(self._dtype)
 
 
-def _run_tiled(
-    network: Callable[[Tensor], Tensor], x: Tensor, scales: tuple[int, int], channels: int
-) -> Tensor:
+def has_tiles(latents: Tensor) -> bool:
+    """Return whether latents (..., h, w) are decoded in several tiles."""
+    return latents.shape[-2] * latents.shape[-1] > MAX_UNTILED
+
+
+def _iter_tiles(
+    run: Callable[[Tensor], Tensor], x: Tensor, scales: tuple[int, int], channels: int
+) -> TileCoroutine[Tensor]:
     """Run the VAE's encoder or decoder on (B, C, H, W), in tiles where that is large.
 
     Args:
@@ -90,15 +99,16 @@ def _run_tiled(
     (scale_in, scale_out), (height, width) = scales, x.shape[-2:]
     height, width = height // scale_in, width // scale_in
     if height * width <= MAX_UNTILED:
-        return network(x).float()
+        return (yield Tile(1, 1, partial(run, x)))
     total = torch.zeros(len(x), channels, height * scale_out, width * scale_out, device=x.device)
     total_weight = torch.zeros_like(total[0, :1])
     weights = _make_tile_weights(min(TILE, height), min(TILE, width), scale_out).to(x.device)
-    for top in tile_starts(height):
-        for left in tile_starts(width):
-            window = (..., *_window(top, left, scale_out))
-            total[window] += network(x[..., *_window(top, left, scale_in)]).float() * weights
-            total_weight[window] += weights
+    places = list(product(tile_starts(height), tile_starts(width)))
+    for number, place in enumerate(places, start=1):
+        window = (..., *_window(*place, scale_out))
+        output = yield Tile(number, len(places), partial(run, x[..., *_window(*place, scale_in)]))
+        total[window] += output * weights
+        total_weight[window] += weights
     return total / total_weight
 
 

@@ -29,7 +29,7 @@ from server.errors import (
     shorten,
 )
 
-PROTECTED_PATHS = ("/ai/", "/user/", "/v1/", "/queue", "/metrics")
+PROTECTED_PATHS = ("/ai/", "/user/", "/v1/", "/archive", "/queue", "/metrics")
 NAI_HOST = re.compile(r"(?:[a-z0-9-]+\.)?novelai\.net")
 HEAD_LIMIT = 16 * 1024
 """Bytes of a request before its body. h11 has a limit too, but applies it only to headers that arrive in pieces."""

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from server.api.accounts import Account
 from server.api.body import BodyLimits, read_body
 from server.api.credentials import generate_token, read_bearer
-from server.api.quota import Quotas
+from server.api.quota import AccountLimits
 from server.api.responses import build_warning_headers
 from server.api.state import StateDependency, get_account, get_capacity, get_reservation
 from server.errors import Rejected, Unauthorized
@@ -74,7 +74,7 @@ class AccountResponse(JSONResponse):
     media_type = "application/json; charset=utf-8"
 
 
-def build_account_page(page: str, account: Account | None, quotas: Quotas) -> Mapping[str, object]:
+def build_account_page(page: str, account: Account | None, quotas: AccountLimits) -> Mapping[str, object]:
     """Return the content of one of `ACCOUNT_PAGES`. The account's name is in none of them."""
     subscription = SUBSCRIPTION | build_usage(account, quotas)
     pages: dict[str, Mapping[str, object]] = {
@@ -95,7 +95,7 @@ def build_account_page(page: str, account: Account | None, quotas: Quotas) -> Ma
     return pages[page]
 
 
-def build_usage(account: Account | None, quotas: Quotas) -> dict[str, object]:
+def build_usage(account: Account | None, quotas: AccountLimits) -> dict[str, object]:
     """Return the fields of a subscription that show how many images are left today.
 
     Clients show `trainingStepsLeft` as the balance, and `percent` as what is left of the allowance.

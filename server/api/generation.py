@@ -7,6 +7,7 @@ from functools import partial
 from fastapi import Request
 from fastapi.responses import Response
 
+from server.api.archive import archive_picture
 from server.api.jobs import decode_in_slot, receive_body, run_for_client, submit_images, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
@@ -46,18 +47,22 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
     result = await wait_for_result(waiter, request)
     get_reservation(request).hold(sum(image.nbytes for image in result.images))
     with measure_part(request, "png"):
-        encode = partial(encode_images, state, resolved, result)
+        encode = partial(encode_images, request, state, resolved, result)
         files = await run_for_client(request, waiter.job.share_files(encode))
     return Generated(resolved, files)
 
 
-async def encode_images(state: AppState, resolved: ResolvedRequest, result: Result) -> list[bytes]:
-    """Return the files of a job's images, each encoded in a thread of its own."""
+async def encode_images(
+    request: Request, state: AppState, resolved: ResolvedRequest, result: Result
+) -> list[bytes]:
+    """Return the files of a job's images, each encoded in a thread of its own, and archive them."""
     metadata = state.metadata_for(resolved.job.model)
 
     def encode(index: int) -> bytes:
         with state.metrics.measure_file(resolved.image_format):
-            return write_job_picture(metadata, resolved, result, index)
+            file = write_job_picture(metadata, resolved, result, index)
+        archive_picture(request, index, resolved.job.passes[0].seeds[index], file)
+        return file
 
     return await asyncio.gather(*(call_in_thread(encode, index) for index in range(len(result.images))))
 

@@ -20,6 +20,7 @@ from pydantic.json_schema import models_json_schema
 
 from server.api.access import PROTECTED_PATHS, AccessRules, needs_token
 from server.api.annotate import AnnotateBody, AnnotateParameters
+from server.api.archive import ArchiveQuery
 from server.api.director import AugmentBody
 from server.api.examples import build_examples
 from server.api.openai import ImagesRequest
@@ -71,7 +72,7 @@ BODIES: Mapping[str, type[BaseModel] | None] = {
     "/v1/images/generations": ImagesRequest,
 }
 """The model that reads the body of each path; None for an object with the fields of its example."""
-TAGS = {"/ai/": "images", "/user/": "account", "/v1/": "OpenAI"}
+TAGS = {"/ai/": "images", "/archive": "archive", "/user/": "account", "/v1/": "OpenAI"}
 PARTS = ("image", "mask")
 BINARY: Schema = {"type": "string", "format": "binary"}
 IMAGES: Schema = {
@@ -92,6 +93,7 @@ RESPONSES: Mapping[str, Schema] = {
     "/ai/augment-image": IMAGES,
     "/ai/annotate-image": IMAGES,
     "/ai/encode-vibe": {MEDIA_TYPE: {"schema": BINARY}},
+    "/archive/{id}": {"image/png": {"schema": BINARY}, "image/webp": {"schema": BINARY}},
 }
 """The content of each path's response that is not JSON alone."""
 ERROR: Schema = {
@@ -210,8 +212,16 @@ def _complete(path: str, method: str, operation: Schema) -> None:
         operation["requestBody"] = _build_request_body(path)
     if path.startswith("/user/") and method == "post":
         responses["201"] = responses.pop("200", {"description": "A token"})
-    if path in RESPONSES:
+    if path == "/archive":
+        operation["parameters"] = _list_query_parameters(ArchiveQuery)
+    if path in RESPONSES and method != "delete":
         responses["200"] = {"description": "What `Accept` asks for", "content": RESPONSES[path]}
+
+
+def _list_query_parameters(model: type[BaseModel]) -> list[Schema]:
+    """Return the fields of a query as the document has them."""
+    properties: Schema = model.model_json_schema()["properties"]
+    return [{"name": name, "in": "query", "schema": properties[name]} for name in properties]
 
 
 def _build_request_body(path: str) -> Schema:

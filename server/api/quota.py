@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from threading import Lock
+from typing import Protocol
 
 from server.api.accounts import Account
 from server.errors import LimitReached, Overloaded
@@ -26,6 +27,16 @@ class Use:
     name: str
     images: int
     day: date
+
+
+class AccountLimits(Protocol):
+    """The limits of accounts, kept by this process (`Quotas`) or by one for all replicas (scale/limits.py)."""
+
+    def count_images(self, name: str, /) -> int: ...
+    def seconds_left(self) -> int: ...
+    def check(self, account: Account | None, images: int = 1, free_in: float | None = None) -> None: ...
+    def begin(self, account: Account | None, images: int, free_in: float | None = None) -> Use | None: ...
+    def end(self, use: Use | None, *, refund: bool) -> None: ...
 
 
 class Quotas:

@@ -16,6 +16,7 @@ from server.api.account_pages import (
     put_client_settings,
 )
 from server.api.annotate import annotate_image
+from server.api.archive import delete_picture, get_picture, list_pictures
 from server.api.director import augment_image
 from server.api.generation import generate_image
 from server.api.job_list import cancel_job, list_jobs
@@ -53,6 +54,9 @@ def install_routes(app: FastAPI) -> None:
     app.post("/ai/augment-image")(augment_image)
     app.post("/ai/annotate-image")(annotate_image)
     app.post("/ai/encode-vibe")(encode_vibe)
+    get("/archive")(list_pictures)
+    get("/archive/{id}")(get_picture)
+    app.delete("/archive/{id}", status_code=204)(delete_picture)
     app.post("/v1/images/generations")(create_images)
     get("/v1/models")(list_models)
     get("/v1/models/{model}")(get_model)

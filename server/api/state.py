@@ -14,8 +14,9 @@ from server.api.body import BodyLimits
 from server.api.image_cache import ImageCache
 from server.api.login_attempts import LoginAttempts
 from server.api.memory import DECODE_LIMIT, MIB, Memory, Reservation, memory_for_bodies
-from server.api.quota import Quotas
+from server.api.quota import AccountLimits, Quotas
 from server.api.tracing import Tracing
+from server.archive.archive import Archive
 from server.config.settings import OnDisconnect, ZipType
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
@@ -44,6 +45,8 @@ class AppState:
     on_disconnect: OnDisconnect = "cancel"  # what becomes of a request whose client is gone
     deadline: float = 0  # seconds that a request may take; 0 for any number
     toolbox: Toolbox = field(default_factory=Toolbox)
+    archive: Archive | None = None
+    limits: AccountLimits | None = None  # of accounts; None: those of this process
     metrics: Metrics = field(default_factory=Metrics)  # that count the engine's events too
     tracing: Tracing | None = None
 
@@ -76,16 +79,17 @@ class AppState:
 
 
 class Capacity:
-    """What all requests share: memory, cached images, quotas, jobs, and slots for parsing, listing and decoding."""
+    """What all requests share: memory, cached images, quotas, jobs, and slots for what takes long."""
 
     def __init__(self, state: AppState) -> None:
         limits = state.memory_limit, state.body_limit, state.image_cache
         self.memory = Memory(memory_for_bodies(*limits, state.decode_limit) * MIB)
         self.images = ImageCache(state.image_cache * MIB)
-        self.quotas, self.jobs = Quotas(), ActiveJobs()
+        self.quotas, self.jobs = state.limits or Quotas(), ActiveJobs()
         self.logins = LoginAttempts()
         self.parsing = asyncio.Semaphore()
         self.listing = asyncio.Semaphore()
+        self.searching = asyncio.Semaphore()
         self.decoding = asyncio.Semaphore(state.decode_limit)
 
 

@@ -37,7 +37,7 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
     previews = LatestPreviews()
     waiter, resolved = submit_images(request, resolved, previews.put)
     waiter.result.add_done_callback(previews.wake)
-    stream = ImageStream(state, resolved, encoding, randbelow(2**31))
+    stream = ImageStream(request, state, resolved, encoding, randbelow(2**31))
     frames = stream.encode_frames(waiter, previews, get_reservation(request))
     try:
         first = await run_for_client(request, anext(frames))
@@ -54,6 +54,7 @@ async def generate_image_stream(request: Request, state: StateDependency) -> Res
 class ImageStream:
     """The stream of a request's images; `id` is in every event."""
 
+    request: Request
     state: AppState
     resolved: ResolvedRequest
     encoding: Encoding
@@ -73,7 +74,8 @@ class ImageStream:
                     yield keep_alive
             done = result.result()
             held.hold(sum(image.nbytes for image in done.images))
-            files = await waiter.job.share_files(partial(encode_images, self.state, self.resolved, done))
+            encode = partial(encode_images, self.request, self.state, self.resolved, done)
+            files = await waiter.job.share_files(encode)
             for index, file in enumerate(files):
                 yield await call_in_thread(self._encode_final, done, index, file)
         finally:

@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from PIL import Image
 
+from server.api.archive import archive_pictures
 from server.api.jobs import decode_in_slot, hold_quota, run_in_slot
 from server.api.responses import answer_images
 from server.api.state import AppState, get_capacity, get_reservation
@@ -90,7 +91,9 @@ async def answer_drawings(
 
     with measure_part(request, "png"):
         files = await asyncio.gather(*(call_in_thread(write, drawing) for drawing in result.drawings))
-    return await answer_images(request, state, files, [result.seed] * len(files), tool.image_format)
+    seeds = [result.seed] * len(files)
+    archive_pictures(request, files, seeds)
+    return await answer_images(request, state, files, seeds, tool.image_format)
 
 
 def write_drawing(metadata: MetadataPolicy, tool: ToolRequest, result: ToolResult, drawing: Drawing) -> bytes:

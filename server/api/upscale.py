@@ -16,6 +16,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from pipelines.job import RgbImage, UpscaleJob
+from server.api.archive import archive_pictures
 from server.api.jobs import decode_in_slot, receive_body, run_job
 from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
@@ -70,6 +71,7 @@ async def upscale_image(request: Request, state: StateDependency) -> Response:
     metadata = state.metadata_for_source(upscale.source.fields)
     with state.metrics.measure_file(upscale.image_format), measure_part(request, "png"):
         file = await call_in_thread(write_upscaled, metadata, upscale, result, method)
+    archive_pictures(request, [file], [0])
     response = await answer_images(request, state, [file], [0], upscale.image_format)
     if upscaler is None:
         log.warning("upscale: no upscaler is loaded; an image was upscaled by Lanczos")

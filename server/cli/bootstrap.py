@@ -14,6 +14,7 @@ from server.api.credentials import generate_token
 from server.api.memory import memory_for_bodies
 from server.api.tracing import open_tracing
 from server.app import AppState
+from server.archive.archive import Archive
 from server.cli.listeners import is_unspecified
 from server.config.resources import configs
 from server.config.settings import Settings, signing_key_path
@@ -123,6 +124,11 @@ def build_tag_library(settings: Settings) -> TagLibrary:
     return TagLibrary(read)
 
 
+def build_archive(settings: Settings, metrics: Metrics) -> Archive | None:
+    """Open the archive, if there is one; raise `ConfigError` if its folder cannot be used."""
+    return None if settings.archive is None else Archive(settings.archive, metrics.archive_failures.inc)
+
+
 def build_app_state(
     model: ServedModel,
     settings: Settings,
@@ -147,6 +153,7 @@ def build_app_state(
         on_disconnect=settings.engine.on_disconnect,
         deadline=settings.engine.deadline,
         toolbox=Toolbox(networks),
+        archive=build_archive(settings, metrics),
         metrics=metrics,
         tracing=open_tracing(os.environ),
     )

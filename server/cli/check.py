@@ -53,6 +53,7 @@ def check_setup(catalog: Catalog, settings: Settings, probe: bool = False) -> It
         yield warning or f"tls: valid until {certificates.read_end():%Y-%m-%d}"
     try:
         yield from _check_weights(catalog)
+        yield from _check_torch(settings)
         for tool, network in load_networks(catalog.tools).items():
             size = "any size" if network.size is None else "{}x{}".format(*network.size)
             yield f"{tool}: {network.name}, images of {size}"
@@ -87,6 +88,16 @@ def _check_weights(catalog: Catalog) -> Iterator[str]:
         yield from describe_inversions(catalog.inversion_folder)
     if catalog.upscaler is not None:
         yield f"upscaler: {catalog.upscaler.name}, {read_upscaler_scale(catalog.upscaler)} times"
+
+
+def _check_torch(settings: Settings) -> Iterator[str]:
+    """Yield lines about torch's build and the GPUs; raise `ConfigError` if it has no kernels for one that is used."""
+    from server.engine.loading import describe_build, explain_missing_kernels
+
+    yield from describe_build()
+    missing = None if settings.device in ("cpu", "mps") else explain_missing_kernels()
+    if missing is not None:
+        raise ConfigError(missing)
 
 
 def _probe_models(catalog: Catalog, settings: Settings) -> Iterator[str]:

@@ -62,21 +62,42 @@ def serve(
     use_tls: Annotated[
         bool | None, option("--tls/--no-tls", help="Serve HTTPS under NAI's names; see naiad tls.")
     ] = None,
+    archive: Annotated[Path | None, option(help="Folder in which every picture is kept.")] = None,
     config: options.Config = None,
     weights: options.WeightsFile = None,
     prediction: options.Prediction = None,
     zsnr: options.Zsnr = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    replicas: Annotated[
+        int | None, option(min=0, help="Number of replicas, a GPU each; needs the extra `scale`.")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, option(min=1, help="Number up to which replicas are added under load.")
+    ] = None,
+    cluster: Annotated[
+        str | None, option(help="Address of the Ray cluster for the replicas; by default this machine.")
+    ] = None,
 ) -> None:
     """Serve a model over HTTP until interrupted."""
-    flags = {"host": host, "port": port, "tls": use_tls, "device": device, "dtype": dtype}
+    flags = {"host": host, "port": port, "tls": use_tls, "archive": archive}
+    flags |= {"device": device, "dtype": dtype}
     settings = load_settings(config, os.environ, flags)
     catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr)
-    from server.cli.serve import run_server
     from server.engine.model import detect_model, detect_others
 
-    run_server(detect_model(catalog), settings, *detect_others(catalog))
+    if replicas is None:
+        if max_replicas is not None or cluster is not None:
+            raise ConfigError("--max-replicas and --cluster need --replicas")
+        from server.cli.serve import run_server
+
+        run_server(detect_model(catalog), settings, *detect_others(catalog))
+        return
+    from server.cli.replicas import ReplicaFlags, run_replicas
+    from server.scale.service import Service
+
+    service = Service(detect_model(catalog), settings, *detect_others(catalog))
+    run_replicas(service, ReplicaFlags(replicas, max_replicas, cluster))
 
 
 @app.command()

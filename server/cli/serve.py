@@ -43,7 +43,7 @@ def run_server(
     context = _open_certificate(settings) if settings.tls else None
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in bind(settings.host, listen_port(settings))]
-        _announce(model, state, settings, listeners[0].getsockname()[1])
+        announce(model, state, settings, listeners[0].getsockname()[1])
         server = build_server(create_app(state), settings.api.connections, settings.drain_seconds, context)
         stop_on_hangup()
         if settings.engine.exit_on_failure:
@@ -81,12 +81,14 @@ def _open_certificate(settings: Settings) -> ssl.SSLContext:
     return certificates.build_context()
 
 
-def _announce(model: ServedModel, state: AppState, settings: Settings, port: int) -> None:
+def announce(model: ServedModel, state: AppState, settings: Settings, port: int) -> None:
     """Print the model, the signing key, the addresses, and a command that requests an image."""
     typer.echo(format_card(model.card()))
     key = state.metadata.key
     if key is not None:
         typer.echo(f"images are signed with the key {key.public} ({signing_key_path(settings)})")
+    if settings.archive is not None:
+        typer.echo(f"every picture is kept in {settings.archive}")
     addresses = [format_address(host, port, "https" if settings.tls else "http") for host in settings.host]
     typer.echo(f"naiad listens on {' and '.join(addresses)}")
     if settings.tls:

@@ -121,6 +121,7 @@ class Settings(StrictModel):
     signing_key: Path | None = None
     tls: bool = False
     tls_folder: Path | None = None
+    archive: Path | None = None
     weights: Path | None = None
     device: Annotated[str, DEVICE] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -162,7 +163,7 @@ def _read_file(file: Path) -> dict[str, Any]:
     """Return a file's settings, with relative paths resolved against its folder."""
     values = read_toml(file)
     validate(Settings, values, file)
-    paths = values.keys() & {"weights", "tokens", "tags", "signing_key", "tls_folder"}
+    paths = values.keys() & {"weights", "tokens", "tags", "signing_key", "tls_folder", "archive"}
     return values | {key: file.parent / values[key] for key in paths}
 
 

@@ -26,6 +26,8 @@ from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
 from pipelines.steps import Run
+from pipelines.torch_build import describe_build as describe_build
+from pipelines.torch_build import explain_missing_kernels as explain_missing_kernels
 from pipelines.types import OnPreview
 from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import Upscaler, load_upscaler
@@ -90,9 +92,11 @@ class LoadedRunner:
 def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentModels:
     """Load the first of the models, and the upscaler if there is one; the others are loaded when they are requested.
 
-    Raises what `load_runner` does.
+    Raises what `load_runner` does, and `ConfigError` if torch has no kernels for the GPU.
     """
     device = resolve_device(settings.device)
+    if device.startswith("cuda") and (missing := explain_missing_kernels()) is not None:
+        raise ConfigError(missing)
     upscaler = _load_upscaler(models[0], device)
 
     def load(model: ServedModel) -> LoadedRunner:

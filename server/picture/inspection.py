@@ -115,13 +115,13 @@ def read_metadata(image: OpenedImage) -> Inspection:
     rgb = np.asarray(to_plain_mode(image.pixels).convert("RGB"))
     # NAI writes the alpha layer into RGBA files only; other programs convert them to gray or indexed color
     hidden = extract(np.asarray(image.pixels)) if image.pixels.mode == "RGBA" else None
-    text, exif = dict(image.texts), _read_exif_fields(image.exif)
+    text, exif = dict(image.texts), read_exif_fields(image.exif)
     return Inspection(
         image.format, rgb, text or exif, exif if text else {}, _parse_fields(hidden or "") or None
     )
 
 
-def _read_exif_fields(exif: Exif) -> dict[str, str]:
+def read_exif_fields(exif: Exif) -> dict[str, str]:
     """Return the fields in an EXIF user comment: all of them as JSON, or a bare Comment (reference: metadata, 6)."""
     fields = _parse_fields(exif.user_comment)
     if not fields.keys() & FIELD_NAMES and parse_json(exif.user_comment):

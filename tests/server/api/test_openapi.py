@@ -70,7 +70,7 @@ def test_every_operation_names_its_error_and_its_token(document):
         for method, operation in operations.items():
             error = operation["responses"]["default"]["content"]["application/json"]["schema"]["$ref"]
             assert error.endswith("/OpenAIError" if path.startswith("/v1/") else "/Error")
-            protected = ("/ai/", "/user/", "/v1/", "/queue", "/metrics")
+            protected = ("/ai/", "/user/", "/v1/", "/archive", "/queue", "/metrics")
             is_protected = path.startswith(protected) and path != "/user/login"
             assert ("security" in operation) == is_protected
             has_body = method in ("post", "put") and path not in BODYLESS

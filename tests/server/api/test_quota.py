@@ -295,7 +295,7 @@ def test_a_client_that_disconnects_gets_its_images_back(model, gate, caplog):
                 connection.sendall(build_request(TOKEN, steps=50, n_samples=4))
                 wait_until(lambda: fake_model.evaluations)
                 assert read_left(address) == 1
-            wait_until(lambda: f"POST {GENERATE} 503" in caplog.text)  # the server has seen the disconnect
+            wait_until(lambda: f"POST {GENERATE} 499" in caplog.text)  # the server has seen the disconnect
             assert read_left(address) == 5  # though the device is still at its evaluation
             with ThreadPoolExecutor(1) as threads:
                 next_one = threads.submit(exchange, address, build_request(TOKEN))

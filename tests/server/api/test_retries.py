@@ -101,7 +101,7 @@ def test_the_job_goes_on_as_long_as_one_of_both_waits(model, gate, monkeypatch, 
             wait_until(lambda: fake_model.evaluations)
             second = threads.submit(exchange, address, request)
             wait_until(lambda: len(joined) == 2)
-        wait_until(lambda: f"POST {GENERATE} 503" in caplog.text)  # the server has seen the disconnect
+        wait_until(lambda: f"POST {GENERATE} 499" in caplog.text)  # the server has seen the disconnect
         gate.release(10_000)
         assert second.result(LIMIT).startswith(b"HTTP/1.1 200")
     assert [step for _, step in fake_model.evaluations] == [1, 2, 3]
@@ -131,7 +131,7 @@ def test_a_stream_that_is_sent_again_has_previews_and_the_final(model, gate, mon
         {"token": BEN, "name": None},
         {"path": STREAM},
     ],
-    ids=str,
+    ids=",".join,
 )
 def test_another_body_token_path_or_name_is_another_job(model, gate, other):
     rules = AccessRules(

@@ -5,10 +5,11 @@ from socket import gethostname
 import pytest
 
 from server.api.credentials import generate_token, hash_token
-from server.cli.bootstrap import build_access_rules, build_app_state, build_metadata_policy
+from server.cli.bootstrap import build_access_rules, build_app_state, build_archive, build_metadata_policy
 from server.config.settings import ApiSettings, EngineSettings, Settings
 from server.config.toml import ConfigError
 from server.engine.engine import State
+from server.metrics.metrics import Metrics
 
 
 def test_loopback_needs_no_token_and_other_addresses_get_one():
@@ -73,3 +74,15 @@ def test_pages_without_an_origin_need_a_token(tmp_path):
     file = tmp_path / "tokens.toml"
     file.write_text("")
     assert build_access_rules(settings.model_copy(update={"tokens": file})).origins == ("null",)
+
+
+def test_pictures_that_are_not_kept_are_counted(tmp_path):
+    metrics = Metrics()
+    archive = build_archive(Settings(archive=tmp_path / "archive"), metrics)
+    assert archive is not None
+    archive.start()
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
+    archive.put(b"a picture", "5f0c9a3be1d24477", 0, 7, None)
+    archive.stop()
+    assert metrics.registry.get_sample_value("naiad_archive_failures_total") == 1
+    assert build_archive(Settings(), metrics) is None

@@ -9,7 +9,8 @@ from fake_model import FakeModel
 
 from server.api.credentials import hash_token
 from server.cli.bootstrap import build_access_rules
-from server.cli.serve import _announce, _open_certificate, run_server, stop_after_failure
+from server.cli.serve import _open_certificate, run_server, stop_after_failure
+from server.cli.serve import announce as announce_server
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.engine import Engine
@@ -21,7 +22,7 @@ def announce(model, capsys, **changes):
     settings = Settings(**changes)
     rules = build_access_rules(settings)
     state: Any = SimpleNamespace(access=rules, metadata=SimpleNamespace(key=None))
-    _announce(model, state, settings, 4242)
+    announce_server(model, state, settings, 4242)
     return capsys.readouterr().out, rules.tokens
 
 
@@ -41,6 +42,11 @@ def test_a_generated_token_is_printed_once(model, capsys):
     printed, (token,) = announce(model, capsys, host=("0.0.0.0",))
     assert printed.count(token) == 1
     assert 'Bearer $NAIAD_TOKEN"' in printed
+
+
+def test_an_archive_is_printed(model, capsys, tmp_path):
+    assert f"every picture is kept in {tmp_path}\n" in announce(model, capsys, archive=tmp_path)[0]
+    assert "is kept" not in announce(model, capsys)[0]
 
 
 def test_each_address_is_printed(model, capsys):

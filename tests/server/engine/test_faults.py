@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from fake_model import GENERATE, build_state, start_client
-from faults import Faulty, inject, lose_device, return_nan, run_out_of_cpu_memory, run_out_of_memory
-from jobs import make_job
+from faults import Faulty, Hang, inject, lose_device, return_nan, run_out_of_cpu_memory, run_out_of_memory
+from jobs import change, make_job
 from waiting import LIMIT
 
 from pipelines.device import translate_device_errors
-from pipelines.errors import NotFinite, OutOfMemory
+from pipelines.errors import Cancelled, NotFinite, OutOfMemory
 from pipelines.job import InitImage, RgbImage, UpscaleJob, VibeJob
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
@@ -91,6 +91,39 @@ def test_an_image_for_which_memory_never_suffices_fails_and_the_next_does_not(lo
         assert calls.calls == 2
         assert engine.state is State.READY
         assert np.array_equal(engine.submit(job).future.result(LIMIT).images[0], expected(job))
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Let the VAE need 9 tiles for an image of 128 x 128 pixels."""
+    for name, value in {"MAX_UNTILED": 64, "TILE": 8, "OVERLAP": 4}.items():
+        monkeypatch.setattr(f"pipelines.image.vae.{name}", value)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_each_tile_of_a_large_image_is_decoded_in_a_step_of_its_own(load, demo):
+    job = change(JOB, width=128, height=128)
+    (latents,) = demo.generate_latents(job)
+    models, calls = load("vae_decode", {5: run_out_of_memory})
+    with run(models) as engine:
+        image = engine.submit(job).future.result(LIMIT).images[0]
+    assert calls.calls == 10
+    with torch.inference_mode():
+        assert np.array_equal(image, demo._vae.decode(latents))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_large_image_is_cancelled_between_two_tiles(load):
+    hang = Hang()
+    models, calls = load("vae_decode", {3: hang})
+    with run(models) as engine:
+        ticket = engine.submit(change(JOB, width=128, height=128))
+        assert hang.begun.wait(LIMIT)
+        ticket.cancel()
+        hang.release()
+        with pytest.raises(Cancelled):
+            ticket.future.result(LIMIT)
+    assert calls.calls == 3
 
 
 def test_an_upscaled_tile_that_runs_out_of_memory_is_computed_again(demo, model):
