@@ -177,7 +177,9 @@ class Client:
         worst = compare_pictures(pictures, expected)
         self._tally.differences[request.name] = max(self._tally.differences.get(request.name, 0.0), worst)
         if worst > self._load.tolerance:
-            self._tally.add_problem("wrong", f"{kind} {request.name}: differs by {worst:.2g} of 255 on average")
+            self._tally.add_problem(
+                "wrong", f"{kind} {request.name}: differs by {worst:.2g} of 255 on average"
+            )
 
     def _judge_refusal(self, name: str, response: httpx.Response) -> None:
         kind = "5xx" if response.status_code >= 500 else "refused"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipelines.errors import DeviceLost, OutOfMemory
-from pipelines.steps import Result, Stage, Step, StepCoroutine, Tile, TileCoroutine
+from pipelines.steps import Part, PartCoroutine, Result, Stage, Step, StepCoroutine
 from pipelines.types import Progress
 
 MEMORY_TEXTS = (
@@ -83,32 +83,26 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def make_step(
-    device: torch.device,
-    progress: Progress,
-    function: Callable[[], object],
-    stage: Stage,
-    prepares: bool = False,
-) -> Step:
+def make_step(device: torch.device, progress: Progress, function: Callable[[], object], stage: Stage) -> Step:
     """Return a step that is taken alone and calls a function, whose errors are translated.
 
     If memory runs out, it is called again.
     """
-    return Step(progress, partial(_call, device), function, stage=stage, prepares=prepares)
+    return Step(progress, partial(_call, device), function, stage=stage)
 
 
-def compute_tiles(
+def compute_parts(
     device: torch.device,
-    tiles: TileCoroutine[Result],
-    show_progress: Callable[[Tile], Progress],
+    parts: PartCoroutine[Result],
+    show_progress: Callable[[Part], Progress],
     stage: Stage,
 ) -> StepCoroutine[Result]:
-    """Compute each tile of an image in a step of its own."""
+    """Compute each part of an image in a step of its own."""
     computed: Any = None
     try:
         while True:
-            tile = tiles.send(computed)
-            computed = yield make_step(device, show_progress(tile), tile.compute, stage)
+            part = parts.send(computed)
+            computed = yield make_step(device, show_progress(part), part.compute, stage)
     except StopIteration as stop:
         return stop.value
 

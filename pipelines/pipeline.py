@@ -16,7 +16,7 @@ from pipelines.adapters.control_residency import ControlResidency
 from pipelines.adapters.residency import LoraResidency
 from pipelines.adapters.vibe import VibeEncoder
 from pipelines.cost import estimate_passes
-from pipelines.device import compute_tiles, make_step, release_memory, translate_device_errors
+from pipelines.device import compute_parts, release_memory, translate_device_errors
 from pipelines.errors import NotFinite, PipelineError
 from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
@@ -41,7 +41,7 @@ from pipelines.sampling.denoise import Estimator, RowCoroutine, Rows, denoise
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.sampling.smea import make_smea
-from pipelines.steps import Step, StepCoroutine, run_steps
+from pipelines.steps import Part, PartCoroutine, Step, StepCoroutine, run_parts, run_steps
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
 from pipelines.types import BatchingMode, OnStep, Output, Pixels, Progress
 from pipelines.weights.detect import Detection
@@ -159,21 +159,33 @@ class Pipeline:
     @torch.inference_mode()
     def begin_pass(self, job: Job, number: int = 0) -> PassInputs:
         """Encode what the images share in pass `number` of a job."""
+        return run_parts(self.encode_pass(job, number))
+
+    @torch.inference_mode()
+    def encode_pass(self, job: Job, number: int) -> PartCoroutine[PassInputs]:
+        """Encode likewise, part by part; the job must be active whenever a part is computed."""
         *earlier, plan = (make_plan(job, each, self.table) for each in job.passes[: number + 1])
         pass_, costs = job.passes[number], estimate_passes(job)
         before, share = sum(costs[:number]) / sum(costs), costs[number] / sum(costs)
         steps_before = sum(each.steps for each in earlier)
-        self._prompts.adapters = self._loras.text_key
-        embeddings = self._prompts.encode(job.prompts)
+        embeddings: PromptEmbeddings = yield Part(partial(self._encode_prompts, job))
         if job.vibes:
-            embeddings = embeddings.with_vibes(*self._require_vibe().prepare(job.vibes))
+            vibes = yield Part(partial(self._require_vibe().prepare, job.vibes))
+            embeddings = embeddings.with_vibes(*vibes)
         init, batcher = None, self._batcher
         if isinstance(pass_.init, InitImage):
-            init = encode_init_image(pass_.init, self._vae, self._inpaint_batcher is not None, self.device)
+            inpaints = self._inpaint_batcher is not None
+            init = yield from encode_init_image(pass_.init, self._vae, inpaints, self.device)
             if init.inpaint_channels is not None and self._inpaint_batcher is not None:
                 batcher = self._inpaint_batcher
-        controls = self._prepare_controls(job.controls, pass_)
+        controls: RowControls = ()
+        if job.controls:
+            controls = yield Part(partial(self._prepare_controls, job.controls, pass_))
         return PassInputs(pass_, plan, embeddings, init, controls, batcher, steps_before, before, share)
+
+    def _encode_prompts(self, job: Job) -> PromptEmbeddings:
+        self._prompts.adapters = self._loras.text_key
+        return self._prompts.encode(job.prompts)
 
     def generate_image(
         self,
@@ -213,9 +225,9 @@ class Pipeline:
         """Generate an image likewise up to its clean latents, (4, height / 8, width / 8)."""
         init = inputs.init
         if previous is not None:
-            encode = partial(encode_image, previous, self._vae, self.device)
+            parts = encode_image(previous, self._vae, self.device)
             progress = inputs.show_progress(index, 1, 0.0)
-            init = yield make_step(self.device, progress, encode, "encode", prepares=True)
+            init = yield from compute_parts(self.device, parts, lambda _: progress, "encode")
         with closing(self._start(inputs, index, init, previews)) as trajectory:
             outputs: Sequence[Tensor] | None = None
             while True:
@@ -241,7 +253,7 @@ class Pipeline:
         """Decode latents tile by tile, so that other images need not wait for all of a large one."""
         with self._add_advice():
             tiles = self._vae.decode_tiles(latents[None])
-            (image,) = yield from compute_tiles(self.device, tiles, lambda _: progress, "decode")
+            (image,) = yield from compute_parts(self.device, tiles, lambda _: progress, "decode")
         return image
 
     @contextmanager

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.device import compute_tiles, make_step, translate_device_errors
+from pipelines.device import compute_parts, make_step, translate_device_errors
 from pipelines.image.preview import DecodePreview
 from pipelines.job import Job, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.previewer import Previewer, PreviewRun
-from pipelines.steps import Run, StepCoroutine, Tile, run_steps
+from pipelines.steps import Part, PartCoroutine, Run, StepCoroutine, run_steps
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress
 from pipelines.upscale.upscaler import Upscaler, resize_tiles
 
@@ -98,9 +98,8 @@ class Runner:
     def _upscale(self, job: UpscaleJob) -> StepCoroutine[Pixels]:
         pixels = np.frombuffer(job.image.rgb, np.uint8).reshape(job.image.height, job.image.width, 3)
         tiles = resize_tiles(pixels, job.width, job.height, self._upscaler)
-        return compute_tiles(
-            self._pipeline.device, tiles, partial(_show_tile, Progress(0, 1, 1, 0.0)), "upscale"
-        )
+        show = partial(_show_part, Progress(0, 1, 1, 0.0))
+        return compute_parts(self._pipeline.device, tiles, show, "upscale")
 
     def _encode_vibe(self, job: VibeJob) -> StepCoroutine[Any]:
         progress, encode = Progress(0, 1, 1, 0.0), partial(self._pipeline.encode_vibe, job)
@@ -120,6 +119,8 @@ class JobRun:
     ) -> None:
         self._pipeline, self._upscaler, self._job, self._previews = pipeline, upscaler, job, previews
         self._inputs: list[PassInputs] = []  # of the passes that any image has reached
+        self._encoding: PartCoroutine[PassInputs]  # of the next one
+        self._part: Part | None = None
 
     def generate(self, index: int) -> StepCoroutine[Pixels]:
         """Generate image `index`."""
@@ -131,8 +132,8 @@ class JobRun:
                 upscaler = self._upscaler if pass_.init.network else None
                 tiles = resize_tiles(image, pass_.width, pass_.height, upscaler)
                 progress = Progress(index, 1, 1, 0.0, inputs.before, 0.0)
-                resized = yield from compute_tiles(
-                    self._pipeline.device, tiles, partial(_show_tile, progress), "upscale"
+                resized = yield from compute_parts(
+                    self._pipeline.device, tiles, partial(_show_part, progress), "upscale"
                 )
                 previous = RgbImage(pass_.width, pass_.height, resized.tobytes())
             image = yield from self._pipeline.generate_image(inputs, index, previous, self._previews)
@@ -145,19 +146,27 @@ class JobRun:
 
     def _find_inputs(self, number: int, index: int) -> StepCoroutine[PassInputs]:
         """Return what the images of a pass share; the first image to reach the pass encodes it."""
-        if number == len(self._inputs):
+        while number == len(self._inputs):
             before = sum(inputs.share for inputs in self._inputs)
             progress = Progress(index, 1, self._job.steps, 0.0, before, 0.0)
-            encode = partial(self._encode, number)
-            yield make_step(self._pipeline.device, progress, encode, "encode", prepares=True)
+            yield make_step(self._pipeline.device, progress, partial(self._encode_part, number), "encode")
         return self._inputs[number]
 
-    def _encode(self, number: int) -> None:
-        """Encode the inputs of a pass, unless that was done for another image since the step was made."""
-        if number == len(self._inputs):
-            self._inputs.append(self._pipeline.begin_pass(self._job, number))
+    def _encode_part(self, number: int) -> None:
+        """Compute the next part of a pass's inputs, unless the last one was computed for another image just now."""
+        if number < len(self._inputs):
+            return
+        if self._part is None:
+            self._encoding = self._pipeline.encode_pass(self._job, number)
+            self._part = next(self._encoding)
+        computed = self._part.compute()  # which may run out of memory and be done again
+        self._part = None
+        try:
+            self._part = self._encoding.send(computed)
+        except StopIteration as stop:
+            self._inputs.append(stop.value)
 
 
-def _show_tile(progress: Progress, tile: Tile) -> Progress:
-    """Return the progress before a tile."""
-    return replace(progress, step=tile.number, steps=tile.total)
+def _show_part(progress: Progress, part: Part) -> Progress:
+    """Return the progress before a part."""
+    return replace(progress, step=part.number, steps=part.total)

@@ -17,21 +17,21 @@ Stage: TypeAlias = Literal["draw", "decode", "upscale", "encode"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """A part of an image that a network computes.
+class Part:
+    """A part of the work for an image, such as a tile.
 
     Attributes:
-        number, total: tile `number` (from 1) of `total`.
-        compute: returns the tile.
+        compute: returns the part's result; it may be called again.
+        number, total: part `number` (from 1) of `total` alike.
     """
 
-    number: int
-    total: int
     compute: Callable[[], Any]
+    number: int = 1
+    total: int = 1
 
 
-TileCoroutine: TypeAlias = Generator[Tile, Any, Result]
-"""Yields tiles, is sent what each one's `compute` returns, and returns an image. `compute` may be called again."""
+PartCoroutine: TypeAlias = Generator[Part, Any, Result]
+"""Yields parts, is sent what each one's `compute` returns, and returns the whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,6 @@ class Step:
         share: the share of a pass that it fills; the shares of steps that are taken together add up to 1 at most.
         stage: what it is for.
         rows: of the UNet that it evaluates.
-        prepares: whether the image's next steps may be taken together with others', once this one was.
     """
 
     progress: Progress
@@ -57,7 +56,6 @@ class Step:
     share: float = 1.0
     stage: Stage = "draw"
     rows: int = 1
-    prepares: bool = False
 
 
 StepCoroutine: TypeAlias = Generator[Step, Any, Result]
@@ -81,12 +79,12 @@ def take_steps(steps: Sequence[Step]) -> Sequence[Any]:
     return [None] * len(steps) if take is None else take([step.inputs for step in steps])
 
 
-def run_tiles(tiles: TileCoroutine[Result]) -> Result:
-    """Compute all tiles of an image and return it."""
+def run_parts(parts: PartCoroutine[Result]) -> Result:
+    """Compute all parts and return the whole."""
     computed: Any = None
     try:
         while True:
-            computed = tiles.send(computed).compute()
+            computed = parts.send(computed).compute()
     except StopIteration as stop:
         return stop.value
 

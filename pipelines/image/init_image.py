@@ -8,6 +8,7 @@ from torch import Tensor
 from pipelines.image.inpainting import LatentBlend, build_inpaint_channels, erase_masked
 from pipelines.image.vae import VaeCodec, to_tensor
 from pipelines.job import InitImage, RgbImage
+from pipelines.steps import PartCoroutine
 from pipelines.types import Sigmas
 
 
@@ -38,18 +39,22 @@ class InitLatents:
         return LatentBlend(self.latents, noise, self.mask, sigmas)
 
 
-def encode_image(image: RgbImage, vae: VaeCodec, device: torch.device) -> InitLatents:
+def encode_image(image: RgbImage, vae: VaeCodec, device: torch.device) -> PartCoroutine[InitLatents]:
     """Encode an image without a mask."""
-    return InitLatents(vae.encode(to_tensor(image).to(device)))
+    return InitLatents((yield from vae.encode_tiles(to_tensor(image).to(device))))
 
 
-def encode_init_image(init: InitImage, vae: VaeCodec, inpaints: bool, device: torch.device) -> InitLatents:
+def encode_init_image(
+    init: InitImage, vae: VaeCodec, inpaints: bool, device: torch.device
+) -> PartCoroutine[InitLatents]:
     """Encode an init image and its mask, which goes to an inpainting network if one is loaded (`inpaints`)."""
     image = to_tensor(init.image).to(device)
-    latents = vae.encode(image)
+    latents = yield from vae.encode_tiles(image)
     if init.mask is None:
         return InitLatents(latents)
     levels = torch.frombuffer(bytearray(init.mask), dtype=torch.uint8)
     mask = levels.view(1, *latents.shape[1:]).to(device).float() / 255
-    channels = build_inpaint_channels(mask, vae.encode(erase_masked(image, mask))) if inpaints else None
-    return InitLatents(latents, mask, channels)
+    if not inpaints:
+        return InitLatents(latents, mask)
+    erased = yield from vae.encode_tiles(erase_masked(image, mask))
+    return InitLatents(latents, mask, build_inpaint_channels(mask, erased))

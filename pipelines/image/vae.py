@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.errors import NotFinite
 from pipelines.job import RgbImage
-from pipelines.steps import Tile, TileCoroutine, run_tiles
+from pipelines.steps import Part, PartCoroutine, run_parts
 from pipelines.types import Pixels
 from pipelines.weights.networks import Vae
 
@@ -42,9 +42,9 @@ class VaeCodec:
 
     def decode_images(self, latents: Tensor) -> list[Pixels]:
         """Decode the latents (B, 4, h, w) of several images likewise, together."""
-        return run_tiles(self.decode_tiles(latents))
+        return run_parts(self.decode_tiles(latents))
 
-    def decode_tiles(self, latents: Tensor) -> TileCoroutine[list[Pixels]]:
+    def decode_tiles(self, latents: Tensor) -> PartCoroutine[list[Pixels]]:
         """Decode likewise, tile by tile."""
         if not bool(latents.isfinite().all()):
             raise NotFinite("the network returned latents that are not finite")
@@ -60,9 +60,9 @@ class VaeCodec:
 
         Raise NotFinite if they are not finite, in float32 too.
         """
-        return run_tiles(self.encode_tiles(image))
+        return run_parts(self.encode_tiles(image))
 
-    def encode_tiles(self, image: Tensor) -> TileCoroutine[Tensor]:
+    def encode_tiles(self, image: Tensor) -> PartCoroutine[Tensor]:
         """Encode likewise, tile by tile."""
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
             run = partial(self._run_in, dtype, self._vae.encode)
@@ -89,7 +89,7 @@ def has_tiles(latents: Tensor) -> bool:
 
 def _iter_tiles(
     run: Callable[[Tensor], Tensor], x: Tensor, scales: tuple[int, int], channels: int
-) -> TileCoroutine[Tensor]:
+) -> PartCoroutine[Tensor]:
     """Run the VAE's encoder or decoder on (B, C, H, W), in tiles where that is large.
 
     Args:
@@ -99,14 +99,14 @@ def _iter_tiles(
     (scale_in, scale_out), (height, width) = scales, x.shape[-2:]
     height, width = height // scale_in, width // scale_in
     if height * width <= MAX_UNTILED:
-        return (yield Tile(1, 1, partial(run, x)))
+        return (yield Part(partial(run, x)))
     total = torch.zeros(len(x), channels, height * scale_out, width * scale_out, device=x.device)
     total_weight = torch.zeros_like(total[0, :1])
     weights = _make_tile_weights(min(TILE, height), min(TILE, width), scale_out).to(x.device)
     places = list(product(tile_starts(height), tile_starts(width)))
     for number, place in enumerate(places, start=1):
         window = (..., *_window(*place, scale_out))
-        output = yield Tile(number, len(places), partial(run, x[..., *_window(*place, scale_in)]))
+        output = yield Part(partial(run, x[..., *_window(*place, scale_in)]), number, len(places))
         total[window] += output * weights
         total_weight[window] += weights
     return total / total_weight

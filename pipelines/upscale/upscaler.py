@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipelines.errors import NotFinite
-from pipelines.steps import Tile, TileCoroutine, run_tiles
+from pipelines.steps import Part, PartCoroutine, run_parts
 from pipelines.types import Pixels
 from pipelines.upscale.esrgan import load_rrdbnet
 from pipelines.upscale.rrdbnet import RrdbNet
@@ -53,9 +53,9 @@ class Upscaler:
 
     def upscale(self, pixels: Pixels) -> Pixels:
         """Upscale RGB (h, w, 3) to (scale * h, scale * w, 3); raise NotFinite if the network's output is not finite."""
-        return run_tiles(self.upscale_tiles(pixels))
+        return run_parts(self.upscale_tiles(pixels))
 
-    def upscale_tiles(self, pixels: Pixels) -> TileCoroutine[Pixels]:
+    def upscale_tiles(self, pixels: Pixels) -> PartCoroutine[Pixels]:
         """Upscale likewise, tile by tile."""
         height, width, _ = pixels.shape
         fold, cell = self._network.config.fold, self._network.config.fold * self.scale
@@ -65,7 +65,7 @@ class Upscaler:
         tiles = list(product(*sides))
         for number, (rows, columns) in enumerate(tiles, start=1):
             compute = partial(self._upscale_tile, padded[rows.input(fold), columns.input(fold)])
-            output = yield Tile(number, len(tiles), compute)
+            output = yield Part(compute, number, len(tiles))
             kept = output[rows.kept_in_tile(cell), columns.kept_in_tile(cell)]
             result[rows.kept(cell), columns.kept(cell)] = kept
         return np.ascontiguousarray(result[: height * self.scale, : width * self.scale])
@@ -138,12 +138,12 @@ def resize(
     The network runs at most MAX_PASSES times. It does not run if there is no upscaler, if its scale is 1, or if the
     image is large enough already. Raise NotFinite if the network's output is not finite.
     """
-    return run_tiles(resize_tiles(pixels, width, height, upscaler))
+    return run_parts(resize_tiles(pixels, width, height, upscaler))
 
 
 def resize_tiles(
     pixels: Pixels, width: int, height: int, upscaler: Upscaler | None = None
-) -> TileCoroutine[Pixels]:
+) -> PartCoroutine[Pixels]:
     """Resize likewise, tile by tile where the network runs."""
     for _ in range(MAX_PASSES):
         is_large = pixels.shape[0] >= height and pixels.shape[1] >= width

@@ -20,7 +20,7 @@ from server.api.previews import LatestPreviews
 from server.api.responses import build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
 from server.api.threads import call_in_thread
-from server.api.timings import add_queue
+from server.api.timings import add_queue, add_result, measure_part
 from server.engine.ticket import Result
 from server.request.resolve import ResolvedRequest
 
@@ -74,8 +74,10 @@ class ImageStream:
                     yield keep_alive
             done = result.result()
             held.hold(sum(image.nbytes for image in done.images))
+            add_result(self.request.scope, waiter.job.ticket, done)
             encode = partial(encode_images, self.request, self.state, self.resolved, done)
-            files = await waiter.job.share_files(encode)
+            with measure_part(self.request, "png"):
+                files = await waiter.job.share_files(encode)
             for index, file in enumerate(files):
                 yield await call_in_thread(self._encode_final, done, index, file)
         finally:

@@ -61,7 +61,8 @@ class Tracing:
 
 def open_tracing(environment: Mapping[str, str]) -> Tracing | None:
     """Return tracing to the collector that OpenTelemetry's variables name; None without one, or without packages."""
-    if not any(environment.get(name) for name in ENDPOINTS):
+    name = next((name for name in ENDPOINTS if environment.get(name)), None)
+    if name is None:
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -69,7 +70,9 @@ def open_tracing(environment: Mapping[str, str]) -> Tracing | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        log.warning("no traces are sent to %s: install naiad[tracing]", " or ".join(ENDPOINTS))
+        log.warning(
+            "no traces are sent, although %s is set; install the extra: pip install 'naiad[tracing]'", name
+        )
         return None
     resource = Resource.create({"service.name": environment.get("OTEL_SERVICE_NAME", "naiad")})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)

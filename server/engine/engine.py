@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from enum import Enum
 from threading import Condition, Thread
+from time import perf_counter
 
 from pipelines.cost import count_images
 from pipelines.errors import DeviceLost, PipelineError
@@ -54,6 +55,7 @@ class Engine:
     Attributes:
         failure: why the engine is DEFUNCT or HUNG.
         model: what is known about the model since it was loaded; None before, or if its files say everything.
+        device_memory: bytes of the device's memory by what they are, when it last worked; nothing on a CPU.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class Engine:
         self._loaded: LoadedModel | None = None
         self.failure: str | None = None
         self.model: ServedModel | None = None
+        self.device_memory: Mapping[str, int] = {}
+        self._memory_read = 0.0
 
     @property
     def state(self) -> State:
@@ -98,11 +102,6 @@ class Engine:
     def find_place(self, name: str) -> str:
         """Return where a model is: on the "device", in "memory", or on "disk" only."""
         return "disk" if self._loaded is None else self._loaded.find_place(name)
-
-    @property
-    def device_memory(self) -> Mapping[str, int]:
-        """Bytes of the device's memory by what they are; nothing before the model is loaded, or on a CPU."""
-        return {} if self._loaded is None else self._loaded.device_memory
 
     @property
     def is_running(self) -> bool:
@@ -219,10 +218,16 @@ class Engine:
             while self._wait_for_jobs():
                 self._drop_failed(stepper)
                 stepper.take_pass()
-        except DeviceLost as error:
-            self._fail_device(error, stepper)
+                self._read_memory(model)
+        except Exception as error:  # noqa: BLE001  # without this thread, no job would ever end
+            self._fail(error, stepper)
             return
         self._enter(State.STOPPED)
+
+    def _read_memory(self, model: LoadedModel) -> None:
+        """Read how much memory is in use, if that was a second ago; on another thread a device that hangs blocks."""
+        if perf_counter() - self._memory_read > 1:
+            self.device_memory, self._memory_read = model.device_memory, perf_counter()
 
     def _fail_loading(self, error: Exception) -> None:
         is_known = isinstance(error, PipelineError | ValueError) and not isinstance(error, DeviceLost)
@@ -230,9 +235,10 @@ class Engine:
         log.error("%s", self.failure, exc_info=None if is_known else error)
         self._enter(State.DEFUNCT)
 
-    def _fail_device(self, error: DeviceLost, stepper: Stepper) -> None:
+    def _fail(self, error: Exception, stepper: Stepper) -> None:
         """Refuse all jobs, those that run and those that come: only a new process can use the device again."""
-        self.failure = "the device has failed; restart the server"
+        subject = "the device" if isinstance(error, DeviceLost) else "the engine"
+        self.failure = f"{subject} has failed; restart the server"
         log.critical("%s", self.failure, exc_info=error)
         self._enter(State.DEFUNCT)
         for ticket in self._queue.tickets:

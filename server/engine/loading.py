@@ -117,7 +117,11 @@ def read_memory(device: str) -> dict[str, int]:
     """Return the bytes of a GPU's memory that tensors use, and that torch has reserved; nothing for another device."""
     if torch.device(device).type != "cuda":
         return {}
-    return {"used": torch.cuda.memory_allocated(device), "reserved": torch.cuda.memory_reserved(device)}
+    stats = torch.cuda.memory_stats(device)
+    return {
+        "used": stats.get("allocated_bytes.all.current", 0),
+        "reserved": stats.get("reserved_bytes.all.current", 0),
+    }
 
 
 def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:

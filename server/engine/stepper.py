@@ -55,7 +55,7 @@ class LoadedModel(Protocol):
 
     @property
     def device_memory(self) -> Mapping[str, int]:
-        """Bytes of the device's memory by what they are; read on any thread."""
+        """Bytes of the device's memory by what they are."""
         ...
 
     def prepare(self, work: Work, /) -> None:
@@ -138,7 +138,7 @@ class Stepper:
                 for found in self._iter_steps(ticket, steps):
                     if not steps or self._may_share(steps, found):
                         steps.append(found)
-                    elif found.step.prepares:
+                    elif found.step.stage == "encode":
                         self._take([found])  # so that the image can share the next pass
                     if self._batching == "exact":
                         break

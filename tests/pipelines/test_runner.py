@@ -10,11 +10,11 @@ import torch
 from jobs import change, make_job
 
 from pipelines.cost import estimate_cost, estimate_passes
-from pipelines.errors import Cancelled, DeviceLost
+from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
 from pipelines.job import Pass, PreviousPass, RgbImage, UpscaleJob
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.runner import Runner
-from pipelines.steps import Step, Tile, run_steps, take_steps
+from pipelines.steps import Part, Step, run_steps, take_steps
 from pipelines.types import Progress
 
 ENHANCE = Pass(96, 160, (2**32 - 1, 0), PreviousPass(), 0.5, 0.1, noise_seed=30)
@@ -38,16 +38,23 @@ class RecordingPipeline:
 
     def __init__(self):
         self.passes, self.images, self.active, self.failure = [], [], [], None
+        self.parts = []  # that were computed
 
     def activate(self, job):
         self.active.append(job)
 
-    def begin_pass(self, job, number):
+    def encode_pass(self, job, number):
         pass_ = job.passes[number]
+        for part in range(2):
+            assert (yield Part(lambda part=part: self._compute(pass_, part))) == part
         self.passes.append(pass_)
+        return PassInputs(pass_, FakePlan(pass_), *[None] * 4)  # pyright: ignore[reportArgumentType]
+
+    def _compute(self, pass_, part):
+        self.parts.append((pass_.width, part))
         if self.failure is not None:
             raise self.failure
-        return PassInputs(pass_, FakePlan(pass_), *[None] * 4)  # pyright: ignore[reportArgumentType]
+        return part
 
     def generate_image(self, inputs, index, previous, previews):
         self.images.append((index, previous))
@@ -62,7 +69,7 @@ class Doubling:
     scale = 2
 
     def upscale_tiles(self, pixels):
-        return (yield Tile(1, 1, lambda: (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)))
+        return (yield Part(lambda: (pixels.repeat(2, 0).repeat(2, 1) + 100).astype(np.uint8)))
 
 
 @pytest.fixture
@@ -88,7 +95,7 @@ def test_the_second_pass_starts_from_the_first_ones_images_at_its_own_size(pipel
     ]
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
     assert [image[0, 0, 0] for image in output.images] == [20, 21]
-    assert [progress.image for progress in steps] == [0, 0, 0, 0, 1, 1]  # two of the first are for encoding
+    assert [progress.image for progress in steps] == [0] * 6 + [1] * 2  # four of the first are for encoding
 
 
 def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
@@ -98,15 +105,28 @@ def test_the_images_of_a_job_can_be_generated_side_by_side(pipeline):
     assert [image.shape for image in output.images] == [(160, 96, 3)] * 2
 
 
-def test_encoding_is_a_step_of_the_first_image_that_gets_to_it(pipeline):
-    first, second = Runner(pipeline).begin(ONE_PASS).images
-    encoding = [first.send(None), second.send(None)]
-    assert all(step.prepares for step in encoding)
-    assert pipeline.passes == []
+def test_each_part_of_encoding_is_a_step_of_the_first_image_that_gets_to_it(pipeline):
+    first, second, third = Runner(pipeline).begin(change(ONE_PASS, seeds=(1, 2, 3))).images
+    encoding = [image.send(None) for image in (first, second, third)]
+    assert [step.stage for step in encoding] == ["encode"] * 3
+    assert pipeline.parts == []
     for step in encoding:
         take_steps([step])
+    assert pipeline.parts == [(64, 0), (64, 1)]
     assert len(pipeline.passes) == 1
-    assert not first.send(None).prepares
+    assert first.send(None).stage == "draw"
+
+
+def test_a_part_of_encoding_that_ran_out_of_memory_is_computed_again(pipeline):
+    (image,) = Runner(pipeline).begin(change(ONE_PASS, seeds=(1,))).images
+    take_steps([image.send(None)])
+    step, pipeline.failure = image.send(None), torch.OutOfMemoryError()
+    with pytest.raises(OutOfMemory):
+        take_steps([step])
+    pipeline.failure = None
+    take_steps([step])
+    assert pipeline.parts == [(64, 0), (64, 1), (64, 1)]
+    assert image.send(None).stage == "draw"
 
 
 def test_the_sigmas_are_the_last_passes(pipeline):

@@ -59,6 +59,13 @@ def test_an_invalid_parent_is_ignored(client, exporter, sent):
     assert span.parent is None
 
 
+def test_a_stream_has_the_same_parts(client, exporter):
+    assert client.post(f"{GENERATE}-stream", json=BODY).status_code == 200
+    *parts, span = exporter.get_finished_spans()
+    assert span.name == f"POST {GENERATE}-stream"
+    assert [part.name for part in parts] == ["queue", "draw", "png"]
+
+
 def test_a_refused_request_has_a_span_without_parts(client, exporter):
     assert client.post(GENERATE, json={"input": 1}).status_code == 400
     (span,) = exporter.get_finished_spans()
@@ -73,7 +80,7 @@ def test_there_are_no_traces_without_a_collector():
 def test_a_collector_without_the_packages_is_warned_of(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     assert open_tracing({ENDPOINT: "http://127.0.0.1:4318"}) is None
-    assert "install naiad[tracing]" in caplog.text
+    assert f"although {ENDPOINT} is set; install the extra: pip install 'naiad[tracing]'" in caplog.text
 
 
 def test_a_collector_that_does_not_answer_holds_up_no_request_and_no_stop(model, monkeypatch):

@@ -276,6 +276,20 @@ def test_a_lost_device_refuses_running_waiting_and_later_jobs(start, caplog):
     assert "illegal memory access" in str(record.exc_info[1])
 
 
+def test_an_error_in_the_engine_itself_refuses_all_jobs(start, monkeypatch):
+    engine = start(FakeModel)
+    engine.wait_ready()
+
+    def fail(*_):
+        raise KeyError("secret")
+
+    monkeypatch.setattr(engine._queue, "rank", fail)
+    ticket = engine.submit(JOB)
+    with pytest.raises(Unavailable, match=r"^the engine has failed; restart the server$"):
+        ticket.future.result(LIMIT)
+    assert engine.state is State.DEFUNCT
+
+
 def test_a_device_lost_while_stopping_does_not_block_the_stop(start):
     gate = Semaphore(0)
     fake_model = FakeModel(gate)

@@ -18,7 +18,7 @@ from pipelines.errors import Cancelled, NotFinite, OutOfMemory
 from pipelines.job import InitImage, RgbImage, UpscaleJob, VibeJob
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.steps import Tile
+from pipelines.steps import Part
 from server.engine.engine import Engine, State
 from server.engine.loading import LoadedRunner
 from server.engine.resident import ResidentModels
@@ -136,8 +136,8 @@ def test_an_upscaled_tile_that_runs_out_of_memory_is_computed_again(demo, model)
         return np.full((8, 16, 3), len(calls), np.uint8)
 
     def upscale_tiles(pixels):
-        top = yield Tile(1, 2, compute)
-        bottom = yield Tile(2, 2, compute)
+        top = yield Part(compute, 1, 2)
+        bottom = yield Part(compute, 2, 2)
         return np.concatenate([top, bottom])
 
     upscaler: Any = SimpleNamespace(scale=2, upscale_tiles=upscale_tiles)
@@ -162,7 +162,7 @@ def test_a_device_that_is_lost_in_any_part_refuses_all_jobs(load, monkeypatch, p
     job = PARTS[part]
     models, _ = load(part, {1: lose_device(monkeypatch)})
     with run(models) as engine:
-        tickets = [engine.submit(each) for each in (job, JOB, JOB)]
+        tickets = [engine.submit(job) for _ in range(3)]
         for ticket in tickets:
             with pytest.raises(Unavailable, match="the device has failed; restart the server"):
                 ticket.future.result(LIMIT)

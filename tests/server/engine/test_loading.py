@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from server.config.toml import ConfigError
-from server.engine.loading import resolve_device
+from server.engine.loading import read_memory, resolve_device
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,11 @@ def test_a_named_device_must_be_available():
     assert resolve_device("cpu") == "cpu"
     with pytest.raises(ConfigError, match="device = 'nonsense' is not available"):
         resolve_device("nonsense")
+
+
+def test_the_memory_of_a_gpu_is_read_and_that_of_a_cpu_is_not(monkeypatch):
+    stats = {"allocated_bytes.all.current": 3, "reserved_bytes.all.current": 5, "num_ooms": 0}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: stats if device == "cuda:1" else {})
+    assert read_memory("cuda:1") == {"used": 3, "reserved": 5}
+    assert read_memory("cuda") == {"used": 0, "reserved": 0}  # nothing has been allocated
+    assert read_memory("cpu") == {}

@@ -71,7 +71,7 @@ class CountingModel:
         number = seed
         try:
             if work.sampler == "ddim":
-                yield Step(Progress(0, 1, work.steps, 0.0), self._prepare, seed, prepares=True)
+                yield Step(Progress(0, 1, work.steps, 0.0), self._prepare, seed, stage="encode")
             for step in range(work.steps):
                 progress = Progress(0, step + 1, work.steps, 1.0)
                 key = None if work.sampler == "k_lms" else work.passes[0].width
@@ -350,7 +350,7 @@ class Load(RuleBasedStateMachine):
         super().__init__()
         self.bench = Bench(self.batching, images=3)
         self.ends = {}
-        self.is_lost = False
+        self.is_short = False
 
     @rule(
         target=tickets,
@@ -380,6 +380,11 @@ class Load(RuleBasedStateMachine):
     def fail_shared_passes(self):
         self.bench.model.flaky = not self.bench.model.flaky
 
+    @rule(room=st.sampled_from([0, 1, 2, 1000]), spare=st.sampled_from([0, 1]))
+    def limit_memory(self, room, spare):
+        self.bench.model.room, self.bench.model.spare = room, spare
+        self.is_short |= room == 0
+
     @invariant()
     def no_job_ends_twice(self):
         assert all(len(ends) <= 1 for ends in self.ends.values())
@@ -400,6 +405,8 @@ class Load(RuleBasedStateMachine):
             assert ticket.future.result(0).images == [seed + steps for seed in seeds]
         elif isinstance(error, Cancelled):
             assert ticket.is_cancelled
+        elif isinstance(error, OutOfMemory):
+            assert self.is_short
         elif "damaged" in str(error):
             assert ticket.work.model == "absent"
         else:

@@ -189,6 +189,8 @@ def test_shared_passes_weights_and_memory_are_counted():
 
 def test_memory_of_a_device_is_shown_by_its_kind(client, fake_model):
     fake_model.device_memory = {"used": 1024, "reserved": 4096}
+    assert client.post(GENERATE, json=BODY).status_code == 200
+    wait_until(lambda: "naiad_device_memory_bytes{" in client.get("/metrics").text)
     samples = scrape(client)
     assert samples["naiad_device_memory_bytes", "used"] == 1024
     assert samples["naiad_device_memory_bytes", "reserved"] == 4096
