@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-SETTINGS = {"engine.queue_limit": 4, "api.memory_limit": 2048, "drain_seconds": 5}
+SETTINGS = {"engine.queue_limit": 8, "api.memory_limit": 2048, "drain_seconds": 5}
 LONGEST_STOP = 40
 PROCESSES = multiprocessing.get_context("spawn")
 """The process that measures shares no interpreter lock with the attack."""

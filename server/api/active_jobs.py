@@ -69,6 +69,7 @@ class ActiveJob:
     ) -> None:
         self.name, self.ticket, self.request, self._forget = name, ticket, request, forget
         self._files: asyncio.Future[list[bytes]] | None = None
+        self._takers = 0  # of the files
         self._results: set[asyncio.Future[Result]] = set()
         self._loop = asyncio.get_running_loop()
         ticket.future.add_done_callback(lambda _: self._settle_soon())
@@ -81,10 +82,18 @@ class ActiveJob:
         return result
 
     async def share_files(self, encode: Callable[[], Coroutine[Any, Any, list[bytes]]]) -> list[bytes]:
-        """Return the files of the job's images, which the first request that asks for them encodes for all."""
+        """Return the files of the job's images, which are encoded once for all requests; for none, no further one."""
         if self._files is None:
             self._files = asyncio.ensure_future(encode())
-        return await asyncio.shield(self._files)
+        files = self._files
+        self._takers += 1
+        try:
+            return await asyncio.shield(files)
+        finally:
+            self._takers -= 1
+            if not self._takers:
+                files.cancel()
+                self._files = None
 
     def fail(self, error: Exception) -> None:
         """Raise an error in all requests that wait, which cancels the job."""

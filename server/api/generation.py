@@ -8,7 +8,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.api.archive import archive_picture
-from server.api.jobs import decode_in_slot, receive_body, submit_images, wait_for_result
+from server.api.jobs import decode_in_slot, receive_body, run_for_client, submit_images, wait_for_result
 from server.api.memory import measure_work
 from server.api.responses import answer_images, build_warning_headers
 from server.api.state import AppState, StateDependency, get_reservation
@@ -47,7 +47,8 @@ async def run_and_encode(request: Request, state: AppState, resolved: ResolvedRe
     result = await wait_for_result(waiter, request)
     get_reservation(request).hold(sum(image.nbytes for image in result.images))
     with measure_part(request, "png"):
-        files = await waiter.job.share_files(partial(encode_images, request, state, resolved, result))
+        encode = partial(encode_images, request, state, resolved, result)
+        files = await run_for_client(request, waiter.job.share_files(encode))
     return Generated(resolved, files)
 
 

@@ -126,7 +126,7 @@ def _start_job(
     """Queue a job with the priority of the request's account, and within its quota."""
     account, quotas = get_account(request), get_capacity(request).quotas
     client = identify_client(request, account)
-    use = quotas.begin(account, count_images(work), _expect_end(request, client))
+    use = quotas.begin(account, count_images(work), get_app_state(request).engine.expect_end(client))
     priority = 0 if account is None else account.priority
     try:
         ticket = get_app_state(request).engine.submit(work, priority, on_preview, client)
@@ -147,17 +147,12 @@ def identify_client(request: Request, account: Account | None) -> str:
     return f"address {request.client.host}" if request.client else ""
 
 
-def _expect_end(request: Request, client: str) -> float | None:
-    """Return the seconds in which the first of a client's jobs is expected to end; None if it has none."""
-    forecasts = get_app_state(request).engine.forecast()
-    return min((each.end for each in forecasts if each.ticket.client == client), default=None)
-
-
 @contextmanager
 def hold_quota(request: Request, images: int = 1) -> Generator[None]:
     """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
     quotas, account = get_capacity(request).quotas, get_account(request)
-    use = quotas.begin(account, images, _expect_end(request, identify_client(request, account)))
+    client = identify_client(request, account)
+    use = quotas.begin(account, images, get_app_state(request).engine.expect_end(client))
     try:
         yield
     except BaseException:
@@ -168,11 +163,11 @@ def hold_quota(request: Request, images: int = 1) -> Generator[None]:
 
 def _admit(request: Request) -> None:
     """Raise what submitting a job of one image would raise now, unless this may be a retry, which needs no room."""
-    account, shared = get_account(request), get_capacity(request)
+    account, shared, engine = get_account(request), get_capacity(request), get_app_state(request).engine
     client = identify_client(request, account)
     if not shared.jobs.find(read_correlation_id(request), client):
-        get_app_state(request).engine.admit()
-        shared.quotas.check(account, free_in=_expect_end(request, client))
+        engine.admit(client=client)
+        shared.quotas.check(account, free_in=engine.expect_end(client))
 
 
 async def run_job(request: Request, work: Work) -> Result:

@@ -78,7 +78,7 @@ Count = Annotated[int | Literal["auto"], BeforeValidator(_parse_count)]
 class EngineSettings(StrictModel):
     """The queue and batching."""
 
-    queue_limit: Annotated[int, Field(ge=1)] = 64
+    queue_limit: Annotated[int, Field(ge=1)] = 128
     deadline: Annotated[float, Field(ge=0, le=86_400)] = 0
     on_disconnect: OnDisconnect = "cancel"
     batching: Literal["exact", "shared"] = "exact"

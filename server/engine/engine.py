@@ -135,27 +135,36 @@ class Engine:
         """
         ticket = Ticket(work, self._drop, priority, on_preview, client)
         with self._changed:
-            self.admit(count_images(work))
+            self.admit(count_images(work), client)
             self._queue.add(ticket)
             ticket.future.add_done_callback(lambda _: self._on_event(describe_end(ticket)))
             self._changed.notify_all()
         self._prepare_next()
         return ticket
 
-    def admit(self, images: int = 1) -> None:
+    def admit(self, images: int = 1, client: str = "") -> None:
         """Raise what `submit` would raise now for a job, so that a request's images need not be decoded in vain."""
         self._require_ready()
         with self._changed:
-            waiting, limit = self._queue.waiting_images, self._limits.queue
+            waiting, limit = self._queue.count_waiting(), self._limits.queue
+            own, share = self._queue.count_waiting(client), self._limits.share
+            asked = f"{images} images" if images > 1 else "another image"
             if waiting and waiting + images > limit:
-                ends = (forecast.end for forecast in self.forecast())
-                asked = f"{images} images" if images > 1 else "another image"
-                raise Overloaded(f"the queue has no room for {asked}: {waiting} of {limit} wait", min(ends))
+                reason = f"the queue has no room for {asked}: {waiting} of {limit} wait"
+                raise Overloaded(reason, self.expect_end())
+            if own and own + images > share:
+                reason = f"the queue has no room for {asked} of yours: {own} of {share} wait"
+                raise Overloaded(reason, self.expect_end(client))
 
     def forecast(self) -> list[Forecast]:
         """Return what is expected of the jobs, in the order in which the device takes them."""
         with self._changed:
             return [] if self._loaded is None else self._queue.forecast(self._loaded.is_active)
+
+    def expect_end(self, client: str | None = None) -> float | None:
+        """Return in how many seconds the first job ends, of a client or of all; None if there is none."""
+        forecasts = (each for each in self.forecast() if client in (None, each.ticket.client))
+        return min((each.end for each in forecasts), default=None)
 
     def stop(self) -> None:
         """Refuse new jobs, finish the queued ones and end the thread.

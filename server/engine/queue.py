@@ -12,9 +12,9 @@ from server.engine.order import Claim, Shares, rank_claims
 from server.engine.ticket import RunningJob, Ticket
 
 FIRST_SPEED = 0.1
-"""Seconds for a unit of work (see pipelines/cost.py), until a job has shown them."""
+"""Seconds for a unit of work (see pipelines/cost.py), until jobs have shown them."""
 MEMORY = 0.8
-"""Share of a measured mean that the next measurement leaves."""
+"""Share of what was measured that counts after the next measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,16 @@ class Limits:
 
     Attributes:
         queue: images of jobs that wait, without those that have begun; a job for more waits alone.
+        share: those of one client, likewise.
         images: images that have begun and are not finished; under "exact" one of them runs.
     """
 
-    queue: int = 64
+    queue: int = 128
     images: int = 4
+
+    @property
+    def share(self) -> int:
+        return max(self.queue // 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Queue:
         self._numbers: dict[Ticket, int] = {}
         self._next_number = count()
         self._speed, self._switch_seconds = FIRST_SPEED, 0.0
+        self._seconds, self._work = FIRST_SPEED, 1.0  # of the last jobs, the older the less they count
         self._shares = Shares()
         self.running: dict[Ticket, RunningJob] = {}
 
@@ -71,10 +77,10 @@ class Queue:
         """How many jobs have not begun."""
         return len(self._numbers) - len(self.running)
 
-    @property
-    def waiting_images(self) -> int:
-        """How many images the jobs have that have not begun."""
-        return sum(count_images(ticket.work) for ticket in self._numbers if ticket not in self.running)
+    def count_waiting(self, client: str | None = None) -> int:
+        """Return how many images the jobs have that have not begun, of a client or of all."""
+        waiting = (ticket for ticket in self._numbers if ticket not in self.running)
+        return sum(count_images(ticket.work) for ticket in waiting if client in (None, ticket.client))
 
     @property
     def tickets(self) -> tuple[Ticket, ...]:
@@ -155,14 +161,14 @@ class Queue:
         return self._speed * measure(ticket.work) * (1.0 if job is None else 1 - job.done)
 
     def learn_speed(self, ticket: Ticket) -> None:
-        """Note how long what has been done of a job took; a job that shows to be slower counts at once."""
-        job = self.running.get(ticket)
-        done = 1.0 if job is None else job.done
-        if done:
-            shown = ticket.service / (measure(ticket.work) * done)
-            self._speed = shown if job is not None and shown > self._speed else self._speed
-            if job is None:
-                self._speed = _average(self._speed, shown)
+        """Note how long a job took, the less the smaller it is; one that shows to be slower counts until it ends."""
+        job, work = self.running.get(ticket), measure(ticket.work)
+        if job is None:
+            self._seconds = MEMORY * self._seconds + ticket.service
+            self._work = MEMORY * self._work + work
+            self._speed = self._seconds / self._work
+        elif job.done:
+            self._speed = max(self._speed, ticket.service / (work * job.done))
 
     def learn_switch(self, seconds: float) -> None:
         """Note how long it took to change weights for a job."""

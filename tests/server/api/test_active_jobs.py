@@ -100,6 +100,33 @@ def test_an_error_that_no_request_takes_is_not_logged(caplog):
     assert caplog.records == []
 
 
+def test_files_are_made_once_for_all_requests_and_no_longer_than_one_wants_them():
+    calls, made = [], asyncio.Event()
+
+    async def encode():
+        calls.append(1)
+        await made.wait()
+        return [b"file"]
+
+    async def scenario(jobs, ticket, job, results):
+        takers = [asyncio.ensure_future(job.share_files(encode)) for _ in range(2)]
+        await settle()
+        takers[0].cancel()
+        await settle()
+        made.set()
+        assert await takers[1] == [b"file"]
+        assert len(calls) == 1
+        made.clear()
+        alone = asyncio.ensure_future(job.share_files(encode))
+        await settle()
+        encoding = job._files
+        alone.cancel()
+        await settle()
+        assert encoding.cancelled()
+
+    run(scenario)
+
+
 def test_a_job_is_found_by_either_name_and_only_by_its_client_and_the_operator():
     async def scenario(jobs, ticket, job, results):
         for name in ("1", "abc123"):

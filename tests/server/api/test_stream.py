@@ -283,7 +283,7 @@ def read_memory():
 def test_twenty_streams_that_are_not_read_keep_memory_flat(model):
     fake_model = FakeModel()
     fake_model.preview = bytes(128 * 1024)
-    engine = Engine(lambda: fake_model, Limits(queue=8 * 20))
+    engine = Engine(lambda: fake_model, Limits(queue=2 * 8 * 20))
     state = replace(build_state(model, fake_model), engine=engine)
     with serve(state) as address:
         exchange(address, build_request(steps=50, n_samples=8))

@@ -56,11 +56,12 @@ def test_settings_reach_the_application_state(model, tmp_path):
     settings = Settings(
         tokens=tmp_path / "tokens.toml",
         signing_key=tmp_path / "signing.pem",
-        engine=EngineSettings(queue_limit=3, batching="shared"),
+        engine=EngineSettings(queue_limit=3, batching="shared", deadline=9, on_disconnect="finish"),
         api=ApiSettings(presets="client", unknown_models="refuse", body_limit=7, prefix=("/native",)),
     )
     state = build_app_state(model, settings)
     assert (state.engine.state, state.body_limit, state.prefixes) == (State.NEW, 7, ("/native",))
+    assert (state.deadline, state.on_disconnect) == (9, "finish")
     assert (state.policy.mode, state.policy.unknown_models) == ("client", "refuse")
     assert (state.metadata.batching, state.metadata.source_hash) == ("shared", model.fingerprint)
     assert [account.name for account in state.access.accounts.account] == ["a"]

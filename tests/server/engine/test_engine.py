@@ -135,7 +135,7 @@ def test_a_full_queue_refuses_immediately(start):
     engine.wait_ready()
     tickets = [engine.submit(JOB)]
     wait_until(lambda: engine.waiting == 0)
-    tickets += [engine.submit(JOB), engine.submit(JOB)]
+    tickets += [engine.submit(JOB, client=client) for client in "ab"]
     with pytest.raises(
         Overloaded, match=r"the queue has no room for another image: 2 of 2 wait; try again in"
     ):
@@ -155,10 +155,28 @@ def test_a_queue_is_full_by_images_and_a_job_for_more_waits_alone(start):
     with pytest.raises(Overloaded, match="no room for another image: 4 of 3 wait"):
         engine.admit()
     tickets.pop().cancel()
-    tickets.append(engine.submit(two))
+    tickets.append(engine.submit(two, client="a"))
     with pytest.raises(Overloaded, match="no room for 2 images: 2 of 3 wait"):
-        engine.submit(two)
-    tickets.append(engine.submit(JOB))
+        engine.submit(two, client="b")
+    tickets.append(engine.submit(JOB, client="b"))
+    gate.release(99)
+    assert all(ticket.future.result(LIMIT).images for ticket in tickets)
+
+
+def test_one_client_has_at_most_half_of_the_queue(start):
+    gate = Semaphore(0)
+    engine = start(lambda: FakeModel(gate), limits=Limits(queue=6))
+    engine.wait_ready()
+    tickets = [engine.submit(JOB, client="many")]
+    wait_until(lambda: engine.waiting == 0)
+    tickets += [engine.submit(JOB, client="many") for _ in range(3)]
+    with pytest.raises(Overloaded, match="no room for another image of yours: 3 of 3 wait") as caught:
+        engine.submit(JOB, client="many")
+    assert caught.value.headers == {"Retry-After": "1"}
+    tickets.append(engine.submit(JOB, client="one"))
+    with pytest.raises(Overloaded, match="no room for 3 images: 4 of 6 wait"):
+        engine.submit(make_job(seeds=(1, 2, 3)), client="other")
+    tickets.append(engine.submit(JOB, client="other"))
     gate.release(99)
     assert all(ticket.future.result(LIMIT).images for ticket in tickets)
 
@@ -203,13 +221,13 @@ def test_a_cancelled_job_leaves_the_queue_at_once(start):
     engine.wait_ready()
     tickets = [engine.submit(JOB)]
     wait_until(lambda: engine.waiting == 0)
-    gone = [engine.submit(JOB) for _ in range(2)]
+    gone = [engine.submit(JOB, client=client) for client in "ab"]
     with pytest.raises(Overloaded):
         engine.submit(JOB)
     for ticket in (*gone, *gone):  # twice: the second is without effect
         ticket.cancel()
     assert engine.waiting == 0
-    tickets += [engine.submit(JOB), engine.submit(JOB)]
+    tickets += [engine.submit(JOB, client=client) for client in "ab"]
     gate.release(9)
     assert all(ticket.future.result(LIMIT).images for ticket in tickets)
 

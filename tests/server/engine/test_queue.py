@@ -75,6 +75,24 @@ def test_a_faster_device_is_expected_to_end_sooner(queue):
     assert queue.forecast(is_active)[0].end == pytest.approx(before / 10)
 
 
+def test_a_small_job_that_took_long_for_its_size_hardly_counts(queue):
+    add(queue, LONG, "a")
+    before = queue.forecast(is_active)[0].end
+    small = Ticket(make_job(64, 64, steps=1))
+    small.service = 100 * measure(small.work)
+    queue.learn_speed(small)
+    assert queue.forecast(is_active)[0].end == pytest.approx(before, rel=0.2)
+
+
+def test_a_running_job_that_is_slower_than_expected_counts_at_once(queue):
+    slow = add(queue, LONG, "a")
+    before = queue.forecast(is_active)[0].end
+    start(queue, slow, 20)
+    slow.service = 10 * measure(LONG)
+    queue.learn_speed(slow)
+    assert queue.forecast(is_active)[0].end > 3 * before
+
+
 def test_an_empty_queue_expects_nothing():
     assert Queue(4).forecast(is_active) == []
 
@@ -83,6 +101,7 @@ def test_the_images_that_wait_are_counted_without_those_of_jobs_that_have_begun(
     running = add(queue, SHORT, "a")
     add(queue, make_job(seeds=(1, 2, 3)), "a")
     add(queue, UPSCALE, "b")
-    assert (queue.waiting, queue.waiting_images) == (3, 5)
+    assert (queue.waiting, queue.count_waiting()) == (3, 5)
     start(queue, running, 1)
-    assert (queue.waiting, queue.waiting_images) == (2, 4)
+    assert (queue.waiting, queue.count_waiting()) == (2, 4)
+    assert [queue.count_waiting(client) for client in "abc"] == [3, 1, 0]
