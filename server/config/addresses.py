@@ -10,7 +10,22 @@ ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._~-]*|\[[0-9a-f:.]+\])(?::(
 HOSTLESS = ("file", "app")
 """Schemes whose pages may have an origin without a host."""
 PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
-OWN_SEGMENTS = frozenset({"ai", "user", "v1", "live", "ready", "models", "key", "docs", "openapi.json"})
+OWN_SEGMENTS = frozenset(
+    {
+        "ai",
+        "user",
+        "v1",
+        "queue",
+        "archive",
+        "live",
+        "ready",
+        "metrics",
+        "models",
+        "key",
+        "docs",
+        "openapi.json",
+    }
+)
 """First segments of the server's own paths; a prefix that begins with one could hide them."""
 PATTERN = "* does not stand for other names; list each one"
 NOT_ASCII = "browsers send such a name in ASCII; write it as they do, with xn--"
