@@ -146,14 +146,15 @@ class Queue:
         return forecasts
 
     def _sort(self, tickets: Iterable[Ticket], is_active: Callable[[Work], bool]) -> list[Ticket]:
-        claims = {self._make_claim(ticket, is_active(ticket.work)): ticket for ticket in tickets}
+        now = perf_counter()  # once, so that equal jobs stay in their order
+        claims = {self._make_claim(ticket, is_active(ticket.work), now): ticket for ticket in tickets}
         return [claims[claim] for claim in rank_claims(claims)]
 
-    def _make_claim(self, ticket: Ticket, is_active: bool) -> Claim:
+    def _make_claim(self, ticket: Ticket, is_active: bool, now: float) -> Claim:
         switching = 0.0 if is_active else self._switch_seconds
         remaining = self.estimate_remaining(ticket) + switching
-        served = self._shares.get(ticket.client, perf_counter())
-        return Claim(self._numbers[ticket], ticket.client, remaining, ticket.waited, ticket.priority, served)
+        served, waited = self._shares.get(ticket.client, now), ticket.find_waited(now)
+        return Claim(self._numbers[ticket], ticket.client, remaining, waited, ticket.priority, served)
 
     def estimate_remaining(self, ticket: Ticket) -> float:
         """Return the seconds that the device still needs for a job."""

@@ -76,10 +76,9 @@ class Ticket:
         self.service += seconds
         self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
-    @property
-    def waited(self) -> float:
-        """Seconds since the job was queued in which the device did not work on it."""
-        return perf_counter() - self.queued - self.service
+    def find_waited(self, now: float) -> float:
+        """Return the seconds since the job was queued in which the device did not work on it."""
+        return now - self.queued - self.service
 
     def call_at_end(self, function: Callable[[bool], None]) -> None:
         """Call a function with whether the job succeeded, once: when it ends, or as soon as it is cancelled.
