@@ -163,11 +163,11 @@ def run_load(server: Server, seconds: float, batching: str, seed: int) -> dict[s
     tally, figures = Tally(), Figures()
     idle = {"start": settle(server)}
     load = prepare_load(server.address, TOLERANCE[batching], tally)
+    asyncio.run(run_clients(load, WARM_UP * seconds, f"warm-up {seed}"))
+    idle["warm"] = settle(server)
     with watch_live(server, figures):
-        asyncio.run(run_clients(load, WARM_UP * seconds, f"warm-up {seed}"))
-        idle["warm"] = settle(server)
         usages = asyncio.run(run_measured(load, (1 - WARM_UP) * seconds, f"load {seed}", server.process.pid))
-        idle["end"] = settle(server)
+    idle["end"] = settle(server)
     return summarize(tally, figures, usages, idle)
 
 

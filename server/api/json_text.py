@@ -100,11 +100,17 @@ def _decode_string(content: memoryview) -> str:
         if len(content) > LONGEST_TEXT:
             raise BodyTooLarge(f"the body has a text of more than {LONGEST_TEXT // MIB} MiB") from None
         text = str(content, "utf-8")
-    escapes = text.count("\\")
+    escapes = sum(piece.count("\\") for piece in _iter_pieces(text))
     if escapes > MOST_ESCAPES:
         raise BodyTooLarge(f"the body has a text with more than {MOST_ESCAPES} escapes")
     # a string without escapes and control characters is its content; `json` would copy it twice
-    return text if text.isprintable() and not escapes else json.loads(f'"{text}"')
+    is_plain = not escapes and all(piece.isprintable() for piece in _iter_pieces(text))
+    return text if is_plain else json.loads(f'"{text}"')
+
+
+def _iter_pieces(text: str) -> Iterator[str]:
+    """Yield a text in pieces: to search 60 MB at once would keep all other threads waiting for half a second."""
+    return (text[start : start + MIB] for start in range(0, len(text), MIB))
 
 
 def _restore(value: object, marker: str, texts: list[str]) -> object:

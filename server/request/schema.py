@@ -25,8 +25,11 @@ ImageFormat = Literal["png", "webp"]
 
 
 def clean_text(value: object) -> object:
-    """Remove from a text what cannot be written to a file; return anything else unchanged."""
-    return strip_unwritable(value) if isinstance(value, str) else value
+    """Remove from a text what cannot be written to a file; return anything else, or a text that is too long, unchanged.
+
+    To search megabytes that are refused anyway would hold up all other threads.
+    """
+    return strip_unwritable(value) if isinstance(value, str) and len(value) <= LONGEST_TEXT else value
 
 
 def _refuse_boolean(value: object) -> object:

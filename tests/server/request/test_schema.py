@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from server.api.body import parse_json_object
 from server.errors import Rejected
-from server.request.schema import LONGEST_TEXT, GenerateParameters, Parameters, read_request
+from server.request.schema import LONGEST_TEXT, GenerateParameters, Parameters, clean_text, read_request
 from server.request.vibes import VibeParameters
 
 WORD = f"a text of at most {LONGEST_TEXT} characters"
@@ -317,3 +317,9 @@ def test_each_task_ignores_the_others_fields():
         infill(**wrong)
     assert img2img(overlay=7, inpaintImg2ImgStrength=0).strength is None
     assert infill(strength=9, noise="x").strength is None
+
+
+def test_a_text_that_is_refused_for_its_length_is_not_searched():
+    assert clean_text("a\0b") == "ab"
+    long = "\0" * (LONGEST_TEXT + 1)
+    assert clean_text(long) is long

@@ -8,6 +8,7 @@ from warnings import catch_warnings
 
 import pytest
 from fake_model import FakeModel
+from paths import ROOT
 
 from server.config.settings import Settings
 from server.config.toml import ConfigError
@@ -19,6 +20,9 @@ if find_spec("ray") is None:
     pytest.skip("the extra `scale` is not installed", allow_module_level=True)
 
 with catch_warnings(action="ignore"):  # of Ray's own code
+    import yaml
+    from ray.serve import schema
+
     from server.scale import application, deployment
     from server.scale.application import Arguments
     from server.scale.deployment import Replica, build_application
@@ -103,3 +107,12 @@ def test_the_application_of_a_cluster_takes_its_settings_from_variables(monkeypa
     monkeypatch.setattr(application.os, "environ", {"NAIAD_TOKEN": "secret-token", "NAIAD_DEVICE": "cpu"})
     built = application.build(Arguments(demo=True, replicas=3))
     assert read_options(built).num_replicas == 3
+
+
+def test_the_example_for_kubernetes_deploys_this_application():
+    service = yaml.safe_load((ROOT / "deploy" / "kuberay.yaml").read_text("utf-8"))["spec"]
+    config: Any = schema.ServeDeploySchema.model_validate(yaml.safe_load(service["serveConfigV2"]))
+    (deployed,) = config.applications
+    assert deployed.import_path == f"{application.__name__}:{application.build.__name__}"
+    workers = service["rayClusterConfig"]["workerGroupSpecs"][0]["replicas"]
+    assert Arguments.model_validate(deployed.args).replicas == workers

@@ -87,6 +87,6 @@ def test_the_proxy_speaks_the_servers_own_protocol(monkeypatch):
     (middleware,) = proxy.build_middleware()
     assert middleware.cls is translate_errors
     http: Any = protocols["auto"]
-    config = Config(answer(), http=http)
+    config = Config(answer(), http=http, log_config=None)
     config.load()
     assert config.http_protocol_class is Protocol

@@ -1,0 +1,3 @@
+class ServeDeploySchema:
+    @classmethod
+    def model_validate(cls, values: object) -> ServeDeploySchema: ...
