@@ -87,7 +87,7 @@ def test_48_a_full_queue_is_refused_while_the_device_is_busy_with_when_to_try_ag
 def test_51_a_client_that_does_not_read_its_images_keeps_no_other_from_the_device(model):
     fake_model = FakeModel()
     with serve(build_state(model, fake_model)) as address, connect(address) as unread:
-        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         unread.sendall(build_generate(width=512, height=512, n_samples=8, steps=1))  # 6 MB of noise
         wait_until(lambda: fake_model.finished)
         for _ in range(3):
