@@ -1,19 +1,13 @@
-"""Cases 48 to 54: clients that compete for the device, that leave, and that are slow.
+"""Clients that compete for the device, and that are slow."""
 
-Those that other tests cover exactly are listed in `ELSEWHERE`.
-"""
-
-import ast
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import ceil
 from threading import Event
 
-import pytest
 from fake_model import GENERATE, FakeModel, build_state
 from live_server import build_get, build_post, connect, exchange, read_rest, serve
-from paths import ROOT
 from raw_responses import find_header, parse_json
 from waiting import LIMIT, wait_until
 
@@ -24,15 +18,6 @@ from server.api.credentials import generate_token, hash_token
 from server.engine.engine import Engine
 from server.engine.queue import Limits
 
-ELSEWHERE = {
-    49: ("test_jobs.py", "test_a_client_that_disconnects_from_the_queue_is_never_served"),
-    50: ("test_jobs.py", "test_a_client_that_disconnects_frees_the_device_within_one_evaluation"),
-    "50 streams": ("test_stream.py", "test_a_client_that_hangs_up_frees_the_device_within_one_evaluation"),
-    "50 kept": ("test_deadline.py", "test_the_requests_of_clients_that_hang_up_are_carried_out"),
-    "51 streams": ("test_stream.py", "test_twenty_streams_that_are_not_read_keep_memory_flat"),
-    "51 dropped": ("test_protocol.py", "test_a_client_that_takes_no_response_is_dropped_with_its_memory"),
-    53: ("test_job_list.py", "test_a_job_that_has_ended_is_a_conflict_and_any_other_name_is_not_found"),
-}
 MANY, ONE = generate_token(), generate_token()
 RULES = AccessRules(
     read_accounts=lambda: Accounts(
@@ -50,14 +35,7 @@ def build_generate(*headers, token=None, **parameters):
     return build_post(GENERATE, body, *headers, *bearer)
 
 
-@pytest.mark.parametrize("case", ELSEWHERE, ids=str)
-def test_the_other_cases_have_tests(case):
-    file, name = ELSEWHERE[case]
-    tree = ast.parse((ROOT / "tests" / "server" / "api" / file).read_text("utf-8"))
-    assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-
-
-def test_48_a_full_queue_is_refused_while_the_device_is_busy_with_when_to_try_again(model, gate):
+def test_a_full_queue_is_refused_while_the_device_is_busy_with_when_to_try_again(model, gate):
     fake_model = FakeModel(gate)
     engine = Engine(lambda: fake_model, Limits(queue=1))
     state = replace(build_state(model, fake_model), engine=engine)
@@ -84,7 +62,7 @@ def test_48_a_full_queue_is_refused_while_the_device_is_busy_with_when_to_try_ag
     )
 
 
-def test_51_a_client_that_does_not_read_its_images_keeps_no_other_from_the_device(model):
+def test_a_client_that_does_not_read_its_images_keeps_no_other_from_the_device(model):
     fake_model = FakeModel()
     with serve(build_state(model, fake_model)) as address, connect(address) as unread:
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -95,7 +73,7 @@ def test_51_a_client_that_does_not_read_its_images_keeps_no_other_from_the_devic
         assert len(read_rest(unread)) > 4 << 20  # and it still gets them
 
 
-def test_52_one_request_comes_soon_amid_a_hundred_of_another_client(model, gate):
+def test_one_request_comes_soon_amid_a_hundred_of_another_client(model, gate):
     fake_model = FakeModel(gate)
     state = build_state(model, fake_model, access=RULES)
     with serve(state) as address, ThreadPoolExecutor(1) as threads:
@@ -143,7 +121,7 @@ def test_a_client_that_leaves_while_its_files_are_made_is_sent_none_and_holds_up
             release.set()
 
 
-def test_54_the_server_answers_while_the_device_is_busy(model, gate):
+def test_the_server_answers_while_the_device_is_busy(model, gate):
     fake_model = FakeModel(gate)
     with serve(build_state(model, fake_model)) as address, ThreadPoolExecutor(1) as threads:
         try:
