@@ -329,7 +329,9 @@ LONG = {"width": 512, "height": 512, "steps": 50}
 
 
 def test_jobs_of_accounts_with_a_higher_priority_go_first_and_equal_ones_in_order(model, gate, monkeypatch):
-    monkeypatch.setattr(Ticket, "find_waited", lambda ticket, now: 0.0)  # neither how long this test takes counts
+    monkeypatch.setattr(
+        Ticket, "find_waited", lambda ticket, now: 0.0
+    )  # neither how long this test takes counts
     monkeypatch.setattr(Queue, "learn_speed", lambda *_: None)  # nor that the fake takes no time
     fake_model = FakeModel(gate)
     state = build_state(model, fake_model, access=RULES)
