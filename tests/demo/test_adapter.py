@@ -14,6 +14,8 @@ from demo.text_encoders import split_captions
 from demo.train_adapter import generate_from_references, load_pipeline
 from demo.train_unet import build_job
 
+pytestmark = pytest.mark.slow
+
 NOISY = torch.randn(1, 4, 8, 6, generator=torch.Generator().manual_seed(4))
 
 

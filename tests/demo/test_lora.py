@@ -12,6 +12,8 @@ from demo.train_unet import build_job
 from pipelines.job import Lora
 from pipelines.weights.checkpoint import fingerprint
 
+pytestmark = pytest.mark.slow
+
 
 def draw(demo, prompt, strength=None):
     job = build_job(prompt, (256, 256), seed=3, steps=10)

@@ -1,9 +1,12 @@
 """Training the pooled vector to predict a caption's tags."""
 
+import pytest
 import torch
 
 from demo.pooled import label_captions, train_pooled
 from demo.text_encoders import TextEncoders, split_captions
+
+pytestmark = pytest.mark.slow
 
 
 def test_captions_are_labeled_with_their_tags():

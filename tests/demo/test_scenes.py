@@ -19,6 +19,8 @@ from demo.palette import PLAIN
 from demo.scenes import STYLES, Scene, make_grid
 from demo.shapes import KINDS, Shape
 
+pytestmark = pytest.mark.slow
+
 
 def plain_character(rng):
     """Return a random character whose colors can all be detected."""

@@ -9,8 +9,11 @@ from zipfile import ZipFile
 
 import httpx
 import numpy as np
+import pytest
 from PIL import Image
 from waiting import PROCESS_LIMIT
+
+pytestmark = pytest.mark.slow
 
 CLIENTS = 9
 

@@ -1,8 +1,12 @@
 """Characters by place on the demo model."""
 
+import pytest
+
 from benchmarks.characters import build_policy, build_request, find_hair, sample_scenes
 from server.request.resolve import resolve
 from server.request.schema import read_request
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_characters_have_their_own_hair_at_their_places(demo):

@@ -10,6 +10,8 @@ from paths import ROOT
 from server_process import start_process
 from waiting import LIMIT, wait_until
 
+pytestmark = pytest.mark.slow
+
 BODY = {"input": "a", "parameters": {"width": 64, "height": 64, "steps": 2, "seed": 1}}
 FAILURE_STATUS = 3
 KEEP = {"engine_exit_on_failure": "false"}

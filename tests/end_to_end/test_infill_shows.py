@@ -18,6 +18,8 @@ from pipelines.job import InitImage, RgbImage
 from pipelines.pipeline import Pipeline
 from pipelines.weights.load import load_weights
 
+pytestmark = pytest.mark.slow
+
 SIZE = (256, 256)
 HEART = Scene((Shape("heart", "blue"),), "white")
 ORIGINAL = HEART.draw(*SIZE, np.random.default_rng(3))

@@ -17,6 +17,8 @@ from demo.shapes import Shape
 from demo.train_unet import SAMPLE_PROMPTS, build_job
 from pipelines.pipeline import Pipeline
 
+pytestmark = pytest.mark.slow
+
 SMALL = (256, 256)
 GIRL = Character(
     boy=False, hair="red", haircut="long hair", eyes="blue", mouth="smile", shirt="green", skin="light"

@@ -25,6 +25,8 @@ from server.config.settings import EngineSettings, Settings
 from server.engine.model import detect_model, detect_others
 from server.engine.resident import ResidentModels
 
+pytestmark = pytest.mark.slow
+
 UNET = {"lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q": (64, 64)}
 TEXT = {"lora_te2_text_model_encoder_layers_1_mlp_fc1": (256, 64)}
 SETS = {"none": [], "ink": ["ink"], "wash": ["wash"], "both": ["wash", {"name": "ink", "strength": 0.5}]}

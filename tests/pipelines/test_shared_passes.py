@@ -10,6 +10,8 @@ from pipelines.pipeline import Pipeline
 from pipelines.sampling.samplers import SAMPLERS
 from pipelines.steps import run_steps
 
+pytestmark = pytest.mark.slow
+
 ODE_SAMPLERS = [name for name, sampler in SAMPLERS.items() if sampler.eta == 0]
 PROMPTS = Prompts("1girl, red hair, blue background", "lowres")
 STEPS = 28

@@ -26,6 +26,8 @@ from server.engine.loading import load_models, load_runner
 from server.engine.model import ServedModel, detect_model, detect_others
 from server.errors import Unavailable
 
+pytestmark = pytest.mark.slow
+
 PARKED, DROPPED = (
     EngineSettings(device_memory=0),
     EngineSettings(device_memory=0, parked_memory=0),
