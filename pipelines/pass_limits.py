@@ -30,7 +30,7 @@ def find_pass_limits(weights: Weights, max_rows: int | None = None) -> PassLimit
     """Return the limits for a model in the memory that is free now, where a device reports it.
 
     Args:
-        max_rows: rows of a megapixel in a pass of the UNet, whatever is free.
+        max_rows: rows of a megapixel in a pass of the UNet; None lets the free memory decide.
     """
     limits, free = PassLimits(), find_free_memory(weights.device)
     if free is not None:

@@ -39,7 +39,7 @@ class RowBatcher:
     ) -> None:
         self._unet, self._table = unet, table
         self._device, self._dtype, self._shared_latents = device, dtype, shared_latents
-        # one image's rows are divided alike whatever memory is free, because their number shows in the last bits
+        # the free memory must not decide how one image's rows are divided: their number changes the last bits
         self._most_latents = max(shared_latents, MOST_LATENTS)
 
     def make_key(self, rows: Rows) -> Hashable:

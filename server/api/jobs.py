@@ -126,7 +126,7 @@ def _start_job(
     """Queue a job with the priority of the request's account, and within its quota."""
     account, quotas = get_account(request), get_capacity(request).quotas
     client = identify_client(request, account)
-    use = quotas.begin(account, count_images(work), get_app_state(request).engine.expect_end(client))
+    use = quotas.begin(account, count_images(work), _expect_end(request))
     priority = 0 if account is None else account.priority
     try:
         ticket = get_app_state(request).engine.submit(work, priority, on_preview, client)
@@ -150,9 +150,8 @@ def identify_client(request: Request, account: Account | None) -> str:
 @contextmanager
 def hold_quota(request: Request, images: int = 1) -> Generator[None]:
     """Hold the quota of the request's account for work that is no job of the engine; refund it if that raises."""
-    quotas, account = get_capacity(request).quotas, get_account(request)
-    client = identify_client(request, account)
-    use = quotas.begin(account, images, get_app_state(request).engine.expect_end(client))
+    quotas = get_capacity(request).quotas
+    use = quotas.begin(get_account(request), images, _expect_end(request))
     try:
         yield
     except BaseException:
@@ -167,7 +166,15 @@ def _admit(request: Request) -> None:
     client = identify_client(request, account)
     if not shared.jobs.find(read_correlation_id(request), client):
         engine.admit(client=client)
-        shared.quotas.check(account, free_in=engine.expect_end(client))
+        shared.quotas.check(account, free_in=_expect_end(request))
+
+
+def _expect_end(request: Request) -> float | None:
+    """Return in how many seconds the first job of the request's account ends; None if it may have any number."""
+    account = get_account(request)
+    if account is None or account.concurrency is None:
+        return None
+    return get_app_state(request).engine.expect_end(identify_client(request, account))
 
 
 async def run_job(request: Request, work: Work) -> Result:

@@ -52,7 +52,7 @@ async def identify_request(
 
 
 def digest_body(body: object) -> bytes:
-    """Return the SHA-256 of a parsed body, whatever the order of its keys; nothing of it is copied as a whole."""
+    """Return the SHA-256 of a parsed body, which does not depend on the order of its keys, without copying it."""
     digest, pending = sha256(), [body]
     while pending:
         value = pending.pop()
