@@ -320,11 +320,12 @@ def test_a_cancelled_job_is_closed_before_its_next_step():
     assert bench.model.closed == [10]
 
 
-def test_the_time_of_a_job_is_that_of_its_own_steps(monkeypatch):
-    now = [0.0]
+@pytest.fixture
+def ticking(monkeypatch):
+    """A bench whose steps take a second each, by a clock that stands still otherwise."""
+    now, bench = [0.0], Bench()
     monkeypatch.setattr("server.engine.stepper.perf_counter", lambda: now[0])
     monkeypatch.setattr("server.engine.ticket.perf_counter", lambda: now[0])
-    bench = Bench()
     take = bench.model._take
 
     def take_a_second(inputs):
@@ -332,10 +333,14 @@ def test_the_time_of_a_job_is_that_of_its_own_steps(monkeypatch):
         return take(inputs)
 
     monkeypatch.setattr(bench.model, "_take", take_a_second)
-    long = bench.submit(10, steps=30)
-    bench.run(passes=4)
-    short = bench.submit(20, steps=2)
-    bench.run()
+    return bench
+
+
+def test_the_time_of_a_job_is_that_of_its_own_steps(ticking):
+    long = ticking.submit(10, steps=30)
+    ticking.run(passes=4)
+    short = ticking.submit(20, steps=2)
+    ticking.run()
     assert (short.future.result(0).queue_seconds, short.future.result(0).run_seconds) == (0.0, 2.0)
     assert long.future.result(0).run_seconds == 30.0
 
@@ -423,22 +428,13 @@ TestSharedLoad = SharedLoad.TestCase
 TestLoad.settings = TestSharedLoad.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def test_the_seconds_of_a_job_are_counted_by_what_they_are_for(monkeypatch):
-    now, bench = [0.0], Bench()
-    monkeypatch.setattr("server.engine.stepper.perf_counter", lambda: now[0])
-    bench.model.stages = ("encode", "draw", "draw", "decode")
-    take = bench.model._take
-
-    def take_a_second(inputs):
-        now[0] += 1
-        return take(inputs)
-
-    monkeypatch.setattr(bench.model, "_take", take_a_second)
-    ticket = bench.submit(10, steps=4)
-    bench.run()
+def test_the_seconds_of_a_job_are_counted_by_what_they_are_for(ticking):
+    ticking.model.stages = ("encode", "draw", "draw", "decode")
+    ticket = ticking.submit(10, steps=4)
+    ticking.run()
     assert ticket.future.result(0).stages == {"encode": 1.0, "draw": 2.0, "decode": 1.0}
     assert ticket.future.result(0).run_seconds == 4.0
-    passes = [event for event in bench.events if isinstance(event, PassTaken)]
+    passes = [event for event in ticking.events if isinstance(event, PassTaken)]
     assert [(each.stage, each.seconds) for each in passes] == [
         ("encode", 1.0),
         ("draw", 1.0),
