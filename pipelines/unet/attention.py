@@ -3,8 +3,9 @@
 The keys and values of prompt and images are inputs. They depend on nothing that changes from step to step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 from pipelines.adapters.attention import Attend, ImageGroup, attend_to_images, split_heads
 from pipelines.unet.layers import make_list
 from pipelines.unet.shape import Level, UNetShape
+
+Activate: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,15 @@ class SelfAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in parts)
         return self.to_out[0](merge_heads(self.attend(query, key, value)))
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        """Move or convert the weights, which torch does one by one, and fuse them again."""
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType, reportPrivateUsage]
+        if self.fused is not None:
+            self.fuse()
+        return self
+
     def fuse(self) -> None:
-        """Store the three matrices as one, of which they become parts; to be called again after they were moved."""
+        """Store the three matrices as one, of which they become parts."""
         layers = self.to_q, self.to_k, self.to_v
         self.fused = torch.cat([layer.weight.detach() for layer in layers])
         for layer, part in zip(layers, self.fused.chunk(3), strict=True):
@@ -97,6 +107,12 @@ class CrossAttention(nn.Module):
         return self.to_k(context), self.to_v(context)
 
 
+def geglu(x: Tensor) -> Tensor:
+    """Return the first half of features (..., 2 * width), each times the GELU of one in the other half."""
+    values, gates = x.chunk(2, dim=-1)
+    return values * gelu(gates)
+
+
 class Gate(nn.Module):
     """The first half of a feed-forward network: a linear layer with a gate (GEGLU, Shazeer 2020)."""
 
@@ -104,9 +120,10 @@ class Gate(nn.Module):
         super().__init__()
         self.proj = nn.Linear(inner, 2 * outer)
 
+        self.activate: Activate = geglu
+
     def forward(self, x: Tensor) -> Tensor:
-        values, gates = self.proj(x).chunk(2, dim=-1)
-        return values * gelu(gates)
+        return self.activate(self.proj(x))
 
 
 class FeedForward(nn.Module):

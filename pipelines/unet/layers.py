@@ -1,10 +1,13 @@
 """Convolutional layers: residual blocks, and the change between two resolutions (Rombach et al. 2022)."""
 
-from collections.abc import Iterable
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterable
+from typing import TypeAlias, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import group_norm, interpolate, silu
+
+Normalize: TypeAlias = "Callable[[Tensor, nn.GroupNorm], Tensor]"
+"""Returns the SiLU of normalized features."""
 
 
 class Resnet(nn.Module):
@@ -21,13 +24,14 @@ class Resnet(nn.Module):
         self.time_emb_proj = nn.Linear(embedding, outer)
         self.norm2 = nn.GroupNorm(groups, outer, eps)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1)
+        self.normalize: Normalize = normalize
         self.conv_shortcut = None if inner == outer else nn.Conv2d(inner, outer, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Return features (B, outer, h, w) for features (B, inner, h, w) and an activated embedding (B, width)."""
-        features = self.conv1(normalize(x, self.norm1))
+        features = self.conv1(self.normalize(x, self.norm1))
         features = features + self.time_emb_proj(embedding)[:, :, None, None]
-        features = self.conv2(normalize(features, self.norm2))
+        features = self.conv2(self.normalize(features, self.norm2))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + features
 
 

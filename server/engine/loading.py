@@ -25,6 +25,7 @@ from pipelines.job import Work
 from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
+from pipelines.speed import SpeedChoices
 from pipelines.steps import Run
 from pipelines.torch_build import describe_build as describe_build
 from pipelines.torch_build import explain_missing_kernels as explain_missing_kernels
@@ -194,6 +195,7 @@ def load_entry(entry: ModelEntry, settings: Settings, device: str) -> Weights:
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
+        speed=SpeedChoices(**settings.speed.model_dump()),
     )
 
 
