@@ -193,7 +193,7 @@ def normalize_groups(
 ) -> None:
     """Normalize a chunk of channels in `tile_rows` positions of one image."""
     chunk, image = tl.program_id(1), tl.program_id(2)
-    row, column, group = tl.arange(0, block_rows), tl.arange(0, block_channels), tl.arange(0, block_groups)
+    row, column = tl.arange(0, block_rows), tl.arange(0, block_channels)
     channel = chunk * (chunk_groups * group_size) + column
     inside = (column < chunk_groups * group_size) & (channel < channels)
     first = tl.program_id(0) * tile_rows
@@ -208,22 +208,44 @@ def normalize_groups(
     offset = tl.load(bias + channel, mask=inside, other=0).to(tl.float32)
     added = load_shift(shift + image * channels + channel, inside, has_shift, block_channels)
 
-    statistic = image * parts * groups + chunk * chunk_groups + group
-    is_group = (group < chunk_groups) & (chunk * chunk_groups + group < groups)
-    mean, square = combine_parts(
-        means + statistic,
-        squares + statistic,
-        is_group,
+    statistics = image * parts * groups + chunk * chunk_groups
+    center, inverse = combine_parts(
+        means + statistics,
+        squares + statistics,
+        column,
+        groups - chunk * chunk_groups,
+        eps,
         positions,
         part_rows,
         groups,
         group_size,
+        chunk_groups,
+        block_groups,
         block_parts,
     )
-    inverse = 1 / tl.sqrt_rn(square / (positions.to(tl.float32) * group_size) + eps)
-    is_member = (column // group_size)[None, :] == group[:, None]
-    center = tl.sum(tl.where(is_member, mean[:, None], 0), 0)
-    scale = factor * tl.sum(tl.where(is_member, inverse[:, None], 0), 0)
+    scale = factor * inverse
+    write_tiles(
+        source, target, rows, inside, following, added, center, scale, offset, silu, channels, block_rows
+    )
+
+
+@triton.jit
+def write_tiles(
+    source: tl.tensor,
+    target: tl.tensor,
+    rows: tl.tensor,
+    inside: tl.tensor,
+    following: tl.tensor,
+    added: tl.tensor,
+    center: tl.tensor,
+    scale: tl.tensor,
+    offset: tl.tensor,
+    silu: tl.constexpr,
+    channels: tl.constexpr,
+    block_rows: tl.constexpr,
+) -> None:
+    """Normalize `rows` rows of a chunk, of which the first tile is `following`."""
+    row = tl.arange(0, block_rows)
     for done in range(0, rows, block_rows):
         value = following.to(tl.float32) + added[None, :]
         ahead = done + block_rows
@@ -233,7 +255,7 @@ def normalize_groups(
         value = (value - center[None, :]) * scale[None, :] + offset[None, :]
         if silu:
             value = value * tl.sigmoid(value)
-        value = value.to(output.dtype.element_ty)
+        value = value.to(target.dtype.element_ty)
         tl.store(target + done * channels, value, mask=(row < rows - done)[:, None] & inside[None, :])
 
 
@@ -241,20 +263,29 @@ def normalize_groups(
 def combine_parts(
     means: tl.tensor,
     squares: tl.tensor,
-    is_group: tl.tensor,
+    column: tl.tensor,
+    groups_left: tl.tensor,
+    eps: tl.tensor,
     positions: tl.tensor,
     part_rows: tl.tensor,
     groups: tl.constexpr,
     group_size: tl.constexpr,
+    chunk_groups: tl.constexpr,
+    block_groups: tl.constexpr,
     block_parts: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Return the mean and the sum of squared deviations of each group of a chunk over all parts of an image."""
-    part = tl.arange(0, block_parts)
+    """Return the mean and the inverse deviation of the group of each channel of a chunk, over all parts of an image."""
+    group, part = tl.arange(0, block_groups), tl.arange(0, block_parts)
     rows = tl.minimum(tl.maximum(positions - part * part_rows, 0), part_rows)
-    is_part = (rows > 0)[:, None] & is_group[None, :]
-    part_mean = tl.load(means[None, :] + (part * groups)[:, None], mask=is_part, other=0)
-    part_square = tl.load(squares[None, :] + (part * groups)[:, None], mask=is_part, other=0)
+    inside = (rows > 0)[:, None] & (group < tl.minimum(chunk_groups, groups_left))[None, :]
+    offsets = (part * groups)[:, None] + group[None, :]
+    part_mean = tl.load(means + offsets, mask=inside, other=0)
+    part_square = tl.load(squares + offsets, mask=inside, other=0)
     count = rows.to(tl.float32)[:, None]
     mean = average(part_mean, count, positions)
     delta = part_mean - mean[None, :]
-    return mean, tl.sum(part_square + group_size * count * delta * delta, 0)
+    square = tl.sum(part_square + group_size * count * delta * delta, 0)
+    inverse = 1 / tl.sqrt_rn(square / (positions.to(tl.float32) * group_size) + eps)
+    is_member = (column // group_size)[None, :] == group[:, None]
+    center = tl.sum(tl.where(is_member, mean[:, None], 0), 0)
+    return center, tl.sum(tl.where(is_member, inverse[:, None], 0), 0)
