@@ -5,17 +5,16 @@ The keys and values of prompt and images are inputs. They depend on nothing that
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from pipelines.adapters.attention import Attend, ImageGroup, attend_to_images, split_heads
-from pipelines.unet.layers import make_list
+from pipelines.kernels.geglu import geglu
+from pipelines.unet.layers import make_list, normalize
 from pipelines.unet.shape import Level, UNetShape
-
-Activate: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +106,6 @@ class CrossAttention(nn.Module):
         return self.to_k(context), self.to_v(context)
 
 
-def geglu(x: Tensor) -> Tensor:
-    """Return the first half of features (..., 2 * width), each times the GELU of one in the other half."""
-    values, gates = x.chunk(2, dim=-1)
-    return values * gelu(gates)
-
-
 class Gate(nn.Module):
     """The first half of a feed-forward network: a linear layer with a gate (GEGLU, Shazeer 2020)."""
 
@@ -120,10 +113,10 @@ class Gate(nn.Module):
         super().__init__()
         self.proj = nn.Linear(inner, 2 * outer)
 
-        self.activate: Activate = geglu
+        self.uses_kernels = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activate(self.proj(x))
+        return geglu(self.proj(x), fused=self.uses_kernels)
 
 
 class FeedForward(nn.Module):
@@ -163,14 +156,14 @@ class Transformer(nn.Module):
         super().__init__()
         if level.width % level.heads:
             raise ValueError("the width is not a multiple of the number of heads")
-        self.linear = shape.linear
+        self.linear, self.uses_kernels = shape.linear, False
         self.norm = nn.GroupNorm(shape.groups, level.width, 1e-6)
         self.proj_in, self.proj_out = (_make_projection(level.width, shape.linear) for _ in range(2))
         blocks = (TransformerBlock(level, shape.context) for _ in range(level.depth))
         self.transformer_blocks = make_list(blocks)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        size, states = x.shape[2:], self.norm(x)
+        size, states = x.shape[2:], normalize(x, self.norm, self.uses_kernels, silu=False)
         states = self.proj_in(_flatten(states)) if self.linear else _flatten(self.proj_in(states))
         for block in self.transformer_blocks:
             states = block(states, context)

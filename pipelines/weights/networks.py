@@ -129,9 +129,10 @@ class TorchUNet:
     def optimize(self, speed: Speed, device: torch.device) -> None:
         """Set how the network runs; its weights must be on the device."""
         if speed.channels_last:
-            nn.Module.to(self.module, memory_format=torch.channels_last)
+            cast("Any", self.module).to(memory_format=torch.channels_last)
         if speed.fused_projections:
             self.module.fuse()
+        self.module.set_kernels(speed.kernels)
         if speed.graphs:
             self._graphs = UNetGraphs(self._run, CudaCapture(device))
 

@@ -7,8 +7,7 @@ import torch
 from adapter_files import UNETS, build_unet
 from unets import run_unet
 
-from pipelines.unet.attention import geglu
-from pipelines.unet.layers import normalize
+from pipelines.kernels import geglu, group_norm
 from pipelines.unet.unet import UNetModel
 from pipelines.weights.architecture import sdxl
 
@@ -58,25 +57,30 @@ def test_a_fused_matrix_is_the_weights_themselves_after_a_change_and_after_a_mov
     close(run(plain), changed)
 
 
-def test_all_layers_use_the_functions_that_were_set(unet):
-    counts = [0, 0]
+def test_all_layers_use_the_kernels_where_they_run(unet, monkeypatch):
+    counts = {"group_norm": 0, "geglu": 0}
 
-    def count(index, function):
+    def count(name, function):
         def call(*args):
-            counts[index] += 1
+            counts[name] += 1
             return function(*args)
 
         return call
 
     plain = run(unet)
-    unet.module.set_kernels(count(0, normalize), count(1, geglu))
+    unet.module.set_kernels(True)
     assert torch.equal(run(unet), plain)
-    norms = [
-        name
-        for name in unet.module.state_dict()
-        if "resnets" in name and name.endswith(("norm1.bias", "norm2.bias"))
-    ]
-    assert counts == [len(norms) + 1, len(unet.module.cross_attentions)]
+    for name, module in {"group_norm": group_norm, "geglu": geglu}.items():
+        monkeypatch.setattr(module, "has_triton", lambda device: True)
+        fused, eager = f"compute_fused_{name}", getattr(module, f"compute_eager_{name}")
+        monkeypatch.setattr(module, fused, count(name, eager))
+    unet.module.to(memory_format=torch.channels_last)
+    close(run(unet), plain)
+    norms = [each for each in unet.module.modules() if isinstance(each, torch.nn.GroupNorm)]
+    assert counts == {"group_norm": len(norms), "geglu": len(unet.module.cross_attentions)}
+    unet.module.set_kernels(False)
+    run(unet)
+    assert counts["geglu"] == len(unet.module.cross_attentions)
 
 
 def test_a_config_that_makes_no_sense_is_an_error():
