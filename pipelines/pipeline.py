@@ -22,7 +22,7 @@ from pipelines.image.color_match import match_colors
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.overlay import apply_overlay
 from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
-from pipelines.image.vae import VaeCodec, has_tiles
+from pipelines.image.vae import VaeCodec
 from pipelines.job import (
     SEED_MODULUS,
     Control,
@@ -215,7 +215,7 @@ class Pipeline:
         """
         latents = yield from self.denoise_image(inputs, index, previous, previews)
         progress, key = inputs.show_progress(index, inputs.plan.steps, 0.0), (id(self._vae), latents.shape)
-        if has_tiles(latents):
+        if self._vae.tiling.applies(latents):
             image = yield from self._decode_tiles(latents, progress)
         else:
             share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)

@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Move or convert the weights, which torch does one by one, and fuse them again."""
-        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType, reportPrivateUsage]
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         if self.fused is not None:
             self.fuse()
         return self
