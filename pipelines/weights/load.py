@@ -1,7 +1,8 @@
 """Load a checkpoint from disk onto a device: strictly, offline, and without needless copies.
 
-Tensors are memory-mapped from safetensors files and assigned to empty networks; only another dtype or device
-makes a copy. What a header can show is checked before (model_plan.py), NaN and infinity afterwards.
+Tensors are memory-mapped from safetensors files and assigned to empty networks, or read onto the device block by block
+where the dtype or the device is another (reader.py). What a header can show is checked before (model_plan.py), NaN and
+infinity while they are read.
 """
 
 from dataclasses import dataclass
@@ -13,9 +14,8 @@ from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture
 from pipelines.weights.checkpoint import Checkpoint, checkpoint_files
 from pipelines.weights.detect import Detection
-from pipelines.weights.model_plan import PlannedPart, plan_model
+from pipelines.weights.model_plan import PlannedPart, fill_parts, plan_model
 from pipelines.weights.networks import TextEncoder, UNet, Vae, set_attention
-from pipelines.weights.reader import read_ahead
 
 FLOAT32_LIMIT = 1 << 30
 """Bytes of a checkpoint below which a CPU runs it in float32."""
@@ -69,11 +69,8 @@ def load_weights(
     plan = plan_model(Path(path), prediction, zsnr, vae, text_encoders, inpainting, clip_skip)
     dtype = dtype or choose_dtype(plan.checkpoint, target)
     vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
-    if target.type == "cuda":
-        for file in dict.fromkeys(file for planned in plan.parts for file in planned.files):
-            read_ahead(file)
-    for planned in plan.parts:
-        planned.fill(target, vae_dtype if planned.part.folder == "vae" else dtype)
+    dtypes = (vae_dtype if planned.part.folder == "vae" else dtype for planned in plan.parts)
+    fill_parts(list(zip(plan.parts, dtypes, strict=True)), target)
     for unet in (plan.unet, plan.inpainting):
         if unet is not None:
             set_attention(unet, attention)

@@ -26,7 +26,7 @@ from pipelines.weights.networks import (
     DiffusersVae,
     build_networks,
 )
-from pipelines.weights.reader import fill_network
+from pipelines.weights.reader import EmptyNetwork, fill_networks
 from pipelines.weights.sources import Component, FoundWeights, find_weights
 
 BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -65,7 +65,13 @@ class PlannedPart:
 
     def fill(self, device: torch.device, dtype: torch.dtype) -> None:
         """Read the weights onto a device; raise WeightsError if one is not finite."""
-        fill_network(self.part.module, self.source, self.weights, device, dtype)
+        fill_parts([(self, dtype)], device)
+
+
+def fill_parts(parts: Sequence[tuple[PlannedPart, torch.dtype]], device: torch.device) -> None:
+    """Read the weights of networks onto a device, each in its dtype; raise WeightsError if one is not finite."""
+    empty = [EmptyNetwork(each.part.module, each.source, each.weights, dtype) for each, dtype in parts]
+    fill_networks(empty, device)
 
 
 @dataclass(frozen=True, slots=True)
