@@ -5,6 +5,7 @@ where the dtype or the device is another (reader.py). What a header can show is 
 infinity while they are read.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipelines.weights.checkpoint import Checkpoint, checkpoint_files
 from pipelines.weights.detect import Detection
 from pipelines.weights.model_plan import PlannedPart, fill_parts, plan_model
 from pipelines.weights.networks import TextEncoder, UNet, Vae, set_attention
+from pipelines.weights.prefetch import prefetch
 
 FLOAT32_LIMIT = 1 << 30
 """Bytes of a checkpoint below which a CPU runs it in float32."""
@@ -50,6 +52,7 @@ def load_weights(
     inpainting: Path | None = None,
     clip_skip: int | None = None,
     attention: AttentionBackend = "sdpa",
+    on_part: Callable[[str], None] | None = None,
 ) -> Weights:
     """Load a model.
 
@@ -60,17 +63,24 @@ def load_weights(
         text_encoders: replacements likewise: one file that contains them all, or one for each, CLIP-L first.
         inpainting: a file whose UNet, with 9 input channels, is used for inpainting; the rest of it is ignored.
         clip_skip: which layer of the text encoder is used, counted from the last, 1; None for the family's own.
+        on_part: called after each part of the work: "plan", which imports and builds the networks, and "read".
 
     Raises:
         WeightsError: the checkpoint or a replacement cannot be used; one line with file and reason.
         PipelineError: the attention backend is not installed.
     """
     target = torch.device(device)
-    plan = plan_model(Path(path), prediction, zsnr, vae, text_encoders, inpainting, clip_skip)
+    files = (Path(path), vae, *text_encoders, inpainting)
+    with prefetch(file for file in files if file is not None):
+        plan = plan_model(Path(path), prediction, zsnr, vae, text_encoders, inpainting, clip_skip)
+    if on_part is not None:
+        on_part("plan")
     dtype = dtype or choose_dtype(plan.checkpoint, target)
     vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
     dtypes = (vae_dtype if planned.part.folder == "vae" else dtype for planned in plan.parts)
     fill_parts(list(zip(plan.parts, dtypes, strict=True)), target)
+    if on_part is not None:
+        on_part("read")
     for unet in (plan.unet, plan.inpainting):
         if unet is not None:
             set_attention(unet, attention)
