@@ -3,8 +3,10 @@
 Needs no torch, whose import takes as long as reading some gigabytes.
 """
 
+import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from threading import Event, Thread
 
@@ -37,14 +39,32 @@ def prefetch(checkpoints: Iterable[Path]) -> Generator[None]:
 def _read_files(checkpoints: Iterable[Path], stop: Event) -> None:
     available = read_available_memory()
     rest = None if available is None else available // MEMORY_SHARE
-    buffer = bytearray(BLOCK)
     try:
         for file in (file for path in checkpoints for file in checkpoint_files(open_checkpoint(path))):
-            with file.open("rb", buffering=0) as stream:
-                while not stop.is_set() and (rest is None or rest > 0) and (count := stream.readinto(buffer)):
-                    rest = None if rest is None else rest - count
+            for count in _read_blocks(file):
+                rest = None if rest is None else rest - count
+                if stop.is_set() or (rest is not None and rest <= 0):
+                    return
     except (OSError, WeightsError):
         return
+
+
+def _read_blocks(path: Path) -> Generator[int]:
+    """Read the blocks of a file that are not in the cache, and yield the size of each."""
+    size, buffer = path.stat().st_size, bytearray(BLOCK)
+    with path.open("rb", buffering=0) as file:
+        for start in range(0, size, BLOCK):
+            if not is_cached(file, min(start + BLOCK, size) - 1):
+                file.seek(start)
+                yield file.readinto(buffer)
+
+
+def is_cached(file: FileIO, offset: int) -> bool:
+    """Return whether a byte of a file is in the system's cache; False where that cannot be found out."""
+    try:
+        return os.preadv(file.fileno(), [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except (OSError, AttributeError):  # BlockingIOError: it is not; others: not supported
+        return False
 
 
 def read_available_memory() -> int | None:

@@ -109,7 +109,7 @@ def _group_weights(networks: Sequence[EmptyNetwork]) -> dict[_Stored, list[_Weig
 def _read_stored(stored: Sequence[_Stored], device: torch.device) -> Generator[tuple[_Stored, Tensor]]:
     """Yield the tensors of files, with their scales applied; those that are not mapped, on the device."""
     mapped = [each.ref for each in stored if each.is_mapped(device)]
-    with _open_files(mapped[0].file if mapped else Path(), mapped) as files:
+    with _open_files(stored[0].ref.file if stored else Path(), mapped) as files:
         for index, tensor in stream_tensors([_choose_target(each, device) for each in stored], device):
             each = stored[index]
             if tensor is None:

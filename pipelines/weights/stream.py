@@ -161,8 +161,11 @@ def _copy_piece(tensor: Tensor, piece: Piece, content: Tensor, offset: int) -> N
     target = tensor.view(-1)[first : first + len(source)]
     if is_asynchronous(tensor.device):
         target.copy_(source, non_blocking=True)
-    else:
-        convert(source, target)
+        return
+    converted = target if target.is_cpu else torch.empty_like(target, device="cpu")
+    convert(source, converted)
+    if converted is not target:
+        target.copy_(converted)
 
 
 def convert(source: Tensor, target: Tensor) -> None:

@@ -34,6 +34,9 @@ class Counted:
     def __exit__(self, *_):
         self._stream.close()
 
+    def seek(self, position):
+        self._stream.seek(position)
+
     def readinto(self, buffer):
         count = self._stream.readinto(buffer)
         self._reads.bytes += count
@@ -42,6 +45,8 @@ class Counted:
 
 @pytest.fixture
 def reads(monkeypatch):
+    """Counts what is read of files that are not in the cache."""
+    monkeypatch.setattr(module, "is_cached", lambda *_: False)
     return Reads(monkeypatch)
 
 
@@ -67,6 +72,38 @@ def test_no_more_than_a_share_of_the_available_memory_is_filled(demo_file, reads
     with prefetch([demo_file]):
         wait_until(lambda: active_count() == threads)
     assert reads.bytes == 5000
+
+
+def test_what_is_in_the_cache_is_not_read_again(demo_file, reads, monkeypatch):
+    size, asked = demo_file.stat().st_size, []
+    monkeypatch.setattr(module, "BLOCK", 1 << 20)
+    monkeypatch.setattr(module, "is_cached", lambda _, offset: asked.append(offset) or offset < size // 2)
+    threads = active_count()
+    with prefetch([demo_file]):
+        wait_until(lambda: active_count() == threads)
+    assert asked == [*range((1 << 20) - 1, size - 1, 1 << 20), size - 1]
+    assert 0 < reads.bytes < size
+
+
+def raise_error(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (lambda: 1, True),
+        (lambda: 0, False),
+        (lambda: raise_error(BlockingIOError()), False),
+        (lambda: raise_error(OSError(95, "not supported")), False),
+        (lambda: raise_error(AttributeError("preadv")), False),
+    ],
+)
+def test_a_byte_that_can_be_read_at_once_is_in_the_cache(demo_file, monkeypatch, read, expected):
+    monkeypatch.setattr(module.os, "preadv", lambda *_: read(), raising=False)
+    monkeypatch.setattr(module.os, "RWF_NOWAIT", 8, raising=False)
+    with demo_file.open("rb", buffering=0) as file:
+        assert module.is_cached(file, 0) is expected
 
 
 def test_a_file_that_cannot_be_read_is_left_to_whoever_needs_it(tmp_path, reads):

@@ -107,6 +107,18 @@ def test_a_model_is_the_same_by_way_of_a_device_that_copies_by_itself(demo_file,
         assert all(read[name].stride() == tensor.stride() for name, tensor in mapped.items())
 
 
+def test_another_device_gets_tensors_that_were_cast_before(tmp_path, small_blocks, monkeypatch):
+    tensors, refs = save(tmp_path / "a.safetensors")
+    casts, convert = [], stream.convert
+    monkeypatch.setattr(
+        stream, "convert", lambda source, target: casts.append(target.device) or convert(source, target)
+    )
+    read = read_all(refs, torch.bfloat16, torch.device("meta"))
+    assert {key: tensor.shape for key, tensor in read.items()} == {k: t.shape for k, t in tensors.items()}
+    assert {tensor.dtype for tensor in read.values()} == {torch.bfloat16}
+    assert set(casts) == {CPU}
+
+
 def test_tensors_are_yielded_in_the_order_of_the_file(tmp_path, small_blocks):
     _, refs = save(tmp_path / "a.safetensors")
     refs.sort(key=lambda ref: ref.key, reverse=True)
