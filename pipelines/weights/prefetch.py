@@ -15,7 +15,7 @@ from pipelines.weights.checkpoint import checkpoint_files, open_checkpoint
 
 BLOCK = 1 << 24
 MEMORY_SHARE = 2
-"""One part in so many of the available memory is filled. What is read first is dropped first where it is short, and
+"""Half of the available memory is filled at most. What is read first is dropped first where memory is short, and
 would have to be read again."""
 MEMORY = Path("/proc/meminfo")
 
