@@ -6,7 +6,7 @@ device thread; the command line calls the other functions on the main thread.
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from pipelines.weights.probe import check_inpainting_prediction, decide_predicti
 from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings
 from server.config.toml import ConfigError
+from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
 from server.engine.resident import ResidentModels
 from server.engine.threads import choose_threads
@@ -90,23 +91,31 @@ class LoadedRunner:
         return self.runner.begin(work, on_preview)
 
 
-def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentModels:
+def load_models(
+    models: Sequence[ServedModel], settings: Settings, times: LoadTimes | None = None
+) -> ResidentModels:
     """Load the first of the models, and the upscaler if there is one; the others are loaded when they are requested.
+
+    Args:
+        times: gets the times of the parts of loading the first.
 
     Raises what `load_runner` does, and `ConfigError` if torch has no kernels for the GPU.
     """
     device = resolve_device(settings.device)
     if device.startswith("cuda") and (missing := explain_missing_kernels()) is not None:
         raise ConfigError(missing)
+    times = times or LoadTimes()
     upscaler = _load_upscaler(models[0], device)
+    times.finish("upscaler")
 
     def load(model: ServedModel) -> LoadedRunner:
         gc.collect()  # models that were dropped may be in cycles
         for path, known in model.file_fingerprints.items():
             if fingerprint(path) != known:
                 raise WeightsError(path, "it has changed since the server was started; restart it")
+        times.finish("hash")
         with translate_device_errors(torch.device(device)):
-            return load_runner(model, settings, upscaler)
+            return load_runner(model, settings, upscaler, times)
 
     parked_memory = settings.engine.parked_memory << 20
     is_shared = not device.startswith("cuda")  # the device has no memory of its own
@@ -131,7 +140,10 @@ def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:
 
 
 def load_runner(
-    model: ServedModel, settings: Settings, loaded_upscaler: Upscaler | None = None
+    model: ServedModel,
+    settings: Settings,
+    loaded_upscaler: Upscaler | None = None,
+    times: LoadTimes | None = None,
 ) -> LoadedRunner:
     """Load a model, and its upscaler if it has one that is not loaded yet, onto the device of the settings.
 
@@ -147,7 +159,8 @@ def load_runner(
         if entry.preview_decoder is None
         else load_tiny_decoder(entry.preview_decoder, torch.device(device))
     )
-    weights = load_entry(entry, settings, device)
+    times = times or LoadTimes()
+    weights = load_entry(entry, settings, device, times.finish)
     if weights.detection.is_assumed:
         detection = decide_prediction(weights, entry.path, entry.zsnr)
         log.info("%s: %s", entry.path.name, detection.evidence[-1])
@@ -156,6 +169,7 @@ def load_runner(
             detect_inpainting(entry.inpainting, detection)  # its prediction could not be compared before
     if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
         check_inpainting_prediction(weights, entry.inpainting)
+    times.finish("probe")
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     memory = settings.engine.lora_memory << 20, settings.engine.control_memory << 20
     vibe = _load_vibe(entry.vibe, weights)
@@ -170,6 +184,7 @@ def load_runner(
                 entry.preview_decoder.name,
                 likeness,
             )
+    times.finish("prepare")
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
 
 
@@ -182,8 +197,10 @@ def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
     return load_vibe(files.path, files.image_encoder, unets, *place, files.strength)
 
 
-def load_entry(entry: ModelEntry, settings: Settings, device: str) -> Weights:
-    """Load the networks of a catalog's entry onto a device, as the settings say."""
+def load_entry(
+    entry: ModelEntry, settings: Settings, device: str, on_part: Callable[[str], None] | None = None
+) -> Weights:
+    """Load the networks of a catalog's entry onto a device, as the settings say; `on_part` as in `load_weights`."""
     return load_weights(
         entry.path,
         device=device,
@@ -196,6 +213,7 @@ def load_entry(entry: ModelEntry, settings: Settings, device: str) -> Weights:
         clip_skip=entry.clip_skip,
         attention=settings.attention,
         speed=SpeedChoices(**settings.speed.model_dump()),
+        on_part=on_part,
     )
 
 
