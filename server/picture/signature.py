@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from pipelines.types import Pixels
 from server.config.settings import ConfigError
+from server.picture.ed25519 import sign
 
 log = logging.getLogger("naiad")
 NOVELAI_KEY = "Y2JcQAOhLwzwSDUJPNgL04nS0Tbqm7cSRc4xk0vRMic="
@@ -168,7 +169,7 @@ def _wait_while_written(path: Path) -> None:
 
 def sign_comment(rgb: Pixels, comment: Mapping[str, object], key: SigningKey) -> dict[str, object]:
     """Return the Comment with the signature of image and Comment as its last key (reference: metadata, 4.1)."""
-    signature = key.private.sign(_build_message(rgb, json.dumps(comment, allow_nan=False)))
+    signature = sign(key.private, _build_message(rgb, json.dumps(comment, allow_nan=False)))
     return {**comment, SIGNED_HASH: b64encode(signature).decode()}
 
 
@@ -181,7 +182,7 @@ def verify_comment(rgb: Pixels, comment_text: str, key: str) -> bool:
         comment = json.loads(comment_text)
         signature = b64decode(comment.pop(SIGNED_HASH), validate=True)
         public = Ed25519PublicKey.from_public_bytes(b64decode(key, validate=True))
-        public.verify(signature, _build_message(rgb, json.dumps(comment)))
+        public.verify(signature, b"".join(_build_message(rgb, json.dumps(comment))))
     except (InvalidSignature, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
     return True
@@ -195,5 +196,6 @@ def is_public_key(text: str) -> bool:
         return False
 
 
-def _build_message(rgb: Pixels, comment_text: str) -> bytes:
-    return b"".join((np.ascontiguousarray(rgb).data, comment_text.encode()))
+def _build_message(rgb: Pixels, comment_text: str) -> tuple[memoryview, bytes]:
+    """Return the message in parts, of which the first is a view of the pixels where these are contiguous."""
+    return np.ascontiguousarray(rgb).data, comment_text.encode()
