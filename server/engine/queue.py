@@ -1,6 +1,7 @@
-"""The jobs of an engine that are not finished, and the order in which they are served."""
+"""The jobs of an engine that are not drawn, and the order in which they are served."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import count
 from time import perf_counter
@@ -24,7 +25,7 @@ class Limits:
     Attributes:
         queue: images of jobs that wait, without those that have begun; a job for more waits alone.
         share: those of one client, likewise.
-        images: images that have begun and are not finished; under "exact" one of them runs.
+        images: images that have begun and are not drawn; under "exact" one of them runs.
     """
 
     queue: int = 128
@@ -53,7 +54,7 @@ class Queue:
     """Tickets by their order; not safe for several threads.
 
     Args:
-        most_started: images that have begun and are not finished. Where there are as many, no further one begins.
+        most_started: images that have begun and are not drawn. Where there are as many, no further one begins.
 
     Attributes:
         running: the jobs that have begun.
@@ -113,9 +114,9 @@ class Queue:
             self._shares.add(ticket.client, ticket.service, perf_counter())
         return job
 
-    def begin(self, ticket: Ticket, run: Run) -> RunningJob:
-        """Record that a ticket's job has begun."""
-        self.running[ticket] = job = RunningJob(ticket, run)
+    def begin(self, ticket: Ticket, run: Run, finisher: Executor | None = None) -> RunningJob:
+        """Record that a ticket's job has begun; `finisher` finishes its images, see `RunningJob`."""
+        self.running[ticket] = job = RunningJob(ticket, run, finisher)
         return job
 
     def rank(self, is_active: Callable[[Work], bool]) -> list[Ticket]:
