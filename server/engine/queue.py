@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 from time import perf_counter
 
-from pipelines.cost import count_images, estimate_cost
+from pipelines.cost import count_images
 from pipelines.job import Work
 from pipelines.steps import Run
 from server.engine.order import Claim, Shares, rank_claims
@@ -160,11 +160,11 @@ class Queue:
     def estimate_remaining(self, ticket: Ticket) -> float:
         """Return the seconds that the device still needs for a job."""
         job = self.running.get(ticket)
-        return self._speed * measure(ticket.work) * (1.0 if job is None else 1 - job.done)
+        return self._speed * ticket.amount * (1.0 if job is None else 1 - job.done)
 
     def learn_speed(self, ticket: Ticket) -> None:
         """Note how long a job took, the less the smaller it is; one that shows to be slower counts until it ends."""
-        job, work = self.running.get(ticket), measure(ticket.work)
+        job, work = self.running.get(ticket), ticket.amount
         if job is None:
             self._seconds = MEMORY * self._seconds + ticket.service
             self._work = MEMORY * self._work + work
@@ -175,11 +175,6 @@ class Queue:
     def learn_switch(self, seconds: float) -> None:
         """Note how long it took to change weights for a job."""
         self._switch_seconds = _average(self._switch_seconds, seconds)
-
-
-def measure(work: Work) -> float:
-    """Return the work for all images of a job."""
-    return estimate_cost(work) * count_images(work)
 
 
 def _average(mean: float, value: float) -> float:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
+from pipelines.cost import count_images, estimate_cost
 from pipelines.errors import Cancelled
 from pipelines.job import EncodedVibe, Work
 from pipelines.steps import Run, Stage, Step
@@ -68,6 +70,11 @@ class Ticket:
         self.service, self.stages = 0.0, dict[Stage, float]()
         self._at_end: list[Callable[[bool], None]] = []
 
+    @cached_property  # the device thread asks for it before each of its passes
+    def amount(self) -> float:
+        """The work for all images, see pipelines/cost.py."""
+        return measure(self.work)
+
     @property
     def is_cancelled(self) -> bool:
         """Whether the client no longer waits for the job."""
@@ -101,6 +108,11 @@ class Ticket:
             self._drop(self)
         self.future.cancel()
         self._end(False)
+
+
+def measure(work: Work) -> float:
+    """Return the work for all images of a job."""
+    return estimate_cost(work) * count_images(work)
 
 
 def _has_succeeded(future: Future[Result]) -> bool:
