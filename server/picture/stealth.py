@@ -34,10 +34,10 @@ def hide_packed(packed: bytes, height: int, width: int) -> Columns | None:
     stream = MAGIC + (8 * len(packed)).to_bytes(4, "big") + packed
     if 8 * len(stream) + SPARE_BITS > height * width:
         return None
-    bits = np.unpackbits(np.frombuffer(stream, np.uint8))
-    count = -(-len(bits) // height)
-    padded = np.pad(bits, (0, count * height - len(bits)), constant_values=1)
-    return 254 + padded.reshape(count, height).T
+    count = -(-8 * len(stream) // height)
+    alpha = np.full(count * height, 255, np.uint8)
+    alpha[: 8 * len(stream)] = np.unpackbits(np.frombuffer(stream, np.uint8)) + np.uint8(254)
+    return alpha.reshape(count, height).T
 
 
 def add_alpha(rgb: Pixels, columns: Columns) -> Pixels:
@@ -52,7 +52,9 @@ def _add_opaque_alpha(rgb: Pixels) -> Pixels:
     # overlapping 4-byte words, each a pixel and the next byte: copying by channel takes half as long again
     words = np.ndarray(count - 1, "<u4", packed, strides=(3,))  # no byte follows the last pixel
     rgba = np.empty((*rgb.shape[:2], 4), np.uint8)
-    np.bitwise_or(words, 255 << 24, out=rgba.reshape(-1).view("<u4")[:-1])
+    written = rgba.reshape(-1).view("<u4")[:-1]
+    written[:] = words
+    written |= np.uint32(255 << 24)
     rgba[-1, -1] = (*rgb[-1, -1], 255)
     return rgba
 
