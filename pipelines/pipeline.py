@@ -133,9 +133,12 @@ class Pipeline:
             nn.Module.to(module, device)
 
     def free_memory(self) -> None:
-        """Free what is kept for later jobs on the device: ControlNets and encoded prompts."""
+        """Free what is kept on the device and can be made again: ControlNets, and what was computed of prompts."""
         self._controls.free_unused()
         self._prompts.clear()
+        for batcher in (self._batcher, self._inpaint_batcher):
+            if batcher is not None:
+                batcher.free_memory()
         gc.collect()
         release_memory(self.device)
 

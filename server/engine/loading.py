@@ -37,7 +37,7 @@ from pipelines.weights.header import read_header
 from pipelines.weights.load import Weights, load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
 from pipelines.weights.model_plan import plan_model
-from pipelines.weights.networks import DiffusersUNet
+from pipelines.weights.networks import TorchUNet
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings
@@ -176,7 +176,7 @@ def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
     """Load a model's image adapter and install it in all its UNets; None without one."""
     if files is None:
         return None
-    unets = [unet for unet in (weights.unet, weights.inpainting) if isinstance(unet, DiffusersUNet)]
+    unets = [unet for unet in (weights.unet, weights.inpainting) if isinstance(unet, TorchUNet)]
     place = weights.device, weights.dtype
     return load_vibe(files.path, files.image_encoder, unets, *place, files.strength)
 
@@ -232,7 +232,7 @@ def check_model(model: ServedModel) -> None:
     if entry.preview_decoder is not None:
         plan_tiny_decoder(entry.preview_decoder)
     if entry.vibe is not None:
-        plan_vibe(entry.vibe.path, entry.vibe.image_encoder, plan.unet.image_attention.shapes)
+        plan_vibe(entry.vibe.path, entry.vibe.image_encoder, plan.unet.attention_shapes)
     for control in model.controls.usable.values():
         plan_control(detect_control(control.settings.path), plan.architecture.unet)
 
