@@ -18,9 +18,8 @@ from pipelines.adapters.vibe import VibeEncoder
 from pipelines.cost import estimate_passes
 from pipelines.device import compute_parts, release_memory, translate_device_errors
 from pipelines.errors import NotFinite, PipelineError
-from pipelines.image.color_match import match_colors
+from pipelines.image.finishing import finish_image
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
-from pipelines.image.overlay import apply_overlay
 from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
 from pipelines.image.vae import VaeCodec
 from pipelines.job import (
@@ -204,7 +203,7 @@ class Pipeline:
         previous: RgbImage | None = None,
         previews: PreviewRun | None = None,
     ) -> StepCoroutine[Pixels]:
-        """Generate image `index` of a pass.
+        """Generate image `index` of a pass, except for what `finish_image` does.
 
         Args:
             previous: the image that a pass with `PreviousPass` starts from, at its own size.
@@ -216,13 +215,9 @@ class Pipeline:
         latents = yield from self.denoise_image(inputs, index, previous, previews)
         progress, key = inputs.show_progress(index, inputs.plan.steps, 0.0), (id(self._vae), latents.shape)
         if self._vae.tiling.applies(latents):
-            image = yield from self._decode_tiles(latents, progress)
-        else:
-            share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
-            image = yield Step(progress, self._decode, latents, key, share, "decode")
-        if isinstance(init := inputs.pass_.init, InitImage):
-            image = apply_overlay(match_colors(image, init), init)
-        return image
+            return (yield from self._decode_tiles(latents, progress))
+        share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
+        return (yield Step(progress, self._decode, latents, key, share, "decode"))
 
     @torch.inference_mode()
     def denoise_image(
@@ -294,7 +289,8 @@ class Pipeline:
         self.activate(job)
         inputs = self.begin_pass(job)
         images = [self.generate_image(inputs, index) for index in range(len(inputs.pass_.seeds))]
-        return Output(run_steps(images, on_step, self._batching == "shared"), inputs.plan.sigmas)
+        decoded = run_steps(images, on_step, self._batching == "shared")
+        return Output([finish_image(image, inputs.pass_) for image in decoded], inputs.plan.sigmas)
 
     def generate_latents(self, job: Job, on_step: OnStep | None = None) -> list[Tensor]:
         """Run a job's first pass up to the clean latents, (4, height / 8, width / 8) for each seed."""
