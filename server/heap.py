@@ -1,9 +1,15 @@
-"""Giving freed memory back to the system, which glibc does not do by itself for most of it."""
+"""This process's memory: giving freed memory back to the system, which glibc does not do by itself for most of it, and
+measuring how much is used at most.
+"""
 
 import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import cast
+
+PROCESS = Path("/proc/self")
 
 
 def trim_heap() -> None:
@@ -22,3 +28,19 @@ def _find_malloc_trim() -> Callable[[int], object] | None:
         return cast("Callable[[int], object]", ctypes.CDLL(None).malloc_trim)
     except (OSError, AttributeError, TypeError):
         return None
+
+
+def reset_peak_memory(process: Path = PROCESS) -> None:
+    """Begin to measure how much memory this process has at most, where Linux allows it (proc(5), clear_refs)."""
+    trim_heap()
+    with suppress(OSError):
+        (process / "clear_refs").write_text("5")
+
+
+def read_peak_memory(process: Path = PROCESS) -> dict[str, int]:
+    """Return the most resident memory since `reset_peak_memory` in bytes; empty where the system does not say."""
+    with suppress(OSError):
+        for line in (process / "status").read_text("ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return {"resident": 1024 * int(line.split()[1])}
+    return {}
