@@ -9,7 +9,20 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
+M_ARENA_MAX = -8
+"""glibc's number of the option, in malloc.h."""
 PROCESS = Path("/proc/self")
+
+
+def share_heap() -> None:
+    """Let threads that begin later use the main thread's heap, where the C library is glibc.
+
+    `malloc_trim` leaves part of what is free in the heaps of other threads: under a mixed load it was 5 MB more each
+    minute, while as much as before was in use (mallopt(3), M_ARENA_MAX).
+    """
+    mallopt = _find_function("mallopt")
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def trim_heap() -> None:
@@ -17,15 +30,16 @@ def trim_heap() -> None:
 
     Two images of 5792 x 5792 at a time would leave 0.6 GB behind.
     """
-    malloc_trim = _find_malloc_trim()
+    malloc_trim = _find_function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
 @cache
-def _find_malloc_trim() -> Callable[[int], object] | None:
+def _find_function(name: str) -> Callable[..., object] | None:
+    """Return a function of the C library; None if it has none of this name."""
     try:
-        return cast("Callable[[int], object]", ctypes.CDLL(None).malloc_trim)
+        return cast("Callable[..., object]", getattr(ctypes.CDLL(None), name))
     except (OSError, AttributeError, TypeError):
         return None
 
