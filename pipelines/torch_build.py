@@ -64,14 +64,14 @@ def explain_missing_kernels() -> str | None:
 def describe_device(device: torch.device) -> dict[str, str]:
     """Return the name of a device, and of a GPU its compute capability, CUDA's version and the driver's if known."""
     if device.type != "cuda":
-        return {"name": _read_processor() if device.type == "cpu" else "Apple GPU"}
+        return {"name": read_processor() if device.type == "cpu" else "Apple GPU"}
     capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
     facts = {"name": torch.cuda.get_device_name(device), "compute capability": capability}
     driver = read_driver_version()
     return facts | {"CUDA": torch.version.cuda or "unknown", "driver": driver or "unknown"}
 
 
-def _read_processor() -> str:
+def read_processor() -> str:
     """Return the name of the processor as Linux gives it, or what Python knows of it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():

@@ -139,7 +139,8 @@ def format_number(value: float | None) -> str:
     """Return a number with three significant digits, but no more than three after the point, and all before it."""
     if value is None:
         return "-"
-    return f"{value:.{max(0, min(3, 3 - len(str(int(value)))) if value >= 1 else 3)}f}"
+    decimals = 3 if value < 1 else max(0, 3 - len(str(int(value))))
+    return f"{value:.{decimals}f}"
 
 
 def _format_memory(memory: Mapping[str, int]) -> str:
