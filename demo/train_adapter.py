@@ -33,7 +33,7 @@ from pipelines.job import Job, RgbImage, Vibe
 from pipelines.pipeline import Pipeline
 from pipelines.types import Pixels, Size
 from pipelines.weights.load import load_weights
-from pipelines.weights.networks import DiffusersUNet
+from pipelines.weights.networks import TorchUNet
 
 STAGE = Stage(
     (SizeGroup(REDUCED[0], 16), SizeGroup(REDUCED[1], 3, every=2)), 3200, 1.5e-3, high_noise_share=0.4
@@ -47,7 +47,7 @@ DROP_RATE = 0.05
 def load_pipeline(model: Path, adapter: Path) -> Pipeline:
     """Return a pipeline with an adapter, as the server loads it."""
     weights = load_weights(model)
-    unet = cast("DiffusersUNet", weights.unet)
+    unet = cast("TorchUNet", weights.unet)
     return Pipeline(weights, vibe=load_vibe(adapter, None, [unet], weights.device, weights.dtype))
 
 

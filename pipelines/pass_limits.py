@@ -11,7 +11,7 @@ from pipelines.sampling.batching import MEGAPIXEL, MOST_LATENTS
 from pipelines.weights.architecture import Config
 from pipelines.weights.load import Weights
 
-UNET_MAPS, VAE_MAPS = 16, 6
+UNET_MAPS, VAE_MAPS = 15, 6
 """Feature maps at full resolution, with the channels of the outermost block, that are alive at once: counted in a pass
 of SDXL's networks on the meta device."""
 USED = 0.5

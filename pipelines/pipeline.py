@@ -130,15 +130,25 @@ class Pipeline:
     def move(self, device: torch.device) -> None:
         """Move the weights; the pipeline runs only while they are on its own device. ControlNets are freed."""
         self._controls.drop()
+        self._drop_graphs()
         for module in self._list_modules():
             nn.Module.to(module, device)
 
     def free_memory(self) -> None:
-        """Free what is kept for later jobs on the device: ControlNets and encoded prompts."""
+        """Free what is kept on the device and can be made again: ControlNets, and what was computed of prompts."""
         self._controls.free_unused()
+        self._drop_graphs()
         self._prompts.clear()
+        for batcher in (self._batcher, self._inpaint_batcher):
+            if batcher is not None:
+                batcher.free_memory()
         gc.collect()
         release_memory(self.device)
+
+    def _drop_graphs(self) -> None:
+        for unet in (self.weights.unet, self.weights.inpainting):
+            if unet is not None:
+                unet.drop_graphs()
 
     def _list_modules(self) -> list[nn.Module]:
         parts = [planned.part.module for planned in self.weights.parts]

@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pipelines.adapters.ip_adapter import ENCODER_KEY
 from pipelines.weights.architecture import sd15, sdxl
-from pipelines.weights.networks import DiffusersUNet
+from pipelines.weights.networks import TorchUNet
 
 ENCODER = {
     "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 28,
@@ -31,7 +31,7 @@ UNETS = {
 def build_unet(family):
     """Return a small UNet with random weights."""
     torch.manual_seed(5)
-    unet = DiffusersUNet(UNETS[family])
+    unet = TorchUNet(UNETS[family])
     unet.module.to_empty(device="cpu")
     for weight in unet.module.parameters():
         torch.nn.init.normal_(weight, std=0.15)
@@ -47,13 +47,13 @@ def make_encoder():
 def make_adapter(kind, unet, seed=7):
     """Return the tensors of an adapter for a UNet, under the keys of released files."""
     generator, numbers = torch.Generator().manual_seed(seed), count(1, 2)
-    width = unet.image_attention.shapes[0][1]
+    width = unet.attention_shapes[0][1]
 
     def draw(*shape):
         return torch.randn(shape, generator=generator) * 0.3
 
     stored = {}
-    for inner, outer in unet.image_attention.shapes:
+    for inner, outer in unet.attention_shapes:
         number = next(numbers)
         stored |= {f"ip_adapter.{number}.to_{part}_ip.weight": draw(inner, outer) for part in "kv"}
     projection = make_projection(draw, width) if kind == "base" else make_resampler(draw, width)

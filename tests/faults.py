@@ -21,6 +21,9 @@ class Faulty:
         self._function, self._faults = function, faults
         self.calls = 0
 
+    def __getattr__(self, name):
+        return getattr(self._function, name)
+
     def __call__(self, *args, **options):
         self.calls += 1
         fault = self._faults.get(self.calls, complete)

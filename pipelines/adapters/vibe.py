@@ -14,7 +14,7 @@ from pipelines.adapters.attention import RowVibe, RowVibes
 from pipelines.adapters.vibe_plan import VibePlan, plan_vibe
 from pipelines.errors import NotFinite, PipelineError
 from pipelines.job import EncodedVibe, RgbImage, Vibe
-from pipelines.weights.networks import DiffusersUNet
+from pipelines.weights.networks import TorchUNet
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalization of red, green and blue."""
@@ -25,7 +25,7 @@ CACHE_SIZE = 64
 def load_vibe(
     path: Path,
     image_encoder: Path | None,
-    unets: Sequence[DiffusersUNet],
+    unets: Sequence[TorchUNet],
     device: torch.device,
     dtype: torch.dtype,
     strength: float = 1.0,
@@ -35,11 +35,11 @@ def load_vibe(
     Args:
         strength: factor of all strengths.
     """
-    plan = plan_vibe(path, image_encoder, unets[0].image_attention.shapes)
+    plan = plan_vibe(path, image_encoder, unets[0].attention_shapes)
     for part in plan.parts:
         part.fill(device, dtype)
     for unet in unets:
-        unet.image_attention.layers = plan.layers
+        unet.image_layers = plan.layers
     return VibeEncoder(plan, device, dtype, strength)
 
 

@@ -13,7 +13,8 @@ from pipelines.adapters.control_map import sum_residuals
 from pipelines.device import translate_device_errors
 from pipelines.sampling.denoise import Row, Rows
 from pipelines.sampling.prediction import NoiseTable, input_scale
-from pipelines.weights.networks import UNet
+from pipelines.sampling.prepared import PreparedPrompts
+from pipelines.weights.networks import Residuals, UNet
 
 MEGAPIXEL = 128 * 128
 """Latents of an image of 1024x1024 pixels."""
@@ -41,6 +42,11 @@ class RowBatcher:
         self._device, self._dtype, self._shared_latents = device, dtype, shared_latents
         # the free memory must not decide how one image's rows are divided: their number changes the last bits
         self._most_latents = max(shared_latents, MOST_LATENTS)
+        self._prepared = PreparedPrompts(unet, table, device)
+
+    def free_memory(self) -> None:
+        """Free what can be computed again."""
+        self._prepared.clear()
 
     def make_key(self, rows: Rows) -> Hashable:
         """Return a key that is equal for images whose rows can share passes."""
@@ -77,19 +83,26 @@ class RowBatcher:
         if rows[0].extra_channels is not None:
             extra = [row.extra_channels for row in rows if row.extra_channels is not None]
             sample = torch.cat([latents, torch.stack(extra).to(latents)], dim=1)
-        timesteps = torch.tensor([self._table.timestep(row.sigma) for row in rows], device=self._device)
-        context = torch.stack([row.context for row in rows]).to(self._dtype)
-        added_cond = self._build_added_cond(rows)
-        vibes = [row.vibes for row in rows] if any(row.vibes for row in rows) else ()
-        inputs = timesteps, context, added_cond, rows[0].deep_shrink
-        controls = [row.controls for row in rows]
-        residuals = sum_residuals(controls, latents.to(self._dtype), *inputs)
-        output = self._unet(sample.to(self._dtype), *inputs, vibes=vibes, residuals=residuals)
+        output = self._unet(
+            sample.to(self._dtype),
+            self._prepared.stack_embeddings(rows),
+            self._prepared.stack_contexts(rows),
+            rows[0].deep_shrink,
+            self._run_controls(rows, latents.to(self._dtype)) if rows[0].controls else None,
+        )
         return output.to(rows[0].x.dtype).unbind()
+
+    def _run_controls(self, rows: Sequence[Row], latents: Tensor) -> Residuals | None:
+        """Run the rows' ControlNets, which take the conditionings themselves."""
+        timesteps = torch.tensor([self._table.timestep(row.sigma) for row in rows], device=self._device)
+        context = torch.stack([row.conditioning.context for row in rows]).to(self._dtype)
+        inputs = timesteps, context, self._build_added_cond(rows), rows[0].deep_shrink
+        return sum_residuals([row.controls for row in rows], latents, *inputs)
 
     def _build_added_cond(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
         """Return SDXL's pooled text and time ids. The ids stay float32: half precision cannot hold every size."""
-        pooled = [row.pooled for row in rows if row.pooled is not None]
+        pooled = [row.conditioning.pooled for row in rows]
+        pooled = [vector for vector in pooled if vector is not None]
         if not pooled:
             return None
         time_ids = torch.tensor([row.time_ids for row in rows], dtype=torch.float32, device=self._device)
@@ -104,4 +117,4 @@ def _stack_key(row: Row) -> Hashable:
     """Return a key that is equal for rows that can be stacked; their images need not be equally many."""
     extra = None if row.extra_channels is None else row.extra_channels.shape
     controls = tuple(control.stack_key for control in row.controls)
-    return row.x.shape, row.x.dtype, row.context.shape, row.pooled is None, extra, row.deep_shrink, controls
+    return row.x.shape, row.x.dtype, row.conditioning.context.shape, extra, row.deep_shrink, controls

@@ -14,12 +14,26 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 
+def shrink(features: Tensor, times: int, multiple: int) -> Tensor:
+    """Return features (B, width, h, w) downscaled `times` times by 2, to a height and width that `multiple` divides."""
+    for _ in range(times):
+        size = [multiple * max(1, round(side / 2 / multiple)) for side in features.shape[-2:]]
+        features = interpolate(features, size=size, mode="bicubic", align_corners=False)
+    return features
+
+
+def unshrink(features: Tensor, like: Tensor) -> Tensor:
+    """Return features upscaled to the height and width of others."""
+    return interpolate(features, size=like.shape[-2:], mode="bicubic", align_corners=False)
+
+
 class DeepShrink:
     """Hooks that downscale the inner features of a UNet or ControlNet of diffusers in the context of `shrink`."""
 
     def __init__(self, unet: nn.Module) -> None:
         blocks = cast("Any", unet)
         down_blocks = [block for block in blocks.down_blocks if block.downsamplers is not None]
+        # so that the later downsamplers divide the features evenly, and upsampling restores their size
         self._multiple = 2 ** (len(down_blocks) - 1)
         self._times = 0
         if down_blocks:
@@ -39,17 +53,12 @@ class DeepShrink:
             self._times = 0
 
     def _downscale(self, _module: nn.Module, _args: object, features: Tensor) -> Tensor:
-        for _ in range(self._times):
-            # rounded to a size that the later downsamplers divide evenly, so that upsampling restores it
-            size = [self._multiple * max(1, round(side / 2 / self._multiple)) for side in features.shape[-2:]]
-            features = interpolate(features, size=size, mode="bicubic", align_corners=False)
-        return features
+        return shrink(features, self._times, self._multiple)
 
     def _upscale(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._times:
-            size = kwargs["res_hidden_states_tuple"][-1].shape[-2:]
-            features = interpolate(kwargs["hidden_states"], size=size, mode="bicubic", align_corners=False)
+            features = unshrink(kwargs["hidden_states"], kwargs["res_hidden_states_tuple"][-1])
             kwargs = kwargs | {"hidden_states": features}
         return args, kwargs

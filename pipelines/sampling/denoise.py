@@ -11,7 +11,6 @@ from math import inf, isinf, sqrt
 
 from torch import Tensor
 
-from pipelines.adapters.attention import RowVibes
 from pipelines.adapters.control_map import RowControls
 from pipelines.image.inpainting import LatentBlend
 from pipelines.plan import Plan
@@ -37,23 +36,19 @@ class Row:
 
     Attributes:
         x: latents (4, h, w); the unit noise itself where sigma is infinite.
-        context: (tokens, width).
-        pooled: (width,), or None for networks without it.
+        conditioning: the prompt, and the images it attends to.
         time_ids: SDXL's six size ids, or None for networks without them.
         extra_channels: concatenated to the latents without scaling.
         deep_shrink: number of 2x downscales of the UNet's inner features.
-        vibes: the images it attends to.
         controls: the ControlNets that condition it.
     """
 
     x: Tensor
     sigma: float
-    context: Tensor
-    pooled: Tensor | None = None
+    conditioning: Conditioning
     time_ids: tuple[float, ...] | None = None
     extra_channels: Tensor | None = None
     deep_shrink: int = 0
-    vibes: RowVibes = ()
     controls: RowControls = ()
 
 
@@ -143,8 +138,7 @@ class Estimator:
             control for control in self.controls if self.plan.is_within(sigma, control.start, control.end)
         )
         return tuple(
-            Row(*view, part.context, part.pooled, time_ids, extra, shrink, part.vibes, controls)
-            for part in self._select_conditionings(sigma)
+            Row(*view, part, time_ids, extra, shrink, controls) for part in self._select_conditionings(sigma)
         )
 
     def _combine_outputs(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:

@@ -29,9 +29,12 @@ CACHE_SIZE = 128
 _Segments = Sequence[tuple[Segment, tuple[Chunk, ...]]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Conditioning:
-    """One encoded prompt, float32 on the device, and the images that its rows attend to."""
+    """One encoded prompt, float32 on the device, and the images that its rows attend to.
+
+    It is equal to itself alone, so that what networks compute of it can be kept by it.
+    """
 
     context: Tensor  # (77 * chunks, width)
     pooled: Tensor | None  # (width,), or None for models without it

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.speed import SpeedChoices, choose_speed
 from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture
 from pipelines.weights.checkpoint import Checkpoint, checkpoint_files
@@ -50,6 +51,7 @@ def load_weights(
     inpainting: Path | None = None,
     clip_skip: int | None = None,
     attention: AttentionBackend = "sdpa",
+    speed: SpeedChoices | None = None,
 ) -> Weights:
     """Load a model.
 
@@ -59,6 +61,7 @@ def load_weights(
         vae: a file whose VAE replaces the checkpoint's.
         text_encoders: replacements likewise: one file that contains them all, or one for each, CLIP-L first.
         inpainting: a file whose UNet, with 9 input channels, is used for inpainting; the rest of it is ignored.
+        speed: how the UNets are run, see pipelines/speed.py; None chooses by device.
         clip_skip: which layer of the text encoder is used, counted from the last, 1; None for the family's own.
 
     Raises:
@@ -77,6 +80,7 @@ def load_weights(
     for unet in (plan.unet, plan.inpainting):
         if unet is not None:
             set_attention(unet, attention)
+            unet.optimize(choose_speed(target, speed or SpeedChoices()), target)
     networks = (plan.unet, plan.vae, plan.text_encoders)
     return Weights(
         plan.detection, plan.architecture, *networks, target, dtype, vae_dtype, plan.inpainting, plan.parts

@@ -22,8 +22,8 @@ from pipelines.weights.latents import check_latents
 from pipelines.weights.naming import Naming, name_text_encoder, name_unet, name_vae
 from pipelines.weights.networks import (
     ClipTextEncoder,
-    DiffusersUNet,
     DiffusersVae,
+    TorchUNet,
     build_networks,
 )
 from pipelines.weights.reader import fill_network
@@ -75,10 +75,10 @@ class ModelPlan:
     checkpoint: Checkpoint
     detection: Detection
     architecture: Architecture
-    unet: DiffusersUNet
+    unet: TorchUNet
     vae: DiffusersVae
     text_encoders: tuple[ClipTextEncoder, ...]
-    inpainting: DiffusersUNet | None  # a second UNet, with 9 input channels
+    inpainting: TorchUNet | None  # a second UNet, with 9 input channels
     parts: tuple[PlannedPart, ...]  # where the weights of all of them are
 
 
@@ -130,7 +130,7 @@ def _check_clip_skip(path: Path, architecture: Architecture, clip_skip: int | No
 
 def _build(
     checkpoint: Checkpoint, architecture: Architecture, clip_skip: int | None = None
-) -> tuple[DiffusersUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
+) -> tuple[TorchUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
     try:
         return build_networks(architecture, clip_skip)
     except BUILD_ERRORS as error:
@@ -140,7 +140,7 @@ def _build(
         raise WeightsError(checkpoint.path, reason) from error
 
 
-def _plan_inpainting(path: Path, model: Detection) -> tuple[DiffusersUNet, PlannedPart]:
+def _plan_inpainting(path: Path, model: Detection) -> tuple[TorchUNet, PlannedPart]:
     """Plan the UNet of another checkpoint; the rest of that is ignored."""
     checkpoint, detection = open_checkpoint(path), detect_inpainting(path, model)
     architecture = choose_architecture(checkpoint, detection.family, detection.channels)

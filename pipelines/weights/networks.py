@@ -1,19 +1,24 @@
-"""Networks built empty from diffusers and transformers, behind typed interfaces.
+"""Networks built empty, behind typed interfaces; all but the UNet are those of diffusers and transformers.
 
 No other module handles what is untyped in those libraries or differs between their versions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.adapters.attention import ImageAttention, RowVibes
+from pipelines.adapters.attention import ImageKeys, ImageProjections, RowVibe, project_image
 from pipelines.errors import PipelineError
 from pipelines.sampling.deep_shrink import DeepShrink
+from pipelines.speed import Speed
 from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
+from pipelines.unet.attention import Context
+from pipelines.unet.graphs import CudaCapture, PassInputs, UNetGraphs
+from pipelines.unet.unet import UNetModel
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
 PENULTIMATE = 2
@@ -27,28 +32,42 @@ Residuals: TypeAlias = tuple[Sequence[Tensor], Tensor]
 
 
 class UNet(Protocol):
-    """A UNet, which predicts noise or velocity from noisy latents."""
+    """A UNet, which predicts noise or velocity from noisy latents.
+
+    What depends on the prompt alone, or on time and sizes, is computed apart from the pass over the latents.
+    """
+
+    def embed(self, timesteps: Tensor, pooled: Tensor | None, size_ids: Tensor | None) -> Tensor:
+        """Return the embeddings (T, width) of timesteps (T,) for SDXL's pooled prompt (width,) and size ids (6,)."""
+        ...
+
+    def project(self, context: Tensor) -> Tensor:
+        """Return the keys and values of all cross-attentions (tokens, width) for prompt embeddings (tokens, width)."""
+        ...
+
+    def project_image(self, vibe: RowVibe) -> ImageKeys:
+        """Return the keys and values of all cross-attentions for a reference image."""
+        ...
+
+    def drop_graphs(self) -> None:
+        """Free what was captured of passes; to be called before weights move."""
+        ...
 
     def __call__(
         self,
         sample: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        added_cond_kwargs: Mapping[str, Tensor] | None,
+        embedding: Tensor,
+        context: Context,
         halvings: int = 0,
-        *,
-        vibes: Sequence[RowVibes] = (),
         residuals: Residuals | None = None,
     ) -> Tensor:
         """Return the prediction, (B, 4, h, w).
 
         Args:
             sample: noisy latents, (B, 4, h, w), or (B, 9, h, w) for inpainting.
-            timestep: (B,).
-            context: prompt embeddings, (B, tokens, width).
-            added_cond_kwargs: SDXL's pooled prompt embeddings and size ids.
+            embedding: of the time, the sizes and the pooled prompt of each row, (B, width).
+            context: the keys and values of each row's prompt and images.
             halvings: 2x downscales of the inner features, see sampling/deep_shrink.py.
-            vibes: the images that each row attends to, see adapters/attention.py; empty if no row has any.
             residuals: of ControlNets for each row, None without any.
         """
         ...
@@ -94,39 +113,63 @@ class TextEncoder(Protocol):
         ...
 
 
-class DiffusersUNet:
-    """diffusers' UNet as a `UNet`."""
+class TorchUNet:
+    """A UNet on one device, as a `UNet`.
+
+    Attributes:
+        image_layers: the matrices of each cross-attention for image tokens, in the order of `attention_shapes`; none
+            until an adapter is installed.
+    """
 
     def __init__(self, config: Config) -> None:
-        from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+        self.module = cast("UNetModel", _build_empty(UNetModel, {"config": config}))
+        self.image_layers: Sequence[ImageProjections] = ()
+        self._graphs: UNetGraphs | None = None
 
-        self.module = _build_empty(cast("Callable[..., nn.Module]", UNet2DConditionModel), config)
-        self.image_attention = ImageAttention(self.module)
-        self._shrink = DeepShrink(self.module)
+    def optimize(self, speed: Speed, device: torch.device) -> None:
+        """Set how the network runs; its weights must be on the device."""
+        if speed.channels_last:
+            cast("Any", self.module).to(memory_format=torch.channels_last)
+        if speed.fused_projections:
+            self.module.fuse()
+        self.module.set_kernels(speed.kernels)
+        if speed.graphs:
+            self._graphs = UNetGraphs(self._run, CudaCapture(device))
+
+    def drop_graphs(self) -> None:
+        """Free the graphs, which are captured again; to be called before weights move."""
+        if self._graphs is not None:
+            self._graphs.drop()
+
+    def _run(self, inputs: PassInputs) -> Tensor:
+        return self.module(*inputs)
+
+    @property
+    def attention_shapes(self) -> tuple[tuple[int, int], ...]:
+        """The shape of each cross-attention's matrix of keys, in the order in which image adapters number them."""
+        layers = self.module.cross_attentions
+        return tuple((layer.to_k.out_features, layer.to_k.in_features) for layer in layers)
+
+    def embed(self, timesteps: Tensor, pooled: Tensor | None, size_ids: Tensor | None) -> Tensor:
+        return self.module.embed(timesteps, pooled, size_ids)
+
+    def project(self, context: Tensor) -> Tensor:
+        return self.module.project(context)
+
+    def project_image(self, vibe: RowVibe) -> ImageKeys:
+        return project_image(vibe, self.image_layers)
 
     def __call__(
         self,
         sample: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        added_cond_kwargs: Mapping[str, Tensor] | None,
+        embedding: Tensor,
+        context: Context,
         halvings: int = 0,
-        *,
-        vibes: Sequence[RowVibes] = (),
         residuals: Residuals | None = None,
     ) -> Tensor:
-        down, middle = (None, None) if residuals is None else residuals
-        with self._shrink.shrink(halvings), self.image_attention.attend(vibes):
-            output = self.module(
-                sample,
-                timestep,
-                context,
-                added_cond_kwargs=added_cond_kwargs,
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=middle,
-                return_dict=False,
-            )
-        return cast("Tensor", output[0])
+        if self._graphs is not None and residuals is None:
+            return self._graphs.run(PassInputs(sample, embedding, context, halvings))
+        return self.module(sample, embedding, context, halvings, residuals)
 
 
 class DiffusersControlNet:
@@ -286,13 +329,13 @@ def _build_empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
 
 def build_networks(
     architecture: Architecture, clip_skip: int | None = None
-) -> tuple[DiffusersUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
+) -> tuple[TorchUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
     """Build all networks of an architecture on the meta device, without memory for their weights.
 
     The text encoders return the hidden states of their penultimate layer, or of layer `clip_skip` from the end.
     """
     text_encoders = tuple(ClipTextEncoder(config, clip_skip) for config in architecture.text_encoders)
-    return DiffusersUNet(architecture.unet), DiffusersVae(architecture.vae), text_encoders
+    return TorchUNet(architecture.unet), DiffusersVae(architecture.vae), text_encoders
 
 
 def build_tiny_decoder(width: int) -> nn.Module:
@@ -317,16 +360,18 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
 
 
-def set_attention(unet: DiffusersUNet, backend: AttentionBackend) -> None:
+def set_attention(unet: TorchUNet, backend: AttentionBackend) -> None:
     """Set the attention kernels; raise PipelineError if xformers is not installed or does not fit torch."""
     if backend == "sdpa":
         return
     try:
-        import xformers.ops  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
+        import xformers.ops as xformers  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError):
         reason = "attention is set to xformers, which is not installed: pip install naiad[xformers]"
         raise PipelineError(reason) from None
-    from diffusers.models.attention_processor import XFormersAttnProcessor
+    unet.module.set_attention(partial(_attend_with, cast("Any", xformers).memory_efficient_attention))
 
-    cast("Any", unet.module).set_attn_processor(XFormersAttnProcessor())
-    unet.image_attention.install()
+
+def _attend_with(attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Call xformers' function, whose heads follow the positions."""
+    return attend(*(part.transpose(1, 2) for part in (query, key, value))).transpose(1, 2)

@@ -118,7 +118,7 @@ def probe_unet(weights: Weights, unet: UNet, channels: int = 4) -> Probe:
     table = scaled_linear()
     high, middle = table.sigmas[-1], table.sigmas[MIDDLE_TIMESTEP]
     inputs = ((high * noise, high), (image + middle * noise, middle))
-    rows = [Row(*view, empty.context, empty.pooled, size_ids, extra) for view in inputs]
+    rows = [Row(*view, empty, size_ids, extra) for view in inputs]
     outputs = RowBatcher(unet, table, weights.device, weights.dtype).evaluate(rows)
     cosine = float(cosine_similarity(outputs[0].flatten(), noise.flatten(), dim=0))
     return Probe(cosine, *_measure_shares(outputs[1], noise, image))

@@ -10,7 +10,7 @@ from server.config.settings import Settings
 from server.engine.model import ServedModel
 from server.picture.comment import naiad_version
 
-SHOWN_SETTINGS = frozenset({"metadata", "device", "dtype", "attention", "threads", "engine"})
+SHOWN_SETTINGS = frozenset({"metadata", "device", "dtype", "attention", "threads", "engine", "speed"})
 """Settings that a picture's time may depend on; others may hold paths, addresses or tokens."""
 STAGES = ("encode", "draw", "decode", "png")
 HEADINGS = ("size", "at once", "first s", "s/picture", "per min", "it/s", *STAGES, "memory")
@@ -60,9 +60,8 @@ def list_changes(settings: Settings) -> dict[str, object]:
     """Return the settings that a picture's time may depend on and that are not the defaults, by dotted name."""
     changes: dict[str, object] = {}
     for name, value in settings.model_dump(include=set(SHOWN_SETTINGS), exclude_defaults=True).items():
-        changes |= (
-            {f"{name}.{key}": each for key, each in value.items()} if name == "engine" else {name: value}
-        )
+        is_table = name in ("engine", "speed")
+        changes |= {f"{name}.{key}": each for key, each in value.items()} if is_table else {name: value}
     return changes
 
 

@@ -25,6 +25,7 @@ from pipelines.job import Work
 from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
+from pipelines.speed import SpeedChoices
 from pipelines.steps import Run
 from pipelines.stopwatch import Stopwatch
 from pipelines.torch_build import describe_build as describe_build
@@ -39,7 +40,7 @@ from pipelines.weights.header import read_header
 from pipelines.weights.load import Weights, choose_dtype, load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
 from pipelines.weights.model_plan import plan_model
-from pipelines.weights.networks import DiffusersUNet
+from pipelines.weights.networks import TorchUNet
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings
@@ -192,7 +193,7 @@ def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
     """Load a model's image adapter and install it in all its UNets; None without one."""
     if files is None:
         return None
-    unets = [unet for unet in (weights.unet, weights.inpainting) if isinstance(unet, DiffusersUNet)]
+    unets = [unet for unet in (weights.unet, weights.inpainting) if isinstance(unet, TorchUNet)]
     place = weights.device, weights.dtype
     return load_vibe(files.path, files.image_encoder, unets, *place, files.strength)
 
@@ -210,6 +211,7 @@ def load_entry(entry: ModelEntry, settings: Settings, device: str) -> Weights:
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
+        speed=SpeedChoices(**settings.speed.model_dump()),
     )
 
 
@@ -248,7 +250,7 @@ def check_model(model: ServedModel) -> None:
     if entry.preview_decoder is not None:
         plan_tiny_decoder(entry.preview_decoder)
     if entry.vibe is not None:
-        plan_vibe(entry.vibe.path, entry.vibe.image_encoder, plan.unet.image_attention.shapes)
+        plan_vibe(entry.vibe.path, entry.vibe.image_encoder, plan.unet.attention_shapes)
     for control in model.controls.usable.values():
         plan_control(detect_control(control.settings.path), plan.architecture.unet)
 

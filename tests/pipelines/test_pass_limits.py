@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipelines.pass_limits import PassLimits, count_unet_bytes, count_vae_bytes, find_pass_limits
 from pipelines.sampling.batching import MEGAPIXEL
+from pipelines.unet.attention import Context
 from pipelines.weights.architecture import sdxl
 from pipelines.weights.networks import build_networks
 
@@ -63,10 +64,12 @@ def make(*shape, dtype=torch.float16):
 def test_a_pass_of_the_unet_takes_what_is_counted(networks, sdxl_weights):
     (unet, _), rows = networks, 2
     unet.module.half()
-    added = {"text_embeds": make(rows, 1280), "time_ids": make(rows, 6, dtype=torch.float32)}
+    keys_values = make(rows, 77, unet.module.width)
     with LiveBytes() as memory:
-        unet(make(rows, 4, SIDE, SIDE), make(rows, dtype=torch.float32), make(rows, 77, 2048), added)
-    assert memory.peak / (rows * SIDE**2) == pytest.approx(count_unet_bytes(sdxl_weights), rel=0.05)
+        memory.add(keys_values.untyped_storage())
+        kept = memory.live
+        unet(make(rows, 4, SIDE, SIDE), make(rows, unet.module.shape.embedding), Context(keys_values))
+    assert (memory.peak - kept) / (rows * SIDE**2) == pytest.approx(count_unet_bytes(sdxl_weights), rel=0.05)
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from jobs import change, make_job
+from unets import WrappedUNet
 
 from pipelines.errors import Cancelled, NotFinite
 from pipelines.image.vae import VaeCodec, tile_starts, to_pixels
@@ -46,12 +47,14 @@ def test_shared_passes_agree_to_rounding(demo):
 def test_size_ids_are_height_then_width_without_a_crop(demo):
     size_ids = []
 
-    def record_size_ids(sample, timestep, context, added_cond_kwargs, halvings, vibes, residuals):
-        size_ids.append(added_cond_kwargs["time_ids"])
-        return demo.weights.unet(sample, timestep, context, added_cond_kwargs)
+    class Recorder(WrappedUNet):
+        def embed(self, timesteps, pooled, size_ids_):
+            size_ids.append(size_ids_.tolist())
+            return self._unet.embed(timesteps, pooled, size_ids_)
 
-    Pipeline(replace(demo.weights, unet=record_size_ids)).generate_latents(change(JOB, steps=1))
-    assert size_ids[0].tolist() == [[192, 128, 0, 0, 192, 128]] * 2
+    recorder = Recorder(demo.weights.unet, lambda unet, *inputs: unet(*inputs))
+    Pipeline(replace(demo.weights, unet=recorder)).generate_latents(change(JOB, steps=1))
+    assert size_ids == [[192, 128, 0, 0, 192, 128]] * 2  # of the prompt and the negative prompt
 
 
 def test_every_evaluation_is_reported_and_the_callback_can_stop_the_run(demo):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from jobs import make_job
+from unets import WrappedUNet
 
 from pipelines.job import Guidance, Prompts
 from pipelines.pipeline import Pipeline
@@ -28,11 +29,11 @@ def recorded(demo):
     """The demo's pipeline, and the rows of each pass of its network."""
     rows = []
 
-    def record(sample, *inputs, **options):
+    def record(unet, sample, *inputs):
         rows.append(len(sample))
-        return demo.weights.unet(sample, *inputs, **options)
+        return unet(sample, *inputs)
 
-    return Pipeline(replace(demo.weights, unet=record)), rows
+    return Pipeline(replace(demo.weights, unet=WrappedUNet(demo.weights.unet, record))), rows
 
 
 def denoise_together(pipeline, jobs):

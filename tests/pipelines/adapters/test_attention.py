@@ -3,55 +3,41 @@ from dataclasses import replace
 import pytest
 import torch
 from adapter_files import UNETS, build_unet
-from diffusers.models.attention_processor import AttnProcessor2_0
+from unets import WrappedUNet, list_scales, run_unet
 
-from pipelines.adapters.attention import DecoupledAttention, ImageProjections, RowVibe
+from pipelines.adapters.attention import ImageProjections, RowVibe
 from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import scaled_linear
+from pipelines.text.encoding import Conditioning
 
 
 @pytest.fixture(scope="module", params=UNETS)
 def unet(request):
     unet = build_unet(request.param)
     torch.manual_seed(8)
-    layers = [ImageProjections(width, inner) for inner, width in unet.image_attention.shapes]
-    unet.image_attention.layers = [layer.requires_grad_(False) for layer in layers]
+    layers = [ImageProjections(width, inner) for inner, width in unet.attention_shapes]
+    unet.image_layers = [layer.requires_grad_(False) for layer in layers]
     return unet
 
 
 def make_inputs(unet, rows=3):
     generator = torch.Generator().manual_seed(9)
-    config = unet.module.config
-    context = torch.randn(rows, 77, config.cross_attention_dim, generator=generator)
+    context = torch.randn(rows, 77, unet.module.shape.context, generator=generator)
     pooled = torch.randn(rows, 24, generator=generator)
     added = {"text_embeds": pooled, "time_ids": torch.full((rows, 6), 64.0)}
     sample = torch.randn(rows, 4, 16, 8, generator=generator)
-    return sample, torch.tensor([500] * rows), context, added if config.addition_embed_type else None
+    return sample, torch.tensor([500] * rows), context, None if unet.module.add_embedding is None else added
 
 
 def make_vibe(unet, seed, scale=1.0, count=4):
-    width = unet.module.config.cross_attention_dim
+    width = unet.module.shape.context
     return RowVibe(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), scale)
 
 
 def run(unet, vibes=(), rows=3):
     with torch.inference_mode():
-        return unet(*make_inputs(unet, rows), vibes=vibes)
-
-
-def test_without_images_the_output_is_that_of_diffusers_to_the_bit(unet):
-    ours = run(unet)
-    processors = unet.module.attn_processors
-    unet.module.set_attn_processor(AttnProcessor2_0())
-    plain = run(unet)
-    unet.module.set_attn_processor(processors)
-    assert torch.equal(ours, plain)
-
-
-def test_only_cross_attentions_have_the_processor(unet):
-    for name, processor in unet.module.attn_processors.items():
-        assert isinstance(processor, DecoupledAttention) == ("attn2" in name)
+        return run_unet(unet, *make_inputs(unet, rows), vibes=vibes)
 
 
 def test_rows_without_images_keep_their_bits_next_to_a_row_with_one(unet):
@@ -83,38 +69,35 @@ def test_opposite_strengths_of_one_image_cancel(unet):
     torch.testing.assert_close(run(unet, [vibes] * 3), run(unet), atol=1e-5, rtol=1e-5)
 
 
-def test_a_reinstalled_processor_runs_the_one_that_was_set_before(unet):
-    """As for xformers, whose processor replaces all of them."""
-    processors, calls = unet.module.attn_processors, []
+def test_all_attentions_use_the_function_that_was_set(unet):
+    """As for xformers, whose function replaces torch's."""
+    calls, attend = [], unet.module.mid_block.attentions[0].transformer_blocks[0].attn1.attend
 
-    class Recorder(AttnProcessor2_0):
-        def __call__(self, *args, **options):
-            calls.append(args)
-            return super().__call__(*args, **options)
+    def record(query, key, value):
+        calls.append(query.shape)
+        return attend(query, key, value)
 
     plain = run(unet)
-    unet.module.set_attn_processor(Recorder())
-    unet.image_attention.install()
+    unet.module.set_attention(record)
     assert torch.equal(run(unet), plain)
-    assert len(calls) == len(processors)
-    unet.module.set_attn_processor(processors)
+    assert len(calls) == 2 * len(unet.module.cross_attentions)
+    unet.module.set_attention(attend)
 
 
 def test_rows_with_and_without_images_share_a_pass(unet):
     passes = []
 
-    def record(sample, timestep, context, added_cond_kwargs, halvings=0, *, vibes=(), residuals=None):
-        passes.append([len(row) for row in vibes])
-        return unet(sample, timestep, context, added_cond_kwargs, halvings, vibes=vibes)
+    def record(unet, sample, embedding, context, *inputs):
+        passes.append(list_scales(context))
+        return unet(sample, embedding, context, *inputs)
 
     sample, _, context, added = make_inputs(unet)
-    rows = [
-        Row(sample[k], 2.0, context[k], None if added is None else added["text_embeds"][k], None if added is None else (64.0,) * 6)
-        for k in range(3)
-    ]  # fmt: skip
-    rows[1] = replace(rows[1], vibes=(make_vibe(unet, 1),))
-    batcher = RowBatcher(record, scaled_linear(zsnr=False), torch.device("cpu"), torch.float32)
+    pooled, ids = ([None] * 3, None) if added is None else (added["text_embeds"], (64.0,) * 6)
+    rows = [Row(sample[k], 2.0, Conditioning(context[k], pooled[k]), ids) for k in range(3)]
+    rows[1] = replace(rows[1], conditioning=replace(rows[1].conditioning, vibes=(make_vibe(unet, 1),)))
+    recorder = WrappedUNet(unet, record)
+    batcher = RowBatcher(recorder, scaled_linear(zsnr=False), torch.device("cpu"), torch.float32)
     with torch.inference_mode():
         outputs = batcher.evaluate(rows)
-    assert passes == [[0, 1, 0]]
+    assert passes == [[(), (1.0,), ()]]
     assert all(output.shape == (4, 16, 8) for output in outputs)

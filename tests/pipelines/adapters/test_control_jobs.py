@@ -11,6 +11,7 @@ from control_files import ARCHITECTURES, build_control, draw_map, name_control, 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jobs import make_job
 from sd15_files import small_sd15, write_small_sd15
+from unets import WrappedUNet
 
 from demo.checkpoint import DEMO, INPAINTING, VIBE
 from pipelines.adapters.vibe import load_vibe
@@ -25,16 +26,17 @@ from pipelines.weights.load import load_weights
 SIDE = 96
 
 
-class Recorder:
-    """A UNet that records the latents' height and the heights of the residuals in each pass, and its rows."""
+class Recorder(WrappedUNet):
+    """A UNet that records the rows, the height and the heights of the residuals of each pass."""
 
     def __init__(self, unet):
-        self.unet, self.passes = unet, []
+        super().__init__(unet, self.record)
+        self.passes = []
 
-    def __call__(self, sample, *args, residuals=None, **others):
+    def record(self, unet, sample, embedding, context, halvings, residuals):
         heights = None if residuals is None else [part.shape[-2] for part in residuals[0]]
         self.passes.append((len(sample), sample.shape[-2], heights))
-        return self.unet(sample, *args, residuals=residuals, **others)
+        return unet(sample, embedding, context, halvings, residuals)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from pipelines.adapters.controlnet import plan_control
 from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import input_scale, scaled_linear
-from pipelines.weights.networks import DiffusersUNet
+from pipelines.text.encoding import Conditioning
+from pipelines.weights.networks import TorchUNet
 
 CPU, HEIGHT, WIDTH = torch.device("cpu"), 8, 12
 TABLE = scaled_linear(zsnr=False)
@@ -30,7 +31,7 @@ class Model:
         torch.manual_seed(0)
         config: dict[str, Any] = dict(self.architecture.unet)
         self.oracle = UNet2DConditionModel(**config).eval().requires_grad_(False)
-        self.unet = DiffusersUNet(self.architecture.unet)
+        self.unet = TorchUNet(self.architecture.unet)
         self.unet.module.load_state_dict(self.oracle.state_dict(), assign=True)
 
     def load(self, network, layout="diffusers", **others):
@@ -54,8 +55,10 @@ class Model:
             Row(
                 torch.randn(4, HEIGHT, WIDTH, generator=generator),
                 sigma,
-                torch.randn(77, width, generator=generator),
-                torch.randn(pooled, generator=generator) if added else None,
+                Conditioning(
+                    torch.randn(77, width, generator=generator),
+                    torch.randn(pooled, generator=generator) if added else None,
+                ),
                 (64.0, 96.0, 0.0, 0.0, 64.0, 96.0) if added else None,
                 controls=controls,
             )
@@ -73,12 +76,12 @@ class Model:
         sample = torch.stack([row.x * input_scale(row.sigma) for row in rows])
         inputs: dict[str, Any] = {
             "timestep": torch.tensor([TABLE.timestep(row.sigma) for row in rows]),
-            "encoder_hidden_states": torch.stack([row.context for row in rows]),
+            "encoder_hidden_states": torch.stack([row.conditioning.context for row in rows]),
         }
-        if rows[0].pooled is not None:
-            pooled = torch.stack([row.pooled for row in rows if row.pooled is not None])
+        pooled = [row.conditioning.pooled for row in rows if row.conditioning.pooled is not None]
+        if pooled:
             inputs["added_cond_kwargs"] = {
-                "text_embeds": pooled,
+                "text_embeds": torch.stack(pooled),
                 "time_ids": torch.tensor([row.time_ids for row in rows]),
             }
         down, middle = None, None

@@ -20,7 +20,7 @@ from pipelines.weights.architecture import sd15, sdxl
 from pipelines.weights.checkpoint import UNET_PREFIX
 from pipelines.weights.key_map import map_control_keys
 from pipelines.weights.model_plan import model_parts
-from pipelines.weights.networks import DiffusersUNet, build_networks
+from pipelines.weights.networks import TorchUNet, build_networks
 
 WIDTHS = {
     "sdxl": (70, 2048, {640: 10, 1280: 60}),
@@ -32,7 +32,7 @@ WIDTHS = {
 @pytest.fixture(scope="module")
 def shapes():
     architectures = {"sdxl": sdxl(), "sd15": sd15()}
-    return {name: DiffusersUNet(config.unet).image_attention.shapes for name, config in architectures.items()}
+    return {name: TorchUNet(config.unet).attention_shapes for name, config in architectures.items()}
 
 
 def write_encoder(path, hidden, inner, layers, projection):

@@ -1,13 +1,16 @@
 """Adapters of each kind against diffusers' own loader, and what is refused."""
 
 import json
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from adapter_files import UNETS, build_unet, make_adapter, make_encoder, save_adapter, save_encoder
 from checkpoint_files import hollow
+from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 from safetensors.torch import load_file, save_file
+from unets import run_unet
 
 from pipelines.adapters.ip_adapter import ENCODER_KEY, detect_ip_adapter, find_encoder
 from pipelines.adapters.vibe import load_vibe
@@ -38,9 +41,11 @@ def load(path, unet, **options):
     return load_vibe(path, None, [unet], CPU, torch.float32, **options)
 
 
-def run_diffusers(unet, stored, kind, images, scales, inputs):
+def run_diffusers(family, unet, stored, kind, images, scales, inputs):
     """The output of diffusers' UNet with the adapter once for each image, rows (prompt, no prompt)."""
-    encoder, module = make_encoder(), unet.module
+    config: dict[str, Any] = dict(UNETS[family])
+    encoder, module = make_encoder(), cast("Any", UNet2DConditionModel(**config).eval())
+    module.load_state_dict(unet.module.state_dict())
     parts = {
         part: {key.removeprefix(f"{part}."): tensor for key, tensor in stored.items() if key.startswith(f"{part}.")}
         for part in ("image_proj", "ip_adapter")
@@ -75,7 +80,7 @@ def test_the_output_equals_that_of_diffusers(family, kind, scales, tmp_path):
     images = [make_image(seed) for seed in range(len(scales))]
     path = save_adapter(tmp_path / "adapter.safetensors", kind, unet)
     generator = torch.Generator().manual_seed(3)
-    width = unet.image_attention.shapes[0][1]
+    width = unet.attention_shapes[0][1]
     added = None
     if family == "sdxl":
         added = {"text_embeds": torch.randn(2, 24, generator=generator), "time_ids": torch.full((2, 6), 64.0)}
@@ -85,9 +90,9 @@ def test_the_output_equals_that_of_diffusers(family, kind, scales, tmp_path):
     )
     inputs = sample, torch.tensor([400, 400]), context, added
     vibes = [Vibe(image, scale) for image, scale in zip(images, scales, strict=True)]
-    ours = unet(*inputs, vibes=load(path, unet).prepare(vibes))
-    plain = unet(*inputs)
-    expected = run_diffusers(unet, make_adapter(kind, unet), kind, images, scales, inputs)
+    ours = run_unet(unet, *inputs, vibes=load(path, unet).prepare(vibes))
+    plain = run_unet(unet, *inputs)
+    expected = run_diffusers(family, unet, make_adapter(kind, unet), kind, images, scales, inputs)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
     assert float((plain - expected).abs().max()) > 0.01
 
@@ -130,14 +135,14 @@ def test_released_encoders_are_known_by_their_shapes(tmp_path):
 
 def refuse(path, unet, encoder=None):
     with pytest.raises(WeightsError) as caught:
-        plan_vibe(path, encoder, unet.image_attention.shapes)
+        plan_vibe(path, encoder, unet.attention_shapes)
     return str(caught.value)
 
 
 def test_what_cannot_be_used_is_refused_by_the_reason(tmp_path):
     unet, other = build_unet("sdxl"), build_unet("sd15")
     path = save_adapter(tmp_path / "a.safetensors", "plus", unet)
-    counts = [len(network.image_attention.shapes) for network in (other, unet)]
+    counts = [len(network.attention_shapes) for network in (other, unet)]
     assert refuse(save_adapter(tmp_path / "sd15.safetensors", "base", other), unet).endswith(
         f"an adapter for {counts[0]} cross-attentions of width 40; the model has {counts[1]} of width 48"
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from jobs import make_job
+from unets import WrappedUNet, list_scales
 
 from demo.checkpoint import DEMO, INPAINTING, VIBE
 from pipelines.adapters.vibe import load_vibe
@@ -21,15 +22,16 @@ REFERENCE = RgbImage(448, 448, bytes((200, 40, 45)) * 448 * 448)
 VIBES = (Vibe(REFERENCE, 1.0), Vibe(REFERENCE, -0.3, 0.25))
 
 
-class Recorder:
-    """A UNet that records how many images each row of each pass has, and their scales."""
+class Recorder(WrappedUNet):
+    """A UNet that records the scales of the images of each row of each pass."""
 
     def __init__(self, unet):
-        self.unet, self.rows = unet, []
+        super().__init__(unet, self.record)
+        self.rows = []
 
-    def __call__(self, *args, vibes=(), **others):
-        self.rows.extend(tuple(vibe.scale for vibe in row) for row in vibes)
-        return self.unet(*args, vibes=vibes, **others)
+    def record(self, unet, sample, embedding, context, *inputs):
+        self.rows.extend(list_scales(context))
+        return unet(sample, embedding, context, *inputs)
 
 
 @pytest.fixture(scope="module")

@@ -6,30 +6,47 @@ import torch
 from pipelines.sampling.batching import MOST_LATENTS, RowBatcher
 from pipelines.sampling.denoise import Row
 from pipelines.sampling.prediction import scaled_linear
+from pipelines.text.encoding import Conditioning
 
 TABLE = scaled_linear(zsnr=True)
 CPU = torch.device("cpu")
 
 
 class FakeUNet:
-    """Adds the mean of the context to the latents, and records every pass."""
+    """Adds the mean of the context to the latents, and records every pass.
+
+    Its embeddings are the timesteps, and the size ids if there are any.
+    """
 
     def __init__(self):
-        self.passes = []
+        self.passes, self.projected = [], 0
 
-    def __call__(self, sample, timestep, context, added_cond_kwargs, halvings, vibes, residuals):
-        self.passes.append((sample, timestep, context, added_cond_kwargs))
-        return sample[:, :4] + context.mean(dim=(1, 2))[:, None, None, None]
+    def project(self, context):
+        self.projected += 1
+        return context
+
+    def project_image(self, vibe):
+        raise NotImplementedError
+
+    def drop_graphs(self):
+        pass
+
+    def embed(self, timesteps, pooled, size_ids):
+        ids = torch.zeros(0) if size_ids is None else size_ids.float()
+        return torch.cat([timesteps[:, None].float(), ids.expand(len(timesteps), -1)], dim=1)
+
+    def __call__(self, sample, embedding, context, halvings=0, residuals=None):
+        self.passes.append((sample, embedding))
+        return sample[:, :4] + context.keys_values.mean(dim=(1, 2))[:, None, None, None]
 
 
 def make_batcher(unet, shared_latents: float = MOST_LATENTS):
     return RowBatcher(unet, TABLE, CPU, torch.float32, shared_latents)
 
 
-def make_row(value=1.0, sigma=3.0, side=4, **inputs):
-    return Row(
-        torch.full((4, side, side), value, dtype=torch.float64), sigma, torch.full((77, 2), value), **inputs
-    )
+def make_row(value=1.0, sigma=3.0, side=4, tokens=77, **inputs):
+    latents = torch.full((4, side, side), value, dtype=torch.float64)
+    return Row(latents, sigma, Conditioning(torch.full((tokens, 2), value), None), **inputs)
 
 
 def test_rows_of_equal_shape_share_a_pass_and_outputs_keep_their_order():
@@ -44,12 +61,10 @@ def test_each_row_is_evaluated_with_its_own_sigma_and_time_ids():
     unet = FakeUNet()
     time_ids = (64, 32, 0, 0, 64, 32)
     make_batcher(unet).evaluate([
-        make_row(sigma=math.inf, pooled=torch.ones(3), time_ids=time_ids), make_row(sigma=0.03, pooled=torch.ones(3), time_ids=(1, 2, 3, 4, 5, 6)),
+        make_row(sigma=math.inf, time_ids=time_ids), make_row(sigma=0.03, time_ids=(1, 2, 3, 4, 5, 6)),
     ])  # fmt: skip
-    sample, timesteps, _, added = unet.passes[0]
-    assert timesteps.tolist() == [999, 0]
-    assert added["time_ids"].tolist() == [[float(value) for value in time_ids], [1, 2, 3, 4, 5, 6]]
-    assert added["time_ids"].dtype == torch.float32
+    sample, embedding = unet.passes[0]
+    assert embedding.tolist() == [[999, *time_ids], [0, 1, 2, 3, 4, 5, 6]]
     assert float(sample[0].mean()) == 1.0  # unit noise is not scaled
     assert float(sample[1].mean()) == pytest.approx(1 / math.sqrt(1 + 0.03**2))
 
@@ -97,5 +112,5 @@ def test_keys_are_equal_for_rows_of_equal_shapes_on_the_same_network():
     key = batcher.make_key((make_row(1.0), make_row(2.0)))
     assert key == batcher.make_key((make_row(3.0, sigma=0.1),))
     assert key != batcher.make_key((make_row(side=8),))
-    assert key != batcher.make_key((make_row(pooled=torch.ones(3)),))
+    assert key != batcher.make_key((make_row(tokens=154),))
     assert key != make_batcher(FakeUNet()).make_key((make_row(1.0),))

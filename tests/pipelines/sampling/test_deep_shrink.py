@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from jobs import change, make_job, plan_first
+from unets import WrappedUNet
+from unets import run_unet as pass_rows
 
 from demo.architecture import demo_architecture
 from pipelines.job import Guidance
 from pipelines.pipeline import Pipeline
 from pipelines.sampling.prediction import scaled_linear
-from pipelines.weights.networks import DiffusersUNet
+from pipelines.weights.networks import TorchUNet
 
 SD15 = dict(demo_architecture().unet) | {
     "block_out_channels": [32, 64, 128, 128],
@@ -26,7 +28,7 @@ SD15 = dict(demo_architecture().unet) | {
 
 def make_unet(config):
     torch.manual_seed(0)
-    unet = DiffusersUNet(config)
+    unet = TorchUNet(config)
     unet.module.to_empty(device="cpu")
     for weight in unet.module.parameters():
         torch.nn.init.normal_(weight, std=0.05)
@@ -44,13 +46,14 @@ def run_unet(unet, height, width, halvings=0):
     blocks = [*unet.module.down_blocks, unet.module.mid_block, *unet.module.up_blocks]
 
     def record(module, args, output):
-        sizes.append(tuple((output[0] if isinstance(output, tuple) else output).shape[-2:]))
+        sizes.append(tuple((output[-1] if isinstance(output, list) else output).shape[-2:]))
 
     hooks = [block.register_forward_hook(record) for block in blocks]
     x = torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(1))
     added = {"text_embeds": torch.zeros(1, 64), "time_ids": torch.zeros(1, 6)}
     with torch.inference_mode():
-        output = unet(x, torch.tensor([900]), torch.zeros(1, 77, 96), added, halvings)
+        inputs = x, torch.tensor([900]), torch.zeros(1, 77, 96)
+        output = pass_rows(unet, *inputs, added if unet.module.add_embedding else None, halvings)
     for hook in hooks:
         hook.remove()
     return output, sizes
@@ -91,12 +94,13 @@ def test_a_run_uses_deep_shrink_less_from_step_to_step(demo):
     assert [plan.deep_shrink_levels(sigma) for sigma in plan.sigmas[:-1]] == expected
     downscales = []
 
-    def record_unet(sample, timestep, context, added_cond_kwargs, halvings, vibes, residuals):
+    def record(unet, sample, embedding, context, halvings, residuals):
         downscales.append(halvings)
-        return demo.weights.unet(sample, timestep, context, added_cond_kwargs, halvings)
+        return unet(sample, embedding, context, halvings)
 
-    Pipeline(replace(demo.weights, unet=record_unet)).generate_latents(job)
+    recorder = WrappedUNet(demo.weights.unet, record)
+    Pipeline(replace(demo.weights, unet=recorder)).generate_latents(job)
     assert downscales == expected
     downscales.clear()
-    Pipeline(replace(demo.weights, unet=record_unet)).generate_latents(change(job, smea="smea"))
+    Pipeline(replace(demo.weights, unet=recorder)).generate_latents(change(job, smea="smea"))
     assert downscales[:4] == [2, 0] * 2  # SMEA's low-resolution copy is not shrunk

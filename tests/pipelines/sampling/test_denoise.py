@@ -100,7 +100,7 @@ def test_an_ordinary_model_starts_at_sigma_max_without_a_special_step():
 
 
 def first_values(rows):
-    return [float(row.context[0, 0]) for row in rows]
+    return [float(row.conditioning.context[0, 0]) for row in rows]
 
 
 def test_rows_are_the_prompt_and_the_negative_prompt():

@@ -44,7 +44,7 @@ def run(embeddings, guidance, steps=3, **changes):
     plan = plan_first(job, TABLE)
     noise = make_image_noise(5, SHAPE, plan.sampler, plan.sigmas, TABLE, plan.brownian)
     estimator = Estimator(plan, embeddings, None, PREDICTIONS["v"], **changes)
-    network = velocity_network(lambda row: torch.full_like(row.x, float(row.context[0, 0])))
+    network = velocity_network(lambda row: torch.full_like(row.x, float(row.conditioning.context[0, 0])))
     return run_denoise(denoise(estimator, noise.initial.double(), noise), network)
 
 

@@ -3,6 +3,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 from transformers import CLIPTextConfig, CLIPTextModel
+from unets import run_unet
 
 from demo.architecture import NARROW, WIDE, demo_architecture
 from demo.checkpoint import random_weights
@@ -82,7 +83,7 @@ def test_the_unet_returns_the_output_of_diffusers_unet(demo):
     )
     added = {"text_embeds": torch.randn(2, WIDE, generator=generator), "time_ids": torch.full((2, 6), 128.0)}
     times = torch.tensor([10, 900])
-    output = demo.weights.unet(sample, times, context, added)
+    output = run_unet(demo.weights.unet, sample, times, context, added)
     torch.testing.assert_close(output, plain(sample, times, context, added_cond_kwargs=added).sample)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from unets import TimedUNet
 
 from pipelines.errors import WeightsError
 from pipelines.sampling.prediction import scaled_linear
@@ -15,18 +16,16 @@ FILE = Path("merged.safetensors")
 SIGMAS = torch.tensor(scaled_linear().sigmas)
 
 
-class Converted:
-    """The demo's UNet with its velocities converted to what a network of another kind predicts."""
+def wrap(unet, convert):
+    """Return a UNet with its velocities converted to what a network of another kind predicts."""
 
-    def __init__(self, unet, convert):
-        self.unet, self.convert = unet, convert
-
-    def __call__(self, sample, timestep, *inputs, **adapters):
-        velocity = self.unet(sample, timestep, *inputs, **adapters)
-        sigma = SIGMAS[timestep.long()][:, None, None, None]
+    def call(run, sample, timesteps):
+        velocity, sigma = run(), SIGMAS[timesteps.long()][:, None, None, None]
         alpha = (sigma**2 + 1) ** -0.5
         noise = alpha * velocity + sigma * alpha * sample
-        return self.convert(noise, alpha * sample - sigma * alpha * velocity)
+        return convert(noise, alpha * sample - sigma * alpha * velocity)
+
+    return TimedUNet(unet, call)
 
 
 KINDS = {
@@ -40,7 +39,7 @@ KINDS = {
 def convert(weights, kind):
     facts = ("SDXL", str(ASSUMED), "the configuration sets zero terminal SNR to False")
     assumed = replace(weights.detection, prediction="eps", zsnr=False, evidence=facts, is_assumed=True)
-    unet = weights.unet if kind == "v" else Converted(weights.unet, KINDS[kind])
+    unet = weights.unet if kind == "v" else wrap(weights.unet, KINDS[kind])
     return replace(weights, unet=unet, detection=assumed)
 
 

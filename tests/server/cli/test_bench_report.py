@@ -6,7 +6,7 @@ import pytest
 
 from server.cli.bench_report import format_number, format_row, list_changes
 from server.cli.bench_row import Drawn, Row
-from server.config.settings import EngineSettings, Settings
+from server.config.settings import EngineSettings, Settings, SpeedSettings
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,10 @@ def test_settings_are_shown_if_they_matter_and_never_as_a_path():
         device="cpu",
         threads="auto",
         engine=EngineSettings(batching="shared", max_rows=4),
+        speed=SpeedSettings(graphs="off"),
     )
-    assert list_changes(settings) == {"device": "cpu", "engine.batching": "shared", "engine.max_rows": 4}
+    engine = {"engine.batching": "shared", "engine.max_rows": 4}
+    assert list_changes(settings) == {"device": "cpu", **engine, "speed.graphs": "off"}
     assert list_changes(Settings()) == {}
 
 

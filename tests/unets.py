@@ -1,0 +1,55 @@
+"""UNets for tests: wrapped ones that record or change passes, and a pass over inputs as diffusers takes them."""
+
+import torch
+
+from pipelines.adapters.attention import group_images
+from pipelines.unet.attention import Context
+
+
+class WrappedUNet:
+    """A UNet whose passes are those of `call(unet, sample, embedding, context, halvings, residuals)`."""
+
+    def __init__(self, unet, call):
+        self._unet, self._call = unet, call
+        self.project, self.project_image = unet.project, unet.project_image
+        self.drop_graphs = unet.drop_graphs
+
+    def embed(self, timesteps, pooled, size_ids):
+        return self._unet.embed(timesteps, pooled, size_ids)
+
+    def __call__(self, sample, embedding, context, halvings=0, residuals=None):
+        return self._call(self._unet, sample, embedding, context, halvings, residuals)
+
+
+class TimedUNet(WrappedUNet):
+    """Likewise, with the timesteps (B,) in place of the embedding, which is passed on to the UNet by `run`."""
+
+    def __init__(self, unet, call):
+        super().__init__(unet, lambda unet, sample, embedding, *inputs: call(
+            lambda: unet(sample, embedding[:, 1:], *inputs), sample, embedding[:, 0]
+        ))  # fmt: skip
+
+    def embed(self, timesteps, pooled, size_ids):
+        return torch.cat([timesteps[:, None], self._unet.embed(timesteps, pooled, size_ids)], dim=1)
+
+
+def run_unet(unet, sample, timesteps, context, added=None, halvings=0, vibes=(), residuals=None):
+    """Return a UNet's output for rows of inputs as diffusers takes them; `vibes` has the images of each row."""
+    rows = range(len(sample))
+    pooled, ids = ([None] * len(sample),) * 2 if added is None else (added["text_embeds"], added["time_ids"])
+    embeddings = [unet.embed(timesteps[k : k + 1], pooled[k], ids[k])[0] for k in rows]
+    keys_values = torch.stack([unet.project(context[k]) for k in rows])
+    images = group_images([[unet.project_image(vibe) for vibe in row] for row in vibes])
+    return unet(sample, torch.stack(embeddings), Context(keys_values, images), halvings, residuals)
+
+
+def list_scales(context):
+    """Return the scales of each row's images in a pass; no rows if none has images."""
+    if not context.images:
+        return []
+    rows = [()] * len(context.keys_values)
+    for group in context.images:
+        indices = range(len(rows)) if group.rows is None else group.rows.tolist()
+        for row, scales in zip(indices, group.scales.flatten(1).tolist(), strict=True):
+            rows[row] = tuple(round(scale, 6) for scale in scales)
+    return rows
