@@ -29,6 +29,7 @@ from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
 from server.engine.queue import Limits
 from server.engine.threads import choose_threads
+from server.heap import share_heap
 from server.metrics.metrics import Metrics
 from server.picture.signature import open_key, read_key
 from server.picture.writer import MetadataPolicy
@@ -83,6 +84,7 @@ def build_engine(
     on_event: OnEvent = ignore_event,
 ) -> Engine:
     """Build an engine that loads the model when it is started, and the others when they are requested."""
+    share_heap()  # before the threads begin that use much memory
     load, engine = partial(_load_models, (model, *others), settings), settings.engine
     images = ACTIVE_IMAGES[engine.batching] if engine.active_images == "auto" else engine.active_images
     limits = Limits(engine.queue_limit, images)

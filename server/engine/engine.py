@@ -161,14 +161,17 @@ class Engine:
                 reason = f"the queue has no room for {asked} of yours: {own} of {share} wait"
                 raise Overloaded(reason, self.expect_end(client))
 
-    def forecast(self) -> list[Forecast]:
-        """Return what is expected of the jobs, in the order in which the device takes them."""
+    def forecast(self, without: Ticket | None = None) -> list[Forecast]:
+        """Return what is expected of the jobs, in the order in which the device takes them; one may be left out."""
         with self._changed:
-            return [] if self._loaded is None else self._queue.forecast(self._loaded.is_active)
+            return [] if self._loaded is None else self._queue.forecast(self._loaded.is_active, without)
 
-    def expect_end(self, client: str | None = None) -> float | None:
-        """Return in how many seconds the first job ends, of a client or of all; None if there is none."""
-        forecasts = (each for each in self.forecast() if client in (None, each.ticket.client))
+    def expect_end(self, client: str | None = None, without: Ticket | None = None) -> float | None:
+        """Return in how many seconds the first job ends, of a client or of all, but for one that is dropped.
+
+        Returns None if there is none.
+        """
+        forecasts = (each for each in self.forecast(without) if client in (None, each.ticket.client))
         return min((each.end for each in forecasts), default=None)
 
     def stop(self) -> None:

@@ -27,15 +27,17 @@ from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
 from pipelines.speed import SpeedChoices
 from pipelines.steps import Run
+from pipelines.stopwatch import Stopwatch
 from pipelines.torch_build import describe_build as describe_build
+from pipelines.torch_build import describe_device
 from pipelines.torch_build import explain_missing_kernels as explain_missing_kernels
 from pipelines.types import OnPreview
 from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import Upscaler, load_upscaler
-from pipelines.weights.checkpoint import fingerprint
+from pipelines.weights.checkpoint import fingerprint, open_checkpoint
 from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
-from pipelines.weights.load import Weights, load_weights
+from pipelines.weights.load import Weights, choose_dtype, load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
 from pipelines.weights.model_plan import plan_model
 from pipelines.weights.networks import TorchUNet
@@ -125,13 +127,27 @@ def load_models(
 
 def read_memory(device: str) -> dict[str, int]:
     """Return the bytes of a GPU's memory that tensors use, and that torch has reserved; nothing for another device."""
+    return _read_memory(device, "current")
+
+
+def read_peak_memory(device: str) -> dict[str, int]:
+    """Return the most of either since `reset_peak_memory`."""
+    return _read_memory(device, "peak")
+
+
+def reset_peak_memory(device: str) -> None:
+    """Give back what a GPU has no use for, and begin to measure how much memory it needs at most."""
+    if torch.device(device).type == "cuda":
+        release_memory(torch.device(device))
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _read_memory(device: str, statistic: Literal["current", "peak"]) -> dict[str, int]:
     if torch.device(device).type != "cuda":
         return {}
     stats = torch.cuda.memory_stats(device)
-    return {
-        "used": stats.get("allocated_bytes.all.current", 0),
-        "reserved": stats.get("reserved_bytes.all.current", 0),
-    }
+    kinds = {"used": "allocated_bytes", "reserved": "reserved_bytes"}
+    return {kind: stats.get(f"{name}.all.{statistic}", 0) for kind, name in kinds.items()}
 
 
 def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:
@@ -281,3 +297,21 @@ def resolve_device(name: str) -> str:
     except (RuntimeError, AssertionError):
         raise ConfigError(f"device = {name!r} is not available; cpu always is") from None
     return name
+
+
+def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str]:
+    """Return the device that a model runs on, torch's build, and what the networks compute in.
+
+    Raises `ConfigError` if the device does not exist.
+    """
+    device = torch.device(resolve_device(settings.device))
+    dtype = DTYPES.get(settings.dtype) or choose_dtype(open_checkpoint(model.entry.path), device)
+    facts = {"device": device.type, **describe_device(device)}
+    if device.type == "cpu":
+        facts["threads"] = str(choose_threads(settings.threads) or torch.get_num_threads())
+    return facts | {"torch": torch.__version__, "dtype": str(dtype).removeprefix("torch.")}
+
+
+def open_stopwatch(settings: Settings) -> Stopwatch:
+    """Return a stopwatch for the device of the settings."""
+    return Stopwatch(torch.device(resolve_device(settings.device)))

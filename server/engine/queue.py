@@ -135,11 +135,15 @@ class Queue:
         waiting = [ticket for ticket in self._numbers if ticket not in self.running]
         return next(iter(self._sort(waiting, is_active)), None)
 
-    def forecast(self, is_active: Callable[[Work], bool]) -> list[Forecast]:
-        """Return when each job is expected to begin and to end, in their order, if no other one comes."""
+    def forecast(self, is_active: Callable[[Work], bool], without: Ticket | None = None) -> list[Forecast]:
+        """Return when each job is expected to begin and to end, in their order, if no other one comes.
+
+        Args:
+            without: a job that is dropped.
+        """
         forecasts: list[Forecast] = []
         now = 0.0
-        for ticket in self._sort(self._numbers, is_active):
+        for ticket in self._sort([each for each in self._numbers if each is not without], is_active):
             job, start = self.running.get(ticket), now
             now += self.estimate_remaining(ticket)
             begun = (0.0, now, job.done) if job is not None else (start, now, 0.0)
