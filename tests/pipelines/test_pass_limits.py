@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipelines.pass_limits import PassLimits, count_unet_bytes, count_vae_bytes, find_pass_limits
+from pipelines.pass_limits import PassLimits, count_decoder_bytes, count_row_bytes, find_pass_limits
 from pipelines.sampling.batching import MEGAPIXEL
 from pipelines.unet.attention import Context
 from pipelines.weights.architecture import sdxl
@@ -69,14 +69,16 @@ def test_a_pass_of_the_unet_takes_what_is_counted(networks, sdxl_weights):
         memory.add(keys_values.untyped_storage())
         kept = memory.live
         unet(make(rows, 4, SIDE, SIDE), make(rows, unet.module.shape.embedding), Context(keys_values))
-    assert (memory.peak - kept) / (rows * SIDE**2) == pytest.approx(count_unet_bytes(sdxl_weights), rel=0.05)
+    assert (memory.peak - kept) / (rows * SIDE**2) == pytest.approx(
+        count_row_bytes(sdxl(), torch.float16), rel=0.05
+    )
 
 
 @torch.inference_mode()
 def test_decoding_takes_what_is_counted(networks, sdxl_weights):
     with LiveBytes() as memory:
         networks[1].decode(make(1, 4, SIDE, SIDE, dtype=torch.float32))
-    assert memory.peak / SIDE**2 == pytest.approx(count_vae_bytes(sdxl_weights), rel=0.05)
+    assert memory.peak / SIDE**2 == pytest.approx(count_decoder_bytes(sdxl(), torch.float32), rel=0.05)
 
 
 @pytest.mark.parametrize(
