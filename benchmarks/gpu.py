@@ -16,15 +16,16 @@ from statistics import median
 from typing import Any, cast
 
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.diffusers_pipeline import build_pipeline
 from benchmarks.machine import machine
 from demo.architecture import demo_architecture
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
-from pipelines.text.encoding import PromptEncoder
+from pipelines.text.encoding import Conditioning, PromptEncoder
+from pipelines.unet.attention import Context
 from pipelines.weights.architecture import Architecture, sdxl
 from pipelines.weights.detect import Detection
 from pipelines.weights.load import Weights
@@ -75,42 +76,49 @@ def randomize(module: nn.Module, generator: torch.Generator) -> None:
             buffer.copy_(torch.arange(buffer.shape[-1])[None])
 
 
-def build_inputs(
-    setup: Setup, weights: Weights
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the UNet inputs of one CFG pass (two rows): latents, times, prompt embeddings, and added conditions."""
-    texts = PromptEncoder(weights.text_encoders, weights.device).encode(Prompts("1girl, smile", "lowres"))
+@dataclass(frozen=True)
+class PassInputs:
+    """The UNet's inputs of one CFG pass, two rows."""
+
+    sample: torch.Tensor
+    embedding: torch.Tensor
+    context: Context
+
+
+def build_inputs(setup: Setup, weights: Weights) -> PassInputs:
+    """Return the inputs of a pass in the middle of a run."""
+    texts = encode_prompts(weights)
     noise = torch.randn(2, 4, setup.height // 8, setup.width // 8, generator=torch.Generator().manual_seed(1))
-    context = torch.stack([texts.positive.context, texts.negative.context]).to(weights.dtype)
-    assert texts.positive.pooled is not None
-    assert texts.negative.pooled is not None
-    pooled = torch.stack([texts.positive.pooled, texts.negative.pooled]).to(weights.dtype)
-    ids = torch.tensor(
-        [[setup.height, setup.width, 0, 0, setup.height, setup.width]] * 2, device=weights.device
-    ).float()
-    times = torch.tensor([500.0, 500.0], device=weights.device)
-    return noise.to(weights.device, weights.dtype), times, context, {"text_embeds": pooled, "time_ids": ids}
+    ids = torch.tensor([setup.height, setup.width, 0, 0, setup.height, setup.width], device=weights.device)
+    times = torch.tensor([500.0], device=weights.device)
+    embeddings = [weights.unet.embed(times, text.pooled, ids)[0] for text in texts]
+    keys_values = torch.stack([weights.unet.project(text.context) for text in texts])
+    return PassInputs(noise.to(weights.device, weights.dtype), torch.stack(embeddings), Context(keys_values))
+
+
+def encode_prompts(weights: Weights) -> tuple[Conditioning, Conditioning]:
+    """Return the conditionings of a prompt and a negative prompt."""
+    texts = PromptEncoder(weights.text_encoders, weights.device).encode(Prompts("1girl, smile", "lowres"))
+    return texts.positive, texts.negative
 
 
 def measure_error(setup: Setup, weights: Weights) -> float:
     """Return the relative RMS error of the UNet's output in its own dtype against float32."""
-    sample, times, context, added = build_inputs(setup, weights)
-    half = weights.unet(sample, times, context, added).float()
-    unet = cast("Any", copy.copy(weights.unet))
-    unet.module = copy.deepcopy(unet.module).float()
-    added32 = {name: tensor.float() for name, tensor in added.items()}
-    full = unet(sample.float(), times, context.float(), added32)
+    inputs, module = build_inputs(setup, weights), cast("Any", weights.unet).module
+    half = module(inputs.sample, inputs.embedding, inputs.context).float()
+    context = Context(inputs.context.keys_values.float())
+    full = copy.deepcopy(module).float()(inputs.sample.float(), inputs.embedding.float(), context)
     return float((half - full).norm() / full.norm())
 
 
 def count_operations(setup: Setup, weights: Weights) -> float:
     """Return the floating-point operations of one image: all CFG passes and the VAE decode."""
-    sample, times, context, added = build_inputs(setup, weights)
+    inputs = build_inputs(setup, weights)
     with FlopCounterMode(display=False) as counter:
-        weights.unet(sample, times, context, added)
+        weights.unet(inputs.sample, inputs.embedding, inputs.context)
     one_pass = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
-        weights.vae.decode(sample[:1].to(weights.vae_dtype))
+        weights.vae.decode(inputs.sample[:1].to(weights.vae_dtype))
     return setup.steps * one_pass + counter.get_total_flops()
 
 
@@ -137,39 +145,23 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def build_scheduler() -> EulerDiscreteScheduler:
-    """Return diffusers' scheduler for Euler steps of a model with v-prediction and zero terminal SNR."""
-    return EulerDiscreteScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-    )
-
-
 def build_diffusers_run(setup: Setup, weights: Weights) -> Callable[[], object]:
     """Return a function that generates an image with diffusers' pipeline and scheduler on the same networks."""
-    pipe = cast("Any", StableDiffusionXLPipeline)(
-        vae=cast("Any", weights.vae).module,
-        unet=cast("Any", weights.unet).module,
-        scheduler=build_scheduler(),
-        text_encoder=None,
-        text_encoder_2=None,
-        tokenizer=None,
-        tokenizer_2=None,
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    _, _, context, added = build_inputs(setup, weights)
+    pipe = build_pipeline(weights)
+    prompt, negative = encode_prompts(weights)
+    assert prompt.pooled is not None
+    assert negative.pooled is not None
+    embeddings = {
+        "prompt_embeds": prompt.context[None],
+        "negative_prompt_embeds": negative.context[None],
+        "pooled_prompt_embeds": prompt.pooled[None],
+        "negative_pooled_prompt_embeds": negative.pooled[None],
+    }
+    embeddings = {name: tensor.to(weights.dtype) for name, tensor in embeddings.items()}
 
     def generate() -> object:
         latents = pipe(
-            prompt_embeds=context[:1],
-            negative_prompt_embeds=context[1:],
-            pooled_prompt_embeds=added["text_embeds"][:1],
-            negative_pooled_prompt_embeds=added["text_embeds"][1:],
+            **embeddings,
             width=setup.width,
             height=setup.height,
             num_inference_steps=setup.steps,

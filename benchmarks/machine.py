@@ -3,15 +3,16 @@
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 
 def machine() -> dict[str, object]:
     """Processor, cores, memory, GPU and the versions that matter."""
     import torch
 
+    from pipelines.torch_build import read_processor
+
     facts: dict[str, object] = {
-        "processor": processor(),
+        "processor": read_processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
@@ -20,11 +21,3 @@ def machine() -> dict[str, object]:
     if torch.cuda.is_available():
         facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return facts
-
-
-def processor() -> str:
-    """The processor's name as the kernel gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()

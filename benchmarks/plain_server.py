@@ -14,17 +14,16 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import uvicorn
-from diffusers import StableDiffusionXLPipeline  # pyright: ignore[reportPrivateImportUsage]
 from fastapi import FastAPI, Response
 from PIL.Image import Image
 from pydantic import BaseModel
 from transformers import CLIPTokenizer
 
-from benchmarks.gpu import build_scheduler
+from benchmarks.diffusers_pipeline import build_pipeline
 from pipelines.text.tokens import clip_tokenizer
 from pipelines.weights.load import load_weights
 
@@ -62,18 +61,7 @@ def build_tokenizer(padding: str) -> CLIPTokenizer:
 def load_pipeline(checkpoint: Path, device: str) -> Draw:
     """Return a function that draws a request's images with diffusers' pipeline."""
     weights = load_weights(checkpoint, device=device)
-    first, second = (cast("Any", encoder).module for encoder in weights.text_encoders)
-    pipe = cast("Any", StableDiffusionXLPipeline)(
-        vae=cast("Any", weights.vae).module,
-        unet=cast("Any", weights.unet).module,
-        scheduler=build_scheduler(),
-        text_encoder=first,
-        text_encoder_2=second,
-        tokenizer=build_tokenizer("<|endoftext|>"),
-        tokenizer_2=build_tokenizer("!"),
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
+    pipe = build_pipeline(weights, [build_tokenizer("<|endoftext|>"), build_tokenizer("!")])
 
     @torch.inference_mode()
     def draw(asked: Parameters, prompt: str) -> list[Image]:

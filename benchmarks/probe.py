@@ -9,7 +9,7 @@ UNet, each also with random changes to all weights, and the demo's outputs conve
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,9 @@ from demo.latents import build_latent_cache
 from demo.model import load_model, save_model
 from demo.text_encoders import split_captions
 from pipelines.sampling.prediction import scaled_linear
-from pipelines.weights.load import Weights, load_weights
+from pipelines.unet.attention import Context
+from pipelines.weights.load import load_weights
+from pipelines.weights.networks import Residuals, UNet
 from pipelines.weights.probe import Probe, probe_unet
 
 RESULTS = Path(__file__).parent / "results" / "probe.json"
@@ -65,17 +67,33 @@ def train_twin(folder: Path, steps: int) -> Path:
     return file
 
 
-def convert(weights: Weights, to_output: Callable[[Tensor, Tensor], Tensor]) -> Weights:
-    """Return weights whose UNet gives `to_output(noise, x0)` of its own estimates from velocity."""
-    unet = weights.unet
+class ConvertedUNet:
+    """A UNet whose output is `to_output(noise, x0)` of another one's estimates from velocity.
 
-    def predict(sample: Tensor, timestep: Tensor, *inputs: Any) -> Tensor:
-        velocity = unet(sample, timestep, *inputs)
-        sigma = SIGMAS[timestep.long()][:, None, None, None]
+    Its embedding begins with the timestep.
+    """
+
+    def __init__(self, unet: UNet, to_output: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._unet, self._to_output = unet, to_output
+        self.project, self.project_image = unet.project, unet.project_image
+        self.drop_graphs = unet.drop_graphs
+
+    def embed(self, timesteps: Tensor, pooled: Tensor | None, size_ids: Tensor | None) -> Tensor:
+        return torch.cat([timesteps[:, None], self._unet.embed(timesteps, pooled, size_ids)], dim=1)
+
+    def __call__(
+        self,
+        sample: Tensor,
+        embedding: Tensor,
+        context: Context,
+        halvings: int = 0,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
+        velocity = self._unet(sample, embedding[:, 1:], context, halvings, residuals)
+        sigma = SIGMAS[embedding[:, 0].long()][:, None, None, None]
         alpha = (sigma**2 + 1).rsqrt()
-        return to_output(alpha * velocity + sigma * alpha * sample, alpha * sample - sigma * alpha * velocity)
-
-    return replace(weights, unet=cast("Any", predict))
+        noise, x0 = alpha * velocity + sigma * alpha * sample, alpha * sample - sigma * alpha * velocity
+        return self._to_output(noise, x0)
 
 
 @torch.no_grad()
@@ -104,7 +122,7 @@ def measure(twin: Path) -> Iterator[tuple[str, Probe]]:
         "rectified flow": lambda noise, x0: noise - x0,
     }
     for name, to_output in kinds.items():
-        yield f"{name}: demo, converted", probe_unet(demo, convert(demo, to_output).unet)
+        yield f"{name}: demo, converted", probe_unet(demo, ConvertedUNet(demo.unet, to_output))
 
 
 def main() -> None:

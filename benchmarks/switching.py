@@ -25,7 +25,6 @@ from benchmarks.fullsize import anonymous_memory
 from benchmarks.machine import machine
 from demo.checkpoint import DEMO
 from pipelines.job import Guidance, Job, Lora, Pass, Prompts
-from pipelines.steps import run_steps
 from pipelines.weights.checkpoint import UNET_PREFIX, fingerprint
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
@@ -80,8 +79,7 @@ class Bench:
 def run_job(resident: ResidentModels, job: Job) -> None:
     """Run a job to its end."""
     resident.activate(job)
-    run = resident.begin(job)
-    run.finish(run_steps(run.images))
+    resident.begin(job).complete()
 
 
 def make_models(source: Path, folder: Path) -> tuple[ServedModel, ...]:

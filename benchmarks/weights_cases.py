@@ -83,6 +83,7 @@ from diffusers import EDMEulerScheduler
 from pipelines.image.vae import VaeCodec
 from pipelines.job import Prompts
 from pipelines.text.encoding import PromptEncoder
+from pipelines.unet.attention import Context
 from pipelines.weights.load import load_weights
 
 file, output, positive, negative = sys.argv[1:]
@@ -91,15 +92,17 @@ weights = load_weights(Path(file), device="cpu", dtype=torch.float32)
 embeddings = PromptEncoder(weights.text_encoders, torch.device("cpu")).encode(Prompts(positive, negative))
 context = torch.stack([embeddings.negative.context, embeddings.positive.context])
 pooled = torch.stack([embeddings.negative.pooled, embeddings.positive.pooled])
-added = {"text_embeds": pooled, "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * 2, dtype=torch.float32)}
+ids = torch.tensor([side, side, 0, 0, side, side])
 scheduler = EDMEulerScheduler(
     prediction_type="v_prediction", sigma_schedule="exponential", sigma_min=0.002, sigma_max=120.0, sigma_data=1.0)
 scheduler.set_timesteps(steps)
 x = torch.randn(1, 4, side // 8, side // 8, generator=torch.Generator().manual_seed(seed)) * 120.0
 with torch.inference_mode():
+    keys = Context(torch.stack([weights.unet.project(part) for part in context]))
     for t in scheduler.timesteps:
         sample = torch.cat([scheduler.scale_model_input(x, t)] * 2)
-        uncond, cond = weights.unet(sample, t.expand(2), context, added).chunk(2)
+        embedding = torch.cat([weights.unet.embed(t[None], vector, ids) for vector in pooled])
+        uncond, cond = weights.unet(sample, embedding, keys).chunk(2)
         x = scheduler.step(uncond + scale * (cond - uncond), t, x).prev_sample
     pixels = VaeCodec(weights.vae, weights.architecture.latent_scale, torch.float32).decode(x[0])
 np.save(output, pixels)

@@ -64,15 +64,25 @@ def translate_device_errors(device: torch.device) -> Generator[None]:
     device first ("cuDNN error: ..."). So neither type nor text decides, but whether the device still works.
     """
     try:
-        yield
-    except (RuntimeError, MemoryError, OSError) as error:
-        if is_out_of_memory(error):
-            clear_frames(error.__traceback__)  # they hold the tensors that took the memory
-            raise OutOfMemory from error
-        if not isinstance(error, RuntimeError) or not is_device_lost(device):
+        with translate_memory_errors():
+            yield
+    except RuntimeError as error:
+        if not is_device_lost(device):
             raise
         first_line = str(error).partition("\n")[0]
         raise DeviceLost(f"{device}: {first_line}") from error
+
+
+@contextmanager
+def translate_memory_errors() -> Generator[None]:
+    """Raise OutOfMemory instead of an error for lack of memory; for work that does not use the device."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        clear_frames(error.__traceback__)  # they hold the tensors that took the memory
+        raise OutOfMemory from error
 
 
 def release_memory(device: torch.device) -> None:

@@ -18,11 +18,10 @@ from pipelines.adapters.vibe import VibeEncoder
 from pipelines.cost import estimate_passes
 from pipelines.device import compute_parts, release_memory, translate_device_errors
 from pipelines.errors import NotFinite, PipelineError
-from pipelines.image.color_match import match_colors
+from pipelines.image.finishing import finish_image
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
-from pipelines.image.overlay import apply_overlay
 from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
-from pipelines.image.vae import VaeCodec, has_tiles
+from pipelines.image.vae import VaeCodec
 from pipelines.job import (
     SEED_MODULUS,
     Control,
@@ -130,18 +129,25 @@ class Pipeline:
     def move(self, device: torch.device) -> None:
         """Move the weights; the pipeline runs only while they are on its own device. ControlNets are freed."""
         self._controls.drop()
+        self._drop_graphs()
         for module in self._list_modules():
             nn.Module.to(module, device)
 
     def free_memory(self) -> None:
         """Free what is kept on the device and can be made again: ControlNets, and what was computed of prompts."""
         self._controls.free_unused()
+        self._drop_graphs()
         self._prompts.clear()
         for batcher in (self._batcher, self._inpaint_batcher):
             if batcher is not None:
                 batcher.free_memory()
         gc.collect()
         release_memory(self.device)
+
+    def _drop_graphs(self) -> None:
+        for unet in (self.weights.unet, self.weights.inpainting):
+            if unet is not None:
+                unet.drop_graphs()
 
     def _list_modules(self) -> list[nn.Module]:
         parts = [planned.part.module for planned in self.weights.parts]
@@ -197,7 +203,7 @@ class Pipeline:
         previous: RgbImage | None = None,
         previews: PreviewRun | None = None,
     ) -> StepCoroutine[Pixels]:
-        """Generate image `index` of a pass.
+        """Generate image `index` of a pass, except for what `finish_image` does.
 
         Args:
             previous: the image that a pass with `PreviousPass` starts from, at its own size.
@@ -208,14 +214,10 @@ class Pipeline:
         """
         latents = yield from self.denoise_image(inputs, index, previous, previews)
         progress, key = inputs.show_progress(index, inputs.plan.steps, 0.0), (id(self._vae), latents.shape)
-        if has_tiles(latents):
-            image = yield from self._decode_tiles(latents, progress)
-        else:
-            share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
-            image = yield Step(progress, self._decode, latents, key, share, "decode")
-        if isinstance(init := inputs.pass_.init, InitImage):
-            image = apply_overlay(match_colors(image, init), init)
-        return image
+        if self._vae.tiling.applies(latents):
+            return (yield from self._decode_tiles(latents, progress))
+        share = min(1.0, latents.shape[-2] * latents.shape[-1] / self._limits.vae)
+        return (yield Step(progress, self._decode, latents, key, share, "decode"))
 
     @torch.inference_mode()
     def denoise_image(
@@ -287,7 +289,8 @@ class Pipeline:
         self.activate(job)
         inputs = self.begin_pass(job)
         images = [self.generate_image(inputs, index) for index in range(len(inputs.pass_.seeds))]
-        return Output(run_steps(images, on_step, self._batching == "shared"), inputs.plan.sigmas)
+        decoded = run_steps(images, on_step, self._batching == "shared")
+        return Output([finish_image(image, inputs.pass_) for image in decoded], inputs.plan.sigmas)
 
     def generate_latents(self, job: Job, on_step: OnStep | None = None) -> list[Tensor]:
         """Run a job's first pass up to the clean latents, (4, height / 8, width / 8) for each seed."""

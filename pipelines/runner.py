@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.device import compute_parts, make_step, translate_device_errors
+from pipelines.device import compute_parts, make_step, translate_device_errors, translate_memory_errors
+from pipelines.image.finishing import finish_image, needs_finishing
 from pipelines.image.preview import DecodePreview
 from pipelines.job import Job, PreviousPass, RgbImage, UpscaleJob, VibeJob, Work
 from pipelines.pipeline import PassInputs, Pipeline
 from pipelines.previewer import Previewer, PreviewRun
-from pipelines.steps import Part, PartCoroutine, Run, StepCoroutine, run_steps
+from pipelines.steps import Part, PartCoroutine, Run, StepCoroutine
 from pipelines.types import OnPreview, OnStep, Output, Pixels, Progress
-from pipelines.upscale.upscaler import Upscaler, resize_tiles
+from pipelines.upscale.upscaler import Upscaler, enlarge_tiles, resize_lanczos, resize_tiles
 
 
 class Runner:
@@ -74,14 +75,16 @@ class Runner:
             PipelineError: the job cannot be run, or its result is not finite.
         """
         if isinstance(work, UpscaleJob):
-            return Run([self._guard(self._upscale(work))], lambda images: Output(images, ()))
+            fit = partial(_fit, work.width, work.height)
+            return Run([self._guard(self._upscale(work))], lambda images: Output(images, ()), fit)
         if isinstance(work, VibeJob):
             return Run([self._guard(self._encode_vibe(work))], lambda vibes: Output((), (), vibes[0]))
         count = len(work.passes[0].seeds)
         with translate_device_errors(self._pipeline.device):
             previews = None if on_preview is None else PreviewRun(self.previewer, count, on_preview)
         run = JobRun(self._pipeline, self._upscaler, work, previews)
-        return Run([self._guard(run.generate(index)) for index in range(count)], run.finish)
+        finish_image = run.finish_image if needs_finishing(work.passes[-1]) else None
+        return Run([self._guard(run.generate(index)) for index in range(count)], run.finish, finish_image)
 
     def run(self, work: Work, on_step: OnStep | None = None, on_preview: OnPreview | None = None) -> Output:
         """Run a job to its end.
@@ -93,11 +96,11 @@ class Runner:
         self.activate(work)
         run = self.begin(work, on_preview)
         with translate_device_errors(self._pipeline.device):
-            return run.finish(run_steps(run.images, on_step))
+            return run.complete(on_step)
 
     def _upscale(self, job: UpscaleJob) -> StepCoroutine[Pixels]:
         pixels = np.frombuffer(job.image.rgb, np.uint8).reshape(job.image.height, job.image.width, 3)
-        tiles = resize_tiles(pixels, job.width, job.height, self._upscaler)
+        tiles = enlarge_tiles(pixels, job.width, job.height, self._upscaler)
         show = partial(_show_part, Progress(0, 1, 1, 0.0))
         return compute_parts(self._pipeline.device, tiles, show, "upscale")
 
@@ -123,13 +126,14 @@ class JobRun:
         self._part: Part | None = None
 
     def generate(self, index: int) -> StepCoroutine[Pixels]:
-        """Generate image `index`."""
+        """Generate image `index`, except for what `finish_image` does."""
         previous: RgbImage | None = None
         image: Pixels | None = None
         for number, pass_ in enumerate(self._job.passes):
             inputs = yield from self._find_inputs(number, index)
             if image is not None and isinstance(pass_.init, PreviousPass):
                 upscaler = self._upscaler if pass_.init.network else None
+                image = finish_image(image, self._job.passes[number - 1])
                 tiles = resize_tiles(image, pass_.width, pass_.height, upscaler)
                 progress = Progress(index, 1, 1, 0.0, inputs.before, 0.0)
                 resized = yield from compute_parts(
@@ -139,6 +143,14 @@ class JobRun:
             image = yield from self._pipeline.generate_image(inputs, index, previous, self._previews)
         assert image is not None
         return image
+
+    def finish_image(self, image: Pixels) -> Pixels:
+        """Return a generated image in its init image's colors and under its overlay; on any thread.
+
+        Raises OutOfMemory if there is too little.
+        """
+        with translate_memory_errors():
+            return finish_image(image, self._job.passes[-1])
 
     def finish(self, images: Sequence[Pixels]) -> Output:
         """Return the job's output."""
@@ -165,6 +177,12 @@ class JobRun:
             self._part = self._encoding.send(computed)
         except StopIteration as stop:
             self._inputs.append(stop.value)
+
+
+def _fit(width: int, height: int, image: Pixels) -> Pixels:
+    """Return an image that is upscaled by the network, if there is one, at the size that was asked for."""
+    with translate_memory_errors():
+        return resize_lanczos(image, width, height)
 
 
 def _show_part(progress: Progress, part: Part) -> Progress:

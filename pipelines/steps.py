@@ -12,8 +12,11 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from pipelines.types import OnStep, Output, Progress
 
 Result = TypeVar("Result")
-Stage: TypeAlias = Literal["draw", "decode", "upscale", "encode"]
-"""What a step is for: estimating the image, decoding it, enlarging it, or encoding what it is drawn from."""
+Stage: TypeAlias = Literal["draw", "decode", "upscale", "encode", "finish"]
+"""What a step is for: estimating the image, decoding it, enlarging it, or encoding what it is drawn from.
+
+No step is for finishing images, which needs no device.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,22 @@ StepCoroutine: TypeAlias = Generator[Step, Any, Result]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """A job that has begun: a coroutine for each image, and what makes the job's output of their results.
+    """A job that has begun. One that is for no image has one coroutine.
 
-    A job that is for no image has one coroutine.
+    Attributes:
+        images: a coroutine for each image.
+        finish: makes the job's output of their results, finished ones.
+        finish_image: does to a result what needs no device, on any thread; None if nothing remains to be done.
     """
 
     images: Sequence[StepCoroutine[Any]]
     finish: Callable[[Sequence[Any]], Output]
+    finish_image: Callable[[Any], Any] | None = None
+
+    def complete(self, on_step: OnStep | None = None) -> Output:
+        """Take all steps, one image after another, finish the images and return the output."""
+        results = run_steps(self.images, on_step)
+        return self.finish(results if self.finish_image is None else list(map(self.finish_image, results)))
 
 
 def take_steps(steps: Sequence[Step]) -> Sequence[Any]:

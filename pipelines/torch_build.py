@@ -4,7 +4,13 @@ A build has kernels for some architectures of GPUs: `sm_86` runs on compute capa
 for `compute_90` is compiled on any GPU from 9.0 on (CUDA C++ Programming Guide, "Binary Compatibility").
 """
 
+import ctypes
+import platform
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,3 +59,36 @@ def explain_missing_kernels() -> str | None:
                 f"has {built}; install another build of torch, see docs/docker.md"
             )
     return None
+
+
+def describe_device(device: torch.device) -> dict[str, str]:
+    """Return the name of a device, and of a GPU its compute capability, CUDA's version and the driver's if known."""
+    if device.type != "cuda":
+        return {"name": read_processor() if device.type == "cpu" else "Apple GPU"}
+    capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    facts = {"name": torch.cuda.get_device_name(device), "compute capability": capability}
+    driver = read_driver_version()
+    return facts | {"CUDA": torch.version.cuda or "unknown", "driver": driver or "unknown"}
+
+
+def read_processor() -> str:
+    """Return the name of the processor as Linux gives it, or what Python knows of it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine() or "CPU"
+
+
+def read_driver_version(library: Any = None) -> str | None:  # noqa: ANN401 -- a C library, or a test's
+    """Return the version of NVIDIA's driver, or None without one (NVML API, nvmlSystemGetDriverVersion)."""
+    try:
+        nvml = library or ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+        if nvml.nvmlInit_v2() != 0:
+            return None
+        text = ctypes.create_string_buffer(96)
+        status = nvml.nvmlSystemGetDriverVersion(text, len(text))
+        nvml.nvmlShutdown()
+    except (OSError, AttributeError):
+        return None
+    return text.value.decode("ascii", "replace") if status == 0 else None

@@ -26,6 +26,8 @@ from math import ceil
 
 UNKNOWN_RETRY, LONGEST_RETRY = 5, 600
 """Seconds after which to try again if nothing is known, and at most."""
+UNAVAILABLE_RETRY = 10
+"""The same for what takes longer than waiting for room, such as loading."""
 
 
 class ApiError(Exception):
@@ -128,7 +130,7 @@ class Overloaded(ApiError):
     status = 429
 
     def __init__(self, reason: str, seconds: float | None = None) -> None:
-        whole = UNKNOWN_RETRY if seconds is None else ceil(min(max(seconds, 1), LONGEST_RETRY))
+        whole = _round_retry(seconds, UNKNOWN_RETRY)
         when = "shortly" if seconds is None else f"in {whole} second{'s' if whole > 1 else ''}"
         super().__init__(f"{reason}; try again {when}", {"Retry-After": str(whole)})
 
@@ -149,16 +151,25 @@ class Disconnected(ApiError):
 
 
 class Unavailable(ApiError):
-    """The engine does not take jobs (it is loading, stopping or has failed), or has too little memory for one."""
+    """The engine does not take jobs (it is loading, stopping or has failed), has too little memory for one, or too
+    little time.
+
+    Args:
+        seconds: when to try again; None if it is not known.
+    """
 
     status = 503
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, {"Retry-After": "10"})
+    def __init__(self, message: str, seconds: float | None = None) -> None:
+        super().__init__(message, {"Retry-After": str(_round_retry(seconds, UNAVAILABLE_RETRY))})
 
 
 class Failed(ApiError):
     """The request was right, but this server could not do it."""
+
+
+def _round_retry(seconds: float | None, unknown: int) -> int:
+    return unknown if seconds is None else ceil(min(max(seconds, 1), LONGEST_RETRY))
 
 
 def shorten(value: object) -> str:

@@ -2,8 +2,6 @@
 
 from contextlib import closing
 
-from pipelines.steps import run_steps
-
 
 def run_rows(batcher, trajectory):
     """Return the final latents of a coroutine of rows."""
@@ -20,5 +18,4 @@ def run_rows(batcher, trajectory):
 def run_job(loaded, work, on_preview=None):
     """Return the output of a job, run to its end on a loaded model."""
     loaded.activate(work)
-    run = loaded.begin(work, on_preview)
-    return run.finish(run_steps(run.images))
+    return loaded.begin(work, on_preview).complete()

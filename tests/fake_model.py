@@ -14,7 +14,7 @@ from PIL import Image
 from waiting import LIMIT
 
 from pipelines.job import EncodedVibe, Job, UpscaleJob, VibeJob
-from pipelines.steps import Run, Step, run_steps
+from pipelines.steps import Run, Step
 from pipelines.types import Output, Preview, Progress
 from server.api.state import AppState
 from server.app import create_app
@@ -71,8 +71,7 @@ class FakeModel:
         return Run([self._generate(job, on_preview)], lambda outputs: outputs[0])
 
     def run(self, job, on_step=None):
-        run = self.begin(job)
-        return run.finish(run_steps(run.images, on_step))
+        return self.begin(job).complete(on_step)
 
     def _evaluate(self, steps):
         ((job, step, on_preview),) = steps

@@ -5,9 +5,11 @@ import zlib
 from base64 import b64encode
 from io import BytesIO
 
+import numpy as np
 from PIL import Image
 
 from server.picture.png import SIGNATURE
+from server.picture.stealth import add_alpha, hide
 
 RGB, GRAY, PALETTE = 2, 0, 3
 PIXEL = b"\xc8\x50\x3c"
@@ -59,3 +61,10 @@ def encode_base64(pixels, **options):
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG", **options)
     return b64encode(file.getvalue()).decode()
+
+
+def embed(rgb, text=None):
+    """Pixels with a text in their alpha, which is opaque without a text; None if they are too few for it."""
+    height, width = rgb.shape[:2]
+    columns = np.empty((height, 0), np.uint8) if text is None else hide(text, height, width)
+    return None if columns is None else add_alpha(rgb, columns)

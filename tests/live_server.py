@@ -10,6 +10,7 @@ from threading import Thread
 from waiting import LIMIT, wait_until
 
 from server.api.lifecycle import build_server
+from server.api.protocol import ignore_refusal
 from server.app import create_app
 
 
@@ -43,15 +44,16 @@ async def _settle():
 @contextmanager
 def serve(state, connections=512, clock=None):
     """Serve an application's state on a free port of 127.0.0.1; yields its address."""
-    with serve_app(create_app(state), connections, clock=clock) as address:
+    count = state.metrics.count_refusal
+    with serve_app(create_app(state), connections, clock=clock, on_refusal=count) as address:
         state.engine.wait_ready()
         yield address
 
 
 @contextmanager
-def serve_app(app, connections=512, context=None, clock=None):
+def serve_app(app, connections=512, context=None, clock=None, on_refusal=ignore_refusal):
     """Serve an ASGI application on a free port of 127.0.0.1, over TLS with a context; yields its address."""
-    server = build_server(app, connections, drain_seconds=2 * LIMIT, context=context)
+    server = build_server(app, connections, 2 * LIMIT, context, on_refusal)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = Thread(target=server.run, args=([listening],))
         thread.start()

@@ -6,6 +6,7 @@ the threshold is as high as memory allows.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -18,8 +19,36 @@ from pipelines.steps import Part, PartCoroutine, run_parts
 from pipelines.types import Pixels
 from pipelines.weights.networks import Vae
 
-TILE, OVERLAP = 128, 32  # in latents: tiles of 1024 pixels that overlap by 256
-MAX_UNTILED = 192 * 192  # latents that are processed in one piece: up to 1536 x 1536 pixels
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How large images are divided; all in latents, of 8x8 pixels.
+
+    Attributes:
+        tile, overlap: sides of a tile, and of what it shares with the next one.
+        untiled: latents that are processed in one piece.
+    """
+
+    tile: int
+    overlap: int
+    untiled: int
+
+    def applies(self, latents: Tensor) -> bool:
+        """Return whether latents (..., h, w) are processed in several tiles."""
+        return latents.shape[-2] * latents.shape[-1] > self.untiled
+
+    def find_starts(self, length: int) -> list[int]:
+        """Return the start of each tile along a side of `length` latents: evenly spaced, overlapping enough."""
+        if length <= self.tile:
+            return [0]
+        count = -(-(length - self.overlap) // (self.tile - self.overlap))
+        return [round(k * (length - self.tile) / (count - 1)) for k in range(count)]
+
+
+TILES = Tiling(tile=128, overlap=32, untiled=192 * 192)
+"""Tiles of 1024 pixels that overlap by 256, for more than 1536x1536."""
+SMALL_TILES = Tiling(tile=64, overlap=24, untiled=80 * 80)
+"""Tiles of 512 pixels, for more than 640x640: where a GPU has little memory."""
 
 
 class VaeCodec:
@@ -30,8 +59,8 @@ class VaeCodec:
         dtype: bfloat16 or float32; float16 overflows in SDXL's VAE, which costs a second run in float32.
     """
 
-    def __init__(self, vae: Vae, scale: float, dtype: torch.dtype) -> None:
-        self._vae, self._scale, self._dtype = vae, scale, dtype
+    def __init__(self, vae: Vae, scale: float, dtype: torch.dtype, tiling: Tiling = TILES) -> None:
+        self._vae, self._scale, self._dtype, self.tiling = vae, scale, dtype, tiling
 
     def decode(self, latents: Tensor) -> Pixels:
         """Decode clean latents (4, h, w) to RGB (8h, 8w, 3), in float32 if the result is not finite otherwise.
@@ -50,7 +79,7 @@ class VaeCodec:
             raise NotFinite("the network returned latents that are not finite")
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
             run = partial(self._run_in, dtype, self._vae.decode)
-            images = yield from _iter_tiles(run, latents / self._scale, (1, 8), 3)
+            images = yield from _iter_tiles(run, latents / self._scale, (1, 8), 3, self.tiling)
             if bool(images.isfinite().all()):
                 return [to_pixels(image) for image in images]
         raise NotFinite("the VAE returned an image that is not finite, in float32 too")
@@ -66,7 +95,7 @@ class VaeCodec:
         """Encode likewise, tile by tile."""
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
             run = partial(self._run_in, dtype, self._vae.encode)
-            (latents,) = yield from _iter_tiles(run, image[None], (8, 1), 4)
+            (latents,) = yield from _iter_tiles(run, image[None], (8, 1), 4, self.tiling)
             if bool(latents.isfinite().all()):
                 return latents * self._scale
         raise NotFinite("the VAE returned latents that are not finite, in float32 too")
@@ -82,13 +111,8 @@ class VaeCodec:
                 self._vae.to(self._dtype)
 
 
-def has_tiles(latents: Tensor) -> bool:
-    """Return whether latents (..., h, w) are decoded in several tiles."""
-    return latents.shape[-2] * latents.shape[-1] > MAX_UNTILED
-
-
 def _iter_tiles(
-    run: Callable[[Tensor], Tensor], x: Tensor, scales: tuple[int, int], channels: int
+    run: Callable[[Tensor], Tensor], x: Tensor, scales: tuple[int, int], channels: int, tiling: Tiling
 ) -> PartCoroutine[Tensor]:
     """Run the VAE's encoder or decoder on (B, C, H, W), in tiles where that is large.
 
@@ -98,40 +122,35 @@ def _iter_tiles(
     """
     (scale_in, scale_out), (height, width) = scales, x.shape[-2:]
     height, width = height // scale_in, width // scale_in
-    if height * width <= MAX_UNTILED:
+    if height * width <= tiling.untiled:
         return (yield Part(partial(run, x)))
     total = torch.zeros(len(x), channels, height * scale_out, width * scale_out, device=x.device)
     total_weight = torch.zeros_like(total[0, :1])
-    weights = _make_tile_weights(min(TILE, height), min(TILE, width), scale_out).to(x.device)
-    places = list(product(tile_starts(height), tile_starts(width)))
+    weights = _make_tile_weights(tiling, (height, width), scale_out).to(x.device)
+    places = list(product(tiling.find_starts(height), tiling.find_starts(width)))
     for number, place in enumerate(places, start=1):
-        window = (..., *_window(*place, scale_out))
-        output = yield Part(partial(run, x[..., *_window(*place, scale_in)]), number, len(places))
+        window = (..., *_window(tiling.tile, place, scale_out))
+        part = x[..., *_window(tiling.tile, place, scale_in)]
+        output = yield Part(partial(run, part), number, len(places))
         total[window] += output * weights
         total_weight[window] += weights
     return total / total_weight
 
 
-def _window(top: int, left: int, scale: int) -> tuple[slice, slice]:
-    """Rows and columns of the tile that starts at a latent, with `scale` elements per latent."""
-    return slice(top * scale, (top + TILE) * scale), slice(left * scale, (left + TILE) * scale)
+def _window(tile: int, place: tuple[int, int], scale: int) -> tuple[slice, slice]:
+    """Rows and columns of the tile that starts at a latent (row, column), with `scale` elements per latent."""
+    top, left = place
+    return slice(top * scale, (top + tile) * scale), slice(left * scale, (left + tile) * scale)
 
 
-def tile_starts(length: int) -> list[int]:
-    """Start of each tile along a side of `length` latents: evenly spaced, overlapping by at least OVERLAP."""
-    if length <= TILE:
-        return [0]
-    count = -(-(length - OVERLAP) // (TILE - OVERLAP))
-    return [round(k * (length - TILE) / (count - 1)) for k in range(count)]
-
-
-def _make_tile_weights(height: int, width: int, scale: int) -> Tensor:
-    """Return blending weights (height * scale, width * scale): rising over the overlap, then 1, never 0."""
+def _make_tile_weights(tiling: Tiling, size: tuple[int, int], scale: int) -> Tensor:
+    """Return the blending weights of a tile's elements: rising over the overlap, then 1, never 0."""
 
     def make_ramp(length: int) -> Tensor:
-        steps = torch.arange(length * scale) + 0.5
-        return torch.minimum(steps, steps.flip(0)).clamp(max=OVERLAP * scale) / (OVERLAP * scale)
+        steps, overlap = torch.arange(min(tiling.tile, length) * scale) + 0.5, tiling.overlap * scale
+        return torch.minimum(steps, steps.flip(0)).clamp(max=overlap) / overlap
 
+    height, width = size
     return make_ramp(height)[:, None] * make_ramp(width)
 
 

@@ -3,15 +3,17 @@
 The keys and values of prompt and images are inputs. They depend on nothing that changes from step to step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from pipelines.adapters.attention import Attend, ImageGroup, attend_to_images, split_heads
-from pipelines.unet.layers import make_list
+from pipelines.kernels.geglu import geglu
+from pipelines.unet.layers import make_list, normalize
 from pipelines.unet.shape import Level, UNetShape
 
 
@@ -50,8 +52,15 @@ class SelfAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in parts)
         return self.to_out[0](merge_heads(self.attend(query, key, value)))
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        """Move or convert the weights, which torch does one by one, and fuse them again."""
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+        if self.fused is not None:
+            self.fuse()
+        return self
+
     def fuse(self) -> None:
-        """Store the three matrices as one, of which they become parts; to be called again after they were moved."""
+        """Store the three matrices as one, of which they become parts."""
         layers = self.to_q, self.to_k, self.to_v
         self.fused = torch.cat([layer.weight.detach() for layer in layers])
         for layer, part in zip(layers, self.fused.chunk(3), strict=True):
@@ -104,9 +113,10 @@ class Gate(nn.Module):
         super().__init__()
         self.proj = nn.Linear(inner, 2 * outer)
 
+        self.uses_kernels = False
+
     def forward(self, x: Tensor) -> Tensor:
-        values, gates = self.proj(x).chunk(2, dim=-1)
-        return values * gelu(gates)
+        return geglu(self.proj(x), fused=self.uses_kernels)
 
 
 class FeedForward(nn.Module):
@@ -146,14 +156,14 @@ class Transformer(nn.Module):
         super().__init__()
         if level.width % level.heads:
             raise ValueError("the width is not a multiple of the number of heads")
-        self.linear = shape.linear
+        self.linear, self.uses_kernels = shape.linear, False
         self.norm = nn.GroupNorm(shape.groups, level.width, 1e-6)
         self.proj_in, self.proj_out = (_make_projection(level.width, shape.linear) for _ in range(2))
         blocks = (TransformerBlock(level, shape.context) for _ in range(level.depth))
         self.transformer_blocks = make_list(blocks)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        size, states = x.shape[2:], self.norm(x)
+        size, states = x.shape[2:], normalize(x, self.norm, self.uses_kernels, silu=False)
         states = self.proj_in(_flatten(states)) if self.linear else _flatten(self.proj_in(states))
         for block in self.transformer_blocks:
             states = block(states, context)

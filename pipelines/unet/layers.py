@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from typing import TypeVar, cast
 
 from torch import Tensor, nn
-from torch.nn.functional import group_norm, interpolate, silu
+from torch.nn.functional import interpolate
+
+from pipelines.kernels.group_norm import group_norm_silu
 
 
 class Resnet(nn.Module):
@@ -21,13 +23,14 @@ class Resnet(nn.Module):
         self.time_emb_proj = nn.Linear(embedding, outer)
         self.norm2 = nn.GroupNorm(groups, outer, eps)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1)
+        self.uses_kernels = False
         self.conv_shortcut = None if inner == outer else nn.Conv2d(inner, outer, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Return features (B, outer, h, w) for features (B, inner, h, w) and an activated embedding (B, width)."""
-        features = self.conv1(normalize(x, self.norm1))
-        features = features + self.time_emb_proj(embedding)[:, :, None, None]
-        features = self.conv2(normalize(features, self.norm2))
+        features = self.conv1(normalize(x, self.norm1, self.uses_kernels))
+        shift = self.time_emb_proj(embedding)
+        features = self.conv2(normalize(features, self.norm2, self.uses_kernels, shift=shift))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + features
 
 
@@ -61,6 +64,14 @@ def make_list(modules: Iterable[ModuleT]) -> list[ModuleT]:
     return cast("list[ModuleT]", nn.ModuleList(modules))
 
 
-def normalize(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Return the SiLU of normalized features."""
-    return silu(group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps))
+def normalize(
+    x: Tensor, norm: nn.GroupNorm, uses_kernels: bool, *, silu: bool = True, shift: Tensor | None = None
+) -> Tensor:
+    """Return normalized features (B, width, h, w), and their SiLU if `silu`.
+
+    Args:
+        uses_kernels: whether Triton's kernels are used where they run.
+        shift: (B, width), is added before.
+    """
+    groups, weight, bias = norm.num_groups, norm.weight, norm.bias
+    return group_norm_silu(x, groups, weight, bias, norm.eps, silu, shift, fused=uses_kernels)

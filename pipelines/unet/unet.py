@@ -12,9 +12,9 @@ from torch.nn.functional import silu
 
 from pipelines.adapters.attention import Attend
 from pipelines.sampling.deep_shrink import shrink, unshrink
-from pipelines.unet.attention import Context, CrossAttention, SelfAttention
+from pipelines.unet.attention import Context, CrossAttention, Gate, SelfAttention, Transformer
 from pipelines.unet.blocks import DownBlock, MiddleBlock, UpBlock
-from pipelines.unet.layers import make_list, normalize
+from pipelines.unet.layers import Resnet, make_list, normalize
 from pipelines.unet.shape import UNetShape, read_shape
 from pipelines.weights.architecture import Config
 
@@ -40,6 +40,7 @@ class UNetModel(nn.Module):
         self.mid_block = MiddleBlock(shape)
         self.conv_norm_out = nn.GroupNorm(shape.groups, widths[0], shape.eps)
         self.conv_out = nn.Conv2d(widths[0], LATENT_CHANNELS, 3, padding=1)
+        self.uses_kernels = False
         self.width = self._number_layers()
 
     @property
@@ -61,6 +62,12 @@ class UNetModel(nn.Module):
         for layer in self.modules():
             if isinstance(layer, SelfAttention | CrossAttention):
                 layer.attend = attend
+
+    def set_kernels(self, uses_kernels: bool) -> None:
+        """Set whether Triton's kernels are used where they run."""
+        for layer in self.modules():
+            if isinstance(layer, UNetModel | Resnet | Transformer | Gate):
+                layer.uses_kernels = uses_kernels
 
     def fuse(self) -> None:
         """Fuse the projections of all self-attentions."""
@@ -111,7 +118,7 @@ class UNetModel(nn.Module):
             skips = [skip + added for skip, added in zip(skips, residuals[0], strict=True)]
             x = x + residuals[1]
         x = self._ascend(x, skips, embedding, context, halvings)
-        return self.conv_out(normalize(x, self.conv_norm_out))
+        return self.conv_out(normalize(x, self.conv_norm_out, self.uses_kernels))
 
     def _descend(self, sample: Tensor, embedding: Tensor, context: Context, halvings: int) -> list[Tensor]:
         """Return the features that the way down passes on to the way up."""

@@ -145,12 +145,20 @@ def resize_tiles(
     pixels: Pixels, width: int, height: int, upscaler: Upscaler | None = None
 ) -> PartCoroutine[Pixels]:
     """Resize likewise, tile by tile where the network runs."""
+    enlarged = yield from enlarge_tiles(pixels, width, height, upscaler)
+    return resize_lanczos(enlarged, width, height)
+
+
+def enlarge_tiles(
+    pixels: Pixels, width: int, height: int, upscaler: Upscaler | None = None
+) -> PartCoroutine[Pixels]:
+    """Run the network until neither side is too small, at most MAX_PASSES times, or return the image as it is."""
     for _ in range(MAX_PASSES):
         is_large = pixels.shape[0] >= height and pixels.shape[1] >= width
         if upscaler is None or upscaler.scale == 1 or is_large:
             break
         pixels = yield from upscaler.upscale_tiles(pixels)
-    return resize_lanczos(pixels, width, height)
+    return pixels
 
 
 def resize_lanczos(pixels: Pixels, width: int, height: int) -> Pixels:

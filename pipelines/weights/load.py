@@ -1,21 +1,24 @@
 """Load a checkpoint from disk onto a device: strictly, offline, and without needless copies.
 
-Tensors are memory-mapped from safetensors files and assigned to empty networks; only another dtype or device
-makes a copy. What a header can show is checked before (model_plan.py), NaN and infinity afterwards.
+Tensors are memory-mapped from safetensors files and assigned to empty networks, or read onto the device block by block
+where the dtype or the device is another (reader.py). What a header can show is checked before (model_plan.py), NaN and
+infinity while they are read.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from pipelines.speed import SpeedChoices, choose_speed
 from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture
 from pipelines.weights.checkpoint import Checkpoint, checkpoint_files
 from pipelines.weights.detect import Detection
-from pipelines.weights.model_plan import PlannedPart, plan_model
+from pipelines.weights.model_plan import PlannedPart, fill_parts, plan_model
 from pipelines.weights.networks import TextEncoder, UNet, Vae, set_attention
-from pipelines.weights.reader import read_ahead
+from pipelines.weights.prefetch import prefetch
 
 FLOAT32_LIMIT = 1 << 30
 """Bytes of a checkpoint below which a CPU runs it in float32."""
@@ -50,6 +53,8 @@ def load_weights(
     inpainting: Path | None = None,
     clip_skip: int | None = None,
     attention: AttentionBackend = "sdpa",
+    speed: SpeedChoices | None = None,
+    on_part: Callable[[str], None] | None = None,
 ) -> Weights:
     """Load a model.
 
@@ -59,24 +64,30 @@ def load_weights(
         vae: a file whose VAE replaces the checkpoint's.
         text_encoders: replacements likewise: one file that contains them all, or one for each, CLIP-L first.
         inpainting: a file whose UNet, with 9 input channels, is used for inpainting; the rest of it is ignored.
+        speed: how the UNets are run, see pipelines/speed.py; None chooses by device.
         clip_skip: which layer of the text encoder is used, counted from the last, 1; None for the family's own.
+        on_part: called after each part of the work: "plan", which imports and builds the networks, and "read".
 
     Raises:
         WeightsError: the checkpoint or a replacement cannot be used; one line with file and reason.
         PipelineError: the attention backend is not installed.
     """
     target = torch.device(device)
-    plan = plan_model(Path(path), prediction, zsnr, vae, text_encoders, inpainting, clip_skip)
+    files = (Path(path), vae, *text_encoders, inpainting)
+    with prefetch(file for file in files if file is not None):
+        plan = plan_model(Path(path), prediction, zsnr, vae, text_encoders, inpainting, clip_skip)
+    if on_part is not None:
+        on_part("plan")
     dtype = dtype or choose_dtype(plan.checkpoint, target)
     vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
-    if target.type == "cuda":
-        for file in dict.fromkeys(file for planned in plan.parts for file in planned.files):
-            read_ahead(file)
-    for planned in plan.parts:
-        planned.fill(target, vae_dtype if planned.part.folder == "vae" else dtype)
+    dtypes = (vae_dtype if planned.part.folder == "vae" else dtype for planned in plan.parts)
+    fill_parts(list(zip(plan.parts, dtypes, strict=True)), target)
+    if on_part is not None:
+        on_part("read")
     for unet in (plan.unet, plan.inpainting):
         if unet is not None:
             set_attention(unet, attention)
+            unet.optimize(choose_speed(target, speed or SpeedChoices()), target)
     networks = (plan.unet, plan.vae, plan.text_encoders)
     return Weights(
         plan.detection, plan.architecture, *networks, target, dtype, vae_dtype, plan.inpainting, plan.parts

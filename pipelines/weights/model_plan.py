@@ -3,8 +3,9 @@
 `plan_model` makes every check that a file can fail before its tensors are read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from pipelines.weights.networks import (
     TorchUNet,
     build_networks,
 )
-from pipelines.weights.reader import fill_network
+from pipelines.weights.reader import EmptyNetwork, fill_networks
 from pipelines.weights.sources import Component, FoundWeights, find_weights
 
 BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -40,13 +41,13 @@ class ModelPart:
     folder: str  # in a diffusers layout
     module: nn.Module
     keys: Mapping[str, MappedKey]  # where each of its weights is in a single file
-    namings: tuple[Naming, ...]  # under which names a file may have them
+    find_namings: Callable[[], Iterable[Naming]]  # under which names a file may have them
 
     @property
     def component(self) -> Component:
         """What finding its weights needs to know."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
-        return Component(self.folder, shapes, self.namings)
+        return Component(self.folder, shapes, self.find_namings())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,13 @@ class PlannedPart:
 
     def fill(self, device: torch.device, dtype: torch.dtype) -> None:
         """Read the weights onto a device; raise WeightsError if one is not finite."""
-        fill_network(self.part.module, self.source, self.weights, device, dtype)
+        fill_parts([(self, dtype)], device)
+
+
+def fill_parts(parts: Sequence[tuple[PlannedPart, torch.dtype]], device: torch.device) -> None:
+    """Read the weights of networks onto a device, each in its dtype; raise WeightsError if one is not finite."""
+    empty = [EmptyNetwork(each.part.module, each.source, each.weights, dtype) for each, dtype in parts]
+    fill_networks(empty, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +164,14 @@ def model_parts(
 ) -> tuple[ModelPart, ...]:
     """Return the networks of a model, each with the places of its weights."""
     config, names = architecture.unet, tuple(unet.state_dict())
-    parts = [ModelPart("unet", unet, map_unet_keys(names, config), name_unet(names, config))]
+    parts = [ModelPart("unet", unet, map_unet_keys(names, config), partial(name_unet, names, config))]
     if vae is not None:
         config, names = architecture.vae, tuple(vae.state_dict())
-        parts.append(ModelPart("vae", vae, map_vae_keys(names, config), name_vae(names, config)))
+        parts.append(ModelPart("vae", vae, map_vae_keys(names, config), partial(name_vae, names, config)))
     for number, (folder, module) in enumerate(zip(TEXT_ENCODER_FOLDERS, text_encoders, strict=False)):
         names = tuple(module.state_dict())
         keys = map_text_keys(names, architecture, number)
-        parts.append(ModelPart(folder, module, keys, name_text_encoder(names, architecture, number)))
+        parts.append(ModelPart(folder, module, keys, partial(name_text_encoder, names, architecture, number)))
     return tuple(parts)
 
 

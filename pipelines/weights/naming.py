@@ -78,23 +78,20 @@ def find_component(key: str) -> str | None:
     return None if match is None else FOLDERS[match[0]]
 
 
-def name_unet(names: Iterable[str], config: Config) -> tuple[Naming, ...]:
-    """Return the namings of a UNet: of single files and of diffusers, each with every prefix or none."""
+def name_unet(names: Iterable[str], config: Config) -> Iterator[Naming]:
+    """Yield the namings of a UNet: of single files and of diffusers, each with every prefix or none."""
     original = {name: mapped.key for name, mapped in map_unet_keys(names, config).items()}
     tables = [
         {name: key.removeprefix(UNET_PREFIX) for name, key in original.items()},
         {name: name for name in original},
     ]
-    return tuple(
-        Naming(prefix, {name: (MappedKey(prefix + key),) for name, key in table.items()})
-        for prefix, table in product((*PREFIXES["unet"], ""), tables)
-    )
+    for prefix, table in product((*PREFIXES["unet"], ""), tables):
+        yield Naming(prefix, {name: (MappedKey(prefix + key),) for name, key in table.items()})
 
 
-def name_vae(names: Iterable[str], config: Config) -> tuple[Naming, ...]:
-    """Return the namings of a VAE; diffusers had other names for its attention until 2023."""
+def name_vae(names: Iterable[str], config: Config) -> Iterator[Naming]:
+    """Yield the namings of a VAE; diffusers had other names for its attention until 2023."""
     original = map_vae_keys(names, config)
-    namings: list[Naming] = []
     for prefix in (*PREFIXES["vae"], ""):
         keys = {
             name: (MappedKey(prefix + mapped.key.removeprefix(VAE_PREFIX), mapped.storage),)
@@ -104,8 +101,8 @@ def name_vae(names: Iterable[str], config: Config) -> tuple[Naming, ...]:
             name: tuple(MappedKey(prefix + spelling, mapped.storage) for spelling in _spell_attention(name))
             for name, mapped in original.items()
         }
-        namings += [Naming(prefix, keys), Naming(prefix, diffusers)]
-    return tuple(namings)
+        yield Naming(prefix, keys)
+        yield Naming(prefix, diffusers)
 
 
 def _spell_attention(name: str) -> tuple[str, ...]:
@@ -115,19 +112,17 @@ def _spell_attention(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((name, old)))
 
 
-def name_text_encoder(names: Iterable[str], architecture: Architecture, number: int) -> tuple[Naming, ...]:
-    """Return the namings of text encoder `number`: those of transformers, and those of OpenAI and OpenCLIP."""
+def name_text_encoder(names: Iterable[str], architecture: Architecture, number: int) -> Iterator[Naming]:
+    """Yield the namings of text encoder `number`: those of transformers, and those of OpenAI and OpenCLIP."""
     names = tuple(names)
     weights = [name for name in names if not name.startswith(PROJECTION)]
     openclip = map_openclip_keys(weights, "")
     tables = ({name: MappedKey(name.removeprefix("text_model.")) for name in weights}, openclip)
     prefixes = CLIP_G_PREFIXES if architecture.text_encoders[number].layout == "openclip" else CLIP_L_PREFIXES
-    namings: list[Naming] = []
     for prefix, level, table in product((*prefixes, ""), LEVELS, tables):
         keys = {name: (_prefix_key(prefix + level, mapped),) for name, mapped in table.items()}
         projections = tuple(_spell_projection(prefix, level))
-        namings.append(Naming(prefix, keys | {name: projections for name in names if name not in keys}))
-    return tuple(namings)
+        yield Naming(prefix, keys | {name: projections for name in names if name not in keys})
 
 
 def _prefix_key(prefix: str, mapped: MappedKey) -> MappedKey:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from pipelines.adapters.attention import ImageKeys, ImageProjections, RowVibe, project_image
 from pipelines.errors import PipelineError
 from pipelines.sampling.deep_shrink import DeepShrink
+from pipelines.speed import Speed
 from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
 from pipelines.unet.attention import Context
+from pipelines.unet.graphs import CudaCapture, PassInputs, UNetGraphs
 from pipelines.unet.unet import UNetModel
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
@@ -45,6 +47,10 @@ class UNet(Protocol):
 
     def project_image(self, vibe: RowVibe) -> ImageKeys:
         """Return the keys and values of all cross-attentions for a reference image."""
+        ...
+
+    def drop_graphs(self) -> None:
+        """Free what was captured of passes; to be called before weights move."""
         ...
 
     def __call__(
@@ -118,6 +124,25 @@ class TorchUNet:
     def __init__(self, config: Config) -> None:
         self.module = cast("UNetModel", _build_empty(UNetModel, {"config": config}))
         self.image_layers: Sequence[ImageProjections] = ()
+        self._graphs: UNetGraphs | None = None
+
+    def optimize(self, speed: Speed, device: torch.device) -> None:
+        """Set how the network runs; its weights must be on the device."""
+        if speed.channels_last:
+            cast("Any", self.module).to(memory_format=torch.channels_last)
+        if speed.fused_projections:
+            self.module.fuse()
+        self.module.set_kernels(speed.kernels)
+        if speed.graphs:
+            self._graphs = UNetGraphs(self._run, CudaCapture(device))
+
+    def drop_graphs(self) -> None:
+        """Free the graphs, which are captured again; to be called before weights move."""
+        if self._graphs is not None:
+            self._graphs.drop()
+
+    def _run(self, inputs: PassInputs) -> Tensor:
+        return self.module(*inputs)
 
     @property
     def attention_shapes(self) -> tuple[tuple[int, int], ...]:
@@ -142,6 +167,8 @@ class TorchUNet:
         halvings: int = 0,
         residuals: Residuals | None = None,
     ) -> Tensor:
+        if self._graphs is not None and residuals is None:
+            return self._graphs.run(PassInputs(sample, embedding, context, halvings))
         return self.module(sample, embedding, context, halvings, residuals)
 
 

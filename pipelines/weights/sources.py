@@ -25,11 +25,14 @@ class StoredWeight:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A network to fill: its folder in a diffusers layout, its weights' shapes, and the names they may have."""
+    """A network to fill: its folder in a diffusers layout, its weights' shapes, and the names they may have.
+
+    The namings are gone through once; there may be a hundred of hundreds of names, of which files need few.
+    """
 
     folder: str
     shapes: Mapping[str, Shape]
-    namings: Sequence[Naming]
+    namings: Iterable[Naming]
 
 
 FoundWeights = Mapping[str, StoredWeight]
@@ -55,12 +58,22 @@ def find_weights(source: Checkpoint, components: Sequence[Component]) -> dict[st
     return found
 
 
+def _choose_naming(namings: Iterable[Naming], source: Checkpoint) -> Naming:
+    """The naming under which a source has the most weights: the first of those, or the first that has all."""
+    counts: list[tuple[int, Naming]] = []
+    for naming in namings:
+        counts.append((naming.count(source.tensors), naming))
+        if counts[-1][0] == len(naming.keys):
+            break
+    return max(counts, key=lambda each: each[0])[1]
+
+
 def _list_keys(weight: StoredWeight) -> tuple[str, ...]:
     return (weight.mapped.key,) if weight.scale is None else (weight.mapped.key, weight.scale)
 
 
 def _find_component_weights(source: Checkpoint, component: Component, keys: Iterable[str]) -> FoundWeights:
-    naming = max(component.namings, key=lambda naming: naming.count(source.tensors))
+    naming = _choose_naming(component.namings, source)
     found = {name: naming.find(name, source.tensors) for name in component.shapes}
     absent = {naming.keys[name][0].key for name, mapped in found.items() if mapped is None}
     present = {name: mapped for name, mapped in found.items() if mapped is not None}

@@ -5,6 +5,7 @@ Clients say it by `Prefer: wait=30` (RFC 7240, section 4.3): seconds since the r
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +32,20 @@ class Deadline:
     seconds: float
     source: str
 
-    def apply(self, result: asyncio.Future[Any]) -> None:
-        """Fail a future if it is not done by then."""
-        timer = asyncio.get_running_loop().call_at(self.at, self._fail, result)
+    def apply(self, result: asyncio.Future[Any], expect_room: Callable[[], float | None]) -> None:
+        """Fail a future if it is not done by then.
+
+        Args:
+            expect_room: returns in how many seconds another attempt is worth it; None if that is not known.
+        """
+        timer = asyncio.get_running_loop().call_at(self.at, self._fail, result, expect_room)
         result.add_done_callback(lambda _: timer.cancel())
 
-    def _fail(self, result: asyncio.Future[Any]) -> None:
+    def _fail(self, result: asyncio.Future[Any], expect_room: Callable[[], float | None]) -> None:
         if not result.done():
             reason = f"not finished within {self.seconds:g} seconds ({self.source})"
-            result.set_exception(
-                Unavailable(f"{reason}; try again later, or with fewer steps, images or pixels")
-            )
+            advice = "try again later, or with fewer steps, images or pixels"
+            result.set_exception(Unavailable(f"{reason}; {advice}", expect_room()))
 
 
 def read_deadline(request: Request) -> Deadline | None:

@@ -57,10 +57,11 @@ async def encode_images(
 ) -> list[bytes]:
     """Return the files of a job's images, each encoded in a thread of its own, and archive them."""
     metadata = state.metadata_for(resolved.job.model)
+    described = await call_in_thread(metadata.describe_job, resolved.job, result.sigmas)
 
     def encode(index: int) -> bytes:
         with state.metrics.measure_file(resolved.image_format):
-            file = write_job_picture(metadata, resolved, result, index)
+            file = write_job_picture(metadata, resolved, result, index, described)
         archive_picture(request, index, resolved.job.passes[0].seeds[index], file)
         return file
 

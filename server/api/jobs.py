@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 from fastapi import Request
@@ -114,9 +115,9 @@ def submit_job(request: Request, work: Work) -> Waiter:
 
 def _join(request: Request, job: ActiveJob) -> Waiter:
     """Let a request wait for a job, until its deadline."""
-    result, deadline = job.join(), read_deadline(request)
+    result, deadline, engine = job.join(), read_deadline(request), get_app_state(request).engine
     if deadline is not None:
-        deadline.apply(result)
+        deadline.apply(result, partial(engine.expect_end, without=job.ticket))
     return Waiter(job, result)
 
 

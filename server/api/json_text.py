@@ -45,7 +45,7 @@ def parse_json_object(body: bytes | bytearray) -> dict[str, object]:
 def _parse(body: bytes | bytearray) -> object:
     view, position = memoryview(body), 3 if body.startswith(b"\xef\xbb\xbf") else 0
     marker, texts, rest = token_hex(16), list[str](), bytearray()
-    for start, end in _find_long_strings(body):
+    for start, end in _find_long_strings(body) if len(body) > LONG else ():
         rest += view[position:start]
         rest += f"{marker}{len(texts)}".encode()
         texts.append(_decode_string(view[start:end]))

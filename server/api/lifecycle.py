@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.api.peers import Peers
-from server.api.protocol import IDLE_TIMEOUT, Protocol
+from server.api.protocol import IDLE_TIMEOUT, OnRefusal, Protocol, ignore_refusal
 
 try:
     import resource
@@ -76,16 +76,23 @@ class Server(uvicorn.Server):
 
 
 def build_server(
-    app: ASGIApp, connections: int, drain_seconds: float, context: ssl.SSLContext | None = None
+    app: ASGIApp,
+    connections: int,
+    drain_seconds: float,
+    context: ssl.SSLContext | None = None,
+    on_refusal: OnRefusal = ignore_refusal,
 ) -> Server:
     """Return a server of an application, over TLS if there is a context for it.
 
     It keeps fewer connections open if it may not open as many files.
+
+    Args:
+        on_refusal: called with the status of each request that does not reach the application.
     """
     peers = Peers(_limit_connections(connections))
     config = uvicorn.Config(
         app,
-        http=cast("Any", partial(Protocol, peers=peers)),
+        http=cast("Any", partial(Protocol, peers=peers, on_refusal=on_refusal)),
         ws="none",
         loop="asyncio",
         log_config=None,

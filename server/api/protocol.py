@@ -8,10 +8,11 @@ HTTP.
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from secrets import token_hex
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import h11
 from uvicorn.config import Config
@@ -40,6 +41,11 @@ READ_SIZE = 16 * 1024
 CHUNKS_READ_SIZE = 4 * 1024
 """Bytes that are read at once after a read with a line end every 32 bytes or more often."""
 _READ_BUFFER = memoryview(bytearray(READ_SIZE))
+OnRefusal: TypeAlias = Callable[[int], None]
+
+
+def ignore_refusal(_: int) -> None:
+    """Do nothing."""
 
 
 class Protocol(H11Protocol, asyncio.BufferedProtocol):
@@ -58,6 +64,7 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
 
     Args:
         peers: all open connections; without them their number is not limited.
+        on_refusal: called with the status of each request that is answered here, without the application.
     """
 
     _transport: ProbingTransport
@@ -76,9 +83,11 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         peers: Peers | None = None,
+        on_refusal: OnRefusal = ignore_refusal,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._peers = Peers(sys.maxsize) if peers is None else peers
+        self._on_refusal = on_refusal
 
     @property
     def is_answering(self) -> bool:
@@ -234,6 +243,8 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
         request_id = token_hex(8)
         fields = {"request_id": request_id, "status": status, "repeated": f"{status} {message}"}
         log.info("%s refused %d %s", request_id, status, message, extra=fields)
+        if self.conn.our_state is h11.IDLE:  # else the application counts its end
+            self._on_refusal(status)
         lines = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
             f"x-request-id: {request_id}",

@@ -9,8 +9,6 @@ expect the ZIP.
 import re
 from base64 import b64encode
 from collections.abc import Sequence
-from io import BytesIO
-from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -18,6 +16,7 @@ from starlette.datastructures import Headers
 
 from server.api.state import AppState
 from server.api.threads import call_in_thread
+from server.api.zip_file import zip_images
 from server.config.addresses import parse_host
 from server.config.settings import ZipType
 
@@ -74,19 +73,6 @@ def build_image_response(
 def build_warning_headers(warnings: Sequence[str]) -> dict[str, str]:
     """Return the header with a request's warnings, if there are any."""
     return {"X-Naiad-Warning": ascii("; ".join(warnings))[1:-1][:1000]} if warnings else {}
-
-
-def zip_images(images: Sequence[bytes], suffix: str = "png") -> bytes:
-    """Return a ZIP with the entries `image_0.png`, `image_1.png` and so on.
-
-    They are stored, since encoded images do not shrink, and dated 1980-01-01, a ZIP's earliest date, so that equal
-    images give equal bytes.
-    """
-    file = BytesIO()
-    with ZipFile(file, "w", ZIP_STORED) as archive:
-        for index, image in enumerate(images):
-            archive.writestr(ZipInfo(f"image_{index}.{suffix}"), image)
-    return file.getvalue()
 
 
 def parse_accept(accept: str) -> set[str]:

@@ -11,7 +11,7 @@ from starlette.types import Scope
 from pipelines.steps import Stage
 from server.engine.ticket import Result, Ticket
 
-STAGES: tuple[Stage, ...] = ("encode", "draw", "upscale", "decode")
+STAGES: tuple[Stage, ...] = ("encode", "draw", "upscale", "decode", "finish")
 """In the order of an image's way."""
 
 
@@ -34,7 +34,7 @@ def add_queue(scope: Scope, ticket: Ticket) -> None:
 
 
 def add_result(scope: Scope, ticket: Ticket, result: Result) -> None:
-    """Add what a job took, in the queue and on the device, as if the stages of its images had not alternated."""
+    """Add what a job took, in the queue and afterwards, as if the stages of its images had not alternated."""
     add_queue(scope, ticket)
     started = ticket.queued + result.queue_seconds
     for stage in STAGES:

@@ -1,5 +1,6 @@
 """Builders from settings to the server's objects: engine, request policy, metadata policy, access rules, app state."""
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,6 +9,7 @@ from secrets import token_bytes
 from socket import gethostname
 from typing import TYPE_CHECKING
 
+from pipelines.weights.prefetch import prefetch
 from server.api.access import AccessRules, needs_token
 from server.api.accounts import AccountsFile
 from server.api.credentials import generate_token
@@ -23,9 +25,11 @@ from server.director.network import load_networks
 from server.director.toolbox import Toolbox
 from server.engine.engine import Engine
 from server.engine.events import OnEvent, ignore_event
+from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
 from server.engine.queue import Limits
 from server.engine.threads import choose_threads
+from server.heap import share_heap
 from server.metrics.metrics import Metrics
 from server.picture.signature import open_key, read_key
 from server.picture.writer import MetadataPolicy
@@ -37,6 +41,7 @@ from server.tags.table import load_renames
 if TYPE_CHECKING:
     from server.engine.stepper import LoadedModel
 
+log = logging.getLogger("naiad")
 ACTIVE_IMAGES = {"exact": 4, "shared": 16}
 """Images that have begun and are not finished, by the kind of batching, unless the settings say how many."""
 
@@ -79,6 +84,7 @@ def build_engine(
     on_event: OnEvent = ignore_event,
 ) -> Engine:
     """Build an engine that loads the model when it is started, and the others when they are requested."""
+    share_heap()  # before the threads begin that use much memory
     load, engine = partial(_load_models, (model, *others), settings), settings.engine
     images = ACTIVE_IMAGES[engine.batching] if engine.active_images == "auto" else engine.active_images
     limits = Limits(engine.queue_limit, images)
@@ -86,9 +92,14 @@ def build_engine(
 
 
 def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":
-    from server.engine.loading import load_models
-
-    return load_models(models, settings)
+    """Load the first model. Its files are read while torch is imported, which takes about as long."""
+    times = LoadTimes()
+    with prefetch(models[0].file_fingerprints):
+        from server.engine.loading import load_models
+    times.finish("import")
+    loaded = load_models(models, settings, times)
+    log.info("ready after %s", times)
+    return loaded
 
 
 def build_access_rules(settings: Settings) -> AccessRules:

@@ -14,6 +14,7 @@ from server.cli.bootstrap import build_engine, build_metadata_policy, build_requ
 from server.cli.output import OutputChoice, reserve_files
 from server.config.settings import Settings
 from server.engine.engine import Engine
+from server.engine.events import OnEvent, ignore_event
 from server.engine.model import ServedModel
 from server.engine.ticket import Result, Ticket
 from server.picture.writer import write_job_picture
@@ -39,7 +40,7 @@ def generate_to_file(
     paths = output.choose_paths(len(last.seeds))
     # a file is rarely larger than its pixels: RGBA, and room for the metadata
     with reserve_files(paths, 4 * last.width * last.height + TEXT_BYTES, output.force) as reserved:
-        with _run_engine(model, settings) as engine:
+        with run_engine(model, settings) as engine:
             if engine.model not in (None, model):  # what it predicts is known only after loading
                 resolved = resolve(request, replace(policy, model=engine.model))
             _print_request(resolved)
@@ -53,9 +54,9 @@ def generate_to_file(
 
 
 @contextmanager
-def _run_engine(model: ServedModel, settings: Settings) -> Generator[Engine]:
+def run_engine(model: ServedModel, settings: Settings, on_event: OnEvent = ignore_event) -> Generator[Engine]:
     """Load a model; raise `Unavailable` if that fails."""
-    engine = build_engine(model, settings)
+    engine = build_engine(model, settings, (), on_event)
     engine.start()
     try:
         engine.wait_ready()

@@ -128,7 +128,7 @@ def generate(
 ) -> None:
     """Generate the images of one request, exactly as the server does."""
     settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
-    width, height = options.parse_size(size)
+    width, height = (None, None) if size is None else options.parse_size(size)
     choice = OutputChoice(output, Path("out.png"), force)
     parameters = {
         "negative_prompt": negative,
@@ -198,6 +198,52 @@ def check(
         lines = check_setup(catalog, settings, probe)
     for line in lines:
         typer.echo(line)
+
+
+@app.command()
+def bench(
+    checkpoint: options.Checkpoint = None,
+    demo: options.Demo = False,
+    sizes: Annotated[
+        str | None, option(help="Sizes, like 832x1216,512x768; by default 832x1216 and the model's own.")
+    ] = None,
+    concurrency: Annotated[
+        str, typer.Option(help="Numbers of pictures that are drawn at a time, each measured on its own.")
+    ] = "1,4",
+    steps: Annotated[
+        int | None, option(help="Number of steps; by default that of the model's profile.")
+    ] = None,
+    pictures: Annotated[
+        int,
+        typer.Option(min=3, max=1000, help="Pictures in each measurement, at least two for each at a time."),
+    ] = 3,
+    json_file: Annotated[
+        Path | None, option("--json", help="File to write the same facts to as JSON.")
+    ] = None,
+    force: options.Force = False,
+    config: options.Config = None,
+    weights: options.WeightsFile = None,
+    model: options.Model = None,
+    prediction: options.Prediction = None,
+    zsnr: options.Zsnr = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Measure how fast a model draws here, and print a table to post. Ctrl+C ends it with what was measured."""
+    settings = load_settings(config, os.environ, {"device": device, "dtype": dtype})
+    numbers, given = (
+        options.parse_concurrency(concurrency),
+        None if sizes is None else options.parse_sizes(sizes),
+    )
+    catalog = choose_catalog(settings, checkpoint, demo, weights, prediction, zsnr).with_default(model)
+    from server.cli.bench import BenchPlan, choose_sizes, run_bench
+    from server.engine.model import detect_model
+
+    detected = detect_model(catalog)
+    plan = BenchPlan(given or choose_sizes(detected, demo), numbers, steps, pictures)
+    status = run_bench(detected, settings, plan, json_file, force)
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command("merge-inpaint")

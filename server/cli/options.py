@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipelines.types import PredictionType
+from pipelines.types import PredictionType, Size
 from server.config.toml import ConfigError
 
+MOST_CONCURRENT = 64
+"""Pictures that `naiad bench` asks for at a time."""
 option = partial(typer.Option, show_default=False)
 Checkpoint = Annotated[
     Path | None, typer.Argument(help="A safetensors checkpoint or a diffusers folder.", show_default=False)
@@ -47,15 +49,29 @@ PromptOverride = Annotated[str | None, option("--prompt", help="Replaces the ima
 Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
 
 
-def parse_size(text: str | None) -> tuple[int | None, int | None]:
+def parse_size(text: str, flag: str = "--size") -> Size:
     """Return width and height of a text like 832x1216, or raise `ConfigError`."""
-    if text is None:
-        return None, None
     try:
         width, height = (int(side) for side in text.lower().split("x"))
     except ValueError:
-        raise ConfigError(f"--size {text!r} is not like 832x1216") from None
+        raise ConfigError(f"{flag} {text!r} is not like 832x1216") from None
     return width, height
+
+
+def parse_sizes(text: str) -> tuple[Size, ...]:
+    """Return the sizes of a text like 832x1216,512x768, each once, or raise `ConfigError`."""
+    return tuple(dict.fromkeys(parse_size(part.strip(), "--sizes") for part in text.split(",")))
+
+
+def parse_concurrency(text: str) -> tuple[int, ...]:
+    """Return the numbers of a text like 1,4, each once, or raise `ConfigError`."""
+    numbers: dict[int, None] = {}
+    for part in text.split(","):
+        if not part.strip().isdecimal() or not 1 <= int(part) <= MOST_CONCURRENT:
+            reason = f"{part.strip()!r} is not a whole number from 1 to {MOST_CONCURRENT}"
+            raise ConfigError(f"--concurrency {text!r}: {reason}; write numbers like 1,4")
+        numbers[int(part)] = None
+    return tuple(numbers)
 
 
 def parse_format(output: Path) -> str:

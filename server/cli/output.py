@@ -15,6 +15,8 @@ from secrets import token_hex
 from server.config.toml import ConfigError
 
 NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
+FLAG = "--output"
+"""The option that names a file, as messages have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +84,20 @@ def number_paths(path: Path, number: int) -> list[Path]:
     return [path.with_stem(f"{path.stem}_{index}") if index else path for index in range(number)]
 
 
-def check_output(path: Path, force: bool) -> None:
+def check_output(path: Path, force: bool, flag: str = FLAG) -> None:
     """Raise `ConfigError` if a path is a folder or a device, or a file that must not be replaced."""
     if path.is_dir():
-        raise ConfigError(f"--output {str(path)!r} is a folder; name a file in it")
+        raise ConfigError(f"{flag} {str(path)!r} is a folder; name a file in it")
     if _exists(path) and not force:
-        raise ConfigError(f"--output {str(path)!r} exists already; name another file, or add --force")
+        raise ConfigError(f"{flag} {str(path)!r} exists already; name another file, or add --force")
     if path.exists() and not path.is_file():
-        raise ConfigError(f"--output {str(path)!r} is not a regular file; name another one")
+        raise ConfigError(f"{flag} {str(path)!r} is not a regular file; name another one")
 
 
 @contextmanager
-def reserve_files(paths: Sequence[Path], size: int, force: bool) -> Generator[list[ReservedFile]]:
+def reserve_files(
+    paths: Sequence[Path], size: int, force: bool, flag: str = FLAG
+) -> Generator[list[ReservedFile]]:
     """Create missing folders and temporary files with room for `size` bytes each, which are removed in the end.
 
     Raises `ConfigError` if a folder cannot be written or has no room.
@@ -101,13 +105,13 @@ def reserve_files(paths: Sequence[Path], size: int, force: bool) -> Generator[li
     reserved: list[ReservedFile] = []
     with ExitStack() as stack:
         for path in paths:
-            file = _reserve(path, size, force)
+            file = _reserve(path, size, force, flag)
             stack.callback(file.temporary.unlink, missing_ok=True)
             reserved.append(file)
         yield reserved
 
 
-def _reserve(path: Path, size: int, force: bool) -> ReservedFile:
+def _reserve(path: Path, size: int, force: bool, flag: str) -> ReservedFile:
     folder = (path.resolve() if force else path).parent
     temporary = folder / f".naiad-{token_hex(8)}.part"
     try:
@@ -122,7 +126,7 @@ def _reserve(path: Path, size: int, force: bool) -> ReservedFile:
             reason = f"{str(folder)!r} is not a folder"
         elif error.errno in NO_ROOM:
             reason = f"there is no room for the {size // 1024 + 1} KiB that it may need"
-        raise ConfigError(f"--output {str(path)!r} cannot be written: {reason}") from None
+        raise ConfigError(f"{flag} {str(path)!r} cannot be written: {reason}") from None
     return ReservedFile(path, temporary, force)
 
 

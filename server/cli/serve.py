@@ -44,7 +44,8 @@ def run_server(
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in bind(settings.host, listen_port(settings))]
         announce(model, state, settings, listeners[0].getsockname()[1])
-        server = build_server(create_app(state), settings.api.connections, settings.drain_seconds, context)
+        bounds = settings.api.connections, settings.drain_seconds
+        server = build_server(create_app(state), *bounds, context, state.metrics.count_refusal)
         stop_on_hangup()
         if settings.engine.exit_on_failure:
             Thread(target=stop_after_failure, args=(server, state.engine), daemon=True).start()

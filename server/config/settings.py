@@ -45,6 +45,7 @@ ZipType = Literal["auto", "binary/octet-stream", "application/x-zip-compressed"]
 """Media type of a ZIP that is sent to a client that accepts any type."""
 LogFormat = Literal["console", "json", "auto"]
 """Form of the log's lines: text, JSON objects, or text only on a terminal."""
+Switch = Literal["auto", "on", "off"]
 OnDisconnect = Literal["cancel", "finish"]
 """What becomes of a request whose client has gone."""
 
@@ -92,6 +93,15 @@ class EngineSettings(StrictModel):
     parked_memory: Annotated[int, Field(ge=0)] = 16384
 
 
+class SpeedSettings(StrictModel):
+    """How the networks are run on the device."""
+
+    channels_last: Switch = "auto"
+    fused_projections: Switch = "auto"
+    kernels: Switch = "auto"
+    graphs: Switch = "auto"
+
+
 class ApiSettings(StrictModel):
     """How requests are read, under which paths, and which hosts and origins may send them."""
 
@@ -130,6 +140,7 @@ class Settings(StrictModel):
     drain_seconds: Annotated[float, Field(ge=1, le=86_400)] = 25
     log_format: LogFormat = "console"
     engine: EngineSettings = EngineSettings()
+    speed: SpeedSettings = SpeedSettings()
     api: ApiSettings = ApiSettings()
 
 

@@ -1,15 +1,18 @@
 """The thread that owns the device, a bounded queue of jobs for it, and a future for the result of each.
 
 Jobs are taken step by step, so that a short one passes a long one and a cancelled one stops at once. The engine does
-not know what a step does: `load` returns an object that begins jobs. States go NEW, LOADING, READY, DRAINING, STOPPED;
-DEFUNCT follows from any of them when loading or the device fails. HUNG follows from READY while a step does not end,
-and is left if it ends after all.
+not know what a step does: `load` returns an object that begins jobs. What remains to be done to an image without the
+device is done in other threads.
+
+States go NEW, LOADING, READY, DRAINING, STOPPED; DEFUNCT follows from any of them when loading or the device fails.
+HUNG follows from READY while a step does not end, and is left if it ends after all.
 """
 
 import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from enum import Enum
 from threading import Condition, Thread
 from time import perf_counter
@@ -27,6 +30,8 @@ from server.engine.watchdog import Watchdog
 from server.errors import Overloaded, Unavailable
 
 log = logging.getLogger("naiad.engine")
+FINISHING_THREADS = 2
+"""Threads that finish images, next to the device thread."""
 JOIN_SECONDS = 0.1
 """Seconds between two looks at whether the device thread hangs while it is waited for."""
 
@@ -156,14 +161,17 @@ class Engine:
                 reason = f"the queue has no room for {asked} of yours: {own} of {share} wait"
                 raise Overloaded(reason, self.expect_end(client))
 
-    def forecast(self) -> list[Forecast]:
-        """Return what is expected of the jobs, in the order in which the device takes them."""
+    def forecast(self, without: Ticket | None = None) -> list[Forecast]:
+        """Return what is expected of the jobs, in the order in which the device takes them; one may be left out."""
         with self._changed:
-            return [] if self._loaded is None else self._queue.forecast(self._loaded.is_active)
+            return [] if self._loaded is None else self._queue.forecast(self._loaded.is_active, without)
 
-    def expect_end(self, client: str | None = None) -> float | None:
-        """Return in how many seconds the first job ends, of a client or of all; None if there is none."""
-        forecasts = (each for each in self.forecast() if client in (None, each.ticket.client))
+    def expect_end(self, client: str | None = None, without: Ticket | None = None) -> float | None:
+        """Return in how many seconds the first job ends, of a client or of all, but for one that is dropped.
+
+        Returns None if there is none.
+        """
+        forecasts = (each for each in self.forecast(without) if client in (None, each.ticket.client))
         return min((each.end for each in forecasts), default=None)
 
     def stop(self) -> None:
@@ -211,7 +219,14 @@ class Engine:
         except Exception as error:  # noqa: BLE001  # a model that cannot be loaded must not stop the HTTP server
             self._fail_loading(error)
             return
-        args = self._batching, self._prepare_next, self.watchdog, self._on_event
+        with ThreadPoolExecutor(FINISHING_THREADS, thread_name_prefix="finishing") as finisher:
+            has_failed = self._serve(model, finisher)
+        if not has_failed:
+            self._enter(State.STOPPED)  # now that all jobs have ended
+
+    def _serve(self, model: LoadedModel, finisher: Executor) -> bool:
+        """Run the jobs until the engine stops, and return whether it has failed."""
+        args = self._batching, self._prepare_next, self.watchdog, self._on_event, finisher
         stepper = Stepper(model, self._queue, self._changed, *args)
         self._enter(State.READY)
         try:
@@ -221,8 +236,8 @@ class Engine:
                 self._read_memory(model)
         except Exception as error:  # noqa: BLE001  # without this thread, no job would ever end
             self._fail(error, stepper)
-            return
-        self._enter(State.STOPPED)
+            return True
+        return False
 
     def _read_memory(self, model: LoadedModel) -> None:
         """Read how much memory is in use, if that was a second ago; on another thread a device that hangs blocks."""

@@ -6,7 +6,7 @@ device thread; the command line calls the other functions on the main thread.
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,16 +25,19 @@ from pipelines.job import Work
 from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
+from pipelines.speed import SpeedChoices
 from pipelines.steps import Run
+from pipelines.stopwatch import Stopwatch
 from pipelines.torch_build import describe_build as describe_build
+from pipelines.torch_build import describe_device
 from pipelines.torch_build import explain_missing_kernels as explain_missing_kernels
 from pipelines.types import OnPreview
 from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import Upscaler, load_upscaler
-from pipelines.weights.checkpoint import fingerprint
+from pipelines.weights.checkpoint import fingerprint, open_checkpoint
 from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
-from pipelines.weights.load import Weights, load_weights
+from pipelines.weights.load import Weights, choose_dtype, load_weights
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
 from pipelines.weights.model_plan import plan_model
 from pipelines.weights.networks import TorchUNet
@@ -42,6 +45,7 @@ from pipelines.weights.probe import check_inpainting_prediction, decide_predicti
 from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings
 from server.config.toml import ConfigError
+from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
 from server.engine.resident import ResidentModels
 from server.engine.threads import choose_threads
@@ -89,23 +93,31 @@ class LoadedRunner:
         return self.runner.begin(work, on_preview)
 
 
-def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentModels:
+def load_models(
+    models: Sequence[ServedModel], settings: Settings, times: LoadTimes | None = None
+) -> ResidentModels:
     """Load the first of the models, and the upscaler if there is one; the others are loaded when they are requested.
+
+    Args:
+        times: gets the times of the parts of loading the first.
 
     Raises what `load_runner` does, and `ConfigError` if torch has no kernels for the GPU.
     """
     device = resolve_device(settings.device)
     if device.startswith("cuda") and (missing := explain_missing_kernels()) is not None:
         raise ConfigError(missing)
+    times = times or LoadTimes()
     upscaler = _load_upscaler(models[0], device)
+    times.finish("upscaler")
 
     def load(model: ServedModel) -> LoadedRunner:
         gc.collect()  # models that were dropped may be in cycles
         for path, known in model.file_fingerprints.items():
             if fingerprint(path) != known:
                 raise WeightsError(path, "it has changed since the server was started; restart it")
+        times.finish("hash")
         with translate_device_errors(torch.device(device)):
-            return load_runner(model, settings, upscaler)
+            return load_runner(model, settings, upscaler, times)
 
     parked_memory = settings.engine.parked_memory << 20
     is_shared = not device.startswith("cuda")  # the device has no memory of its own
@@ -115,13 +127,27 @@ def load_models(models: Sequence[ServedModel], settings: Settings) -> ResidentMo
 
 def read_memory(device: str) -> dict[str, int]:
     """Return the bytes of a GPU's memory that tensors use, and that torch has reserved; nothing for another device."""
+    return _read_memory(device, "current")
+
+
+def read_peak_memory(device: str) -> dict[str, int]:
+    """Return the most of either since `reset_peak_memory`."""
+    return _read_memory(device, "peak")
+
+
+def reset_peak_memory(device: str) -> None:
+    """Give back what a GPU has no use for, and begin to measure how much memory it needs at most."""
+    if torch.device(device).type == "cuda":
+        release_memory(torch.device(device))
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _read_memory(device: str, statistic: Literal["current", "peak"]) -> dict[str, int]:
     if torch.device(device).type != "cuda":
         return {}
     stats = torch.cuda.memory_stats(device)
-    return {
-        "used": stats.get("allocated_bytes.all.current", 0),
-        "reserved": stats.get("reserved_bytes.all.current", 0),
-    }
+    kinds = {"used": "allocated_bytes", "reserved": "reserved_bytes"}
+    return {kind: stats.get(f"{name}.all.{statistic}", 0) for kind, name in kinds.items()}
 
 
 def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:
@@ -130,7 +156,10 @@ def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:
 
 
 def load_runner(
-    model: ServedModel, settings: Settings, loaded_upscaler: Upscaler | None = None
+    model: ServedModel,
+    settings: Settings,
+    loaded_upscaler: Upscaler | None = None,
+    times: LoadTimes | None = None,
 ) -> LoadedRunner:
     """Load a model, and its upscaler if it has one that is not loaded yet, onto the device of the settings.
 
@@ -146,7 +175,8 @@ def load_runner(
         if entry.preview_decoder is None
         else load_tiny_decoder(entry.preview_decoder, torch.device(device))
     )
-    weights = load_entry(entry, settings, device)
+    times = times or LoadTimes()
+    weights = load_entry(entry, settings, device, times.finish)
     if weights.detection.is_assumed:
         detection = decide_prediction(weights, entry.path, entry.zsnr)
         log.info("%s: %s", entry.path.name, detection.evidence[-1])
@@ -155,6 +185,7 @@ def load_runner(
             detect_inpainting(entry.inpainting, detection)  # its prediction could not be compared before
     if entry.inpainting is not None and detect(entry.inpainting).is_assumed:
         check_inpainting_prediction(weights, entry.inpainting)
+    times.finish("probe")
     sigma_max = model.profile.sigma_max if entry.sigma_max is None else entry.sigma_max
     memory = settings.engine.lora_memory << 20, settings.engine.control_memory << 20
     vibe = _load_vibe(entry.vibe, weights)
@@ -169,6 +200,7 @@ def load_runner(
                 entry.preview_decoder.name,
                 likeness,
             )
+    times.finish("prepare")
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
 
 
@@ -181,8 +213,10 @@ def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
     return load_vibe(files.path, files.image_encoder, unets, *place, files.strength)
 
 
-def load_entry(entry: ModelEntry, settings: Settings, device: str) -> Weights:
-    """Load the networks of a catalog's entry onto a device, as the settings say."""
+def load_entry(
+    entry: ModelEntry, settings: Settings, device: str, on_part: Callable[[str], None] | None = None
+) -> Weights:
+    """Load the networks of a catalog's entry onto a device, as the settings say; `on_part` as in `load_weights`."""
     return load_weights(
         entry.path,
         device=device,
@@ -194,6 +228,8 @@ def load_entry(entry: ModelEntry, settings: Settings, device: str) -> Weights:
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
+        speed=SpeedChoices(**settings.speed.model_dump()),
+        on_part=on_part,
     )
 
 
@@ -261,3 +297,21 @@ def resolve_device(name: str) -> str:
     except (RuntimeError, AssertionError):
         raise ConfigError(f"device = {name!r} is not available; cpu always is") from None
     return name
+
+
+def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str]:
+    """Return the device that a model runs on, torch's build, and what the networks compute in.
+
+    Raises `ConfigError` if the device does not exist.
+    """
+    device = torch.device(resolve_device(settings.device))
+    dtype = DTYPES.get(settings.dtype) or choose_dtype(open_checkpoint(model.entry.path), device)
+    facts = {"device": device.type, **describe_device(device)}
+    if device.type == "cpu":
+        facts["threads"] = str(choose_threads(settings.threads) or torch.get_num_threads())
+    return facts | {"torch": torch.__version__, "dtype": str(dtype).removeprefix("torch.")}
+
+
+def open_stopwatch(settings: Settings) -> Stopwatch:
+    """Return a stopwatch for the device of the settings."""
+    return Stopwatch(torch.device(resolve_device(settings.device)))

@@ -1,11 +1,12 @@
-"""The jobs of an engine that are not finished, and the order in which they are served."""
+"""The jobs of an engine that are not drawn, and the order in which they are served."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import count
 from time import perf_counter
 
-from pipelines.cost import count_images, estimate_cost
+from pipelines.cost import count_images
 from pipelines.job import Work
 from pipelines.steps import Run
 from server.engine.order import Claim, Shares, rank_claims
@@ -24,7 +25,7 @@ class Limits:
     Attributes:
         queue: images of jobs that wait, without those that have begun; a job for more waits alone.
         share: those of one client, likewise.
-        images: images that have begun and are not finished; under "exact" one of them runs.
+        images: images that have begun and are not drawn; under "exact" one of them runs.
     """
 
     queue: int = 128
@@ -53,7 +54,7 @@ class Queue:
     """Tickets by their order; not safe for several threads.
 
     Args:
-        most_started: images that have begun and are not finished. Where there are as many, no further one begins.
+        most_started: images that have begun and are not drawn. Where there are as many, no further one begins.
 
     Attributes:
         running: the jobs that have begun.
@@ -113,9 +114,9 @@ class Queue:
             self._shares.add(ticket.client, ticket.service, perf_counter())
         return job
 
-    def begin(self, ticket: Ticket, run: Run) -> RunningJob:
-        """Record that a ticket's job has begun."""
-        self.running[ticket] = job = RunningJob(ticket, run)
+    def begin(self, ticket: Ticket, run: Run, finisher: Executor | None = None) -> RunningJob:
+        """Record that a ticket's job has begun; `finisher` finishes its images, see `RunningJob`."""
+        self.running[ticket] = job = RunningJob(ticket, run, finisher)
         return job
 
     def rank(self, is_active: Callable[[Work], bool]) -> list[Ticket]:
@@ -134,11 +135,15 @@ class Queue:
         waiting = [ticket for ticket in self._numbers if ticket not in self.running]
         return next(iter(self._sort(waiting, is_active)), None)
 
-    def forecast(self, is_active: Callable[[Work], bool]) -> list[Forecast]:
-        """Return when each job is expected to begin and to end, in their order, if no other one comes."""
+    def forecast(self, is_active: Callable[[Work], bool], without: Ticket | None = None) -> list[Forecast]:
+        """Return when each job is expected to begin and to end, in their order, if no other one comes.
+
+        Args:
+            without: a job that is dropped.
+        """
         forecasts: list[Forecast] = []
         now = 0.0
-        for ticket in self._sort(self._numbers, is_active):
+        for ticket in self._sort([each for each in self._numbers if each is not without], is_active):
             job, start = self.running.get(ticket), now
             now += self.estimate_remaining(ticket)
             begun = (0.0, now, job.done) if job is not None else (start, now, 0.0)
@@ -159,11 +164,11 @@ class Queue:
     def estimate_remaining(self, ticket: Ticket) -> float:
         """Return the seconds that the device still needs for a job."""
         job = self.running.get(ticket)
-        return self._speed * measure(ticket.work) * (1.0 if job is None else 1 - job.done)
+        return self._speed * ticket.amount * (1.0 if job is None else 1 - job.done)
 
     def learn_speed(self, ticket: Ticket) -> None:
         """Note how long a job took, the less the smaller it is; one that shows to be slower counts until it ends."""
-        job, work = self.running.get(ticket), measure(ticket.work)
+        job, work = self.running.get(ticket), ticket.amount
         if job is None:
             self._seconds = MEMORY * self._seconds + ticket.service
             self._work = MEMORY * self._work + work
@@ -174,11 +179,6 @@ class Queue:
     def learn_switch(self, seconds: float) -> None:
         """Note how long it took to change weights for a job."""
         self._switch_seconds = _average(self._switch_seconds, seconds)
-
-
-def measure(work: Work) -> float:
-    """Return the work for all images of a job."""
-    return estimate_cost(work) * count_images(work)
 
 
 def _average(mean: float, value: float) -> float:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Generator, Hashable, Mapping, Sequence
-from concurrent.futures import InvalidStateError
+from concurrent.futures import Executor, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +26,10 @@ from server.engine.events import (
 )
 from server.engine.model import Place, ServedModel
 from server.engine.queue import Queue
-from server.engine.ticket import Result, RunningJob, Ticket
+from server.engine.ticket import GONE, RunningJob, Ticket
 from server.engine.watchdog import WEIGHTS, Watchdog
 
 log = logging.getLogger("naiad.engine")
-GONE = "the client no longer waits for this job"
 Value = TypeVar("Value")
 
 
@@ -102,6 +101,8 @@ class Stepper:
         on_begin: called after a job has begun.
         watchdog: watches the operations of the device.
         on_event: called with what happens.
+        finisher: threads in which images that are drawn are finished while the device draws others; without them, that
+            is done in between.
     """
 
     def __init__(
@@ -113,16 +114,20 @@ class Stepper:
         on_begin: Callable[[], None],
         watchdog: Watchdog,
         on_event: OnEvent = ignore_event,
+        finisher: Executor | None = None,
     ) -> None:
+        self._finisher = finisher
         self._model, self._queue, self._lock, self._watchdog = model, queue, lock, watchdog
         self._batching, self._on_begin, self._on_event = batching, on_begin, on_event
         self._room: dict[Hashable, float] = {}  # for the passes with a key, where memory did not suffice
 
     def take_pass(self) -> None:
         """Take the step that is next, together with those that may share its pass."""
-        for ticket in tuple(self._queue.running):
+        for ticket, job in tuple(self._queue.running.items()):
             if ticket.is_cancelled:
                 self.fail(ticket, Cancelled(GONE))
+            elif job.failure is not None:
+                self.fail(ticket, job.failure)
         with self._lock:
             ranking = self._queue.rank(self._model.is_active)
         if ranking:
@@ -162,7 +167,7 @@ class Stepper:
                 with self._work_on((ticket,)):
                     step = job.find_step(image)
                 if step is None:
-                    self._finish_if_done(job)
+                    self._finish_if_drawn(job)
                 else:
                     yield ImageStep(ticket, image, step)
 
@@ -196,7 +201,7 @@ class Stepper:
         with self._work_on((ticket,)):
             run = self._retry(ticket.work, lambda: self._model.begin(ticket.work, ticket.on_preview))
         with self._lock:
-            job = self._queue.begin(ticket, run)
+            job = self._queue.begin(ticket, run, self._finisher)
         self._on_begin()
         self._on_event(JobBegan(name_kind(ticket.work), ticket.queue_seconds))
         return job
@@ -217,7 +222,7 @@ class Stepper:
                 with self._end_on_failure(each.ticket), self._work_on((each.ticket,)):
                     job.answer(each.image, answer)
                 self._queue.learn_speed(each.ticket)
-                self._finish_if_done(job)
+                self._finish_if_drawn(job)
 
     def _compute(self, steps: Sequence[ImageStep]) -> list[tuple[ImageStep, Any]]:
         """Return the results of steps; after an error each is taken on its own, so that only its own job fails."""
@@ -260,20 +265,16 @@ class Stepper:
         """Return the jobs that have begun."""
         return [ticket.work for ticket in self._queue.running]
 
-    def _finish_if_done(self, job: RunningJob) -> None:
-        """Set the result of a job whose images are all finished."""
+    def _finish_if_drawn(self, job: RunningJob) -> None:
+        """Let the device go on with other jobs if all images of one are drawn; it ends when they are finished."""
         ticket = job.ticket
-        if not job.is_finished or ticket not in self._queue.running:
+        if not job.is_drawn or ticket not in self._queue.running:
             return
         with self._end_on_failure(ticket):
-            output = job.finish()
             with self._lock:
                 self._queue.remove(ticket)
             self._queue.learn_speed(ticket)
-            times = ticket.queue_seconds or 0.0, ticket.service
-            result = Result(output.images, output.sigmas, *times, output.vibe, dict(ticket.stages))
-            with suppress(InvalidStateError):  # it hung
-                ticket.future.set_result(result)
+            job.call_when_finished(partial(_set_result, job))
 
     @contextmanager
     def _end_on_failure(self, ticket: Ticket) -> Generator[None]:
@@ -285,7 +286,7 @@ class Stepper:
         except Exception as error:  # noqa: BLE001  # the job boundary
             self.fail(ticket, error)
 
-    def fail(self, ticket: Ticket, error: Exception) -> None:
+    def fail(self, ticket: Ticket, error: BaseException) -> None:
         """End a job with an error, unless it has ended already."""
         with self._lock:
             job = self._queue.remove(ticket)
@@ -306,7 +307,20 @@ class Stepper:
                     ticket.add_work(stage, seconds)
 
 
-def set_error(ticket: Ticket, error: Exception) -> None:
+def _set_result(job: RunningJob) -> None:
+    """End a job whose images are finished, or could not be. On any thread."""
+    ticket = job.ticket
+    try:
+        result = job.finish()
+    except Exception as error:  # noqa: BLE001  # the job boundary
+        job.close()
+        set_error(ticket, error)
+        return
+    with suppress(InvalidStateError):  # it hung
+        ticket.future.set_result(result)
+
+
+def set_error(ticket: Ticket, error: BaseException) -> None:
     """Let the client of a job know its error, unless the job has ended. On any thread."""
     future = ticket.future
     if not future.done() and (future.running() or future.set_running_or_notify_cancel()):

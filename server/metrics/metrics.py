@@ -112,6 +112,10 @@ class Metrics:
         """Count the response to a request by its route, because clients can make up any number of paths."""
         self._requests.labels(getattr(scope.get("route"), "path", ""), str(status)).inc()
 
+    def count_refusal(self, status: int) -> None:
+        """Count a request that was refused before its path was known."""
+        self._requests.labels("", str(status)).inc()
+
     @contextmanager
     def measure_file(self, image_format: str) -> Generator[None]:
         """Count the time inside the context as writing one image file."""

@@ -91,7 +91,7 @@ def describe_job(
         "files": dict(files or {}),
         "batching": batching,
         "job": _to_plain(_canonical_job(job)),
-        "ladder": _to_plain(ladder),
+        "ladder": ["inf" if sigma == inf else sigma for sigma in ladder],
         "inputs": inputs,
         **({} if job.prompts.written is None else {"encoded": _to_plain(_list_encoded(job.prompts))}),
     }

@@ -5,28 +5,37 @@ drawn areas) and ISA-L's level 1 make a file a fifth larger than Pillow's defaul
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from isal import isal_zlib
 
 from pipelines.types import Pixels
+from server.picture.stealth import Columns, add_alpha
 
+Row = np.ndarray[tuple[int], np.dtype[np.uint8]]
+Rows = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOR_TYPES = {3: 2, 4: 6}
 IDAT_BYTES = 1 << 16
 """Compressed bytes in one IDAT chunk, as in Pillow's files and so in NAI's."""
+STRIP_ROWS = 128
+"""Rows that are filtered and compressed at a time, so few that they stay in the CPU's cache and in memory used before.
+
+New memory costs as much as the work itself: the system clears each page of it.
+"""
 
 
-def encode_png(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
+def encode_png(pixels: Pixels, fields: Mapping[str, str], columns: Columns | None = None) -> bytes:
     """Encode an image (height, width, 3 or 4) as an 8-bit PNG without interlacing.
 
     Each field becomes a tEXt chunk, or iTXt if it does not fit into Latin-1. The values must not contain NUL or lone
-    surrogates.
+    surrogates. `columns` give an image without alpha one, see stealth.py.
     """
     height, width, channels = pixels.shape
+    channels = channels if columns is None else 4
     header = struct.pack(">IIBBBBB", width, height, 8, COLOR_TYPES[channels], 0, 0, 0)
-    compressed = memoryview(isal_zlib.compress(_filter_rows(pixels).data, 1))  # pyright: ignore[reportUnknownMemberType]
+    compressed = memoryview(b"".join(_compress_rows(pixels, columns)))
     parts: list[bytes | memoryview] = [SIGNATURE, *build_chunk(b"IHDR", header)]
     for key, value in fields.items():
         parts += _build_text_chunk(key, value)
@@ -35,12 +44,25 @@ def encode_png(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
     return b"".join([*parts, *build_chunk(b"IEND", b"")])
 
 
-def _filter_rows(pixels: Pixels) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """Return each row as its filter byte and the differences to the row above."""
-    rows = pixels.reshape(len(pixels), -1)
+def _compress_rows(pixels: Pixels, columns: Columns | None) -> Iterator[bytes]:
+    """Yield the zlib stream of an image's filtered rows in pieces."""
+    compressor = isal_zlib.compressobj(1)  # pyright: ignore[reportUnknownMemberType]
+    above: Row | None = None
+    for start in range(0, len(pixels), STRIP_ROWS):
+        strip = pixels[start : start + STRIP_ROWS]
+        if columns is not None:
+            strip = add_alpha(strip, columns[start : start + STRIP_ROWS])
+        rows = strip.reshape(len(strip), -1)
+        yield compressor.compress(_filter_rows(rows, above).data)  # pyright: ignore[reportUnknownMemberType]
+        above = rows[-1]
+    yield compressor.flush()
+
+
+def _filter_rows(rows: Rows, above: Row | None) -> Rows:
+    """Return each row as its filter byte and the differences to the row above; the first one's is `above`, if any."""
     filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = 2  # UP
-    filtered[0, 1:] = rows[0]
+    filtered[0, 1:] = rows[0] if above is None else rows[0] - above
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     return filtered
 

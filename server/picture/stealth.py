@@ -6,11 +6,14 @@ Bits run down the columns from the top left. Alpha is 254 for 0 and 255 for 1, a
 
 import gzip
 import zlib
+from typing import TypeAlias
 
 import numpy as np
 
 from pipelines.types import Pixels
 
+Columns: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+"""The first columns of an image's alpha, (height, count); the alpha is 255 after them."""
 MAGIC = b"stealth_pngcomp"
 PLAIN_MAGIC = b"stealth_pnginfo"
 """Of A1111's extension without compression: the payload is the text itself."""
@@ -21,32 +24,37 @@ SPARE_BITS = 32
 """Bits left at 1 after the payload. Readers take the next 32 bits as the length of a block that is not written here."""
 
 
-def embed(rgb: Pixels, text: str) -> "Pixels | None":
-    """Return the image with a text in its alpha, or None if the image is too small for it."""
-    return embed_packed(rgb, gzip.compress(text.encode(), 9, mtime=0))
+def hide(text: str, height: int, width: int) -> Columns | None:
+    """Return the columns of alpha that hold a text, or None if the image is too small for it."""
+    return hide_packed(gzip.compress(text.encode(), 9, mtime=0), height, width)
 
 
-def embed_packed(rgb: Pixels, packed: bytes) -> "Pixels | None":
-    """Like `embed`, for a text that is already gzipped."""
+def hide_packed(packed: bytes, height: int, width: int) -> Columns | None:
+    """Like `hide`, for a text that is already gzipped."""
     stream = MAGIC + (8 * len(packed)).to_bytes(4, "big") + packed
-    height, width = rgb.shape[:2]
     if 8 * len(stream) + SPARE_BITS > height * width:
         return None
-    rgba = add_opaque_alpha(rgb)
-    bits = np.unpackbits(np.frombuffer(stream, np.uint8))
-    columns = -(-len(bits) // height)
-    padded = np.pad(bits, (0, columns * height - len(bits)), constant_values=1)
-    rgba[:, :columns, 3] = 254 + padded.reshape(columns, height).T
+    count = -(-8 * len(stream) // height)
+    alpha = np.full(count * height, 255, np.uint8)
+    alpha[: 8 * len(stream)] = np.unpackbits(np.frombuffer(stream, np.uint8)) + np.uint8(254)
+    return alpha.reshape(count, height).T
+
+
+def add_alpha(rgb: Pixels, columns: Columns) -> Pixels:
+    """Return the image, or some of its rows, with an alpha that begins with these columns of the same rows."""
+    rgba = _add_opaque_alpha(rgb)
+    rgba[:, : columns.shape[1], 3] = columns
     return rgba
 
 
-def add_opaque_alpha(rgb: Pixels) -> Pixels:
-    """Return the image with an alpha of 255."""
+def _add_opaque_alpha(rgb: Pixels) -> Pixels:
     packed, count = np.ascontiguousarray(rgb), rgb.shape[0] * rgb.shape[1]
     # overlapping 4-byte words, each a pixel and the next byte: copying by channel takes half as long again
     words = np.ndarray(count - 1, "<u4", packed, strides=(3,))  # no byte follows the last pixel
     rgba = np.empty((*rgb.shape[:2], 4), np.uint8)
-    np.bitwise_or(words, 255 << 24, out=rgba.reshape(-1).view("<u4")[:-1])
+    written = rgba.reshape(-1).view("<u4")[:-1]
+    written[:] = words
+    written |= np.uint32(255 << 24)
     rgba[-1, -1] = (*rgb[-1, -1], 255)
     return rgba
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipelines.types import Pixels
 from server.errors import Rejected
+from server.picture.stealth import Columns, add_alpha
 
 MAX_SIDE = 16383
 """Pixels; the format's limit for width and height."""
@@ -20,14 +21,18 @@ ASCII_PREFIX = b"ASCII\0\0\0"
 """The 8 bytes before a user comment that name its encoding."""
 
 
-def encode_webp(pixels: Pixels, fields: Mapping[str, str]) -> bytes:
+def encode_webp(pixels: Pixels, fields: Mapping[str, str], columns: Columns | None = None) -> bytes:
     """Encode an image (height, width, 3 or 4) as a lossless WebP, with the fields in EXIF; no EXIF if there are none.
+
+    `columns` give an image without alpha one, see stealth.py.
 
     Raises:
         Rejected: a side is longer than MAX_SIDE.
     """
     height, width = pixels.shape[:2]
     check_webp_size("webp", width, height)
+    if columns is not None:
+        pixels = add_alpha(pixels, columns)
     file = BytesIO()
     exif = build_exif(fields) if fields else b""
     # in lossless mode `quality` is effort; a higher one takes five times as long and saves nothing on drawings

@@ -21,7 +21,7 @@ from server.picture.comment import (
     describe_job,
 )
 from server.picture.signature import SigningKey, sign_comment
-from server.picture.stealth import add_opaque_alpha, embed
+from server.picture.stealth import hide
 from server.request.resolve import ResolvedRequest
 from server.request.schema import ImageFormat
 
@@ -74,10 +74,24 @@ class MetadataPolicy:
         return describe_job(job, sigmas, self.batching, self.source_hash, self.inpainting, files)
 
 
-def write_job_picture(policy: MetadataPolicy, resolved: ResolvedRequest, result: Result, index: int) -> bytes:
-    """Return the file of image `index` of a job; raise Rejected if the format cannot hold an image of this size."""
+def write_job_picture(
+    policy: MetadataPolicy,
+    resolved: ResolvedRequest,
+    result: Result,
+    index: int,
+    naiad_object: Mapping[str, object] | None = None,
+) -> bytes:
+    """Return the file of image `index` of a job.
+
+    Args:
+        naiad_object: what `describe_job` returns, which hashes the job's source images, for all images of the job.
+
+    Raises:
+        Rejected: the format cannot hold an image of this size.
+    """
     make_comment = partial(build_comment, resolved.job, index, resolved.recorded)
-    naiad_object = policy.describe_job(resolved.job, result.sigmas)
+    if naiad_object is None:
+        naiad_object = policy.describe_job(resolved.job, result.sigmas)
     rgb = result.images[index]
     return write_picture(policy, rgb, make_comment, naiad_object, result.run_seconds, resolved.image_format)
 
@@ -111,9 +125,10 @@ def write_picture(
     fields = build_text_fields(comment, policy.source_hash, seconds, policy.key.public, title)
     if alpha is not None:
         return encode(pixels, fields)
-    rgba = embed(rgb, build_alpha_text(fields))
-    if rgba is None:
-        size, reason = f"{rgb.shape[1]}x{rgb.shape[0]}", "image is too small for metadata in its alpha"
-        log.warning("a %s %s", size, reason, extra={"repeated": reason})
-        rgba = add_opaque_alpha(rgb)
-    return encode(rgba, fields)
+    height, width = rgb.shape[:2]
+    columns = hide(build_alpha_text(fields), height, width)
+    if columns is None:
+        reason = "image is too small for metadata in its alpha"
+        log.warning("a %s %s", f"{width}x{height}", reason, extra={"repeated": reason})
+        columns = np.empty((height, 0), np.uint8)
+    return encode(rgb, fields, columns)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from pipelines.errors import WeightsError
 from pipelines.job import Inversion, Lora, Prompts
@@ -39,13 +40,10 @@ def choose_inversions(
     Raises:
         Rejected: there is a folder of them, and a name after `embedding:` is not in it, or a file cannot be used.
     """
-    folder, warnings = model.inversion_folder, ()
-    try:
-        names = [] if folder is None else list_names(folder)
-    except WeightsError as error:
-        folder, names = None, []
-        warnings = (f"input: names of textual inversions are read as text: {error.reason}",)
+    folder, names, warnings = _list_folder(model)
     words = _list_words(names, model, loras)
+    if not words and folder is None:
+        return (), warnings
     known = [word.names[0] for word in words.values()]
     finder, chosen = WordFinder(words), dict[str, Inversion]()
     for field, text in _list_texts(prompts):
@@ -58,6 +56,15 @@ def choose_inversions(
         if len(chosen) > MOST_INVERSIONS:
             raise Rejected(field, f"{len(chosen)} textual inversions; at most {MOST_INVERSIONS}")
     return tuple(chosen[name] for name in sorted(chosen)), warnings
+
+
+def _list_folder(model: ServedModel) -> tuple[Path | None, list[str], tuple[str, ...]]:
+    """Return the folder of textual inversions if it can be read, their names, and warnings."""
+    folder = model.inversion_folder
+    try:
+        return folder, [] if folder is None else list_names(folder), ()
+    except WeightsError as error:
+        return None, [], (f"input: names of textual inversions are read as text: {error.reason}",)
 
 
 def _list_words(names: Sequence[str], model: ServedModel, loras: Sequence[Lora]) -> dict[str, Word]:

@@ -14,6 +14,7 @@ from pipelines.sampling.samplers import SAMPLERS, resolve_sampler
 from pipelines.sampling.schedules import SCHEDULES
 from pipelines.text.nai4 import strip_lettering
 from pipelines.text.prompt import list_prompt_pairs, mix_weights
+from pipelines.text.runs import Segment
 from pipelines.text.tokens import MAX_TOKENS, MAX_WEIGHT, tokenize_runs
 from pipelines.text.words import WordFinder
 from pipelines.types import Size
@@ -116,7 +117,7 @@ def resolve(
     prompts, tagged, preset_warnings = _build_prompts(request, model, policy)
     loras, lora_warnings = choose_loras((*read_loras(parameters.loras), *tagged), policy.model)
     inversions, inversion_warnings = choose_inversions(prompts, policy.model, loras)
-    prompts = replace(prompts, inversions=inversions)
+    prompts = replace(prompts, inversions=inversions) if inversions else prompts
     prompts, dialect_warnings = _use_dialect(prompts, parameters.dialect, policy)
     prompt_warnings = (*preset_warnings, *inversion_warnings, *dialect_warnings, *_check_prompts(prompts))
     seeds = count_seeds((parameters.seed or 0) % SEED_MODULUS or pick_seed(), samples)
@@ -154,7 +155,7 @@ def choose_model(name: str, policy: RequestPolicy) -> tuple[RequestPolicy, tuple
     names = {name, name.removesuffix("-inpainting")}
     for model in policy.models:
         if names & set(model.ids):
-            return replace(policy, model=model), ()
+            return (policy if model is loaded else replace(policy, model=model)), ()
     problem = next((policy.problems[other] for other in names if other in policy.problems), None)
     if problem is not None:
         raise Rejected("model", f"{name!r} cannot be served: {problem}; served: {', '.join(policy.ids)}")
@@ -296,13 +297,21 @@ def _check_prompts(prompts: Prompts) -> list[str]:
             mix_weights(segments)
         except InvalidPrompt as error:
             raise Rejected(name, str(error)) from None
-        longest = max(len(tokenize_runs(segment.runs, counts)) for segment in segments)
+        long = (segment for segment in segments if not _is_short(segment, prompts))
+        longest = max((len(tokenize_runs(segment.runs, counts)) for segment in long), default=0)
         if longest > MAX_TOKENS:
             warnings.append(f"{name}: {longest} tokens, cut after {MAX_TOKENS}")
         heaviest = max((weight for segment in segments for _, weight in segment.runs), default=1.0)
         if heaviest > MAX_WEIGHT:
             warnings.append(f"{name}: weight {heaviest:g} is above {MAX_WEIGHT:g}, which was used")
     return warnings
+
+
+def _is_short(segment: Segment, prompts: Prompts) -> bool:
+    """Return whether a segment cannot have too many tokens, which have a character each at least."""
+    texts = [text for text, _ in segment.runs]
+    letters = sum(len(text.replace(" ", "")) for text in texts)
+    return letters <= MAX_TOKENS and not prompts.inversions and all(map(str.isascii, texts))
 
 
 def _warn_of_values(parameters: Parameters, job: Job, profile: Profile) -> list[str]:

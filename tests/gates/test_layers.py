@@ -19,7 +19,7 @@ TORCH_FREE = (
     ),
     *("weights.checkpoint", "weights.detect", "weights.architecture", "weights.key_map"),
     *("weights.families", "weights.embedded", "weights.header", "weights.naming", "weights.quantization"),
-    "weights.sources",
+    *("weights.prefetch", "weights.sources"),
 )
 HEAVY = ("torch", "diffusers", "transformers")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from jobs import change, make_job
+from unets import WrappedUNet
 
 from pipelines.cost import estimate_cost, estimate_passes
 from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
@@ -178,7 +179,9 @@ def test_a_device_that_fails_in_a_step_is_lost(demo, monkeypatch, part):
 
     monkeypatch.setattr("pipelines.device.is_device_lost", lambda device: True)
     broken = (
-        {"unet": fail} if part == "unet" else {"vae": SimpleNamespace(decode=fail, to=lambda dtype: None)}
+        {"unet": WrappedUNet(demo.weights.unet, fail)}
+        if part == "unet"
+        else {"vae": SimpleNamespace(decode=fail, to=lambda dtype: None)}
     )
     run = Runner(Pipeline(replace(demo.weights, **broken))).begin(make_job(64, 64, steps=1))
     with pytest.raises(DeviceLost, match="cpu: CUDA error: unspecified launch failure"):

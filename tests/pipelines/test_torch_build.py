@@ -81,3 +81,44 @@ def test_a_build_for_cuda_that_sees_no_gpu_says_so(gpu, monkeypatch):
     gpu((8, 9))
     monkeypatch.setattr(torch_build.torch.cuda, "device_count", lambda: 0)
     assert next(describe_build()).endswith("it sees no GPU, or the driver is too old for it")
+
+
+class FakeNvml:
+    """NVIDIA's management library, with a driver or without a GPU that works."""
+
+    def __init__(self, status=0):
+        self.status, self.is_open = status, False
+
+    def nvmlInit_v2(self):  # noqa: N802 -- the library's name
+        self.is_open = self.status == 0
+        return self.status
+
+    def nvmlSystemGetDriverVersion(self, text, size):  # noqa: N802
+        assert self.is_open
+        assert size >= 80  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
+        text.value = b"580.65.06"
+        return 0
+
+    def nvmlShutdown(self):  # noqa: N802
+        self.is_open = False
+
+
+def test_the_version_of_the_driver_is_read_if_there_is_one():
+    nvml = FakeNvml()
+    assert torch_build.read_driver_version(nvml) == "580.65.06"
+    assert not nvml.is_open
+    assert torch_build.read_driver_version(FakeNvml(status=9)) is None
+    assert torch_build.read_driver_version(object()) is None
+
+
+def test_a_gpu_is_described(gpu, monkeypatch):
+    gpu((9, 0))
+    monkeypatch.setattr(torch_build, "read_driver_version", lambda: "580.65.06")
+    expected = {"name": "RTX", "compute capability": "9.0", "CUDA": "12.6", "driver": "580.65.06"}
+    assert torch_build.describe_device(torch.device("cuda")) == expected
+
+
+def test_a_cpu_is_described_by_its_name():
+    description = torch_build.describe_device(torch.device("cpu"))
+    assert list(description) == ["name"]
+    assert description["name"]

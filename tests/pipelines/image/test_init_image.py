@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from jobs import change, make_job
+from unets import WrappedUNet
 
 from demo.captions import random_scene
 from demo.checkpoint import build_demo
@@ -116,16 +117,15 @@ def test_an_inpainting_unet_gets_extra_channels_and_no_blend(demo, demo_file, tm
     inpainting = build_demo(tmp_path / "nine.safetensors", channels=9)
     weights: Any = load_weights(demo_file, inpainting=inpainting)
     samples = []
-    unet = weights.inpainting
 
-    def network(sample, *rest, **more):
+    def record(unet, sample, *rest):
         samples.append(sample)
-        return unet(sample, *rest, **more)
+        return unet(sample, *rest)
 
     mask = np.zeros((24, 16), np.uint8)
     mask[:, 8:] = 255
     init_image = InitImage(IMAGE, mask=mask.tobytes(), overlay="hard")
-    pipeline = Pipeline(replace(weights, inpainting=network))
+    pipeline = Pipeline(replace(weights, inpainting=WrappedUNet(weights.inpainting, record)))
     result = pipeline.run(change(JOB, init=init_image, steps=3, seeds=(3,))).images[0]
     assert (result[:, :64] == PIXELS[:, :64]).all()
     assert (result[:, 64:] != PIXELS[:, 64:]).any()

@@ -11,6 +11,7 @@ from pipelines.weights.load import load_weights
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])  # converted, and mapped
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
     "key",
@@ -21,12 +22,12 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
         "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight",
     ],
 )
-def test_a_weight_that_is_not_finite_is_refused_with_file_and_tensor(tmp_path, demo_file, key, value):
+def test_a_weight_that_is_not_finite_is_refused_with_file_and_tensor(tmp_path, demo_file, key, value, dtype):
     tensors = load_file(demo_file)
     tensors[key].view(-1)[-1] = value
     save_file(tensors, tmp_path / "a.safetensors", dict(read_header(demo_file).metadata))
     with pytest.raises(WeightsError) as refused:
-        load_weights(tmp_path / "a.safetensors")
+        load_weights(tmp_path / "a.safetensors", dtype=dtype, vae_dtype=dtype)
     assert str(refused.value).startswith(f"a.safetensors: {key} contains NaN or infinity")
 
 

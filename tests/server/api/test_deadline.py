@@ -11,6 +11,7 @@ from waiting import LIMIT, wait_until
 
 from server.api.deadline import read_deadline
 from server.app import create_app
+from server.engine.queue import measure
 
 STREAM = f"{GENERATE}-stream"
 
@@ -48,7 +49,7 @@ def test_a_client_may_shorten_the_servers_limit_and_never_lengthen_it(model, lim
         )
 
 
-def test_a_job_that_waits_beyond_its_deadline_never_runs(model, gate):
+def test_a_job_that_waits_beyond_its_deadline_never_runs(model, gate, monkeypatch):
     fake_model, clock = FakeModel(gate), Clock()
     state = build_state(model, fake_model)
     with serve(state, clock=clock) as address, ThreadPoolExecutor(2) as threads:
@@ -59,6 +60,8 @@ def test_a_job_that_waits_beyond_its_deadline_never_runs(model, gate):
             wait_until(lambda: state.engine.waiting == 1)
             clock.advance(29)
             assert state.engine.waiting == 1
+            (job,) = fake_model.jobs
+            monkeypatch.setattr(state.engine._queue, "_speed", 33.5 / measure(job))  # learned of other jobs
             clock.advance(1.5)
             response = waiting.result(LIMIT)
             assert parse_json(response) == (
@@ -69,7 +72,7 @@ def test_a_job_that_waits_beyond_its_deadline_never_runs(model, gate):
                     "try again later, or with fewer steps, images or pixels",
                 },
             )
-            assert find_header(response, "retry-after")
+            assert find_header(response, "retry-after") == "34"  # when the one that runs ends
             assert state.engine.waiting == 0
         finally:
             gate.release(10_000)
@@ -93,6 +96,18 @@ def test_a_running_job_stops_at_the_deadline_and_the_next_begins(model, gate):
         gate.release(2)  # one evaluation for the job that is dropped
         assert following.result(LIMIT).startswith(b"HTTP/1.1 200")
     assert [(job.steps, step) for job, step in fake_model.evaluations] == [(50, 1), (50, 2), (1, 1)]
+
+
+def test_a_job_is_not_in_its_own_way_when_it_is_tried_again(model, gate):
+    fake_model, clock = FakeModel(gate), Clock()
+    with serve(build_state(model, fake_model), clock=clock) as address, ThreadPoolExecutor(1) as threads:
+        try:
+            running = threads.submit(exchange, address, build_generate("Prefer: wait=30", steps=9))
+            wait_until(lambda: fake_model.evaluations)
+            clock.advance(31)
+            assert find_header(running.result(LIMIT), "retry-after") == "10"  # as if nothing were known
+        finally:
+            gate.release(10_000)
 
 
 def test_a_deadline_that_is_kept_changes_nothing(model):

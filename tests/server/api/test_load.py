@@ -103,11 +103,11 @@ def test_a_client_that_leaves_while_its_files_are_made_is_sent_none_and_holds_up
     caplog.set_level("INFO", "naiad.requests")
     write, begun, release = generation.write_job_picture, [], Event()
 
-    def write_slowly(metadata, resolved, result, index):
+    def write_slowly(metadata, resolved, result, index, described):
         if resolved.job.passes[0].seeds[0] == 1:
             begun.append(index)
             assert release.wait(LIMIT)
-        return write(metadata, resolved, result, index)
+        return write(metadata, resolved, result, index, described)
 
     monkeypatch.setattr(generation, "write_job_picture", write_slowly)
     with serve(build_state(model, FakeModel())) as address:

@@ -3,14 +3,14 @@
 import base64
 import io
 import json
-from zipfile import ZIP_STORED, ZipFile
+from zipfile import ZipFile
 
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from PIL import Image
 from starlette.datastructures import Headers
 
-from server.api.responses import build_image_response, negotiate, zip_images
+from server.api.responses import build_image_response, negotiate
 
 OCTETS, OLD_ZIP, JSON = "binary/octet-stream", "application/x-zip-compressed", "application/json"
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
@@ -156,23 +156,3 @@ def test_the_body_has_the_media_type_of_its_header(client, image_format, accept,
     response = client.post(GENERATE, json=body, headers={"Accept": accept})
     assert response.headers["content-type"] == kind
     assert response.content.startswith(head)
-
-
-def test_a_zip_stores_images_in_order_under_nai_names():
-    with ZipFile(io.BytesIO(zip_images([b"first", b"second"]))) as archive:
-        assert archive.namelist() == ["image_0.png", "image_1.png"]
-        assert [archive.read(name) for name in archive.namelist()] == [b"first", b"second"]
-        assert archive.testzip() is None
-        assert {entry.compress_type for entry in archive.infolist()} == {ZIP_STORED}
-
-
-def test_the_same_images_make_the_same_zip():
-    assert zip_images([b"a", b"b"]) == zip_images([b"a", b"b"])
-    with ZipFile(io.BytesIO(zip_images([b"a"]))) as archive:
-        assert archive.infolist()[0].date_time == (1980, 1, 1, 0, 0, 0)
-
-
-def test_zip_entries_are_named_by_format_and_are_readable_when_unpacked():
-    with ZipFile(io.BytesIO(zip_images([b"a"], "webp"))) as archive:
-        assert archive.namelist() == ["image_0.webp"]
-        assert archive.infolist()[0].external_attr >> 16 & 0o400

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_model import build_state, start_client, unzip_images
+from image_files import embed
 from paths import SHARED
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from server.api.upscale import read_upscale
 from server.picture.inspection import check_signatures, inspect
-from server.picture.stealth import embed
 from server.request.v4_prompt import flatten_v4_prompt
 
 UPSCALE = "/ai/upscale"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.cli.options import parse_control
+from server.cli.options import parse_concurrency, parse_control, parse_sizes
 from server.config.toml import ConfigError
 
 
@@ -23,3 +23,22 @@ def test_a_control_is_a_name_a_file_and_perhaps_a_strength(tmp_path, file, end, 
 def test_another_text_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_control(text)
+
+
+def test_lists_of_sizes_and_numbers_have_each_once():
+    assert parse_sizes("832x1216, 512X768,832x1216") == ((832, 1216), (512, 768))
+    assert parse_concurrency("4, 1,4") == (4, 1)
+
+
+@pytest.mark.parametrize("text", ["", "1,", "0", "65", "-1", "1.5", "many"])
+def test_a_number_of_pictures_at_a_time_is_whole_and_small(text):
+    with pytest.raises(
+        ConfigError, match=r"--concurrency '.*' is not a whole number from 1 to 64; write numbers like 1,4"
+    ):
+        parse_concurrency(text)
+
+
+@pytest.mark.parametrize("text", ["", "832x1216,", "832", "832x1216x2"])
+def test_a_size_is_two_numbers(text):
+    with pytest.raises(ConfigError, match=r"--sizes '.*' is not like 832x1216"):
+        parse_sizes(text)

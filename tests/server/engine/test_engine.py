@@ -35,6 +35,21 @@ def start():
         stop(engine)
 
 
+@pytest.fixture
+def start_busy(start):
+    """Start an engine whose device is busy with a job until a gate is released; no other job waits."""
+
+    def start_busy(queue, client=""):
+        gate = Semaphore(0)
+        engine = start(lambda: FakeModel(gate), limits=Limits(queue=queue))
+        engine.wait_ready()
+        running = engine.submit(JOB, client=client)
+        wait_until(lambda: engine.waiting == 0)
+        return engine, gate, running
+
+    return start_busy
+
+
 def stop(engine):
     stopping = threading.Thread(target=engine.stop, daemon=True)
     stopping.start()
@@ -129,12 +144,8 @@ def test_an_internal_error_while_loading_is_not_shown_to_clients(start):
     assert "secret" not in str(caught.value)
 
 
-def test_a_full_queue_refuses_immediately(start):
-    gate = Semaphore(0)
-    engine = start(lambda: FakeModel(gate), limits=Limits(queue=2))
-    engine.wait_ready()
-    tickets = [engine.submit(JOB)]
-    wait_until(lambda: engine.waiting == 0)
+def test_a_full_queue_refuses_immediately(start_busy):
+    engine, gate, *tickets = start_busy(2)
     tickets += [engine.submit(JOB, client=client) for client in "ab"]
     with pytest.raises(
         Overloaded, match=r"the queue has no room for another image: 2 of 2 wait; try again in"
@@ -144,12 +155,8 @@ def test_a_full_queue_refuses_immediately(start):
     assert all(ticket.future.result(LIMIT).images for ticket in tickets)
 
 
-def test_a_queue_is_full_by_images_and_a_job_for_more_waits_alone(start):
-    gate = Semaphore(0)
-    engine = start(lambda: FakeModel(gate), limits=Limits(queue=3))
-    engine.wait_ready()
-    tickets = [engine.submit(JOB)]
-    wait_until(lambda: engine.waiting == 0)
+def test_a_queue_is_full_by_images_and_a_job_for_more_waits_alone(start_busy):
+    engine, gate, *tickets = start_busy(3)
     four, two = make_job(64, 64, seeds=(1, 2, 3, 4)), make_job(64, 64, seeds=(1, 2))
     tickets.append(engine.submit(four))
     with pytest.raises(Overloaded, match="no room for another image: 4 of 3 wait"):
@@ -163,12 +170,8 @@ def test_a_queue_is_full_by_images_and_a_job_for_more_waits_alone(start):
     assert all(ticket.future.result(LIMIT).images for ticket in tickets)
 
 
-def test_one_client_has_at_most_half_of_the_queue(start):
-    gate = Semaphore(0)
-    engine = start(lambda: FakeModel(gate), limits=Limits(queue=6))
-    engine.wait_ready()
-    tickets = [engine.submit(JOB, client="many")]
-    wait_until(lambda: engine.waiting == 0)
+def test_one_client_has_at_most_half_of_the_queue(start_busy):
+    engine, gate, *tickets = start_busy(6, "many")
     tickets += [engine.submit(JOB, client="many") for _ in range(3)]
     with pytest.raises(Overloaded, match="no room for another image of yours: 3 of 3 wait") as caught:
         engine.submit(JOB, client="many")
@@ -215,12 +218,8 @@ def test_a_cancelled_job_is_dropped_from_the_queue_or_stopped_before_its_next_ev
     assert len(fake_model.finished) == 1
 
 
-def test_a_cancelled_job_leaves_the_queue_at_once(start):
-    gate = Semaphore(0)
-    engine = start(lambda: FakeModel(gate), limits=Limits(queue=2))
-    engine.wait_ready()
-    tickets = [engine.submit(JOB)]
-    wait_until(lambda: engine.waiting == 0)
+def test_a_cancelled_job_leaves_the_queue_at_once(start_busy):
+    engine, gate, *tickets = start_busy(2)
     gone = [engine.submit(JOB, client=client) for client in "ab"]
     with pytest.raises(Overloaded):
         engine.submit(JOB)

@@ -6,8 +6,8 @@ from jobs import make_job
 from pipelines.job import RgbImage, UpscaleJob
 from pipelines.steps import Run, Step
 from pipelines.types import Output, Progress
-from server.engine.queue import Forecast, Queue, measure
-from server.engine.ticket import Ticket
+from server.engine.queue import Forecast, Queue
+from server.engine.ticket import Ticket, measure
 
 SHORT, LONG = make_job(512, 512, steps=4), make_job(512, 512, steps=40)
 UPSCALE = UpscaleJob(RgbImage(1, 1, bytes(3)), 2, 2)

@@ -3,7 +3,7 @@
 import pytest
 from fake_model import GENERATE, FakeModel, build_state, start_client
 from jobs import make_job
-from live_server import build_get, build_post, connect, exchange, read_rest, serve
+from live_server import Clock, build_get, build_post, connect, exchange, read_rest, serve
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_until
 
@@ -79,6 +79,20 @@ def test_a_request_is_counted_under_its_route_whatever_its_path_is(client):
     samples = scrape(client)
     assert samples["naiad_http_requests_total", "", "404"] == 2
     assert samples["naiad_http_requests_total", "/user/objects/{kind}", "200"] == 2
+
+
+def test_a_request_that_is_refused_before_its_path_is_known_is_counted(model):
+    clock = Clock()
+    with serve(build_state(model, FakeModel()), clock=clock) as address:
+        exchange(address, build_get("/live", "Cookie: " + "c" * 100_000))
+        with connect(address) as connection:
+            connection.sendall(b"GET /li")
+            clock.advance(0)
+            clock.advance(31)
+            assert read_rest(connection).startswith(b"HTTP/1.1 408")
+        samples = read_page(address)
+    assert samples["naiad_http_requests_total", "", "431"] == 1
+    assert samples["naiad_http_requests_total", "", "408"] == 1
 
 
 def test_jobs_that_wait_and_run_are_counted_while_the_device_is_busy(model, gate):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import make_chunk, make_exif
+from image_files import embed, make_chunk, make_exif
 from paths import SAMPLES
 from PIL import Image
 
@@ -28,7 +28,6 @@ from server.picture.inspection import (
 )
 from server.picture.prompts import parse_json
 from server.picture.signature import NOVELAI_KEY, sign_comment
-from server.picture.stealth import add_opaque_alpha, embed
 from server.request.images import MAX_PIXELS
 
 GENUINE = sorted(SAMPLES.glob("*.png"))
@@ -46,7 +45,7 @@ def fields(signing_key):
 
 def write(text, alpha, rgb=RGB, encode=png.encode_png):
     """An image file with these fields in its two layers; None or {} leaves a layer out."""
-    rgba = embed(rgb, build_alpha_text(alpha)) if alpha else add_opaque_alpha(rgb)
+    rgba = embed(rgb, build_alpha_text(alpha) if alpha else None)
     assert rgba is not None
     return encode(rgba, text)
 
@@ -178,7 +177,7 @@ def test_the_report_lists_the_comment_key_by_key(fields):
     assert lines[-1] == "alpha: the same"
 
 
-@pytest.mark.parametrize("rgba", [RGB, add_opaque_alpha(RGB)], ids=["RGB", "RGBA"])
+@pytest.mark.parametrize("rgba", [RGB, embed(RGB)], ids=["RGB", "RGBA"])
 def test_an_image_without_layers_has_no_fields(rgba):
     inspection = inspect(png.encode_png(rgba, {}))
     assert (inspection.text, inspection.alpha) == ({}, None)

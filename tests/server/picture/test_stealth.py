@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_files import embed
 from paths import SAMPLES
 from PIL import Image
 
@@ -11,11 +12,10 @@ from server.picture.stealth import (
     MAGIC,
     MAX_TEXT_BYTES,
     SPARE_BITS,
-    add_opaque_alpha,
-    embed,
-    embed_packed,
+    add_alpha,
     extract,
     extract_packed,
+    hide_packed,
 )
 
 GENUINE = sorted(SAMPLES.glob("*.png"))
@@ -56,7 +56,7 @@ def test_a_text_is_extracted_or_too_long_for_its_image(text, height, width):
 @pytest.mark.parametrize("step", [1, 2])
 def test_an_opaque_alpha_keeps_the_colors(size, step):
     rgb = random_pixels(size[0], size[1] * step)[:, ::step]
-    rgba = add_opaque_alpha(rgb)
+    rgba = embed(rgb)
     assert np.array_equal(rgba[..., :3], rgb)
     assert set(rgba[..., 3].flat) == {255}
 
@@ -83,8 +83,8 @@ def test_the_layer_follows_the_format():
 def test_an_image_needs_room_for_the_text_and_32_bits_more():
     packed = bytes(10)
     needed = 8 * (len(MAGIC) + 4 + len(packed)) + SPARE_BITS
-    assert embed_packed(random_pixels(needed, 1), packed) is not None
-    assert embed_packed(random_pixels(needed - 1, 1), packed) is None
+    assert hide_packed(packed, needed, 1) is not None
+    assert hide_packed(packed, needed - 1, 1) is None
 
 
 def test_columns_after_the_text_are_ignored():
@@ -115,9 +115,9 @@ def test_a_truncated_or_foreign_payload_is_no_text():
     valid = gzip.compress(b"a text that is long enough to be cut" * 9, 9, mtime=0)
     bad_block = valid[:10] + b"\xff" + valid[11:]
     for packed in (valid[:-9], b"not gzip at all", valid[:-8] + bytes(8), bad_block):
-        rgba = embed_packed(random_pixels(64, 64), packed)
-        assert rgba is not None
-        assert extract(rgba) is None
+        columns = hide_packed(packed, 64, 64)
+        assert columns is not None
+        assert extract(add_alpha(random_pixels(64, 64), columns)) is None
 
 
 @pytest.mark.skipif(not GENUINE, reason="no genuine NAI images next to this checkout")
@@ -128,6 +128,6 @@ def test_a_genuine_image_is_read_and_rewritten_bit_for_bit(path):
     packed = extract_packed(rgba)
     assert packed is not None
     assert '"Software": "NovelAI"' in (extract(rgba) or "")
-    rewritten = embed_packed(rgba[..., :3], packed)
-    assert rewritten is not None
-    assert np.array_equal(rewritten, rgba)
+    columns = hide_packed(packed, *rgba.shape[:2])
+    assert columns is not None
+    assert np.array_equal(add_alpha(rgba[..., :3], columns), rgba)

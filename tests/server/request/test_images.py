@@ -6,11 +6,11 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from image_files import embed
 from PIL import Image
 
 from server.errors import Rejected
 from server.picture.icc import PRIMARIES, SRGB_CURVE, build_profile
-from server.picture.stealth import embed
 from server.request.images import decode_file, read_image, read_mask
 
 RNG = np.random.default_rng(6)

@@ -1,0 +1,1 @@
+"""Operations of the networks that one kernel does instead of several, on GPUs with Triton."""

@@ -1,0 +1,94 @@
+"""The UNet's options, and what is computed once for a prompt; tests/pipelines/weights/test_networks.py has its output."""
+
+from typing import Any
+
+import pytest
+import torch
+from adapter_files import UNETS, build_unet
+from unets import run_unet
+
+from pipelines.kernels import geglu, group_norm
+from pipelines.unet.unet import UNetModel
+from pipelines.weights.architecture import sdxl
+
+
+@pytest.fixture(params=UNETS)
+def unet(request):
+    return build_unet(request.param)
+
+
+def run(unet):
+    generator = torch.Generator().manual_seed(9)
+    context = torch.randn(2, 77, unet.module.shape.context, generator=generator)
+    added = {"text_embeds": torch.randn(2, 24, generator=generator), "time_ids": torch.full((2, 6), 64.0)}
+    sample = torch.randn(2, 4, 16, 8, generator=generator)
+    with torch.inference_mode():
+        return run_unet(
+            unet, sample, torch.tensor([500, 20]), context, added if unet.module.add_embedding else None
+        )
+
+
+def close(found, expected):
+    # float32: other kernels for the same sums
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+
+
+def test_fused_projections_and_channels_last_change_rounding_alone(unet):
+    plain = run(unet)
+    unet.module.fuse()
+    close(run(unet), plain)
+    unet.module.to(memory_format=torch.channels_last)
+    close(run(unet), plain)
+
+
+def test_a_fused_matrix_is_the_weights_themselves_after_a_change_and_after_a_move(unet):
+    unet.module.fuse()
+    for name, weight in unet.module.named_parameters():
+        if ".attn1.to_k" in name:
+            weight.mul_(1.5)  # as a LoRA does
+    changed = run(unet)
+    unet.module.double().float()  # moving gives the weights other addresses
+    attention = unet.module.mid_block.attentions[0].transformer_blocks[0].attn1
+    assert attention.fused.dtype == torch.float32
+    assert attention.to_v.weight.untyped_storage().data_ptr() == attention.fused.untyped_storage().data_ptr()
+    close(run(unet), changed)
+    plain = build_unet("sdxl" if unet.module.add_embedding else "sd15")
+    plain.module.load_state_dict(unet.module.state_dict())
+    close(run(plain), changed)
+
+
+def test_all_layers_use_the_kernels_where_they_run(unet, monkeypatch):
+    counts = {"group_norm": 0, "geglu": 0}
+
+    def count(name, function):
+        def call(*args):
+            counts[name] += 1
+            return function(*args)
+
+        return call
+
+    plain = run(unet)
+    unet.module.set_kernels(True)
+    assert torch.equal(run(unet), plain)
+    for name, module in {"group_norm": group_norm, "geglu": geglu}.items():
+        monkeypatch.setattr(module, "has_triton", lambda device: True)
+        fused, eager = f"compute_fused_{name}", getattr(module, f"compute_eager_{name}")
+        monkeypatch.setattr(module, fused, count(name, eager))
+    unet.module.to(memory_format=torch.channels_last)
+    close(run(unet), plain)
+    norms = [each for each in unet.module.modules() if isinstance(each, torch.nn.GroupNorm)]
+    assert counts == {"group_norm": len(norms), "geglu": len(unet.module.cross_attentions)}
+    unet.module.set_kernels(False)
+    run(unet)
+    assert counts["geglu"] == len(unet.module.cross_attentions)
+
+
+def test_a_config_that_makes_no_sense_is_an_error():
+    config: dict[str, Any] = dict(sdxl().unet)
+    for changes in (
+        {"attention_head_dim": [5, 10, 19]},
+        {"block_out_channels": [320, 640]},
+        {"norm_num_groups": 7},
+    ):
+        with pytest.raises(ValueError, match=r"heads|argument|divisible"), torch.device("meta"):
+            UNetModel(config | changes)

@@ -1,0 +1,7 @@
+class Tool:
+    path: str
+
+class NvidiaTools:
+    cuobjdump: Tool
+
+nvidia: NvidiaTools

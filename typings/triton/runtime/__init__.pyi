@@ -1,0 +1,7 @@
+class Driver:
+    def get_current_target(self) -> object: ...
+
+class DriverConfig:
+    active: Driver
+
+driver: DriverConfig
