@@ -183,7 +183,7 @@ class _OperationMode(TorchDispatchMode):
         ):
             return self._copy(func, args, kwargs)
         _check(func, tensors, self._device)
-        run: Callable[..., Any] = SHAPES.get(packet, func)
+        run: Any = SHAPES.get(packet, func)
         output = run(*args, **kwargs)
         self._count(func, tensors, output)
         return output

@@ -22,6 +22,7 @@ from benchmarks.dispatch import META, NUMBER, Counts, DryDevice, Kind
 from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
+from pipelines.speed import SpeedChoices, choose_speed
 from pipelines.steps import Stage, Step, StepCoroutine, take_steps
 from pipelines.types import Pixels, PredictionType, Size
 from pipelines.weights.architecture import Architecture, sdxl
@@ -111,7 +112,9 @@ def build_empty_weights(
     dtype: torch.dtype = torch.float16,
     inpainting: Architecture | None = None,
 ) -> Weights:
-    """Return a model without memory for its weights, in the dtypes that it has on a GPU.
+    """Return a model without memory for its weights, in the dtypes and layout that it has on a GPU.
+
+    Triton's kernels and CUDA graphs need a GPU and are left out; with them, it launches less.
 
     Args:
         inpainting: the architecture of a second UNet, with 9 input channels.
@@ -119,8 +122,11 @@ def build_empty_weights(
     vae_dtype = choose_vae_dtype(dtype, torch.device("cuda"))
     unet, vae, text_encoders = build_networks(architecture)
     second = None if inpainting is None else TorchUNet(inpainting.unet)
-    for network in (unet, *text_encoders, *(() if second is None else (second,))):
+    unets = [unet] if second is None else [unet, second]
+    for network in (*unets, *text_encoders):
         network.module.to(dtype)
+    for network in unets:
+        network.optimize(choose_speed(torch.device("cuda"), SpeedChoices(kernels="off", graphs="off")), META)
     vae.to(vae_dtype)
     detection = Detection(architecture.family, "single", architecture.channels, prediction, zsnr, ())
     networks = unet, vae, text_encoders
