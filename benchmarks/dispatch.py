@@ -28,6 +28,7 @@ Kind = Literal["read", "upload", "download"]
 """The host reads a number; data is copied to the device; data is copied from it. The host waits for each."""
 
 aten = torch.ops.aten
+COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 CODE = str(Path(__file__).parents[1] / "pipelines")
 FROM_PYTHON = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 """What makes tensors of numbers in Python, which is a copy if they are on a device."""
@@ -161,19 +162,16 @@ class _OperationMode(TorchDispatchMode):
     def __init__(self, device: DryDevice) -> None:
         super().__init__()
         self._device = device
-        self._undivided = set[Any]()
+        self._composites: dict[Any, bool] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, func.overloadpacket
         leaves = _list_leaves([*args, *kwargs.values()])
         if not any(map(_is_meta, leaves)):
             return func(*args, **kwargs)
-        if packet is not ATTENTION and func not in self._undivided:
-            with self:  # in inference mode, operations made of others come undivided
-                output = func.decompose(*args, **kwargs)
-            if output is not NotImplemented:
-                return output
-            self._undivided.add(func)
+        if packet is not ATTENTION and self._is_composite(func):
+            with self:
+                return func._op_dk(COMPOSITE, *args, **kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if packet in READS:
             return self._device.read(tensors[0])
@@ -187,6 +185,17 @@ class _OperationMode(TorchDispatchMode):
         output = run(*args, **kwargs)
         self._count(func, tensors, output)
         return output
+
+    def _is_composite(self, func: Any) -> bool:
+        """Return whether torch makes an operation of others on every device; in inference mode it comes undivided.
+
+        What Python code makes of it for compilers, which takes more memory and operations, does not count.
+        """
+        if func not in self._composites:
+            self._composites[func] = torch._C._dispatch_has_kernel_for_dispatch_key(
+                func.name(), COMPOSITE.name
+            )
+        return self._composites[func]
 
     def _copy(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         """Copy between the devices."""
