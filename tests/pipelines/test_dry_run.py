@@ -36,6 +36,7 @@ from pipelines.job import (
     UncondZero,
     Vibe,
 )
+from pipelines.previewer import Previewer
 from pipelines.sampling.noise import list_noise_calls
 from pipelines.sampling.samplers import SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
@@ -223,6 +224,14 @@ def test_a_step_takes_no_more_operations_than_before(sdxl):
     assert first.own.operations > others[0].own.operations  # it prepares what the others use
     assert others[0].own.operations <= PASS_OPERATIONS
     assert max(step.after.operations for step in trace.draws) <= STEP_OPERATIONS
+
+
+def test_a_preview_is_one_copy(hollow):
+    with torch.inference_mode(), DryDevice() as device:
+        previewer = Previewer(hollow.fit_preview(), META)
+        device.take_counts()
+        previewer.start(make_meta(4, 12, 8)).result()
+    assert list_transfers([device.counts]) == [("download", "previewer.py")]
 
 
 def test_the_masks_of_characters_are_computed_once(hollow):
