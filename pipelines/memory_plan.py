@@ -4,12 +4,12 @@ The plan is made when a model is loaded and holds as long as it is. It costs tim
 wait in CPU memory. Only tiles change pictures a little, as group normalization sees one tile at a time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.image.vae import SMALL_TILES, TILES, Tiling
 from pipelines.sampling.batching import MEGAPIXEL
 
-RESERVE = 400 << 20
+RESERVE = 256 << 20
 """Bytes for what libraries and the allocator need besides tensors."""
 PASS_ROWS = 2
 """Rows of a pass with guidance."""
@@ -74,6 +74,9 @@ class MemoryPlan:
         return f"{where}{tiles}; about {self.peak / 1e9:.1f} GB for a picture of a megapixel"
 
 
+EVERYTHING_RESIDENT = MemoryPlan()
+
+
 def plan_memory(sizes: Sizes, budget: int | None) -> MemoryPlan:
     """Return the fastest plan that fits into a budget in bytes, or the smallest one; None is any memory."""
     plans = [
@@ -96,13 +99,9 @@ def count_peak(sizes: Sizes, plan: MemoryPlan) -> int:
     unet = sizes.unet - plan.streamed - (sizes.projections if plan.offloads_projections else 0)
     streams = 2 * sizes.largest if plan.streamed else 0
     drawing = unet + streams + sizes.count_rest(plan.tiling)
-    # while prompts are encoded, nothing is drawn
-    encoding = unet + sizes.vae + sizes.encoders + RESERVE
-    return max(encoding, drawing if plan.offloads_encoders else drawing + sizes.encoders)
+    # text encoders that wait in CPU memory are on the device layer by layer, and before anything is drawn
+    return drawing if plan.offloads_encoders else drawing + sizes.encoders
 
 
 def _with_peak(sizes: Sizes, plan: MemoryPlan) -> MemoryPlan:
-    peak = count_peak(sizes, plan)
-    return MemoryPlan(
-        plan.offloads_encoders, plan.offloads_projections, plan.streamed, plan.tiling, peak
-    )
+    return replace(plan, peak=count_peak(sizes, plan))

@@ -4,8 +4,7 @@ The layers of a network run in the same order in every pass. While one runs, the
 stream of their own, so that on a GPU most of the copies are hidden. The values are the same bits, so pictures are too.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -88,7 +87,6 @@ class Offload:
         self._layers: list[Layer] = []
         self._parameters: set[int] = set()
         self._last: Layer | None = None
-        self._keeps = False
 
     @property
     def device_size(self) -> int:
@@ -119,16 +117,6 @@ class Offload:
         """Return whether a parameter waits in CPU memory."""
         return id(parameter) in self._parameters
 
-    @contextmanager
-    def keep(self) -> Generator[None]:
-        """Leave weights on the device inside the context, where layers run repeatedly."""
-        self._keeps = True
-        try:
-            yield
-        finally:
-            self._keeps = False
-            self.clear()
-
     def clear(self) -> None:
         """Free what is on the device; to be called before weights change, as one layer may be copied ahead."""
         for layer in self._layers:
@@ -150,9 +138,8 @@ class Offload:
         return layer.copies
 
     def _leave(self, layer: Layer) -> None:
-        if not self._keeps:
-            _assign(layer, layer.home)
-            layer.copies = None
+        _assign(layer, layer.home)
+        layer.copies = None
 
 
 def _assign(layer: Layer, tensors: Sequence[Tensor]) -> None:
@@ -161,8 +148,22 @@ def _assign(layer: Layer, tensors: Sequence[Tensor]) -> None:
 
 
 def _lock_pages(tensor: Tensor) -> Tensor:
-    """Return a tensor in memory that a GPU can copy from by itself, if there is a GPU."""
-    return tensor.pin_memory() if torch.cuda.is_available() else tensor
+    """Return a tensor in CPU memory that a GPU can copy from by itself, if there is a GPU."""
+    return tensor.cpu().pin_memory() if torch.cuda.is_available() else tensor.cpu()
+
+
+def offload_all(offload: Offload, module: nn.Module) -> None:
+    """Keep all weights of a network in CPU memory, layer by layer.
+
+    Layers are the members of lists, as transformers have them, and the other modules with weights of their own.
+    """
+    listed = [part for each in module.modules() if isinstance(each, nn.ModuleList) for part in each]
+    inside = {id(part) for each in listed for part in each.modules()}
+    for part in listed:
+        offload.add(part)
+    for part in module.modules():
+        if id(part) not in inside and next(part.parameters(recurse=False), None) is not None:
+            offload.add(part)
 
 
 def move_weights(module: nn.Module, device: torch.device, offload: Offload | None) -> None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from pipelines.device import find_free_memory
 from pipelines.sampling.batching import MEGAPIXEL, MOST_LATENTS
-from pipelines.weights.architecture import Config
-from pipelines.weights.load import Weights
+from pipelines.weights.architecture import Architecture, Config
+
+if TYPE_CHECKING:
+    from pipelines.weights.load import Weights
 
 UNET_MAPS, VAE_MAPS = 15, 6
 """Feature maps at full resolution, with the channels of the outermost block, that are alive at once: counted in a pass
@@ -26,7 +28,7 @@ class PassLimits:
     vae: float = MEGAPIXEL
 
 
-def find_pass_limits(weights: Weights, max_rows: int | None = None) -> PassLimits:
+def find_pass_limits(weights: "Weights", max_rows: int | None = None) -> PassLimits:
     """Return the limits for a model in the memory that is free now, where a device reports it.
 
     Args:
@@ -34,19 +36,21 @@ def find_pass_limits(weights: Weights, max_rows: int | None = None) -> PassLimit
     """
     limits, free = PassLimits(), find_free_memory(weights.device)
     if free is not None:
-        unet, vae = count_unet_bytes(weights), count_vae_bytes(weights)
+        unet = count_row_bytes(weights.architecture, weights.dtype)
+        # in float32, which the VAE may fall back on
+        vae = count_decoder_bytes(weights.architecture, torch.float32)
         limits = PassLimits(min(limits.unet, USED * free / unet), USED * free / vae)
     return limits if max_rows is None else PassLimits(max_rows * MEGAPIXEL, limits.vae)
 
 
-def count_unet_bytes(weights: Weights) -> int:
+def count_row_bytes(architecture: Architecture, dtype: torch.dtype) -> int:
     """Return the bytes that a row's features take for each latent, at the peak of a pass."""
-    return UNET_MAPS * _count_channels(weights.architecture.unet) * weights.dtype.itemsize
+    return UNET_MAPS * _count_channels(architecture.unet) * dtype.itemsize
 
 
-def count_vae_bytes(weights: Weights) -> int:
-    """Return the bytes that decoding takes for each latent at its peak, in float32, which the VAE may fall back on."""
-    return VAE_MAPS * 64 * _count_channels(weights.architecture.vae) * torch.float32.itemsize
+def count_decoder_bytes(architecture: Architecture, dtype: torch.dtype) -> int:
+    """Return the bytes that decoding takes for each latent, at its peak."""
+    return VAE_MAPS * 64 * _count_channels(architecture.vae) * dtype.itemsize
 
 
 def _count_channels(config: Config) -> int:

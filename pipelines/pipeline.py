@@ -112,7 +112,9 @@ class Pipeline:
         self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
         self._loras = LoraResidency(weights.parts, weights.detection.family, lora_memory)
         self._controls = ControlResidency(weights, control_memory)
-        self._vae = VaeCodec(weights.vae, weights.architecture.latent_scale, weights.vae_dtype)
+        self._vae = VaeCodec(
+            weights.vae, weights.architecture.latent_scale, weights.vae_dtype, weights.memory.tiling
+        )
         self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
 
     @property
@@ -131,7 +133,7 @@ class Pipeline:
         self._controls.drop()
         self._drop_graphs()
         for module in self._list_modules():
-            nn.Module.to(module, device)
+            self.weights.move(module, device)
 
     def free_memory(self) -> None:
         """Free what is kept on the device and can be made again: ControlNets, and what was computed of prompts."""
@@ -163,6 +165,8 @@ class Pipeline:
 
     def activate(self, job: Job) -> None:
         """Apply the LoRAs of a job, and no others. They must be active whenever a step of the job is taken."""
+        if self.weights.offload is not None and not self._loras.is_active(job.loras):
+            self.weights.offload.clear()  # a layer may have been copied ahead
         self._loras.activate(job.loras)
 
     @torch.inference_mode()

@@ -35,11 +35,14 @@ class SpeedChoices:
     graphs: Choice = "auto"
 
 
-def choose_speed(device: torch.device, choices: SpeedChoices) -> Speed:
+def choose_speed(device: torch.device, choices: SpeedChoices, streams: bool = False) -> Speed:
     """Return what is used on a device: "auto" is everything on CUDA and nothing elsewhere.
 
     A CPU maps its weights from the file, so that changing their layout would take the memory for a copy. Kernels and
     graphs exist on CUDA alone.
+
+    Args:
+        streams: whether weights are copied to the device in each pass, layer by layer.
     """
     is_cuda = device.type == "cuda"
 
@@ -49,7 +52,7 @@ def choose_speed(device: torch.device, choices: SpeedChoices) -> Speed:
     channels_last = decide(choices.channels_last)
     return Speed(
         channels_last,
-        decide(choices.fused_projections),
+        not streams and decide(choices.fused_projections),
         channels_last and decide(choices.kernels, cuda_only=True),
-        decide(choices.graphs, cuda_only=True),
+        not streams and decide(choices.graphs, cuda_only=True),
     )

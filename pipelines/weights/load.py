@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from pipelines.memory_plan import EVERYTHING_RESIDENT, MemoryPlan
+from pipelines.offload import Offload, move_weights
 from pipelines.speed import SpeedChoices, choose_speed
 from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture
-from pipelines.weights.checkpoint import Checkpoint, checkpoint_files
+from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, Checkpoint, checkpoint_files
 from pipelines.weights.detect import Detection
-from pipelines.weights.model_plan import PlannedPart, fill_parts, plan_model
+from pipelines.weights.model_plan import ModelPlan, PlannedPart, fill_parts, plan_model
 from pipelines.weights.networks import TextEncoder, UNet, Vae, set_attention
+from pipelines.weights.placement import choose_plan, place_weights
 from pipelines.weights.prefetch import prefetch
 
 FLOAT32_LIMIT = 1 << 30
@@ -38,6 +42,16 @@ class Weights:
     vae_dtype: torch.dtype
     inpainting: UNet | None = None  # a second UNet, with 9 input channels
     parts: tuple[PlannedPart, ...] = ()  # the networks again, with the files that filled them
+    memory: MemoryPlan = EVERYTHING_RESIDENT
+    offload: Offload | None = None  # the weights that wait in CPU memory
+
+    def move(self, module: nn.Module, device: torch.device) -> None:
+        """Move a network's weights, except those that wait in CPU memory."""
+        if self.offload is None:
+            nn.Module.to(module, device)
+        else:
+            self.offload.clear()
+            move_weights(module, device, self.offload)
 
 
 def load_weights(
@@ -54,6 +68,7 @@ def load_weights(
     clip_skip: int | None = None,
     attention: AttentionBackend = "sdpa",
     speed: SpeedChoices | None = None,
+    gigabytes: int | None = None,
     on_part: Callable[[str], None] | None = None,
 ) -> Weights:
     """Load a model.
@@ -65,6 +80,7 @@ def load_weights(
         text_encoders: replacements likewise: one file that contains them all, or one for each, CLIP-L first.
         inpainting: a file whose UNet, with 9 input channels, is used for inpainting; the rest of it is ignored.
         speed: how the UNets are run, see pipelines/speed.py; None chooses by device.
+        gigabytes: memory of the card to plan for, see pipelines/memory_plan.py; None plans for what is free.
         clip_skip: which layer of the text encoder is used, counted from the last, 1; None for the family's own.
         on_part: called after each part of the work: "plan", which imports and builds the networks, and "read".
 
@@ -80,18 +96,32 @@ def load_weights(
         on_part("plan")
     dtype = dtype or choose_dtype(plan.checkpoint, target)
     vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
-    dtypes = (vae_dtype if planned.part.folder == "vae" else dtype for planned in plan.parts)
-    fill_parts(list(zip(plan.parts, dtypes, strict=True)), target)
+    memory = choose_plan(plan, target, dtype, vae_dtype, gigabytes)
+    _fill_all(plan, memory, target, (dtype, vae_dtype))
+    offload = place_weights(plan, memory, target)
     if on_part is not None:
         on_part("read")
     for unet in (plan.unet, plan.inpainting):
         if unet is not None:
             set_attention(unet, attention)
-            unet.optimize(choose_speed(target, speed or SpeedChoices()), target)
+            unet.optimize(choose_speed(target, speed or SpeedChoices(), memory.streamed > 0), target)
     networks = (plan.unet, plan.vae, plan.text_encoders)
+    place = target, dtype, vae_dtype
     return Weights(
-        plan.detection, plan.architecture, *networks, target, dtype, vae_dtype, plan.inpainting, plan.parts
+        plan.detection, plan.architecture, *networks, *place, plan.inpainting, plan.parts, memory, offload
     )
+
+
+def _fill_all(
+    plan: ModelPlan, memory: MemoryPlan, device: torch.device, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    """Read all weights; into CPU memory those of networks that are offloaded, or a part of which is."""
+    waiting = {"unet"} if memory.offloads_unet else set[str]()
+    waiting |= set(TEXT_ENCODER_FOLDERS) if memory.offloads_encoders else set()
+    dtype, vae_dtype = dtypes
+    for place, is_waiting in ((device, False), (torch.device("cpu"), True)):
+        parts = [planned for planned in plan.parts if (planned.part.folder in waiting) is is_waiting]
+        fill_parts([(each, vae_dtype if each.part.folder == "vae" else dtype) for each in parts], place)
 
 
 def choose_vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

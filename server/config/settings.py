@@ -100,6 +100,7 @@ class SpeedSettings(StrictModel):
     fused_projections: Switch = "auto"
     kernels: Switch = "auto"
     graphs: Switch = "auto"
+    memory: Count = "auto"
 
 
 class ApiSettings(StrictModel):

@@ -238,7 +238,8 @@ def load_entry(
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
-        speed=SpeedChoices(**settings.speed.model_dump()),
+        speed=SpeedChoices(**settings.speed.model_dump(exclude={"memory"})),
+        gigabytes=None if settings.speed.memory == "auto" else settings.speed.memory,
         on_part=on_part,
     )
 

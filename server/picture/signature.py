@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from pipelines.types import Pixels
 from server.config.settings import ConfigError
-from server.picture.ed25519 import Signer, make_signer
 
 log = logging.getLogger("naiad")
 NOVELAI_KEY = "Y2JcQAOhLwzwSDUJPNgL04nS0Tbqm7cSRc4xk0vRMic="
@@ -39,15 +38,11 @@ class SigningKey:
     """An Ed25519 key pair; the private half is left out of its `repr`."""
 
     private: Ed25519PrivateKey = field(repr=False)
-    signer: Signer = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "signer", make_signer(self.private))
 
     @property
     def public(self) -> str:
         """The public key's 32 bytes in Base64."""
-        return b64encode(self.signer.public).decode()
+        return b64encode(self.private.public_key().public_bytes_raw()).decode()
 
     def derive_secret(self, purpose: bytes) -> bytes:
         """Return 32 bytes that only the owner of the key can derive, others for each purpose."""
@@ -173,7 +168,7 @@ def _wait_while_written(path: Path) -> None:
 
 def sign_comment(rgb: Pixels, comment: Mapping[str, object], key: SigningKey) -> dict[str, object]:
     """Return the Comment with the signature of image and Comment as its last key (reference: metadata, 4.1)."""
-    signature = key.signer.sign(_build_message(rgb, json.dumps(comment, allow_nan=False)))
+    signature = key.private.sign(_build_message(rgb, json.dumps(comment, allow_nan=False)))
     return {**comment, SIGNED_HASH: b64encode(signature).decode()}
 
 
@@ -186,7 +181,7 @@ def verify_comment(rgb: Pixels, comment_text: str, key: str) -> bool:
         comment = json.loads(comment_text)
         signature = b64decode(comment.pop(SIGNED_HASH), validate=True)
         public = Ed25519PublicKey.from_public_bytes(b64decode(key, validate=True))
-        public.verify(signature, b"".join(_build_message(rgb, json.dumps(comment))))
+        public.verify(signature, _build_message(rgb, json.dumps(comment)))
     except (InvalidSignature, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
     return True
@@ -200,6 +195,5 @@ def is_public_key(text: str) -> bool:
         return False
 
 
-def _build_message(rgb: Pixels, comment_text: str) -> tuple[memoryview, bytes]:
-    """Return the message in parts, of which the first is a view of the pixels where these are contiguous."""
-    return np.ascontiguousarray(rgb).data, comment_text.encode()
+def _build_message(rgb: Pixels, comment_text: str) -> bytes:
+    return b"".join((np.ascontiguousarray(rgb).data, comment_text.encode()))

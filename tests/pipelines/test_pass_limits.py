@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.dispatch import DryDevice
-from pipelines.pass_limits import PassLimits, count_unet_bytes, count_vae_bytes, find_pass_limits
+from pipelines.pass_limits import PassLimits, count_decoder_bytes, count_row_bytes, find_pass_limits
 from pipelines.sampling.batching import MEGAPIXEL
 from pipelines.unet.attention import Context
 from pipelines.weights.architecture import sdxl
@@ -37,14 +37,15 @@ def test_a_pass_of_the_unet_takes_what_is_counted(networks, sdxl_weights):
     context = Context(make(rows, 77, unet.module.width))
     with DryDevice() as device:
         unet(make(rows, 4, SIDE, SIDE), make(rows, unet.module.shape.embedding), context)
-    assert device.memory.peak / (rows * SIDE**2) == pytest.approx(count_unet_bytes(sdxl_weights), rel=0.05)
+    found = device.memory.peak / (rows * SIDE**2)
+    assert found == pytest.approx(count_row_bytes(sdxl(), torch.float16), rel=0.05)
 
 
 @torch.inference_mode()
 def test_decoding_takes_what_is_counted(networks, sdxl_weights):
     with DryDevice() as device:
         networks[1].decode(make(1, 4, SIDE, SIDE, dtype=torch.float32))
-    assert device.memory.peak / SIDE**2 == pytest.approx(count_vae_bytes(sdxl_weights), rel=0.05)
+    assert device.memory.peak / SIDE**2 == pytest.approx(count_decoder_bytes(sdxl(), torch.float32), rel=0.05)
 
 
 @pytest.mark.parametrize(

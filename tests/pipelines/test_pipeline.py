@@ -8,7 +8,7 @@ from jobs import change, make_job
 from unets import WrappedUNet
 
 from pipelines.errors import Cancelled, NotFinite
-from pipelines.image.vae import VaeCodec, tile_starts, to_pixels
+from pipelines.image.vae import TILES, VaeCodec, to_pixels
 from pipelines.job import Guidance, Prompts
 from pipelines.pipeline import Pipeline
 
@@ -137,9 +137,9 @@ def test_tiles_leave_no_seams(height, width):
 
 
 def test_tiles_cover_a_side_and_overlap():
-    assert tile_starts(100) == [0]
+    assert TILES.find_starts(100) == [0]
     for length in range(129, 600):
-        places = tile_starts(length)
+        places = TILES.find_starts(length)
         assert places[0] == 0
         assert places[-1] == length - 128
         assert all(right - left <= 96 for left, right in pairwise(places))

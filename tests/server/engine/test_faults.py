@@ -15,7 +15,9 @@ from waiting import LIMIT
 
 from pipelines.device import translate_device_errors
 from pipelines.errors import Cancelled, NotFinite, OutOfMemory
+from pipelines.image.vae import Tiling
 from pipelines.job import InitImage, RgbImage, UpscaleJob, VibeJob
+from pipelines.memory_plan import MemoryPlan
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
 from pipelines.steps import Part
@@ -94,10 +96,11 @@ def test_an_image_for_which_memory_never_suffices_fails_and_the_next_does_not(lo
 
 
 @pytest.fixture
-def small_tiles(monkeypatch):
+def small_tiles(demo, monkeypatch):
     """Let the VAE need 9 tiles for an image of 128 x 128 pixels."""
-    for name, value in {"MAX_UNTILED": 64, "TILE": 8, "OVERLAP": 4}.items():
-        monkeypatch.setattr(f"pipelines.image.vae.{name}", value)
+    plan = MemoryPlan(tiling=Tiling(tile=8, overlap=4, untiled=64))
+    monkeypatch.setattr(demo, "weights", replace(demo.weights, memory=plan))
+    monkeypatch.setattr(demo._vae, "tiling", plan.tiling)
 
 
 @pytest.mark.usefixtures("small_tiles")

@@ -58,7 +58,7 @@ def test_a_fixed_key_image_and_comment_give_a_fixed_signature():
     assert KEY.public == "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
     assert list(SIGNED) == ["prompt", "scale", "signed_hash"]
     assert SIGNED["signed_hash"] == (
-        "WT23XJ31NGsdfV5CZPYSfMWsk/Xq/G80NMSWV4rwHT6NWm2TaGzaZB83UaKmymBl2wW66QLyLu3sKwYoNYGzBA=="
+        "R7ul7q5J5t0/iGWxXcWdeU/7i7GnZAjAeCFiJ9U/RJalwVMSvCA/e9M1RJBnB13uZssX9QO3MXun8ZoqV0+VDQ=="
     )
     verify_independently(RGB, TEXT, KEY.public)
 

@@ -1,0 +1,159 @@
+"""Claim: sampling takes no longer than diffusers' pipeline with the same weights, and skipped guidance saves its share.
+
+Both sides get the same prompt embeddings, steps, scale and size, and return clean latents; neither encodes text or
+decodes. They alternate, in one process; ratios are medians of the rounds' own ratios, with the range that half of them
+lie in. Two networks: the demo model's, and one of SDXL's blocks with about 300 million weights, random. For guidance:
+the time with it in a part of the steps, and with scale 1, relative to that with it in all steps.
+Run: python -m benchmarks.loop [--rounds 20] [--only small|middle]; on a quiet machine, a quarter of an hour.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, cast
+
+import torch
+
+from benchmarks.diffusers_pipeline import build_pipeline
+from benchmarks.gpu import Setup, build_random_weights, encode_prompts
+from benchmarks.machine import machine
+from demo.architecture import demo_architecture
+from pipelines.job import Guidance, Job, Pass, Prompts
+from pipelines.pipeline import Pipeline
+from pipelines.weights.architecture import Architecture
+from pipelines.weights.load import Weights
+from pipelines.weights.placement import count_elements
+
+RESULTS = Path(__file__).parent / "results"
+PROMPTS = Prompts("1girl, smile", "lowres")
+
+
+def middle_architecture() -> Architecture:
+    """Return the demo's architecture with a UNet of SDXL's depths and about 300 million weights."""
+    demo = demo_architecture()
+    unet = dict(demo.unet) | {
+        "block_out_channels": [112, 224, 448],
+        "layers_per_block": 2,
+        "attention_head_dim": [7, 14, 28],
+        "transformer_layers_per_block": [1, 2, 10],
+    }
+    return replace(demo, unet=unet)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """One network at one image size."""
+
+    architecture: Architecture
+    side: int
+    steps: int
+    goal: float
+
+
+SIZES = {
+    "small": Size(demo_architecture(), 256, 8, 0.97),
+    "middle": Size(middle_architecture(), 256, 4, 1.0),
+}
+
+
+def build_job(size: Size, scale: float = 5.0, skipped: float | None = None) -> Job:
+    """Return a job; with `skipped` guidance is used only above that sigma."""
+    guidance = Guidance(scale) if skipped is None else Guidance(scale, skip_below=skipped)
+    return Job("m", PROMPTS, size.steps, "k_euler", "native", guidance, (Pass(size.side, size.side, (1,)),))
+
+
+def build_diffusers_run(size: Size, weights: Weights) -> Callable[[], object]:
+    """Return a function that generates latents with diffusers' pipeline."""
+    pipe, (prompt, negative) = build_pipeline(weights), encode_prompts(weights)
+    embeddings: dict[str, Any] = {
+        "prompt_embeds": prompt.context[None],
+        "negative_prompt_embeds": negative.context[None],
+        "pooled_prompt_embeds": None if prompt.pooled is None else prompt.pooled[None],
+        "negative_pooled_prompt_embeds": None if negative.pooled is None else negative.pooled[None],
+    }
+
+    def generate() -> object:
+        return pipe(
+            **embeddings,
+            width=size.side,
+            height=size.side,
+            num_inference_steps=size.steps,
+            guidance_scale=5.0,
+            generator=torch.Generator().manual_seed(1),
+            output_type="latent",
+        ).images
+
+    return generate
+
+
+def build_own_run(pipeline: Pipeline, job: Job) -> Callable[[], object]:
+    """Return a function that generates latents with the pipeline; prompts are in its cache after the first call."""
+    return lambda: pipeline.generate_latents(job)
+
+
+def measure(size: Size, rounds: int) -> dict[str, object]:
+    """Return the ratios of one network."""
+    torch.manual_seed(0)
+    setup = Setup(size.architecture, size.side, size.side, size.steps, rounds, 64)
+    weights = build_random_weights(size.architecture, torch.device("cpu"), torch.float32)
+    pipeline = Pipeline(weights)
+    last = 0.999 * pipeline.begin_pass(build_job(size)).plan.sigmas[size.steps // 2 - 1]
+    runs = {
+        "diffusers": build_diffusers_run(size, weights),
+        "naiad": build_own_run(pipeline, build_job(size)),
+        "guidance in half the steps": build_own_run(pipeline, build_job(size, skipped=last)),
+        "scale 1": build_own_run(pipeline, build_job(size, 1.0)),
+    }
+    seconds = time_in_turns(runs, rounds)
+    own = seconds["naiad"]
+    return {
+        "unet_million_weights": round(count_elements(cast("Any", weights.unet).module) / 1e6, 1),
+        "picture": f"{setup.width}x{setup.height}, {size.steps} steps, k_euler, CFG",
+        "goal": size.goal,
+        "ratio_to_diffusers": describe_ratio(own, seconds["diffusers"]),
+        "guidance_in_half_the_steps": describe_ratio(seconds["guidance in half the steps"], own),
+        "scale_1": describe_ratio(seconds["scale 1"], own),
+    }
+
+
+def time_in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each run in each round, after one of each that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def describe_ratio(first: list[float], second: list[float]) -> dict[str, float]:
+    """Return the median of the rounds' ratios, and the range that half of them lie in."""
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    low, _, high = quantiles(ratios, n=4)
+    return {"median": round(median(ratios), 3), "quarter": round(low, 3), "three_quarters": round(high, 3)}
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--only", choices=SIZES)
+    arguments = parser.parse_args()
+    file = RESULTS / "loop.json"
+    kept = json.loads(file.read_text())["networks"] if file.exists() else {}
+    for name in [arguments.only] if arguments.only else SIZES:
+        kept[name] = measure(SIZES[name], arguments.rounds)
+        print(name, json.dumps(kept[name], indent=1))
+    file.write_text(
+        json.dumps({"rounds": arguments.rounds, "networks": kept, "machine": machine()}, indent=2) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Puts a model's weights where its memory plan says: on the device, or in CPU memory until a layer runs."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+
+from pipelines.device import find_free_memory
+from pipelines.memory_plan import MemoryPlan, Sizes, plan_memory
+from pipelines.offload import Offload, make_copier, move_weights, offload_all
+from pipelines.pass_limits import count_decoder_bytes, count_row_bytes
+from pipelines.unet.attention import TransformerBlock
+from pipelines.unet.unet import UNetModel
+from pipelines.weights.model_plan import ModelPlan
+
+TOKENS = 231
+"""Of three chunks, the most that NAI takes."""
+CARD_SHARE = 0.93
+"""Share of a card's memory, in 10^9 bytes, that is free before a model is loaded."""
+
+
+def choose_plan(
+    plan: ModelPlan, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype, gigabytes: int | None
+) -> MemoryPlan:
+    """Return the memory plan of a model that is not loaded yet.
+
+    Args:
+        gigabytes: of the card to plan for; None plans for what is free, where the device reports it.
+    """
+    budget = find_free_memory(device) if gigabytes is None else int(CARD_SHARE * gigabytes * 1e9)
+    return plan_memory(measure_sizes(plan, dtype, vae_dtype), budget)
+
+
+def measure_sizes(plan: ModelPlan, dtype: torch.dtype, vae_dtype: torch.dtype) -> Sizes:
+    """Return the sizes of a model whose networks may still be empty."""
+    unets = [each.module for each in (plan.unet, plan.inpainting) if each is not None]
+    blocks = [count_elements(block) - _count_projections(block) for block in _list_blocks(unets)]
+    projections = sum(map(_count_projections, _list_blocks(unets)))
+    item = dtype.itemsize
+    return Sizes(
+        unet=item * sum(map(count_elements, unets)),
+        projections=item * projections,
+        blocks=item * sum(blocks),
+        largest=item * max(blocks),
+        encoders=item * sum(count_elements(encoder.module) for encoder in plan.text_encoders),
+        vae=vae_dtype.itemsize * count_elements(plan.vae.module),
+        keys=item * TOKENS * plan.unet.module.width,
+        row_latent=count_row_bytes(plan.architecture, dtype),
+        decoded_latent=count_decoder_bytes(plan.architecture, vae_dtype),
+    )
+
+
+def place_weights(plan: ModelPlan, memory: MemoryPlan, device: torch.device) -> Offload | None:
+    """Move the weights of a loaded model, which are in CPU memory where the plan offloads them, to the device."""
+    if not memory.offloads_encoders:
+        return None
+    offload = Offload(make_copier(device))
+    for encoder in plan.text_encoders:
+        offload_all(offload, encoder.module)
+        move_weights(encoder.module, device, offload)
+    unets = [each.module for each in (plan.unet, plan.inpainting) if each is not None]
+    if memory.offloads_unet:
+        _offload_blocks(offload, _list_blocks(unets), memory.streamed)
+        for unet in unets:
+            move_weights(unet, device, offload)
+    return offload
+
+
+def _offload_blocks(offload: Offload, blocks: Sequence[TransformerBlock], streamed: int) -> None:
+    """Offload the projections of prompts in all blocks, and some blocks as evenly spread as possible."""
+    total = sum(_count_bytes(block) for block in blocks)
+    done = passed = 0
+    for block in blocks:
+        projections = block.attn2.to_k, block.attn2.to_v
+        for projection in projections:
+            offload.add(projection)
+        passed += _count_bytes(block)
+        if done < streamed * passed / total:
+            offload.add(block, projections)
+            done += _count_bytes(block)
+
+
+def _list_blocks(unets: Sequence[UNetModel]) -> list[TransformerBlock]:
+    return [block for unet in unets for block in unet.modules() if isinstance(block, TransformerBlock)]
+
+
+def _count_projections(block: TransformerBlock) -> int:
+    return count_elements(block.attn2.to_k) + count_elements(block.attn2.to_v)
+
+
+def _count_bytes(block: TransformerBlock) -> int:
+    """Return the bytes of a block besides its projections of prompts."""
+    weight = cast("torch.Tensor", block.norm1.weight)
+    return (count_elements(block) - _count_projections(block)) * weight.itemsize
+
+
+def count_elements(module: nn.Module) -> int:
+    """Return the number of a module's weights."""
+    return sum(parameter.numel() for parameter in module.parameters())
