@@ -56,6 +56,11 @@ def find_free_memory(device: torch.device) -> int | None:
     return free
 
 
+def copies_in_background(device: torch.device) -> bool:
+    """Return whether a copy to the CPU can go on after the call that begins it; torch then allocates pinned memory."""
+    return device.type == "cuda"
+
+
 @contextmanager
 def translate_device_errors(device: torch.device) -> Generator[None]:
     """Raise OutOfMemory instead of an error for lack of memory, and DeviceLost if `device` is unusable after an error.

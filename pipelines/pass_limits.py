@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 UNET_MAPS, VAE_MAPS = 15, 6
 """Feature maps at full resolution, with the channels of the outermost block, that are alive at once: counted in a pass
-of SDXL's networks on the meta device."""
+of SDXL's networks on the meta device, with attention that has no matrix of scores, as torch's kernels on a GPU."""
 USED = 0.5
 """Share of the free memory that a pass may take; the rest is for what libraries need, and for ControlNets."""
 

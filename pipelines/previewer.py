@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipelines.device import copies_in_background
 from pipelines.image.preview import DecodePreview
 from pipelines.types import OnPreview, Preview
 
@@ -58,8 +59,7 @@ class Previewer:
         """
         height, width = estimate.shape[-2:]
         timer = DeviceTimer(self._device)
-        # asynchronous on CUDA, where torch then allocates pinned memory
-        copy = self._decode(estimate).to("cpu", non_blocking=self._device.type == "cuda")
+        copy = self._decode(estimate).to("cpu", non_blocking=copies_in_background(self._device))
         timer.stop()
         size = LATENT_SIDE * width, LATENT_SIDE * height
         return self._worker.submit(self._finish, copy, timer, size, deliver)

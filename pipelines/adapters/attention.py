@@ -70,7 +70,7 @@ class ImageProjections(nn.Module):
 def project_image(vibe: RowVibe, layers: Sequence[ImageProjections]) -> ImageKeys:
     """Return the keys and values of an image, for the layers of a UNet in the order of image adapters."""
     parts = [projection(vibe.tokens) for layer in layers for projection in (layer.to_k_ip, layer.to_v_ip)]
-    return ImageKeys(torch.cat(parts, dim=-1), vibe.tokens.new_tensor(vibe.scale))
+    return ImageKeys(torch.cat(parts, dim=-1), vibe.tokens.new_full((), vibe.scale))
 
 
 def group_images(rows: Sequence[Sequence[ImageKeys]]) -> tuple[ImageGroup, ...]:

@@ -76,9 +76,7 @@ class ControlResidency:
         file.check_family(self._architecture.family)
         plan = plan_control(file, self._architecture.unet)
         self._free(plan.measure(self._dtype), used)
-        if self._device.type == "cuda":
-            for part in checkpoint_files(file.source):
-                read_ahead(part)
+        read_ahead(checkpoint_files(file.source), self._device)
         try:
             plan.fill(self._device, self._dtype)
         except (RuntimeError, MemoryError) as error:

@@ -34,7 +34,7 @@ FIRST = "0.weight"
 def load_tiny_decoder(path: Path, device: torch.device) -> DecodePreview:
     """Load a decoder of previews with half the image's sides; raise WeightsError if a file is something else."""
     source, module, weights = plan_tiny_decoder(path)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = choose_decoder_dtype(device)
     load_state(module, read_tensors(source, weights, dtype))
     module.to(device, dtype)
     check_finite(source, weights, module)
@@ -44,6 +44,11 @@ def load_tiny_decoder(path: Path, device: torch.device) -> DecodePreview:
         return to_bytes(avg_pool2d(image, 2))
 
     return decode_preview
+
+
+def choose_decoder_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype for previews: float16 on CUDA, else float32."""
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def plan_tiny_decoder(path: Path) -> tuple[Checkpoint, nn.Module, FoundWeights]:

@@ -13,7 +13,7 @@ from pipelines.adapters.control_map import sum_residuals
 from pipelines.device import translate_device_errors
 from pipelines.sampling.denoise import Row, Rows
 from pipelines.sampling.prediction import NoiseTable, input_scale
-from pipelines.sampling.prepared import PreparedPrompts
+from pipelines.sampling.prepared import PreparedPrompts, make_vector
 from pipelines.weights.networks import Residuals, UNet
 
 MEGAPIXEL = 128 * 128
@@ -94,7 +94,7 @@ class RowBatcher:
 
     def _run_controls(self, rows: Sequence[Row], latents: Tensor) -> Residuals | None:
         """Run the rows' ControlNets, which take the conditionings themselves."""
-        timesteps = torch.tensor([self._table.timestep(row.sigma) for row in rows], device=self._device)
+        timesteps = make_vector([self._table.timestep(row.sigma) for row in rows], self._device)
         context = torch.stack([row.conditioning.context for row in rows]).to(self._dtype)
         inputs = timesteps, context, self._build_added_cond(rows), rows[0].deep_shrink
         return sum_residuals([row.controls for row in rows], latents, *inputs)
@@ -105,7 +105,7 @@ class RowBatcher:
         pooled = [vector for vector in pooled if vector is not None]
         if not pooled:
             return None
-        time_ids = torch.tensor([row.time_ids for row in rows], dtype=torch.float32, device=self._device)
+        time_ids = torch.stack([make_vector(row.time_ids or (), self._device) for row in rows])
         return {"text_embeds": torch.stack(pooled).to(self._dtype), "time_ids": time_ids}
 
 

@@ -70,6 +70,7 @@ class Estimator:
         controls: the ControlNets that condition all rows, within their shares of the steps.
         on_estimate: an observer, for previews.
         guides: the plan's guides for this image; they may remember its earlier estimates.
+        regions: of the characters.
     """
 
     plan: Plan
@@ -82,9 +83,12 @@ class Estimator:
     controls: RowControls = ()
     on_estimate: OnEstimate | None = None
     guides: tuple[Guide, ...] = field(init=False)
+    regions: Regions = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guides", build_guides(self.plan.guidance))
+        centers = tuple(character.center for character in self.embeddings.characters)
+        object.__setattr__(self, "regions", Regions(centers))
 
     def estimate(self, x: Tensor, sigma: float) -> RowCoroutine:
         """Request the rows this sigma needs and return x0."""
@@ -151,13 +155,12 @@ class Estimator:
     def _blend_characters(self, estimates: Sequence[Tensor], sigma: float) -> list[Tensor]:
         """Return the base's estimates with those of the characters, which follow them, blended in."""
         characters = self.embeddings.characters
-        regions = Regions(tuple(character.center for character in characters))
         count = len(self._select_base(sigma))
         base, rest = list(estimates[:count]), iter(estimates[count:])
-        base[0] = regions.blend(base[0], [next(rest) for _ in characters])
+        base[0] = self.regions.blend(base[0], [next(rest) for _ in characters])
         if self._uses_negatives(sigma):
             negatives = [base[1] if character.negative is None else next(rest) for character in characters]
-            base[1] = regions.blend(base[1], negatives)
+            base[1] = self.regions.blend(base[1], negatives)
         return base
 
     def _select_conditionings(self, sigma: float) -> tuple[Conditioning, ...]:

@@ -77,9 +77,14 @@ class PreparedPrompts:
         key = row.time_ids, first
         if key not in known:
             timesteps = torch.arange(count, device=self._device) + first
-            ids = None if row.time_ids is None else torch.tensor(row.time_ids, device=self._device)
+            ids = None if row.time_ids is None else make_vector(row.time_ids, self._device)
             known[key] = self._unet.embed(timesteps, row.conditioning.pooled, ids)
         return known[key][int(timestep - first)]
+
+
+def make_vector(numbers: Sequence[float], device: torch.device) -> Tensor:
+    """Return numbers as a float32 vector that the device fills in: a copy would wait for all work before it."""
+    return torch.stack([torch.full((), number, dtype=torch.float32, device=device) for number in numbers])
 
 
 def _are_same(first: Sequence[PreparedPrompt], second: Sequence[PreparedPrompt]) -> bool:

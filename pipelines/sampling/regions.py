@@ -5,7 +5,7 @@ around the characters' centers (Bar-Tal et al. 2023, "MultiDiffusion", with esti
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,13 +21,24 @@ BASE_WEIGHT = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """The regions of an image's characters, by their centers (x, y) as shares of width and height."""
+    """The regions of an image's characters.
+
+    Attributes:
+        centers: of the characters, (x, y) as shares of width and height.
+        weights: of the base prompt and the characters, by the height and width of the latents they were needed for.
+    """
 
     centers: tuple[tuple[float, float], ...]
+    weights: dict[tuple[int, ...], Tensor] = field(
+        default_factory=dict[tuple[int, ...], Tensor], compare=False
+    )
 
     def blend(self, base: Tensor, estimates: Sequence[Tensor]) -> Tensor:
         """Return the estimates (4, h, w) of the base prompt and of each character's, blended under their masks."""
-        weights = self._weigh(base)
+        size = tuple(base.shape[-2:])
+        if size not in self.weights:
+            self.weights[size] = self._weigh(base)
+        weights = self.weights[size]
         return sum(
             (weight * estimate for weight, estimate in zip(weights[1:], estimates, strict=True)),
             weights[0] * base,

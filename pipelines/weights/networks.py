@@ -284,8 +284,9 @@ class ClipTextEncoder:
             hidden = cast("Any", self.core).final_layer_norm(hidden)
         if not self._projection:
             return hidden, None
-        end_of_text = int((ids[0] == EOS).int().argmax())
-        return hidden, cast("Any", self.module).text_projection(output.last_hidden_state[:, end_of_text])
+        end_of_text = (ids[0] == EOS).int().argmax()[None]  # stays on the device: reading it would wait
+        last = cast("Tensor", output.last_hidden_state).index_select(1, end_of_text)[:, 0]
+        return hidden, cast("Any", self.module).text_projection(last)
 
     def _replace_embeddings(self, _module: nn.Module, _args: object, embeddings: Tensor) -> Tensor:
         """Put the vectors of textual inversions in place of token embeddings (1, 77, width)."""

@@ -215,11 +215,17 @@ def _explain_infinite(source: Checkpoint, weight: StoredWeight, dtype: torch.dty
     return WeightsError(source.path, f"{abbreviate(weight.mapped.key)} {reason}")
 
 
-def read_ahead(path: Path) -> None:
-    """Read a file sequentially into the page cache, at the speed of the disk.
+def read_ahead(files: Iterable[Path], device: torch.device) -> None:
+    """Read files sequentially into the page cache, at the speed of the disk, if they are for a GPU.
 
-    Copying an uncached memory map to a device would fault it in page by page.
+    Copying an uncached memory map to it would fault it in page by page.
     """
+    if device.type == "cuda":
+        for file in files:
+            _read_file(file)
+
+
+def _read_file(path: Path) -> None:
     buffer = bytearray(BLOCK)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):

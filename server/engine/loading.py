@@ -104,8 +104,7 @@ def load_models(
     Raises what `load_runner` does, and `ConfigError` if torch has no kernels for the GPU.
     """
     device = resolve_device(settings.device)
-    if device.startswith("cuda") and (missing := explain_missing_kernels()) is not None:
-        raise ConfigError(missing)
+    check_kernels(torch.device(device))
     times = times or LoadTimes()
     upscaler = _load_upscaler(models[0], device)
     times.finish("upscaler")
@@ -120,9 +119,20 @@ def load_models(
             return load_runner(model, settings, upscaler, times)
 
     parked_memory = settings.engine.parked_memory << 20
-    is_shared = not device.startswith("cuda")  # the device has no memory of its own
+    is_shared = not has_own_memory(torch.device(device))
     budgets = settings.engine.device_memory << 20, parked_memory
     return ResidentModels(models, load, *budgets, is_shared, partial(read_memory, device))
+
+
+def has_own_memory(device: torch.device) -> bool:
+    """Return whether a device has memory of its own, which the CPU does not use."""
+    return device.type == "cuda"
+
+
+def check_kernels(device: torch.device) -> None:
+    """Raise `ConfigError` if torch has no kernels for a GPU."""
+    if device.type == "cuda" and (missing := explain_missing_kernels()) is not None:
+        raise ConfigError(missing)
 
 
 def read_memory(device: str) -> dict[str, int]:

@@ -7,7 +7,14 @@ import pytest
 import torch
 from faults import run_out_of_cpu_memory, run_out_of_memory
 
-from pipelines.device import is_device_lost, is_out_of_memory, translate_device_errors
+from pipelines.device import (
+    copies_in_background,
+    find_free_memory,
+    is_device_lost,
+    is_out_of_memory,
+    release_memory,
+    translate_device_errors,
+)
 from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
 
 CPU = torch.device("cpu")
@@ -115,3 +122,23 @@ def test_what_took_the_memory_is_freed_while_the_error_is_kept():
 
 def test_a_working_device_is_not_lost():
     assert not is_device_lost(CPU)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("cuda", 5), ("mps", None), ("cpu", None)])
+def test_only_cuda_reports_its_free_memory(monkeypatch, kind, expected):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 8))
+    assert find_free_memory(torch.device(kind)) == expected
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "cpu"])
+def test_the_memory_of_a_gpu_is_released(monkeypatch, kind):
+    released = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: released.append("mps"))
+    release_memory(torch.device(kind))
+    assert released == ([] if kind == "cpu" else [kind])
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_only_cuda_copies_in_the_background(kind, expected):
+    assert copies_in_background(torch.device(kind)) is expected

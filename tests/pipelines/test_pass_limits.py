@@ -1,14 +1,12 @@
 """What a pass takes of memory, measured on networks without weights, and the limits that follow from it."""
 
-import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.dispatch import DryDevice
 from pipelines.pass_limits import PassLimits, count_decoder_bytes, count_row_bytes, find_pass_limits
 from pipelines.sampling.batching import MEGAPIXEL
 from pipelines.unet.attention import Context
@@ -16,34 +14,6 @@ from pipelines.weights.architecture import sdxl
 from pipelines.weights.networks import build_networks
 
 SIDE = 64
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations have made and that still exist, and the most there were."""
-
-    def __init__(self):
-        super().__init__()
-        self.live = self.peak = 0
-        self.known = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, torch.Tensor):
-                self.add(tensor.untyped_storage())
-        return output
-
-    def add(self, storage):
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.known:
-            self.known.add(key)
-            self.live += size
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self.free, key, size)
-
-    def free(self, key, size):
-        self.known.discard(key)
-        self.live -= size
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +34,18 @@ def make(*shape, dtype=torch.float16):
 def test_a_pass_of_the_unet_takes_what_is_counted(networks, sdxl_weights):
     (unet, _), rows = networks, 2
     unet.module.half()
-    keys_values = make(rows, 77, unet.module.width)
-    with LiveBytes() as memory:
-        memory.add(keys_values.untyped_storage())
-        kept = memory.live
-        unet(make(rows, 4, SIDE, SIDE), make(rows, unet.module.shape.embedding), Context(keys_values))
-    assert (memory.peak - kept) / (rows * SIDE**2) == pytest.approx(
-        count_row_bytes(sdxl(), torch.float16), rel=0.05
-    )
+    context = Context(make(rows, 77, unet.module.width))
+    with DryDevice() as device:
+        unet(make(rows, 4, SIDE, SIDE), make(rows, unet.module.shape.embedding), context)
+    found = device.memory.peak / (rows * SIDE**2)
+    assert found == pytest.approx(count_row_bytes(sdxl(), torch.float16), rel=0.05)
 
 
 @torch.inference_mode()
 def test_decoding_takes_what_is_counted(networks, sdxl_weights):
-    with LiveBytes() as memory:
+    with DryDevice() as device:
         networks[1].decode(make(1, 4, SIDE, SIDE, dtype=torch.float32))
-    assert memory.peak / SIDE**2 == pytest.approx(count_decoder_bytes(sdxl(), torch.float32), rel=0.05)
+    assert device.memory.peak / SIDE**2 == pytest.approx(count_decoder_bytes(sdxl(), torch.float32), rel=0.05)
 
 
 @pytest.mark.parametrize(

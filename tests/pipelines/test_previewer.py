@@ -229,3 +229,33 @@ def test_a_decoder_for_other_latents_differs_from_the_fitted_one(demo):
     assert demo.compare_preview(demo.fit_preview()) > 0.5
     noise = torch.randint(0, 256, (96, 96, 3), generator=torch.Generator().manual_seed(0))
     assert abs(demo.compare_preview(lambda _: noise)) < 0.1
+
+
+class FakeEvent:
+    """An event in the stream of cuda:1."""
+
+    def __init__(self, enable_timing, blocking):
+        assert enable_timing
+        assert blocking  # the worker sleeps until it is reached
+        self.is_waited_for = False
+
+    def record(self, stream):
+        assert stream == "stream of cuda:1"
+
+    def synchronize(self):
+        self.is_waited_for = True
+
+    def elapsed_time(self, end):
+        assert end.is_waited_for
+        return 250_000.0
+
+
+def test_on_a_gpu_a_preview_costs_the_time_between_two_events(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    timer = previewer.DeviceTimer(torch.device("cuda:1"))
+    timer.stop()
+    assert timer.wait() == 250.0
+    timer = previewer.DeviceTimer(CPU)
+    timer.stop()
+    assert timer.wait() < 250.0

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.errors import WeightsError
-from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
+from pipelines.image.tiny_decoder import choose_decoder_dtype, load_tiny_decoder, plan_tiny_decoder
 from pipelines.weights.networks import build_tiny_decoder
 
 CPU = torch.device("cpu")
@@ -112,3 +112,10 @@ def test_a_pickle_is_refused_by_name(tmp_path):
     path.write_bytes(b"PK")
     with pytest.raises(WeightsError, match=r"taesd_decoder\.pth"):
         plan_tiny_decoder(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("cuda", torch.float16), ("mps", torch.float32), ("cpu", torch.float32)]
+)
+def test_previews_are_decoded_in_half_precision_on_cuda(kind, dtype):
+    assert choose_decoder_dtype(torch.device(kind)) is dtype

@@ -13,7 +13,7 @@ from pipelines.errors import WeightsError
 from pipelines.weights.checkpoint import open_checkpoint
 from pipelines.weights.embedded import read_embedded
 from pipelines.weights.header import read_header
-from pipelines.weights.load import choose_dtype
+from pipelines.weights.load import choose_dtype, choose_vae_dtype
 from pipelines.weights.load import load_weights as load_weights
 from pipelines.weights.model_plan import model_parts, plan_parts
 from pipelines.weights.networks import build_networks
@@ -127,3 +127,17 @@ def test_a_folder_of_mixed_variants_with_leftovers_loads(tmp_path, demo, demo_fi
     assert_equal(vae.module.state_dict(), demo.weights.vae.module.state_dict())
     for encoder, expected in zip(encoders, demo.weights.text_encoders, strict=True):
         assert_equal(encoder.module.state_dict(), expected.module.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cuda", torch.float16, torch.bfloat16),
+        ("cuda", torch.float32, torch.bfloat16),
+        ("mps", torch.float16, torch.float32),
+        ("cpu", torch.bfloat16, torch.bfloat16),
+        ("cpu", torch.float32, torch.float32),
+    ],
+)
+def test_the_vae_never_runs_in_float16(device, dtype, expected):
+    assert choose_vae_dtype(dtype, torch.device(device)) is expected

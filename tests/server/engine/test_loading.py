@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from server.config.toml import ConfigError
-from server.engine.loading import read_memory, resolve_device
+from server.engine.loading import check_kernels, has_own_memory, read_memory, resolve_device
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,17 @@ def test_the_memory_of_a_gpu_is_read_and_that_of_a_cpu_is_not(monkeypatch):
     assert read_memory("cuda:1") == {"used": 3, "reserved": 5}
     assert read_memory("cuda") == {"used": 0, "reserved": 0}  # nothing has been allocated
     assert read_memory("cpu") == {}
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("cuda:1", True), ("mps", False), ("cpu", False)])
+def test_only_cuda_has_memory_of_its_own(kind, expected):
+    assert has_own_memory(torch.device(kind)) is expected
+
+
+def test_kernels_are_needed_for_a_gpu_alone(monkeypatch):
+    monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: "no kernels for sm_120")
+    check_kernels(torch.device("cpu"))
+    with pytest.raises(ConfigError, match="no kernels for sm_120"):
+        check_kernels(torch.device("cuda"))
+    monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: None)
+    check_kernels(torch.device("cuda"))
