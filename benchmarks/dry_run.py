@@ -9,14 +9,16 @@ Run: python -m benchmarks.dry_run.
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.dispatch import META, NUMBER, Counts, DryDevice, Kind
 from benchmarks.machine import machine
@@ -29,6 +31,7 @@ from pipelines.weights.architecture import Architecture, sdxl
 from pipelines.weights.detect import Detection
 from pipelines.weights.load import Weights, choose_vae_dtype
 from pipelines.weights.networks import TorchUNet, build_networks
+from pipelines.weights.placement import choose_plan, place_weights
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 1 << 20
@@ -43,10 +46,22 @@ STAGES: tuple[Stage, ...] = "encode", "draw", "decode"
 PARTS = "unet", "vae", "text_encoders"
 KINDS: tuple[Kind, ...] = "read", "upload", "download"
 
-Residents = Mapping[Stage, Iterable[str]]
-"""The parts of a model whose weights are on the device in each stage of an image."""
-MODES: dict[str, Residents] = {"all weights": dict.fromkeys(STAGES, PARTS)}
-"""Ways to keep the weights, by name; a row of the table for each."""
+CARDS = (24, 8, 6, 4)
+"""Gigabytes of the cards that memory plans are made for; those of 10 to 24 have the same plan."""
+
+
+class DryCopier:
+    """Stands for copies from CPU memory: weights that wait there are not counted, and their copies are."""
+
+    def store(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def start(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        with torch.inference_mode(False):  # parameters on the meta device take no other tensors
+            return [torch.empty_like(tensor) for tensor in tensors]
+
+    def finish(self, copies: list[Tensor]) -> None:
+        pass
 
 
 class InlineExecutor(Executor):
@@ -111,6 +126,7 @@ def build_empty_weights(
     zsnr: bool = False,
     dtype: torch.dtype = torch.float16,
     inpainting: Architecture | None = None,
+    gigabytes: int = 24,
 ) -> Weights:
     """Return a model without memory for its weights, in the dtypes and layout that it has on a GPU.
 
@@ -118,6 +134,7 @@ def build_empty_weights(
 
     Args:
         inpainting: the architecture of a second UNet, with 9 input channels.
+        gigabytes: of the card that the memory plan is made for.
     """
     vae_dtype = choose_vae_dtype(dtype, torch.device("cuda"))
     unet, vae, text_encoders = build_networks(architecture)
@@ -125,12 +142,18 @@ def build_empty_weights(
     unets = [unet] if second is None else [unet, second]
     for network in (*unets, *text_encoders):
         network.module.to(dtype)
-    for network in unets:
-        network.optimize(choose_speed(torch.device("cuda"), SpeedChoices(kernels="off", graphs="off")), META)
     vae.to(vae_dtype)
+    networks: Any = SimpleNamespace(
+        architecture=architecture, unet=unet, vae=vae, text_encoders=text_encoders, inpainting=second
+    )
+    memory = choose_plan(networks, META, dtype, vae_dtype, gigabytes)
+    offload = place_weights(networks, memory, META, DryCopier())
+    choices = SpeedChoices(kernels="off", graphs="off")
+    for network in unets:
+        network.optimize(choose_speed(torch.device("cuda"), choices, memory.streamed > 0), META)
     detection = Detection(architecture.family, "single", architecture.channels, prediction, zsnr, ())
-    networks = unet, vae, text_encoders
-    return Weights(detection, architecture, *networks, META, dtype, vae_dtype, second)
+    parts = unet, vae, text_encoders
+    return Weights(detection, architecture, *parts, META, dtype, vae_dtype, second, (), memory, offload)
 
 
 def build_pipeline(weights: Weights, **options: Any) -> Pipeline:
@@ -177,25 +200,30 @@ def _send(image: StepCoroutine[Pixels], output: Any) -> "Step | Pixels":
         return stop.value
 
 
-def measure(weights: Weights, size: Size, prompts: Prompts, residents: Residents) -> dict[str, Any]:
+def measure(weights: Weights, size: Size, prompts: Prompts) -> dict[str, Any]:
     """Return the figures of an image with CFG, see `summarize`."""
     job = Job("sdxl", prompts, STEPS, "k_euler", "native", Guidance(5.0), (Pass(*size, seeds=(1,)),))
-    return summarize(trace_image(build_pipeline(weights), job), measure_parts(weights), residents)
+    waiting = 0 if weights.offload is None else weights.offload.size
+    figures = summarize(trace_image(build_pipeline(weights), job), measure_parts(weights), waiting)
+    return {"plan": str(weights.memory), "planned_gigabytes": round(weights.memory.peak / 1e9, 2), **figures}
 
 
-def summarize(trace: Trace, parts: Mapping[str, int], residents: Residents) -> dict[str, Any]:
+def summarize(trace: Trace, parts: Mapping[str, int], waiting: int) -> dict[str, Any]:
     """Return the figures of an image: bytes in MiB, operations, and transfers.
 
     Args:
         parts: the bytes of each part's weights.
-        residents: the parts that are on the device in each stage.
+        waiting: bytes of them that wait in CPU memory; copies of them count as activations.
     """
-    stages = [sum(parts[part] for part in residents[stage]) + trace.peaks[stage] for stage in STAGES]
+    resident = sum(parts.values()) - waiting
+    peak = resident + max(trace.peaks.values())
     second = trace.draws[1]
     return {
         "weights_mib": {part: _to_mib(size) for part, size in parts.items()},
         "activations_mib": {stage: _to_mib(trace.peaks[stage]) for stage in STAGES},
-        "peak_mib": _to_mib(max(stages)),
+        "weights_in_cpu_memory_mib": _to_mib(waiting),
+        "peak_mib": _to_mib(peak),
+        "peak_gigabytes": round(peak / 1e9, 2),
         "operations": {
             "encode": trace.encode.operations,
             "pass": second.own.operations,
@@ -226,7 +254,7 @@ def print_row(row: Mapping[str, Any]) -> None:
     """Print the figures of one image."""
     activations, operations = row["activations_mib"], row["operations"]
     print(
-        f"{row['mode']:12} {row['size']:>9} {row['tokens']:>6} {sum(row['weights_mib'].values()):>8.0f}"
+        f"{row['mode']:6} {row['size']:>9} {row['tokens']:>6} {sum(row['weights_mib'].values()):>8.0f}"
         f" {activations['encode']:>7.0f} {activations['draw']:>7.0f} {activations['decode']:>7.0f}"
         f" {row['peak_mib']:>7.0f} {operations['pass']:>10} {operations['guidance_and_sampler']:>6}"
         f" {'/'.join(str(row['transfers'][kind]) for kind in KINDS):>10} {row['transfers_in_the_loop']:>5}"
@@ -238,16 +266,14 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     print("MiB; transfers are host reads, copies to the device and copies from it")
     print(
-        f"{'mode':12} {'size':>9} {'tokens':>6} {'weights':>8} {'encode':>7} {'draw':>7} {'decode':>7}"
+        f"{'card':6} {'size':>9} {'tokens':>6} {'weights':>8} {'encode':>7} {'draw':>7} {'decode':>7}"
         f" {'peak':>7} {'operations':>10} {'+':>6} {'transfers':>10} {'loop':>5}"
     )
     rows: list[dict[str, Any]] = []
-    for mode, residents in MODES.items():
-        for width, height in SIZES:
-            for tokens, prompts in PROMPTS.items():
-                figures = measure(build_empty_weights(sdxl()), (width, height), prompts, residents)
-                rows.append({"mode": mode, "size": f"{width}x{height}", "tokens": tokens, **figures})
-                print_row(rows[-1])
+    for card, size, tokens in product(CARDS, SIZES, PROMPTS):
+        figures = measure(build_empty_weights(sdxl(), gigabytes=card), size, PROMPTS[tokens])
+        rows.append({"mode": f"{card} GB", "size": "{}x{}".format(*size), "tokens": tokens, **figures})
+        print_row(rows[-1])
     text = json.dumps({"steps": STEPS, "rows": rows, "machine": machine()}, indent=2)
     (RESULTS / "dry_run.json").write_text(text + "\n")
 

@@ -17,6 +17,10 @@ Copies: TypeAlias = list[Tensor]
 class Copier(Protocol):
     """Copies tensors to a device next to what runs there."""
 
+    def store(self, tensor: Tensor) -> Tensor:
+        """Return a tensor in CPU memory from which it is copied fast."""
+        ...
+
     def start(self, tensors: Sequence[Tensor]) -> Copies:
         """Begin to copy tensors."""
         ...
@@ -32,6 +36,9 @@ class PlainCopier:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
+    def store(self, tensor: Tensor) -> Tensor:
+        return tensor.cpu()
+
     def start(self, tensors: Sequence[Tensor]) -> Copies:
         return [tensor.to(self._device) for tensor in tensors]
 
@@ -44,6 +51,9 @@ class CudaCopier:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
+
+    def store(self, tensor: Tensor) -> Tensor:
+        return tensor.cpu().pin_memory()
 
     def start(self, tensors: Sequence[Tensor]) -> Copies:
         # memory that is reused for a copy must not be in use any more
@@ -99,14 +109,14 @@ class Offload:
         return sum(tensor.nbytes for layer in self._layers for tensor in layer.home)
 
     def add(self, module: nn.Module, inner: Iterable[nn.Module] = ()) -> None:
-        """Keep a module's weights in CPU memory, where they must be now, except while it runs.
+        """Keep a module's weights in CPU memory, except while it runs.
 
         Args:
             inner: modules in it that are layers of their own.
         """
         apart = {id(parameter) for each in inner for parameter in each.parameters()}
         parameters = [parameter for parameter in module.parameters() if id(parameter) not in apart]
-        layer = Layer(parameters, [_lock_pages(parameter.data) for parameter in parameters])
+        layer = Layer(parameters, [self._copier.store(parameter.data) for parameter in parameters])
         _assign(layer, layer.home)
         self._layers.append(layer)
         self._parameters.update(map(id, parameters))
@@ -152,11 +162,6 @@ class Offload:
 def _assign(layer: Layer, tensors: Sequence[Tensor]) -> None:
     for parameter, tensor in zip(layer.parameters, tensors, strict=True):
         parameter.data = tensor
-
-
-def _lock_pages(tensor: Tensor) -> Tensor:
-    """Return a tensor in CPU memory that a GPU can copy from by itself, if there is a GPU."""
-    return tensor.cpu().pin_memory() if torch.cuda.is_available() else tensor.cpu()
 
 
 def offload_all(offload: Offload, module: nn.Module) -> None:

@@ -1,18 +1,19 @@
 """Puts a model's weights where its memory plan says: on the device, or in CPU memory until a layer runs."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import nn
 
 from pipelines.device import find_free_memory
 from pipelines.memory_plan import MemoryPlan, Sizes, plan_memory
-from pipelines.offload import Offload, make_copier, move_weights, offload_all
+from pipelines.offload import Copier, Offload, make_copier, move_weights, offload_all
 from pipelines.pass_limits import count_decoder_bytes, count_row_bytes
 from pipelines.unet.attention import TransformerBlock
 from pipelines.unet.unet import UNetModel
-from pipelines.weights.model_plan import ModelPlan
+from pipelines.weights.architecture import Architecture
+from pipelines.weights.networks import ClipTextEncoder, DiffusersVae, TorchUNet
 
 TOKENS = 231
 """Of three chunks, the most that NAI takes."""
@@ -20,8 +21,27 @@ CARD_SHARE = 0.93
 """Share of a card's memory, in 10^9 bytes, that is free before a model is loaded."""
 
 
+class Networks(Protocol):
+    """A model's networks, which may still be empty."""
+
+    @property
+    def architecture(self) -> Architecture: ...
+    @property
+    def unet(self) -> TorchUNet: ...
+    @property
+    def vae(self) -> DiffusersVae: ...
+    @property
+    def text_encoders(self) -> tuple[ClipTextEncoder, ...]: ...
+    @property
+    def inpainting(self) -> TorchUNet | None: ...
+
+
 def choose_plan(
-    plan: ModelPlan, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype, gigabytes: int | None
+    networks: Networks,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    gigabytes: int | None,
 ) -> MemoryPlan:
     """Return the memory plan of a model that is not loaded yet.
 
@@ -29,12 +49,12 @@ def choose_plan(
         gigabytes: of the card to plan for; None plans for what is free, where the device reports it.
     """
     budget = find_free_memory(device) if gigabytes is None else int(CARD_SHARE * gigabytes * 1e9)
-    return plan_memory(measure_sizes(plan, dtype, vae_dtype), budget)
+    return plan_memory(measure_sizes(networks, dtype, vae_dtype), budget)
 
 
-def measure_sizes(plan: ModelPlan, dtype: torch.dtype, vae_dtype: torch.dtype) -> Sizes:
-    """Return the sizes of a model whose networks may still be empty."""
-    unets = [each.module for each in (plan.unet, plan.inpainting) if each is not None]
+def measure_sizes(networks: Networks, dtype: torch.dtype, vae_dtype: torch.dtype) -> Sizes:
+    """Return the sizes of a model."""
+    unets = [each.module for each in (networks.unet, networks.inpainting) if each is not None]
     blocks = [count_elements(block) - _count_projections(block) for block in _list_blocks(unets)]
     projections = sum(map(_count_projections, _list_blocks(unets)))
     item = dtype.itemsize
@@ -43,23 +63,25 @@ def measure_sizes(plan: ModelPlan, dtype: torch.dtype, vae_dtype: torch.dtype) -
         projections=item * projections,
         blocks=item * sum(blocks),
         largest=item * max(blocks),
-        encoders=item * sum(count_elements(encoder.module) for encoder in plan.text_encoders),
-        vae=vae_dtype.itemsize * count_elements(plan.vae.module),
-        keys=item * TOKENS * plan.unet.module.width,
-        row_latent=count_row_bytes(plan.architecture, dtype),
-        decoded_latent=count_decoder_bytes(plan.architecture, vae_dtype),
+        encoders=item * sum(count_elements(encoder.module) for encoder in networks.text_encoders),
+        vae=vae_dtype.itemsize * count_elements(networks.vae.module),
+        keys=item * TOKENS * networks.unet.module.width,
+        row_latent=count_row_bytes(networks.architecture, dtype),
+        decoded_latent=count_decoder_bytes(networks.architecture, vae_dtype),
     )
 
 
-def place_weights(plan: ModelPlan, memory: MemoryPlan, device: torch.device) -> Offload | None:
+def place_weights(
+    networks: Networks, memory: MemoryPlan, device: torch.device, copier: Copier | None = None
+) -> Offload | None:
     """Move the weights of a loaded model, which are in CPU memory where the plan offloads them, to the device."""
     if not memory.offloads_encoders:
         return None
-    offload = Offload(make_copier(device))
-    for encoder in plan.text_encoders:
+    offload = Offload(copier or make_copier(device))
+    for encoder in networks.text_encoders:
         offload_all(offload, encoder.module)
         move_weights(encoder.module, device, offload)
-    unets = [each.module for each in (plan.unet, plan.inpainting) if each is not None]
+    unets = [each.module for each in (networks.unet, networks.inpainting) if each is not None]
     if memory.offloads_unet:
         _offload_blocks(offload, _list_blocks(unets), memory.streamed)
         for unet in unets:

@@ -14,6 +14,9 @@ class Copier:
     def __init__(self):
         self.started, self.waiting = [], {}
 
+    def store(self, tensor):
+        return tensor
+
     def start(self, tensors):
         copies = [torch.zeros_like(tensor) for tensor in tensors]
         self.started.append(len(tensors))
