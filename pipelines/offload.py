@@ -4,9 +4,9 @@ The layers of a network run in the same order in every pass. While one runs, the
 stream of their own, so that on a GPU most of the copies are hidden. The values are the same bits, so pictures are too.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +110,15 @@ class Offload:
         _assign(layer, layer.home)
         self._layers.append(layer)
         self._parameters.update(map(id, parameters))
-        module.register_forward_pre_hook(lambda *_: self._enter(layer))
-        module.register_forward_hook(lambda *_: self._leave(layer), always_call=True)
+
+        def enter(*_: object) -> None:
+            self._enter(layer)
+
+        def leave(*_: object) -> None:
+            self._leave(layer)
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave, always_call=True)
 
     def is_home(self, parameter: Tensor) -> bool:
         """Return whether a parameter waits in CPU memory."""
@@ -166,7 +173,10 @@ def offload_all(offload: Offload, module: nn.Module) -> None:
             offload.add(part)
 
 
-def move_weights(module: nn.Module, device: torch.device, offload: Offload | None) -> None:
+def move_weights(module: nn.Module, device: torch.device, offload: Offload) -> None:
     """Move a module's weights to a device, except those that wait in CPU memory."""
-    apply: Callable[[Callable[[Tensor], Tensor]], Any] = module._apply  # pyright: ignore[reportPrivateUsage]
-    apply(lambda tensor: tensor if offload is not None and offload.is_home(tensor) else tensor.to(device))
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor if offload.is_home(tensor) else tensor.to(device)
+
+    cast("Any", module)._apply(move)

@@ -60,11 +60,12 @@ class CudaCopyEvent:
 
 
 class Piece(NamedTuple):
-    """Bytes of a tensor that are read at once, as offsets from the beginning of its file."""
+    """Bytes of a tensor that are read at once, as offsets from the beginning of its file, or used from a memory map."""
 
     ref: TensorRef
     start: int
     end: int
+    is_mapped: bool = False
 
 
 class Buffer(NamedTuple):
@@ -102,15 +103,15 @@ def stream_tensors(
     """Read tensors in the order of their files and offsets, and yield the index of each with the tensor.
 
     Args:
-        targets: tensors and the dtype to cast each to. With None a tensor is read into the system's cache only, for
-            a memory map, and None is yielded.
+        targets: tensors and the dtype to cast each to. A tensor with None is used from a memory map: it is only read
+            ahead into the system's cache, and None is yielded.
         buffers: those of `make_buffers`, unless a test has its own.
 
     Raises:
         WeightsError: a file cannot be read, became shorter or was written to.
     """
     order = sorted(range(len(targets)), key=lambda index: (targets[index][0].file, targets[index][0].start))
-    blocks = group_pieces(targets[index][0] for index in order)
+    blocks = group_pieces((targets[index][0], targets[index][1] is None) for index in order)
     indices, tensor = iter(order), None
     index, dtype = -1, None
     for block, buffer in _read_blocks(blocks, make_buffers(device) if buffers is None else buffers):
@@ -127,12 +128,16 @@ def stream_tensors(
             buffer.copied.record()
 
 
-def group_pieces(refs: Iterable[TensorRef]) -> Iterator[tuple[Piece, ...]]:
-    """Split tensors, which are in the order of their files, into blocks without gaps of `BLOCK` bytes at most."""
+def group_pieces(tensors: Iterable[tuple[TensorRef, bool]]) -> Iterator[tuple[Piece, ...]]:
+    """Split tensors into blocks without gaps of `BLOCK` bytes at most.
+
+    Args:
+        tensors: in the order of their files, each with whether it is used from a memory map.
+    """
     block: list[Piece] = []
-    for ref in refs:
+    for ref, is_mapped in tensors:
         for start in range(ref.start, ref.end, BLOCK) or (ref.start,):
-            piece = Piece(ref, start, min(ref.end, start + BLOCK))
+            piece = Piece(ref, start, min(ref.end, start + BLOCK), is_mapped)
             if block and not (_adjoins(block[-1], piece) and piece.end - block[0].start <= BLOCK):
                 yield tuple(block)
                 block = []
@@ -142,7 +147,8 @@ def group_pieces(refs: Iterable[TensorRef]) -> Iterator[tuple[Piece, ...]]:
 
 
 def _adjoins(piece: Piece, following: Piece) -> bool:
-    return piece.ref.file == following.ref.file and piece.end == following.start
+    is_alike = piece.ref.file == following.ref.file and piece.is_mapped == following.is_mapped
+    return is_alike and piece.end == following.start
 
 
 def _allocate(ref: TensorRef, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -222,6 +228,8 @@ def _read_block(block: tuple[Piece, ...], buffer: Buffer, state: _State) -> None
     try:
         with path.open("rb", buffering=0) as file:
             _require_unchanged(path, state, _to_state(os.fstat(file.fileno())))
+            if block[0].is_mapped and state[1] >= end and read_ahead(file.fileno(), start, end):
+                return
             file.seek(start)
             while rest and (count := file.readinto(rest)):
                 rest = rest[count:]
@@ -229,6 +237,17 @@ def _read_block(block: tuple[Piece, ...], buffer: Buffer, state: _State) -> None
         raise WeightsError(path, f"cannot be read: {error.strerror}") from error
     if rest:
         raise WeightsError(path, "it became shorter while it was read")
+
+
+def read_ahead(descriptor: int, start: int, end: int) -> bool:
+    """Let the system read a part of a file into its cache, where it is not there yet; False if it cannot be asked to.
+
+    That takes no time of the CPU's for what is in the cache, and no copy.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+    return True
 
 
 def _read_state(path: Path) -> _State:

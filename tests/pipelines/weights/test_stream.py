@@ -13,7 +13,7 @@ from pipelines.errors import WeightsError
 from pipelines.weights import reader, stream
 from pipelines.weights.header import TensorRef, read_header
 from pipelines.weights.load import load_weights as load_typed
-from pipelines.weights.stream import Buffer, group_pieces, stream_tensors
+from pipelines.weights.stream import BLOCK, Buffer, group_pieces, stream_tensors
 
 load_weights: Any = load_typed  # tests look at the modules inside, which the protocols do not promise
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_a_device_that_copies_by_itself_gets_the_same_tensors(tmp_path, small_bl
     tensors, refs = save(tmp_path / "a.safetensors")
     read = read_all(refs, torch.bfloat16)
     assert all(torch.equal(read[key], tensor.bfloat16()) for key, tensor in tensors.items())
-    blocks = len(list(group_pieces(sorted(refs, key=lambda ref: ref.start))))
+    blocks = len(list(group_pieces((ref, False) for ref in sorted(refs, key=lambda ref: ref.start))))
     events = [buffer.copied for buffer in asynchronous]
     assert sum(event.waits for event in events) == blocks > len(events)
     assert all(event.records == event.waits for event in events)
@@ -143,7 +143,9 @@ def test_blocks_have_no_gaps_and_are_not_larger_than_a_buffer(tmp_path, small_bl
         (other, 250, 260),
     ]
     refs = [TensorRef(file, str(start), "U8", (end - start,), start, end) for file, start, end in sizes]
-    blocks = [[(piece.start, piece.end) for piece in block] for block in group_pieces(refs)]
+    blocks = [
+        [(piece.start, piece.end) for piece in block] for block in group_pieces((ref, False) for ref in refs)
+    ]
     # full; full; a gap; and one that is split, after which another file begins
     expected = [
         [(0, 10), (10, 50)],
@@ -298,3 +300,20 @@ def test_the_demo_is_loaded_as_the_library_reads_it(demo_file, demo):
     stored = load_file(demo_file)
     key = "model.diffusion_model.out.2.weight"
     assert torch.equal(demo.weights.unet.module.state_dict()["conv_out.weight"], stored[key].float())
+
+
+def test_what_is_mapped_is_read_ahead_and_not_copied(tmp_path, monkeypatch):
+    path = tmp_path / "mapped.safetensors"
+    save_file({"a": torch.ones(100), "b": torch.ones(100)}, path)
+    refs = sorted(read_header(path).tensors.values(), key=lambda ref: ref.start)
+    asked, buffers = [], (Buffer(torch.zeros(BLOCK, dtype=torch.uint8)),)
+    monkeypatch.setattr(stream, "read_ahead", lambda _, start, end: asked.append((start, end)) or True)
+    assert [tensor for _, tensor in stream_tensors([(ref, None) for ref in refs], CPU, buffers)] == [
+        None,
+        None,
+    ]
+    assert asked == [(refs[0].start, refs[1].end)]
+    assert not buffers[0].content.any()
+    monkeypatch.setattr(stream, "read_ahead", lambda *_: False)  # where the system cannot be asked to
+    assert len(list(stream_tensors([(ref, None) for ref in refs], CPU, buffers))) == 2
+    assert buffers[0].content.any()

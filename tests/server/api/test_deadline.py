@@ -11,7 +11,7 @@ from waiting import LIMIT, wait_until
 
 from server.api.deadline import read_deadline
 from server.app import create_app
-from server.engine.queue import measure
+from server.engine.ticket import measure
 
 STREAM = f"{GENERATE}-stream"
 

@@ -158,7 +158,8 @@ def test_requests_without_a_name_are_never_retries(model, gate):
         second = send(request)
         wait_until(lambda: count_jobs(address, BEN) == 2)
         gate.release(10_000)
-        first.result(LIMIT), second.result(LIMIT)
+        for each in (first, second):
+            each.result(LIMIT)
     assert len(fake_model.jobs) == 2
 
 

@@ -57,6 +57,7 @@ def test_a_text_is_extracted_or_too_long_for_its_image(text, height, width):
 def test_an_opaque_alpha_keeps_the_colors(size, step):
     rgb = random_pixels(size[0], size[1] * step)[:, ::step]
     rgba = embed(rgb)
+    assert rgba is not None
     assert np.array_equal(rgba[..., :3], rgb)
     assert set(rgba[..., 3].flat) == {255}
 
