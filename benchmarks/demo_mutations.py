@@ -85,8 +85,8 @@ MUTATIONS = {
     ),
     "latents decoded without their scale": (
         "pipelines/image/vae.py",
-        "_iter_tiles(run, latents / self._scale, (1, 8), 3)",
-        "_iter_tiles(run, latents * 0.13025, (1, 8), 3)",
+        "_iter_tiles(run, latents / self._scale, (1, 8), 3, self.tiling)",
+        "_iter_tiles(run, latents * 0.13025, (1, 8), 3, self.tiling)",
     ),
 }
 

@@ -187,6 +187,8 @@ def load_runner(
     )
     times = times or LoadTimes()
     weights = load_entry(entry, settings, device, times.finish)
+    if has_own_memory(torch.device(device)) or weights.offload is not None:
+        log.info("%s: %s", entry.path.name, weights.memory)
     if weights.detection.is_assumed:
         detection = decide_prediction(weights, entry.path, entry.zsnr)
         log.info("%s: %s", entry.path.name, detection.evidence[-1])

@@ -13,8 +13,6 @@ from unets import WrappedUNet
 
 from benchmarks.dispatch import META, DryDevice
 from benchmarks.dry_run import (
-    MODES,
-    STAGES,
     build_empty_weights,
     build_pipeline,
     measure_parts,
@@ -336,17 +334,22 @@ def test_live_bytes_are_those_of_tensors_that_exist():
     assert device.memory.live == 0
 
 
-def test_weights_count_in_the_stages_that_they_are_on_the_device_for(sdxl):
+def test_weights_count_where_they_do_not_wait_in_cpu_memory(sdxl):
     trace, parts = trace_image(sdxl, make()), measure_parts(sdxl.weights)
-    nothing: Any = dict.fromkeys(STAGES, ())
-    peaks = [
-        summarize(trace, parts, residents)["peak_mib"]
-        for residents in (nothing, {**nothing, "decode": ["vae"]}, MODES["all weights"])
-    ]
-    assert peaks[0] == round(max(trace.peaks.values()) / 2**20, 1)
-    assert peaks[1] == round(max(trace.peaks["decode"] + parts["vae"], trace.peaks["draw"]) / 2**20, 1)
-    assert peaks[2] == pytest.approx((max(trace.peaks.values()) + sum(parts.values())) / 2**20, abs=0.06)
-    assert peaks[0] < peaks[1] < peaks[2]
+    peaks = [summarize(trace, parts, waiting)["peak_mib"] for waiting in (0, parts["text_encoders"])]
+    assert peaks[0] == pytest.approx((max(trace.peaks.values()) + sum(parts.values())) / 2**20, abs=0.06)
+    assert peaks[0] - peaks[1] == pytest.approx(parts["text_encoders"] / 2**20, abs=0.11)
+
+
+def test_copies_of_weights_that_wait_count_while_they_exist():
+    weights = build_empty_weights(demo_architecture(), gigabytes=1)  # everything that can wait fits into it
+    assert weights.offload is None
+    small = build_empty_weights(demo_architecture(), gigabytes=0)
+    assert small.offload is not None
+    waiting = small.offload.size
+    assert 0 < waiting < sum(measure_parts(small).values())
+    plain, streamed = (trace_image(build_pipeline(each), make()).peaks for each in (weights, small))
+    assert all(0 < streamed[stage] - plain[stage] < waiting for stage in ("encode", "draw"))
 
 
 def test_an_operation_takes_no_more_than_on_a_gpu():
