@@ -176,8 +176,8 @@ class Bench:
             for row in plan.build_rows():
                 if status == INTERRUPTED or not is_ready():
                     break
-                rows.append(row)
                 status = self._measure(row) or status
+                rows.append(row)  # which an interrupt before it leaves out
                 typer.echo(format_row(row))
         except KeyboardInterrupt:  # between two rows
             status = INTERRUPTED

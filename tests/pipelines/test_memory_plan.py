@@ -125,6 +125,7 @@ def test_loras_change_weights_that_wait(load, demo):
         assert np.array_equal(pipeline.run(each).images[0], demo.run(each).images[0])
 
 
+@pytest.mark.slow
 def test_small_tiles_change_a_picture_little(load, demo):
     job = make_job(704, 704, Prompts("1girl, smile", "lowres"), 6, guidance=Guidance(5.0))
     (latents,) = demo.generate_latents(job)

@@ -41,8 +41,9 @@ def test_kernels_in_the_interpreter(name):
 
 
 @pytest.mark.slow
-def test_more_kernels_in_the_interpreter():
-    run_checks("check_group_norm.py", "slow", interpret=True)
+@pytest.mark.parametrize("name", CHECKS)
+def test_more_kernels_in_the_interpreter(name):
+    run_checks(name, "slow", interpret=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

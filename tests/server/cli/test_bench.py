@@ -77,6 +77,7 @@ def test_a_table_and_the_same_facts_as_json(naiad, demo_file, tmp_path):
         assert str(tmp_path) not in text
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_with_what_was_measured(tmp_path):
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
     options = ["--sizes", "64x64", "--concurrency", "1,64", "--steps", "2", "--json", "out.json"]
