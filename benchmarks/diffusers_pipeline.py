@@ -1,6 +1,6 @@
 """diffusers' pipeline on a loaded model's own weights: the other side of comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -9,8 +9,11 @@ from diffusers import (
     StableDiffusionXLPipeline,  # pyright: ignore[reportPrivateImportUsage]
     UNet2DConditionModel,  # pyright: ignore[reportPrivateImportUsage]
 )
-from torch import nn
+from torch import Tensor, nn
 
+from pipelines.job import Prompts
+from pipelines.text.encoding import Conditioning, PromptEncoder
+from pipelines.types import Size
 from pipelines.weights.load import Weights
 
 
@@ -51,3 +54,37 @@ def build_pipeline(weights: Weights, tokenizers: Sequence[object] = ()) -> Any:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def encode_prompts(weights: Weights) -> tuple[Conditioning, Conditioning]:
+    """Return the conditionings of a prompt and a negative prompt."""
+    texts = PromptEncoder(weights.text_encoders, weights.device).encode(Prompts("1girl, smile", "lowres"))
+    return texts.positive, texts.negative
+
+
+def build_latents_run(pipeline: Any, weights: Weights, size: Size, steps: int) -> Callable[[], Tensor]:
+    """Return a function that generates an image's latents with CFG, from prompts that are encoded already."""
+    prompt, negative = encode_prompts(weights)
+    assert prompt.pooled is not None
+    assert negative.pooled is not None
+    embeddings = {
+        "prompt_embeds": prompt.context[None],
+        "negative_prompt_embeds": negative.context[None],
+        "pooled_prompt_embeds": prompt.pooled[None],
+        "negative_pooled_prompt_embeds": negative.pooled[None],
+    }
+    embeddings = {name: tensor.to(weights.dtype) for name, tensor in embeddings.items()}
+    width, height = size
+
+    def generate() -> Tensor:
+        return pipeline(
+            **embeddings,
+            width=width,
+            height=height,
+            num_inference_steps=steps,
+            guidance_scale=5.0,
+            generator=torch.Generator().manual_seed(1),
+            output_type="latent",
+        ).images
+
+    return generate

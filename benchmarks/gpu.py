@@ -19,13 +19,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.diffusers_pipeline import build_pipeline
+from benchmarks.diffusers_pipeline import build_latents_run, build_pipeline, encode_prompts
 from benchmarks.machine import machine
 from demo.architecture import demo_architecture
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
-from pipelines.text.encoding import Conditioning, PromptEncoder
 from pipelines.unet.attention import Context
+from pipelines.unet.graphs import UNetInputs
 from pipelines.weights.architecture import Architecture, sdxl
 from pipelines.weights.detect import Detection
 from pipelines.weights.load import Weights
@@ -76,16 +76,7 @@ def randomize(module: nn.Module, generator: torch.Generator) -> None:
             buffer.copy_(torch.arange(buffer.shape[-1])[None])
 
 
-@dataclass(frozen=True)
-class PassInputs:
-    """The UNet's inputs of one CFG pass, two rows."""
-
-    sample: torch.Tensor
-    embedding: torch.Tensor
-    context: Context
-
-
-def build_inputs(setup: Setup, weights: Weights) -> PassInputs:
+def build_inputs(setup: Setup, weights: Weights) -> UNetInputs:
     """Return the inputs of a pass in the middle of a run."""
     texts = encode_prompts(weights)
     noise = torch.randn(2, 4, setup.height // 8, setup.width // 8, generator=torch.Generator().manual_seed(1))
@@ -93,13 +84,8 @@ def build_inputs(setup: Setup, weights: Weights) -> PassInputs:
     times = torch.tensor([500.0], device=weights.device)
     embeddings = [weights.unet.embed(times, text.pooled, ids)[0] for text in texts]
     keys_values = torch.stack([weights.unet.project(text.context) for text in texts])
-    return PassInputs(noise.to(weights.device, weights.dtype), torch.stack(embeddings), Context(keys_values))
-
-
-def encode_prompts(weights: Weights) -> tuple[Conditioning, Conditioning]:
-    """Return the conditionings of a prompt and a negative prompt."""
-    texts = PromptEncoder(weights.text_encoders, weights.device).encode(Prompts("1girl, smile", "lowres"))
-    return texts.positive, texts.negative
+    sample = noise.to(weights.device, weights.dtype)
+    return UNetInputs(sample, torch.stack(embeddings), Context(keys_values), 0)
 
 
 def measure_error(setup: Setup, weights: Weights) -> float:
@@ -148,27 +134,10 @@ def synchronize(device: torch.device) -> None:
 def build_diffusers_run(setup: Setup, weights: Weights) -> Callable[[], object]:
     """Return a function that generates an image with diffusers' pipeline and scheduler on the same networks."""
     pipe = build_pipeline(weights)
-    prompt, negative = encode_prompts(weights)
-    assert prompt.pooled is not None
-    assert negative.pooled is not None
-    embeddings = {
-        "prompt_embeds": prompt.context[None],
-        "negative_prompt_embeds": negative.context[None],
-        "pooled_prompt_embeds": prompt.pooled[None],
-        "negative_pooled_prompt_embeds": negative.pooled[None],
-    }
-    embeddings = {name: tensor.to(weights.dtype) for name, tensor in embeddings.items()}
+    generate_latents = build_latents_run(pipe, weights, (setup.width, setup.height), setup.steps)
 
     def generate() -> object:
-        latents = pipe(
-            **embeddings,
-            width=setup.width,
-            height=setup.height,
-            num_inference_steps=setup.steps,
-            guidance_scale=5.0,
-            generator=torch.Generator().manual_seed(1),
-            output_type="latent",
-        ).images
+        latents = generate_latents()
         decoded = weights.vae.decode((latents / weights.architecture.latent_scale).to(weights.vae_dtype))
         return pipe.image_processor.postprocess(decoded.float(), output_type="np")
 

@@ -18,14 +18,13 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks.diffusers_pipeline import build_pipeline
-from benchmarks.gpu import Setup, build_random_weights, encode_prompts
+from benchmarks.diffusers_pipeline import build_latents_run, build_pipeline
+from benchmarks.gpu import build_random_weights
 from benchmarks.machine import machine
 from demo.architecture import demo_architecture
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.architecture import Architecture
-from pipelines.weights.load import Weights
 from pipelines.weights.placement import count_elements
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,30 +65,6 @@ def build_job(size: Size, scale: float = 5.0, skipped: float | None = None) -> J
     return Job("m", PROMPTS, size.steps, "k_euler", "native", guidance, (Pass(size.side, size.side, (1,)),))
 
 
-def build_diffusers_run(size: Size, weights: Weights) -> Callable[[], object]:
-    """Return a function that generates latents with diffusers' pipeline."""
-    pipe, (prompt, negative) = build_pipeline(weights), encode_prompts(weights)
-    embeddings: dict[str, Any] = {
-        "prompt_embeds": prompt.context[None],
-        "negative_prompt_embeds": negative.context[None],
-        "pooled_prompt_embeds": None if prompt.pooled is None else prompt.pooled[None],
-        "negative_pooled_prompt_embeds": None if negative.pooled is None else negative.pooled[None],
-    }
-
-    def generate() -> object:
-        return pipe(
-            **embeddings,
-            width=size.side,
-            height=size.side,
-            num_inference_steps=size.steps,
-            guidance_scale=5.0,
-            generator=torch.Generator().manual_seed(1),
-            output_type="latent",
-        ).images
-
-    return generate
-
-
 def build_own_run(pipeline: Pipeline, job: Job) -> Callable[[], object]:
     """Return a function that generates latents with the pipeline; prompts are in its cache after the first call."""
     return lambda: pipeline.generate_latents(job)
@@ -98,12 +73,11 @@ def build_own_run(pipeline: Pipeline, job: Job) -> Callable[[], object]:
 def measure(size: Size, rounds: int) -> dict[str, object]:
     """Return the ratios of one network."""
     torch.manual_seed(0)
-    setup = Setup(size.architecture, size.side, size.side, size.steps, rounds, 64)
     weights = build_random_weights(size.architecture, torch.device("cpu"), torch.float32)
     pipeline = Pipeline(weights)
     last = 0.999 * pipeline.begin_pass(build_job(size)).plan.sigmas[size.steps // 2 - 1]
     runs = {
-        "diffusers": build_diffusers_run(size, weights),
+        "diffusers": build_latents_run(build_pipeline(weights), weights, (size.side, size.side), size.steps),
         "naiad": build_own_run(pipeline, build_job(size)),
         "guidance in half the steps": build_own_run(pipeline, build_job(size, skipped=last)),
         "scale 1": build_own_run(pipeline, build_job(size, 1.0)),
@@ -112,7 +86,7 @@ def measure(size: Size, rounds: int) -> dict[str, object]:
     own = seconds["naiad"]
     return {
         "unet_million_weights": round(count_elements(cast("Any", weights.unet).module) / 1e6, 1),
-        "picture": f"{setup.width}x{setup.height}, {size.steps} steps, k_euler, CFG",
+        "picture": f"{size.side}x{size.side}, {size.steps} steps, k_euler, CFG",
         "goal": size.goal,
         "ratio_to_diffusers": describe_ratio(own, seconds["diffusers"]),
         "guidance_in_half_the_steps": describe_ratio(seconds["guidance in half the steps"], own),

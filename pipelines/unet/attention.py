@@ -75,7 +75,6 @@ class CrossAttention(nn.Module):
 
     Attributes:
         start: where its keys begin in the width of `Context.keys_values`; its values follow them.
-        number: of the layer, in the order of image adapters.
     """
 
     def __init__(self, level: Level, context: int) -> None:
@@ -85,7 +84,7 @@ class CrossAttention(nn.Module):
         self.to_q = nn.Linear(level.width, level.width, bias=False)
         self.to_k, self.to_v = (nn.Linear(context, level.width, bias=False) for _ in range(2))
         self.to_out = make_list([nn.Linear(level.width, level.width)])
-        self.start = self.number = 0
+        self.start = 0
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         query = split_heads(self.to_q(x), self.heads)

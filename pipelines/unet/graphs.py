@@ -25,7 +25,7 @@ TOLERANCE = 0.02
 """Relative difference from the output without a graph, above which it is not used; half precision has 0.001."""
 
 
-class PassInputs(NamedTuple):
+class UNetInputs(NamedTuple):
     """The inputs of a pass that a graph can repeat: all but ControlNets' residuals."""
 
     sample: Tensor
@@ -44,7 +44,7 @@ class PassInputs(NamedTuple):
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in self.list_tensors())
         return structure, shapes, self.halvings
 
-    def replace_tensors(self, tensors: Sequence[Tensor]) -> "PassInputs":
+    def replace_tensors(self, tensors: Sequence[Tensor]) -> "UNetInputs":
         """Return the same structure with other tensors."""
         sample, embedding, keys_values, *rest = tensors
         parts = iter(rest)
@@ -52,7 +52,7 @@ class PassInputs(NamedTuple):
             ImageGroup(None if group.rows is None else next(parts), next(parts), next(parts))
             for group in self.context.images
         )
-        return PassInputs(sample, embedding, Context(keys_values, groups), self.halvings)
+        return UNetInputs(sample, embedding, Context(keys_values, groups), self.halvings)
 
 
 def _list_group(group: ImageGroup) -> list[Tensor]:
@@ -60,7 +60,7 @@ def _list_group(group: ImageGroup) -> list[Tensor]:
     return [*rows, group.keys_values, group.scales]
 
 
-Pass: TypeAlias = Callable[[PassInputs], Tensor]
+RunUNet: TypeAlias = Callable[[UNetInputs], Tensor]
 Capture: TypeAlias = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 """Captures what a function does; returns what repeats it, and the tensor that holds its output afterwards."""
 
@@ -87,7 +87,7 @@ class Graph:
     output: Tensor
     buffers: Sequence[Buffer]
 
-    def run(self, inputs: PassInputs) -> Tensor:
+    def run(self, inputs: UNetInputs) -> Tensor:
         """Return the output for inputs of the shapes of the buffers."""
         for buffer, tensor in zip(self.buffers, inputs.list_tensors(), strict=True):
             buffer.fill(tensor)
@@ -102,7 +102,7 @@ class UNetGraphs:
         capture: `CudaCapture`, or another implementation in tests.
     """
 
-    def __init__(self, run: Pass, capture: Capture) -> None:
+    def __init__(self, run: RunUNet, capture: Capture) -> None:
         self._run, self._capture = run, capture
         self._graphs: OrderedDict[Hashable, Graph | None] = OrderedDict()
         # those of the same shape are shared: prompts have the same at all resolutions of an image
@@ -112,7 +112,7 @@ class UNetGraphs:
         """Forget all graphs, whose memory is freed; to be called before weights move."""
         self._graphs.clear()
 
-    def run(self, inputs: PassInputs) -> Tensor:
+    def run(self, inputs: UNetInputs) -> Tensor:
         """Return the UNet's output."""
         key = inputs.make_key()
         if key not in self._graphs:
@@ -123,7 +123,7 @@ class UNetGraphs:
         graph = self._graphs[key]
         return self._run(inputs) if graph is None else graph.run(inputs)
 
-    def _try_to_capture(self, inputs: PassInputs) -> Graph | None:
+    def _try_to_capture(self, inputs: UNetInputs) -> Graph | None:
         """Return a graph whose output was compared with that of the pass itself; None if there is none."""
         size = "x".join(str(8 * side) for side in reversed(inputs.sample.shape[-2:]))
         expected = self._run(inputs)  # which also lets libraries allocate what they need before the capture

@@ -41,7 +41,7 @@ class UNetModel(nn.Module):
         self.conv_norm_out = nn.GroupNorm(shape.groups, widths[0], shape.eps)
         self.conv_out = nn.Conv2d(widths[0], LATENT_CHANNELS, 3, padding=1)
         self.uses_kernels = False
-        self.width = self._number_layers()
+        self.width = self._divide_width()
 
     @property
     def cross_attentions(self) -> list[CrossAttention]:
@@ -49,11 +49,11 @@ class UNetModel(nn.Module):
         blocks = (*self.down_blocks, *self.up_blocks, self.mid_block)
         return [layer for block in blocks for layer in block.modules() if isinstance(layer, CrossAttention)]
 
-    def _number_layers(self) -> int:
+    def _divide_width(self) -> int:
         """Give each cross-attention its part of `Context.keys_values`, and return the width of all."""
         start = 0
-        for number, layer in enumerate(self.cross_attentions):
-            layer.number, layer.start = number, start
+        for layer in self.cross_attentions:
+            layer.start = start
             start += 2 * layer.width
         return start
 

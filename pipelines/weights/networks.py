@@ -17,7 +17,7 @@ from pipelines.speed import Speed
 from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
 from pipelines.unet.attention import Context
-from pipelines.unet.graphs import CudaCapture, PassInputs, UNetGraphs
+from pipelines.unet.graphs import CudaCapture, UNetGraphs, UNetInputs
 from pipelines.unet.unet import UNetModel
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
@@ -141,7 +141,7 @@ class TorchUNet:
         if self._graphs is not None:
             self._graphs.drop()
 
-    def _run(self, inputs: PassInputs) -> Tensor:
+    def _run(self, inputs: UNetInputs) -> Tensor:
         return self.module(*inputs)
 
     @property
@@ -168,7 +168,7 @@ class TorchUNet:
         residuals: Residuals | None = None,
     ) -> Tensor:
         if self._graphs is not None and residuals is None:
-            return self._graphs.run(PassInputs(sample, embedding, context, halvings))
+            return self._graphs.run(UNetInputs(sample, embedding, context, halvings))
         return self.module(sample, embedding, context, halvings, residuals)
 
 

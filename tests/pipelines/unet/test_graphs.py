@@ -5,7 +5,7 @@ import torch
 
 from pipelines.adapters.attention import ImageGroup
 from pipelines.unet.attention import Context
-from pipelines.unet.graphs import MOST_GRAPHS, PassInputs, UNetGraphs
+from pipelines.unet.graphs import MOST_GRAPHS, UNetGraphs, UNetInputs
 
 
 class Device:
@@ -35,7 +35,7 @@ class Device:
 
 def make_inputs(value=1.0, side=4, rows=2, tokens=3, images=(), halvings=0, keys=None):
     keys = torch.full((rows, tokens, 6), value) if keys is None else keys
-    return PassInputs(torch.full((rows, 4, side, side), value), torch.full((rows, 5), value), Context(keys, images), halvings)  # fmt: skip
+    return UNetInputs(torch.full((rows, 4, side, side), value), torch.full((rows, 5), value), Context(keys, images), halvings)  # fmt: skip
 
 
 def make_group(value, rows=None):
