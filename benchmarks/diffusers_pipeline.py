@@ -56,6 +56,18 @@ def build_pipeline(weights: Weights, tokenizers: Sequence[object] = ()) -> Any:
     return pipeline
 
 
+def compile_pipeline(pipeline: Any) -> None:
+    """Make a pipeline as fast as diffusers' documentation does without loss ("Accelerate inference").
+
+    torch's own mode is taken instead of "max-autotune", which needs minutes and gains little or loses.
+    """
+    pipeline.fuse_qkv_projections()
+    for network in (pipeline.unet, pipeline.vae):
+        network.to(memory_format=torch.channels_last)
+    pipeline.unet = torch.compile(pipeline.unet, fullgraph=True)
+    pipeline.vae.decode = torch.compile(pipeline.vae.decode, fullgraph=True)
+
+
 def encode_prompts(weights: Weights) -> tuple[Conditioning, Conditioning]:
     """Return the conditionings of a prompt and a negative prompt."""
     texts = PromptEncoder(weights.text_encoders, weights.device).encode(Prompts("1girl, smile", "lowres"))

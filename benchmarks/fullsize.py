@@ -4,6 +4,7 @@ Writes 6.94 GB of random weights in the real single-file layout to a temporary f
 alternating with safetensors' `load_file`, both followed by reading every byte of every tensor, since a memory map
 costs nothing until it is read; anonymous memory; one 256 x 256 image in two steps.
 Run: python -m benchmarks.fullsize [--rounds 3]. Absolute seconds depend on the CPU; the ratios are the claim.
+With --write FILE it only writes the checkpoint, which other benchmarks read.
 """
 
 import argparse
@@ -157,7 +158,12 @@ def main() -> None:
     """Measure, print, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--write", type=Path, help="only write the checkpoint to this file")
+    options = parser.parse_args()
+    rounds = options.rounds
+    if options.write is not None:
+        write(options.write, stored_shapes())
+        return
     with TemporaryDirectory() as folder:
         path = Path(folder) / "fullsize.safetensors"
         shapes = stored_shapes()

@@ -19,8 +19,8 @@ from typing import Any, cast
 import torch
 
 from benchmarks.diffusers_pipeline import build_latents_run, build_pipeline
-from benchmarks.gpu import build_random_weights
 from benchmarks.machine import machine
+from benchmarks.random_weights import build_random_weights
 from demo.architecture import demo_architecture
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline

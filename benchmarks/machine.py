@@ -2,7 +2,13 @@
 
 import os
 import platform
+import subprocess
+from contextlib import suppress
 from importlib.metadata import version
+
+GPU_FACTS = (
+    "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "clocks.max.mem", "power.limit", "memory.total",
+)  # fmt: skip
 
 
 def machine() -> dict[str, object]:
@@ -19,5 +25,14 @@ def machine() -> dict[str, object]:
         **{name: version(name) for name in ("torch", "diffusers", "transformers", "safetensors")},
     }
     if torch.cuda.is_available():
-        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, **read_gpu()}
     return facts
+
+
+def read_gpu() -> dict[str, str]:
+    """Driver, clocks and power limit of the first GPU, as nvidia-smi gives them; nothing without it."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FACTS)}", "--format=csv,noheader", "--id=0"]
+    with suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return dict(zip(GPU_FACTS, (value.strip() for value in found.split(",")), strict=True))
+    return {}

@@ -76,12 +76,15 @@ def watch_memory() -> Iterator[list[float]]:
         thread.join()
 
 
-def measure_load(path: Path, dtype: torch.dtype) -> tuple[float, float]:
+def measure_load(path: Path, device: str, dtype: torch.dtype) -> tuple[float, float]:
     """Load a file; return the seconds and the GiB of memory above the tensors' own."""
     gc.collect()
     with watch_memory() as memory:
-        seconds, weights = measure_time(lambda: load_weights(path, dtype=dtype, vae_dtype=dtype))
-    own = 0 if dtype is torch.float16 else count_bytes(cast("Weights", weights))
+        seconds, weights = measure_time(
+            lambda: load_weights(path, device=device, dtype=dtype, vae_dtype=dtype)
+        )
+    is_mapped = device != "cpu" or dtype is torch.float16
+    own = 0 if is_mapped else count_bytes(cast("Weights", weights))
     del weights
     gc.collect()  # networks are in cycles
     return seconds, max(memory) - memory[0] - own / 2**30
@@ -93,11 +96,11 @@ def count_bytes(weights: Weights) -> int:
     return sum(tensor.nbytes for network in networks for tensor in cast("Any", network).module.parameters())
 
 
-def measure_round(path: Path) -> dict[str, float]:
+def measure_round(path: Path, device: str) -> dict[str, float]:
     """Read and load once from the disk and once from the system's cache, one after another."""
     result: dict[str, float] = {}
     works: dict[str, Callable[[], object]] = {
-        name: partial(measure_load, path, dtype) for name, dtype in LOADS.items()
+        name: partial(measure_load, path, device, dtype) for name, dtype in LOADS.items()
     }
     for state in ("cold", "warm"):
         for name, work in {"read": partial(read_file, path), **works}.items():
@@ -111,11 +114,11 @@ def measure_round(path: Path) -> dict[str, float]:
     return result
 
 
-def measure_server(path: Path, folder: Path, draws: bool) -> dict[str, float]:
+def measure_server(path: Path, device: str, folder: Path, draws: bool) -> dict[str, float]:
     """Start the server with the file out of the cache; return when it answers, is ready and has drawn a picture."""
     drop_from_cache(path)
     port, log = find_free_port(), folder / "server.log"
-    command = [sys.executable, "-P", "-m", "server", "serve", path, "--device", "cpu", "--port", port]
+    command = [sys.executable, "-P", "-m", "server", "serve", path, "--device", device, "--port", port]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NAIAD_SIGNING_KEY": str(folder / "signing.pem")}
     start = time.perf_counter()
     with log.open("wb") as output:
@@ -164,12 +167,12 @@ def summarize(rounds: list[dict[str, float]]) -> dict[str, object]:
     return result
 
 
-def measure(path: Path, folder: Path, rounds: int, draws: bool) -> dict[str, object]:
+def measure(path: Path, device: str, folder: Path, rounds: int, draws: bool) -> dict[str, object]:
     """Measure everything about one file."""
     plan_model(path)  # imports what loading needs
     found: list[dict[str, float]] = []
     for number in range(rounds):
-        found.append(measure_round(path) | measure_server(path, folder, draws))
+        found.append(measure_round(path, device) | measure_server(path, device, folder, draws))
         figures = {key: round(value, 2) for key, value in found[-1].items()}
         print(f"round {number + 1}: {json.dumps(figures)}", flush=True)
     return summarize(found)
@@ -181,6 +184,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--file", type=Path, help="float16 weights of full size")
     parser.add_argument("--picture", action="store_true", help="also draw a picture")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="which to load onto")
+    parser.add_argument("--out", type=Path, default=RESULTS / "start.json", help="JSON file to write")
     options = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -190,9 +195,10 @@ def main() -> None:
             write(path, stored_shapes())
         result: dict[str, object] = {
             "gigabytes": round(path.stat().st_size / 1e9, 2),
+            "device": options.device,
             "rounds": options.rounds,
         }
-        result |= measure(path, folder, options.rounds, options.picture)
+        result |= measure(path, options.device, folder, options.rounds, options.picture)
     ratios = [cast("float", result[f"{name}_cold_ratio"]) for name in LOADS]
     memory = [cast("float", result[f"{name}_{state}_gib"]) for name in LOADS for state in ("cold", "warm")]
     result["claim_holds"] = max(ratios) <= TARGET and max(memory) <= MEMORY_TARGET
@@ -200,7 +206,7 @@ def main() -> None:
     result["machine"] = machine()
     for key, value in result.items():
         print(f"{key:40} {value}")
-    (RESULTS / "start.json").write_text(json.dumps(result, indent=2) + "\n")
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

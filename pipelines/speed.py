@@ -25,6 +25,9 @@ class Speed:
     graphs: bool = False
 
 
+PLAIN = Speed()
+
+
 @dataclass(frozen=True, slots=True)
 class SpeedChoices:
     """What an operator chose; the fields are those of `Speed`."""

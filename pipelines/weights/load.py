@@ -14,7 +14,7 @@ from torch import nn
 
 from pipelines.memory_plan import EVERYTHING_RESIDENT, MemoryPlan
 from pipelines.offload import Offload, move_weights
-from pipelines.speed import SpeedChoices, choose_speed
+from pipelines.speed import PLAIN, Speed, SpeedChoices, choose_speed
 from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture
 from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, Checkpoint, checkpoint_files
@@ -44,6 +44,7 @@ class Weights:
     parts: tuple[PlannedPart, ...] = ()  # the networks again, with the files that filled them
     memory: MemoryPlan = EVERYTHING_RESIDENT
     offload: Offload | None = None  # the weights that wait in CPU memory
+    speed: Speed = PLAIN  # how the UNets are run
 
     def move(self, module: nn.Module, device: torch.device) -> None:
         """Move a network's weights, except those that wait in CPU memory."""
@@ -101,15 +102,15 @@ def load_weights(
     offload = place_weights(plan, memory, target)
     if on_part is not None:
         on_part("read")
+    chosen = choose_speed(target, speed or SpeedChoices(), memory.streamed > 0)
     for unet in (plan.unet, plan.inpainting):
         if unet is not None:
             set_attention(unet, attention)
-            unet.optimize(choose_speed(target, speed or SpeedChoices(), memory.streamed > 0), target)
+            unet.optimize(chosen, target)
     networks = (plan.unet, plan.vae, plan.text_encoders)
     place = target, dtype, vae_dtype
-    return Weights(
-        plan.detection, plan.architecture, *networks, *place, plan.inpainting, plan.parts, memory, offload
-    )
+    rest = plan.inpainting, plan.parts, memory, offload, chosen
+    return Weights(plan.detection, plan.architecture, *networks, *place, *rest)
 
 
 def _fill_all(

@@ -21,7 +21,7 @@ from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.device import release_memory, translate_device_errors
 from pipelines.errors import WeightsError
 from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
-from pipelines.job import Work
+from pipelines.job import Job, Work
 from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
@@ -49,6 +49,7 @@ from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
 from server.engine.resident import ResidentModels
 from server.engine.threads import choose_threads
+from server.engine.warm_up import warm_up
 
 log = logging.getLogger("naiad")
 LEAST_LIKENESS = 0.5
@@ -213,7 +214,18 @@ def load_runner(
                 likeness,
             )
     times.finish("prepare")
+    if has_own_memory(pipeline.device):
+        _warm_up(pipeline, model)
+        times.finish("warm-up")
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
+
+
+def _warm_up(pipeline: Pipeline, model: ServedModel) -> None:
+    def draw(job: Job) -> None:
+        with translate_device_errors(pipeline.device):
+            pipeline.run(job)
+
+    warm_up(draw, model.profile.defaults, graphs=pipeline.weights.speed.graphs)
 
 
 def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
