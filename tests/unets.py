@@ -1,9 +1,26 @@
 """UNets for tests: wrapped ones that record or change passes, and a pass over inputs as diffusers takes them."""
 
+from dataclasses import replace
+
 import torch
 
+from demo.architecture import demo_architecture
 from pipelines.adapters.attention import group_images
 from pipelines.unet.attention import Context
+
+SMALL = {
+    "block_out_channels": [32, 64],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 1],
+    "attention_head_dim": [2, 4],
+}
+
+
+def shrink_demo(channels=4):
+    """Return SDXL's architecture with two levels: half as many operations as the demo model's."""
+    full = demo_architecture(channels)
+    return replace(full, unet={**full.unet, **SMALL})
 
 
 class WrappedUNet:

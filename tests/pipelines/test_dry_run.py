@@ -9,7 +9,7 @@ import torch
 from control_files import build_control
 from jobs import make_job, plan_first
 from sd15_files import small_sd15
-from unets import WrappedUNet
+from unets import WrappedUNet, shrink_demo
 
 from benchmarks.dispatch import META, DryDevice
 from benchmarks.dry_run import (
@@ -46,13 +46,6 @@ PASS_OPERATIONS = 178
 time: raise the number only for what is worth it, by the count that the failing test prints."""
 STEP_OPERATIONS = 12
 """Of CFG and Euler in a step: two conversions to x0 of three, three of guidance, three of the sampler."""
-SMALL = {
-    "block_out_channels": [32, 64],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 1],
-    "attention_head_dim": [2, 4],
-}
 IMAGE = RgbImage(WIDTH, HEIGHT, bytes(3 * WIDTH * HEIGHT))
 MASK = bytes(255 * (k % 2) for k in range(WIDTH * HEIGHT // 64))
 PLACES = Prompts(
@@ -88,15 +81,9 @@ def build(architecture, prediction: Any = "v", zsnr=True, inpainting=None):
     return build_pipeline(build_empty_weights(architecture, prediction, zsnr, inpainting=inpainting))
 
 
-def shrink(channels=4):
-    """SDXL's architecture with two levels: half as many operations as the demo model's."""
-    full = demo_architecture(channels)
-    return replace(full, unet={**full.unet, **SMALL})
-
-
 @pytest.fixture(scope="module")
 def sdxl():
-    return build(shrink())
+    return build(shrink_demo())
 
 
 class HollowVae:
@@ -119,7 +106,7 @@ def hollow(sdxl):
 
 @pytest.fixture(scope="module")
 def inpainting():
-    return build(shrink(), inpainting=shrink(9))
+    return build(shrink_demo(), inpainting=shrink_demo(9))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from paths import ROOT
 
-CHECKS = ("check_geglu.py", "check_group_norm.py")
+CHECKS = ("check_geglu.py", "check_group_norm.py", "check_pictures.py")
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
