@@ -9,8 +9,10 @@ ARG CUDA=""
 ARG TORCH_INDEX=""
 ARG EXTRAS=""
 
+# Triton compiles a C file when it starts, with Python's headers
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv ${EXTRAS:+wget} \
+ && if [ "$CUDA" = cpu ]; then compiler=; else compiler="gcc libc6-dev python3-dev"; fi \
+ && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv $compiler ${EXTRAS:+wget} \
  && rm -rf /var/lib/apt/lists/* \
  && case "$CUDA" in ""|cpu|cu[0-9][0-9][0-9]) ;; *) echo "CUDA is cu126, cu128, cu130 or cpu, not $CUDA" >&2; exit 1 ;; esac
 
@@ -34,7 +36,8 @@ RUN venv/bin/pip install --no-cache-dir -c constraints.txt -e ".$EXTRAS" \
  && for program in naiad ray; do if [ -e venv/bin/$program ]; then ln -s /opt/naiad/venv/bin/$program /usr/local/bin/; fi; done
 
 # a container must listen on all addresses, so a token is required; one is generated and printed if none is set
-ENV PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 NAIAD_HOST=0.0.0.0 NAIAD_SIGNING_KEY=/data/signing.pem
+ENV PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 NAIAD_HOST=0.0.0.0 NAIAD_SIGNING_KEY=/data/signing.pem \
+    TRITON_CACHE_DIR=/data/triton TORCHINDUCTOR_CACHE_DIR=/data/inductor
 USER naiad
 VOLUME ["/models", "/data"]
 EXPOSE 4242
