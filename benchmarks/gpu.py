@@ -67,7 +67,7 @@ class Setup:
 
 
 FULL = Setup(sdxl(), 832, 1216, 28, 5, 8192)
-SMALL = Setup(demo_architecture(), 256, 384, 4, 3, 1024)
+SMALL = Setup(demo_architecture(), 128, 192, 4, 3, 1024)
 
 
 def build_inputs(setup: Setup, weights: Weights) -> UNetInputs:
@@ -176,6 +176,7 @@ def measure(setup: Setup, device: torch.device, dtype: torch.dtype) -> dict[str,
     plain = build_random_weights(setup.architecture, device, dtype)
     error = measure_error(setup, plain)
     assert error < LARGEST_ERROR, f"{dtype} differs from float32 by {error:.3%}"
+    operations, rate = count_operations(setup, plain), measure_matmul_rate(setup, plain)
     weights = copy_weights(plain, choose_speed(device, SpeedChoices()))
     pipeline, job = Pipeline(weights), setup.build_job()
     if device.type == "cuda":
@@ -190,7 +191,6 @@ def measure(setup: Setup, device: torch.device, dtype: torch.dtype) -> dict[str,
         setup.rounds,
     )
     own = sides["naiad"]["seconds"]
-    operations, rate = count_operations(setup, plain), measure_matmul_rate(setup, plain)
     return {
         "picture": setup.picture,
         "dtype": str(dtype).removeprefix("torch."),
