@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pipelines.job import RgbImage
 from pipelines.types import Size
-from pipelines.weights.networks import DiffusersControlNet, Residuals
+from pipelines.unet.unet import Residuals
+from pipelines.weights.networks import DiffusersControlNet
 
 SCALE = 8
 """Pixels of a map for each latent."""

@@ -10,10 +10,9 @@ from pipelines.adapters.controlnet import ControlPlan, plan_control
 from pipelines.device import is_out_of_memory
 from pipelines.errors import OutOfMemory, UnusableFile, WeightsError
 from pipelines.job import Control
-from pipelines.weights.checkpoint import checkpoint_files, fingerprint
+from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.load import Weights
 from pipelines.weights.networks import DiffusersControlNet
-from pipelines.weights.reader import read_ahead
 
 Key: TypeAlias = tuple[Path, str]
 """A file and its fingerprint."""
@@ -76,7 +75,6 @@ class ControlResidency:
         file.check_family(self._architecture.family)
         plan = plan_control(file, self._architecture.unet)
         self._free(plan.measure(self._dtype), used)
-        read_ahead(checkpoint_files(file.source), self._device)
         try:
             plan.fill(self._device, self._dtype)
         except (RuntimeError, MemoryError) as error:

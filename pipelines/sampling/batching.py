@@ -14,7 +14,8 @@ from pipelines.device import translate_device_errors
 from pipelines.sampling.denoise import Row, Rows
 from pipelines.sampling.prediction import NoiseTable, input_scale
 from pipelines.sampling.prepared import PreparedPrompts, make_vector
-from pipelines.weights.networks import Residuals, UNet
+from pipelines.unet.unet import Residuals
+from pipelines.weights.networks import UNet
 
 MEGAPIXEL = 128 * 128
 """Latents of an image of 1024x1024 pixels."""

@@ -15,12 +15,12 @@ from pipelines.unet.attention import Context
 from pipelines.weights.networks import UNet
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class PreparedPrompt:
     """What a UNet computed of a conditioning.
 
     Attributes:
-        keys_values: of the prompt, (tokens, width).
+        keys_values: of the prompt, (tokens, width); a part of the last context that has it, so that memory has them once.
         images: those of its reference images.
         embeddings: of timesteps, (T, width), by the size ids and the first of the timesteps.
     """
@@ -58,6 +58,8 @@ class PreparedPrompts:
         self._last = None  # freed before the next one is made
         keys_values = torch.stack([prompt.keys_values for prompt in prompts])
         context = Context(keys_values, group_images([prompt.images for prompt in prompts]))
+        for prompt, part in zip(prompts, keys_values, strict=True):
+            prompt.keys_values = part
         self._last = prompts, context
         return context
 

@@ -5,6 +5,7 @@ What it computes of time, sizes and prompts is separate from the pass over the l
 
 from collections.abc import Sequence
 from math import log
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from pipelines.unet.shape import UNetShape, read_shape
 from pipelines.weights.architecture import Config
 
 LATENT_CHANNELS = 4
+Residuals: TypeAlias = tuple[Sequence[Tensor], Tensor]
+"""What ControlNets add to the features of a UNet: to those that its down blocks pass on, and to its middle block's."""
 
 
 class UNetModel(nn.Module):
@@ -103,14 +106,14 @@ class UNetModel(nn.Module):
         embedding: Tensor,
         context: Context,
         halvings: int = 0,
-        residuals: tuple[Sequence[Tensor], Tensor] | None = None,
+        residuals: Residuals | None = None,
     ) -> Tensor:
         """Return the prediction (B, 4, h, w) for latents (B, channels, h, w).
 
         Args:
             embedding: of time, sizes and pooled prompt, (B, width), as `embed` returns it.
             halvings: 2x downscales of the inner features, see sampling/deep_shrink.py.
-            residuals: what ControlNets add to the features that the way down passes on, and to the middle block's.
+            residuals: what ControlNets add.
         """
         skips = self._descend(sample, embedding, context, halvings)
         x = self.mid_block(skips[-1], embedding, context)

@@ -5,7 +5,7 @@ No other module handles what is untyped in those libraries or differs between th
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
 from pipelines.unet.attention import Context
 from pipelines.unet.graphs import CudaCapture, UNetGraphs, UNetInputs
-from pipelines.unet.unet import UNetModel
+from pipelines.unet.unet import Residuals, UNetModel
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
 PENULTIMATE = 2
@@ -27,8 +27,6 @@ PENULTIMATE = 2
 
 CHANNEL_ORDER = "controlnet_conditioning_channel_order"
 """Key of a ControlNet's config: whether its maps are RGB or, in OpenCV's order, BGR."""
-Residuals: TypeAlias = tuple[Sequence[Tensor], Tensor]
-"""What ControlNets add to the features of a UNet: to those that its down blocks pass on, and to its middle block's."""
 
 
 class UNet(Protocol):

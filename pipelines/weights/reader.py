@@ -22,7 +22,6 @@ from pipelines.weights.networks import load_state
 from pipelines.weights.sources import FoundWeights, StoredWeight
 from pipelines.weights.stream import DTYPES, stream_tensors
 
-BLOCK = 1 << 24
 Key = TypeVar("Key")
 
 
@@ -213,20 +212,3 @@ def _explain_infinite(source: Checkpoint, weight: StoredWeight, dtype: torch.dty
     if stored.isfinite().all():
         reason = f"is too large for {str(dtype).removeprefix('torch.')}; set another dtype"
     return WeightsError(source.path, f"{abbreviate(weight.mapped.key)} {reason}")
-
-
-def read_ahead(files: Iterable[Path], device: torch.device) -> None:
-    """Read files sequentially into the page cache, at the speed of the disk, if they are for a GPU.
-
-    Copying an uncached memory map to it would fault it in page by page.
-    """
-    if device.type == "cuda":
-        for file in files:
-            _read_file(file)
-
-
-def _read_file(path: Path) -> None:
-    buffer = bytearray(BLOCK)
-    with path.open("rb", buffering=0) as file:
-        while file.readinto(buffer):
-            pass

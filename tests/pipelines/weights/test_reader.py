@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.errors import WeightsError
-from pipelines.weights import reader
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_weights
 
@@ -55,11 +54,3 @@ def test_nan_in_8_bit_floats_is_found_and_the_widest_values_are_not_refused(tmp_
     save_file(tensors, tmp_path / "a.safetensors", dict(read_header(demo_file).metadata))
     with pytest.raises(WeightsError, match="contains NaN or infinity"):
         load_weights(tmp_path / "a.safetensors")
-
-
-@pytest.mark.parametrize(("kind", "expected"), [("cuda", ["a", "b"]), ("mps", []), ("cpu", [])])
-def test_files_are_read_ahead_for_cuda(tmp_path, monkeypatch, kind, expected):
-    found = []
-    monkeypatch.setattr(reader, "_read_file", lambda path: found.append(path.name))
-    reader.read_ahead([tmp_path / "a", tmp_path / "b"], torch.device(kind))
-    assert found == expected
