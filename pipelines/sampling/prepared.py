@@ -20,7 +20,7 @@ class PreparedPrompt:
     """What a UNet computed of a conditioning.
 
     Attributes:
-        keys_values: of the prompt, (tokens, width); a part of the last context that has it, so that memory has them once.
+        keys_values: of the prompt, (tokens, width); a part of the last context that has it: memory has them once.
         images: those of its reference images.
         embeddings: of timesteps, (T, width), by the size ids and the first of the timesteps.
     """
