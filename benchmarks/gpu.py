@@ -138,7 +138,8 @@ def build_diffusers_run(setup: Setup, weights: Weights) -> Callable[[], object]:
 
     def generate() -> object:
         latents = generate_latents()
-        decoded = weights.vae.decode((latents / weights.architecture.latent_scale).to(weights.vae_dtype))
+        latents = (latents / weights.architecture.latent_scale).to(weights.vae_dtype)
+        decoded = pipe.vae.decode(latents).sample
         return pipe.image_processor.postprocess(decoded.float(), output_type="np")
 
     return generate

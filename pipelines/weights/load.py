@@ -101,10 +101,12 @@ def load_weights(
     offload = place_weights(plan, memory, target)
     if on_part is not None:
         on_part("read")
+    chosen = choose_speed(target, speed or SpeedChoices(), memory.streamed > 0)
     for unet in (plan.unet, plan.inpainting):
         if unet is not None:
             set_attention(unet, attention)
-            unet.optimize(choose_speed(target, speed or SpeedChoices(), memory.streamed > 0), target)
+            unet.optimize(chosen, target)
+    plan.vae.optimize(chosen)
     networks = (plan.unet, plan.vae, plan.text_encoders)
     place = target, dtype, vae_dtype
     return Weights(
