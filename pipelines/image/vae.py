@@ -13,6 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from pipelines.device import copies_in_background
 from pipelines.errors import NotFinite
 from pipelines.job import RgbImage
 from pipelines.steps import Part, PartCoroutine, run_parts
@@ -75,13 +76,16 @@ class VaeCodec:
 
     def decode_tiles(self, latents: Tensor) -> PartCoroutine[list[Pixels]]:
         """Decode likewise, tile by tile."""
-        if not bool(latents.isfinite().all()):
-            raise NotFinite("the network returned latents that are not finite")
+        are_latents_finite = latents.isfinite().all()
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
             run = partial(self._run_in, dtype, self._vae.decode)
             images = yield from _iter_tiles(run, latents / self._scale, (1, 8), 3, self.tiling)
-            if bool(images.isfinite().all()):
-                return [to_pixels(image) for image in images]
+            copies = [_start_copy(to_bytes(image)) for image in images]
+            # the only wait for the device, which the copies have reached by then
+            if bool(images.isfinite().all() & are_latents_finite):
+                return [copy.numpy() for copy in copies]
+            if not bool(are_latents_finite):
+                raise NotFinite("the network returned latents that are not finite")
         raise NotFinite("the VAE returned an image that is not finite, in float32 too")
 
     def encode(self, image: Tensor) -> Tensor:
@@ -163,6 +167,11 @@ def to_bytes(image: Tensor) -> Tensor:
     """The same, as a tensor on the image's device."""
     scaled = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return scaled.permute(1, 2, 0).contiguous()
+
+
+def _start_copy(image: Tensor) -> Tensor:
+    """Return a copy in CPU memory, which is complete when the device has done what was asked of it so far."""
+    return image.to("cpu", non_blocking=copies_in_background(image.device))
 
 
 def to_tensor(image: RgbImage) -> Tensor:
