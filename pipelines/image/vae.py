@@ -5,7 +5,7 @@ overlap and are blended with linear ramps. GroupNorm normalizes each tile on its
 the threshold is as high as memory allows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -37,6 +37,13 @@ class Tiling:
     def applies(self, latents: Tensor) -> bool:
         """Return whether latents (..., h, w) are processed in several tiles."""
         return latents.shape[-2] * latents.shape[-1] > self.untiled
+
+    def find_shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) of what is processed at a time of latents of a size."""
+        height, width = size
+        if height * width <= self.untiled:
+            return size
+        return min(height, self.tile), min(width, self.tile)
 
     def find_starts(self, length: int) -> list[int]:
         """Return the start of each tile along a side of `length` latents: evenly spaced, overlapping enough."""
@@ -87,6 +94,11 @@ class VaeCodec:
             if not bool(are_latents_finite):
                 raise NotFinite("the network returned latents that are not finite")
         raise NotFinite("the VAE returned an image that is not finite, in float32 too")
+
+    def compile_decoder(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Compile the decoder for images of some sizes (height, width), in latents; those of one tile are the same."""
+        shapes = (self.tiling.find_shape(size) for size in sizes)
+        self._vae.compile_decoder(dict.fromkeys(shapes))
 
     def encode(self, image: Tensor) -> Tensor:
         """Encode an image (3, 8h, 8w) in [-1, 1] to latents (4, h, w); the same image always gives the same latents.

@@ -3,7 +3,7 @@
 No other module handles what is untyped in those libraries or differs between their versions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -19,6 +19,7 @@ from pipelines.types import AttentionBackend
 from pipelines.unet.attention import Context
 from pipelines.unet.graphs import CudaCapture, UNetGraphs, UNetInputs
 from pipelines.unet.unet import UNetModel
+from pipelines.vae.compiled import CompiledDecoder
 from pipelines.vae.vae import VaeModel
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
@@ -87,6 +88,10 @@ class Vae(Protocol):
 
     def to(self, dtype: torch.dtype) -> object:
         """Change the dtype, in place."""
+        ...
+
+    def compile_decoder(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Compile the decoder for one image of each size (h, w), in latents, if that was chosen; takes minutes."""
         ...
 
 
@@ -238,21 +243,32 @@ class TorchVae:
 
     def __init__(self, config: Config) -> None:
         self.module = cast("VaeModel", _build_empty(VaeModel, {"config": config}))
+        self._compiled: CompiledDecoder | None = None
 
     def optimize(self, speed: Speed) -> None:
         """Set how the network runs; its weights must be on the device."""
         if speed.channels_last:
             cast("Any", self.module).to(memory_format=torch.channels_last)
         self.module.set_kernels(speed.kernels)
+        self._compiled = CompiledDecoder(self.module.decode) if speed.compile_vae else None
+
+    def compile_decoder(self, sizes: Iterable[tuple[int, int]]) -> None:
+        if self._compiled is not None:
+            weight, generator = self.module.post_quant_conv.weight, torch.Generator().manual_seed(0)
+            for size in sizes:
+                noise = torch.randn(1, self.module.shape.latents, *size, generator=generator)
+                self._compiled.compile(noise.to(weight.device, weight.dtype))
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.module.decode(latents)
+        return self.module.decode(latents) if self._compiled is None else self._compiled.run(latents)
 
     def encode(self, image: Tensor) -> Tensor:
         return self.module.encode(image)
 
     def to(self, dtype: torch.dtype) -> object:
-        return nn.Module.to(self.module, dtype)
+        # else the weights became tensors of another kind, which code that was compiled refuses
+        with torch.inference_mode(False):
+            return nn.Module.to(self.module, dtype)
 
 
 class ClipTextEncoder:

@@ -100,6 +100,7 @@ class SpeedSettings(StrictModel):
     fused_projections: Switch = "auto"
     kernels: Switch = "auto"
     graphs: Switch = "auto"
+    compile_vae: Switch = "auto"
     memory: Count = "auto"
 
 

@@ -35,6 +35,7 @@ OTHER = {
     "speed.fused_projections": "off",
     "speed.kernels": "off",
     "speed.graphs": "off",
+    "speed.compile_vae": "on",
     "speed.memory": "6",
     "api.prompt_loras": "true",
     "engine.batching": "shared",
