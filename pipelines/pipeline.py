@@ -21,6 +21,7 @@ from pipelines.errors import NotFinite, PipelineError
 from pipelines.image.finishing import finish_image
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
+from pipelines.image.tiny_decoder import TinyVae
 from pipelines.image.vae import VaeCodec
 from pipelines.job import (
     SEED_MODULUS,
@@ -116,6 +117,12 @@ class Pipeline:
             weights.vae, weights.architecture.latent_scale, weights.vae_dtype, weights.memory.tiling
         )
         self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
+
+    def use_tiny_decoder(self, decoder: nn.Module) -> None:
+        """Decode images from now on with a tiny decoder instead of the VAE's."""
+        weights = self.weights
+        vae = TinyVae(weights.vae, decoder, weights.architecture.latent_scale)
+        self._vae = VaeCodec(vae, weights.architecture.latent_scale, weights.vae_dtype, weights.memory.tiling)
 
     @property
     def size(self) -> int:

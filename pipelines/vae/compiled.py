@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from pipelines.errors import abbreviate
 from pipelines.kernels.triton_support import START_ERRORS
 from pipelines.unet.graphs import measure_difference
 
@@ -48,8 +49,7 @@ class CompiledDecoder:
         try:
             difference = measure_difference(compiled(latents), self._decode(latents))
         except START_ERRORS as error:
-            reason = str(error).strip().partition("\n")[0]
-            log.warning("the VAE's decoder is not compiled for %s: %s", size, reason)
+            log.warning("the VAE's decoder is not compiled for %s: %s", size, _to_line(error))
             return False
         if not difference <= TOLERANCE:
             log.warning("the VAE's compiled decoder for %s differs by %.3g and is not used", size, difference)
@@ -71,8 +71,8 @@ class CompiledDecoder:
         except RuntimeError as error:
             if RECOMPILES not in str(error):
                 raise
-            reason = " ".join(str(error).split())
-            log.warning("the VAE's compiled decoder for %s is dropped: %s", _format_size(latents), reason)
+            size = _format_size(latents)
+            log.warning("the VAE's compiled decoder for %s is dropped: %s", size, _to_line(error))
             del self._compiled[key]
             return self._decode(latents)
 
@@ -101,3 +101,8 @@ def _make_key(latents: Tensor) -> Hashable:
 def _format_size(latents: Tensor) -> str:
     height, width = latents.shape[-2:]
     return f"{8 * width}x{8 * height}"
+
+
+def _to_line(error: Exception) -> str:
+    """Return the text of an error, of which torch writes the reason on a line of its own."""
+    return abbreviate(" ".join(str(error).split()))

@@ -101,6 +101,7 @@ class SpeedSettings(StrictModel):
     kernels: Switch = "auto"
     graphs: Switch = "auto"
     compile_vae: Switch = "auto"
+    decoder: Literal["vae", "tiny"] = "vae"
     memory: Count = "auto"
 
 

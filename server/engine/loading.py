@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import plan_control
@@ -20,7 +21,8 @@ from pipelines.adapters.vibe import VibeEncoder, load_vibe
 from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.device import release_memory, translate_device_errors
 from pipelines.errors import WeightsError
-from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
+from pipelines.image.preview import DecodePreview
+from pipelines.image.tiny_decoder import load_tiny_decoder, make_preview_decoder, plan_tiny_decoder
 from pipelines.job import Work
 from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
@@ -180,11 +182,9 @@ def load_runner(
     device = resolve_device(settings.device)
     _set_threads(settings)
     upscaler = loaded_upscaler or _load_upscaler(model, device)  # first, because it fails fast
-    decode_preview = (
-        None
-        if entry.preview_decoder is None
-        else load_tiny_decoder(entry.preview_decoder, torch.device(device))
-    )
+    tiny = None
+    if entry.preview_decoder is not None:
+        tiny = load_tiny_decoder(entry.preview_decoder, torch.device(device))
     times = times or LoadTimes()
     weights = load_entry(entry, settings, device, times.finish)
     if has_own_memory(torch.device(device)) or weights.offload is not None:
@@ -204,16 +204,26 @@ def load_runner(
     max_rows = None if settings.engine.max_rows == "auto" else settings.engine.max_rows
     limits = find_pass_limits(weights, max_rows)
     pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory, limits)
-    if entry.preview_decoder is not None and decode_preview is not None:
-        likeness = pipeline.compare_preview(decode_preview)
-        if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color
-            log.warning(
-                "preview_decoder: %s does not decode as the VAE does (correlation %.2f); is it for another family?",
-                entry.preview_decoder.name,
-                likeness,
-            )
+    decode_preview = None if tiny is None else _prepare_tiny_decoder(tiny, pipeline, entry, settings)
     times.finish("prepare")
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
+
+
+def _prepare_tiny_decoder(
+    tiny: nn.Module, pipeline: Pipeline, entry: ModelEntry, settings: Settings
+) -> DecodePreview:
+    """Compare a tiny decoder with the model's VAE, use it for images if that is set, and return that of previews."""
+    decode_preview = make_preview_decoder(tiny)
+    likeness = pipeline.compare_preview(decode_preview)
+    if entry.preview_decoder is not None and not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color
+        log.warning(
+            "preview_decoder: %s does not decode as the VAE does (correlation %.2f); is it for another family?",
+            entry.preview_decoder.name,
+            likeness,
+        )
+    if settings.speed.decoder == "tiny":
+        pipeline.use_tiny_decoder(tiny)
+    return decode_preview
 
 
 def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
@@ -240,7 +250,7 @@ def load_entry(
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
-        speed=SpeedChoices(**settings.speed.model_dump(exclude={"memory"})),
+        speed=SpeedChoices(**settings.speed.model_dump(exclude={"memory", "decoder"})),
         gigabytes=None if settings.speed.memory == "auto" else settings.speed.memory,
         on_part=on_part,
     )

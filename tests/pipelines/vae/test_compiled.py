@@ -203,6 +203,7 @@ def test_images_in_tiles_are_compiled_for_a_tile():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_a_compiler_s_code_returns_the_decoder_s_images():
     vae: Any = build_vae()
     vae.optimize(Speed(channels_last=True, compile_vae=True))

@@ -36,6 +36,7 @@ OTHER = {
     "speed.kernels": "off",
     "speed.graphs": "off",
     "speed.compile_vae": "on",
+    "speed.decoder": "tiny",
     "speed.memory": "6",
     "api.prompt_loras": "true",
     "engine.batching": "shared",
