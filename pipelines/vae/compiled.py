@@ -40,7 +40,7 @@ class CompiledDecoder:
 
     @torch.inference_mode()
     def compile(self, latents: Tensor) -> bool:
-        """Compile for the shape and dtype of latents, which takes about a minute, and return whether that worked.
+        """Compile for the shape and dtype of latents, which can take minutes, and return whether that worked.
 
         It did not if the compiler fails or its output is not that of the decoder; the log has the reason.
         """
