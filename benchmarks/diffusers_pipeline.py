@@ -1,10 +1,11 @@
 """diffusers' pipeline on a loaded model's own weights: the other side of comparisons."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from diffusers import (
+    AutoencoderKL,  # pyright: ignore[reportPrivateImportUsage]
     EulerDiscreteScheduler,  # pyright: ignore[reportPrivateImportUsage]
     StableDiffusionXLPipeline,  # pyright: ignore[reportPrivateImportUsage]
     UNet2DConditionModel,  # pyright: ignore[reportPrivateImportUsage]
@@ -31,10 +32,20 @@ def build_scheduler() -> EulerDiscreteScheduler:
 
 def build_diffusers_unet(weights: Weights) -> nn.Module:
     """Return diffusers' UNet with the same tensors."""
+    return _build(UNet2DConditionModel, weights.architecture.unet, weights.unet)
+
+
+def build_diffusers_vae(weights: Weights) -> nn.Module:
+    """Return diffusers' VAE with the same tensors."""
+    config = {**weights.architecture.vae, "scaling_factor": weights.architecture.latent_scale}
+    return _build(AutoencoderKL, config, weights.vae)
+
+
+def _build(build: object, config: Mapping[str, object], network: object) -> nn.Module:
     with torch.device("meta"):
-        unet = cast("Any", UNet2DConditionModel)(**dict(weights.architecture.unet)).eval()
-    unet.load_state_dict(cast("Any", weights.unet).module.state_dict(), assign=True)
-    return unet.requires_grad_(False)
+        module = cast("Any", build)(**config).eval()
+    module.load_state_dict(cast("Any", network).module.state_dict(), assign=True)
+    return module.requires_grad_(False)
 
 
 def build_pipeline(weights: Weights, tokenizers: Sequence[object] = ()) -> Any:
@@ -43,7 +54,7 @@ def build_pipeline(weights: Weights, tokenizers: Sequence[object] = ()) -> Any:
     first, second = (*encoders, None, None)[:2]
     tokenizer, other = (*tokenizers, None, None)[:2]
     pipeline = cast("Any", StableDiffusionXLPipeline)(
-        vae=cast("Any", weights.vae).module,
+        vae=build_diffusers_vae(weights),
         unet=build_diffusers_unet(weights),
         scheduler=build_scheduler(),
         text_encoder=first,

@@ -149,8 +149,10 @@ def build_empty_weights(
     memory = choose_plan(networks, META, dtype, vae_dtype, gigabytes)
     offload = place_weights(networks, memory, META, DryCopier())
     choices = SpeedChoices(kernels="off", graphs="off")
+    speed = choose_speed(torch.device("cuda"), choices, memory.streamed > 0)
     for network in unets:
-        network.optimize(choose_speed(torch.device("cuda"), choices, memory.streamed > 0), META)
+        network.optimize(speed, META)
+    vae.optimize(speed)
     detection = Detection(architecture.family, "single", architecture.channels, prediction, zsnr, ())
     parts = unet, vae, text_encoders
     return Weights(detection, architecture, *parts, META, dtype, vae_dtype, second, (), memory, offload)

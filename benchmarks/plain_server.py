@@ -72,7 +72,7 @@ def load_pipeline(checkpoint: Path, device: str) -> Draw:
             generator=[torch.Generator().manual_seed(seed) for seed in seeds], output_type="latent",
         ).images  # fmt: skip
         latents = (latents / weights.architecture.latent_scale).to(weights.vae_dtype)
-        decoded = torch.cat([weights.vae.decode(each[None]) for each in latents])
+        decoded = torch.cat([pipe.vae.decode(each[None]).sample for each in latents])
         return pipe.image_processor.postprocess(decoded.float(), output_type="pil")
 
     return draw

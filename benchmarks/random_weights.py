@@ -46,6 +46,7 @@ def copy_weights(weights: Weights, speed: Speed) -> Weights:
     for copy, original in zip((unet, vae, *towers), list_networks(weights), strict=True):
         load_state(copy.module, original.module.state_dict())
     unet.optimize(speed, weights.device)
+    vae.optimize(speed)
     return replace(weights, unet=unet, vae=vae, text_encoders=towers, speed=speed)
 
 

@@ -1,7 +1,7 @@
 """One loaded diffusion model on one device: from a job's pass to its images. Usable alone as a library."""
 
 import gc
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from pipelines.errors import NotFinite, PipelineError
 from pipelines.image.finishing import finish_image
 from pipelines.image.init_image import InitLatents, encode_image, encode_init_image
 from pipelines.image.preview import DecodePreview, correlate, fit_preview, make_sample
+from pipelines.image.tiny_decoder import TinyVae
 from pipelines.image.vae import VaeCodec
 from pipelines.job import (
     SEED_MODULUS,
@@ -42,7 +43,7 @@ from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_l
 from pipelines.sampling.smea import make_smea
 from pipelines.steps import Part, PartCoroutine, Step, StepCoroutine, run_parts, run_steps
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
-from pipelines.types import BatchingMode, OnStep, Output, Pixels, Progress
+from pipelines.types import BatchingMode, OnStep, Output, Pixels, Progress, Size
 from pipelines.weights.detect import Detection
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
@@ -116,6 +117,17 @@ class Pipeline:
             weights.vae, weights.architecture.latent_scale, weights.vae_dtype, weights.memory.tiling
         )
         self._noise_thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
+
+    def use_tiny_decoder(self, decoder: nn.Module) -> None:
+        """Decode images from now on with a tiny decoder instead of the VAE's."""
+        weights = self.weights
+        vae = TinyVae(weights.vae, decoder, weights.architecture.latent_scale)
+        self._vae = VaeCodec(vae, weights.architecture.latent_scale, weights.vae_dtype, weights.memory.tiling)
+
+    def compile_decoder(self, sizes: Iterable[Size]) -> None:
+        """Compile the VAE's decoder for images of some sizes, if that was chosen; takes minutes."""
+        with torch.inference_mode():
+            self._vae.compile_decoder((height // 8, width // 8) for width, height in sizes)
 
     @property
     def size(self) -> int:

@@ -17,12 +17,14 @@ class Speed:
         fused_projections: whether queries, keys and values of self-attention are one matrix product.
         kernels: whether normalization and gates are Triton kernels; they need channels last.
         graphs: whether all kernels of a pass are launched as a CUDA graph.
+        compile_vae: whether torch compiles the VAE's decoder.
     """
 
     channels_last: bool = False
     fused_projections: bool = False
     kernels: bool = False
     graphs: bool = False
+    compile_vae: bool = False
 
 
 PLAIN = Speed()
@@ -36,13 +38,14 @@ class SpeedChoices:
     fused_projections: Choice = "auto"
     kernels: Choice = "auto"
     graphs: Choice = "auto"
+    compile_vae: Choice = "auto"
 
 
 def choose_speed(device: torch.device, choices: SpeedChoices, streams: bool = False) -> Speed:
-    """Return what is used on a device: "auto" is everything on CUDA and nothing elsewhere.
+    """Return what is used on a device: "auto" is everything but compilation on CUDA and nothing elsewhere.
 
-    A CPU maps its weights from the file, so that changing their layout would take the memory for a copy. Kernels and
-    graphs exist on CUDA alone.
+    What compilation gains was not measured on a GPU yet. A CPU maps its weights from the file, so that changing their
+    layout would take the memory for a copy. Kernels and graphs exist on CUDA alone.
 
     Args:
         streams: whether weights are copied to the device in each pass, layer by layer.
@@ -58,4 +61,5 @@ def choose_speed(device: torch.device, choices: SpeedChoices, streams: bool = Fa
         not streams and decide(choices.fused_projections),
         channels_last and decide(choices.kernels, cuda_only=True),
         not streams and decide(choices.graphs, cuda_only=True),
+        choices.compile_vae == "on",
     )

@@ -1,9 +1,12 @@
 """Tiny decoders of the TAESD family (madebyollin, 2023), which turn latents into previews better than a fitted map.
 
+They can decode final images too, faster than the VAE and with less detail.
+
 They decode the UNet's latents, without a scale. Two layouts are read: that of diffusers' AutoencoderTiny, a file or a
 folder, and TAESD's own, a list of layers with one more at its head; an encoder next to the decoder is ignored.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +20,7 @@ from pipelines.image.vae import to_bytes
 from pipelines.weights.checkpoint import Checkpoint, open_checkpoint
 from pipelines.weights.key_map import MappedKey
 from pipelines.weights.naming import Naming
-from pipelines.weights.networks import build_tiny_decoder, load_state
+from pipelines.weights.networks import Vae, build_tiny_decoder, load_state
 from pipelines.weights.reader import check_finite, read_tensors
 from pipelines.weights.sources import Component, FoundWeights, find_weights
 
@@ -31,23 +34,60 @@ FIRST = "0.weight"
 """The first convolution; its shape (width, latent channels, 3, 3) shows both."""
 
 
-def load_tiny_decoder(path: Path, device: torch.device) -> DecodePreview:
-    """Load a decoder of previews with half the image's sides; raise WeightsError if a file is something else."""
+class TinyVae:
+    """A VAE whose images are decoded by a tiny decoder, as a `Vae`.
+
+    Args:
+        vae: encodes images.
+        decoder: what `load_tiny_decoder` returns.
+        scale: the factor between the VAE's latents and the UNet's.
+    """
+
+    def __init__(self, vae: Vae, decoder: nn.Module, scale: float) -> None:
+        self._vae, self._decoder, self._scale = vae, decoder, scale
+        self._dtype = _find_dtype(decoder)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return cast("Any", self._decoder)((latents.float() * self._scale).to(_find_dtype(self._decoder)))
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self._vae.encode(image)
+
+    def to(self, dtype: torch.dtype) -> object:
+        self._vae.to(dtype)
+        return nn.Module.to(self._decoder, torch.float32 if dtype == torch.float32 else self._dtype)
+
+    def compile_decoder(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Do nothing: a tiny decoder is fast without."""
+
+
+def load_tiny_decoder(path: Path, device: torch.device) -> nn.Module:
+    """Load a decoder of latents (B, 4, h, w); raise WeightsError if a file is something else."""
     source, module, weights = plan_tiny_decoder(path)
     dtype = choose_decoder_dtype(device)
     load_state(module, read_tensors(source, weights, dtype))
     module.to(device, dtype)
     check_finite(source, weights, module)
+    return module
+
+
+def make_preview_decoder(decoder: nn.Module) -> DecodePreview:
+    """Return what decodes previews with half the image's sides."""
 
     def decode_preview(latents: Tensor) -> Tensor:
-        image = cast("Tensor", cast("Any", module)(latents[None].to(dtype)))[0].float()
+        latents = latents[None].to(_find_dtype(decoder))
+        image = cast("Tensor", cast("Any", decoder)(latents))[0].float()
         return to_bytes(avg_pool2d(image, 2))
 
     return decode_preview
 
 
+def _find_dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
 def choose_decoder_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype for previews: float16 on CUDA, else float32."""
+    """Return the dtype of tiny decoders: float16 on CUDA, else float32."""
     return torch.float16 if device.type == "cuda" else torch.float32
 
 

@@ -5,7 +5,7 @@ overlap and are blended with linear ramps. GroupNorm normalizes each tile on its
 the threshold is as high as memory allows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -13,6 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from pipelines.device import copies_in_background
 from pipelines.errors import NotFinite
 from pipelines.job import RgbImage
 from pipelines.steps import Part, PartCoroutine, run_parts
@@ -36,6 +37,13 @@ class Tiling:
     def applies(self, latents: Tensor) -> bool:
         """Return whether latents (..., h, w) are processed in several tiles."""
         return latents.shape[-2] * latents.shape[-1] > self.untiled
+
+    def find_shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) of what is processed at a time of latents of a size."""
+        height, width = size
+        if height * width <= self.untiled:
+            return size
+        return min(height, self.tile), min(width, self.tile)
 
     def find_starts(self, length: int) -> list[int]:
         """Return the start of each tile along a side of `length` latents: evenly spaced, overlapping enough."""
@@ -75,14 +83,22 @@ class VaeCodec:
 
     def decode_tiles(self, latents: Tensor) -> PartCoroutine[list[Pixels]]:
         """Decode likewise, tile by tile."""
-        if not bool(latents.isfinite().all()):
-            raise NotFinite("the network returned latents that are not finite")
+        are_latents_finite = latents.isfinite().all()
         for dtype in dict.fromkeys((self._dtype, torch.float32)):
             run = partial(self._run_in, dtype, self._vae.decode)
             images = yield from _iter_tiles(run, latents / self._scale, (1, 8), 3, self.tiling)
-            if bool(images.isfinite().all()):
-                return [to_pixels(image) for image in images]
+            copies = [_start_copy(to_bytes(image)) for image in images]
+            # the only wait for the device, which the copies have reached by then
+            if bool(images.isfinite().all() & are_latents_finite):
+                return [copy.numpy() for copy in copies]
+            if not bool(are_latents_finite):
+                raise NotFinite("the network returned latents that are not finite")
         raise NotFinite("the VAE returned an image that is not finite, in float32 too")
+
+    def compile_decoder(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Compile the decoder for images of some sizes (height, width), in latents; those of one tile are the same."""
+        shapes = (self.tiling.find_shape(size) for size in sizes)
+        self._vae.compile_decoder(dict.fromkeys(shapes))
 
     def encode(self, image: Tensor) -> Tensor:
         """Encode an image (3, 8h, 8w) in [-1, 1] to latents (4, h, w); the same image always gives the same latents.
@@ -163,6 +179,11 @@ def to_bytes(image: Tensor) -> Tensor:
     """The same, as a tensor on the image's device."""
     scaled = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return scaled.permute(1, 2, 0).contiguous()
+
+
+def _start_copy(image: Tensor) -> Tensor:
+    """Return a copy in CPU memory, which is complete when the device has done what was asked of it so far."""
+    return image.to("cpu", non_blocking=copies_in_background(image.device))
 
 
 def to_tensor(image: RgbImage) -> Tensor:

@@ -32,7 +32,7 @@ def group_norm_silu(
 
     With `fused`, GPUs with Triton read a channels-last x twice, write once, compute in float32 and return a
     channels-last tensor without a gradient. An image's result does not depend on the other images. Which of the two
-    is used depends on the device, shape, dtype and layout of x alone.
+    is used depends on the device, shape, dtype and layout of x alone; code that torch compiles has torch's own.
 
     Args:
         groups: a divisor of C.
@@ -41,7 +41,9 @@ def group_norm_silu(
         silu: whether SiLU follows.
         shift: (B, C), is added to all positions of x before; a resnet's time embedding.
     """
-    if fused and is_group_norm_fusable(x, groups) and has_triton(x.device):
+    # a compiler fuses torch's own operations, and cannot see into launches
+    compiles = torch.compiler.is_compiling()
+    if fused and not compiles and is_group_norm_fusable(x, groups) and has_triton(x.device):
         return compute_fused_group_norm(x, groups, weight, bias, eps, silu, shift)
     return compute_eager_group_norm(x, groups, weight, bias, eps, silu, shift)
 

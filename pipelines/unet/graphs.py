@@ -131,7 +131,7 @@ class UNetGraphs:
             buffers = [self._make_buffer(*each) for each in enumerate(inputs.list_tensors())]
             fixed = inputs.replace_tensors([buffer.tensor for buffer in buffers])
             graph = Graph(*self._capture(lambda: self._run(fixed)), buffers)
-            difference = _measure_difference(graph.run(inputs), expected)
+            difference = measure_difference(graph.run(inputs), expected)
         except RuntimeError as error:
             log.warning(
                 "no CUDA graph for %s, which runs without one: %s", size, str(error).partition("\n")[0]
@@ -151,7 +151,8 @@ class UNetGraphs:
         return buffer
 
 
-def _measure_difference(output: Tensor, expected: Tensor) -> float:
+def measure_difference(output: Tensor, expected: Tensor) -> float:
+    """Return the relative difference between an output and the expected one."""
     difference, size = (output - expected).float().square().sum(), expected.float().square().sum()
     return float(difference / size.clamp(min=1e-24)) ** 0.5
 

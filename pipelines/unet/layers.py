@@ -10,26 +10,26 @@ from pipelines.kernels.group_norm import group_norm_silu
 
 
 class Resnet(nn.Module):
-    """A residual block of two convolutions, conditioned on the embedding between them.
+    """A residual block of two convolutions, conditioned on an embedding between them.
 
     Args:
-        embedding: width of the embedding.
+        embedding: width of the embedding; None without one, as in a VAE.
     """
 
-    def __init__(self, inner: int, outer: int, embedding: int, groups: int, eps: float) -> None:
+    def __init__(self, inner: int, outer: int, embedding: int | None, groups: int, eps: float) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, inner, eps)
         self.conv1 = nn.Conv2d(inner, outer, 3, padding=1)
-        self.time_emb_proj = nn.Linear(embedding, outer)
+        self.time_emb_proj = None if embedding is None else nn.Linear(embedding, outer)
         self.norm2 = nn.GroupNorm(groups, outer, eps)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1)
         self.uses_kernels = False
         self.conv_shortcut = None if inner == outer else nn.Conv2d(inner, outer, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Return features (B, outer, h, w) for features (B, inner, h, w) and an activated embedding (B, width)."""
         features = self.conv1(normalize(x, self.norm1, self.uses_kernels))
-        shift = self.time_emb_proj(embedding)
+        shift = None if self.time_emb_proj is None else self.time_emb_proj(embedding)
         features = self.conv2(normalize(features, self.norm2, self.uses_kernels, shift=shift))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + features
 

@@ -107,6 +107,7 @@ def load_weights(
         if unet is not None:
             set_attention(unet, attention)
             unet.optimize(chosen, target)
+    plan.vae.optimize(chosen)
     networks = (plan.unet, plan.vae, plan.text_encoders)
     place = target, dtype, vae_dtype
     rest = plan.inpainting, plan.parts, memory, offload, chosen

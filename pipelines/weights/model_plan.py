@@ -23,8 +23,8 @@ from pipelines.weights.latents import check_latents
 from pipelines.weights.naming import Naming, name_text_encoder, name_unet, name_vae
 from pipelines.weights.networks import (
     ClipTextEncoder,
-    DiffusersVae,
     TorchUNet,
+    TorchVae,
     build_networks,
 )
 from pipelines.weights.reader import EmptyNetwork, fill_networks
@@ -83,7 +83,7 @@ class ModelPlan:
     detection: Detection
     architecture: Architecture
     unet: TorchUNet
-    vae: DiffusersVae
+    vae: TorchVae
     text_encoders: tuple[ClipTextEncoder, ...]
     inpainting: TorchUNet | None  # a second UNet, with 9 input channels
     parts: tuple[PlannedPart, ...]  # where the weights of all of them are
@@ -137,7 +137,7 @@ def _check_clip_skip(path: Path, architecture: Architecture, clip_skip: int | No
 
 def _build(
     checkpoint: Checkpoint, architecture: Architecture, clip_skip: int | None = None
-) -> tuple[TorchUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
+) -> tuple[TorchUNet, TorchVae, tuple[ClipTextEncoder, ...]]:
     try:
         return build_networks(architecture, clip_skip)
     except BUILD_ERRORS as error:

@@ -1,9 +1,9 @@
-"""Networks built empty, behind typed interfaces; all but the UNet are those of diffusers and transformers.
+"""Networks built empty, behind typed interfaces; text encoders and ControlNets are those of other libraries.
 
 No other module handles what is untyped in those libraries or differs between their versions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -19,6 +19,8 @@ from pipelines.types import AttentionBackend
 from pipelines.unet.attention import Context
 from pipelines.unet.graphs import CudaCapture, UNetGraphs, UNetInputs
 from pipelines.unet.unet import Residuals, UNetModel
+from pipelines.vae.compiled import CompiledDecoder
+from pipelines.vae.vae import VaeModel
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
 PENULTIMATE = 2
@@ -84,6 +86,10 @@ class Vae(Protocol):
 
     def to(self, dtype: torch.dtype) -> object:
         """Change the dtype, in place."""
+        ...
+
+    def compile_decoder(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Compile the decoder for one image of each size (h, w), in latents, if that was chosen; takes minutes."""
         ...
 
 
@@ -230,22 +236,37 @@ class DiffusersControlNet:
             )
 
 
-class DiffusersVae:
-    """diffusers' AutoencoderKL as a `Vae`, without randomness."""
+class TorchVae:
+    """A VAE on one device, as a `Vae`."""
 
     def __init__(self, config: Config) -> None:
-        from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
+        self.module = cast("VaeModel", _build_empty(VaeModel, {"config": config}))
+        self._compiled: CompiledDecoder | None = None
 
-        self.module = _build_empty(cast("Callable[..., nn.Module]", AutoencoderKL), config)
+    def optimize(self, speed: Speed) -> None:
+        """Set how the network runs; its weights must be on the device."""
+        if speed.channels_last:
+            cast("Any", self.module).to(memory_format=torch.channels_last)
+        self.module.set_kernels(speed.kernels)
+        self._compiled = CompiledDecoder(self.module.decode) if speed.compile_vae else None
+
+    def compile_decoder(self, sizes: Iterable[tuple[int, int]]) -> None:
+        if self._compiled is not None:
+            weight, generator = self.module.post_quant_conv.weight, torch.Generator().manual_seed(0)
+            for size in sizes:
+                noise = torch.randn(1, self.module.shape.latents, *size, generator=generator)
+                self._compiled.compile(noise.to(weight.device, weight.dtype))
 
     def decode(self, latents: Tensor) -> Tensor:
-        return cast("Any", self.module).decode(latents, return_dict=False)[0]
+        return self.module.decode(latents) if self._compiled is None else self._compiled.run(latents)
 
     def encode(self, image: Tensor) -> Tensor:
-        return cast("Any", self.module).encode(image).latent_dist.mode()
+        return self.module.encode(image)
 
     def to(self, dtype: torch.dtype) -> object:
-        return nn.Module.to(self.module, dtype)
+        # else the weights became tensors of another kind, which code that was compiled refuses
+        with torch.inference_mode(False):
+            return nn.Module.to(self.module, dtype)
 
 
 class ClipTextEncoder:
@@ -328,13 +349,13 @@ def _build_empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
 
 def build_networks(
     architecture: Architecture, clip_skip: int | None = None
-) -> tuple[TorchUNet, DiffusersVae, tuple[ClipTextEncoder, ...]]:
+) -> tuple[TorchUNet, TorchVae, tuple[ClipTextEncoder, ...]]:
     """Build all networks of an architecture on the meta device, without memory for their weights.
 
     The text encoders return the hidden states of their penultimate layer, or of layer `clip_skip` from the end.
     """
     text_encoders = tuple(ClipTextEncoder(config, clip_skip) for config in architecture.text_encoders)
-    return TorchUNet(architecture.unet), DiffusersVae(architecture.vae), text_encoders
+    return TorchUNet(architecture.unet), TorchVae(architecture.vae), text_encoders
 
 
 def build_tiny_decoder(width: int) -> nn.Module:

@@ -13,7 +13,7 @@ from pipelines.pass_limits import count_decoder_bytes, count_row_bytes
 from pipelines.unet.attention import TransformerBlock
 from pipelines.unet.unet import UNetModel
 from pipelines.weights.architecture import Architecture
-from pipelines.weights.networks import ClipTextEncoder, DiffusersVae, TorchUNet
+from pipelines.weights.networks import ClipTextEncoder, TorchUNet, TorchVae
 
 TOKENS = 231
 """Of three chunks, the most that NAI takes."""
@@ -29,7 +29,7 @@ class Networks(Protocol):
     @property
     def unet(self) -> TorchUNet: ...
     @property
-    def vae(self) -> DiffusersVae: ...
+    def vae(self) -> TorchVae: ...
     @property
     def text_encoders(self) -> tuple[ClipTextEncoder, ...]: ...
     @property

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from secrets import token_bytes
@@ -77,6 +77,16 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
     return MetadataPolicy(model.fingerprint, key, settings.metadata, *methods, model.files, vibe_files)
 
 
+def check_decoders(models: Iterable[ServedModel], settings: Settings) -> None:
+    """Raise `ConfigError` if a model does not have the decoder that is set for its images."""
+    if settings.speed.decoder == "vae":
+        return
+    for model in models:
+        if model.entry.preview_decoder is None:
+            advice = "name one in the catalog, or set speed.decoder to vae"
+            raise ConfigError(f"speed.decoder = tiny: {model.model} has no preview_decoder; {advice}")
+
+
 def build_engine(
     model: ServedModel,
     settings: Settings,
@@ -84,6 +94,7 @@ def build_engine(
     on_event: OnEvent = ignore_event,
 ) -> Engine:
     """Build an engine that loads the model when it is started, and the others when they are requested."""
+    check_decoders((model, *others), settings)
     share_heap()  # before the threads begin that use much memory
     load, engine = partial(_load_models, (model, *others), settings), settings.engine
     images = ACTIVE_IMAGES[engine.batching] if engine.active_images == "auto" else engine.active_images

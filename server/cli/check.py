@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.errors import WeightsError
 from server.api.accounts import load_accounts
-from server.cli.bootstrap import check_memory
+from server.cli.bootstrap import check_decoders, check_memory
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs
@@ -52,7 +52,7 @@ def check_setup(catalog: Catalog, settings: Settings, probe: bool = False) -> It
         warning = certificates.check(datetime.now(UTC))
         yield warning or f"tls: valid until {certificates.read_end():%Y-%m-%d}"
     try:
-        yield from _check_weights(catalog)
+        yield from _check_weights(catalog, settings)
         yield from _check_torch(settings)
         for tool, network in load_networks(catalog.tools).items():
             size = "any size" if network.size is None else "{}x{}".format(*network.size)
@@ -74,8 +74,9 @@ def _check_accounts(file: Path) -> str:
     return f"accounts: {len(accounts)}{warning}"
 
 
-def _check_weights(catalog: Catalog) -> Iterator[str]:
+def _check_weights(catalog: Catalog, settings: Settings) -> Iterator[str]:
     models = [detect_model(catalog, name) for name in catalog.distinct_models()]
+    check_decoders(models, settings)
     from server.engine.loading import check_model, read_upscaler_scale  # takes seconds
 
     for model in models:

@@ -100,6 +100,8 @@ class SpeedSettings(StrictModel):
     fused_projections: Switch = "auto"
     kernels: Switch = "auto"
     graphs: Switch = "auto"
+    compile_vae: Switch = "auto"
+    decoder: Literal["vae", "tiny"] = "vae"
     memory: Count = "auto"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from pipelines.adapters.control_file import detect_control
 from pipelines.adapters.controlnet import plan_control
@@ -20,7 +21,8 @@ from pipelines.adapters.vibe import VibeEncoder, load_vibe
 from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.device import release_memory, translate_device_errors
 from pipelines.errors import WeightsError
-from pipelines.image.tiny_decoder import load_tiny_decoder, plan_tiny_decoder
+from pipelines.image.preview import DecodePreview
+from pipelines.image.tiny_decoder import load_tiny_decoder, make_preview_decoder, plan_tiny_decoder
 from pipelines.job import Job, Work
 from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
@@ -43,13 +45,14 @@ from pipelines.weights.model_plan import plan_model
 from pipelines.weights.networks import TorchUNet
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
+from server.config.profiles import Defaults
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
 from server.engine.resident import ResidentModels
 from server.engine.threads import choose_threads
-from server.engine.warm_up import warm_up
+from server.engine.warm_up import list_common_sizes, warm_up
 
 log = logging.getLogger("naiad")
 LEAST_LIKENESS = 0.5
@@ -181,11 +184,9 @@ def load_runner(
     device = resolve_device(settings.device)
     _set_threads(settings)
     upscaler = loaded_upscaler or _load_upscaler(model, device)  # first, because it fails fast
-    decode_preview = (
-        None
-        if entry.preview_decoder is None
-        else load_tiny_decoder(entry.preview_decoder, torch.device(device))
-    )
+    tiny = None
+    if entry.preview_decoder is not None:
+        tiny = load_tiny_decoder(entry.preview_decoder, torch.device(device))
     times = times or LoadTimes()
     weights = load_entry(entry, settings, device, times.finish)
     if has_own_memory(torch.device(device)) or weights.offload is not None:
@@ -205,27 +206,40 @@ def load_runner(
     max_rows = None if settings.engine.max_rows == "auto" else settings.engine.max_rows
     limits = find_pass_limits(weights, max_rows)
     pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory, limits)
-    if entry.preview_decoder is not None and decode_preview is not None:
-        likeness = pipeline.compare_preview(decode_preview)
-        if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color
-            log.warning(
-                "preview_decoder: %s does not decode as the VAE does (correlation %.2f); is it for another family?",
-                entry.preview_decoder.name,
-                likeness,
-            )
+    decode_preview = None if tiny is None else _prepare_tiny_decoder(tiny, pipeline, entry, settings)
     times.finish("prepare")
-    if has_own_memory(pipeline.device):
-        _warm_up(pipeline, model)
-        times.finish("warm-up")
+    _warm_up(pipeline, model.profile.defaults)
+    times.finish("warm-up")
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
 
 
-def _warm_up(pipeline: Pipeline, model: ServedModel) -> None:
+def _warm_up(pipeline: Pipeline, defaults: Defaults) -> None:
+    """Compile and capture what the first requests are likely to need; on a CPU at most the VAE's decoder."""
+    pipeline.compile_decoder(list_common_sizes(defaults))
+
     def draw(job: Job) -> None:
         with translate_device_errors(pipeline.device):
             pipeline.run(job)
 
-    warm_up(draw, model.profile.defaults, graphs=pipeline.weights.speed.graphs)
+    if has_own_memory(pipeline.device):
+        warm_up(draw, defaults, graphs=pipeline.weights.speed.graphs)
+
+
+def _prepare_tiny_decoder(
+    tiny: nn.Module, pipeline: Pipeline, entry: ModelEntry, settings: Settings
+) -> DecodePreview:
+    """Compare a tiny decoder with the model's VAE, use it for images if that is set, and return that of previews."""
+    decode_preview = make_preview_decoder(tiny)
+    likeness = pipeline.compare_preview(decode_preview)
+    if entry.preview_decoder is not None and not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color
+        log.warning(
+            "preview_decoder: %s does not decode as the VAE does (correlation %.2f); is it for another family?",
+            entry.preview_decoder.name,
+            likeness,
+        )
+    if settings.speed.decoder == "tiny":
+        pipeline.use_tiny_decoder(tiny)
+    return decode_preview
 
 
 def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
@@ -252,7 +266,7 @@ def load_entry(
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
-        speed=SpeedChoices(**settings.speed.model_dump(exclude={"memory"})),
+        speed=SpeedChoices(**settings.speed.model_dump(exclude={"memory", "decoder"})),
         gigabytes=None if settings.speed.memory == "auto" else settings.speed.memory,
         on_part=on_part,
     )

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ class OverflowingVae:
 
 
 def test_a_vae_that_overflows_is_retried_in_float32_and_restored():
-    vae = OverflowingVae()
+    vae: Any = OverflowingVae()
     image = VaeCodec(vae, 1.0, torch.bfloat16).decode(torch.zeros(4, 8, 8))
     assert int(image[0, 0, 0]) == 191
     assert vae.asked == [torch.bfloat16, torch.float32]
@@ -131,8 +132,9 @@ class RepeatingVae:
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (128, 300), (100, 400)])
 def test_tiles_leave_no_seams(height, width):
     latents = torch.rand(4, height, width)
-    image = VaeCodec(RepeatingVae(), 1.0, torch.float32).decode(latents)
-    full = to_pixels(RepeatingVae().decode(latents[None])[0])
+    vae: Any = RepeatingVae()
+    image = VaeCodec(vae, 1.0, torch.float32).decode(latents)
+    full = to_pixels(vae.decode(latents[None])[0])
     assert np.abs(image.astype(int) - full).max() <= 1  # rounding where weights were summed
 
 

@@ -1,13 +1,20 @@
 """Tiny decoders from files of every layout, and files that are something else."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from pipelines.errors import WeightsError
-from pipelines.image.tiny_decoder import choose_decoder_dtype, load_tiny_decoder, plan_tiny_decoder
+from pipelines.image.tiny_decoder import (
+    TinyVae,
+    choose_decoder_dtype,
+    load_tiny_decoder,
+    make_preview_decoder,
+    plan_tiny_decoder,
+)
 from pipelines.weights.networks import build_tiny_decoder
 
 CPU = torch.device("cpu")
@@ -41,6 +48,10 @@ def save(path, tensors):
     return path
 
 
+def load_preview_decoder(path):
+    return make_preview_decoder(load_tiny_decoder(path, CPU))
+
+
 @pytest.fixture
 def expected(weights):
     """The preview as the network's definition has it."""
@@ -57,7 +68,7 @@ def expected(weights):
     ids=["diffusers", "its own", "in a VAE file", "next to an encoder"],
 )  # fmt: skip
 def test_every_layout_gives_previews_of_half_the_size(tmp_path, weights, expected, to_layout):
-    decode = load_tiny_decoder(save(tmp_path / "tiny.safetensors", to_layout(weights)), CPU)
+    decode = load_preview_decoder(save(tmp_path / "tiny.safetensors", to_layout(weights)))
     preview = decode(LATENTS)
     assert preview.shape == (24, 20, 3)
     assert (preview.int() - expected.int()).abs().max() <= 1
@@ -69,7 +80,7 @@ def test_a_diffusers_folder_is_read(tmp_path, weights, expected):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderTiny"}))
     save(folder / "diffusion_pytorch_model.safetensors", to_diffusers(weights))
-    assert (load_tiny_decoder(folder, CPU)(LATENTS).int() - expected.int()).abs().max() <= 1
+    assert (load_preview_decoder(folder)(LATENTS).int() - expected.int()).abs().max() <= 1
 
 
 def drop_last(weights):
@@ -119,3 +130,35 @@ def test_a_pickle_is_refused_by_name(tmp_path):
 )
 def test_previews_are_decoded_in_half_precision_on_cuda(kind, dtype):
     assert choose_decoder_dtype(torch.device(kind)) is dtype
+
+
+def test_images_are_encoded_by_the_vae_and_decoded_by_the_tiny_decoder(tmp_path, weights, demo):
+    decoder = load_tiny_decoder(save(tmp_path / "tiny.safetensors", to_list(weights)), CPU)
+    vae = TinyVae(demo.weights.vae, decoder, 0.5)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(vae.encode(image), demo.weights.vae.encode(image))
+        expected = decoder(LATENTS[None])
+        torch.testing.assert_close(vae.decode(LATENTS[None] / 0.5), expected)
+    assert expected.shape == (1, 3, 48, 40)
+
+
+def test_a_tiny_decoder_runs_in_float32_after_an_overflow(weights):
+    decoder = build_tiny_decoder(8).to_empty(device="cpu")
+    decoder.load_state_dict(weights)
+    recording: Any = RecordingVae()
+    vae = TinyVae(recording, decoder.half(), 1.0)
+    dtypes = []
+    for dtype in (torch.float32, torch.bfloat16):
+        vae.to(dtype)
+        dtypes.append(next(decoder.parameters()).dtype)
+    assert dtypes == [torch.float32, torch.float16]
+    assert recording.dtypes == [torch.float32, torch.bfloat16]
+
+
+class RecordingVae:
+    def __init__(self):
+        self.dtypes = []
+
+    def to(self, dtype):
+        self.dtypes.append(dtype)

@@ -3,7 +3,6 @@
 On a GPU for every sampler; the interpreter takes 10 seconds and more for each, and the kernels are the same for all.
 """
 
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -27,7 +26,7 @@ def build_pipelines():
     """Return a pipeline without kernels and one with them, of the same weights in float32."""
     weights = build_random_weights(shrink_demo(), DEVICE, torch.float32)
     speeds = Speed(channels_last=True), Speed(channels_last=True, kernels=True)
-    return [Pipeline(replace(copy_weights(weights, speed))) for speed in speeds]
+    return [Pipeline(copy_weights(weights, speed)) for speed in speeds]
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,8 @@ OTHER = {
     "speed.fused_projections": "off",
     "speed.kernels": "off",
     "speed.graphs": "off",
+    "speed.compile_vae": "on",
+    "speed.decoder": "tiny",
     "speed.memory": "6",
     "api.prompt_loras": "true",
     "engine.batching": "shared",

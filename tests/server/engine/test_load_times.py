@@ -21,4 +21,4 @@ def test_the_parts_of_a_start_are_logged_when_it_is_ready(model, caplog):
         _load_models((model,), Settings(device="cpu", threads=1))
     (line,) = (text for text in caplog.messages if text.startswith("ready after"))
     parts = [part.split()[0] for part in line.partition(": ")[2].split(", ")]
-    assert parts == ["import", "upscaler", "hash", "plan", "read", "probe", "prepare"]
+    assert parts == ["import", "upscaler", "hash", "plan", "read", "probe", "prepare", "warm-up"]

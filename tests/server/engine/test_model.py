@@ -13,17 +13,19 @@ from waiting import wait_until
 from demo.checkpoint import build_demo
 from pipelines import previewer
 from pipelines.errors import WeightsError
+from pipelines.image.tiny_decoder import TinyVae
 from pipelines.job import RgbImage, UpscaleJob
 from pipelines.sampling.schedules import karras
 from pipelines.weights.architecture import METADATA_KEY
 from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.header import read_header
 from pipelines.weights.networks import build_tiny_decoder
+from server.cli.bootstrap import build_engine
 from server.cli.check import check_setup
 from server.config.catalog import Catalog, ModelEntry, single_model_catalog
 from server.config.profiles import Dialect
 from server.config.resources import configs
-from server.config.settings import Settings
+from server.config.settings import Settings, SpeedSettings
 from server.config.toml import ConfigError
 from server.engine.loading import load_runner
 from server.engine.model import detect_model, format_card
@@ -108,7 +110,8 @@ def test_a_preview_decoder_is_used_and_checked_but_no_file_of_the_images(
     generator = torch.Generator().manual_seed(0)
     shapes = build_tiny_decoder(8).state_dict()
     random = {
-        f"decoder.{name}": torch.rand(weight.shape, generator=generator) for name, weight in shapes.items()
+        f"decoder.{name}": torch.rand(weight.shape, generator=generator) / max(1, weight[0].numel())
+        for name, weight in shapes.items()
     }
     save_file(random, tiny)
     save_file({"a": torch.zeros(1)}, wrong)
@@ -125,11 +128,25 @@ def test_a_preview_decoder_is_used_and_checked_but_no_file_of_the_images(
         list(check_setup(build(wrong), Settings(metadata="plain")))
     with pytest.raises(ConfigError, match=r"absent\.safetensors: no such file"):
         detect_model(build(tmp_path / "absent.safetensors"))
-    runner, previews = load_runner(model, Settings(device="cpu")), []
+    settings = Settings(device="cpu", speed=SpeedSettings(decoder="tiny"))
+    runner, previews = load_runner(model, settings), []
+    assert isinstance(runner.pipeline._vae._vae, TinyVae)
     assert "preview_decoder: tiny.safetensors does not decode as the VAE does" in caplog.text
-    run_job(runner, make_job(256, 256, steps=6), previews.append)
+    (image,) = run_job(runner, make_job(256, 256, steps=6), previews.append).images
+    assert image.shape == (256, 256, 3)
     wait_until(lambda: previews)
     assert Image.open(BytesIO(previews[0].jpeg)).size == (128, 128)
+
+
+def test_a_decoder_of_pictures_that_a_model_lacks_is_refused(demo_file):
+    settings = Settings(device="cpu", metadata="plain", speed=SpeedSettings(decoder="tiny"))
+    catalog = Catalog(default="a", models={"a": ModelEntry(path=demo_file)})
+    for start in (
+        lambda: build_engine(detect_model(catalog), settings),
+        lambda: list(check_setup(catalog, settings)),
+    ):
+        with pytest.raises(ConfigError, match=r"speed\.decoder = tiny: a has no preview_decoder"):
+            start()
 
 
 def check(catalog):
