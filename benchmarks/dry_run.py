@@ -150,7 +150,7 @@ def build_empty_weights(
     offload = place_weights(networks, memory, META, DryCopier())
     choices = SpeedChoices(kernels="off", graphs="off")
     for network in unets:
-        network.optimize(choose_speed(torch.device("cuda"), choices, memory.streamed > 0), META)
+        network.optimize(choose_speed(torch.device("cuda"), choices, memory.streamed), META)
     detection = Detection(architecture.family, "single", architecture.channels, prediction, zsnr, ())
     parts = unet, vae, text_encoders
     return Weights(detection, architecture, *parts, META, dtype, vae_dtype, second, (), memory, offload)

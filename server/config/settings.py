@@ -100,6 +100,7 @@ class SpeedSettings(StrictModel):
     fused_projections: Switch = "auto"
     kernels: Switch = "auto"
     graphs: Switch = "auto"
+    weights: Literal["full", "int8", "float8"] = "full"
     memory: Count = "auto"
 
 
