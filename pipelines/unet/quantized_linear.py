@@ -84,7 +84,7 @@ def quantize_rows(x: Tensor, format: Format) -> tuple[Tensor, Tensor]:
     scale = norm(x, inf, dim=-1, keepdim=True).float()
     scale = scale.clamp(min=SMALLEST) / format.largest
     scaled = x / scale
-    return (scaled.round() if format.dtype == torch.int8 else scaled).to(format.dtype), scale
+    return (scaled.round_() if format.dtype == torch.int8 else scaled).to(format.dtype), scale
 
 
 def multiply(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -95,22 +95,29 @@ def multiply(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = Non
     """
     rows, row_scale = quantize_rows(x.reshape(-1, x.shape[-1]), BY_DTYPE[weight.dtype])
     product = _multiply_int8 if weight.dtype == torch.int8 else _multiply_float8
-    y = product(rows, row_scale, weight, scale[None])
-    y = (y if bias is None else y + bias).to(x.dtype)
-    return y.view(*x.shape[:-1], len(weight))
+    y = product(rows, row_scale, weight, scale[None], x.dtype)
+    y = y if bias is None else y.add_(bias)  # in place, as the product in float32 is large
+    return y.to(x.dtype).view(*x.shape[:-1], len(weight))
 
 
-def _multiply_int8(rows: Tensor, row_scale: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+def _multiply_int8(
+    rows: Tensor, row_scale: Tensor, weight: Tensor, scale: Tensor, _dtype: torch.dtype
+) -> Tensor:
+    """Return the product in float32, because sums may be larger than half precision holds."""
     missing = LEAST_ROWS - len(rows)
     padded = pad(rows, (0, 0, 0, missing)) if missing > 0 else rows
-    return cast("Any", torch)._int_mm(padded, weight.t())[: len(rows)] * row_scale * scale
+    sums = cast("Any", torch)._int_mm(padded, weight.t())[: len(rows)]
+    return (sums * row_scale).mul_(scale)
 
 
-def _multiply_float8(rows: Tensor, row_scale: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Return the product in bfloat16, the only dtype that all GPUs have it in; it rounds less than 8 bits do."""
+def _multiply_float8(
+    rows: Tensor, row_scale: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Return the product, by way of bfloat16: all GPUs have it in no other dtype, and it rounds less than 8 bits do."""
     # without fast accumulation, which sums in fewer bits than the CPU does
     scaled_mm = cast("Any", torch)._scaled_mm
-    return scaled_mm(rows, weight.t(), row_scale, scale, out_dtype=torch.bfloat16, use_fast_accum=False)
+    product = scaled_mm(rows, weight.t(), row_scale, scale, out_dtype=torch.bfloat16, use_fast_accum=False)
+    return product.to(dtype)
 
 
 def explain_missing_format(name: QuantizedFormat, device: torch.device) -> str | None:
@@ -121,8 +128,8 @@ def explain_missing_format(name: QuantizedFormat, device: torch.device) -> str |
     if is_cuda:
         needed, found = FORMATS[name].capability, torch.cuda.get_device_capability(device)
         if found < needed:
-            texts = (".".join(map(str, version)) for version in (needed, found))
-            return "it needs a GPU of compute capability {} or later, and {} has {}".format(*texts, device)
+            least, own = (".".join(map(str, version)) for version in (needed, found))
+            return f"it needs a GPU of compute capability {least} or later, and {device} has {own}"
     return _explain_failed_product(name, device)
 
 

@@ -35,6 +35,7 @@ OTHER = {
     "speed.fused_projections": "off",
     "speed.kernels": "off",
     "speed.graphs": "off",
+    "speed.weights": "int8",
     "speed.memory": "6",
     "api.prompt_loras": "true",
     "engine.batching": "shared",
