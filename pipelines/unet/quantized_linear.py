@@ -81,8 +81,8 @@ def can_quantize(layer: nn.Linear) -> bool:
 def quantize_rows(x: Tensor, format: Format) -> tuple[Tensor, Tensor]:
     """Return the rows of x (rows, n) in 8 bits, and their scales (rows, 1) in float32. NaN and infinity become NaN."""
     norm = cast("Callable[..., Tensor]", cast("Any", torch.linalg).vector_norm)
-    scale = norm(x, inf, dim=-1, keepdim=True).float()
-    scale = scale.clamp(min=SMALLEST) / format.largest
+    largest = norm(x, inf, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = largest.clamp(min=SMALLEST) / format.largest
     scaled = x / scale
     return (scaled.round_() if format.dtype == torch.int8 else scaled).to(format.dtype), scale
 

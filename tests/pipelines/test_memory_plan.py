@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapter_files import build_unet
 from jobs import make_job
 
 from demo.checkpoint import CYANOTYPE_LORA, DEMO, INPAINTING
@@ -19,7 +20,7 @@ from pipelines.speed import SpeedChoices
 from pipelines.weights.architecture import sdxl
 from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.load import load_weights
-from pipelines.weights.networks import TorchUNet, build_networks
+from pipelines.weights.networks import build_networks
 from pipelines.weights.placement import choose_plan, measure_sizes
 
 JOB = make_job(64, 96, Prompts("1girl, smile", "lowres"), 3, guidance=Guidance(5.0), seeds=(2,))
@@ -68,11 +69,12 @@ def test_each_size_of_card_has_its_plan(full, gigabytes, limit, encoders, projec
 
 
 def test_quantized_blocks_count_with_their_bytes(full, sizes):
+    small: Any = SimpleNamespace(**vars(full) | {"unet": build_unet("sdxl")})
+    found = measure_sizes(small, torch.float32, torch.bfloat16, is_quantized=True)
+    small.unet.quantize("int8", CPU)
+    module = small.unet.module
+    assert found.unet == sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     found = measure_sizes(full, torch.float16, torch.bfloat16, is_quantized=True)
-    unet = TorchUNet(full.architecture.unet)
-    unet.module.half()
-    unet.quantize("int8", torch.device("meta"))
-    assert found.unet == sum(tensor.nbytes for tensor in (*unet.module.parameters(), *unet.module.buffers()))
     assert sizes.unet - found.unet == sizes.blocks - found.blocks == pytest.approx(1.84e9, rel=0.01)
     plan = choose_plan(full, CPU, torch.float16, torch.bfloat16, 6, is_quantized=True)
     assert not plan.offloads_unet

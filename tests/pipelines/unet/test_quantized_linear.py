@@ -1,5 +1,7 @@
 """8-bit linear layers, alone and in a UNet, and what they combine with."""
 
+from typing import Any
+
 import pytest
 import torch
 from adapter_files import build_unet
@@ -94,7 +96,7 @@ def test_a_unet_fuses_its_quantized_projections_and_moves_them(name):
     unet.module.fuse()
     close(run(unet), quantized)
     unet.module._apply(torch.clone)  # as a move to another device does
-    attention = unet.module.mid_block.attentions[0].transformer_blocks[0].attn1
+    attention: Any = unet.module.mid_block.attentions[0].transformer_blocks[0].attn1
     for part, whole in (
         (attention.to_v.weight, attention.fused),
         (attention.to_v.scale, attention.fused_scale),
