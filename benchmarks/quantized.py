@@ -1,4 +1,4 @@
-"""Claim: int8 weights of the UNet change its output less than bfloat16 does, and float8 weights a few times as much.
+"""Claim: int8 weights of the UNet change its output less than bfloat16 does, and float8 weights do more.
 
 Draws pictures of the demo model with `speed.weights` = int8 and float8, and as a control in half precision, with the
 seeds of pictures in full (float32). Measured are the relative RMS difference of the UNet's output for the same inputs
