@@ -24,7 +24,7 @@ from benchmarks.dispatch import META, NUMBER, Counts, DryDevice, Kind
 from benchmarks.machine import machine
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
-from pipelines.speed import SpeedChoices, choose_speed
+from pipelines.speed import SpeedChoices, WeightFormat, choose_speed
 from pipelines.steps import Stage, Step, StepCoroutine, take_steps
 from pipelines.types import Pixels, PredictionType, Size
 from pipelines.weights.architecture import Architecture, sdxl
@@ -127,6 +127,7 @@ def build_empty_weights(
     dtype: torch.dtype = torch.float16,
     inpainting: Architecture | None = None,
     gigabytes: int = 24,
+    weights: WeightFormat = "full",
 ) -> Weights:
     """Return a model without memory for its weights, in the dtypes and layout that it has on a GPU.
 
@@ -135,6 +136,7 @@ def build_empty_weights(
     Args:
         inpainting: the architecture of a second UNet, with 9 input channels.
         gigabytes: of the card that the memory plan is made for.
+        weights: of the UNets.
     """
     vae_dtype = choose_vae_dtype(dtype, torch.device("cuda"))
     unet, vae, text_encoders = build_networks(architecture)
@@ -146,10 +148,13 @@ def build_empty_weights(
     networks: Any = SimpleNamespace(
         architecture=architecture, unet=unet, vae=vae, text_encoders=text_encoders, inpainting=second
     )
-    memory = choose_plan(networks, META, dtype, vae_dtype, gigabytes)
+    memory = choose_plan(networks, META, dtype, vae_dtype, gigabytes, weights != "full")
+    for network in unets:
+        if weights != "full":
+            network.quantize(weights, META)
     offload = place_weights(networks, memory, META, DryCopier())
-    choices = SpeedChoices(kernels="off", graphs="off")
-    speed = choose_speed(torch.device("cuda"), choices, memory.streamed > 0)
+    choices = SpeedChoices(kernels="off", graphs="off", weights=weights)
+    speed = choose_speed(torch.device("cuda"), choices, memory.streamed)
     for network in unets:
         network.optimize(speed, META)
     vae.optimize(speed)

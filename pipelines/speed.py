@@ -1,11 +1,17 @@
-"""Ways to run the networks faster on a device. None changes what is computed but for rounding."""
+"""Ways to run the networks faster on a device. All but quantized weights compute the same but for rounding."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 
+from pipelines.errors import PipelineError
+from pipelines.kernels.triton_support import explain_missing_triton
+from pipelines.unet.quantized_linear import QuantizedFormat, explain_missing_format
+
 Choice: TypeAlias = Literal["auto", "on", "off"]
+WeightFormat: TypeAlias = Literal["full"] | QuantizedFormat
+"""In which the UNet's weights are: the dtype of the networks, or rounded to 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +24,7 @@ class Speed:
         kernels: whether normalization and gates are Triton kernels; they need channels last.
         graphs: whether all kernels of a pass are launched as a CUDA graph.
         compile_vae: whether torch compiles the VAE's decoder.
+        weights: how the linear layers of the UNet's transformer blocks compute.
     """
 
     channels_last: bool = False
@@ -25,6 +32,7 @@ class Speed:
     kernels: bool = False
     graphs: bool = False
     compile_vae: bool = False
+    weights: WeightFormat = "full"
 
 
 PLAIN = Speed()
@@ -39,18 +47,26 @@ class SpeedChoices:
     kernels: Choice = "auto"
     graphs: Choice = "auto"
     compile_vae: Choice = "auto"
+    weights: WeightFormat = "full"
 
 
-def choose_speed(device: torch.device, choices: SpeedChoices, streams: bool = False) -> Speed:
+def choose_speed(device: torch.device, choices: SpeedChoices, streamed: int = 0) -> Speed:
     """Return what is used on a device: "auto" is everything but compilation on CUDA and nothing elsewhere.
 
     What compilation gains was not measured on a GPU yet. A CPU maps its weights from the file, so that changing their
-    layout would take the memory for a copy. Kernels and graphs exist on CUDA alone.
+    layout would take the memory for a copy. Kernels and graphs exist on CUDA alone. Quantized weights combine with all.
 
     Args:
-        streams: whether weights are copied to the device in each pass, layer by layer.
+        streamed: bytes of weights that are copied to the device in each pass, layer by layer.
+
+    Raises:
+        PipelineError: quantized weights would be streamed.
     """
     is_cuda = device.type == "cuda"
+    if streamed and choices.weights != "full":
+        reason = f"the memory plan copies {streamed / 1e9:.1f} GB of the UNet to the GPU in each pass"
+        advice = 'set it to "full", or raise speed.memory or free memory of the GPU'
+        raise PipelineError(f'speed.weights = "{choices.weights}" needs them there, but {reason}; {advice}')
 
     def decide(choice: Choice, cuda_only: bool = False) -> bool:
         return is_cuda and choice != "off" if cuda_only or choice == "auto" else choice == "on"
@@ -58,8 +74,30 @@ def choose_speed(device: torch.device, choices: SpeedChoices, streams: bool = Fa
     channels_last = decide(choices.channels_last)
     return Speed(
         channels_last,
-        not streams and decide(choices.fused_projections),
+        not streamed and decide(choices.fused_projections),
         channels_last and decide(choices.kernels, cuda_only=True),
-        not streams and decide(choices.graphs, cuda_only=True),
+        not streamed and decide(choices.graphs, cuda_only=True),
         choices.compile_vae == "on",
+        choices.weights,
     )
+
+
+def explain_unusable(device: torch.device, choices: SpeedChoices) -> str | None:
+    """Return which choice cannot be used on a device, why, and what to do; None if all can."""
+    if choices.weights != "full":
+        missing = explain_missing_format(choices.weights, device)
+        if missing is not None:
+            other = '"full" or "int8"' if choices.weights == "float8" else '"full"'
+            return f'speed.weights = "{choices.weights}": {missing}; set it to {other}'
+    if choices.kernels == "on":
+        missing = explain_missing_triton(device)
+        if missing is None and not choose_speed(device, choices).kernels:
+            missing = 'the kernels need speed.channels_last, which is "off"'
+        if missing is not None:
+            return f'speed.kernels = "on": {missing}; set it to "auto" or "off"'
+    return None
+
+
+def explain_unused_kernels(device: torch.device, choices: SpeedChoices) -> str | None:
+    """Return why kernels that "auto" chooses do not run on a device; None if they do, or if it chooses none."""
+    return explain_missing_triton(device) if choose_speed(device, choices).kernels else None

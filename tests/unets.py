@@ -60,6 +60,22 @@ def run_unet(unet, sample, timesteps, context, added=None, halvings=0, vibes=(),
     return unet(sample, torch.stack(embeddings), Context(keys_values, images), halvings, residuals)
 
 
+def run_random(unet):
+    """Return the output of a small UNet for random inputs."""
+    generator = torch.Generator().manual_seed(9)
+    context = torch.randn(2, 77, unet.module.shape.context, generator=generator)
+    added = {"text_embeds": torch.randn(2, 24, generator=generator), "time_ids": torch.full((2, 6), 64.0)}
+    sample = torch.randn(2, 4, 16, 8, generator=generator)
+    added = added if unet.module.add_embedding else None
+    with torch.inference_mode():
+        return run_unet(unet, sample, torch.tensor([500, 20]), context, added)
+
+
+def close(found, expected):
+    """Assert that outputs are the same but for other kernels for the same sums in float32."""
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+
+
 def list_scales(context):
     """Return the scales of each row's images in a pass; no rows if none has images."""
     if not context.images:

@@ -5,7 +5,7 @@ The keys and values of prompt and images are inputs. They depend on nothing that
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from pipelines.adapters.attention import Attend, ImageGroup, attend_to_images, split_heads
 from pipelines.kernels.geglu import geglu
 from pipelines.unet.layers import make_list, normalize
+from pipelines.unet.quantized_linear import QuantizedLinear, can_quantize, multiply
 from pipelines.unet.shape import Level, UNetShape
 
 
@@ -43,12 +44,15 @@ class SelfAttention(nn.Module):
         self.to_q, self.to_k, self.to_v = (nn.Linear(level.width, level.width, bias=False) for _ in range(3))
         self.to_out = make_list([nn.Linear(level.width, level.width)])
         self.fused: Tensor | None = None
+        self.fused_scale: Tensor | None = None  # of quantized weights
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fused is None:
             parts = self.to_q(x), self.to_k(x), self.to_v(x)
-        else:
+        elif self.fused_scale is None:
             parts = linear(x, self.fused).chunk(3, dim=-1)
+        else:
+            parts = multiply(x, self.fused, self.fused_scale).chunk(3, dim=-1)
         query, key, value = (split_heads(part, self.heads) for part in parts)
         return self.to_out[0](merge_heads(self.attend(query, key, value)))
 
@@ -65,6 +69,11 @@ class SelfAttention(nn.Module):
         self.fused = torch.cat([layer.weight.detach() for layer in layers])
         for layer, part in zip(layers, self.fused.chunk(3), strict=True):
             layer.weight = nn.Parameter(part, requires_grad=False)
+        quantized = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
+        if quantized:
+            self.fused_scale = torch.cat([layer.scale for layer in quantized])
+            for layer, part in zip(quantized, self.fused_scale.chunk(3), strict=True):
+                layer.scale = part
 
 
 class CrossAttention(nn.Module):
@@ -146,6 +155,13 @@ class TransformerBlock(nn.Module):
         x = self.attn1(self.norm1(x)) + x
         x = self.attn2(self.norm2(x), context) + x
         return self.ff(self.norm3(x)) + x
+
+    def list_quantizable(self) -> list[tuple[str, nn.Linear]]:
+        """Return the linear layers that can be quantized, by name: those of every pass, so none for prompts."""
+        apart = self.attn2.to_k, self.attn2.to_v
+        modules = cast("dict[str, nn.Module]", dict(cast("Any", self).named_modules()))
+        layers = [(name, layer) for name, layer in modules.items() if isinstance(layer, nn.Linear)]
+        return [(name, layer) for name, layer in layers if layer not in apart and can_quantize(layer)]
 
 
 class Transformer(nn.Module):

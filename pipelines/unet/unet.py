@@ -3,7 +3,7 @@
 What it computes of time, sizes and prompts is separate from the pass over the latents: it is done once for an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import log
 from typing import TypeAlias
 
@@ -13,9 +13,17 @@ from torch.nn.functional import silu
 
 from pipelines.adapters.attention import Attend
 from pipelines.sampling.deep_shrink import shrink, unshrink
-from pipelines.unet.attention import Context, CrossAttention, Gate, SelfAttention, Transformer
+from pipelines.unet.attention import (
+    Context,
+    CrossAttention,
+    Gate,
+    SelfAttention,
+    Transformer,
+    TransformerBlock,
+)
 from pipelines.unet.blocks import DownBlock, MiddleBlock, UpBlock
 from pipelines.unet.layers import Resnet, make_list, normalize
+from pipelines.unet.quantized_linear import QuantizedFormat, QuantizedLinear
 from pipelines.unet.shape import UNetShape, read_shape
 from pipelines.weights.architecture import Config
 
@@ -77,6 +85,16 @@ class UNetModel(nn.Module):
         for layer in self.modules():
             if isinstance(layer, SelfAttention):
                 layer.fuse()
+
+    def iter_blocks(self) -> Iterator[TransformerBlock]:
+        """Yield all transformer blocks, in the order of their names."""
+        return (layer for layer in self.modules() if isinstance(layer, TransformerBlock))
+
+    def quantize(self, name: QuantizedFormat, device: torch.device) -> None:
+        """Quantize the linear layers of all transformer blocks on a device, one by one; not yet fused."""
+        for block in self.iter_blocks():
+            for path, layer in block.list_quantizable():
+                block.set_submodule(path, QuantizedLinear(layer, name, device))
 
     def embed(self, timesteps: Tensor, pooled: Tensor | None, size_ids: Tensor | None) -> Tensor:
         """Return the activated embeddings (T, width) of timesteps (T,) for one prompt and size.

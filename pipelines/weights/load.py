@@ -14,7 +14,7 @@ from torch import nn
 
 from pipelines.memory_plan import EVERYTHING_RESIDENT, MemoryPlan
 from pipelines.offload import Offload, move_weights
-from pipelines.speed import PLAIN, Speed, SpeedChoices, choose_speed
+from pipelines.speed import PLAIN, Speed, SpeedChoices, WeightFormat, choose_speed
 from pipelines.types import AttentionBackend, PredictionType
 from pipelines.weights.architecture import Architecture
 from pipelines.weights.checkpoint import TEXT_ENCODER_FOLDERS, Checkpoint, checkpoint_files
@@ -87,7 +87,7 @@ def load_weights(
 
     Raises:
         WeightsError: the checkpoint or a replacement cannot be used; one line with file and reason.
-        PipelineError: the attention backend is not installed.
+        PipelineError: the attention backend is not installed, or quantized weights do not fit on the device.
     """
     target = torch.device(device)
     files = (Path(path), vae, *text_encoders, inpainting)
@@ -97,12 +97,14 @@ def load_weights(
         on_part("plan")
     dtype = dtype or choose_dtype(plan.checkpoint, target)
     vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
-    memory = choose_plan(plan, target, dtype, vae_dtype, gigabytes)
-    _fill_all(plan, memory, target, (dtype, vae_dtype))
+    choices = speed or SpeedChoices()
+    memory = choose_plan(plan, target, dtype, vae_dtype, gigabytes, choices.weights != "full")
+    chosen = choose_speed(target, choices, memory.streamed)
+    _fill_all(plan, memory, target, (dtype, vae_dtype), chosen.weights)
+    _quantize(plan, memory, target, chosen.weights)
     offload = place_weights(plan, memory, target)
     if on_part is not None:
         on_part("read")
-    chosen = choose_speed(target, speed or SpeedChoices(), memory.streamed > 0)
     for unet in (plan.unet, plan.inpainting):
         if unet is not None:
             set_attention(unet, attention)
@@ -115,15 +117,31 @@ def load_weights(
 
 
 def _fill_all(
-    plan: ModelPlan, memory: MemoryPlan, device: torch.device, dtypes: tuple[torch.dtype, torch.dtype]
+    plan: ModelPlan,
+    memory: MemoryPlan,
+    device: torch.device,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    weights: WeightFormat,
 ) -> None:
-    """Read all weights; into CPU memory those of networks that are offloaded, or a part of which is."""
-    waiting = {"unet"} if memory.offloads_unet else set[str]()
+    """Read all weights; into CPU memory those of networks that are offloaded, or a part of which is.
+
+    A UNet that is quantized is read there too, because the device need not have room for it in full.
+    """
+    waiting = {"unet"} if memory.offloads_unet or weights != "full" else set[str]()
     waiting |= set(TEXT_ENCODER_FOLDERS) if memory.offloads_encoders else set()
     dtype, vae_dtype = dtypes
     for place, is_waiting in ((device, False), (torch.device("cpu"), True)):
         parts = [planned for planned in plan.parts if (planned.part.folder in waiting) is is_waiting]
         fill_parts([(each, vae_dtype if each.part.folder == "vae" else dtype) for each in parts], place)
+
+
+def _quantize(plan: ModelPlan, memory: MemoryPlan, device: torch.device, weights: WeightFormat) -> None:
+    """Quantize the UNets, which are in CPU memory, and move them to the device unless a part of them stays there."""
+    for unet in (plan.unet, plan.inpainting):
+        if unet is not None and weights != "full":
+            unet.quantize(weights, device)
+            if not memory.offloads_unet:
+                unet.module.to(device)
 
 
 def choose_vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

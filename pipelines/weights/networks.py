@@ -18,6 +18,7 @@ from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
 from pipelines.unet.attention import Context
 from pipelines.unet.graphs import CudaCapture, UNetGraphs, UNetInputs
+from pipelines.unet.quantized_linear import QuantizedFormat
 from pipelines.unet.unet import Residuals, UNetModel
 from pipelines.vae.compiled import CompiledDecoder
 from pipelines.vae.vae import VaeModel
@@ -139,6 +140,10 @@ class TorchUNet:
         self.module.set_kernels(speed.kernels)
         if speed.graphs:
             self._graphs = UNetGraphs(self._run, CudaCapture(device))
+
+    def quantize(self, name: QuantizedFormat, device: torch.device) -> None:
+        """Quantize the layers that can be, on a device to which only they are moved; to be called before `optimize`."""
+        self.module.quantize(name, device)
 
     def drop_graphs(self) -> None:
         """Free the graphs, which are captured again; to be called before weights move."""

@@ -17,6 +17,8 @@ from pipelines.weights.networks import ClipTextEncoder, TorchUNet, TorchVae
 
 TOKENS = 231
 """Of three chunks, the most that NAI takes."""
+SCALE_BYTES = 4
+"""Of a row of a quantized weight."""
 CARD_SHARE = 0.93
 """Share of a card's memory, in 10^9 bytes, that is free before a model is loaded."""
 
@@ -42,27 +44,35 @@ def choose_plan(
     dtype: torch.dtype,
     vae_dtype: torch.dtype,
     gigabytes: int | None,
+    is_quantized: bool = False,
 ) -> MemoryPlan:
     """Return the memory plan of a model that is not loaded yet.
 
     Args:
         gigabytes: of the card to plan for; None plans for what is free, where the device reports it.
+        is_quantized: whether the layers of the UNet that can be quantized will be.
     """
     budget = find_free_memory(device) if gigabytes is None else int(CARD_SHARE * gigabytes * 1e9)
-    return plan_memory(measure_sizes(networks, dtype, vae_dtype), budget)
+    return plan_memory(measure_sizes(networks, dtype, vae_dtype, is_quantized), budget)
 
 
-def measure_sizes(networks: Networks, dtype: torch.dtype, vae_dtype: torch.dtype) -> Sizes:
-    """Return the sizes of a model."""
+def measure_sizes(
+    networks: Networks, dtype: torch.dtype, vae_dtype: torch.dtype, is_quantized: bool = False
+) -> Sizes:
+    """Return the sizes of a model; the arguments are those of `choose_plan`."""
     unets = [each.module for each in (networks.unet, networks.inpainting) if each is not None]
-    blocks = [count_elements(block) - _count_projections(block) for block in _list_blocks(unets)]
-    projections = sum(map(_count_projections, _list_blocks(unets)))
-    item = dtype.itemsize
+    item, listed = dtype.itemsize, _list_blocks(unets)
+    projections = item * sum(map(_count_projections, listed))
+    saved = [_count_saved(block, item) if is_quantized else 0 for block in listed]
+    blocks = [
+        item * (count_elements(block) - _count_projections(block)) - less
+        for block, less in zip(listed, saved, strict=True)
+    ]
     return Sizes(
-        unet=item * sum(map(count_elements, unets)),
-        projections=item * projections,
-        blocks=item * sum(blocks),
-        largest=item * max(blocks),
+        unet=item * sum(map(count_elements, unets)) - sum(saved),
+        projections=projections,
+        blocks=sum(blocks),
+        largest=max(blocks),
         encoders=item * sum(count_elements(encoder.module) for encoder in networks.text_encoders),
         vae=vae_dtype.itemsize * count_elements(networks.vae.module),
         keys=item * TOKENS * networks.unet.module.width,
@@ -104,11 +114,17 @@ def _offload_blocks(offload: Offload, blocks: Sequence[TransformerBlock], stream
 
 
 def _list_blocks(unets: Sequence[UNetModel]) -> list[TransformerBlock]:
-    return [block for unet in unets for block in unet.modules() if isinstance(block, TransformerBlock)]
+    return [block for unet in unets for block in unet.iter_blocks()]
 
 
 def _count_projections(block: TransformerBlock) -> int:
     return count_elements(block.attn2.to_k) + count_elements(block.attn2.to_v)
+
+
+def _count_saved(block: TransformerBlock, item: int) -> int:
+    """Return the bytes by which a block with `item` bytes a weight is smaller when it is quantized."""
+    layers = [layer for _, layer in block.list_quantizable()]
+    return sum((item - 1) * layer.weight.numel() - SCALE_BYTES * layer.out_features for layer in layers)
 
 
 def _count_bytes(block: TransformerBlock) -> int:

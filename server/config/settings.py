@@ -102,6 +102,7 @@ class SpeedSettings(StrictModel):
     graphs: Switch = "auto"
     compile_vae: Switch = "auto"
     decoder: Literal["vae", "tiny"] = "vae"
+    weights: Literal["full", "int8", "float8"] = "full"
     memory: Count = "auto"
 
 

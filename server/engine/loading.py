@@ -27,7 +27,7 @@ from pipelines.job import Job, Work
 from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.speed import SpeedChoices
+from pipelines.speed import SpeedChoices, explain_unusable, explain_unused_kernels
 from pipelines.steps import Run
 from pipelines.stopwatch import Stopwatch
 from pipelines.torch_build import describe_build as describe_build
@@ -105,10 +105,12 @@ def load_models(
     Args:
         times: gets the times of the parts of loading the first.
 
-    Raises what `load_runner` does, and `ConfigError` if torch has no kernels for the GPU.
+    Raises what `load_runner` does, and `ConfigError` if torch has no kernels for the GPU or `speed` has what the
+    device lacks.
     """
     device = resolve_device(settings.device)
     check_kernels(torch.device(device))
+    check_speed(torch.device(device), settings)
     times = times or LoadTimes()
     upscaler = _load_upscaler(models[0], device)
     times.finish("upscaler")
@@ -137,6 +139,21 @@ def check_kernels(device: torch.device) -> None:
     """Raise `ConfigError` if torch has no kernels for a GPU."""
     if device.type == "cuda" and (missing := explain_missing_kernels()) is not None:
         raise ConfigError(missing)
+
+
+def check_speed(device: torch.device, settings: Settings) -> None:
+    """Raise `ConfigError` if a choice of `speed` cannot be used on a device; log why naiad's own kernels are not."""
+    choices = _read_choices(settings)
+    unusable = explain_unusable(device, choices)
+    if unusable is not None:
+        raise ConfigError(unusable)
+    unused = explain_unused_kernels(device, choices)
+    if unused is not None:
+        log.warning("speed.kernels = 'auto': slower operations of torch are used, because %s", unused)
+
+
+def _read_choices(settings: Settings) -> SpeedChoices:
+    return SpeedChoices(**settings.speed.model_dump(exclude={"memory", "decoder"}))
 
 
 def read_memory(device: str) -> dict[str, int]:
@@ -266,7 +283,7 @@ def load_entry(
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
-        speed=SpeedChoices(**settings.speed.model_dump(exclude={"memory", "decoder"})),
+        speed=_read_choices(settings),
         gigabytes=None if settings.speed.memory == "auto" else settings.speed.memory,
         on_part=on_part,
     )

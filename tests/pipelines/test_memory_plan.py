@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapter_files import build_unet
 from jobs import make_job
 
 from demo.checkpoint import CYANOTYPE_LORA, DEMO, INPAINTING
+from pipelines.errors import PipelineError
 from pipelines.image.vae import SMALL_TILES, TILES
 from pipelines.job import Guidance, Lora, Prompts
 from pipelines.memory_plan import MemoryPlan, count_peak, plan_memory
 from pipelines.pipeline import Pipeline
+from pipelines.speed import SpeedChoices
 from pipelines.weights.architecture import sdxl
 from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.load import load_weights
@@ -65,6 +68,18 @@ def test_each_size_of_card_has_its_plan(full, gigabytes, limit, encoders, projec
     assert plan.streamed == 0
 
 
+def test_quantized_blocks_count_with_their_bytes(full, sizes):
+    small: Any = SimpleNamespace(**vars(full) | {"unet": build_unet("sdxl")})
+    found = measure_sizes(small, torch.float32, torch.bfloat16, is_quantized=True)
+    small.unet.quantize("int8", CPU)
+    module = small.unet.module
+    assert found.unet == sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    found = measure_sizes(full, torch.float16, torch.bfloat16, is_quantized=True)
+    assert sizes.unet - found.unet == sizes.blocks - found.blocks == pytest.approx(1.84e9, rel=0.01)
+    plan = choose_plan(full, CPU, torch.float16, torch.bfloat16, 6, is_quantized=True)
+    assert not plan.offloads_unet
+
+
 @pytest.mark.parametrize("budget", [4.5e9, 3.5e9, 2.5e9])
 def test_smaller_cards_stream_just_what_does_not_fit(sizes, budget):
     plan = plan_memory(sizes, int(budget))
@@ -91,9 +106,9 @@ def test_a_plan_says_what_is_where():
 def load(monkeypatch):
     """Return a function that loads the demo model with a plan."""
 
-    def load(plan):
+    def load(plan, **choices):
         monkeypatch.setattr("pipelines.weights.load.choose_plan", lambda *_: plan)
-        return Pipeline(load_weights(DEMO, inpainting=INPAINTING))
+        return Pipeline(load_weights(DEMO, inpainting=INPAINTING, speed=SpeedChoices(**choices)))
 
     return load
 
@@ -123,6 +138,14 @@ def test_loras_change_weights_that_wait(load, demo):
     pipeline = load(MemoryPlan(True, True, 10**9))
     for each in (JOB, job, JOB, job):
         assert np.array_equal(pipeline.run(each).images[0], demo.run(each).images[0])
+
+
+def test_quantized_weights_stay_while_others_wait_and_are_refused_where_they_would_wait(load):
+    expected = load(MemoryPlan(), weights="int8").run(JOB).images[0]
+    pipeline = load(MemoryPlan(True, True), weights="int8")
+    assert np.array_equal(pipeline.run(JOB).images[0], expected)
+    with pytest.raises(PipelineError, match=r'speed\.weights = "int8"'):
+        load(MemoryPlan(True, True, 1_500_000), weights="int8")
 
 
 @pytest.mark.slow

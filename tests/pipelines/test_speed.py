@@ -1,12 +1,22 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from pipelines.speed import Speed, SpeedChoices, choose_speed
+from pipelines import speed as module
+from pipelines.errors import PipelineError
+from pipelines.speed import (
+    Speed,
+    SpeedChoices,
+    WeightFormat,
+    choose_speed,
+    explain_unusable,
+    explain_unused_kernels,
+)
 
 COMPILED = "compile_vae"
-NAMES = [field.name for field in fields(Speed) if field.name != COMPILED]
+NAMES = [field.name for field in fields(Speed) if field.name != COMPILED and field.type is not WeightFormat]
+"""The switches that are on by default on CUDA."""
 
 
 def choose(device, **choices):
@@ -38,3 +48,72 @@ def test_compilation_is_used_where_it_is_turned_on(device):
 
 def test_layouts_can_be_turned_on_elsewhere_but_not_what_only_cuda_has():
     assert choose("cpu", **dict.fromkeys(NAMES, "on")) == Speed(channels_last=True, fused_projections=True)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("weights", ["int8", "float8"])
+def test_quantized_weights_combine_with_all_others_and_are_off_by_default(device, weights):
+    assert choose(device).weights == "full"
+    assert choose(device, weights=weights) == replace(choose(device), weights=weights)
+
+
+def test_quantized_weights_are_not_streamed():
+    choices = SpeedChoices(weights="int8")
+    with pytest.raises(PipelineError, match=r'speed\.weights = "int8" .* copies 1\.5 GB .*speed\.memory'):
+        choose_speed(torch.device("cuda"), choices, 1_500_000_000)
+    assert choose_speed(torch.device("cuda"), SpeedChoices(), 1_500_000_000).weights == "full"
+
+
+@pytest.fixture
+def reasons(monkeypatch):
+    """Set why Triton and formats are missing on any device."""
+
+    def set_reasons(triton=None, formats=None):
+        monkeypatch.setattr(module, "explain_missing_triton", lambda _: triton)
+        monkeypatch.setattr(module, "explain_missing_format", lambda *_: formats)
+
+    return set_reasons
+
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "choices", "expected"),
+    [
+        (GPU, {}, None),
+        (CPU, {}, None),
+        (GPU, {"kernels": "on"}, 'speed.kernels = "on": no compiler; set it to "auto" or "off"'),
+        (CPU, {"kernels": "on"}, 'speed.kernels = "on": no compiler; set it to "auto" or "off"'),
+        (GPU, {"kernels": "off"}, None),
+        (CPU, {"weights": "int8"}, 'speed.weights = "int8": too old; set it to "full"'),
+        (GPU, {"weights": "float8"}, 'speed.weights = "float8": too old; set it to "full" or "int8"'),
+    ],
+)
+def test_an_explicit_choice_that_a_device_lacks_is_explained(reasons, device, choices, expected):
+    reasons("no compiler", "too old")
+    assert explain_unusable(device, SpeedChoices(**choices)) == expected
+    reasons()
+    assert explain_unusable(device, SpeedChoices(**choices)) is None or device == CPU
+
+
+def test_kernels_that_are_on_need_channels_last(reasons):
+    reasons()
+    choices = SpeedChoices(kernels="on", channels_last="off")
+    assert "speed.channels_last" in str(explain_unusable(GPU, choices))
+
+
+@pytest.mark.parametrize(
+    ("device", "choices", "expected"),
+    [
+        (GPU, {}, "no compiler"),
+        (GPU, {"kernels": "off"}, None),
+        (GPU, {"channels_last": "off"}, None),
+        (CPU, {}, None),
+    ],
+)
+def test_kernels_that_auto_chooses_in_vain_are_explained(reasons, device, choices, expected):
+    reasons("no compiler")
+    assert explain_unused_kernels(device, SpeedChoices(**choices)) == expected
+    reasons()
+    assert explain_unused_kernels(device, SpeedChoices(**choices)) is None

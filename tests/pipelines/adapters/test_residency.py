@@ -17,6 +17,8 @@ from pipelines.adapters.residency import LoraResidency
 from pipelines.errors import PipelineError, UnusableFile
 from pipelines.job import Prompts
 from pipelines.pipeline import Pipeline
+from pipelines.speed import SpeedChoices
+from pipelines.unet.quantized_linear import QuantizedLinear
 from pipelines.weights.load import load_weights
 
 UNET = {
@@ -56,7 +58,11 @@ def hash_weights(weights):
     """One hash of all weights of all networks, and the addresses of their tensors."""
     states = [part.part.module.state_dict() for part in weights.parts]
     digest = sha256(
-        b"".join(tensor.contiguous().numpy().tobytes() for state in states for tensor in state.values())
+        b"".join(
+            tensor.contiguous().view(torch.uint8).numpy().tobytes()
+            for state in states
+            for tensor in state.values()
+        )
     )
     return digest.hexdigest(), [tensor.data_ptr() for state in states for tensor in state.values()]
 
@@ -89,6 +95,29 @@ def test_a_set_is_applied_removed_and_applied_again_to_the_bit(weights, lora, bu
     assert hash_weights(weights) == before
     assert len({before[0], with_a[0], with_b[0]}) == 3
     assert {file: sha256(file.read_bytes()).hexdigest() for file in files} == files
+
+
+@pytest.mark.parametrize(("name", "budget"), [("int8", 0), ("float8", 64)])
+def test_quantized_weights_are_changed_in_full_and_quantized_again(weights, lora, name, budget):
+    choices = SpeedChoices(weights=name, fused_projections="on")
+    quantized = load_weights(DEMO, inpainting=INPAINTING, speed=choices)
+    residency = LoraResidency(quantized.parts, "sdxl", budget * MIB)
+    before, set_ = hash_weights(quantized), (lora("a"),)
+    residency.activate(set_)
+    changed = hash_weights(quantized)
+    in_full = LoraResidency(weights.parts, "sdxl", 64 * MIB)
+    in_full.activate(set_)
+    for part, plain in zip(quantized.parts, weights.parts, strict=True):
+        for path, layer in part.part.module.named_modules():
+            if isinstance(layer, QuantizedLinear):
+                expected = QuantizedLinear(plain.part.module.get_submodule(path), name, quantized.device)
+                assert torch.equal(layer.weight.view(torch.uint8), expected.weight.view(torch.uint8))
+                assert torch.equal(layer.scale, expected.scale)
+    in_full.activate(())
+    residency.activate(())
+    assert hash_weights(quantized) == before
+    residency.activate(set_)
+    assert hash_weights(quantized) == changed != before
 
 
 LAYERS = {

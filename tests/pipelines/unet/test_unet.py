@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from adapter_files import UNETS, build_unet
-from unets import run_unet
+from unets import close
+from unets import run_random as run
 
 from pipelines.kernels import geglu, group_norm
 from pipelines.unet.unet import UNetModel
@@ -15,22 +16,6 @@ from pipelines.weights.architecture import sdxl
 @pytest.fixture(params=UNETS)
 def unet(request):
     return build_unet(request.param)
-
-
-def run(unet):
-    generator = torch.Generator().manual_seed(9)
-    context = torch.randn(2, 77, unet.module.shape.context, generator=generator)
-    added = {"text_embeds": torch.randn(2, 24, generator=generator), "time_ids": torch.full((2, 6), 64.0)}
-    sample = torch.randn(2, 4, 16, 8, generator=generator)
-    with torch.inference_mode():
-        return run_unet(
-            unet, sample, torch.tensor([500, 20]), context, added if unet.module.add_embedding else None
-        )
-
-
-def close(found, expected):
-    # float32: other kernels for the same sums
-    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
 
 
 def test_fused_projections_and_channels_last_change_rounding_alone(unet):

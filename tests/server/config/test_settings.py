@@ -37,6 +37,7 @@ OTHER = {
     "speed.graphs": "off",
     "speed.compile_vae": "on",
     "speed.decoder": "tiny",
+    "speed.weights": "int8",
     "speed.memory": "6",
     "api.prompt_loras": "true",
     "engine.batching": "shared",

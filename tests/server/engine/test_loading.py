@@ -1,8 +1,17 @@
 import pytest
 import torch
 
+from server.config.settings import Settings
 from server.config.toml import ConfigError
-from server.engine.loading import check_kernels, has_own_memory, read_memory, resolve_device
+from server.engine import loading
+from server.engine.loading import (
+    check_kernels,
+    check_speed,
+    has_own_memory,
+    load_models,
+    read_memory,
+    resolve_device,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +50,37 @@ def test_kernels_are_needed_for_a_gpu_alone(monkeypatch):
         check_kernels(torch.device("cuda"))
     monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: None)
     check_kernels(torch.device("cuda"))
+
+
+def make_settings(**speed):
+    return Settings.model_validate({"device": "cpu", "speed": speed})
+
+
+def test_kernels_that_cannot_run_are_an_error_before_a_model_is_loaded(model):
+    with pytest.raises(ConfigError, match=r'speed\.kernels = "on": the kernels are for NVIDIA GPUs, .* cpu'):
+        load_models([model], make_settings(kernels="on"))
+
+
+def test_a_format_that_the_device_lacks_is_an_error_before_a_model_is_loaded(model, monkeypatch):
+    monkeypatch.setattr("pipelines.speed.explain_missing_format", lambda *_: "it needs another GPU")
+    with pytest.raises(ConfigError, match=r'speed\.weights = "float8": it needs another GPU; set it to'):
+        load_models([model], make_settings(weights="float8"))
+
+
+def test_kernels_that_are_not_used_are_logged_once_with_the_reason(monkeypatch, caplog):
+    monkeypatch.setattr(loading, "explain_unused_kernels", lambda *_: "Triton is not installed")
+    check_speed(torch.device("cpu"), make_settings())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message.startswith("speed.kernels = 'auto'")
+    assert record.message.endswith("because Triton is not installed")
+
+
+def test_nothing_is_logged_where_kernels_run_or_are_not_chosen(caplog):
+    check_speed(torch.device("cpu"), make_settings())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("weights", ["int8", "float8"])
+def test_the_formats_run_on_a_cpu(weights):
+    check_speed(torch.device("cpu"), make_settings(weights=weights))
