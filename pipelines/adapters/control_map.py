@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pipelines.adapters.control_network import DiffusersControlNet
 from pipelines.job import RgbImage
 from pipelines.types import Size
 from pipelines.unet.unet import Residuals
-from pipelines.weights.networks import DiffusersControlNet
 
 SCALE = 8
 """Pixels of a map for each latent."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pipelines.adapters.control_file import detect_control
+from pipelines.adapters.control_network import DiffusersControlNet
 from pipelines.adapters.controlnet import ControlPlan, plan_control
 from pipelines.device import is_out_of_memory
 from pipelines.errors import OutOfMemory, UnusableFile, WeightsError
 from pipelines.job import Control
 from pipelines.weights.checkpoint import fingerprint
 from pipelines.weights.load import Weights
-from pipelines.weights.networks import DiffusersControlNet
 
 Key: TypeAlias = tuple[Path, str]
 """A file and its fingerprint."""

@@ -6,12 +6,12 @@ from math import prod
 import torch
 
 from pipelines.adapters.control_file import ControlFile
+from pipelines.adapters.control_network import DiffusersControlNet
 from pipelines.errors import WeightsError
 from pipelines.weights.architecture import Config
 from pipelines.weights.key_map import MappedKey, map_control_keys
 from pipelines.weights.model_plan import BUILD_ERRORS
 from pipelines.weights.naming import Naming
-from pipelines.weights.networks import DiffusersControlNet
 from pipelines.weights.reader import fill_network
 from pipelines.weights.sources import Component, FoundWeights, find_weights
 

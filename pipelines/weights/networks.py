@@ -1,6 +1,6 @@
-"""Networks built empty, behind typed interfaces; text encoders and ControlNets are those of other libraries.
+"""Networks built empty, behind typed interfaces; the encoders of text and images are those of transformers.
 
-No other module handles what is untyped in those libraries or differs between their versions.
+What is untyped in other libraries, or differs between their versions, is handled here and in the adapters' modules.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from pipelines.adapters.attention import ImageKeys, ImageProjections, RowVibe, project_image
 from pipelines.errors import PipelineError
-from pipelines.sampling.deep_shrink import DeepShrink
 from pipelines.speed import Speed
 from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
@@ -26,10 +25,6 @@ from pipelines.weights.architecture import Architecture, Config, TextEncoderConf
 
 PENULTIMATE = 2
 """The layer of a text encoder that is used, counted from the last; users' interfaces call this CLIP skip 2."""
-
-
-CHANNEL_ORDER = "controlnet_conditioning_channel_order"
-"""Key of a ControlNet's config: whether its maps are RGB or, in OpenCV's order, BGR."""
 
 
 class UNet(Protocol):
@@ -127,7 +122,7 @@ class TorchUNet:
     """
 
     def __init__(self, config: Config) -> None:
-        self.module = cast("UNetModel", _build_empty(UNetModel, {"config": config}))
+        self.module = cast("UNetModel", build_empty(UNetModel, {"config": config}))
         self.image_layers: Sequence[ImageProjections] = ()
         self._graphs: UNetGraphs | None = None
 
@@ -181,71 +176,11 @@ class TorchUNet:
         return self.module(sample, embedding, context, halvings, residuals)
 
 
-class DiffusersControlNet:
-    """diffusers' ControlNet, or its union network with several control types.
-
-    Args:
-        config: arguments of diffusers' class.
-    """
-
-    def __init__(self, config: Config) -> None:
-        from diffusers import (
-            ControlNetModel,  # pyright: ignore[reportPrivateImportUsage]
-            ControlNetUnionModel,  # pyright: ignore[reportPrivateImportUsage]
-        )
-
-        self.modes = cast("int | None", config.get("num_control_type"))
-        build = ControlNetModel if self.modes is None else ControlNetUnionModel
-        self._is_bgr = config.get(CHANNEL_ORDER) == "bgr"
-        config = {**config, CHANNEL_ORDER: "rgb"}
-        self.module = _build_empty(cast("Callable[..., nn.Module]", build), config)
-        self._shrink = DeepShrink(self.module)
-        # the module is given hints instead of maps: encoded once, as they are the same in every step
-        encoder = cast("Any", self.module).controlnet_cond_embedding
-        self._encode, encoder.forward = encoder.forward, _pass_on
-
-    def encode_map(self, pixels: Tensor) -> Tensor:
-        """Return the hint (B, width, h, w) of control maps (B, 3, 8h, 8w), with values in [0, 1]."""
-        return self._encode(pixels.flip(1) if self._is_bgr else pixels)
-
-    def __call__(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        added_cond_kwargs: Mapping[str, Tensor] | None,
-        halvings: int,
-        hint: Tensor,
-        scale: float,
-        mode: int | None = None,
-    ) -> Residuals:
-        """Return the scaled residuals; the first arguments are the UNet's, for its latents alone.
-
-        Args:
-            hint: the encoded control map of each row.
-            mode: the control type of a union network.
-        """
-        inputs: dict[str, object] = {"controlnet_cond": hint, "conditioning_scale": float(scale)}
-        if self.modes is not None and mode is not None:
-            types = torch.zeros(len(sample), self.modes, device=sample.device)
-            types[:, mode] = 1
-            inputs |= {"controlnet_cond": [hint], "control_type": types, "control_type_idx": [mode]}
-        with self._shrink.shrink(halvings):
-            return self.module(
-                sample,
-                timestep,
-                context,
-                added_cond_kwargs=added_cond_kwargs,
-                return_dict=False,
-                **inputs,
-            )
-
-
 class TorchVae:
     """A VAE on one device, as a `Vae`."""
 
     def __init__(self, config: Config) -> None:
-        self.module = cast("VaeModel", _build_empty(VaeModel, {"config": config}))
+        self.module = cast("VaeModel", build_empty(VaeModel, {"config": config}))
         self._compiled: CompiledDecoder | None = None
 
     def optimize(self, speed: Speed) -> None:
@@ -286,7 +221,7 @@ class ClipTextEncoder:
         self._final_norm, self._projection = config.final_norm, config.projection
         model = CLIPTextModelWithProjection if config.projection else CLIPTextModel
         clip_config = cast("Any", CLIPTextConfig)(**config.config)
-        self.module = _build_empty(cast("Callable[..., nn.Module]", model), {"config": clip_config})
+        self.module = build_empty(cast("Callable[..., nn.Module]", model), {"config": clip_config})
         self._vectors: Mapping[int, Tensor] = {}
         self.core.get_submodule("embeddings.token_embedding").register_forward_hook(self._replace_embeddings)
 
@@ -334,7 +269,7 @@ class ClipImageEncoder:
 
         self.config = cast("Any", CLIPVisionConfig)(**config)
         build = cast("Callable[..., nn.Module]", CLIPVisionModelWithProjection)
-        self.module = _build_empty(build, {"config": self.config})
+        self.module = build_empty(build, {"config": self.config})
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings (B, width) of normalized images, and the penultimate layer's states."""
@@ -342,12 +277,8 @@ class ClipImageEncoder:
         return output.image_embeds, output.hidden_states[-PENULTIMATE]
 
 
-def _pass_on(hint: Tensor) -> Tensor:
-    return hint
-
-
-def _build_empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
-    """A network on the meta device, in evaluation mode and without gradients."""
+def build_empty(build: Callable[..., nn.Module], config: Config) -> nn.Module:
+    """Build a network on the meta device, in evaluation mode and without gradients."""
     with torch.device("meta"):
         return build(**config).eval().requires_grad_(False)
 
@@ -368,7 +299,7 @@ def build_tiny_decoder(width: int) -> nn.Module:
     from diffusers import AutoencoderTiny  # pyright: ignore[reportPrivateImportUsage]
 
     config = {"decoder_block_out_channels": (width,) * 4}
-    return cast("Any", _build_empty(cast("Callable[..., nn.Module]", AutoencoderTiny), config)).decoder
+    return cast("Any", build_empty(cast("Callable[..., nn.Module]", AutoencoderTiny), config)).decoder
 
 
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

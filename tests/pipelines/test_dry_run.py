@@ -21,6 +21,7 @@ from benchmarks.dry_run import (
 )
 from demo.architecture import demo_architecture
 from demo.checkpoint import VIBE
+from pipelines.adapters.control_network import DiffusersControlNet
 from pipelines.adapters.vibe import VibeEncoder
 from pipelines.adapters.vibe_plan import plan_vibe
 from pipelines.job import (
@@ -38,7 +39,6 @@ from pipelines.previewer import Previewer
 from pipelines.sampling.noise import list_noise_calls
 from pipelines.sampling.samplers import SAMPLERS
 from pipelines.sampling.schedules import SCHEDULES
-from pipelines.weights.networks import DiffusersControlNet
 
 WIDTH, HEIGHT, STEPS = 64, 96, 3
 PASS_OPERATIONS = 178
