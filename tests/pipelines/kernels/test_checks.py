@@ -13,7 +13,8 @@ import pytest
 import torch
 from paths import ROOT
 
-CHECKS = ("check_geglu.py", "check_group_norm.py", "check_pictures.py")
+QUICK = ("check_geglu.py", "check_group_norm.py")
+CHECKS = (*QUICK, "check_pictures.py")
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
@@ -35,7 +36,7 @@ def run_checks(name, marks, interpret):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", QUICK)
 def test_kernels_in_the_interpreter(name):
     run_checks(name, "not slow", interpret=True)
 
