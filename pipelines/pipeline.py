@@ -40,6 +40,7 @@ from pipelines.sampling.denoise import Estimator, RowCoroutine, Rows, denoise
 from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
 from pipelines.sampling.smea import make_smea
+from pipelines.sampling.step_cache import make_step_cache
 from pipelines.steps import Part, PartCoroutine, Step, StepCoroutine, run_parts, run_steps
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
 from pipelines.types import BatchingMode, OnStep, Output, Pixels, Progress
@@ -89,6 +90,7 @@ class Pipeline:
         lora_memory: bytes of CPU memory for what switching LoRAs needs, see adapters/residency.py.
         control_memory: bytes of the device's memory for ControlNets that the job that runs does not use.
         pass_limits: how much images may have together to share a pass.
+        step_cache: which steps are full, see sampling/step_cache.py; 1 for all.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Pipeline:
         lora_memory: int = LORA_MEMORY,
         control_memory: int = CONTROL_MEMORY,
         pass_limits: PassLimits | None = None,
+        step_cache: int = 1,
     ) -> None:
         self.weights, self.vibe = weights, vibe
         self.table = build_noise_table(weights.detection, sigma_max)
@@ -107,7 +110,7 @@ class Pipeline:
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
         self._limits = pass_limits or PassLimits()
         args = (self.table, weights.device, weights.dtype, self._limits.unet)
-        self._batching = batching
+        self._batching, self._step_cache = batching, step_cache
         self._batcher = RowBatcher(weights.unet, *args)
         self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
         self._loras = LoraResidency(weights.parts, weights.detection.family, lora_memory)
@@ -360,6 +363,7 @@ class Pipeline:
             smea=smea,
             controls=inputs.controls,
             on_estimate=on_estimate,
+            step_cache=make_step_cache(plan, self._step_cache),
         )
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first

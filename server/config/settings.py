@@ -101,6 +101,7 @@ class SpeedSettings(StrictModel):
     kernels: Switch = "auto"
     graphs: Switch = "auto"
     memory: Count = "auto"
+    step_cache: Annotated[int, Field(ge=1, le=5)] = 1
 
 
 class ApiSettings(StrictModel):

@@ -204,7 +204,9 @@ def load_runner(
     vibe = _load_vibe(entry.vibe, weights)
     max_rows = None if settings.engine.max_rows == "auto" else settings.engine.max_rows
     limits = find_pass_limits(weights, max_rows)
-    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory, limits)
+    pipeline = Pipeline(
+        weights, sigma_max, settings.engine.batching, vibe, *memory, limits, settings.speed.step_cache
+    )
     if entry.preview_decoder is not None and decode_preview is not None:
         likeness = pipeline.compare_preview(decode_preview)
         if not likeness >= LEAST_LIKENESS:  # NaN if it decodes one color
@@ -252,7 +254,7 @@ def load_entry(
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
-        speed=SpeedChoices(**settings.speed.model_dump(exclude={"memory"})),
+        speed=SpeedChoices(**settings.speed.model_dump(exclude={"memory", "step_cache"})),
         gigabytes=None if settings.speed.memory == "auto" else settings.speed.memory,
         on_part=on_part,
     )

@@ -18,19 +18,23 @@ class Device:
     def run(self, inputs):
         self.passes += 1
         images = [group.keys_values.mean() * group.scales.sum() for group in inputs.context.images]
-        return inputs.sample + inputs.embedding.sum() + inputs.context.keys_values.mean() + sum(images)
+        output = inputs.sample + inputs.embedding.sum() + inputs.context.keys_values.mean() + sum(images)
+        if inputs.deep is not None:
+            output = output + inputs.deep.mean()
+        return (output, 2 * output) if inputs.returns_deep else (output,)
 
     def capture(self, function):
         self.captures += 1
         if self.error is not None:
             raise self.error
-        output = function()
+        outputs = function()
 
         def replay():
             self.replays += 1
-            output.copy_(function() + self.offset)
+            for output, repeated in zip(outputs, function(), strict=True):
+                output.copy_(repeated + self.offset)
 
-        return replay, output
+        return replay, outputs
 
 
 def make_inputs(value=1.0, side=4, rows=2, tokens=3, images=(), halvings=0, keys=None):

@@ -36,6 +36,7 @@ OTHER = {
     "speed.kernels": "off",
     "speed.graphs": "off",
     "speed.memory": "6",
+    "speed.step_cache": "3",
     "api.prompt_loras": "true",
     "engine.batching": "shared",
     "api.presets": "client",
