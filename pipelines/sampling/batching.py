@@ -117,9 +117,9 @@ class RowBatcher:
 
 def _keep_deep(rows: Sequence[Row], deep: Tensor) -> None:
     """Let each row keep its deep features, as a copy: a view would hold the memory of those of all rows."""
-    for row, features in zip(rows, deep.unbind(), strict=True):
+    for index, row in enumerate(rows):
         if row.keep_deep is not None:
-            row.keep_deep(features[None].clone())
+            row.keep_deep(deep[index : index + 1].clone())  # a slice, whose channels stay last
 
 
 def _count_latents(row: Row) -> int:

@@ -4,8 +4,8 @@ Deep features change slowly from step to step, and SDXL's outermost level has no
 Accelerating Diffusion Models for Free"). Pictures change, so it is off by default.
 
 All evaluations of a step are full, or all are shallow: samplers of second order use the difference between the two of a
-step, which would otherwise contain the cache's error. Which steps are full depends on their numbers and on the rows that
-they request, and so on the job alone.
+step, which would otherwise contain the cache's error. Which steps are full depends on their numbers and on the rows
+that they request, and so on the job alone.
 """
 
 from collections.abc import Hashable, Sequence

@@ -217,17 +217,18 @@ def load_runner(
             )
     times.finish("prepare")
     if has_own_memory(pipeline.device):
-        _warm_up(pipeline, model)
+        _warm_up(pipeline, model, settings.speed.step_cache > 1)
         times.finish("warm-up")
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
 
 
-def _warm_up(pipeline: Pipeline, model: ServedModel) -> None:
+def _warm_up(pipeline: Pipeline, model: ServedModel, step_cache: bool) -> None:
     def draw(job: Job) -> None:
         with translate_device_errors(pipeline.device):
             pipeline.run(job)
 
-    warm_up(draw, model.profile.defaults, graphs=pipeline.weights.speed.graphs)
+    graphs = pipeline.weights.speed.graphs
+    warm_up(draw, model.profile.defaults, graphs=graphs, step_cache=step_cache)
 
 
 def _load_vibe(files: VibeFiles | None, weights: Weights) -> VibeEncoder | None:
