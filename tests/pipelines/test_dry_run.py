@@ -228,7 +228,7 @@ def test_a_shallow_step_takes_few_operations(sdxl):
     pipeline = build_pipeline(sdxl.weights, step_cache=3)
     trace = trace_image(pipeline, make(steps=8))
     check(trace)
-    first, *others = (step.own.operations for step in trace.draws)
+    _, *others = (step.own.operations for step in trace.draws)
     full, shallow = others[2], others[0]
     assert others == [shallow, shallow, full, shallow, shallow, full, full]
     assert full <= PASS_OPERATIONS + 2  # a copy of the deep features of each row
