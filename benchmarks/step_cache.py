@@ -1,15 +1,14 @@
-"""Claim: `speed.step_cache` changes pictures less than fewer steps do that save as much of the UNet's arithmetic.
+"""Claim: none, but what `speed.step_cache` saves of the UNet's arithmetic, and how much it changes pictures.
 
 Counted on the meta device: the floating-point operations of a pass over a picture's two rows with prompts of a chunk,
 how many of them a picture in 28 steps saves, and the bytes that are kept for it. Pictures of the demo model with each
-interval are compared with those without the cache, at equal seeds; so are pictures of fewer steps, all of them full,
-which take SDXL no fewer operations. Wanted is that the cached ones have the higher PSNR with k_euler.
+interval are compared with those without the cache, at equal seeds. So are pictures of fewer steps, all of them full,
+which take SDXL no fewer operations; samplers with noise draw other noise in these.
 Run: python -m benchmarks.step_cache [--pictures 12]; some minutes on a CPU.
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
@@ -29,6 +28,7 @@ from demo.checkpoint import DEMO
 from demo.train_unet import build_job
 from pipelines.job import Job
 from pipelines.pipeline import Pipeline
+from pipelines.sampling.step_cache import is_full_by_number
 from pipelines.types import Pixels, Size
 from pipelines.unet.attention import Context
 from pipelines.weights.architecture import Architecture, sdxl
@@ -47,7 +47,7 @@ DIFFERENT = 20.0
 
 def count_full_steps(interval: int) -> int:
     """Return how many steps of a picture are full."""
-    return sum(step % interval == 0 or step == STEPS - 1 for step in range(STEPS))
+    return sum(is_full_by_number(step, STEPS, interval) for step in range(1, STEPS + 1))
 
 
 @torch.inference_mode()
@@ -150,10 +150,6 @@ def main() -> None:
     savings = summarize_savings(full_size["shallow_share"])
     print(json.dumps({"sdxl": full_size, "demo": demo, "savings": savings}, indent=2), flush=True)
     pictures = dict(measure_pictures(count, savings))
-    won = [
-        cached["median_psnr"] > fewer["median_psnr"]
-        for cached, fewer in (row.values() for row in pictures["k_euler"].values())
-    ]
     results = {
         "steps": STEPS,
         "passes": {"sdxl": full_size, "demo": demo},
@@ -161,11 +157,9 @@ def main() -> None:
         "demo_size": "{}x{}".format(*SIZE),
         "pictures": count,
         "against_no_cache": pictures,
-        "better_than_fewer_steps": all(won),
         "machine": machine(),
     }
     RESULT.write_text(json.dumps(results, indent=2) + "\n")
-    sys.exit(not all(won))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,18 @@ that they request, and so on the job alone.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from math import isinf
+from math import ceil, isinf
 
 from torch import Tensor
 
 from pipelines.plan import Plan
+
+BEGINNING = 0.1
+"""Share of the steps that are full at first, because the deep features change most where the composition is decided.
+
+Measured on the demo model with k_euler, 28 steps and an interval of 3: three full steps at first instead of one bring
+pictures 7 dB closer to those without the cache, for two more of 10 full steps; six bring them no closer.
+"""
 
 
 @dataclass(slots=True)
@@ -22,7 +29,7 @@ class StepCache:
     """The deep features of one image.
 
     Attributes:
-        interval: every step of this number is full, from the first one on; so is the last step.
+        interval: from one full step to the next, once an image has begun.
         evaluations: of the network that were counted, after the exact step from infinite noise.
         features: (1, width, h / 2, w / 2) of each row of the last full evaluation, by the row's key.
     """
@@ -45,8 +52,14 @@ class StepCache:
 
     def is_full(self, step: int, keys: Sequence[Hashable]) -> bool:
         """Return whether a step is full: because of its number, or because the last full one lacked one of its rows."""
-        is_due = (step - 1) % self.interval == 0 or step >= self.plan.steps
+        is_due = is_full_by_number(step, self.plan.steps, self.interval)
         return is_due or not all(key in self.features for key in keys)
+
+
+def is_full_by_number(step: int, steps: int, interval: int) -> bool:
+    """Return whether step `step`, from 1, is always full: the first tenth, every `interval`-th after, and the last."""
+    beginning = ceil(steps * BEGINNING)
+    return step <= beginning or (step - beginning) % interval == 0 or step >= steps
 
 
 def make_step_cache(plan: Plan, interval: int) -> StepCache | None:

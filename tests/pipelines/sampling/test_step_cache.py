@@ -21,7 +21,8 @@ from pipelines.steps import run_steps
 from pipelines.text.encoding import Conditioning, PromptEmbeddings
 
 TABLE = scaled_linear(zsnr=True)
-EMBEDDINGS = PromptEmbeddings(*(Conditioning(torch.full((77, 3), value), None) for value in (1.0, -1.0, 0.0)))
+POSITIVE, NEGATIVE, EMPTY = (Conditioning(torch.full((77, 3), value), None) for value in (1.0, -1.0, 0.0))
+EMBEDDINGS = PromptEmbeddings(POSITIVE, NEGATIVE, EMPTY)
 CPU = torch.device("cpu")
 
 
@@ -66,6 +67,11 @@ def test_every_nth_step_is_full_and_so_is_the_last(interval, kinds):
     assert trace_kinds(interval, steps=8) == kinds
 
 
+def test_the_first_tenth_of_the_steps_is_full():
+    assert trace_kinds(3, steps=28) == "fff" + 8 * "ssf" + "f"
+    assert trace_kinds(5, steps=28) == "fff" + 4 * "ssssf" + "ssss" + "f"
+
+
 def test_with_a_sampler_of_second_order_both_evaluations_of_a_step_are_alike():
     assert trace_kinds(3, steps=7, sampler="k_heun") == "f" + "ss" + "ss" + "ff" + "ss" + "ss" + "f"
     assert trace_kinds(3, steps=7, sampler="k_dpmpp_sde") == "f" + "ss" + "ss" + "ff" + "ss" + "ss" + "f"
@@ -89,7 +95,7 @@ def test_a_step_is_full_where_guidance_begins_and_may_be_shallow_where_it_ends()
 def test_a_step_is_full_where_the_resolution_changes():
     plan = plan_first(make_job(64, 64, steps=12, pyramid=1), TABLE)
     assert [plan.pyramid_levels(sigma) for sigma in plan.sigmas[:4]] == [1, 1, 0, 0]
-    assert trace_kinds(4, steps=12, pyramid=1) == "fsfsfsssfssf"
+    assert trace_kinds(4, steps=12, pyramid=1) == "fffssfsssfsf"
     assert trace_kinds(4, steps=9, smea=True) == "fsssfsssf"
 
 

@@ -56,7 +56,12 @@ def test_with_a_step_cache_a_graph_of_the_outermost_level_serves_prompts_of_ever
     def capture(function):
         outputs = function()
         captured.append(len(outputs))
-        return (lambda: [a.copy_(b) for a, b in zip(outputs, function(), strict=True)]), outputs
+
+        def replay():
+            for output, repeated in zip(outputs, function(), strict=True):
+                output.copy_(repeated)
+
+        return replay, outputs
 
     unet = cast("Any", weights.unet)
     unet._graphs = UNetGraphs(unet._run, capture)
