@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from analytic import run_denoise, velocity_network
 from jobs import make_job, plan_first
 from unets import WrappedUNet, shrink_demo
 
-from benchmarks.random_weights import build_random_weights
+from benchmarks.random_weights import build_random_weights, copy_weights
 from pipelines.job import Guidance, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.sampling.denoise import Estimator, denoise
@@ -17,8 +18,10 @@ from pipelines.sampling.noise import make_image_noise
 from pipelines.sampling.prediction import PREDICTIONS, scaled_linear
 from pipelines.sampling.smea import make_smea
 from pipelines.sampling.step_cache import StepCache, make_step_cache
+from pipelines.speed import PLAIN
 from pipelines.steps import run_steps
 from pipelines.text.encoding import Conditioning, PromptEmbeddings
+from pipelines.unet.graphs import UNetGraphs
 
 TABLE = scaled_linear(zsnr=True)
 POSITIVE, NEGATIVE, EMPTY = (Conditioning(torch.full((77, 3), value), None) for value in (1.0, -1.0, 0.0))
@@ -106,7 +109,7 @@ def test_nothing_is_kept_with_deep_shrink_and_the_step_after_it_is_full():
     assert kinds[: plain + 1] == "p" * plain + "f"
 
 
-def test_features_are_freed_before_those_of_a_full_step_are_computed():
+def test_a_step_is_full_if_the_last_full_one_lacked_one_of_its_rows():
     cache = StepCache(plan_first(make_job(steps=4), TABLE), 2, features={"row": torch.zeros(1)})
     assert cache.is_full(2, ["row", "another"])
     assert not cache.is_full(2, ["row"])
@@ -114,9 +117,14 @@ def test_features_are_freed_before_those_of_a_full_step_are_computed():
 
 
 @pytest.fixture(scope="module")
-def recorded():
+def plain():
+    return build_random_weights(shrink_demo(), CPU, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def recorded(plain):
     """A small model and the kinds of its passes, with their numbers of rows."""
-    weights, passes = build_random_weights(shrink_demo(), CPU, torch.float32), []
+    weights, passes = plain, []
     unet = WrappedUNet(weights.unet, lambda unet, *inputs: unet(*inputs))
     for name in ("run_full", "run_shallow"):
         setattr(unet, name, partial(_record, passes, name, getattr(weights.unet, name)))
@@ -144,6 +152,28 @@ def test_images_at_other_steps_share_passes_of_their_kind_and_stay_what_they_are
     assert {("run_full", 2), ("run_shallow", 4)} <= set(passes)  # the shorter job's last step
     for found, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_graphs_run_both_kinds_of_pass(plain):
+    weights, captured = copy_weights(plain, PLAIN), []
+
+    def capture(function):
+        outputs = function()
+        captured.append(len(outputs))
+
+        def replay():
+            for output, repeated in zip(outputs, function(), strict=True):
+                output.copy_(repeated)
+
+        return replay, outputs
+
+    unet: Any = weights.unet
+    job = make_job(64, 64, steps=7)
+    (expected,) = Pipeline(weights, step_cache=3).generate_latents(job)
+    unet._graphs = UNetGraphs(unet._run, capture)
+    (found,) = Pipeline(weights, step_cache=3).generate_latents(job)
+    assert torch.equal(found, expected)
+    assert captured == [2, 1]
 
 
 def test_an_interval_of_one_uses_neither_kind_of_pass(recorded):
