@@ -39,12 +39,12 @@ from pipelines.previewer import PreviewRun
 from pipelines.sampling.batching import RowBatcher
 from pipelines.sampling.denoise import Estimator, RowCoroutine, Rows, denoise
 from pipelines.sampling.noise import make_image_noise
-from pipelines.sampling.prediction import PREDICTIONS, NoiseTable, edm, scaled_linear
+from pipelines.sampling.prediction import PREDICTIONS, build_noise_table
 from pipelines.sampling.smea import make_smea
+from pipelines.sampling.step_cache import make_step_cache
 from pipelines.steps import Part, PartCoroutine, Step, StepCoroutine, run_parts, run_steps
 from pipelines.text.encoding import PromptEmbeddings, PromptEncoder
 from pipelines.types import BatchingMode, OnStep, Output, Pixels, Progress, Size
-from pipelines.weights.detect import Detection
 from pipelines.weights.families import FAMILIES
 from pipelines.weights.load import Weights
 
@@ -90,6 +90,7 @@ class Pipeline:
         lora_memory: bytes of CPU memory for what switching LoRAs needs, see adapters/residency.py.
         control_memory: bytes of the device's memory for ControlNets that the job that runs does not use.
         pass_limits: how much images may have together to share a pass.
+        step_cache: which steps are full, see sampling/step_cache.py; 1 for all.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Pipeline:
         lora_memory: int = LORA_MEMORY,
         control_memory: int = CONTROL_MEMORY,
         pass_limits: PassLimits | None = None,
+        step_cache: int = 1,
     ) -> None:
         self.weights, self.vibe = weights, vibe
         self.table = build_noise_table(weights.detection, sigma_max)
@@ -108,7 +110,7 @@ class Pipeline:
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
         self._limits = pass_limits or PassLimits()
         args = (self.table, weights.device, weights.dtype, self._limits.unet)
-        self._batching = batching
+        self._batching, self._step_cache = batching, step_cache
         self._batcher = RowBatcher(weights.unet, *args)
         self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
         self._loras = LoraResidency(weights.parts, weights.detection.family, lora_memory)
@@ -372,6 +374,7 @@ class Pipeline:
             smea=smea,
             controls=inputs.controls,
             on_estimate=on_estimate,
+            step_cache=make_step_cache(plan, self._step_cache),
         )
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first
@@ -387,13 +390,6 @@ class Pipeline:
         if not FAMILIES[self.weights.architecture.family].takes_size_ids:
             return None
         return (pass_.height, pass_.width, 0, 0, pass_.height, pass_.width)
-
-
-def build_noise_table(detection: Detection, sigma_max: float | None = None) -> NoiseTable:
-    """Return the noise table of a kind of network; `sigma_max` moves where its schedules start."""
-    is_edm = detection.prediction == "edm_v"
-    table = edm(*(detection.sigma_range or ())) if is_edm else scaled_linear(detection.zsnr)
-    return table if sigma_max is None or isinf(sigma_max) else table.with_sigma_max(sigma_max)
 
 
 def _show(previews: PreviewRun, inputs: PassInputs, index: int, estimate: Tensor, sigma: float) -> None:

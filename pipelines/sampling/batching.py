@@ -84,13 +84,18 @@ class RowBatcher:
         if rows[0].extra_channels is not None:
             extra = [row.extra_channels for row in rows if row.extra_channels is not None]
             sample = torch.cat([latents, torch.stack(extra).to(latents)], dim=1)
-        output = self._unet(
-            sample.to(self._dtype),
-            self._prepared.stack_embeddings(rows),
-            self._prepared.stack_contexts(rows),
-            rows[0].deep_shrink,
-            self._run_controls(rows, latents.to(self._dtype)) if rows[0].controls else None,
-        )
+        sample = sample.to(self._dtype)
+        inputs = sample, self._prepared.stack_embeddings(rows), self._prepared.stack_contexts(rows)
+        if rows[0].deep is not None:
+            output = self._unet.run_shallow(
+                *inputs, torch.cat([row.deep for row in rows if row.deep is not None])
+            )
+        elif rows[0].keep_deep is not None:
+            output, deep = self._unet.run_full(*inputs)
+            _keep_deep(rows, deep)
+        else:
+            residuals = self._run_controls(rows, latents.to(self._dtype)) if rows[0].controls else None
+            output = self._unet(*inputs, rows[0].deep_shrink, residuals)
         return output.to(rows[0].x.dtype).unbind()
 
     def _run_controls(self, rows: Sequence[Row], latents: Tensor) -> Residuals | None:
@@ -110,6 +115,13 @@ class RowBatcher:
         return {"text_embeds": torch.stack(pooled).to(self._dtype), "time_ids": time_ids}
 
 
+def _keep_deep(rows: Sequence[Row], deep: Tensor) -> None:
+    """Let each row keep its deep features, as a copy: a view would hold the memory of those of all rows."""
+    for index, row in enumerate(rows):
+        if row.keep_deep is not None:
+            row.keep_deep(deep[index : index + 1].clone())  # a slice, whose channels stay last
+
+
 def _count_latents(row: Row) -> int:
     return row.x.shape[-2] * row.x.shape[-1]
 
@@ -118,4 +130,5 @@ def _stack_key(row: Row) -> Hashable:
     """Return a key that is equal for rows that can be stacked; their images need not be equally many."""
     extra = None if row.extra_channels is None else row.extra_channels.shape
     controls = tuple(control.stack_key for control in row.controls)
-    return row.x.shape, row.x.dtype, row.conditioning.context.shape, extra, row.deep_shrink, controls
+    kind = row.deep is None, row.keep_deep is None
+    return row.x.shape, row.x.dtype, row.conditioning.context.shape, extra, row.deep_shrink, controls, kind

@@ -6,7 +6,8 @@ call the network.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf, isinf, sqrt
 
 from torch import Tensor
@@ -26,6 +27,7 @@ from pipelines.sampling.prediction import ToX0
 from pipelines.sampling.pyramid import average, downscale, upscale
 from pipelines.sampling.regions import Regions
 from pipelines.sampling.smea import Smea
+from pipelines.sampling.step_cache import StepCache
 from pipelines.text.encoding import Conditioning, PromptEmbeddings
 from pipelines.types import NoisyLatents, SamplerCoroutine
 
@@ -41,6 +43,8 @@ class Row:
         extra_channels: concatenated to the latents without scaling.
         deep_shrink: number of 2x downscales of the UNet's inner features.
         controls: the ControlNets that condition it.
+        deep: deep features of an earlier pass of it, with which only the UNet's outermost level is run.
+        keep_deep: called with the deep features of its pass, (1, width, h / 2, w / 2).
     """
 
     x: Tensor
@@ -50,6 +54,8 @@ class Row:
     extra_channels: Tensor | None = None
     deep_shrink: int = 0
     controls: RowControls = ()
+    deep: Tensor | None = None
+    keep_deep: Callable[[Tensor], None] | None = None
 
 
 Rows = tuple[Row, ...]
@@ -71,6 +77,7 @@ class Estimator:
         on_estimate: an observer, for previews.
         guides: the plan's guides for this image; they may remember its earlier estimates.
         regions: of the characters.
+        step_cache: lets most steps run only the outermost level of the UNet.
     """
 
     plan: Plan
@@ -82,6 +89,7 @@ class Estimator:
     smea: Smea | None = None
     controls: RowControls = ()
     on_estimate: OnEstimate | None = None
+    step_cache: StepCache | None = None
     guides: tuple[Guide, ...] = field(init=False)
     regions: Regions = field(init=False)
 
@@ -109,18 +117,20 @@ class Estimator:
         view = downscale(x, sigma, levels)
         time_ids = None if self.time_ids is None else tuple(side / 2**levels for side in self.time_ids)
         extra = None if self.inpaint_channels is None else average(self.inpaint_channels, levels)
-        outputs = yield self._make_rows(view, sigma, time_ids, extra, self.plan.deep_shrink_levels(view[1]))
+        rows = self._make_rows(view, sigma, time_ids, extra, self.plan.deep_shrink_levels(view[1]))
+        outputs = yield self._cache_rows(rows, sigma)
         return upscale(self._combine_outputs(outputs, *view), (x.shape[-2], x.shape[-1]))
 
     def _estimate_full_resolution(self, x: Tensor, sigma: float) -> RowCoroutine:
         """Estimate x0 from the latents, and with SMEA also from its low-resolution copy, which is not deep shrunk."""
         views = ((x, sigma),) if self.smea is None else self.smea.make_views(x, sigma)
         shrinks = (self.plan.deep_shrink_levels(sigma), 0)
-        outputs = yield tuple(
+        rows = tuple(
             row
             for view, shrink in zip(views, shrinks, strict=False)
             for row in self._make_rows(view, sigma, self.time_ids, self.inpaint_channels, shrink)
         )
+        outputs = yield self._cache_rows(rows, sigma)
         count = len(outputs) // len(views)
         x0, *low = (
             self._combine_outputs(outputs[k * count : (k + 1) * count], *view) for k, view in enumerate(views)
@@ -144,6 +154,24 @@ class Estimator:
         return tuple(
             Row(*view, part, time_ids, extra, shrink, controls) for part in self._select_conditionings(sigma)
         )
+
+    def _cache_rows(self, rows: Rows, sigma: float) -> Rows:
+        """Return the rows of an evaluation with cached deep features, or as rows whose deep features are kept.
+
+        With ControlNets and deep shrink every evaluation is full, and nothing is kept.
+        """
+        if self.step_cache is None:
+            return rows
+        step, cached = self.step_cache.count_step(sigma), self.step_cache.features
+        keys = [(row.conditioning, row.x.shape) for row in rows]
+        if any(row.controls or row.deep_shrink for row in rows):
+            cached.clear()
+            return rows
+        if not self.step_cache.is_full(step, keys):
+            return tuple(replace(row, deep=cached[key]) for row, key in zip(rows, keys, strict=True))
+        cached.clear()
+        keep = cached.__setitem__
+        return tuple(replace(row, keep_deep=partial(keep, key)) for row, key in zip(rows, keys, strict=True))
 
     def _combine_outputs(self, outputs: Sequence[Tensor], x: Tensor, sigma: float) -> Tensor:
         """Convert the outputs for one view to estimates, blend the characters' into the base's and apply guidance."""

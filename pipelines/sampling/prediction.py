@@ -18,6 +18,8 @@ from pipelines.errors import PipelineError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipelines.weights.detect import Detection
+
 TIE = 1e-9
 """Difference of two distances in log sigma below which they count as equal; entries are at least 0.003 apart."""
 ToX0 = Callable[["Tensor", "Tensor", float], "Tensor"]
@@ -153,3 +155,10 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 120.0) -> NoiseTable:
     ratio = log(sigma_max / sigma_min)
     inner = (sigma_min * exp(ratio * k / 999) for k in range(1, 999))
     return NoiseTable((sigma_min, *inner, sigma_max), sigma_max, is_continuous=True)
+
+
+def build_noise_table(detection: "Detection", sigma_max: float | None = None) -> NoiseTable:
+    """Return the noise table of a kind of network; `sigma_max` moves where its schedules start."""
+    is_edm = detection.prediction == "edm_v"
+    table = edm(*(detection.sigma_range or ())) if is_edm else scaled_linear(detection.zsnr)
+    return table if sigma_max is None or isinf(sigma_max) else table.with_sigma_max(sigma_max)

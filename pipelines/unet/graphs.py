@@ -9,7 +9,8 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from math import inf, isfinite
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from pipelines.adapters.attention import ImageGroup
 from pipelines.unet.attention import Context
+from pipelines.unet.unet import UNetModel
 
+Captured = TypeVar("Captured")
 log = logging.getLogger("naiad")
 MOST_GRAPHS = 16
 """Graphs that are kept; the one that was not used for longest is dropped for another shape."""
@@ -26,23 +29,31 @@ TOLERANCE = 0.02
 
 
 class UNetInputs(NamedTuple):
-    """The inputs of a pass that a graph can repeat: all but ControlNets' residuals."""
+    """The inputs of a pass that a graph can repeat: all but ControlNets' residuals.
+
+    Attributes:
+        deep: deep features of an earlier pass, with which only the outermost level is run.
+        returns_deep: whether the pass returns its deep features too.
+    """
 
     sample: Tensor
     embedding: Tensor
     context: Context
-    halvings: int
+    halvings: int = 0
+    deep: Tensor | None = None
+    returns_deep: bool = False
 
     def list_tensors(self) -> list[Tensor]:
         """Return all tensors, in an order that depends on the structure alone."""
         images = [tensor for group in self.context.images for tensor in _list_group(group)]
-        return [self.sample, self.embedding, self.context.keys_values, *images]
+        deep = [] if self.deep is None else [self.deep]
+        return [self.sample, self.embedding, self.context.keys_values, *images, *deep]
 
     def make_key(self) -> Hashable:
         """Return a key that is equal for inputs that the same graph serves."""
         structure = tuple(group.rows is None for group in self.context.images)
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in self.list_tensors())
-        return structure, shapes, self.halvings
+        return structure, shapes, self.halvings, self.deep is None, self.returns_deep
 
     def replace_tensors(self, tensors: Sequence[Tensor]) -> "UNetInputs":
         """Return the same structure with other tensors."""
@@ -52,7 +63,9 @@ class UNetInputs(NamedTuple):
             ImageGroup(None if group.rows is None else next(parts), next(parts), next(parts))
             for group in self.context.images
         )
-        return UNetInputs(sample, embedding, Context(keys_values, groups), self.halvings)
+        deep = None if self.deep is None else next(parts)
+        context = Context(keys_values, groups)
+        return UNetInputs(sample, embedding, context, self.halvings, deep, self.returns_deep)
 
 
 def _list_group(group: ImageGroup) -> list[Tensor]:
@@ -60,9 +73,23 @@ def _list_group(group: ImageGroup) -> list[Tensor]:
     return [*rows, group.keys_values, group.scales]
 
 
-RunUNet: TypeAlias = Callable[[UNetInputs], Tensor]
-Capture: TypeAlias = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
-"""Captures what a function does; returns what repeats it, and the tensor that holds its output afterwards."""
+Outputs: TypeAlias = tuple[Tensor, ...]
+"""The prediction, and the deep features if the inputs ask for them."""
+
+
+def run_pass(unet: UNetModel, inputs: UNetInputs) -> Outputs:
+    """Run the pass that the inputs ask for."""
+    arguments = inputs.sample, inputs.embedding, inputs.context
+    if inputs.deep is not None:
+        return (unet.run_shallow(*arguments, inputs.deep),)
+    if inputs.returns_deep:
+        return unet.run_full(*arguments)
+    return (unet(*arguments, inputs.halvings),)
+
+
+RunUNet: TypeAlias = Callable[[UNetInputs], Outputs]
+Capture: TypeAlias = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
+"""Captures what a function does; returns what repeats it, and the tensors that hold its outputs afterwards."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -84,15 +111,15 @@ class Graph:
     """A captured pass."""
 
     replay: Callable[[], None]
-    output: Tensor
+    outputs: Outputs
     buffers: Sequence[Buffer]
 
-    def run(self, inputs: UNetInputs) -> Tensor:
-        """Return the output for inputs of the shapes of the buffers."""
+    def run(self, inputs: UNetInputs) -> Outputs:
+        """Return the outputs for inputs of the shapes of the buffers."""
         for buffer, tensor in zip(self.buffers, inputs.list_tensors(), strict=True):
             buffer.fill(tensor)
         self.replay()
-        return self.output.clone()
+        return tuple(output.clone() for output in self.outputs)
 
 
 class UNetGraphs:
@@ -112,8 +139,8 @@ class UNetGraphs:
         """Forget all graphs, whose memory is freed; to be called before weights move."""
         self._graphs.clear()
 
-    def run(self, inputs: UNetInputs) -> Tensor:
-        """Return the UNet's output."""
+    def run(self, inputs: UNetInputs) -> Outputs:
+        """Return the UNet's outputs."""
         key = inputs.make_key()
         if key not in self._graphs:
             self._graphs[key] = self._try_to_capture(inputs)
@@ -131,7 +158,7 @@ class UNetGraphs:
             buffers = [self._make_buffer(*each) for each in enumerate(inputs.list_tensors())]
             fixed = inputs.replace_tensors([buffer.tensor for buffer in buffers])
             graph = Graph(*self._capture(lambda: self._run(fixed)), buffers)
-            difference = measure_difference(graph.run(inputs), expected)
+            difference = max(map(measure_difference, graph.run(inputs), expected))
         except RuntimeError as error:
             log.warning(
                 "no CUDA graph for %s, which runs without one: %s", size, str(error).partition("\n")[0]
@@ -152,9 +179,10 @@ class UNetGraphs:
 
 
 def measure_difference(output: Tensor, expected: Tensor) -> float:
-    """Return the relative difference between an output and the expected one."""
+    """Return the relative difference between an output and the expected one; infinite if either is not finite."""
     difference, size = (output - expected).float().square().sum(), expected.float().square().sum()
-    return float(difference / size.clamp(min=1e-24)) ** 0.5
+    found = float(difference / size.clamp(min=1e-24)) ** 0.5
+    return found if isfinite(found) else inf
 
 
 class CudaCapture:
@@ -164,12 +192,12 @@ class CudaCapture:
         self._device = device
         self._pool: Any = None
 
-    def __call__(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def __call__(self, function: Callable[[], Captured]) -> tuple[Callable[[], None], Captured]:
         with torch.cuda.device(self._device):
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             # other threads copy previews and noise meanwhile, which is no part of the graph
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                output = function()
-        return graph.replay, output
+                outputs = function()
+        return graph.replay, outputs

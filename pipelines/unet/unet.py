@@ -4,6 +4,7 @@ What it computes of time, sizes and prompts is separate from the pass over the l
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import log
 from typing import TypeAlias
 
@@ -134,12 +135,25 @@ class UNetModel(nn.Module):
             residuals: what ControlNets add.
         """
         skips = self._descend(sample, embedding, context, halvings)
-        x = self.mid_block(skips[-1], embedding, context)
-        if residuals is not None:
-            skips = [skip + added for skip, added in zip(skips, residuals[0], strict=True)]
-            x = x + residuals[1]
-        x = self._ascend(x, skips, embedding, context, halvings)
-        return self.conv_out(normalize(x, self.conv_norm_out, self.uses_kernels))
+        return self._finish(
+            self._compute_deep(skips, embedding, context, halvings, residuals),
+            skips,
+            embedding,
+            context,
+            halvings,
+        )
+
+    def run_full(self, sample: Tensor, embedding: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, and the deep features: what the outermost level reads of all others."""
+        skips = self._descend(sample, embedding, context, 0)
+        deep = self._compute_deep(skips, embedding, context, 0, None)
+        return self._finish(deep, skips, embedding, context, 0), deep
+
+    def run_shallow(self, sample: Tensor, embedding: Tensor, context: Context, deep: Tensor) -> Tensor:
+        """Return the prediction of the outermost level, with deep features of a full pass."""
+        skips = [self.conv_in(sample)]
+        skips += self.down_blocks[0](skips[-1], embedding, context)
+        return self._finish(deep, skips, embedding, context, 0)
 
     def _descend(self, sample: Tensor, embedding: Tensor, context: Context, halvings: int) -> list[Tensor]:
         """Return the features that the way down passes on to the way up."""
@@ -151,18 +165,36 @@ class UNetModel(nn.Module):
                 skips.append(shrink(x, halvings, self._multiple) if number == 0 else x)
         return skips
 
-    def _ascend(
+    def _compute_deep(
+        self,
+        skips: list[Tensor],
+        embedding: Tensor,
+        context: Context,
+        halvings: int,
+        residuals: Residuals | None,
+    ) -> Tensor:
+        """Return the features of the second level on the way up, which are not upsampled yet.
+
+        What they are made of is taken from `skips`; that of the outermost level is left.
+        """
+        x = self.mid_block(skips[-1], embedding, context)
+        if residuals is not None:
+            skips[:] = [skip + added for skip, added in zip(skips, residuals[0], strict=True)]
+            x = x + residuals[1]
+        x = self.up_blocks[0](x, skips, embedding, context)
+        for below, block in pairwise(self.up_blocks[:-1]):
+            x = block(_upsample(below, x, skips, halvings), skips, embedding, context)
+        return x
+
+    def _finish(
         self, x: Tensor, skips: list[Tensor], embedding: Tensor, context: Context, halvings: int
     ) -> Tensor:
-        for number, block in enumerate(self.up_blocks):
-            if halvings and number == len(self.up_blocks) - 1:
-                x = unshrink(x, skips[-1])
-            x = block(x, skips, embedding, context)
-            if block.upsamplers is not None:
-                height, width = x.shape[-2:] if halvings else skips[-1].shape[-2:]
-                size = (2 * height, 2 * width) if halvings else (height, width)
-                x = block.upsamplers[0](x, size)
-        return x
+        """Return the prediction from the features of the second level and those of the outermost one."""
+        x = _upsample(self.up_blocks[-2], x, skips, halvings)
+        if halvings:
+            x = unshrink(x, skips[-1])
+        x = self.up_blocks[-1](x, skips, embedding, context)
+        return self.conv_out(normalize(x, self.conv_norm_out, self.uses_kernels))
 
     @property
     def _multiple(self) -> int:
@@ -180,6 +212,13 @@ class Embedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(silu(self.linear_1(x)))
+
+
+def _upsample(block: UpBlock, x: Tensor, skips: list[Tensor], halvings: int) -> Tensor:
+    """Return a block's features upscaled to the size of those that the next block reads, or by 2 where these differ."""
+    assert block.upsamplers is not None
+    height, width = x.shape[-2:] if halvings else skips[-1].shape[-2:]
+    return block.upsamplers[0](x, (2 * height, 2 * width) if halvings else (height, width))
 
 
 def make_sinusoids(values: Tensor, width: int) -> Tensor:

@@ -16,7 +16,7 @@ from pipelines.speed import Speed
 from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
 from pipelines.unet.attention import Context
-from pipelines.unet.graphs import CudaCapture, UNetGraphs, UNetInputs
+from pipelines.unet.graphs import CudaCapture, Outputs, UNetGraphs, UNetInputs, run_pass
 from pipelines.unet.quantized_linear import QuantizedFormat
 from pipelines.unet.unet import Residuals, UNetModel
 from pipelines.vae.compiled import CompiledDecoder
@@ -66,6 +66,14 @@ class UNet(Protocol):
             halvings: 2x downscales of the inner features, see sampling/deep_shrink.py.
             residuals: of ControlNets for each row, None without any.
         """
+        ...
+
+    def run_full(self, sample: Tensor, embedding: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Return the prediction, and the deep features (B, width, h / 2, w / 2), for later passes of these rows."""
+        ...
+
+    def run_shallow(self, sample: Tensor, embedding: Tensor, context: Context, deep: Tensor) -> Tensor:
+        """Return the prediction of the outermost level alone, with the deep features of an earlier pass."""
         ...
 
 
@@ -145,8 +153,11 @@ class TorchUNet:
         if self._graphs is not None:
             self._graphs.drop()
 
-    def _run(self, inputs: UNetInputs) -> Tensor:
-        return self.module(*inputs)
+    def _run(self, inputs: UNetInputs) -> Outputs:
+        return run_pass(self.module, inputs)
+
+    def _run_graph(self, inputs: UNetInputs) -> Outputs:
+        return self._run(inputs) if self._graphs is None else self._graphs.run(inputs)
 
     @property
     def attention_shapes(self) -> tuple[tuple[int, int], ...]:
@@ -171,9 +182,18 @@ class TorchUNet:
         halvings: int = 0,
         residuals: Residuals | None = None,
     ) -> Tensor:
-        if self._graphs is not None and residuals is None:
-            return self._graphs.run(UNetInputs(sample, embedding, context, halvings))
-        return self.module(sample, embedding, context, halvings, residuals)
+        if residuals is not None:
+            return self.module(sample, embedding, context, halvings, residuals)
+        return self._run_graph(UNetInputs(sample, embedding, context, halvings))[0]
+
+    def run_full(self, sample: Tensor, embedding: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        first, second = self._run_graph(UNetInputs(sample, embedding, context, returns_deep=True))
+        return first, second
+
+    def run_shallow(self, sample: Tensor, embedding: Tensor, context: Context, deep: Tensor) -> Tensor:
+        if not self.module.shape.levels[0].depth:  # without attention, one graph serves all prompts
+            context = Context(context.keys_values[:, :0])
+        return self._run_graph(UNetInputs(sample, embedding, context, deep=deep))[0]
 
 
 class TorchVae:

@@ -104,6 +104,7 @@ class SpeedSettings(StrictModel):
     decoder: Literal["vae", "tiny"] = "vae"
     weights: Literal["full", "int8", "float8"] = "full"
     memory: Count = "auto"
+    step_cache: Annotated[int, Field(ge=1, le=5)] = 1
 
 
 class ApiSettings(StrictModel):

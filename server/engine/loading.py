@@ -153,7 +153,7 @@ def check_speed(device: torch.device, settings: Settings) -> None:
 
 
 def _read_choices(settings: Settings) -> SpeedChoices:
-    return SpeedChoices(**settings.speed.model_dump(exclude={"memory", "decoder"}))
+    return SpeedChoices(**settings.speed.model_dump(exclude={"memory", "decoder", "step_cache"}))
 
 
 def read_memory(device: str) -> dict[str, int]:
@@ -222,15 +222,16 @@ def load_runner(
     vibe = _load_vibe(entry.vibe, weights)
     max_rows = None if settings.engine.max_rows == "auto" else settings.engine.max_rows
     limits = find_pass_limits(weights, max_rows)
-    pipeline = Pipeline(weights, sigma_max, settings.engine.batching, vibe, *memory, limits)
+    options = settings.engine.batching, vibe, *memory, limits, settings.speed.step_cache
+    pipeline = Pipeline(weights, sigma_max, *options)
     decode_preview = None if tiny is None else _prepare_tiny_decoder(tiny, pipeline, entry, settings)
     times.finish("prepare")
-    _warm_up(pipeline, model.profile.defaults)
+    _warm_up(pipeline, model.profile.defaults, settings.speed.step_cache > 1)
     times.finish("warm-up")
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
 
 
-def _warm_up(pipeline: Pipeline, defaults: Defaults) -> None:
+def _warm_up(pipeline: Pipeline, defaults: Defaults, step_cache: bool) -> None:
     """Compile and capture what the first requests are likely to need; on a CPU at most the VAE's decoder."""
     pipeline.compile_decoder(list_common_sizes(defaults))
 
@@ -239,7 +240,7 @@ def _warm_up(pipeline: Pipeline, defaults: Defaults) -> None:
             pipeline.run(job)
 
     if has_own_memory(pipeline.device):
-        warm_up(draw, defaults, graphs=pipeline.weights.speed.graphs)
+        warm_up(draw, defaults, graphs=pipeline.weights.speed.graphs, step_cache=step_cache)
 
 
 def _prepare_tiny_decoder(

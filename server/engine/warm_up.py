@@ -24,25 +24,28 @@ def list_common_sizes(defaults: Defaults) -> tuple[Size, ...]:
     return tuple(dict.fromkeys(((width, height), (height, width), (side, side))))
 
 
-def build_jobs(defaults: Defaults, chunks: int) -> Iterator[Job]:
-    """Yield jobs of a step with each common size, and prompts of up to that many chunks of text."""
+def build_jobs(defaults: Defaults, chunks: int, steps: int = 1) -> Iterator[Job]:
+    """Yield jobs of some steps with each common size, and prompts of up to that many chunks of text."""
     guidance = Guidance(defaults.scale, defaults.cfg_rescale)
     for size in list_common_sizes(defaults):
         for count in range(1, chunks + 1):
             prompts = Prompts(count * CHUNK, count * CHUNK)
             passes = (Pass(*size, seeds=(0,)),)
-            yield Job("warm-up", prompts, 1, defaults.sampler, defaults.noise_schedule, guidance, passes)
+            yield Job("warm-up", prompts, steps, defaults.sampler, defaults.noise_schedule, guidance, passes)
 
 
-def warm_up(draw: Callable[[Job], object], defaults: Defaults, *, graphs: bool) -> None:
+def warm_up(
+    draw: Callable[[Job], object], defaults: Defaults, *, graphs: bool, step_cache: bool = False
+) -> None:
     """Draw an image of each common size; with graphs, each of which is for a number of tokens, of every such number.
 
     What fails is logged and left to the requests, which may need less memory or say what is wrong.
 
     Args:
         draw: raises PipelineError if an image cannot be drawn; DeviceLost is passed on.
+        step_cache: whether most steps of an image run a part of the UNet; not the first and the last.
     """
-    for job in build_jobs(defaults, MOST_CHUNKS if graphs else 1):
+    for job in build_jobs(defaults, MOST_CHUNKS if graphs else 1, 3 if step_cache else 1):
         try:
             draw(job)
         except DeviceLost:

@@ -32,6 +32,12 @@ class ExactUNet:
     def drop_graphs(self):
         pass
 
+    def run_full(self, sample, embedding, context):
+        raise NotImplementedError
+
+    def run_shallow(self, sample, embedding, context, deep):
+        raise NotImplementedError
+
     def __call__(self, sample, embedding, context, halvings=0, residuals=None):
         return predict_velocity(sample, embedding[:, 0])
 

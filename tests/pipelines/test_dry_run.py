@@ -44,6 +44,8 @@ WIDTH, HEIGHT, STEPS = 64, 96, 3
 PASS_OPERATIONS = 178
 """Of the small SDXL's UNet on a CFG pair. A GPU starts every one of them, and for small passes that is what takes the
 time: raise the number only for what is worth it, by the count that the failing test prints."""
+SHALLOW_OPERATIONS = 44
+"""Of its outermost level alone."""
 STEP_OPERATIONS = 12
 """Of CFG and Euler in a step: two conversions to x0 of three, three of guidance, three of the sampler."""
 IMAGE = RgbImage(WIDTH, HEIGHT, bytes(3 * WIDTH * HEIGHT))
@@ -219,6 +221,18 @@ def test_a_step_takes_no_more_operations_than_before(sdxl):
     assert [step.own.operations for step in others] == [others[0].own.operations] * 3
     assert first.own.operations > others[0].own.operations  # it prepares what the others use
     assert others[0].own.operations <= PASS_OPERATIONS
+    assert max(step.after.operations for step in trace.draws) <= STEP_OPERATIONS
+
+
+def test_a_shallow_step_takes_few_operations(sdxl):
+    pipeline = build_pipeline(sdxl.weights, step_cache=3)
+    trace = trace_image(pipeline, make(steps=8))
+    check(trace)
+    _, *others = (step.own.operations for step in trace.draws)
+    full, shallow = others[2], others[0]
+    assert others == [shallow, shallow, full, shallow, shallow, full, full]
+    assert full <= PASS_OPERATIONS + 2  # a copy of the deep features of each row
+    assert shallow <= SHALLOW_OPERATIONS
     assert max(step.after.operations for step in trace.draws) <= STEP_OPERATIONS
 
 

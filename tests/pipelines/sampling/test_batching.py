@@ -19,7 +19,7 @@ class FakeUNet:
     """
 
     def __init__(self):
-        self.passes, self.projected = [], 0
+        self.passes, self.projected, self.deep = [], 0, []
 
     def project(self, context):
         self.projected += 1
@@ -38,6 +38,14 @@ class FakeUNet:
     def __call__(self, sample, embedding, context, halvings=0, residuals=None):
         self.passes.append((sample, embedding))
         return sample[:, :4] + context.keys_values.mean(dim=(1, 2))[:, None, None, None]
+
+    def run_full(self, *inputs):
+        deep = torch.rand(len(inputs[0]), 3, 2, 4).contiguous(memory_format=torch.channels_last)
+        return self(*inputs), deep
+
+    def run_shallow(self, sample, embedding, context, deep):
+        self.deep.append(deep)
+        return self(sample, embedding, context)
 
 
 def make_batcher(unet, shared_latents: float = MOST_LATENTS):
@@ -114,3 +122,25 @@ def test_keys_are_equal_for_rows_of_equal_shapes_on_the_same_network():
     assert key != batcher.make_key((make_row(side=8),))
     assert key != batcher.make_key((make_row(tokens=154),))
     assert key != make_batcher(FakeUNet()).make_key((make_row(1.0),))
+
+
+def test_rows_keep_deep_features_of_their_own_and_are_given_them_in_the_layout_of_the_pass():
+    unet, kept = FakeUNet(), [[], []]
+    batcher = make_batcher(unet)
+    batcher.evaluate([make_row(keep_deep=each.append) for each in kept])
+    ((first,), (second,)) = kept
+    assert not torch.equal(first, second)
+    assert first.untyped_storage().nbytes() == first.nbytes
+    batcher.evaluate([make_row(deep=second), make_row(deep=first)])
+    (deep,) = unet.deep
+    assert torch.equal(deep, torch.cat([second, first]))
+    assert deep.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_rows_of_full_and_shallow_passes_do_not_share_one():
+    unet = FakeUNet()
+    batcher = make_batcher(unet)
+    rows = make_row(), make_row(keep_deep=[].append), make_row(deep=torch.zeros(1, 3, 2, 2))
+    batcher.evaluate(rows)
+    assert [len(sample) for sample, _ in unet.passes] == [1, 1, 1]
+    assert len({batcher.make_key((row,)) for row in rows}) == 3

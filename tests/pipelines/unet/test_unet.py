@@ -9,6 +9,7 @@ from unets import close
 from unets import run_random as run
 
 from pipelines.kernels import geglu, group_norm
+from pipelines.unet.attention import Context
 from pipelines.unet.unet import UNetModel
 from pipelines.weights.architecture import sdxl
 
@@ -77,3 +78,25 @@ def test_a_config_that_makes_no_sense_is_an_error():
     ):
         with pytest.raises(ValueError, match=r"heads|argument|divisible"), torch.device("meta"):
             UNetModel(config | changes)
+
+
+def make_inputs(unet):
+    generator = torch.Generator().manual_seed(9)
+    sample = torch.randn(2, 4, 16, 12, generator=generator)
+    keys = unet.project(torch.randn(77, unet.module.shape.context, generator=generator))
+    return (
+        sample,
+        torch.randn(2, unet.module.shape.embedding, generator=generator),
+        Context(keys.expand(2, -1, -1)),
+    )
+
+
+@torch.inference_mode()
+def test_a_shallow_pass_with_the_deep_features_of_the_same_inputs_is_the_full_pass(unet):
+    inputs = make_inputs(unet)
+    expected = unet(*inputs)
+    prediction, deep = unet.run_full(*inputs)
+    assert torch.equal(prediction, expected)
+    assert deep.shape == (2, unet.module.shape.levels[1].width, 8, 6)
+    assert torch.equal(unet.run_shallow(*inputs, deep), expected)
+    assert not torch.allclose(unet.run_shallow(*inputs, 2 * deep), expected)

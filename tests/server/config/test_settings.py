@@ -39,6 +39,7 @@ OTHER = {
     "speed.decoder": "tiny",
     "speed.weights": "int8",
     "speed.memory": "6",
+    "speed.step_cache": "3",
     "api.prompt_loras": "true",
     "engine.batching": "shared",
     "api.presets": "client",

@@ -31,9 +31,9 @@ def test_prompts_of_every_number_of_chunks_are_captured_before_the_first_request
     captured = []
 
     def capture(function):
-        output = function()
+        (output,) = outputs = function()
         captured.append(output.shape)
-        return (lambda: output.copy_(function())), output
+        return (lambda: output.copy_(function()[0])), outputs
 
     unet = cast("Any", weights.unet)
     unet._graphs = UNetGraphs(unet._run, capture)
@@ -47,6 +47,26 @@ def test_prompts_of_every_number_of_chunks_are_captured_before_the_first_request
             Job("demo", Prompts("cat " * words, "dog"), 2, "k_euler", "native", Guidance(3.0), passes)
         )
     assert len(captured) == 9
+
+
+def test_with_a_step_cache_a_graph_of_the_outermost_level_serves_prompts_of_every_number_of_chunks(demo_file):
+    weights = load_weights(demo_file)
+    captured = []
+
+    def capture(function):
+        outputs = function()
+        captured.append(len(outputs))
+
+        def replay():
+            for output, repeated in zip(outputs, function(), strict=True):
+                output.copy_(repeated)
+
+        return replay, outputs
+
+    unet = cast("Any", weights.unet)
+    unet._graphs = UNetGraphs(unet._run, capture)
+    warm_up(Pipeline(weights, step_cache=2).run, Defaults(width=64, height=64), graphs=True, step_cache=True)
+    assert sorted(captured) == [1, 2, 2, 2]
 
 
 def test_without_graphs_an_image_of_each_size_is_drawn():
