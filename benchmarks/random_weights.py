@@ -45,6 +45,8 @@ def copy_weights(weights: Weights, speed: Speed) -> Weights:
     unet, vae, towers = build_networks(weights.architecture)
     for copy, original in zip((unet, vae, *towers), list_networks(weights), strict=True):
         load_state(copy.module, original.module.state_dict())
+    if speed.weights != "full":
+        unet.quantize(speed.weights, weights.device)
     unet.optimize(speed, weights.device)
     vae.optimize(speed)
     return replace(weights, unet=unet, vae=vae, text_encoders=towers, speed=speed)

@@ -2,14 +2,15 @@
 
 On one device with random weights, for each option: an image with it and all others, in turns with all others alone;
 with it alone, in turns with none. The seconds' medians give two gains, and the latents' relative RMS difference from
-those without any option tells what it changes. The last row is all options against none. Options that need a GPU are
-left out on a CPU. Run by gpu.sh, or: python -m benchmarks.speed_options [--small]. Gains only count on a GPU.
+those without any option tells what it changes. Then all options against none, and on top of all each lossy option that
+the device has, which changes images. Options that need a GPU are left out on a CPU. Run by gpu.sh, or:
+python -m benchmarks.speed_options [--small]. Gains only count on a GPU.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, get_args
 
 import torch
 
@@ -17,10 +18,22 @@ from benchmarks.gpu import Setup, parse_setup, save, time_in_turns
 from benchmarks.random_weights import build_random_weights, copy_weights
 from pipelines.pipeline import Pipeline
 from pipelines.speed import PLAIN, Speed, SpeedChoices, choose_speed
+from pipelines.unet.quantized_linear import QuantizedFormat, explain_missing_format
 from pipelines.weights.load import Weights
 
 NEEDS = {"kernels": "channels_last"}
 """Options that have no effect without another one."""
+ALL = SpeedChoices("on", "on", "on", "on", "on")
+INTERVALS = (2, 3)
+"""Of full steps, with `speed.step_cache`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How images are drawn."""
+
+    speed: Speed
+    step_cache: int = 1
 
 
 class Sweep:
@@ -28,12 +41,12 @@ class Sweep:
 
     def __init__(self, setup: Setup, weights: Weights) -> None:
         self._setup, self._weights = setup, weights
-        self._plain = self._draw(PLAIN)
+        self._plain = self._draw(Way(PLAIN))
 
-    def compare(self, slow: Speed, fast: Speed) -> dict[str, Any]:
+    def compare(self, slow: Way, fast: Way) -> dict[str, Any]:
         """Return how many times faster the second one is, and how its latents differ from those without options."""
         device, job = self._weights.device, self._setup.build_job()
-        pipelines = {name: self._build(speed) for name, speed in (("slow", slow), ("fast", fast))}
+        pipelines = {name: self._build(way) for name, way in (("slow", slow), ("fast", fast))}
         runs = {name: partial(pipeline.run, job) for name, pipeline in pipelines.items()}
         times = time_in_turns(device, runs, self._setup.rounds)
         return {
@@ -43,22 +56,30 @@ class Sweep:
             "difference": self._measure_difference(fast),
         }
 
-    def _build(self, speed: Speed) -> Pipeline:
-        return Pipeline(copy_weights(self._weights, speed))
+    def _build(self, way: Way) -> Pipeline:
+        pipeline = Pipeline(copy_weights(self._weights, way.speed), step_cache=way.step_cache)
+        pipeline.compile_decoder([(self._setup.width, self._setup.height)])
+        return pipeline
 
-    def _draw(self, speed: Speed) -> torch.Tensor:
-        (latents,) = self._build(speed).generate_latents(self._setup.build_job())
+    def _draw(self, way: Way) -> torch.Tensor:
+        (latents,) = self._build(way).generate_latents(self._setup.build_job())
         return latents.float()
 
-    def _measure_difference(self, speed: Speed) -> float:
-        latents = self._draw(speed)
+    def _measure_difference(self, way: Way) -> float:
+        latents = self._draw(way)
         return float(f"{(latents - self._plain).norm() / self._plain.norm():.2g}")
 
 
 def list_options(device: torch.device) -> list[str]:
     """Return the options that a device can be run with."""
-    every = cast("Any", SpeedChoices)(**{field.name: "on" for field in fields(SpeedChoices)})
-    return [name for name, value in asdict(choose_speed(device, every)).items() if value is True]
+    return [name for name, value in asdict(choose_speed(device, ALL)).items() if value is True]
+
+
+def list_lossy(every: Speed, device: torch.device) -> Mapping[str, Way]:
+    """Return the ways to draw with a lossy option that a device can be run with."""
+    formats = [name for name in get_args(QuantizedFormat) if explain_missing_format(name, device) is None]
+    quantized = {f"weights {name}": Way(replace(every, weights=name)) for name in formats}
+    return quantized | {f"step_cache {interval}": Way(every, interval) for interval in INTERVALS}
 
 
 def without(speed: Speed, option: str) -> Speed:
@@ -76,11 +97,16 @@ def measure(setup: Setup, weights: Weights) -> Mapping[str, object]:
     for option in options:
         base = replace(PLAIN, **{NEEDS[option]: True}) if option in NEEDS else PLAIN
         rows[option] = {
-            "on_top_of_all_others": sweep.compare(without(every, option), every),
-            "alone": sweep.compare(base, replace(base, **{option: True})),
+            "on_top_of_all_others": sweep.compare(Way(without(every, option)), Way(every)),
+            "alone": sweep.compare(Way(base), Way(replace(base, **{option: True}))),
         }
         print(option, rows[option], flush=True)
-    return {"picture": setup.picture, "options": rows, "all": sweep.compare(PLAIN, every)}
+    lossy: dict[str, object] = {}
+    for name, way in list_lossy(every, weights.device).items():
+        lossy[name] = sweep.compare(Way(every), way)
+        print(name, lossy[name], flush=True)
+    together = sweep.compare(Way(PLAIN), Way(every))
+    return {"picture": setup.picture, "options": rows, "all": together, "lossy_on_top_of_all": lossy}
 
 
 def main() -> None:
