@@ -30,16 +30,20 @@ class Server:
         started = start_process(checkpoint, folder, program, **settings)
         self.process, self.address = stack.enter_context(started)
         self.log, self.responses = folder / "log", []
+        # one for all requests: making a client takes so long that a server may have ended before the last is made
+        self._client = stack.enter_context(
+            httpx.Client(base_url=self.address, timeout=LIMIT, trust_env=False)
+        )
         stack.callback(self.process.kill)
 
     def get_ready(self):
-        return httpx.get(f"{self.address}/ready", timeout=LIMIT)
+        return self._client.get("/ready")
 
     def request(self):
         """Request an image on a thread."""
 
         def post():
-            self.responses.append(httpx.post(f"{self.address}/ai/generate-image", json=BODY, timeout=LIMIT))
+            self.responses.append(self._client.post("/ai/generate-image", json=BODY))
 
         Thread(target=post, daemon=True).start()
 
