@@ -5,16 +5,12 @@ FAULT is where something goes wrong: load-hangs, load-fails, step-hangs or devic
 
 import sys
 from threading import Event
-from time import sleep
 
 from fake_model import FakeModel
 
 from pipelines.errors import DeviceLost, WeightsError
 from server.cli import bootstrap
 from server.cli.main import main
-
-ARRIVAL = 0.3
-"""Seconds for which the device works before it is lost, in which other requests arrive."""
 
 
 class FaultyModel(FakeModel):
@@ -28,7 +24,6 @@ class FaultyModel(FakeModel):
         if self._fault == "step-hangs":
             Event().wait()
         if self._fault == "device-lost":
-            sleep(ARRIVAL)
             raise DeviceLost("cuda:0: an illegal memory access was encountered")
         return super()._evaluate(steps)
 
