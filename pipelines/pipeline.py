@@ -110,7 +110,7 @@ class Pipeline:
         self._prompts = PromptEncoder(weights.text_encoders, weights.device)
         self._limits = pass_limits or PassLimits()
         args = (self.table, weights.device, weights.dtype, self._limits.unet)
-        self._batching, self._step_cache = batching, step_cache
+        self._batching, self.step_cache = batching, step_cache
         self._batcher = RowBatcher(weights.unet, *args)
         self._inpaint_batcher = None if weights.inpainting is None else RowBatcher(weights.inpainting, *args)
         self._loras = LoraResidency(weights.parts, weights.detection.family, lora_memory)
@@ -374,7 +374,7 @@ class Pipeline:
             smea=smea,
             controls=inputs.controls,
             on_estimate=on_estimate,
-            step_cache=make_step_cache(plan, self._step_cache),
+            step_cache=make_step_cache(plan, self.step_cache),
         )
         first = plan.sigmas[0]
         x = noise.initial if isinf(first) else noise.initial * first

@@ -45,7 +45,6 @@ from pipelines.weights.model_plan import plan_model
 from pipelines.weights.networks import TorchUNet
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
-from server.config.profiles import Defaults
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.load_times import LoadTimes
@@ -83,6 +82,19 @@ class LoadedRunner:
     def free_memory(self) -> None:
         """Free what is kept for later jobs on the device."""
         self.runner.free_memory()
+
+    def warm_up(self) -> None:
+        """Compile and capture what the first requests are likely to need; on a CPU at most the VAE's decoder."""
+        pipeline, defaults = self.pipeline, self.model.profile.defaults
+        pipeline.compile_decoder(list_common_sizes(defaults))
+
+        def draw(job: Job) -> None:
+            with translate_device_errors(pipeline.device):
+                pipeline.run(job)
+
+        if has_own_memory(pipeline.device):
+            graphs, step_cache = pipeline.weights.speed.graphs, pipeline.step_cache > 1
+            warm_up(draw, defaults, graphs=graphs, step_cache=step_cache)
 
     def prepare(self, work: Work, /) -> None:
         self.runner.prepare(work)
@@ -127,7 +139,10 @@ def load_models(
     parked_memory = settings.engine.parked_memory << 20
     is_shared = not has_own_memory(torch.device(device))
     budgets = settings.engine.device_memory << 20, parked_memory
-    return ResidentModels(models, load, *budgets, is_shared, partial(read_memory, device))
+    residents = ResidentModels(models, load, *budgets, is_shared, partial(read_memory, device))
+    residents.warm_up()
+    times.finish("warm-up")
+    return residents
 
 
 def has_own_memory(device: torch.device) -> bool:
@@ -226,21 +241,7 @@ def load_runner(
     pipeline = Pipeline(weights, sigma_max, *options)
     decode_preview = None if tiny is None else _prepare_tiny_decoder(tiny, pipeline, entry, settings)
     times.finish("prepare")
-    _warm_up(pipeline, model.profile.defaults, settings.speed.step_cache > 1)
-    times.finish("warm-up")
     return LoadedRunner(Runner(pipeline, upscaler, decode_preview), model, pipeline)
-
-
-def _warm_up(pipeline: Pipeline, defaults: Defaults, step_cache: bool) -> None:
-    """Compile and capture what the first requests are likely to need; on a CPU at most the VAE's decoder."""
-    pipeline.compile_decoder(list_common_sizes(defaults))
-
-    def draw(job: Job) -> None:
-        with translate_device_errors(pipeline.device):
-            pipeline.run(job)
-
-    if has_own_memory(pipeline.device):
-        warm_up(draw, defaults, graphs=pipeline.weights.speed.graphs, step_cache=step_cache)
 
 
 def _prepare_tiny_decoder(

@@ -38,6 +38,10 @@ class MovableModel(Protocol):
         """Free what is kept for later jobs on the device."""
         ...
 
+    def warm_up(self) -> None:
+        """Make what its first requests are likely to need, which takes a while."""
+        ...
+
     def prepare(self, work: Work, /) -> None: ...
 
     def is_active(self, work: Work, /) -> bool: ...
@@ -79,6 +83,10 @@ class ResidentModels:
         self._device = OrderedDict({self._current: first})  # least recently used first, as in the other one
         self._memory: OrderedDict[str, MovableModel] = OrderedDict()
         self.switches = 0
+
+    def warm_up(self) -> None:
+        """Warm up the model that is in use: before the server is ready, because no request may wait for it later."""
+        self._device[self._current].warm_up()
 
     @property
     def model(self) -> ServedModel:

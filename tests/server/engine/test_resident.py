@@ -246,3 +246,13 @@ def test_models_lists_all_and_where_they_are(client):
     assert (
         refused.json()["message"] == "model: 'c' cannot be served: c.safetensors: bad; served: a, b, b-again"
     )
+
+
+def test_only_the_first_model_is_warmed_up_since_a_request_would_wait_for_others(models, monkeypatch):
+    warmed = []
+    monkeypatch.setattr(loading, "has_own_memory", lambda device: True)
+    monkeypatch.setattr(loading, "warm_up", lambda draw, defaults, **options: warmed.append(defaults))
+    residents = load(models)
+    assert warmed == [models[0].profile.defaults]
+    residents.activate(ask("b"))
+    assert len(warmed) == 1
