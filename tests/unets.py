@@ -23,6 +23,29 @@ def shrink_demo(channels=4):
     return replace(full, unet={**full.unet, **SMALL})
 
 
+class Tape:
+    """A capture of passes that calls them again into their first outputs, as a GPU's graph does.
+
+    Attributes:
+        captured: the outputs of each captured pass.
+        replays: number of passes that were repeated.
+    """
+
+    def __init__(self):
+        self.captured, self.replays = [], 0
+
+    def capture(self, function):
+        outputs = function()
+        self.captured.append(outputs)
+
+        def replay():
+            self.replays += 1
+            for output, repeated in zip(outputs, function(), strict=True):
+                output.copy_(repeated)
+
+        return replay, outputs
+
+
 class WrappedUNet:
     """A UNet whose passes are those of `call(unet, sample, embedding, context, halvings, residuals)`."""
 

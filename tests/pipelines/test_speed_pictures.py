@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 import torch
 from jobs import make_job
-from unets import shrink_demo
+from unets import Tape, shrink_demo
 
 from benchmarks.random_weights import build_random_weights, copy_weights
 from pipelines.pipeline import Pipeline
@@ -15,23 +15,6 @@ from pipelines.unet.graphs import UNetGraphs
 
 TOLERANCE = 1e-5
 """Relative: float32's rounding of a pass is 1e-6, and samplers sum up the estimates of several passes."""
-
-
-class Tape:
-    """A capture that repeats a function into its first output, as a GPU does."""
-
-    def __init__(self):
-        self.replays = 0
-
-    def capture(self, function):
-        outputs = function()
-
-        def replay():
-            self.replays += 1
-            for output, repeated in zip(outputs, function(), strict=True):
-                output.copy_(repeated)
-
-        return replay, outputs
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from analytic import run_denoise, velocity_network
 from jobs import make_job, plan_first
-from unets import WrappedUNet, shrink_demo
+from unets import Tape, WrappedUNet, shrink_demo
 
 from benchmarks.random_weights import build_random_weights, copy_weights
 from pipelines.job import Guidance, Prompts
@@ -155,25 +155,14 @@ def test_images_at_other_steps_share_passes_of_their_kind_and_stay_what_they_are
 
 
 def test_graphs_run_both_kinds_of_pass(plain):
-    weights, captured = copy_weights(plain, PLAIN), []
-
-    def capture(function):
-        outputs = function()
-        captured.append(len(outputs))
-
-        def replay():
-            for output, repeated in zip(outputs, function(), strict=True):
-                output.copy_(repeated)
-
-        return replay, outputs
-
+    weights, tape = copy_weights(plain, PLAIN), Tape()
     unet: Any = weights.unet
     job = make_job(64, 64, steps=7)
     (expected,) = Pipeline(weights, step_cache=3).generate_latents(job)
-    unet._graphs = UNetGraphs(unet._run, capture)
+    unet._graphs = UNetGraphs(unet._run, tape.capture)
     (found,) = Pipeline(weights, step_cache=3).generate_latents(job)
     assert torch.equal(found, expected)
-    assert captured == [2, 1]
+    assert [len(outputs) for outputs in tape.captured] == [2, 1]
 
 
 def test_an_interval_of_one_uses_neither_kind_of_pass(recorded):

@@ -2,6 +2,7 @@ import logging
 from typing import Any, cast
 
 import pytest
+from unets import Tape
 
 from pipelines.errors import DeviceLost, OutOfMemory
 from pipelines.job import Guidance, Job, Pass, Prompts
@@ -28,45 +29,26 @@ def test_common_sizes_are_those_of_nai_for_the_area_of_the_profile(size, expecte
 
 def test_prompts_of_every_number_of_chunks_are_captured_before_the_first_request(demo_file):
     weights = load_weights(demo_file, speed=SpeedChoices(fused_projections="on"))
-    captured = []
-
-    def capture(function):
-        (output,) = outputs = function()
-        captured.append(output.shape)
-        return (lambda: output.copy_(function()[0])), outputs
-
-    unet = cast("Any", weights.unet)
-    unet._graphs = UNetGraphs(unet._run, capture)
+    tape, unet = Tape(), cast("Any", weights.unet)
+    unet._graphs = UNetGraphs(unet._run, tape.capture)
     pipeline, defaults = Pipeline(weights), Defaults(width=64, height=128, sampler="k_dpmpp_2m")
     warm_up(pipeline.run, defaults, graphs=True)
     sizes = [(2, 4, 16, 8), (2, 4, 8, 16), (2, 4, 8, 8)]
-    assert captured == [size for size in sizes for _chunks in range(3)]
+    assert [output.shape for (output,) in tape.captured] == [size for size in sizes for _chunks in range(3)]
     for words in (1, 40, 80):
         passes = (Pass(128, 64, seeds=(5,)),)
         pipeline.run(
             Job("demo", Prompts("cat " * words, "dog"), 2, "k_euler", "native", Guidance(3.0), passes)
         )
-    assert len(captured) == 9
+    assert len(tape.captured) == 9
 
 
 def test_with_a_step_cache_a_graph_of_the_outermost_level_serves_prompts_of_every_number_of_chunks(demo_file):
     weights = load_weights(demo_file)
-    captured = []
-
-    def capture(function):
-        outputs = function()
-        captured.append(len(outputs))
-
-        def replay():
-            for output, repeated in zip(outputs, function(), strict=True):
-                output.copy_(repeated)
-
-        return replay, outputs
-
-    unet = cast("Any", weights.unet)
-    unet._graphs = UNetGraphs(unet._run, capture)
+    tape, unet = Tape(), cast("Any", weights.unet)
+    unet._graphs = UNetGraphs(unet._run, tape.capture)
     warm_up(Pipeline(weights, step_cache=2).run, Defaults(width=64, height=64), graphs=True, step_cache=True)
-    assert sorted(captured) == [1, 2, 2, 2]
+    assert sorted(map(len, tape.captured)) == [1, 2, 2, 2]
 
 
 def test_without_graphs_an_image_of_each_size_is_drawn():
