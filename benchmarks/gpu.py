@@ -140,22 +140,28 @@ def build_diffusers_run(setup: Setup, weights: Weights, *, compiled: bool) -> Ca
     return generate
 
 
+def time_rounds(
+    device: torch.device, runs: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
+    """Return the seconds of each run in each round; the first call of each, which warms it up, is one more."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(1 + rounds):
+        for name, run in runs.items():
+            seconds[name].append(time_call(device, run))
+    return seconds
+
+
 def time_in_turns(
     device: torch.device, runs: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, dict[str, Any]]:
-    """Return the seconds of each run: of its first call, which warms it up, of each round, and their median."""
-    first = {name: time_call(device, run) for name, run in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            seconds[name].append(time_call(device, run))
+    """Return the seconds of each run: of its first call, of each round, and their median."""
     return {
         name: {
             "seconds": round(median(each), 4),
-            "first_seconds": round(first[name], 2),
+            "first_seconds": round(first, 2),
             "all_seconds": [round(value, 4) for value in each],
         }
-        for name, each in seconds.items()
+        for name, (first, *each) in time_rounds(device, runs, rounds).items()
     }
 
 

@@ -9,8 +9,7 @@ Run: python -m benchmarks.loop [--rounds 20] [--only small|middle]; on a quiet m
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
@@ -19,6 +18,7 @@ from typing import Any, cast
 import torch
 
 from benchmarks.diffusers_pipeline import build_latents_run, build_pipeline
+from benchmarks.gpu import time_rounds
 from benchmarks.machine import machine
 from benchmarks.random_weights import build_random_weights
 from demo.architecture import demo_architecture
@@ -82,7 +82,8 @@ def measure(size: Size, rounds: int) -> dict[str, object]:
         "guidance in half the steps": build_own_run(pipeline, build_job(size, skipped=last)),
         "scale 1": build_own_run(pipeline, build_job(size, 1.0)),
     }
-    seconds = time_in_turns(runs, rounds)
+    timed = time_rounds(weights.device, runs, rounds)
+    seconds = {name: each for name, (_first, *each) in timed.items()}
     own = seconds["naiad"]
     return {
         "unet_million_weights": round(count_elements(cast("Any", weights.unet).module) / 1e6, 1),
@@ -92,18 +93,6 @@ def measure(size: Size, rounds: int) -> dict[str, object]:
         "guidance_in_half_the_steps": describe_ratio(seconds["guidance in half the steps"], own),
         "scale_1": describe_ratio(seconds["scale 1"], own),
     }
-
-
-def time_in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each run in each round, after one of each that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def describe_ratio(first: list[float], second: list[float]) -> dict[str, float]:
