@@ -1,10 +1,11 @@
 """Claim: an image takes at most twice what its floating-point operations need, and less than with diffusers.
 
-In one run on one device, with the same random weights: half precision against float32; then naiad, diffusers as it is,
-and diffusers as its documentation makes it fastest (channels last, fused projections, torch.compile), in turns, medians
-over images with 28 Euler steps, CFG and VAE decode; then images a minute with 1, 4 and 8 of them in shared passes. The
-floor is the number of counted floating-point operations divided by the rate of a large matrix product measured here.
-Run by gpu.sh, or: python -m benchmarks.gpu [--small]. Seconds are only valid on a GPU.
+In one run on one device, with the same random weights: half precision against float32; then naiad as it is and
+compiled, diffusers as it is and as its documentation makes it fastest (channels last, fused projections,
+torch.compile), in turns, medians over images with 28 Euler steps, CFG and VAE decode; then images a minute with 1, 4
+and 8 of them in shared passes. The floor is the number of counted floating-point operations divided by the rate of a
+large matrix product measured here. Run by gpu.sh, or: python -m benchmarks.gpu [--small]. Seconds are only valid on a
+GPU.
 """
 
 import argparse
@@ -140,6 +141,16 @@ def build_diffusers_run(setup: Setup, weights: Weights, *, compiled: bool) -> Ca
     return generate
 
 
+def build_compiled_pipeline(setup: Setup, weights: Weights) -> Pipeline:
+    """Return a pipeline whose networks are compiled for the size of the benchmark."""
+    speed = choose_speed(weights.device, SpeedChoices(compile_vae="on", compile_unet="on"))
+    pipeline = Pipeline(copy_weights(weights, speed))
+    pipeline.compile_decoder([(setup.width, setup.height)])
+    with pipeline.weights.unet.compile_passes():
+        pipeline.run(setup.build_job())
+    return pipeline
+
+
 def time_rounds(
     device: torch.device, runs: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
@@ -185,12 +196,14 @@ def measure(setup: Setup, device: torch.device, dtype: torch.dtype) -> dict[str,
     operations, rate = count_operations(setup, plain), measure_matmul_rate(setup, plain)
     weights = copy_weights(plain, choose_speed(device, SpeedChoices()))
     pipeline, job = Pipeline(weights), setup.build_job()
+    compiled = build_compiled_pipeline(setup, plain)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     sides = time_in_turns(
         device,
         {
             "naiad": lambda: pipeline.run(job),
+            "naiad, compiled": lambda: compiled.run(job),
             "diffusers": build_diffusers_run(setup, plain, compiled=False),
             "diffusers, compiled": build_diffusers_run(setup, plain, compiled=True),
         },
@@ -202,6 +215,7 @@ def measure(setup: Setup, device: torch.device, dtype: torch.dtype) -> dict[str,
         "dtype": str(dtype).removeprefix("torch."),
         "relative_difference_from_float32": round(error, 5),
         "sides": sides,
+        "compiled_naiad_to_naiad": round(sides["naiad, compiled"]["seconds"] / own, 3),
         "diffusers_to_naiad": round(sides["diffusers"]["seconds"] / own, 3),
         "compiled_diffusers_to_naiad": round(sides["diffusers, compiled"]["seconds"] / own, 3),
         "tera_operations": round(operations / 1e12, 2),

@@ -76,7 +76,8 @@ class ConvertedUNet:
     def __init__(self, unet: UNet, to_output: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._unet, self._to_output = unet, to_output
         self.project, self.project_image = unet.project, unet.project_image
-        self.drop_graphs, self.run_full, self.run_shallow = unet.drop_graphs, unet.run_full, unet.run_shallow
+        self.drop_graphs, self.compile_passes = unet.drop_graphs, unet.compile_passes
+        self.run_full, self.run_shallow = unet.run_full, unet.run_shallow
 
     def embed(self, timesteps: Tensor, pooled: Tensor | None, size_ids: Tensor | None) -> Tensor:
         return torch.cat([timesteps[:, None], self._unet.embed(timesteps, pooled, size_ids)], dim=1)

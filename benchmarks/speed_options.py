@@ -2,8 +2,9 @@
 
 On one device with random weights, for each option: an image with it and all others, in turns with all others alone;
 with it alone, in turns with none. The seconds' medians give two gains, and the latents' relative RMS difference from
-those without any option tells what it changes. Then all options against none, and on top of all each lossy option that
-the device has, which changes images. Options that need a GPU are left out on a CPU. Run by gpu.sh, or:
+those without any option tells what it changes. Then all options against none, and on top of all the UNet's compilation
+and each lossy option that the device has, which changes images, 8-bit weights compiled too. Options that need a GPU are
+left out on a CPU. Run by gpu.sh, or:
 python -m benchmarks.speed_options [--small]. Gains only count on a GPU.
 """
 
@@ -24,6 +25,7 @@ from pipelines.weights.load import Weights
 NEEDS = {"kernels": "channels_last"}
 """Options that have no effect without another one."""
 ALL = SpeedChoices("on", "on", "on", "on", "on")
+"""Without the UNet's compilation, which takes the place of kernels."""
 INTERVALS = (2, 3)
 """Of full steps, with `speed.step_cache`."""
 
@@ -59,6 +61,9 @@ class Sweep:
     def _build(self, way: Way) -> Pipeline:
         pipeline = Pipeline(copy_weights(self._weights, way.speed), step_cache=way.step_cache)
         pipeline.compile_decoder([(self._setup.width, self._setup.height)])
+        if way.speed.compile_unet:
+            with pipeline.weights.unet.compile_passes():
+                pipeline.run(self._setup.build_job())
         return pipeline
 
     def _draw(self, way: Way) -> torch.Tensor:
@@ -75,11 +80,16 @@ def list_options(device: torch.device) -> list[str]:
     return [name for name, value in asdict(choose_speed(device, ALL)).items() if value is True]
 
 
-def list_lossy(every: Speed, device: torch.device) -> Mapping[str, Way]:
-    """Return the ways to draw with a lossy option that a device can be run with."""
+def list_additions(every: Speed, device: torch.device) -> Mapping[str, Way]:
+    """Return the ways to draw with one more option that a device can be run with."""
     formats = [name for name in get_args(QuantizedFormat) if explain_missing_format(name, device) is None]
-    quantized = {f"weights {name}": Way(replace(every, weights=name)) for name in formats}
-    return quantized | {f"step_cache {interval}": Way(every, interval) for interval in INTERVALS}
+    compiled = replace(every, compile_unet=True)
+    return {
+        "compile_unet": Way(compiled),
+        **{f"weights {name}": Way(replace(every, weights=name)) for name in formats},
+        **{f"weights {name}, compile_unet": Way(replace(compiled, weights=name)) for name in formats},
+        **{f"step_cache {interval}": Way(every, interval) for interval in INTERVALS},
+    }
 
 
 def without(speed: Speed, option: str) -> Speed:
@@ -101,12 +111,12 @@ def measure(setup: Setup, weights: Weights) -> Mapping[str, object]:
             "alone": sweep.compare(Way(base), Way(replace(base, **{option: True}))),
         }
         print(option, rows[option], flush=True)
-    lossy: dict[str, object] = {}
-    for name, way in list_lossy(every, weights.device).items():
-        lossy[name] = sweep.compare(Way(every), way)
-        print(name, lossy[name], flush=True)
+    added: dict[str, object] = {}
+    for name, way in list_additions(every, weights.device).items():
+        added[name] = sweep.compare(Way(every), way)
+        print(name, added[name], flush=True)
     together = sweep.compare(Way(PLAIN), Way(every))
-    return {"picture": setup.picture, "options": rows, "all": together, "lossy_on_top_of_all": lossy}
+    return {"picture": setup.picture, "options": rows, "all": together, "on_top_of_all": added}
 
 
 def main() -> None:

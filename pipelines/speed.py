@@ -24,6 +24,7 @@ class Speed:
         kernels: whether normalization and gates are Triton kernels; they need channels last.
         graphs: whether all kernels of a pass are launched as a CUDA graph.
         compile_vae: whether torch compiles the VAE's decoder.
+        compile_unet: whether torch compiles the UNet.
         weights: how the linear layers of the UNet's transformer blocks compute.
     """
 
@@ -32,6 +33,7 @@ class Speed:
     kernels: bool = False
     graphs: bool = False
     compile_vae: bool = False
+    compile_unet: bool = False
     weights: WeightFormat = "full"
 
 
@@ -47,6 +49,7 @@ class SpeedChoices:
     kernels: Choice = "auto"
     graphs: Choice = "auto"
     compile_vae: Choice = "auto"
+    compile_unet: Choice = "auto"
     weights: WeightFormat = "full"
 
 
@@ -78,6 +81,7 @@ def choose_speed(device: torch.device, choices: SpeedChoices, streamed: int = 0)
         channels_last and decide(choices.kernels, cuda_only=True),
         not streamed and decide(choices.graphs, cuda_only=True),
         choices.compile_vae == "on",
+        not streamed and choices.compile_unet == "on",
         choices.weights,
     )
 

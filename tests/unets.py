@@ -52,7 +52,8 @@ class WrappedUNet:
     def __init__(self, unet, call):
         self._unet, self._call = unet, call
         self.project, self.project_image = unet.project, unet.project_image
-        self.drop_graphs, self.run_full, self.run_shallow = unet.drop_graphs, unet.run_full, unet.run_shallow
+        self.drop_graphs, self.compile_passes = unet.drop_graphs, unet.compile_passes
+        self.run_full, self.run_shallow = unet.run_full, unet.run_shallow
 
     def embed(self, timesteps, pooled, size_ids):
         return self._unet.embed(timesteps, pooled, size_ids)

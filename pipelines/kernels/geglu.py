@@ -14,9 +14,9 @@ def geglu(x: Tensor, *, fused: bool = True) -> Tensor:
     """Return a * gelu(b) of shape (..., n) for x (..., 2n), whose halves are a and b. GELU is the exact one, with erf.
 
     With `fused`, GPUs with Triton read x once and round once; there the result has no gradient. Which of the two is
-    used depends on the device, dtype and layout of x alone.
+    used depends on the device, dtype and layout of x alone; code that torch compiles has torch's own.
     """
-    if fused and is_geglu_fusable(x) and has_triton(x.device):
+    if fused and not torch.compiler.is_compiling() and is_geglu_fusable(x) and has_triton(x.device):
         return compute_fused_geglu(x)
     return compute_eager_geglu(x)
 

@@ -41,9 +41,9 @@ def group_norm_silu(
         silu: whether SiLU follows.
         shift: (B, C), is added to all positions of x before; a resnet's time embedding.
     """
-    # a compiler fuses torch's own operations, and cannot see into launches
-    compiles = torch.compiler.is_compiling()
-    if fused and not compiles and is_group_norm_fusable(x, groups) and has_triton(x.device):
+    # torch's compiler fuses torch's own operations, and cannot see into launches
+    is_compiling = torch.compiler.is_compiling()
+    if fused and not is_compiling and is_group_norm_fusable(x, groups) and has_triton(x.device):
         return compute_fused_group_norm(x, groups, weight, bias, eps, silu, shift)
     return compute_eager_group_norm(x, groups, weight, bias, eps, silu, shift)
 

@@ -3,7 +3,8 @@
 What is untyped in other libraries, or differs between their versions, is handled here and in the adapters' modules.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.adapters.attention import ImageKeys, ImageProjections, RowVibe, project_image
+from pipelines.compiled import CompiledShapes
 from pipelines.errors import PipelineError
 from pipelines.speed import Speed
 from pipelines.text.tokens import EOS
@@ -19,7 +21,6 @@ from pipelines.unet.attention import Context
 from pipelines.unet.graphs import CudaCapture, Outputs, UNetGraphs, UNetInputs, run_pass
 from pipelines.unet.quantized_linear import QuantizedFormat
 from pipelines.unet.unet import Residuals, UNetModel
-from pipelines.vae.compiled import CompiledDecoder
 from pipelines.vae.vae import VaeModel
 from pipelines.weights.architecture import Architecture, Config, TextEncoderConfig
 
@@ -47,6 +48,10 @@ class UNet(Protocol):
 
     def drop_graphs(self) -> None:
         """Free what was captured of passes; to be called before weights move."""
+        ...
+
+    def compile_passes(self) -> AbstractContextManager[None]:
+        """Compile the passes that are run meanwhile for the shapes of their inputs, if that was chosen."""
         ...
 
     def __call__(
@@ -133,6 +138,8 @@ class TorchUNet:
         self.module = cast("UNetModel", build_empty(UNetModel, {"config": config}))
         self.image_layers: Sequence[ImageProjections] = ()
         self._graphs: UNetGraphs | None = None
+        self._compiled: CompiledShapes | None = None
+        self._compiles = False
 
     def optimize(self, speed: Speed, device: torch.device) -> None:
         """Set how the network runs; its weights must be on the device."""
@@ -143,6 +150,7 @@ class TorchUNet:
         self.module.set_kernels(speed.kernels)
         if speed.graphs:
             self._graphs = UNetGraphs(self._run, CudaCapture(device))
+        self._compiled = CompiledShapes("the UNet") if speed.compile_unet else None
 
     def quantize(self, name: QuantizedFormat, device: torch.device) -> None:
         """Quantize the layers that can be, on a device to which only they are moved; to be called before `optimize`."""
@@ -153,8 +161,26 @@ class TorchUNet:
         if self._graphs is not None:
             self._graphs.drop()
 
+    @contextmanager
+    def compile_passes(self) -> Generator[None]:
+        try:
+            self._compiles = True
+            yield
+        finally:
+            self._compiles = False
+
     def _run(self, inputs: UNetInputs) -> Outputs:
-        return run_pass(self.module, inputs)
+        outputs = None if self._compiled is None else self._run_compiled(self._compiled, inputs)
+        return run_pass(self.module, inputs) if outputs is None else outputs
+
+    def _run_compiled(self, compiled: CompiledShapes, inputs: UNetInputs) -> Outputs | None:
+        key, tensors = inputs.make_key(), inputs.list_tensors()
+        if self._compiles and not compiled.is_known(key):
+            # without the tensors, which what is compiled would keep
+            structure = inputs.replace_tensors([tensor.to("meta") for tensor in tensors])
+            module = self.module
+            compiled.compile(key, lambda *new: run_pass(module, structure.replace_tensors(new)), tensors)
+        return compiled.run(key, tensors)
 
     def _run_graph(self, inputs: UNetInputs) -> Outputs:
         return self._run(inputs) if self._graphs is None else self._graphs.run(inputs)
@@ -201,24 +227,31 @@ class TorchVae:
 
     def __init__(self, config: Config) -> None:
         self.module = cast("VaeModel", build_empty(VaeModel, {"config": config}))
-        self._compiled: CompiledDecoder | None = None
+        self._compiled: CompiledShapes | None = None
 
     def optimize(self, speed: Speed) -> None:
         """Set how the network runs; its weights must be on the device."""
         if speed.channels_last:
             cast("Any", self.module).to(memory_format=torch.channels_last)
         self.module.set_kernels(speed.kernels)
-        self._compiled = CompiledDecoder(self.module.decode) if speed.compile_vae else None
+        self._compiled = CompiledShapes("the VAE's decoder") if speed.compile_vae else None
 
     def compile_decoder(self, sizes: Iterable[tuple[int, int]]) -> None:
         if self._compiled is not None:
             weight, generator = self.module.post_quant_conv.weight, torch.Generator().manual_seed(0)
             for size in sizes:
                 noise = torch.randn(1, self.module.shape.latents, *size, generator=generator)
-                self._compiled.compile(noise.to(weight.device, weight.dtype))
+                self._compile_for(self._compiled, noise.to(weight.device, weight.dtype))
+
+    def _compile_for(self, compiled: CompiledShapes, latents: Tensor) -> bool:
+        def decode(latents: Tensor) -> tuple[Tensor]:
+            return (self.module.decode(latents),)
+
+        return compiled.compile(_make_key(latents), decode, [latents])
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.module.decode(latents) if self._compiled is None else self._compiled.run(latents)
+        outputs = None if self._compiled is None else self._compiled.run(_make_key(latents), [latents])
+        return self.module.decode(latents) if outputs is None else outputs[0]
 
     def encode(self, image: Tensor) -> Tensor:
         return self.module.encode(image)
@@ -227,6 +260,10 @@ class TorchVae:
         # else the weights became tensors of another kind, which code that was compiled refuses
         with torch.inference_mode(False):
             return nn.Module.to(self.module, dtype)
+
+
+def _make_key(tensor: Tensor) -> Hashable:
+    return tensor.shape, tensor.dtype
 
 
 class ClipTextEncoder:

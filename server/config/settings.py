@@ -101,6 +101,7 @@ class SpeedSettings(StrictModel):
     kernels: Switch = "auto"
     graphs: Switch = "auto"
     compile_vae: Switch = "auto"
+    compile_unet: Switch = "auto"
     decoder: Literal["vae", "tiny"] = "vae"
     weights: Literal["full", "int8", "float8"] = "full"
     memory: Count = "auto"

@@ -84,7 +84,7 @@ class LoadedRunner:
         self.runner.free_memory()
 
     def warm_up(self) -> None:
-        """Compile and capture what the first requests are likely to need; on a CPU at most the VAE's decoder."""
+        """Compile and capture what the first requests are likely to need; on a CPU only what is compiled on request."""
         pipeline, defaults = self.pipeline, self.model.profile.defaults
         pipeline.compile_decoder(list_common_sizes(defaults))
 
@@ -92,9 +92,10 @@ class LoadedRunner:
             with translate_device_errors(pipeline.device):
                 pipeline.run(job)
 
-        if has_own_memory(pipeline.device):
-            graphs, step_cache = pipeline.weights.speed.graphs, pipeline.step_cache > 1
-            warm_up(draw, defaults, graphs=graphs, step_cache=step_cache)
+        speed, step_cache = pipeline.weights.speed, pipeline.step_cache > 1
+        if has_own_memory(pipeline.device) or speed.compile_unet:
+            with pipeline.weights.unet.compile_passes():
+                warm_up(draw, defaults, by_tokens=speed.graphs or speed.compile_unet, step_cache=step_cache)
 
     def prepare(self, work: Work, /) -> None:
         self.runner.prepare(work)

@@ -35,17 +35,18 @@ def build_jobs(defaults: Defaults, chunks: int, steps: int = 1) -> Iterator[Job]
 
 
 def warm_up(
-    draw: Callable[[Job], object], defaults: Defaults, *, graphs: bool, step_cache: bool = False
+    draw: Callable[[Job], object], defaults: Defaults, *, by_tokens: bool, step_cache: bool = False
 ) -> None:
-    """Draw an image of each common size; with graphs, each of which is for a number of tokens, of every such number.
+    """Draw an image of each common size.
 
     What fails is logged and left to the requests, which may need less memory or say what is wrong.
 
     Args:
         draw: raises PipelineError if an image cannot be drawn; DeviceLost is passed on.
+        by_tokens: draw one for every number of tokens too, for which graphs and compiled code are each made.
         step_cache: whether most steps of an image run a part of the UNet; not the first and the last.
     """
-    for job in build_jobs(defaults, MOST_CHUNKS if graphs else 1, 3 if step_cache else 1):
+    for job in build_jobs(defaults, MOST_CHUNKS if by_tokens else 1, 3 if step_cache else 1):
         try:
             draw(job)
         except DeviceLost:

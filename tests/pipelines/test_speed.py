@@ -8,14 +8,13 @@ from pipelines.errors import PipelineError
 from pipelines.speed import (
     Speed,
     SpeedChoices,
-    WeightFormat,
     choose_speed,
     explain_unusable,
     explain_unused_kernels,
 )
 
-COMPILED = "compile_vae"
-NAMES = [field.name for field in fields(Speed) if field.name != COMPILED and field.type is not WeightFormat]
+COMPILED = ["compile_vae", "compile_unet"]
+NAMES = [field.name for field in fields(Speed) if field.type is bool and field.name not in COMPILED]
 """The switches that are on by default on CUDA."""
 
 
@@ -37,13 +36,11 @@ def test_each_can_be_turned_off(name):
     assert {each for each in NAMES if not getattr(speed, each)} == off
 
 
+@pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_compilation_is_used_where_it_is_turned_on(device):
-    assert [choose(device, compile_vae=choice).compile_vae for choice in ("auto", "on", "off")] == [
-        False,
-        True,
-        False,
-    ]
+def test_compilation_is_used_where_it_is_turned_on(device, name):
+    choices = "auto", "on", "off"
+    assert [getattr(choose(device, **{name: choice}), name) for choice in choices] == [False, True, False]
 
 
 def test_layouts_can_be_turned_on_elsewhere_but_not_what_only_cuda_has():

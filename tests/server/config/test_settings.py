@@ -36,6 +36,7 @@ OTHER = {
     "speed.kernels": "off",
     "speed.graphs": "off",
     "speed.compile_vae": "on",
+    "speed.compile_unet": "on",
     "speed.decoder": "tiny",
     "speed.weights": "int8",
     "speed.memory": "6",

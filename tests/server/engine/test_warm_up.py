@@ -32,7 +32,7 @@ def test_prompts_of_every_number_of_chunks_are_captured_before_the_first_request
     tape, unet = Tape(), cast("Any", weights.unet)
     unet._graphs = UNetGraphs(unet._run, tape.capture)
     pipeline, defaults = Pipeline(weights), Defaults(width=64, height=128, sampler="k_dpmpp_2m")
-    warm_up(pipeline.run, defaults, graphs=True)
+    warm_up(pipeline.run, defaults, by_tokens=True)
     sizes = [(2, 4, 16, 8), (2, 4, 8, 16), (2, 4, 8, 8)]
     assert [output.shape for (output,) in tape.captured] == [size for size in sizes for _chunks in range(3)]
     for words in (1, 40, 80):
@@ -47,13 +47,15 @@ def test_with_a_step_cache_a_graph_of_the_outermost_level_serves_prompts_of_ever
     weights = load_weights(demo_file)
     tape, unet = Tape(), cast("Any", weights.unet)
     unet._graphs = UNetGraphs(unet._run, tape.capture)
-    warm_up(Pipeline(weights, step_cache=2).run, Defaults(width=64, height=64), graphs=True, step_cache=True)
+    warm_up(
+        Pipeline(weights, step_cache=2).run, Defaults(width=64, height=64), by_tokens=True, step_cache=True
+    )
     assert sorted(map(len, tape.captured)) == [1, 2, 2, 2]
 
 
 def test_without_graphs_an_image_of_each_size_is_drawn():
     drawn = []
-    warm_up(drawn.append, Defaults(), graphs=False)
+    warm_up(drawn.append, Defaults(), by_tokens=False)
     assert [job.passes[0].latent_size for job in drawn] == [(152, 104), (104, 152), (128, 128)]
     assert list(build_jobs(Defaults(), 1)) == drawn
 
@@ -63,7 +65,7 @@ def test_what_fails_is_left_to_the_requests_and_logged(caplog):
         raise OutOfMemory
 
     with caplog.at_level(logging.WARNING, "naiad"):
-        warm_up(draw, Defaults(), graphs=True)
+        warm_up(draw, Defaults(), by_tokens=True)
     assert [record.getMessage() for record in caplog.records] == [
         "nothing is prepared for 832x1216, so its first picture takes longer: not enough memory"
     ]
@@ -74,4 +76,4 @@ def test_a_failed_device_is_no_warning():
         raise DeviceLost("cuda: unspecified launch failure")
 
     with pytest.raises(DeviceLost):
-        warm_up(draw, Defaults(), graphs=True)
+        warm_up(draw, Defaults(), by_tokens=True)

@@ -1,16 +1,17 @@
-"""Compilation of the decoder, with a backend that runs what torch traced without a compiler."""
+"""Compilation of networks, with a backend that runs what torch traced without a compiler."""
 
 import logging
 from typing import Any
 
 import pytest
 import torch
+from compilers import Backend
 
 from demo.checkpoint import random_weights
+from pipelines.compiled import CompiledShapes
 from pipelines.image.vae import Tiling, VaeCodec
 from pipelines.kernels import group_norm
 from pipelines.speed import Speed
-from pipelines.vae.compiled import CompiledDecoder
 from pipelines.weights.architecture import sdxl
 from pipelines.weights.networks import TorchVae, load_state
 
@@ -23,30 +24,6 @@ CONFIG = dict(sdxl().vae) | {
 }
 
 
-class Backend:
-    """Counts the compilations, and the runs of what was compiled."""
-
-    def __init__(self):
-        self.compilations, self.runs, self.offset = 0, 0, 0.0
-        self.error = None
-
-    def __call__(self, graph, _inputs):
-        self.compilations += 1
-
-        def run(*args):
-            self.runs += 1
-            if self.error is not None:
-                raise self.error
-            (output,) = graph.forward(*args)
-            return (output + self.offset,)
-
-        return run
-
-    @property
-    def counts(self):
-        return self.compilations, self.runs
-
-
 @pytest.fixture
 def backend():
     return Backend()
@@ -55,23 +32,19 @@ def backend():
 class SmallVae(TorchVae):
     """A VAE whose decoder is a convolution, which is traced fast."""
 
-    def __init__(self):
+    def __init__(self, backend):
         self.module: Any = torch.nn.Conv2d(4, 3, 1).requires_grad_(False)
         self.module.decode = self.module.forward
+        self._compiled = CompiledShapes("the decoder", backend)
 
 
 @pytest.fixture
-def vae():
-    return SmallVae()
-
-
-@pytest.fixture
-def decoder(vae, backend):
-    """A decoder that is compiled for 4x6 latents."""
-    decoder = CompiledDecoder(vae.module.decode, backend)
-    assert decoder.compile(make_latents())
+def vae(backend):
+    """A VAE that is compiled for 4x6 latents."""
+    vae = SmallVae(backend)
+    assert compile_for(vae, make_latents())
     assert backend.counts == (1, 1)  # it was run to be compared
-    return decoder
+    return vae
 
 
 def make_latents(width=6, batch=1, dtype=torch.float32):
@@ -79,89 +52,92 @@ def make_latents(width=6, batch=1, dtype=torch.float32):
     return torch.randn(batch, 4, 4, width, generator=generator).to(dtype)
 
 
-def check(decoder, vae, latents):
-    torch.testing.assert_close(decoder.run(latents), vae.module.decode(latents))
+def compile_for(vae, latents):
+    return vae._compile_for(vae._compiled, latents)
 
 
-def test_only_what_was_compiled_before_runs_compiled(vae, decoder, backend):
-    assert decoder.compile(make_latents(7))
+def check(vae, latents):
+    torch.testing.assert_close(vae.decode(latents), vae.module.decode(latents))
+
+
+def test_only_what_was_compiled_before_runs_compiled(vae, backend):
+    assert compile_for(vae, make_latents(7))
     assert backend.counts == (2, 2)
     for latents in (make_latents(6), make_latents(7)):
-        check(decoder, vae, latents)
+        check(vae, latents)
     assert backend.counts == (2, 4)
     for latents in (make_latents(8), make_latents(6, batch=2)):
-        check(decoder, vae, latents)
+        check(vae, latents)
     assert backend.counts == (2, 4)
 
 
-def test_more_sizes_are_compiled_than_torch_keeps_of_a_function(vae, decoder, backend):
-    assert all(decoder.compile(make_latents(width)) for width in range(7, 17))
-    check(decoder, vae, make_latents())
+def test_more_sizes_are_compiled_than_torch_keeps_of_a_function(vae, backend):
+    assert all(compile_for(vae, make_latents(width)) for width in range(7, 17))
+    check(vae, make_latents())
     assert backend.counts == (11, 12)
 
 
-def test_latents_that_lie_differently_in_memory_run_compiled_too(vae, decoder, backend):
+def test_latents_that_lie_differently_in_memory_run_compiled_too(vae, backend):
     for latents in (make_latents(12)[..., 3:9], make_latents().to(memory_format=torch.channels_last)):
-        check(decoder, vae, latents)
+        check(vae, latents)
     assert backend.counts == (1, 3)
 
 
-def test_decoders_of_two_models_are_compiled_apart(vae, decoder, backend):
-    other = SmallVae()
-    second = CompiledDecoder(other.module.decode, backend)
-    assert second.compile(make_latents())
-    check(decoder, vae, make_latents())
-    check(second, other, make_latents())
+def test_decoders_of_two_models_are_compiled_apart(vae, backend):
+    other = SmallVae(backend)
+    assert compile_for(other, make_latents())
+    check(vae, make_latents())
+    check(other, make_latents())
     assert backend.counts == (2, 4)
 
 
 @torch.inference_mode()
-def test_compiled_code_reads_the_weights_as_they_are(vae, decoder, backend):
+def test_compiled_code_reads_the_weights_as_they_are(vae, backend):
     wide = make_latents(dtype=torch.float64)
     vae.to(torch.float64)  # as after an overflow
-    check(decoder, vae, wide)
+    check(vae, wide)
     vae.to(torch.float32)
     with torch.inference_mode(False):
         vae.module.weight.mul_(1.1)
-    check(decoder, vae, make_latents())
+    check(vae, make_latents())
     assert backend.counts == (1, 2)
 
 
 @torch.inference_mode()
-def test_a_size_that_torch_would_compile_again_runs_uncompiled(vae, decoder, backend, caplog):
+def test_a_size_that_torch_would_compile_again_runs_uncompiled(vae, backend, caplog):
     vae.module.to(torch.float64).to(torch.float32)  # in inference mode: tensors of another kind
     caplog.clear()
     for _ in range(2):
-        check(decoder, vae, make_latents())
+        check(vae, make_latents())
     assert backend.counts == (1, 1)
     (message,) = caplog.messages
-    assert message.startswith("the VAE's compiled decoder for 48x32 is dropped: Detected recompile")
+    assert message.startswith("the decoder runs uncompiled for 48x32 from now on: Detected recompile")
 
 
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        ({"error": OSError("no compiler")}, "the VAE's decoder is not compiled for 48x32: no compiler"),
-        ({"offset": 5.0}, "the VAE's compiled decoder for 48x32 differs by"),
+        ({"error": OSError("no compiler")}, "the decoder is not compiled for 48x32: no compiler"),
+        ({"offset": 5.0}, "the decoder, compiled for 48x32, differs by"),
     ],
 )
-def test_a_size_whose_compilation_fails_runs_uncompiled(vae, backend, caplog, failure, message):
+def test_a_size_whose_compilation_fails_runs_uncompiled(backend, caplog, failure, message):
     vars(backend).update(failure)
-    decoder = CompiledDecoder(vae.module.decode, backend)
+    vae = SmallVae(backend)
     with caplog.at_level(logging.WARNING):
-        assert not decoder.compile(make_latents())
+        assert not compile_for(vae, make_latents())
     (record,) = [record for record in caplog.records if record.name == "naiad"]
     assert record.getMessage().startswith(message)
-    check(decoder, vae, make_latents())
+    check(vae, make_latents())
     assert backend.counts == (1, 1)
 
 
-def test_errors_of_compiled_code_are_raised(decoder, backend):
+def test_errors_of_compiled_code_are_raised(vae, backend):
     backend.error = torch.OutOfMemoryError("out of memory")
     with pytest.raises(torch.OutOfMemoryError):
-        decoder.run(make_latents())
+        vae.decode(make_latents())
     backend.error = None
-    decoder.run(make_latents())
+    vae.decode(make_latents())
     assert backend.counts == (1, 3)  # and it can be run again
 
 
@@ -181,11 +157,11 @@ def test_the_decoder_is_one_graph_of_torch_s_own_operations(backend, monkeypatch
     monkeypatch.setattr(group_norm, "has_triton", lambda device: True)
     monkeypatch.setattr(group_norm, "compute_fused_group_norm", compute)
     vae.optimize(Speed(channels_last=True, kernels=True))
-    decoder = CompiledDecoder(vae.module.decode, backend)
-    assert decoder.compile(make_latents())
+    vae._compiled = CompiledShapes("the decoder", backend)
+    assert compile_for(vae, make_latents())
     assert calls  # of the decoder that the compiled one is compared with
     calls.clear()
-    decoder.run(make_latents())
+    vae.decode(make_latents())
     assert not calls
     assert backend.counts == (1, 2)
 
