@@ -1,6 +1,13 @@
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from compilers import Backend
+from drive import run_job
+from jobs import make_job
 
+from pipelines.compiled import CompiledShapes
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine import loading
@@ -84,3 +91,19 @@ def test_nothing_is_logged_where_kernels_run_or_are_not_chosen(caplog):
 @pytest.mark.parametrize("weights", ["int8", "float8"])
 def test_the_formats_run_on_a_cpu(weights):
     check_speed(torch.device("cpu"), make_settings(weights=weights))
+
+
+def test_the_unet_is_compiled_before_the_first_request_and_not_for_it(model, monkeypatch):
+    backend = Backend()
+    monkeypatch.setattr("pipelines.weights.networks.CompiledShapes", lambda name: CompiledShapes(name, backend))
+    profile = model.profile
+    defaults = profile.defaults.model_copy(update={"width": 64, "height": 64})
+    small = replace(model, profile=profile.model_copy(update={"defaults": defaults}))
+    residents = load_models([small], make_settings(compile_unet="on"))
+    assert backend.compilations == 3  # of one, two and three chunks of text
+    runs = backend.runs
+    for size, passes in ((64, 2), (128, 0)):
+        job: Any = replace(make_job(width=size, height=size, steps=2), model=small.model)
+        run_job(residents, job)
+        assert backend.counts == (3, runs + passes)
+        runs = backend.runs
