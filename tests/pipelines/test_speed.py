@@ -6,6 +6,8 @@ import torch
 from pipelines import speed as module
 from pipelines.errors import PipelineError
 from pipelines.speed import (
+    PLAIN,
+    Choice,
     Speed,
     SpeedChoices,
     choose_speed,
@@ -14,7 +16,7 @@ from pipelines.speed import (
 )
 
 COMPILED = ["compile_vae", "compile_unet"]
-NAMES = [field.name for field in fields(Speed) if field.type is bool and field.name not in COMPILED]
+NAMES = [field.name for field in fields(SpeedChoices) if field.type is Choice and field.name not in COMPILED]
 """The switches that are on by default on CUDA."""
 
 
@@ -22,11 +24,14 @@ def choose(device, **choices):
     return choose_speed(torch.device(device), SpeedChoices(**choices))
 
 
-@pytest.mark.parametrize(
-    ("device", "used"), [("cuda", True), ("cuda:1", True), ("cpu", False), ("mps", False)]
-)
-def test_everything_but_compilation_is_used_on_cuda_and_nothing_elsewhere(device, used):
-    assert choose(device) == Speed(*[used] * len(NAMES))
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_everything_but_compilation_is_used_on_cuda(device):
+    assert choose(device) == Speed(*[True] * (len(NAMES) + 1))  # the VAE has its own layout
+
+
+def test_elsewhere_only_a_cpu_s_vae_is_changed():
+    assert choose("cpu") == Speed(channels_last_vae=True)
+    assert choose("cpu", channels_last="off") == choose("mps") == PLAIN
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +49,8 @@ def test_compilation_is_used_where_it_is_turned_on(device, name):
 
 
 def test_layouts_can_be_turned_on_elsewhere_but_not_what_only_cuda_has():
-    assert choose("cpu", **dict.fromkeys(NAMES, "on")) == Speed(channels_last=True, fused_projections=True)
+    expected = Speed(channels_last=True, channels_last_vae=True, fused_projections=True)
+    assert choose("cpu", **dict.fromkeys(NAMES, "on")) == expected
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -95,7 +95,9 @@ def test_the_formats_run_on_a_cpu(weights):
 
 def test_the_unet_is_compiled_before_the_first_request_and_not_for_it(model, monkeypatch):
     backend = Backend()
-    monkeypatch.setattr("pipelines.weights.networks.CompiledShapes", lambda name: CompiledShapes(name, backend))
+    monkeypatch.setattr(
+        "pipelines.weights.networks.CompiledShapes", lambda name: CompiledShapes(name, backend)
+    )
     profile = model.profile
     defaults = profile.defaults.model_copy(update={"width": 64, "height": 64})
     small = replace(model, profile=profile.model_copy(update={"defaults": defaults}))
