@@ -87,7 +87,7 @@ def load_weights(
 
     Raises:
         WeightsError: the checkpoint or a replacement cannot be used; one line with file and reason.
-        PipelineError: the attention backend is not installed, or quantized weights do not fit on the device.
+        UnusableSetting: the attention backend is not installed, or weights that have to be on the device do not fit.
     """
     target = torch.device(device)
     files = (Path(path), vae, *text_encoders, inpainting)

@@ -78,9 +78,14 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
 
 
 def check_decoders(models: Iterable[ServedModel], settings: Settings) -> None:
-    """Raise `ConfigError` if a model does not have the decoder that is set for its images."""
+    """Raise `ConfigError` if a model does not have the decoder that is set for its images, or it is not compiled."""
     if settings.speed.decoder == "vae":
         return
+    if settings.speed.compile_vae == "on":
+        advice = "set it to auto or off, or speed.decoder to vae"
+        raise ConfigError(
+            f"speed.compile_vae = on: speed.decoder = tiny decodes instead of the VAE; {advice}"
+        )
     for model in models:
         if model.entry.preview_decoder is None:
             advice = "name one in the catalog, or set speed.decoder to vae"

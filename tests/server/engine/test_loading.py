@@ -61,6 +61,11 @@ def test_kernels_that_cannot_run_are_an_error_before_a_model_is_loaded(model):
         load_models([model], make_settings(kernels="on"))
 
 
+def test_graphs_that_cannot_run_are_an_error_before_a_model_is_loaded(model):
+    with pytest.raises(ConfigError, match=r'speed\.graphs = "on": graphs are for GPUs .* device is cpu'):
+        load_models([model], make_settings(graphs="on"))
+
+
 def test_a_format_that_the_device_lacks_is_an_error_before_a_model_is_loaded(model, monkeypatch):
     monkeypatch.setattr("pipelines.speed.explain_missing_format", lambda *_: "it needs another GPU")
     with pytest.raises(ConfigError, match=r'speed\.weights = "float8": it needs another GPU; set it to'):
