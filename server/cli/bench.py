@@ -100,7 +100,7 @@ def run_bench(
 ) -> int:
     """Measure a plan, print each row as it is finished, and return the exit status: 0, or that of an early end.
 
-    Raises `ConfigError` if the plan or the setup is wrong, and `Unavailable` if the model cannot be loaded.
+    Raises `ConfigError` if the plan or the setup is wrong, and `Unavailable` if the model cannot be loaded otherwise.
     """
     most = settings.engine.queue_limit
     if max(plan.concurrency) > most:

@@ -55,7 +55,7 @@ def generate_to_file(
 
 @contextmanager
 def run_engine(model: ServedModel, settings: Settings, on_event: OnEvent = ignore_event) -> Generator[Engine]:
-    """Load a model; raise `Unavailable` if that fails."""
+    """Load a model; raise `ConfigError` if a setting is why that fails, else `Unavailable`."""
     engine = build_engine(model, settings, (), on_event)
     engine.start()
     try:
