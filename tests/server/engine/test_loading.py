@@ -5,8 +5,7 @@ from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine import loading
 from server.engine.loading import (
-    check_kernels,
-    check_speed,
+    check_device,
     has_own_memory,
     load_models,
     read_memory,
@@ -45,11 +44,11 @@ def test_only_cuda_has_memory_of_its_own(kind, expected):
 
 def test_kernels_are_needed_for_a_gpu_alone(monkeypatch):
     monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: "no kernels for sm_120")
-    check_kernels(torch.device("cpu"))
+    assert check_device("cpu", make_settings()) is None
     with pytest.raises(ConfigError, match="no kernels for sm_120"):
-        check_kernels(torch.device("cuda"))
+        check_device("cuda", make_settings())
     monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: None)
-    check_kernels(torch.device("cuda"))
+    check_device("cuda", make_settings(kernels="off"))
 
 
 def make_settings(**speed):
@@ -72,20 +71,18 @@ def test_a_format_that_the_device_lacks_is_an_error_before_a_model_is_loaded(mod
         load_models([model], make_settings(weights="float8"))
 
 
-def test_kernels_that_are_not_used_are_logged_once_with_the_reason(monkeypatch, caplog):
+def test_kernels_that_are_not_used_are_logged_once_with_the_reason(model, monkeypatch, caplog):
     monkeypatch.setattr(loading, "explain_unused_kernels", lambda *_: "Triton is not installed")
-    check_speed(torch.device("cpu"), make_settings())
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert record.message.startswith("speed.kernels = 'auto'")
+    load_models([model], make_settings())
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.message.startswith('speed.kernels = "auto"')
     assert record.message.endswith("because Triton is not installed")
 
 
-def test_nothing_is_logged_where_kernels_run_or_are_not_chosen(caplog):
-    check_speed(torch.device("cpu"), make_settings())
-    assert not caplog.records
+def test_nothing_is_said_where_kernels_run_or_are_not_chosen():
+    assert check_device("cpu", make_settings()) is None
 
 
 @pytest.mark.parametrize("weights", ["int8", "float8"])
 def test_the_formats_run_on_a_cpu(weights):
-    check_speed(torch.device("cpu"), make_settings(weights=weights))
+    assert check_device("cpu", make_settings(weights=weights)) is None
