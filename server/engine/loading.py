@@ -110,12 +110,13 @@ class LoadedRunner:
 
 
 def load_models(
-    models: Sequence[ServedModel], settings: Settings, times: LoadTimes | None = None
+    models: Sequence[ServedModel], settings: Settings, times: LoadTimes | None = None, warms_up: bool = True
 ) -> ResidentModels:
     """Load the first of the models, and the upscaler if there is one; the others are loaded when they are requested.
 
     Args:
         times: gets the times of the parts of loading the first.
+        warms_up: whether the first is warmed up, which pays only if many requests follow.
 
     Raises what `load_runner` does, and `ConfigError` if torch has no kernels for the GPU or `speed` has what the
     device lacks.
@@ -141,8 +142,9 @@ def load_models(
     is_shared = not has_own_memory(torch.device(device))
     budgets = settings.engine.device_memory << 20, parked_memory
     residents = ResidentModels(models, load, *budgets, is_shared, partial(read_memory, device))
-    residents.warm_up()
-    times.finish("warm-up")
+    if warms_up:
+        residents.warm_up()
+        times.finish("warm-up")
     return residents
 
 

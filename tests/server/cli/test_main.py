@@ -251,6 +251,21 @@ def test_a_setting_that_keeps_the_model_from_being_loaded_is_a_wrong_setup(naiad
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "count"),
+    [
+        (("generate", "a", "--size", "64x64", "--steps", 1), 0),
+        (("bench", "--sizes", "64x64", "--steps", 1, "--concurrency", 1), 1),
+    ],
+)
+def test_a_model_is_warmed_up_only_for_many_pictures(naiad, monkeypatch, command, count):
+    warmed = []
+    monkeypatch.setattr("server.engine.loading.LoadedRunner.warm_up", lambda runner: warmed.append(runner))
+    done = naiad(*command, "--demo", "--device", "cpu")
+    assert done.status == 0, done.error
+    assert len(warmed) == count
+
+
 @pytest.mark.parametrize("name", ["graphs", "kernels"])
 def test_a_speed_setting_that_the_device_lacks_is_a_wrong_setup(naiad, monkeypatch, name):
     monkeypatch.setenv(f"NAIAD_SPEED_{name.upper()}", "on")
