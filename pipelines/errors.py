@@ -43,6 +43,10 @@ class WeightsError(PipelineError):
         super().__init__(f"{abbreviate(self.path.name)}: {reason}")
 
 
+class UnusableSetting(PipelineError):
+    """A setting that cannot be used here: with this device, its memory or the packages that are installed."""
+
+
 class UnusableFile(PipelineError):
     """Files that a request names cannot be used: for another kind of model, damaged, or too strong.
 

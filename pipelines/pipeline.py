@@ -261,7 +261,7 @@ class Pipeline:
                 outputs = yield self._make_step(inputs, index, rows)
 
     def _make_step(self, inputs: PassInputs, index: int, rows: Rows) -> Step:
-        sigma, batcher = rows[0].sigma, inputs.batcher
+        sigma, batcher = rows[0].sampler_sigma, inputs.batcher
         progress = inputs.show_progress(index, inputs.plan.find_step(sigma), sigma)
         key, share = batcher.make_key(rows), batcher.find_share(rows)
         return Step(progress, batcher.evaluate_images, rows, key, share, rows=len(rows))

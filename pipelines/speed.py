@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from pipelines.errors import PipelineError
+from pipelines.errors import UnusableSetting
 from pipelines.kernels.triton_support import explain_missing_triton
 from pipelines.unet.quantized_linear import QuantizedFormat, explain_missing_format
 
@@ -67,13 +67,12 @@ def choose_speed(device: torch.device, choices: SpeedChoices, streamed: int = 0)
         streamed: bytes of weights that are copied to the device in each pass, layer by layer.
 
     Raises:
-        PipelineError: quantized weights would be streamed.
+        UnusableSetting: weights are streamed, and a choice needs them on the device.
     """
     is_cuda = device.type == "cuda"
-    if streamed and choices.weights != "full":
-        reason = f"the memory plan copies {streamed / 1e9:.1f} GB of the UNet to the GPU in each pass"
-        advice = 'set it to "full", or raise speed.memory or free memory of the GPU'
-        raise PipelineError(f'speed.weights = "{choices.weights}" needs them there, but {reason}; {advice}')
+    unusable = _explain_streamed(choices, streamed)
+    if unusable is not None:
+        raise UnusableSetting(unusable)
 
     def decide(choice: Choice, cuda_only: bool = False) -> bool:
         return is_cuda and choice != "off" if cuda_only or choice == "auto" else choice == "on"
@@ -86,9 +85,23 @@ def choose_speed(device: torch.device, choices: SpeedChoices, streamed: int = 0)
         channels_last and decide(choices.kernels, cuda_only=True),
         not streamed and decide(choices.graphs, cuda_only=True),
         choices.compile_vae == "on",
-        not streamed and choices.compile_unet == "on",
+        choices.compile_unet == "on",
         choices.weights,
     )
+
+
+def _explain_streamed(choices: SpeedChoices, streamed: int) -> str | None:
+    """Return which choice needs weights on the device that are streamed, and what to do; None if none does."""
+    if not streamed:
+        return None
+    reason = f"it needs all of the UNet on the GPU, but the memory plan copies {streamed / 1e9:.1f} GB in each pass"
+    advice = "or raise speed.memory or free memory of the GPU"
+    if choices.weights != "full":
+        return f'speed.weights = "{choices.weights}": {reason}; set it to "full", {advice}'
+    for name in ("fused_projections", "graphs", "compile_unet"):
+        if getattr(choices, name) == "on":
+            return f'speed.{name} = "on": {reason}; set it to "auto" or "off", {advice}'
+    return None
 
 
 def explain_unusable(device: torch.device, choices: SpeedChoices) -> str | None:
@@ -104,6 +117,9 @@ def explain_unusable(device: torch.device, choices: SpeedChoices) -> str | None:
             missing = 'the kernels need speed.channels_last, which is "off"'
         if missing is not None:
             return f'speed.kernels = "on": {missing}; set it to "auto" or "off"'
+    if choices.graphs == "on" and device.type != "cuda":
+        reason = f"graphs are for GPUs with CUDA, and the device is {device}"
+        return f'speed.graphs = "on": {reason}; set it to "auto" or "off"'
     return None
 
 

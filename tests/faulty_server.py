@@ -31,7 +31,7 @@ class FaultyModel(FakeModel):
 def build_load(fault):
     """Return what replaces the loading of models."""
 
-    def load(models, settings):
+    def load(models, settings, warms_up):
         if fault == "load-hangs":
             Event().wait()
         if fault == "load-fails":

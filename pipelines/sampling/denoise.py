@@ -45,6 +45,7 @@ class Row:
         controls: the ControlNets that condition it.
         deep: deep features of an earlier pass of it, with which only the UNet's outermost level is run.
         keep_deep: called with the deep features of its pass, (1, width, h / 2, w / 2).
+        image_sigma: of the latents that x may be a downscaled copy of; None if it is that of x.
     """
 
     x: Tensor
@@ -56,6 +57,12 @@ class Row:
     controls: RowControls = ()
     deep: Tensor | None = None
     keep_deep: Callable[[Tensor], None] | None = None
+    image_sigma: float | None = None
+
+    @property
+    def sampler_sigma(self) -> float:
+        """The sigma at which the sampler asks for the estimate, which a plan finds the step of."""
+        return self.sigma if self.image_sigma is None else self.image_sigma
 
 
 Rows = tuple[Row, ...]
@@ -152,7 +159,8 @@ class Estimator:
             control for control in self.controls if self.plan.is_within(sigma, control.start, control.end)
         )
         return tuple(
-            Row(*view, part, time_ids, extra, shrink, controls) for part in self._select_conditionings(sigma)
+            Row(*view, part, time_ids, extra, shrink, controls, image_sigma=sigma)
+            for part in self._select_conditionings(sigma)
         )
 
     def _cache_rows(self, rows: Rows, sigma: float) -> Rows:

@@ -87,7 +87,7 @@ def load_weights(
 
     Raises:
         WeightsError: the checkpoint or a replacement cannot be used; one line with file and reason.
-        PipelineError: the attention backend is not installed, or quantized weights do not fit on the device.
+        UnusableSetting: the attention backend is not installed, or weights that have to be on the device do not fit.
     """
     target = torch.device(device)
     files = (Path(path), vae, *text_encoders, inpainting)
@@ -97,9 +97,7 @@ def load_weights(
         on_part("plan")
     dtype = dtype or choose_dtype(plan.checkpoint, target)
     vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
-    choices = speed or SpeedChoices()
-    memory = choose_plan(plan, target, dtype, vae_dtype, gigabytes, choices.weights != "full")
-    chosen = choose_speed(target, choices, memory.streamed)
+    memory, chosen = plan_run(plan, target, (dtype, vae_dtype), speed or SpeedChoices(), gigabytes)
     _fill_all(plan, memory, target, (dtype, vae_dtype), chosen.weights)
     _quantize(plan, memory, target, chosen.weights)
     offload = place_weights(plan, memory, target)
@@ -114,6 +112,22 @@ def load_weights(
     place = target, dtype, vae_dtype
     rest = plan.inpainting, plan.parts, memory, offload, chosen
     return Weights(plan.detection, plan.architecture, *networks, *place, *rest)
+
+
+def plan_run(
+    plan: ModelPlan,
+    device: torch.device,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    choices: SpeedChoices,
+    gigabytes: int | None,
+) -> tuple[MemoryPlan, Speed]:
+    """Return where the weights of a model will be, and how its networks are run; see `load_weights`.
+
+    Raises:
+        UnusableSetting: weights that have to be on the device do not fit.
+    """
+    memory = choose_plan(plan, device, *dtypes, gigabytes, choices.weights != "full")
+    return memory, choose_speed(device, choices, memory.streamed)
 
 
 def _fill_all(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipelines.adapters.attention import ImageKeys, ImageProjections, RowVibe, project_image
 from pipelines.compiled import CompiledShapes
-from pipelines.errors import PipelineError
+from pipelines.errors import UnusableSetting
 from pipelines.speed import Speed
 from pipelines.text.tokens import EOS
 from pipelines.types import AttentionBackend
@@ -374,14 +374,14 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def set_attention(unet: TorchUNet, backend: AttentionBackend) -> None:
-    """Set the attention kernels; raise PipelineError if xformers is not installed or does not fit torch."""
+    """Set the attention kernels; raise UnusableSetting if xformers is not installed or does not fit torch."""
     if backend == "sdpa":
         return
     try:
         import xformers.ops as xformers  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError):
         reason = "attention is set to xformers, which is not installed: pip install naiad[xformers]"
-        raise PipelineError(reason) from None
+        raise UnusableSetting(reason) from None
     unet.module.set_attention(partial(_attend_with, cast("Any", xformers).memory_efficient_attention))
 
 

@@ -100,7 +100,7 @@ def run_bench(
 ) -> int:
     """Measure a plan, print each row as it is finished, and return the exit status: 0, or that of an early end.
 
-    Raises `ConfigError` if the plan or the setup is wrong, and `Unavailable` if the model cannot be loaded.
+    Raises `ConfigError` if the plan or the setup is wrong, and `Unavailable` if the model cannot be loaded otherwise.
     """
     most = settings.engine.queue_limit
     if max(plan.concurrency) > most:
@@ -146,7 +146,7 @@ def _measure(
         return write_job_picture(metadata, request, result, 0)
 
     started = perf_counter()
-    with run_engine(model, settings, log.observe) as engine:
+    with run_engine(model, settings, log.observe, warms_up=True) as engine:
         loaded = engine.model or model  # what it predicts may be known only now
         requests = replace(requests, policy=replace(requests.policy, model=loaded))
         job = requests.resolve(plan.sizes[0], 0).job

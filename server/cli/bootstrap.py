@@ -78,9 +78,14 @@ def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPol
 
 
 def check_decoders(models: Iterable[ServedModel], settings: Settings) -> None:
-    """Raise `ConfigError` if a model does not have the decoder that is set for its images."""
+    """Raise `ConfigError` if a model does not have the decoder that is set for its images, or it is not compiled."""
     if settings.speed.decoder == "vae":
         return
+    if settings.speed.compile_vae == "on":
+        advice = "set it to auto or off, or speed.decoder to vae"
+        raise ConfigError(
+            f"speed.compile_vae = on: speed.decoder = tiny decodes instead of the VAE; {advice}"
+        )
     for model in models:
         if model.entry.preview_decoder is None:
             advice = "name one in the catalog, or set speed.decoder to vae"
@@ -92,23 +97,28 @@ def build_engine(
     settings: Settings,
     others: tuple[ServedModel, ...] = (),
     on_event: OnEvent = ignore_event,
+    warms_up: bool = True,
 ) -> Engine:
-    """Build an engine that loads the model when it is started, and the others when they are requested."""
+    """Build an engine that loads the model when it is started, and the others when they are requested.
+
+    Args:
+        warms_up: whether the model is also warmed up then, before the engine is ready.
+    """
     check_decoders((model, *others), settings)
     share_heap()  # before the threads begin that use much memory
-    load, engine = partial(_load_models, (model, *others), settings), settings.engine
+    load, engine = partial(_load_models, (model, *others), settings, warms_up), settings.engine
     images = ACTIVE_IMAGES[engine.batching] if engine.active_images == "auto" else engine.active_images
     limits = Limits(engine.queue_limit, images)
     return Engine(load, limits, engine.batching, engine.step_timeout, on_event)
 
 
-def _load_models(models: tuple[ServedModel, ...], settings: Settings) -> "LoadedModel":
+def _load_models(models: tuple[ServedModel, ...], settings: Settings, warms_up: bool = True) -> "LoadedModel":
     """Load the first model. Its files are read while torch is imported, which takes about as long."""
     times = LoadTimes()
     with prefetch(models[0].file_fingerprints):
         from server.engine.loading import load_models
     times.finish("import")
-    loaded = load_models(models, settings, times)
+    loaded = load_models(models, settings, times, warms_up)
     log.info("ready after %s", times)
     return loaded
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipelines.errors import WeightsError
+from pipelines.errors import UnusableSetting, WeightsError
 from server.api.accounts import load_accounts
 from server.cli.bootstrap import check_decoders, check_memory
 from server.config.catalog import Catalog
@@ -26,11 +26,12 @@ from server.tls.certificates import Certificates
 
 
 def check_setup(catalog: Catalog, settings: Settings, probe: bool = False) -> Iterator[str]:
-    """Check profiles, presets, accounts, tags, signing key, checkpoints and upscaler; yield a line for each, then "OK".
+    """Check all that a server needs, from profiles to the device; yield a line for each, then "OK".
 
     With `probe`, models are loaded too, and their networks must show the prediction that was detected.
 
-    Raises `ConfigError` if a file has an invalid setting or does not exist, or if weights cannot be loaded.
+    Raises `ConfigError` if a file has an invalid setting or does not exist, if weights cannot be loaded, or if the
+    device lacks what is set.
     """
     yield f"profiles: {len(load_profiles(configs() / 'profiles'))}"
     yield f"presets: texts for {len(load_presets(configs() / 'presets.toml').models)} models"
@@ -59,7 +60,7 @@ def check_setup(catalog: Catalog, settings: Settings, probe: bool = False) -> It
             yield f"{tool}: {network.name}, images of {size}"
         if probe:
             yield from _probe_models(catalog, settings)
-    except WeightsError as error:
+    except (UnusableSetting, WeightsError) as error:
         raise ConfigError(str(error)) from None
     yield "OK"
 
@@ -80,7 +81,7 @@ def _check_weights(catalog: Catalog, settings: Settings) -> Iterator[str]:
     from server.engine.loading import check_model, read_upscaler_scale  # takes seconds
 
     for model in models:
-        check_model(model)
+        check_model(model, settings)
         yield f"{model.model}: {model.entry.path.name}, {model.detection.family}, profile {model.profile.name}"
     yield from describe_controls(catalog)
     if catalog.lora_folder is not None:
@@ -92,13 +93,13 @@ def _check_weights(catalog: Catalog, settings: Settings) -> Iterator[str]:
 
 
 def _check_torch(settings: Settings) -> Iterator[str]:
-    """Yield lines about torch's build and the GPUs; raise `ConfigError` if it has no kernels for one that is used."""
-    from server.engine.loading import describe_build, explain_missing_kernels
+    """Yield lines about torch's build and the GPUs; raise `ConfigError` if the device cannot be used as it is set."""
+    from server.engine.loading import check_device, describe_build, resolve_device
 
     yield from describe_build()
-    missing = None if settings.device in ("cpu", "mps") else explain_missing_kernels()
-    if missing is not None:
-        raise ConfigError(missing)
+    slow = check_device(resolve_device(settings.device), settings)
+    if slow is not None:
+        yield slow
 
 
 def _probe_models(catalog: Catalog, settings: Settings) -> Iterator[str]:

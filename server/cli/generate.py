@@ -54,9 +54,14 @@ def generate_to_file(
 
 
 @contextmanager
-def run_engine(model: ServedModel, settings: Settings, on_event: OnEvent = ignore_event) -> Generator[Engine]:
-    """Load a model; raise `Unavailable` if that fails."""
-    engine = build_engine(model, settings, (), on_event)
+def run_engine(
+    model: ServedModel, settings: Settings, on_event: OnEvent = ignore_event, warms_up: bool = False
+) -> Generator[Engine]:
+    """Load a model; raise `ConfigError` if a setting is why that fails, else `Unavailable`.
+
+    By default it is not warmed up as for a server, which takes longer than it saves a single request.
+    """
+    engine = build_engine(model, settings, (), on_event, warms_up)
     engine.start()
     try:
         engine.wait_ready()

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipelines.errors import PipelineError
+from pipelines.errors import PipelineError, UnusableSetting, WeightsError
 from server.cli import options, pictures, tls, tokens
 from server.cli.options import option
 from server.cli.output import OutputChoice
@@ -33,7 +33,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except ConfigError as error:
+    except (ConfigError, UnusableSetting, WeightsError) as error:
         _fail(str(error), 2)
     except (PipelineError, ApiError) as error:
         _fail(str(error), 1)

@@ -23,8 +23,10 @@ from server.tls.certificates import Certificates
 from server.tls.hosts_file import REDIRECTED
 
 log = logging.getLogger("naiad")
+SETUP_STATUS = 2
+"""Exit status after a setting was why the model could not be loaded; another start would end in the same way."""
 FAILURE_STATUS = 3
-"""Exit status after the model could not be loaded, or the device has failed or hangs."""
+"""Exit status after it could not be loaded for another reason, or the device has failed or hangs."""
 
 
 def run_server(
@@ -51,7 +53,7 @@ def run_server(
             Thread(target=stop_after_failure, args=(server, state.engine), daemon=True).start()
         server.run(listeners)
     if settings.engine.exit_on_failure and state.engine.failure is not None:
-        server.exit_status = FAILURE_STATUS
+        server.exit_status = find_status(state.engine)
     if (
         state.engine.is_running
     ):  # a model that still loads, or a step that hangs; without them it would not end
@@ -64,13 +66,19 @@ def stop_after_failure(server: Server, engine: Engine) -> None:
     """Wait until the engine has ended, and stop the server if it has failed."""
     if engine.wait_end() is None:
         return
-    server.exit_status = FAILURE_STATUS
+    server.exit_status = find_status(engine)
     log.critical(
-        "the server stops with status %d (engine.exit_on_failure = false keeps it running)", FAILURE_STATUS
+        "the server stops with status %d (engine.exit_on_failure = false keeps it running)",
+        server.exit_status,
     )
     while not server.started:  # a server that is asked to stop before that does not shut down its application
         sleep(0.01)
     server.should_exit = True
+
+
+def find_status(engine: Engine) -> int:
+    """Return the exit status of a server whose engine has failed."""
+    return FAILURE_STATUS if engine.wrong_setup is None else SETUP_STATUS
 
 
 def _open_certificate(settings: Settings) -> ssl.SSLContext:

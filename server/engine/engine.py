@@ -18,9 +18,10 @@ from threading import Condition, Thread
 from time import perf_counter
 
 from pipelines.cost import count_images
-from pipelines.errors import DeviceLost, PipelineError
+from pipelines.errors import DeviceLost, PipelineError, UnusableSetting
 from pipelines.job import Work
 from pipelines.types import BatchingMode, OnPreview
+from server.config.toml import ConfigError
 from server.engine.events import OnEvent, describe_end, ignore_event
 from server.engine.model import ServedModel
 from server.engine.queue import Forecast, Limits, Queue
@@ -59,6 +60,7 @@ class Engine:
 
     Attributes:
         failure: why the engine is DEFUNCT or HUNG.
+        wrong_setup: which setting is why the model could not be loaded; None if none is.
         model: what is known about the model since it was loaded; None before, or if its files say everything.
         device_memory: bytes of the device's memory by what they are, when it last worked; nothing on a CPU.
     """
@@ -81,6 +83,7 @@ class Engine:
         self.watchdog = Watchdog(step_timeout, self._report_hang)
         self._loaded: LoadedModel | None = None
         self.failure: str | None = None
+        self.wrong_setup: str | None = None
         self.model: ServedModel | None = None
         self.device_memory: Mapping[str, int] = {}
         self._memory_read = 0.0
@@ -120,9 +123,14 @@ class Engine:
         self.watchdog.start()
 
     def wait_ready(self) -> None:
-        """Block until the model is loaded, or raise `Unavailable` if it could not be."""
+        """Block until the model is loaded.
+
+        Raises `ConfigError` if a setting is why it could not be, else `Unavailable`.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._state is not State.LOADING)
+        if self.wrong_setup is not None:
+            raise ConfigError(self.wrong_setup)
         self._require_ready()
 
     def wait_end(self) -> str | None:
@@ -245,6 +253,7 @@ class Engine:
             self.device_memory, self._memory_read = model.device_memory, perf_counter()
 
     def _fail_loading(self, error: Exception) -> None:
+        self.wrong_setup = str(error) if isinstance(error, ConfigError | UnusableSetting) else None
         is_known = isinstance(error, PipelineError | ValueError) and not isinstance(error, DeviceLost)
         self.failure = f"the model could not be loaded{f': {error}' if is_known else ''}"
         log.error("%s", self.failure, exc_info=None if is_known else error)

@@ -39,10 +39,10 @@ from pipelines.upscale.upscaler import Upscaler, load_upscaler
 from pipelines.weights.checkpoint import fingerprint, open_checkpoint
 from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
-from pipelines.weights.load import Weights, choose_dtype, load_weights
+from pipelines.weights.load import Weights, choose_dtype, choose_vae_dtype, load_weights, plan_run
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
-from pipelines.weights.model_plan import plan_model
-from pipelines.weights.networks import TorchUNet
+from pipelines.weights.model_plan import ModelPlan, plan_model
+from pipelines.weights.networks import TorchUNet, set_attention
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings
@@ -111,19 +111,21 @@ class LoadedRunner:
 
 
 def load_models(
-    models: Sequence[ServedModel], settings: Settings, times: LoadTimes | None = None
+    models: Sequence[ServedModel], settings: Settings, times: LoadTimes | None = None, warms_up: bool = True
 ) -> ResidentModels:
     """Load the first of the models, and the upscaler if there is one; the others are loaded when they are requested.
 
     Args:
         times: gets the times of the parts of loading the first.
+        warms_up: whether the first is warmed up, which pays only if many requests follow.
 
     Raises what `load_runner` does, and `ConfigError` if torch has no kernels for the GPU or `speed` has what the
     device lacks.
     """
     device = resolve_device(settings.device)
-    check_kernels(torch.device(device))
-    check_speed(torch.device(device), settings)
+    slow = check_device(device, settings)
+    if slow is not None:
+        log.warning("%s", slow)
     times = times or LoadTimes()
     upscaler = _load_upscaler(models[0], device)
     times.finish("upscaler")
@@ -141,8 +143,9 @@ def load_models(
     is_shared = not has_own_memory(torch.device(device))
     budgets = settings.engine.device_memory << 20, parked_memory
     residents = ResidentModels(models, load, *budgets, is_shared, partial(read_memory, device))
-    residents.warm_up()
-    times.finish("warm-up")
+    if warms_up:
+        residents.warm_up()
+        times.finish("warm-up")
     return residents
 
 
@@ -151,21 +154,20 @@ def has_own_memory(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def check_kernels(device: torch.device) -> None:
-    """Raise `ConfigError` if torch has no kernels for a GPU."""
-    if device.type == "cuda" and (missing := explain_missing_kernels()) is not None:
-        raise ConfigError(missing)
+def check_device(name: str, settings: Settings) -> str | None:
+    """Return what makes a device slower than it could be; None if nothing does.
 
-
-def check_speed(device: torch.device, settings: Settings) -> None:
-    """Raise `ConfigError` if a choice of `speed` cannot be used on a device; log why naiad's own kernels are not."""
-    choices = _read_choices(settings)
-    unusable = explain_unusable(device, choices)
-    if unusable is not None:
-        raise ConfigError(unusable)
+    Raises `ConfigError` if torch has no kernels for it, or it lacks a choice of `speed`.
+    """
+    device, choices = torch.device(name), _read_choices(settings)
+    problem = explain_missing_kernels() if device.type == "cuda" else None
+    problem = problem or explain_unusable(device, choices)
+    if problem is not None:
+        raise ConfigError(problem)
     unused = explain_unused_kernels(device, choices)
-    if unused is not None:
-        log.warning("speed.kernels = 'auto': slower operations of torch are used, because %s", unused)
+    if unused is None:
+        return None
+    return f'speed.kernels = "auto": slower operations of torch are used, because {unused}'
 
 
 def _read_choices(settings: Settings) -> SpeedChoices:
@@ -312,8 +314,11 @@ def probe_model(model: ServedModel, settings: Settings) -> str:
     return f"its network shows {found}, as detected ({probe})"
 
 
-def check_model(model: ServedModel) -> None:
-    """Raise the `WeightsError` that loading a model would raise for its headers; no tensor is read."""
+def check_model(model: ServedModel, settings: Settings | None = None) -> None:
+    """Raise the `WeightsError` that loading a model would raise for its headers; no tensor is read.
+
+    With settings, raise also the `UnusableSetting` or `ConfigError` that they would be the reason of.
+    """
     entry = model.entry
     plan = plan_model(
         entry.path,
@@ -330,6 +335,19 @@ def check_model(model: ServedModel) -> None:
         plan_vibe(entry.vibe.path, entry.vibe.image_encoder, plan.unet.attention_shapes)
     for control in model.controls.usable.values():
         plan_control(detect_control(control.settings.path), plan.architecture.unet)
+    if settings is not None:
+        _check_run(plan, settings)
+
+
+def _check_run(plan: ModelPlan, settings: Settings) -> None:
+    """Check how a model would be run. What is free of the device's memory now need not be so at the start."""
+    set_attention(plan.unet, settings.attention)
+    if settings.speed.memory == "auto":
+        return
+    device = torch.device(resolve_device(settings.device))
+    dtype = DTYPES.get(settings.dtype) or choose_dtype(plan.checkpoint, device)
+    dtypes = dtype, choose_vae_dtype(dtype, device)
+    plan_run(plan, device, dtypes, _read_choices(settings), settings.speed.memory)
 
 
 def _set_threads(settings: Settings) -> None:

@@ -20,7 +20,7 @@ log = logging.getLogger("naiad")
 NAME = "naiad"
 """Name of the application in Ray Serve."""
 POLL_SECONDS = 1.0
-REASON = re.compile(r"server\.errors\.Unavailable: (.+)")
+REASON = re.compile(r"server\.(errors\.Unavailable|config\.toml\.ConfigError): (.+)")
 """What a replica's check raised, in the text of Ray's error."""
 CONNECT_SECONDS = 10.0
 NO_CLUSTER = (
@@ -111,7 +111,7 @@ def count(resource: str) -> int:
 def deploy(service: Service, scale: Scale, host: str, port: int) -> None:
     """Start the replicas, or replace those that are running one after the other; return when all are ready.
 
-    Raises `Unavailable` if they cannot load the model.
+    Raises `ConfigError` if a setting is why they cannot load the model, else `Unavailable`.
     """
     from ray import serve
 
@@ -126,11 +126,16 @@ def deploy(service: Service, scale: Scale, host: str, port: int) -> None:
     try:
         serve.run(build_application(service, scale), name=NAME, route_prefix="/")
     except RuntimeError as error:
-        found = REASON.search(str(error))
         log.debug("%s", error)
-        raise Unavailable(
-            found[1] if found else "the replicas could not start; see the lines above"
-        ) from None
+        raise find_reason(str(error)) from None
+
+
+def find_reason(text: str) -> ConfigError | Unavailable:
+    """Return what the check of a replica raised, from the text of Ray's error."""
+    found = REASON.search(text)
+    if found is None:
+        return Unavailable("the replicas could not start; see the lines above")
+    return Unavailable(found[2]) if found[1].endswith("Unavailable") else ConfigError(found[2])
 
 
 def wait_for_loss(patience: float) -> None:

@@ -45,7 +45,7 @@ class Replica:
         return create_app(self._state)
 
     async def check_health(self) -> None:
-        """Wait until the model is loaded; raise `Unavailable` if it could not be, or the device has failed since.
+        """Wait until the model is loaded; raise what `Engine.wait_ready` does, also if the device has failed since.
 
         A replica gets no requests before its first check has ended.
         """

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import change, make_job
+from jobs import change, make_job, plan_first
 from unets import WrappedUNet
 
 from pipelines.errors import Cancelled, NotFinite
@@ -69,6 +69,15 @@ def test_every_evaluation_is_reported_and_the_callback_can_stop_the_run(demo):
 
     with pytest.raises(Cancelled):
         demo.generate_latents(JOB, stop)
+
+
+@pytest.mark.parametrize("smea", ["off", "smea"])
+@pytest.mark.parametrize("pyramid", [0, 1, 2])
+def test_steps_on_downscaled_copies_are_reported_as_those_of_the_sampler(demo, pyramid, smea):
+    job, steps = change(JOB, steps=8, pyramid=pyramid, smea=smea), []
+    sigmas = plan_first(job, demo.table).sigmas
+    demo.generate_latents(job, steps.append)
+    assert [(step.step, step.sigma) for step in steps] == list(enumerate(sigmas[:-1], start=1))
 
 
 def test_a_finite_sigma_max_gives_another_image(demo):

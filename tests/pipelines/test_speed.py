@@ -1,10 +1,11 @@
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from typing import Any
 
 import pytest
 import torch
 
 from pipelines import speed as module
-from pipelines.errors import PipelineError
+from pipelines.errors import UnusableSetting
 from pipelines.speed import (
     PLAIN,
     Choice,
@@ -18,6 +19,7 @@ from pipelines.speed import (
 COMPILED = ["compile_vae", "compile_unet"]
 NAMES = [field.name for field in fields(SpeedChoices) if field.type is Choice and field.name not in COMPILED]
 """The switches that are on by default on CUDA."""
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
 
 def choose(device, **choices):
@@ -26,7 +28,8 @@ def choose(device, **choices):
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_everything_but_compilation_is_used_on_cuda(device):
-    assert choose(device) == Speed(*[True] * (len(NAMES) + 1))  # the VAE has its own layout
+    used = {name for name, value in asdict(choose(device)).items() if value is True}
+    assert used == {*NAMES, "channels_last_vae"}
 
 
 def test_elsewhere_only_a_cpu_s_vae_is_changed():
@@ -60,11 +63,29 @@ def test_quantized_weights_combine_with_all_others_and_are_off_by_default(device
     assert choose(device, weights=weights) == replace(choose(device), weights=weights)
 
 
-def test_quantized_weights_are_not_streamed():
-    choices = SpeedChoices(weights="int8")
-    with pytest.raises(PipelineError, match=r'speed\.weights = "int8" .* copies 1\.5 GB .*speed\.memory'):
-        choose_speed(torch.device("cuda"), choices, 1_500_000_000)
-    assert choose_speed(torch.device("cuda"), SpeedChoices(), 1_500_000_000).weights == "full"
+@pytest.mark.parametrize(
+    ("name", "value", "others"),
+    [
+        ("weights", "int8", '"full"'),
+        ("fused_projections", "on", '"auto" or "off"'),
+        ("compile_unet", "on", '"auto" or "off"'),
+        ("graphs", "on", '"auto" or "off"'),
+    ],
+)
+def test_what_needs_the_weights_on_the_device_is_an_error_where_they_are_streamed(name, value, others):
+    choices: Any = {name: value}
+    reason = r"it needs all of the UNet on the GPU, but the memory plan copies 1\.5 GB in each pass"
+    advice = f"set it to {others}, or raise speed.memory"
+    with pytest.raises(UnusableSetting, match=rf'^speed\.{name} = "{value}": {reason}; {advice} '):
+        choose_speed(GPU, SpeedChoices(**choices), 1_500_000_000)
+    assert getattr(choose("cuda", **choices), name) in (value, True)
+
+
+def test_what_is_chosen_automatically_gives_way_where_weights_are_streamed():
+    assert choose_speed(GPU, SpeedChoices(), 1) == Speed(
+        channels_last=True, channels_last_vae=True, kernels=True
+    )
+    assert choose_speed(GPU, SpeedChoices(channels_last="on", kernels="on"), 1).kernels
 
 
 @pytest.fixture
@@ -76,9 +97,6 @@ def reasons(monkeypatch):
         monkeypatch.setattr(module, "explain_missing_format", lambda *_: formats)
 
     return set_reasons
-
-
-GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +116,23 @@ def test_an_explicit_choice_that_a_device_lacks_is_explained(reasons, device, ch
     assert explain_unusable(device, SpeedChoices(**choices)) == expected
     reasons()
     assert explain_unusable(device, SpeedChoices(**choices)) is None or device == CPU
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps"])
+def test_graphs_that_are_on_need_cuda(kind):
+    reason = f"graphs are for GPUs with CUDA, and the device is {kind}"
+    expected = f'speed.graphs = "on": {reason}; set it to "auto" or "off"'
+    assert explain_unusable(torch.device(kind), SpeedChoices(graphs="on")) == expected
+    assert explain_unusable(torch.device(kind), SpeedChoices(graphs="auto")) is None
+    assert explain_unusable(GPU, SpeedChoices(graphs="on")) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_on_is_used_or_explained(reasons, name):
+    reasons("no compiler")
+    choices: Any = {name: "on"}
+    is_usable = explain_unusable(CPU, SpeedChoices(**choices)) is None
+    assert getattr(choose("cpu", **choices), name) is is_usable
 
 
 def test_kernels_that_are_on_need_channels_last(reasons):

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from demo.architecture import demo_architecture
 from demo.checkpoint import build_demo
-from pipelines.errors import PipelineError, WeightsError
+from pipelines.errors import UnusableSetting, WeightsError
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.architecture import METADATA_KEY, sd15, sdxl
@@ -200,7 +200,7 @@ def test_an_attention_backend_that_is_not_installed_is_named(demo):
     try:
         import xformers  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
-        with pytest.raises(PipelineError, match="xformers"):
+        with pytest.raises(UnusableSetting, match="xformers"):
             set_attention(demo.weights.unet, "xformers")
 
 

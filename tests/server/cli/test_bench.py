@@ -30,7 +30,7 @@ def use_fake(monkeypatch):
     """Let commands draw with a model without networks."""
 
     def use(fake_model):
-        def build(model, settings, others, on_event):
+        def build(model, settings, others, on_event, warms_up):
             return Engine(lambda: fake_model, on_event=on_event)
 
         monkeypatch.setattr(generate, "build_engine", build)

@@ -1,14 +1,19 @@
-"""`naiad check` on the accounts file."""
+"""`naiad check` on the accounts file, on the device and on what networks predict."""
 
 import os
+import re
+import sys
+from contextlib import nullcontext
 
 import pytest
 
+from pipelines.weights import placement
 from server.api.credentials import generate_token, hash_token
 from server.cli.check import check_setup
 from server.config.catalog import single_model_catalog
 from server.config.settings import Settings
 from server.config.toml import ConfigError
+from server.engine import loading
 
 HASHED = f'[[account]]\nname = "a"\ntoken_hash = "{hash_token(generate_token())}"\n'
 CLEAR = '[[account]]\nname = "b"\ntoken = "token-in-clear"\n'
@@ -47,6 +52,49 @@ def test_others_may_not_read_a_token_in_clear(check, mode):
 def test_an_error_in_the_file_is_found(check):
     with pytest.raises(ConfigError, match=r"tokens\.toml:4: .*limits"):
         check(HASHED + "limits = 3\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "cuda:63"}, "device = 'cuda:63' is not available"),
+        ({"speed": {"graphs": "on"}}, 'speed.graphs = "on": graphs are for GPUs'),
+        ({"speed": {"kernels": "on"}}, 'speed.kernels = "on": the kernels are for NVIDIA GPUs'),
+    ],
+)
+def test_what_the_device_lacks_is_found(demo_file, changes, message):
+    settings = Settings.model_validate({"device": "cpu"} | changes)
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        list(check_setup(single_model_catalog(demo_file), settings))
+
+
+@pytest.mark.parametrize("choice", [{"weights": "int8"}, {"fused_projections": "on"}])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_needs_more_than_the_memory_that_is_planned_for_is_found(demo_file, monkeypatch, choice, share):
+    monkeypatch.setattr(placement, "CARD_SHARE", share)
+    settings = Settings.model_validate({"device": "cpu", "speed": {"memory": 1} | choice})
+    expected = pytest.raises(ConfigError, match="it needs all of the UNet on the GPU")
+    with nullcontext() if share else expected:
+        list(check_setup(single_model_catalog(demo_file), settings))
+
+
+@pytest.mark.parametrize("speed", [{"weights": "int8"}, {"fused_projections": "on", "channels_last": "on"}])
+def test_what_the_device_has_is_accepted(demo_file, speed):
+    settings = Settings.model_validate({"device": "cpu", "speed": speed})
+    assert list(check_setup(single_model_catalog(demo_file), settings))[-1] == "OK"
+
+
+def test_an_attention_backend_that_is_missing_is_found(demo_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    with pytest.raises(ConfigError, match="attention is set to xformers, which is not installed"):
+        list(check_setup(single_model_catalog(demo_file), Settings(device="cpu", attention="xformers")))
+
+
+def test_kernels_that_are_not_used_are_mentioned(demo_file, monkeypatch):
+    monkeypatch.setattr(loading, "explain_unused_kernels", lambda *_: "Triton is not installed")
+    lines = list(check_setup(single_model_catalog(demo_file), Settings(device="cpu")))
+    (line,) = [line for line in lines if line.startswith("speed.kernels")]
+    assert line.endswith("because Triton is not installed")
 
 
 def test_a_probe_shows_that_the_network_predicts_what_was_detected(demo_file):

@@ -153,9 +153,10 @@ def test_an_expected_error_is_one_line(naiad, arguments, status, message):
 
 def test_a_pickle_is_refused_by_name(naiad, tmp_path):
     (tmp_path / "model.ckpt").write_bytes(b"x")
-    done = naiad("serve", "model.ckpt")
-    assert done.status == 1
-    assert "pickle" in done.error
+    for command in (("serve",), ("generate", "a"), ("bench",)):
+        done = naiad(*command, "model.ckpt")
+        assert done.status == 2
+        assert "pickle" in done.error
 
 
 def test_a_used_port_is_reported_before_the_model_is_loaded(naiad):
@@ -242,8 +243,32 @@ def test_output_that_cannot_be_written_is_one_line(naiad_process, tmp_path):
     )
 
 
-def test_a_server_whose_model_cannot_be_loaded_exits_with_its_own_status(naiad_process):
+def test_a_setting_that_keeps_the_model_from_being_loaded_is_a_wrong_setup(naiad_process):
     done = naiad_process("serve", "--demo", "--port", "0", "--device", "cuda:63")
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert "the model could not be loaded: device = 'cuda:63' is not available" in done.stderr
+    assert "the server stops with status 2" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "count"),
+    [
+        (("generate", "a", "--size", "64x64", "--steps", 1), 0),
+        (("bench", "--sizes", "64x64", "--steps", 1, "--concurrency", 1), 1),
+    ],
+)
+def test_a_model_is_warmed_up_only_for_many_pictures(naiad, monkeypatch, command, count):
+    warmed = []
+    monkeypatch.setattr("server.engine.loading.LoadedRunner.warm_up", lambda runner: warmed.append(runner))
+    done = naiad(*command, "--demo", "--device", "cpu")
+    assert done.status == 0, done.error
+    assert len(warmed) == count
+
+
+@pytest.mark.parametrize("name", ["graphs", "kernels"])
+def test_a_speed_setting_that_the_device_lacks_is_a_wrong_setup(naiad, monkeypatch, name):
+    monkeypatch.setenv(f"NAIAD_SPEED_{name.upper()}", "on")
+    done = naiad("generate", "a", "--demo", "--device", "cpu")
+    assert done.status == 2
+    assert done.error.splitlines()[-1].startswith(f'naiad: speed.{name} = "on": ')

@@ -1,6 +1,7 @@
 """What `naiad serve --replicas` checks, and how it divides a machine, without Ray."""
 
 import signal
+from traceback import format_exception
 
 import pytest
 import typer
@@ -10,6 +11,7 @@ from server.cli.replicas import ReplicaFlags, run_replicas
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.errors import Unavailable
+from server.scale.cluster import find_reason
 from server.scale.service import Scale, Service
 
 HERE, THERE = ReplicaFlags(2), ReplicaFlags(2, cluster="10.0.0.1:6379")
@@ -43,6 +45,8 @@ class FakeCluster:
         self.calls.append(("deploy", service, scale, host, port))
         if self.end == "fails to load":
             raise Unavailable("the model could not be loaded")
+        if self.end == "has a wrong setting":
+            raise ConfigError("speed.graphs")
         if self.end == "stops while loading":
             signal.raise_signal(signal.SIGTERM)
 
@@ -105,6 +109,24 @@ def test_without_a_replica_the_status_is_that_of_a_failed_model(serve, end):
     with pytest.raises(typer.Exit) as ended:
         serve(end=end)
     assert ended.value.exit_code == 3
+
+
+def test_a_setting_that_the_replicas_cannot_use_is_a_wrong_setup(serve):
+    with pytest.raises(ConfigError, match=r"speed\.graphs"):
+        serve(end="has a wrong setting")
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "message"),
+    [
+        (ConfigError('speed.graphs = "on": not here'), ConfigError, 'speed.graphs = "on": not here'),
+        (Unavailable("a.safetensors: truncated"), Unavailable, "a.safetensors: truncated"),
+        (MemoryError("no"), Unavailable, "the replicas could not start; see the lines above"),
+    ],
+)
+def test_what_a_replica_raises_is_found_in_a_traceback(raised, kind, message):
+    found = find_reason(f"RuntimeError: it failed\n{''.join(format_exception(raised))}\nin a replica")
+    assert (type(found), str(found)) == (kind, message)
 
 
 def test_all_replicas_have_the_token_that_was_generated_once(serve, capsys):

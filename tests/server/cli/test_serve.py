@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fake_model import FakeModel
 
+from pipelines.errors import UnusableSetting, WeightsError
 from server.api.credentials import hash_token
 from server.cli.bootstrap import build_access_rules
 from server.cli.serve import _open_certificate, run_server, stop_after_failure
@@ -76,17 +77,30 @@ def test_a_certificate_that_expires_soon_is_logged(tmp_path, caplog, days, lines
     assert caplog.text.count("run naiad tls install, and trust the new CA") == lines
 
 
-def fail_to_load():
-    raise ValueError("no such device")
+def fail_with(error):
+    def load():
+        raise error
+
+    return load
 
 
-@pytest.mark.parametrize(("load", "stops"), [(fail_to_load, True), (FakeModel, False)])
-def test_a_server_stops_if_its_engine_fails_and_not_if_it_is_stopped(load, stops):
+@pytest.mark.parametrize(
+    ("load", "status"),
+    [
+        (fail_with(ValueError("no such device")), 3),
+        (fail_with(WeightsError("a.safetensors", "truncated")), 3),
+        (fail_with(ConfigError("device = 'cuda:9' is not available")), 2),
+        (fail_with(UnusableSetting('speed.graphs = "on": not here')), 2),
+        (FakeModel, 0),
+    ],
+)
+def test_a_server_stops_with_a_status_if_its_engine_fails_and_not_if_it_is_stopped(load, status):
     engine = Engine(load)
     engine.start()
-    if not stops:
+    if not status:
         engine.wait_ready()
         engine.stop()
-    server: Any = SimpleNamespace(started=True, should_exit=False)
+    server: Any = SimpleNamespace(started=True, should_exit=False, exit_status=0)
     stop_after_failure(server, engine)
-    assert server.should_exit is stops
+    assert server.should_exit is bool(status)
+    assert server.exit_status == status

@@ -10,7 +10,8 @@ from faults import Faulty, Hang
 from jobs import make_job
 from waiting import LIMIT, wait_until
 
-from pipelines.errors import Cancelled, DeviceLost, WeightsError
+from pipelines.errors import Cancelled, DeviceLost, UnusableSetting, WeightsError
+from server.config.toml import ConfigError
 from server.engine.engine import Engine, State
 from server.engine.queue import Limits
 from server.engine.watchdog import WEIGHTS
@@ -131,6 +132,19 @@ def test_a_model_that_cannot_be_loaded_is_reported_and_no_job_accepted(start):
         engine.wait_ready()
     assert engine.state is State.DEFUNCT
     with pytest.raises(Unavailable):
+        engine.submit(JOB)
+
+
+@pytest.mark.parametrize("kind", [ConfigError, UnusableSetting])
+def test_a_setting_that_keeps_the_model_from_being_loaded_is_told_from_other_reasons(start, kind):
+    def load():
+        raise kind('speed.graphs = "on": not here')
+
+    engine = start(load)
+    with pytest.raises(ConfigError, match=r'^speed\.graphs = "on": not here$'):
+        engine.wait_ready()
+    assert engine.wait_end() == 'the model could not be loaded: speed.graphs = "on": not here'
+    with pytest.raises(Unavailable, match="not here"):
         engine.submit(JOB)
 
 

@@ -12,8 +12,7 @@ from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine import loading
 from server.engine.loading import (
-    check_kernels,
-    check_speed,
+    check_device,
     has_own_memory,
     load_models,
     read_memory,
@@ -52,11 +51,11 @@ def test_only_cuda_has_memory_of_its_own(kind, expected):
 
 def test_kernels_are_needed_for_a_gpu_alone(monkeypatch):
     monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: "no kernels for sm_120")
-    check_kernels(torch.device("cpu"))
+    assert check_device("cpu", make_settings()) is None
     with pytest.raises(ConfigError, match="no kernels for sm_120"):
-        check_kernels(torch.device("cuda"))
+        check_device("cuda", make_settings())
     monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: None)
-    check_kernels(torch.device("cuda"))
+    check_device("cuda", make_settings(kernels="off"))
 
 
 def make_settings(**speed):
@@ -68,29 +67,32 @@ def test_kernels_that_cannot_run_are_an_error_before_a_model_is_loaded(model):
         load_models([model], make_settings(kernels="on"))
 
 
+def test_graphs_that_cannot_run_are_an_error_before_a_model_is_loaded(model):
+    with pytest.raises(ConfigError, match=r'speed\.graphs = "on": graphs are for GPUs .* device is cpu'):
+        load_models([model], make_settings(graphs="on"))
+
+
 def test_a_format_that_the_device_lacks_is_an_error_before_a_model_is_loaded(model, monkeypatch):
     monkeypatch.setattr("pipelines.speed.explain_missing_format", lambda *_: "it needs another GPU")
     with pytest.raises(ConfigError, match=r'speed\.weights = "float8": it needs another GPU; set it to'):
         load_models([model], make_settings(weights="float8"))
 
 
-def test_kernels_that_are_not_used_are_logged_once_with_the_reason(monkeypatch, caplog):
+def test_kernels_that_are_not_used_are_logged_once_with_the_reason(model, monkeypatch, caplog):
     monkeypatch.setattr(loading, "explain_unused_kernels", lambda *_: "Triton is not installed")
-    check_speed(torch.device("cpu"), make_settings())
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert record.message.startswith("speed.kernels = 'auto'")
+    load_models([model], make_settings())
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.message.startswith('speed.kernels = "auto"')
     assert record.message.endswith("because Triton is not installed")
 
 
-def test_nothing_is_logged_where_kernels_run_or_are_not_chosen(caplog):
-    check_speed(torch.device("cpu"), make_settings())
-    assert not caplog.records
+def test_nothing_is_said_where_kernels_run_or_are_not_chosen():
+    assert check_device("cpu", make_settings()) is None
 
 
 @pytest.mark.parametrize("weights", ["int8", "float8"])
 def test_the_formats_run_on_a_cpu(weights):
-    check_speed(torch.device("cpu"), make_settings(weights=weights))
+    assert check_device("cpu", make_settings(weights=weights)) is None
 
 
 def test_the_unet_is_compiled_before_the_first_request_and_not_for_it(model, monkeypatch):

@@ -149,6 +149,13 @@ def test_a_decoder_of_pictures_that_a_model_lacks_is_refused(demo_file):
             start()
 
 
+def test_a_vae_that_does_not_decode_pictures_is_not_compiled(demo_file):
+    speed = SpeedSettings(decoder="tiny", compile_vae="on")
+    catalog = Catalog(default="a", models={"a": ModelEntry(path=demo_file)})
+    with pytest.raises(ConfigError, match=r"speed\.compile_vae = on: speed\.decoder = tiny decodes instead"):
+        build_engine(detect_model(catalog), Settings(device="cpu", speed=speed))
+
+
 def check(catalog):
     return list(check_setup(catalog, Settings(metadata="plain")))
 

@@ -256,3 +256,13 @@ def test_only_the_first_model_is_warmed_up_since_a_request_would_wait_for_others
     assert warmed == [models[0].profile.defaults]
     residents.activate(ask("b"))
     assert len(warmed) == 1
+
+
+@pytest.mark.parametrize("warms_up", [True, False])
+def test_what_draws_once_need_not_be_warmed_up_nor_compiled(model, monkeypatch, warms_up):
+    prepared = []
+    monkeypatch.setattr(loading, "has_own_memory", lambda device: True)
+    monkeypatch.setattr(loading, "warm_up", lambda *_, **options: prepared.append("drawn"))
+    monkeypatch.setattr(loading.Pipeline, "compile_decoder", lambda *_: prepared.append("compiled"))
+    load_models((model,), Settings(device="cpu"), warms_up=warms_up)
+    assert prepared == (["compiled", "drawn"] if warms_up else [])
