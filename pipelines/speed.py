@@ -19,9 +19,7 @@ class Speed:
     """What is used.
 
     Attributes:
-        channels_last: whether the features of the UNet's convolutions have the channels last in memory, which tensor
-            cores need.
-        channels_last_vae: whether those of the VAE have.
+        channels_last: whether the features of convolutions have the channels last in memory, which tensor cores need.
         fused_projections: whether queries, keys and values of self-attention are one matrix product.
         kernels: whether normalization and gates are Triton kernels; they need channels last.
         graphs: whether all kernels of a pass are launched as a CUDA graph.
@@ -31,7 +29,6 @@ class Speed:
     """
 
     channels_last: bool = False
-    channels_last_vae: bool = False
     fused_projections: bool = False
     kernels: bool = False
     graphs: bool = False
@@ -45,7 +42,7 @@ PLAIN = Speed()
 
 @dataclass(frozen=True, slots=True)
 class SpeedChoices:
-    """What an operator chose; the fields are those of `Speed`, but one for the layout of all networks."""
+    """What an operator chose; the fields are those of `Speed`."""
 
     channels_last: Choice = "auto"
     fused_projections: Choice = "auto"
@@ -57,11 +54,10 @@ class SpeedChoices:
 
 
 def choose_speed(device: torch.device, choices: SpeedChoices, streamed: int = 0) -> Speed:
-    """Return what is used on a device: "auto" is everything but compilation on CUDA, and the VAE's layout on a CPU.
+    """Return what is used on a device: "auto" is everything but compilation on CUDA and nothing elsewhere.
 
     What compilation gains was not measured on a GPU yet. A CPU maps its weights from the file, so that changing their
-    layout takes the memory for a copy; its VAE is worth that: decoding takes 0.74 to 0.94 of the time, while passes of
-    the UNet gain next to nothing. Kernels and graphs exist on CUDA alone. Quantized weights combine with all.
+    layout would take the memory for a copy. Kernels and graphs exist on CUDA alone. Quantized weights combine with all.
 
     Args:
         streamed: bytes of weights that are copied to the device in each pass, layer by layer.
@@ -80,7 +76,6 @@ def choose_speed(device: torch.device, choices: SpeedChoices, streamed: int = 0)
     channels_last = decide(choices.channels_last)
     return Speed(
         channels_last,
-        channels_last or (choices.channels_last == "auto" and device.type == "cpu"),
         not streamed and decide(choices.fused_projections),
         channels_last and decide(choices.kernels, cuda_only=True),
         not streamed and decide(choices.graphs, cuda_only=True),

@@ -231,7 +231,7 @@ class TorchVae:
 
     def optimize(self, speed: Speed) -> None:
         """Set how the network runs; its weights must be on the device."""
-        if speed.channels_last_vae:
+        if speed.channels_last:
             cast("Any", self.module).to(memory_format=torch.channels_last)
         self.module.set_kernels(speed.kernels)
         self._compiled = CompiledShapes("the VAE's decoder") if speed.compile_vae else None

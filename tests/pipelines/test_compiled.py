@@ -156,7 +156,7 @@ def test_the_decoder_is_one_graph_of_torch_s_own_operations(backend, monkeypatch
 
     monkeypatch.setattr(group_norm, "has_triton", lambda device: True)
     monkeypatch.setattr(group_norm, "compute_fused_group_norm", compute)
-    vae.optimize(Speed(channels_last_vae=True, kernels=True))
+    vae.optimize(Speed(channels_last=True, kernels=True))
     vae._compiled = CompiledShapes("the decoder", backend)
     assert compile_for(vae, make_latents())
     assert calls  # of the decoder that the compiled one is compared with
@@ -182,7 +182,7 @@ def test_images_in_tiles_are_compiled_for_a_tile():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_a_compiler_s_code_returns_the_decoder_s_images():
     vae: Any = build_vae()
-    vae.optimize(Speed(channels_last_vae=True, compile_vae=True))
+    vae.optimize(Speed(channels_last=True, compile_vae=True))
     vae.compile_decoder([(4, 6)])
     assert len(vae._compiled._compiled) == 1
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -7,8 +7,6 @@ import torch
 from pipelines import speed as module
 from pipelines.errors import UnusableSetting
 from pipelines.speed import (
-    PLAIN,
-    Choice,
     Speed,
     SpeedChoices,
     choose_speed,
@@ -17,7 +15,7 @@ from pipelines.speed import (
 )
 
 COMPILED = ["compile_vae", "compile_unet"]
-NAMES = [field.name for field in fields(SpeedChoices) if field.type is Choice and field.name not in COMPILED]
+NAMES = [field.name for field in fields(Speed) if field.type is bool and field.name not in COMPILED]
 """The switches that are on by default on CUDA."""
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -26,15 +24,11 @@ def choose(device, **choices):
     return choose_speed(torch.device(device), SpeedChoices(**choices))
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_everything_but_compilation_is_used_on_cuda(device):
-    used = {name for name, value in asdict(choose(device)).items() if value is True}
-    assert used == {*NAMES, "channels_last_vae"}
-
-
-def test_elsewhere_only_a_cpu_s_vae_is_changed():
-    assert choose("cpu") == Speed(channels_last_vae=True)
-    assert choose("cpu", channels_last="off") == choose("mps") == PLAIN
+@pytest.mark.parametrize(
+    ("device", "used"), [("cuda", True), ("cuda:1", True), ("cpu", False), ("mps", False)]
+)
+def test_everything_but_compilation_is_used_on_cuda_and_nothing_elsewhere(device, used):
+    assert choose(device) == Speed(*[used] * len(NAMES))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,8 +46,7 @@ def test_compilation_is_used_where_it_is_turned_on(device, name):
 
 
 def test_layouts_can_be_turned_on_elsewhere_but_not_what_only_cuda_has():
-    expected = Speed(channels_last=True, channels_last_vae=True, fused_projections=True)
-    assert choose("cpu", **dict.fromkeys(NAMES, "on")) == expected
+    assert choose("cpu", **dict.fromkeys(NAMES, "on")) == Speed(channels_last=True, fused_projections=True)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -67,7 +67,7 @@ def test_the_weights_and_the_output_are_those_of_diffusers_vae(config):
 
 def test_channels_last_changes_rounding_alone(vae):
     plain = run(vae)
-    vae.optimize(Speed(channels_last_vae=True))
+    vae.optimize(Speed(channels_last=True))
     assert vae.module.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     close(run(vae), plain)
 
@@ -81,11 +81,11 @@ def test_all_layers_use_the_kernels_where_they_run(vae, monkeypatch):
         return group_norm.compute_eager_group_norm(*args)
 
     monkeypatch.setattr(group_norm, "compute_fused_group_norm", compute)
-    vae.optimize(Speed(channels_last_vae=True, kernels=True))
+    vae.optimize(Speed(channels_last=True, kernels=True))
     close(run(vae), plain)
     norms = [each for each in vae.module.modules() if isinstance(each, torch.nn.GroupNorm)]
     assert len(calls) == len(norms)
-    vae.optimize(Speed(channels_last_vae=True))
+    vae.optimize(Speed(channels_last=True))
     run(vae)
     assert len(calls) == len(norms)
 
