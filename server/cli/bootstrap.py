@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("naiad")
 ACTIVE_IMAGES = {"exact": 4, "shared": 16}
 """Images that have begun and are not finished, by the kind of batching, unless the settings say how many."""
+LOSSY = {"decoder", "weights", "step_cache"}
+"""Settings of `speed` that change pictures by more than rounding, unless they are the defaults."""
 
 
 def build_request_policy(
@@ -71,10 +73,9 @@ def _read_vibe_secret(settings: Settings) -> bytes:
 def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPolicy:
     """Build the policy for the metadata of images; full metadata creates the signing key if it does not exist."""
     key = open_key(signing_key_path(settings)) if settings.metadata == "full" else None
-    batching = settings.engine.batching
-    vibe_files = dict[str, str]() if model.vibe is None else model.vibe.files
-    methods = batching, model.inpainting
-    return MetadataPolicy(model.fingerprint, key, settings.metadata, *methods, model.files, vibe_files)
+    lossy = settings.speed.model_dump(include=LOSSY, exclude_defaults=True)
+    policy = MetadataPolicy(model.fingerprint, key, settings.metadata, settings.engine.batching, lossy=lossy)
+    return policy.for_model(model)
 
 
 def check_decoders(models: Iterable[ServedModel], settings: Settings) -> None:

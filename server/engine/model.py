@@ -20,6 +20,8 @@ from server.engine.controlnets import ServedControls, detect_controls
 from server.engine.loras import UnknownLora, find_lora
 
 log = logging.getLogger("naiad")
+DECODER = "preview_decoder"
+"""Key of the tiny decoder in the catalog."""
 Place: TypeAlias = Literal["device", "memory", "disk"]
 """Where a model is: ready to run, waiting in CPU memory, or not loaded."""
 
@@ -70,6 +72,7 @@ class ServedModel:
     text_widths: tuple[int, ...] = ()  # of the text encoders' token embeddings
     tools: ToolFiles = field(default_factory=ToolFiles)  # networks of the director tools and annotators
     vibe: ServedVibe | None = None
+    decoder_files: Mapping[str, str] = field(default_factory=dict[str, str])  # those of the preview decoder
     controls: ServedControls = field(default_factory=ServedControls)
 
     @property
@@ -87,6 +90,8 @@ class ServedModel:
         """Fingerprints of the files and folders that loading reads, by path, as they were when the server started."""
         known = {self.entry.path: self.fingerprint}
         known |= {path: self.files[join_key(key)] for key, path in self.entry.iter_auxiliary_files()}
+        if self.entry.preview_decoder is not None:
+            known |= {self.entry.preview_decoder: self.decoder_files[DECODER]}
         if self.vibe is None or self.entry.vibe is None:
             return known
         paths = (path for path in (self.entry.vibe.path, self.entry.vibe.image_encoder) if path is not None)
@@ -156,6 +161,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
         text_widths=_read_text_widths(checkpoint, detection),
         tools=catalog.tools,
         vibe=None if entry.vibe is None else _detect_vibe(entry.vibe),
+        decoder_files={} if entry.preview_decoder is None else {DECODER: fingerprint(entry.preview_decoder)},
         controls=detect_controls(catalog, detection.family),
     )
 

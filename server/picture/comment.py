@@ -69,11 +69,13 @@ def describe_job(
     source_hash: str,
     inpainting: str = "blend",
     files: Mapping[str, str] | None = None,
+    lossy: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Return the Comment's `naiad` object: everything needed to generate the image again, as plain JSON values.
 
     Source images are recorded by SHA-256, the inpainting method by name, auxiliary weights (`files`) by fingerprint.
-    `encoded` has the texts that were encoded, if they are not those of the Comment.
+    `speed` has the settings for speed that change pictures (`lossy`), if there are any, and `encoded` the texts that
+    were encoded, if they are not those of the Comment.
     """
     inputs = dict[str, object]()
     init = job.passes[0].init
@@ -90,6 +92,7 @@ def describe_job(
         "model": source_hash,
         "files": dict(files or {}),
         "batching": batching,
+        **({"speed": dict(lossy)} if lossy else {}),
         "job": _to_plain(_canonical_job(job)),
         "ladder": ["inf" if sigma == inf else sigma for sigma in ladder],
         "inputs": inputs,

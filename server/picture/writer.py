@@ -43,6 +43,7 @@ class MetadataPolicy:
         batching, inpainting: the mode, and the method ("network" or "blend"), recorded under `naiad`.
         files: fingerprints of the auxiliary weights, recorded under `naiad`.
         vibe_files: those of the image adapter, recorded where an image has references.
+        lossy: settings of `speed` that are on and change pictures, recorded under `naiad`.
     """
 
     source_hash: str
@@ -52,6 +53,7 @@ class MetadataPolicy:
     inpainting: str = "blend"
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     vibe_files: Mapping[str, str] = field(default_factory=dict[str, str])
+    lossy: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def __post_init__(self) -> None:
         if self.level == "full" and self.key is None:
@@ -59,19 +61,20 @@ class MetadataPolicy:
 
     def for_model(self, model: ServedModel) -> "MetadataPolicy":
         """Return the policy for another model's images."""
-        vibe_files = dict[str, str]() if model.vibe is None else model.vibe.files
+        decoder_files = model.decoder_files if self.lossy.get("decoder") == "tiny" else dict[str, str]()
         return replace(
             self,
             source_hash=model.fingerprint,
             inpainting=model.inpainting,
-            files=model.files,
-            vibe_files=vibe_files,
+            files={**model.files, **decoder_files},
+            vibe_files={} if model.vibe is None else model.vibe.files,
         )
 
     def describe_job(self, job: Job, sigmas: Sigmas) -> dict[str, object]:
         """Return what is recorded under `naiad`; it is enough to generate the job's images again."""
         files = {**self.files, **self.vibe_files} if job.vibes else self.files
-        return describe_job(job, sigmas, self.batching, self.source_hash, self.inpainting, files)
+        methods = self.batching, self.source_hash, self.inpainting
+        return describe_job(job, sigmas, *methods, files, self.lossy)
 
 
 def write_job_picture(

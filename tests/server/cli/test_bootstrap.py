@@ -1,12 +1,14 @@
 """From settings to the objects of a server."""
 
+from dataclasses import replace
 from socket import gethostname
 
 import pytest
+from jobs import make_job
 
 from server.api.credentials import generate_token, hash_token
 from server.cli.bootstrap import build_access_rules, build_app_state, build_archive, build_metadata_policy
-from server.config.settings import ApiSettings, EngineSettings, Settings
+from server.config.settings import ApiSettings, EngineSettings, Settings, SpeedSettings
 from server.config.toml import ConfigError
 from server.engine.engine import State
 from server.metrics.metrics import Metrics
@@ -49,6 +51,26 @@ def test_only_full_metadata_creates_a_signing_key(model, tmp_path):
     assert not file.exists()
     assert build_metadata_policy(model, Settings(signing_key=file)).key is not None
     assert file.exists()
+
+
+@pytest.mark.parametrize(
+    "lossy", [{}, {"weights": "int8"}, {"step_cache": 3}, {"decoder": "tiny", "weights": "float8"}]
+)
+def test_only_lossy_settings_are_recorded(model, lossy):
+    speed = SpeedSettings.model_validate({"graphs": "off", "memory": 8} | lossy)
+    policy = build_metadata_policy(model, Settings(metadata="plain", speed=speed))
+    for of_model in (policy, policy.for_model(model)):
+        described = of_model.describe_job(make_job(), (1.0, 0.0))
+        assert described.get("speed", {}) == lossy
+        assert ("speed" in described) is bool(lossy)
+
+
+@pytest.mark.parametrize("decoder", ["vae", "tiny"])
+def test_a_preview_decoder_is_recorded_where_it_decodes_pictures(model, decoder):
+    files = {"preview_decoder": "ABCDEF01"}
+    settings = Settings(metadata="plain", speed=SpeedSettings(decoder=decoder))
+    policy = build_metadata_policy(replace(model, decoder_files=files), settings)
+    assert policy.describe_job(make_job(), ())["files"] == (files if decoder == "tiny" else {})
 
 
 def test_settings_reach_the_application_state(model, tmp_path):

@@ -154,6 +154,20 @@ def test_a_prompt_in_the_syntax_of_v4_is_read_in_it_again(signing_key):
     assert build_redraw_request(data, 1.0, 0.5, 0.0, {})["model"] == NAI4_MODEL
 
 
+def test_a_picture_that_was_drawn_with_lossy_settings_is_read_like_others(signing_key):
+    resolved = ResolvedRequest(JOB, "png", {}, ())
+
+    def read(**lossy):
+        metadata = MetadataPolicy("00C0FFEE", signing_key, "full", "exact", lossy=lossy)
+        data = write_job_picture(metadata, resolved, Result([PIXELS], (1.0, 0.0), 0.0, 1.0), 0)
+        body: Any = build_redraw_request(data, 1.0, 0.5, 0.0, {})
+        assert warn_of_omissions(data) == ()
+        del body["parameters"]["image"]
+        return body
+
+    assert read(weights="int8", step_cache=3) == read()
+
+
 def test_the_dialect_of_a_picture_is_used_again(signing_key):
     prompts = Prompts("by a", "lowres", written=Prompts("artist:a", "lowres"))
     metadata = MetadataPolicy("00C0FFEE", signing_key, "full", "exact")

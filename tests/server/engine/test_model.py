@@ -121,6 +121,8 @@ def test_a_preview_decoder_is_used_and_checked_but_no_file_of_the_images(
 
     model = detect_model(build(tiny))
     assert model.files == {}
+    assert model.decoder_files == {"preview_decoder": fingerprint(tiny)}
+    assert model.file_fingerprints == {demo_file: fingerprint(demo_file), tiny: fingerprint(tiny)}
     assert model.card()["preview_decoder"] == "tiny.safetensors"
     assert "  preview decoder: tiny.safetensors" in format_card(model.card()).splitlines()
     assert "OK" in list(check_setup(build(tiny), Settings(metadata="plain")))
