@@ -137,7 +137,8 @@ def _measure(
     model: ServedModel, settings: Settings, plan: BenchPlan, requests: Requests, file: ReservedFile | None
 ) -> int:
     """Load the model, then measure and print, and write the JSON file however it ends."""
-    from server.engine.loading import describe_hardware, open_stopwatch  # takes seconds
+    from server.engine.device import open_stopwatch
+    from server.engine.loading import describe_hardware  # takes seconds
 
     hardware, log = describe_hardware(model, settings), DeviceLog(open_stopwatch(settings))
     metadata = build_metadata_policy(model, settings)
@@ -185,11 +186,11 @@ class Bench:
 
     def _measure(self, row: Row) -> int:
         """Measure a row behind a progress bar and return the exit status; an error of the engine is its failure."""
-        from server.engine import loading
+        from server.engine import device
 
-        device = loading.resolve_device(self.device)
+        name = device.resolve_device(self.device)
         reset_peak_memory()
-        loading.reset_peak_memory(device)
+        device.reset_peak_memory(name)
         try:
             with _show_progress(row) as advance:
                 measure_row(row, self.clients, self.log, advance)
@@ -202,7 +203,7 @@ class Bench:
             row.failure = "failed"
             typer.echo(f"naiad: {error}", err=True)
         finally:
-            row.memory = loading.read_peak_memory(device) or read_peak_memory()
+            row.memory = device.read_peak_memory(name) or read_peak_memory()
         return int(row.failure is not None)
 
 

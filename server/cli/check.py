@@ -94,7 +94,7 @@ def _check_weights(catalog: Catalog, settings: Settings) -> Iterator[str]:
 
 def _check_torch(settings: Settings) -> Iterator[str]:
     """Yield lines about torch's build and the GPUs; raise `ConfigError` if the device cannot be used as it is set."""
-    from server.engine.loading import check_device, describe_build, resolve_device
+    from server.engine.device import check_device, describe_build, resolve_device
 
     yield from describe_build()
     slow = check_device(resolve_device(settings.device), settings)

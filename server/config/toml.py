@@ -28,6 +28,10 @@ class ConfigError(ValueError):
     """A file, variable or flag has an invalid setting; the message says where, which value, and what is allowed."""
 
 
+class DeviceUnavailable(ConfigError):
+    """The device that a setting names is not there, or not yet: when a machine starts, its GPU may be late."""
+
+
 def expand_path(value: object) -> object:
     """Return the table that a path alone stands for, and any other value as it is."""
     return {"path": value} if isinstance(value, str) else value

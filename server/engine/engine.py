@@ -21,7 +21,7 @@ from pipelines.cost import count_images
 from pipelines.errors import DeviceLost, PipelineError, UnusableSetting
 from pipelines.job import Work
 from pipelines.types import BatchingMode, OnPreview
-from server.config.toml import ConfigError
+from server.config.toml import ConfigError, DeviceUnavailable
 from server.engine.events import OnEvent, describe_end, ignore_event
 from server.engine.model import ServedModel
 from server.engine.queue import Forecast, Limits, Queue
@@ -253,7 +253,10 @@ class Engine:
             self.device_memory, self._memory_read = model.device_memory, perf_counter()
 
     def _fail_loading(self, error: Exception) -> None:
-        self.wrong_setup = str(error) if isinstance(error, ConfigError | UnusableSetting) else None
+        stays_wrong = isinstance(error, ConfigError | UnusableSetting) and not isinstance(
+            error, DeviceUnavailable
+        )
+        self.wrong_setup = str(error) if stays_wrong else None
         is_known = isinstance(error, PipelineError | ValueError) and not isinstance(error, DeviceLost)
         self.failure = f"the model could not be loaded{f': {error}' if is_known else ''}"
         log.error("%s", self.failure, exc_info=None if is_known else error)

@@ -1,4 +1,4 @@
-"""The only server module that imports the torch half of pipelines.
+"""Loading and running models; with `device` the only module of the server that imports the torch half of pipelines.
 
 Others import it inside functions, so that commands that need no torch start fast. The engine calls `load_runner` on the
 device thread; the command line calls the other functions on the main thread.
@@ -27,12 +27,8 @@ from pipelines.job import Job, Work
 from pipelines.pass_limits import find_pass_limits
 from pipelines.pipeline import Pipeline
 from pipelines.runner import Runner
-from pipelines.speed import SpeedChoices, explain_unusable, explain_unused_kernels
 from pipelines.steps import Run
-from pipelines.stopwatch import Stopwatch
-from pipelines.torch_build import describe_build as describe_build
 from pipelines.torch_build import describe_device
-from pipelines.torch_build import explain_missing_kernels as explain_missing_kernels
 from pipelines.types import OnPreview
 from pipelines.upscale.esrgan import plan_rrdbnet
 from pipelines.upscale.upscaler import Upscaler, load_upscaler
@@ -46,7 +42,7 @@ from pipelines.weights.networks import TorchUNet, set_attention
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
 from server.config.settings import Settings
-from server.config.toml import ConfigError
+from server.engine.device import check_device, has_own_memory, read_choices, read_memory, resolve_device
 from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
 from server.engine.resident import ResidentModels
@@ -149,56 +145,6 @@ def load_models(
     return residents
 
 
-def has_own_memory(device: torch.device) -> bool:
-    """Return whether a device has memory of its own, which the CPU does not use."""
-    return device.type == "cuda"
-
-
-def check_device(name: str, settings: Settings) -> str | None:
-    """Return what makes a device slower than it could be; None if nothing does.
-
-    Raises `ConfigError` if torch has no kernels for it, or it lacks a choice of `speed`.
-    """
-    device, choices = torch.device(name), _read_choices(settings)
-    problem = explain_missing_kernels() if device.type == "cuda" else None
-    problem = problem or explain_unusable(device, choices)
-    if problem is not None:
-        raise ConfigError(problem)
-    unused = explain_unused_kernels(device, choices)
-    if unused is None:
-        return None
-    return f'speed.kernels = "auto": slower operations of torch are used, because {unused}'
-
-
-def _read_choices(settings: Settings) -> SpeedChoices:
-    return SpeedChoices(**settings.speed.model_dump(exclude={"memory", "decoder", "step_cache"}))
-
-
-def read_memory(device: str) -> dict[str, int]:
-    """Return the bytes of a GPU's memory that tensors use, and that torch has reserved; nothing for another device."""
-    return _read_memory(device, "current")
-
-
-def read_peak_memory(device: str) -> dict[str, int]:
-    """Return the most of either since `reset_peak_memory`."""
-    return _read_memory(device, "peak")
-
-
-def reset_peak_memory(device: str) -> None:
-    """Give back what a GPU has no use for, and begin to measure how much memory it needs at most."""
-    if torch.device(device).type == "cuda":
-        release_memory(torch.device(device))
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _read_memory(device: str, statistic: Literal["current", "peak"]) -> dict[str, int]:
-    if torch.device(device).type != "cuda":
-        return {}
-    stats = torch.cuda.memory_stats(device)
-    kinds = {"used": "allocated_bytes", "reserved": "reserved_bytes"}
-    return {kind: stats.get(f"{name}.all.{statistic}", 0) for kind, name in kinds.items()}
-
-
 def _load_upscaler(model: ServedModel, device: str) -> Upscaler | None:
     """In float32, because half precision shows as bands in flat colors."""
     return None if model.upscaler is None else load_upscaler(model.upscaler, device)
@@ -288,7 +234,7 @@ def load_entry(
         inpainting=entry.inpainting,
         clip_skip=entry.clip_skip,
         attention=settings.attention,
-        speed=_read_choices(settings),
+        speed=read_choices(settings),
         gigabytes=None if settings.speed.memory == "auto" else settings.speed.memory,
         on_part=on_part,
     )
@@ -347,7 +293,7 @@ def _check_run(plan: ModelPlan, settings: Settings) -> None:
     device = torch.device(resolve_device(settings.device))
     dtype = DTYPES.get(settings.dtype) or choose_dtype(plan.checkpoint, device)
     dtypes = dtype, choose_vae_dtype(dtype, device)
-    plan_run(plan, device, dtypes, _read_choices(settings), settings.speed.memory)
+    plan_run(plan, device, dtypes, read_choices(settings), settings.speed.memory)
 
 
 def _set_threads(settings: Settings) -> None:
@@ -363,19 +309,6 @@ def read_upscaler_scale(upscaler: Path) -> int:
     return plan_rrdbnet(read_header(upscaler)).config.scale
 
 
-def resolve_device(name: str) -> str:
-    """Return the device that a setting names, or raise `ConfigError`; "auto" is a GPU if there is one, else the CPU."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        raise ConfigError(f"device = {name!r} is not available; cpu always is") from None
-    return name
-
-
 def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str]:
     """Return the device that a model runs on, torch's build, and what the networks compute in.
 
@@ -387,8 +320,3 @@ def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str]:
     if device.type == "cpu":
         facts["threads"] = str(choose_threads(settings.threads) or torch.get_num_threads())
     return facts | {"torch": torch.__version__, "dtype": str(dtype).removeprefix("torch.")}
-
-
-def open_stopwatch(settings: Settings) -> Stopwatch:
-    """Return a stopwatch for the device of the settings."""
-    return Stopwatch(torch.device(resolve_device(settings.device)))

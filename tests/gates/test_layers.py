@@ -101,13 +101,13 @@ def test_the_torch_free_half_of_pipelines_imports_no_torch(name):
 
 
 @pytest.mark.parametrize("module", list_modules("server"))
-def test_only_loading_imports_the_torch_half_of_pipelines(module):
+def test_only_the_device_and_loading_import_the_torch_half_of_pipelines(module):
     torch_half = {name for name in list_modules("pipelines") if select_heavy(all_imports(name))}
     assert "pipelines.pipeline" in torch_half
     torch_imports = direct_imports(module, lazy=True) & torch_half | select_heavy(
         direct_imports(module, lazy=True)
     )
-    assert not torch_imports or module == "server.engine.loading"
+    assert not torch_imports or module in ("server.engine.device", "server.engine.loading")
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,7 @@ def test_what_needs_the_weights_on_the_device_is_an_error_where_they_are_streame
 
 
 def test_what_is_chosen_automatically_gives_way_where_weights_are_streamed():
-    assert choose_speed(GPU, SpeedChoices(), 1) == Speed(
-        channels_last=True, channels_last_vae=True, kernels=True
-    )
+    assert choose_speed(GPU, SpeedChoices(), 1) == Speed(channels_last=True, kernels=True)
     assert choose_speed(GPU, SpeedChoices(channels_last="on", kernels="on"), 1).kernels
 
 

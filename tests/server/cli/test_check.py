@@ -13,7 +13,7 @@ from server.cli.check import check_setup
 from server.config.catalog import single_model_catalog
 from server.config.settings import Settings
 from server.config.toml import ConfigError
-from server.engine import loading
+from server.engine import device
 
 HASHED = f'[[account]]\nname = "a"\ntoken_hash = "{hash_token(generate_token())}"\n'
 CLEAR = '[[account]]\nname = "b"\ntoken = "token-in-clear"\n'
@@ -91,7 +91,7 @@ def test_an_attention_backend_that_is_missing_is_found(demo_file, monkeypatch):
 
 
 def test_kernels_that_are_not_used_are_mentioned(demo_file, monkeypatch):
-    monkeypatch.setattr(loading, "explain_unused_kernels", lambda *_: "Triton is not installed")
+    monkeypatch.setattr(device, "explain_unused_kernels", lambda *_: "Triton is not installed")
     lines = list(check_setup(single_model_catalog(demo_file), Settings(device="cpu")))
     (line,) = [line for line in lines if line.startswith("speed.kernels")]
     assert line.endswith("because Triton is not installed")

@@ -243,11 +243,21 @@ def test_output_that_cannot_be_written_is_one_line(naiad_process, tmp_path):
     )
 
 
-def test_a_setting_that_keeps_the_model_from_being_loaded_is_a_wrong_setup(naiad_process):
-    done = naiad_process("serve", "--demo", "--port", "0", "--device", "cuda:63")
-    assert done.returncode == 2
-    assert "the model could not be loaded: device = 'cuda:63' is not available" in done.stderr
-    assert "the server stops with status 2" in done.stderr
+@pytest.mark.parametrize(
+    ("setting", "status", "message"),
+    [
+        (("--device", "cuda:63"), 3, "device = 'cuda:63' is not available"),  # it may be later
+        (("--config", "graphs.toml"), 2, 'speed.graphs = "on": graphs are for GPUs'),
+    ],
+)
+def test_a_setting_that_keeps_the_model_from_being_loaded_ends_the_server(
+    naiad_process, tmp_path, setting, status, message
+):
+    (tmp_path / "graphs.toml").write_text('device = "cpu"\n[speed]\ngraphs = "on"\n')
+    done = naiad_process("serve", "--demo", "--port", "0", *setting)
+    assert done.returncode == status
+    assert f"the model could not be loaded: {message}" in done.stderr
+    assert f"the server stops with status {status}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

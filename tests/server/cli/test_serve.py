@@ -13,7 +13,7 @@ from server.cli.bootstrap import build_access_rules
 from server.cli.serve import _open_certificate, run_server, stop_after_failure
 from server.cli.serve import announce as announce_server
 from server.config.settings import Settings
-from server.config.toml import ConfigError
+from server.config.toml import ConfigError, DeviceUnavailable
 from server.engine.engine import Engine
 from server.tls.certificates import create_certificates
 
@@ -89,7 +89,8 @@ def fail_with(error):
     [
         (fail_with(ValueError("no such device")), 3),
         (fail_with(WeightsError("a.safetensors", "truncated")), 3),
-        (fail_with(ConfigError("device = 'cuda:9' is not available")), 2),
+        (fail_with(ConfigError("speed.graphs")), 2),
+        (fail_with(DeviceUnavailable("device = 'cuda:9' is not available")), 3),
         (fail_with(UnusableSetting('speed.graphs = "on": not here')), 2),
         (FakeModel, 0),
     ],

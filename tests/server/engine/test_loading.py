@@ -2,7 +2,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from compilers import Backend
 from drive import run_job
 from jobs import make_job
@@ -10,52 +9,8 @@ from jobs import make_job
 from pipelines.compiled import CompiledShapes
 from server.config.settings import Settings
 from server.config.toml import ConfigError
-from server.engine import loading
-from server.engine.loading import (
-    check_device,
-    has_own_memory,
-    load_models,
-    read_memory,
-    resolve_device,
-)
-
-
-@pytest.mark.parametrize(
-    ("cuda", "mps", "device"),
-    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
-)
-def test_auto_is_a_gpu_if_there_is_one(monkeypatch, cuda, mps, device):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert resolve_device("auto") == device
-
-
-def test_a_named_device_must_be_available():
-    assert resolve_device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="device = 'nonsense' is not available"):
-        resolve_device("nonsense")
-
-
-def test_the_memory_of_a_gpu_is_read_and_that_of_a_cpu_is_not(monkeypatch):
-    stats = {"allocated_bytes.all.current": 3, "reserved_bytes.all.current": 5, "num_ooms": 0}
-    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: stats if device == "cuda:1" else {})
-    assert read_memory("cuda:1") == {"used": 3, "reserved": 5}
-    assert read_memory("cuda") == {"used": 0, "reserved": 0}  # nothing has been allocated
-    assert read_memory("cpu") == {}
-
-
-@pytest.mark.parametrize(("kind", "expected"), [("cuda:1", True), ("mps", False), ("cpu", False)])
-def test_only_cuda_has_memory_of_its_own(kind, expected):
-    assert has_own_memory(torch.device(kind)) is expected
-
-
-def test_kernels_are_needed_for_a_gpu_alone(monkeypatch):
-    monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: "no kernels for sm_120")
-    assert check_device("cpu", make_settings()) is None
-    with pytest.raises(ConfigError, match="no kernels for sm_120"):
-        check_device("cuda", make_settings())
-    monkeypatch.setattr("server.engine.loading.explain_missing_kernels", lambda: None)
-    check_device("cuda", make_settings(kernels="off"))
+from server.engine import device
+from server.engine.loading import load_models
 
 
 def make_settings(**speed):
@@ -79,20 +34,11 @@ def test_a_format_that_the_device_lacks_is_an_error_before_a_model_is_loaded(mod
 
 
 def test_kernels_that_are_not_used_are_logged_once_with_the_reason(model, monkeypatch, caplog):
-    monkeypatch.setattr(loading, "explain_unused_kernels", lambda *_: "Triton is not installed")
+    monkeypatch.setattr(device, "explain_unused_kernels", lambda *_: "Triton is not installed")
     load_models([model], make_settings())
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert record.message.startswith('speed.kernels = "auto"')
     assert record.message.endswith("because Triton is not installed")
-
-
-def test_nothing_is_said_where_kernels_run_or_are_not_chosen():
-    assert check_device("cpu", make_settings()) is None
-
-
-@pytest.mark.parametrize("weights", ["int8", "float8"])
-def test_the_formats_run_on_a_cpu(weights):
-    assert check_device("cpu", make_settings(weights=weights)) is None
 
 
 def test_the_unet_is_compiled_before_the_first_request_and_not_for_it(model, monkeypatch):
