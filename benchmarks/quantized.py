@@ -4,7 +4,7 @@ Draws pictures of the demo model with `speed.weights` = int8 and float8, and as 
 seeds of pictures in full (float32). Measured are the relative RMS difference of the UNet's output for the same inputs
 in every step, and the largest difference and the PSNR of the pictures, whose differences add up over the steps.
 On a CPU, whose products of 8-bit matrices have the same values as a GPU's but for the order of sums; times are not
-measured. Run: python -m benchmarks.quantized [--steps 8] [--size 128].
+measured. Run: python -m benchmarks.quantized [--steps 28] [--size 256].
 """
 
 import argparse
@@ -88,8 +88,8 @@ def compare_pictures(picture: Pixels, expected: Pixels) -> tuple[float, int]:
 def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--size", type=int, default=256)
     options = parser.parse_args()
     jobs = make_jobs(options.size, options.steps)
     full = load_weights(DEMO, dtype=torch.float32)
