@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from time import perf_counter
 from types import FunctionType
 from typing import Any, TypeAlias, cast
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ class CompiledShapes:
     """A network's code for the inputs that it was compiled for.
 
     Args:
-        name: of the network in the log; its first tensor is (B, channels, h, w), in latents.
+        name: of the network in the log. Its first tensor is (B, channels, h, w), in latents; its third, if it has one,
+            (B, tokens, width).
         backend: of `torch.compile`.
     """
 
@@ -54,19 +56,21 @@ class CompiledShapes:
             key: is equal for tensors that the same code serves.
         """
         self._compiled[key] = None
-        started, size = perf_counter(), _format_size(tensors)
+        started, shapes = perf_counter(), _describe(tensors)
         tensors = [_lay_out(tensor) for tensor in tensors]
-        compiled = _compile(function, size, self._backend)
+        compiled = _compile(function, self._backend)
         try:
             difference = max(map(measure_difference, compiled(*tensors), function(*tensors)))
         except START_ERRORS as error:
-            log.warning("%s is not compiled for %s: %s", self._name, size, _to_line(error))
+            log.warning("%s is not compiled for %s: %s", self._name, shapes, _to_line(error))
             return False
         if not difference <= TOLERANCE:
-            log.warning("%s, compiled for %s, differs by %.3g and is not used", self._name, size, difference)
+            log.warning(
+                "%s, compiled for %s, differs by %.3g and is not used", self._name, shapes, difference
+            )
             return False
         self._compiled[key] = compiled
-        log.info("%s is compiled for %s, in %.0f s", self._name, size, perf_counter() - started)
+        log.info("%s is compiled for %s, in %.0f s", self._name, shapes, perf_counter() - started)
         return True
 
     @torch.inference_mode()
@@ -81,20 +85,20 @@ class CompiledShapes:
         except RuntimeError as error:
             if RECOMPILES not in str(error):
                 raise
-            size = _format_size(tensors)
-            log.warning("%s runs uncompiled for %s from now on: %s", self._name, size, _to_line(error))
+            shapes = _describe(tensors)
+            log.warning("%s runs uncompiled for %s from now on: %s", self._name, shapes, _to_line(error))
             self._compiled[key] = None
             return None
 
 
-def _compile(function: Function, size: str, backend: "str | Callable[..., Any]") -> Function:
+def _compile(function: Function, backend: "str | Callable[..., Any]") -> Function:
     """Return a function that is compiled when it is first called."""
 
     def run(*tensors: Tensor) -> Outputs:
         return function(*tensors)
 
-    # torch keeps what it compiles with the code of the function, and no more than 8 of each: so each has its own
-    code = run.__code__.replace(co_name=f"run_{size}")
+    # torch keeps what it compiles by the code of the function, and no more than 8 for equal codes: so no two are equal
+    code = run.__code__.replace(co_name=f"run_{uuid4().hex}")
     own = FunctionType(code, run.__globals__, code.co_name, closure=run.__closure__)
     return cast("Any", torch).compile(own, backend=backend, fullgraph=True, dynamic=False)
 
@@ -107,9 +111,10 @@ def _lay_out(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _format_size(tensors: Sequence[Tensor]) -> str:
+def _describe(tensors: Sequence[Tensor]) -> str:
     height, width = tensors[0].shape[-2:]
-    return f"{8 * width}x{8 * height}"
+    tokens = f" and {tensors[2].shape[1]} tokens" if len(tensors) > 2 else ""
+    return f"{8 * width}x{8 * height}{tokens}"
 
 
 def _to_line(error: Exception) -> str:
