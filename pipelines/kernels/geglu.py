@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipelines.kernels.launch import run_launch
-from pipelines.kernels.triton_support import has_triton
+from pipelines.kernels.triton_support import can_launch
 
 FUSED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -16,7 +16,7 @@ def geglu(x: Tensor, *, fused: bool = True) -> Tensor:
     With `fused`, GPUs with Triton read x once and round once; there the result has no gradient. Which of the two is
     used depends on the device, dtype and layout of x alone; code that torch compiles has torch's own.
     """
-    if fused and not torch.compiler.is_compiling() and is_geglu_fusable(x) and has_triton(x.device):
+    if fused and can_launch(x.device) and is_geglu_fusable(x):
         return compute_fused_geglu(x)
     return compute_eager_geglu(x)
 

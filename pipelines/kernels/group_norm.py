@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pipelines.kernels.group_norm_plan import MAX_GROUP_SIZE, plan_group_norm
 from pipelines.kernels.launch import Launch, run_launch
-from pipelines.kernels.triton_support import has_triton
+from pipelines.kernels.triton_support import can_launch
 
 FUSED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_IMAGES = 65535
@@ -41,9 +41,7 @@ def group_norm_silu(
         silu: whether SiLU follows.
         shift: (B, C), is added to all positions of x before; a resnet's time embedding.
     """
-    # torch's compiler fuses torch's own operations, and cannot see into launches
-    is_compiling = torch.compiler.is_compiling()
-    if fused and not is_compiling and is_group_norm_fusable(x, groups) and has_triton(x.device):
+    if fused and can_launch(x.device) and is_group_norm_fusable(x, groups):
         return compute_fused_group_norm(x, groups, weight, bias, eps, silu, shift)
     return compute_eager_group_norm(x, groups, weight, bias, eps, silu, shift)
 

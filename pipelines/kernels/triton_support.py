@@ -20,6 +20,14 @@ def has_triton(device: torch.device) -> bool:
     return explain_missing_triton(device) is None
 
 
+def can_launch(device: torch.device) -> bool:
+    """Return whether kernels are launched on a device: where Triton runs, but not in code that torch compiles.
+
+    torch's compiler fuses torch's own operations, and cannot see into launches.
+    """
+    return not torch.compiler.is_compiling() and has_triton(device)
+
+
 @cache
 def explain_missing_triton(device: torch.device) -> str | None:
     """Return why Triton's kernels do not run on a device and what to do, or None if they do."""

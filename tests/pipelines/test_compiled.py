@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 from compilers import Backend
+from launches import record_launches
 
 from demo.checkpoint import random_weights
 from pipelines.compiled import CompiledShapes
 from pipelines.image.vae import Tiling, VaeCodec
-from pipelines.kernels import group_norm
 from pipelines.speed import Speed
 from pipelines.weights.architecture import sdxl
 from pipelines.weights.networks import TorchVae, load_state
@@ -148,14 +148,8 @@ def build_vae():
 
 
 def test_the_decoder_is_one_graph_of_torch_s_own_operations(backend, monkeypatch):
-    vae, calls = build_vae(), []
-
-    def compute(*args):
-        calls.append(args)
-        return group_norm.compute_eager_group_norm(*args)
-
-    monkeypatch.setattr(group_norm, "has_triton", lambda device: True)
-    monkeypatch.setattr(group_norm, "compute_fused_group_norm", compute)
+    vae = build_vae()
+    calls = record_launches(monkeypatch)
     vae.optimize(Speed(channels_last=True, kernels=True))
     vae._compiled = CompiledShapes("the decoder", backend)
     assert compile_for(vae, make_latents())

@@ -9,10 +9,10 @@ import pytest
 import torch
 from jobs import make_job
 from kernel_checks import DEVICE, INTERPRETED
+from launches import record_launches
 from unets import shrink_demo
 
 from benchmarks.random_weights import build_random_weights, copy_weights
-from pipelines.kernels import geglu, group_norm
 from pipelines.pipeline import Pipeline
 from pipelines.sampling.samplers import SAMPLERS
 from pipelines.speed import Speed
@@ -32,20 +32,7 @@ def build_pipelines():
 @pytest.fixture(autouse=True)
 def launches(monkeypatch):
     """The names of the kernels that run, on a CPU too where they are interpreted."""
-    names = []
-
-    def count(name, function):
-        def call(*args):
-            names.append(name)
-            return function(*args)
-
-        return call
-
-    for name, module in {"group_norm": group_norm, "geglu": geglu}.items():
-        monkeypatch.setattr(module, "has_triton", lambda device: INTERPRETED or device.type == "cuda")
-        fused = f"compute_fused_{name}"
-        monkeypatch.setattr(module, fused, count(name, getattr(module, fused)))
-    return names
+    return record_launches(monkeypatch, lambda device: INTERPRETED or device.type == "cuda", computes="fused")
 
 
 def draw(pipeline, sampler):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from paths import ROOT
 
-from pipelines.kernels import group_norm
+from pipelines.kernels import group_norm, triton_support
 from pipelines.kernels.group_norm import group_norm_silu, is_group_norm_fusable
 from pipelines.kernels.group_norm_plan import PROGRAMS, choose_chunk, plan_group_norm
 
@@ -77,7 +77,7 @@ def test_others_are_not(x, groups):
     ],
 )
 def test_the_kernels_are_chosen_where_they_can_run(monkeypatch, fused, has_triton, x, expected):
-    monkeypatch.setattr(group_norm, "has_triton", lambda device: has_triton and device == x.device)
+    monkeypatch.setattr(triton_support, "has_triton", lambda device: has_triton and device == x.device)
     monkeypatch.setattr(group_norm, "compute_fused_group_norm", lambda *_: "fused")
     monkeypatch.setattr(group_norm, "compute_eager_group_norm", lambda *_: "eager")
     vector = torch.ones(64)

@@ -8,6 +8,7 @@ from weakref import ref
 import pytest
 import torch
 from compilers import Backend
+from launches import record_launches
 from unets import Tape, shrink_demo
 
 from demo.checkpoint import random_weights
@@ -123,6 +124,18 @@ def test_every_way_to_run_it_is_one_graph(build, backend, speed):
     unet = build(speed)
     compile_for(unet, *make_inputs(unet))
     check(unet, *make_inputs(unet, seed=2))
+    assert backend.counts == (1, 3)
+
+
+def test_compiled_passes_launch_no_kernels(build, backend, monkeypatch):
+    launches = record_launches(monkeypatch)
+    unet = build(Speed(compile_unet=True, channels_last=True, kernels=True))
+    compile_for(unet, *make_inputs(unet))
+    assert set(launches) == {"group_norm", "geglu"}  # of the pass that the compiled one is compared with
+    launches.clear()
+    with torch.inference_mode():
+        unet(*make_inputs(unet))
+    assert not launches
     assert backend.counts == (1, 3)
 
 

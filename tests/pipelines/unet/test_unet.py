@@ -1,14 +1,15 @@
 """The UNet's options, and what is computed once for a prompt; tests/pipelines/weights/test_networks.py has its output."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from adapter_files import UNETS, build_unet
+from launches import record_launches
 from unets import close
 from unets import run_random as run
 
-from pipelines.kernels import geglu, group_norm
 from pipelines.unet.attention import Context
 from pipelines.unet.unet import UNetModel
 from pipelines.weights.architecture import sdxl
@@ -44,29 +45,17 @@ def test_a_fused_matrix_is_the_weights_themselves_after_a_change_and_after_a_mov
 
 
 def test_all_layers_use_the_kernels_where_they_run(unet, monkeypatch):
-    counts = {"group_norm": 0, "geglu": 0}
-
-    def count(name, function):
-        def call(*args):
-            counts[name] += 1
-            return function(*args)
-
-        return call
-
     plain = run(unet)
     unet.module.set_kernels(True)
     assert torch.equal(run(unet), plain)
-    for name, module in {"group_norm": group_norm, "geglu": geglu}.items():
-        monkeypatch.setattr(module, "has_triton", lambda device: True)
-        fused, eager = f"compute_fused_{name}", getattr(module, f"compute_eager_{name}")
-        monkeypatch.setattr(module, fused, count(name, eager))
+    launches = record_launches(monkeypatch)
     unet.module.to(memory_format=torch.channels_last)
     close(run(unet), plain)
     norms = [each for each in unet.module.modules() if isinstance(each, torch.nn.GroupNorm)]
-    assert counts == {"group_norm": len(norms), "geglu": len(unet.module.cross_attentions)}
+    assert Counter(launches) == {"group_norm": len(norms), "geglu": len(unet.module.cross_attentions)}
     unet.module.set_kernels(False)
     run(unet)
-    assert counts["geglu"] == len(unet.module.cross_attentions)
+    assert launches.count("geglu") == len(unet.module.cross_attentions)
 
 
 def test_a_config_that_makes_no_sense_is_an_error():

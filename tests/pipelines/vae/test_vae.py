@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
+from launches import record_launches
 
 from demo.architecture import demo_architecture
 from demo.checkpoint import random_weights
-from pipelines.kernels import group_norm
 from pipelines.speed import Speed
 from pipelines.vae.vae import VaeModel
 from pipelines.weights.architecture import sdxl
@@ -73,14 +73,8 @@ def test_channels_last_changes_rounding_alone(vae):
 
 
 def test_all_layers_use_the_kernels_where_they_run(vae, monkeypatch):
-    calls, plain = [], run(vae)
-    monkeypatch.setattr(group_norm, "has_triton", lambda device: True)
-
-    def compute(*args):
-        calls.append(args)
-        return group_norm.compute_eager_group_norm(*args)
-
-    monkeypatch.setattr(group_norm, "compute_fused_group_norm", compute)
+    plain = run(vae)
+    calls = record_launches(monkeypatch)
     vae.optimize(Speed(channels_last=True, kernels=True))
     close(run(vae), plain)
     norms = [each for each in vae.module.modules() if isinstance(each, torch.nn.GroupNorm)]
