@@ -95,10 +95,9 @@ def load_weights(
         plan = plan_model(Path(path), prediction, zsnr, vae, text_encoders, inpainting, clip_skip)
     if on_part is not None:
         on_part("plan")
-    dtype = dtype or choose_dtype(plan.checkpoint, target)
-    vae_dtype = vae_dtype or choose_vae_dtype(dtype, target)
-    memory, chosen = plan_run(plan, target, (dtype, vae_dtype), speed or SpeedChoices(), gigabytes)
-    _fill_all(plan, memory, target, (dtype, vae_dtype), chosen.weights)
+    dtypes = choose_dtypes(plan.checkpoint, target, dtype, vae_dtype)
+    memory, chosen = plan_run(plan, target, dtypes, speed or SpeedChoices(), gigabytes)
+    _fill_all(plan, memory, target, dtypes, chosen.weights)
     _quantize(plan, memory, target, chosen.weights)
     offload = place_weights(plan, memory, target)
     if on_part is not None:
@@ -109,7 +108,7 @@ def load_weights(
             unet.optimize(chosen, target)
     plan.vae.optimize(chosen)
     networks = (plan.unet, plan.vae, plan.text_encoders)
-    place = target, dtype, vae_dtype
+    place = target, *dtypes
     rest = plan.inpainting, plan.parts, memory, offload, chosen
     return Weights(plan.detection, plan.architecture, *networks, *place, *rest)
 
@@ -156,6 +155,17 @@ def _quantize(plan: ModelPlan, memory: MemoryPlan, device: torch.device, weights
             unet.quantize(weights, device)
             if not memory.offloads_unet:
                 unet.module.to(device)
+
+
+def choose_dtypes(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    vae_dtype: torch.dtype | None = None,
+) -> tuple[torch.dtype, torch.dtype]:
+    """Return the dtype of the UNet and the text encoders, and that of the VAE; those that are given stay."""
+    dtype = dtype or choose_dtype(checkpoint, device)
+    return dtype, vae_dtype or choose_vae_dtype(dtype, device)
 
 
 def choose_vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

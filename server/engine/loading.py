@@ -35,7 +35,7 @@ from pipelines.upscale.upscaler import Upscaler, load_upscaler
 from pipelines.weights.checkpoint import fingerprint, open_checkpoint
 from pipelines.weights.detect import detect, detect_inpainting
 from pipelines.weights.header import read_header
-from pipelines.weights.load import Weights, choose_dtype, choose_vae_dtype, load_weights, plan_run
+from pipelines.weights.load import Weights, choose_dtypes, load_weights, plan_run
 from pipelines.weights.merge import merge_inpainting as merge_inpainting
 from pipelines.weights.model_plan import ModelPlan, plan_model
 from pipelines.weights.networks import TorchUNet, set_attention
@@ -291,8 +291,7 @@ def _check_run(plan: ModelPlan, settings: Settings) -> None:
     if settings.speed.memory == "auto":
         return
     device = torch.device(resolve_device(settings.device))
-    dtype = DTYPES.get(settings.dtype) or choose_dtype(plan.checkpoint, device)
-    dtypes = dtype, choose_vae_dtype(dtype, device)
+    dtypes = choose_dtypes(plan.checkpoint, device, DTYPES.get(settings.dtype))
     plan_run(plan, device, dtypes, read_choices(settings), settings.speed.memory)
 
 
@@ -315,7 +314,7 @@ def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str]:
     Raises `ConfigError` if the device does not exist.
     """
     device = torch.device(resolve_device(settings.device))
-    dtype = DTYPES.get(settings.dtype) or choose_dtype(open_checkpoint(model.entry.path), device)
+    dtype, _ = choose_dtypes(open_checkpoint(model.entry.path), device, DTYPES.get(settings.dtype))
     facts = {"device": device.type, **describe_device(device)}
     if device.type == "cpu":
         facts["threads"] = str(choose_threads(settings.threads) or torch.get_num_threads())
