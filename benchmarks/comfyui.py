@@ -21,8 +21,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.diffusers_pipeline import encode_prompts
-from benchmarks.gpu import time_rounds
-from benchmarks.loop import RESULTS, SIZES, Size, build_job, build_own_run, describe_ratio
+from benchmarks.loop import (
+    RESULTS,
+    SIZES,
+    Size,
+    build_job,
+    build_own_run,
+    describe,
+    describe_ratio,
+    time_warm_rounds,
+)
 from benchmarks.machine import machine
 from benchmarks.random_weights import build_random_weights
 from pipelines.pipeline import Pipeline
@@ -31,7 +39,6 @@ from pipelines.unet.shape import UNetShape, read_shape
 from pipelines.weights.checkpoint import UNET_PREFIX
 from pipelines.weights.key_map import map_unet_keys, to_stored
 from pipelines.weights.load import Weights
-from pipelines.weights.placement import count_elements
 
 UNUSED = "torchvision", "torchaudio"
 """What ComfyUI imports for models of other kinds."""
@@ -91,9 +98,8 @@ def build_model(weights: Weights) -> Any:
     shape = read_shape(weights.architecture.unet)
     base, models = import_module("comfy.model_base"), import_module("comfy.supported_models")
     config = cast("Any", models).SDXL(build_config(shape, weights.dtype))
-    config.unet_config["num_head_channels"] = (
-        shape.middle.width // shape.middle.heads
-    )  # of which SDXL's are 64
+    head = shape.middle.width // shape.middle.heads
+    config.unet_config["num_head_channels"] = head  # which its constructor sets to SDXL's 64
     config.custom_operations = build_operations(shape.groups)
     config.sampling_settings["zsnr"] = True
     model = cast("Any", base).SDXL(config, model_type=cast("Any", base).ModelType.V_PREDICTION)
@@ -123,18 +129,15 @@ def build_comfyui_run(weights: Weights, size: Size, sigmas: Sequence[float]) -> 
 
 def measure(size: Size, rounds: int) -> dict[str, object]:
     """Return the ratio of one network."""
-    torch.manual_seed(0)
     weights = build_random_weights(size.architecture, torch.device("cpu"), torch.float32)
     pipeline, job = Pipeline(weights), build_job(size)
     comfyui = build_comfyui_run(weights, size, pipeline.begin_pass(job).plan.sigmas)
     own = build_own_run(pipeline, job)
-    difference = measure_difference(comfyui()[0], pipeline.generate_latents(job)[0])
+    difference = measure_difference(comfyui()[0], own()[0])
     assert difference < TOLERANCE, f"the latents differ by {difference:.3g}"
-    timed = time_rounds(weights.device, {"naiad": own, "ComfyUI": comfyui}, rounds)
-    seconds = {name: each for name, (_first, *each) in timed.items()}
+    seconds = time_warm_rounds(weights, {"naiad": own, "ComfyUI": comfyui}, rounds)
     return {
-        "unet_million_weights": round(count_elements(cast("Any", weights.unet).module) / 1e6, 1),
-        "picture": f"{size.side}x{size.side}, {size.steps} steps, k_euler, CFG",
+        **describe(size, weights),
         "relative_difference": difference,
         "ratio_to_comfyui": describe_ratio(seconds["naiad"], seconds["ComfyUI"]),
     }

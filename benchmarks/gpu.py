@@ -141,14 +141,12 @@ def build_diffusers_run(setup: Setup, weights: Weights, *, compiled: bool) -> Ca
     return generate
 
 
-def build_compiled_pipeline(setup: Setup, weights: Weights) -> Pipeline:
-    """Return a pipeline whose networks are compiled for the size of the benchmark."""
-    speed = choose_speed(weights.device, SpeedChoices(compile_vae="on", compile_unet="on"))
-    pipeline = Pipeline(copy_weights(weights, speed))
+def compile_networks(setup: Setup, pipeline: Pipeline) -> None:
+    """Compile those networks that were chosen to be, for the size of the benchmark."""
     pipeline.compile_decoder([(setup.width, setup.height)])
-    with pipeline.weights.unet.compile_passes():
-        pipeline.run(setup.build_job())
-    return pipeline
+    if pipeline.weights.speed.compile_unet:
+        with pipeline.weights.unet.compile_passes():
+            pipeline.run(setup.build_job())
 
 
 def time_rounds(
@@ -196,7 +194,9 @@ def measure(setup: Setup, device: torch.device, dtype: torch.dtype) -> dict[str,
     operations, rate = count_operations(setup, plain), measure_matmul_rate(setup, plain)
     weights = copy_weights(plain, choose_speed(device, SpeedChoices()))
     pipeline, job = Pipeline(weights), setup.build_job()
-    compiled = build_compiled_pipeline(setup, plain)
+    speed = choose_speed(device, SpeedChoices(compile_vae="on", compile_unet="on"))
+    compiled = Pipeline(copy_weights(plain, speed))
+    compile_networks(setup, compiled)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     sides = time_in_turns(

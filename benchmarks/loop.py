@@ -9,13 +9,14 @@ Run: python -m benchmarks.loop [--rounds 20] [--only small|middle]; on a quiet m
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from benchmarks.diffusers_pipeline import build_latents_run, build_pipeline
 from benchmarks.gpu import time_rounds
@@ -25,6 +26,7 @@ from demo.architecture import demo_architecture
 from pipelines.job import Guidance, Job, Pass, Prompts
 from pipelines.pipeline import Pipeline
 from pipelines.weights.architecture import Architecture
+from pipelines.weights.load import Weights
 from pipelines.weights.placement import count_elements
 
 RESULTS = Path(__file__).parent / "results"
@@ -65,14 +67,13 @@ def build_job(size: Size, scale: float = 5.0, skipped: float | None = None) -> J
     return Job("m", PROMPTS, size.steps, "k_euler", "native", guidance, (Pass(size.side, size.side, (1,)),))
 
 
-def build_own_run(pipeline: Pipeline, job: Job) -> Callable[[], object]:
+def build_own_run(pipeline: Pipeline, job: Job) -> Callable[[], list[Tensor]]:
     """Return a function that generates latents with the pipeline; prompts are in its cache after the first call."""
     return lambda: pipeline.generate_latents(job)
 
 
 def measure(size: Size, rounds: int) -> dict[str, object]:
     """Return the ratios of one network."""
-    torch.manual_seed(0)
     weights = build_random_weights(size.architecture, torch.device("cpu"), torch.float32)
     pipeline = Pipeline(weights)
     last = 0.999 * pipeline.begin_pass(build_job(size)).plan.sigmas[size.steps // 2 - 1]
@@ -82,16 +83,30 @@ def measure(size: Size, rounds: int) -> dict[str, object]:
         "guidance in half the steps": build_own_run(pipeline, build_job(size, skipped=last)),
         "scale 1": build_own_run(pipeline, build_job(size, 1.0)),
     }
-    timed = time_rounds(weights.device, runs, rounds)
-    seconds = {name: each for name, (_first, *each) in timed.items()}
+    seconds = time_warm_rounds(weights, runs, rounds)
     own = seconds["naiad"]
     return {
-        "unet_million_weights": round(count_elements(cast("Any", weights.unet).module) / 1e6, 1),
-        "picture": f"{size.side}x{size.side}, {size.steps} steps, k_euler, CFG",
+        **describe(size, weights),
         "goal": size.goal,
         "ratio_to_diffusers": describe_ratio(own, seconds["diffusers"]),
         "guidance_in_half_the_steps": describe_ratio(seconds["guidance in half the steps"], own),
         "scale_1": describe_ratio(seconds["scale 1"], own),
+    }
+
+
+def time_warm_rounds(
+    weights: Weights, runs: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
+    """Return the seconds of each run in each round, without the first call of each, which warms it up."""
+    timed = time_rounds(weights.device, runs, rounds)
+    return {name: each for name, (_first, *each) in timed.items()}
+
+
+def describe(size: Size, weights: Weights) -> dict[str, object]:
+    """Return what the results say of a network and its images."""
+    return {
+        "unet_million_weights": round(count_elements(cast("Any", weights.unet).module) / 1e6, 1),
+        "picture": f"{size.side}x{size.side}, {size.steps} steps, k_euler, CFG",
     }
 
 

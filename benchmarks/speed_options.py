@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import torch
 
-from benchmarks.gpu import Setup, parse_setup, save, time_in_turns
+from benchmarks.gpu import Setup, compile_networks, parse_setup, save, time_in_turns
 from benchmarks.random_weights import build_random_weights, copy_weights
 from pipelines.pipeline import Pipeline
 from pipelines.speed import PLAIN, Speed, SpeedChoices, choose_speed
@@ -60,10 +60,7 @@ class Sweep:
 
     def _build(self, way: Way) -> Pipeline:
         pipeline = Pipeline(copy_weights(self._weights, way.speed), step_cache=way.step_cache)
-        pipeline.compile_decoder([(self._setup.width, self._setup.height)])
-        if way.speed.compile_unet:
-            with pipeline.weights.unet.compile_passes():
-                pipeline.run(self._setup.build_job())
+        compile_networks(self._setup, pipeline)
         return pipeline
 
     def _draw(self, way: Way) -> torch.Tensor:
