@@ -6,7 +6,7 @@ from dataclasses import replace
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import DeploymentActorConfig
+from ray.serve.config import DeploymentActorConfig, RequestRouterConfig
 from starlette.types import ASGIApp
 
 from server.app import create_app
@@ -14,6 +14,7 @@ from server.cli.bootstrap import build_app_state
 from server.cli.logs import configure_logging
 from server.scale.limits import NAME as LEDGER
 from server.scale.limits import Ledger, SharedLimits
+from server.scale.router import FewestOpen
 from server.scale.service import Scale, Service
 
 LOAD_ATTEMPTS = 2
@@ -61,6 +62,7 @@ def build_application(service: Service, scale: Scale) -> Application:
         ray_actor_options={"num_cpus": scale.cpus, "num_gpus": scale.gpus},
         max_ongoing_requests=settings.api.connections + settings.engine.queue_limit,
         max_queued_requests=settings.api.connections,
+        request_router_config=RequestRouterConfig(request_router_class=FewestOpen),
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=settings.drain_seconds,
         health_check_period_s=CHECK_SECONDS,

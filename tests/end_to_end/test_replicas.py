@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,20 +49,20 @@ class Server:
         return httpx.post(f"{self.address}/ai/generate-image", json=body, headers=headers, timeout=timeout)
 
     def fill(self, threads, steps):
-        """Submit requests, one after another, until both replicas have some that wait, and return them all.
-
-        A burst may go to one replica; what follows goes to the one with fewer requests, as `/ready` does.
-        """
+        """Submit requests until both replicas have some that wait: `/ready` is of the one with fewer."""
         running = []
         while not httpx.get(f"{self.address}/ready", timeout=PROCESS_LIMIT).json()["waiting"]:
             size = {"width": 256, "height": 384, "steps": steps}
             running.append(threads.submit(self.generate, len(running), **size))
         return running
 
+    def count_lines(self, line=""):
+        """How often each replica's process has logged a line, in the order of their first."""
+        return Counter(map(int, re.findall(rf"ServeReplica\S+ pid=(\d+)\).*{line}", self.log.read_text())))
+
     def list_pids(self, line=""):
         """The processes of the replicas that have logged a line, in the order of their first."""
-        found = re.findall(rf"ServeReplica\S+ pid=(\d+)\).*{line}", self.log.read_text())
-        return list(dict.fromkeys(map(int, found)))
+        return list(self.count_lines(line))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,14 @@ def test_both_replicas_draw(server):
         return len(server.list_pids("POST /ai/generate-image 200")) == 2
 
     wait_until(draw, PROCESS_LIMIT)
+
+
+def test_a_burst_is_divided_evenly(server):
+    with ThreadPoolExecutor(8) as threads:
+        responses = threads.map(partial(server.generate, width=256, height=384, steps=20), range(8))
+    ids = "|".join(response.headers["X-Request-Id"] for response in responses)
+    wait_until(lambda: server.count_lines(f"(?:{ids}) ").total() == 8)
+    assert list(server.count_lines(f"(?:{ids}) ").values()) == [4, 4]
 
 
 def test_a_response_is_that_of_a_single_server(server):
