@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -19,7 +20,6 @@ from server.config.toml import ConfigError
 from server.errors import ApiError
 
 app = typer.Typer(
-    help="A self-hosted server for the NovelAI Diffusion V3 image API with open SDXL weights.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,6 +49,23 @@ def _fail(message: str, status: int) -> NoReturn:
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def print_version(asked: bool) -> None:
+    """Print the installed version and end the command, if asked."""
+    if asked:
+        typer.echo(f"naiad {version('naiad')}")
+        raise typer.Exit
+
+
+@app.callback()
+def run_command(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """A self-hosted server for the NovelAI Diffusion V3 image API with open SDXL weights."""
 
 
 @app.command()

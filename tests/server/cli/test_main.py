@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
@@ -219,6 +220,11 @@ def test_help_works_without_torch():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Usage") == len(COMMANDS)
+
+
+def test_the_version_is_that_of_the_package(naiad):
+    done = naiad("--version")
+    assert (done.status, done.output) == (0, f"naiad {version('naiad')}\n")
 
 
 def test_a_report_is_complete_whatever_the_terminals_encoding(naiad_process, tmp_path):
