@@ -107,7 +107,7 @@ async def answer_prompted(
     picture = await run_in_slot(request, slots, plan.finish, result.images[0])
     metadata = state.metadata_for(job.model)
     described = metadata.describe_job(job, result.sigmas)
-    naiad = {**described, "tool": {"name": tool.name, "by": policy.model.model}}
+    naiad = {**described, "tool": {"name": tool.name, "by": policy.model.id}}
     drawn = ToolResult([Drawing(picture)], naiad, result.run_seconds, job.passes[0].seeds[0])
     return await answer_drawings(request, state, tool, drawn, metadata), plan.resolved.warnings
 

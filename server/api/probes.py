@@ -42,7 +42,7 @@ async def get_metrics(request: Request, state: StateDependency) -> Response:
 async def get_models(request: Request, state: StateDependency) -> dict[str, object]:
     """The models with the evidence for what they are, and the LoRAs and textual inversions that requests may name."""
     policy, engine = state.current_policy(), state.engine
-    cards = [each.card() | {"loaded": engine.find_place(each.model)} for each in policy.models]
+    cards = [each.card() | {"loaded": engine.find_place(each.id)} for each in policy.models]
     cards += [{"id": name, "problem": problem} for name, problem in policy.problems.items()]
     files = await run_in_slot(request, get_capacity(request).listing, _list_files, policy.model)
     return {"models": cards, **files}

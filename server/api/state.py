@@ -55,12 +55,12 @@ class AppState:
         model, known = self.engine.model, self.engine.models
         if model is None:
             return self.policy
-        others = tuple(known.get(other.model, other) for other in self.policy.others)
+        others = tuple(known.get(other.id, other) for other in self.policy.others)
         return replace(self.policy, model=model, others=others)
 
     def metadata_for(self, name: str) -> MetadataPolicy:
         """Return the metadata policy for the images of a model."""
-        other = next((model for model in self.policy.others if model.model == name), None)
+        other = next((model for model in self.policy.others if model.id == name), None)
         return self.metadata if other is None else self.metadata.for_model(other)
 
     def metadata_for_source(self, fields: Mapping[str, str]) -> MetadataPolicy:
@@ -69,8 +69,8 @@ class AppState:
         It is that of the model that drew the image, if that is one of these here, else of the default model.
         """
         hashes = fields.get("Source", "").split()[-1:]
-        drawn_by = (model.model for model in self.policy.models if [model.fingerprint] == hashes)
-        return self.metadata_for(next(drawn_by, self.policy.model.model))
+        drawn_by = (model.id for model in self.policy.models if [model.fingerprint] == hashes)
+        return self.metadata_for(next(drawn_by, self.policy.model.id))
 
     @property
     def body_limits(self) -> BodyLimits:

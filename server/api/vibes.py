@@ -61,7 +61,7 @@ async def encode_vibe(request: Request, state: StateDependency) -> Response:
 def read_encoding(body: Mapping[str, object], policy: RequestPolicy) -> Encoding:
     """Read a request body; raise `Rejected` if it is invalid, or the model has no image adapter."""
     sent = validate_body(EncodeVibeBody, body)
-    policy, warnings = choose_model(policy.presets.canonical(sent.model or policy.model.model), policy)
+    policy, warnings = choose_model(policy.presets.canonical(sent.model or policy.model.id), policy)
     if policy.model.vibe is None:
         raise Rejected("image", NO_ADAPTER)
     if not has_content(sent.image):
@@ -70,4 +70,4 @@ def read_encoding(body: Mapping[str, object], policy: RequestPolicy) -> Encoding
         raise Rejected("mask", "remove it; the entire image is encoded")
     image = read_reference(decode_file(sent.image, "image"), "image")
     share = INFORMATION if sent.information_extracted is None else sent.information_extracted
-    return Encoding(VibeJob(policy.model.model, image, share), policy.model, warnings)
+    return Encoding(VibeJob(policy.model.id, image, share), policy.model, warnings)

@@ -90,7 +90,7 @@ def check_decoders(models: Iterable[ServedModel], settings: Settings) -> None:
     for model in models:
         if model.entry.preview_decoder is None:
             advice = "name one in the catalog, or set speed.decoder to vae"
-            raise ConfigError(f"speed.decoder = tiny: {model.model} has no preview_decoder; {advice}")
+            raise ConfigError(f"speed.decoder = tiny: {model.id} has no preview_decoder; {advice}")
 
 
 def build_engine(

@@ -82,7 +82,7 @@ def _check_weights(catalog: Catalog, settings: Settings) -> Iterator[str]:
 
     for model in models:
         check_model(model, settings)
-        yield f"{model.model}: {model.entry.path.name}, {model.detection.family}, profile {model.profile.name}"
+        yield f"{model.id}: {model.entry.path.name}, {model.detection.family}, profile {model.profile.name}"
     yield from describe_controls(catalog)
     if catalog.lora_folder is not None:
         yield from describe_loras(catalog.lora_folder)

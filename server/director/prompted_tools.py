@@ -70,7 +70,7 @@ def plan_redraw(
         start,
         canvas.size,
         policy.presets,
-        policy.model.model,
+        policy.model.id,
     )
     resolved = resolve(read_request(body), policy)
     return Redraw(resolved, canvas, np.asarray(image), recipe.keep_lines)

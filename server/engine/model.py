@@ -57,7 +57,7 @@ class ServedVibe:
 class ServedModel:
     """A checkpoint of the catalog that is not loaded yet."""
 
-    model: str  # id in the catalog
+    id: str  # id in the catalog
     ids: tuple[str, ...]  # all ids of the same checkpoint
     other_ids: tuple[str, ...]  # the ids of other checkpoints
     entry: ModelEntry
@@ -105,7 +105,7 @@ class ServedModel:
     def card(self) -> dict[str, object]:
         """Entry of `/models`: what the model is, and the evidence for it. Paths are left out."""
         return {
-            "id": self.model,
+            "id": self.id,
             "file": self.entry.path.name,
             "hash": self.fingerprint,
             "family": self.detection.family,
@@ -146,7 +146,7 @@ def detect_model(catalog: Catalog, model: str | None = None) -> ServedModel:
     profile, reason = _choose_profile(entry, detection)
     ids = tuple(other for other in catalog.models if catalog.models[other] == entry)
     return ServedModel(
-        model=name,
+        id=name,
         ids=ids,
         other_ids=tuple(other for other in catalog.models if other not in ids),
         entry=entry,

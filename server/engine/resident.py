@@ -78,8 +78,8 @@ class ResidentModels:
         self._load, self._budgets = load, (device_budget, memory_budget)
         self._is_shared, self._read_memory = is_shared, read_memory
         first = load(models[0])
-        self._models = {model.model: model for model in (first.model, *models[1:])}
-        self._default = self._current = first.model.model
+        self._models = {model.id: model for model in (first.model, *models[1:])}
+        self._default = self._current = first.model.id
         self._device = OrderedDict({self._current: first})  # least recently used first, as in the other one
         self._memory: OrderedDict[str, MovableModel] = OrderedDict()
         self.switches = 0

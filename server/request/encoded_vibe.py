@@ -27,7 +27,7 @@ def pack_vibe(vibe: EncodedVibe, model: ServedModel, secret: bytes) -> bytes:
     """Return a vibe that was encoded by a model's image adapter as bytes."""
     header = json.dumps({
         "adapter": _get_adapter(model).hash,
-        "model": model.model,
+        "model": model.id,
         "information_extracted": vibe.information_extracted,
     }).encode()  # fmt: skip
     content = MAGIC + len(header).to_bytes(2, "big") + header + vibe.values
@@ -51,11 +51,11 @@ def unpack_vibe(data: bytes, field: str, model: ServedModel, secret: bytes) -> E
     values = content[end:]
     if header["adapter"] != served.hash or len(values) != VALUE_BYTES * served.count * served.width:
         reason = f"encoded for the model {header['model']!r} with another image adapter"
-        raise Rejected(field, f"{reason}; encode the image again for {model.model!r} at /ai/encode-vibe")
+        raise Rejected(field, f"{reason}; encode the image again for {model.id!r} at /ai/encode-vibe")
     return EncodedVibe(served.count, served.width, values, header["information_extracted"])
 
 
 def _get_adapter(model: ServedModel) -> ServedVibe:
     if model.vibe is None:
-        raise ValueError(f"{model.model} has no image adapter")
+        raise ValueError(f"{model.id} has no image adapter")
     return model.vibe

@@ -100,7 +100,7 @@ def resolve(
     Raises:
         Rejected: a value cannot be used; the message names the field, the value and what is allowed.
     """
-    model = policy.presets.canonical(request.model or policy.model.model)
+    model = policy.presets.canonical(request.model or policy.model.id)
     policy, model_warnings = choose_model(model, policy)
     parameters, profile = request.parameters, policy.model.profile
     size = parameters.width or profile.defaults.width, parameters.height or profile.defaults.height
@@ -125,7 +125,7 @@ def resolve(
     controls = read_controls(parameters, policy.model, size)
     first = build_first_pass(parameters, size, seeds, smea, profile)
     job = Job(
-        model=policy.model.model,
+        model=policy.model.id,
         prompts=prompts,
         steps=parameters.steps or profile.defaults.steps,
         sampler=sampler,
@@ -160,12 +160,12 @@ def choose_model(name: str, policy: RequestPolicy) -> tuple[RequestPolicy, tuple
     if problem is not None:
         raise Rejected("model", f"{name!r} cannot be served: {problem}; served: {', '.join(policy.ids)}")
     if names & set(loaded.other_ids):
-        raise Rejected("model", f"{name!r} is in the catalog but not loaded; loaded is {loaded.model!r}")
+        raise Rejected("model", f"{name!r} is in the catalog but not loaded; loaded is {loaded.id!r}")
     if policy.unknown_models == "refuse":
         near = get_close_matches(name, policy.ids, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise Rejected("model", f"{name!r} is not served{hint}; served: {', '.join(policy.ids)}")
-    return policy, (f"model: {name!r} is answered by {loaded.model!r}",)
+    return policy, (f"model: {name!r} is answered by {loaded.id!r}",)
 
 
 def _check_samples(count: int, size: Size) -> None:

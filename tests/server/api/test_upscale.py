@@ -93,7 +93,7 @@ def test_the_source_is_the_model_that_drew_the_image(
 ):
     other = replace(
         model,
-        model="other",
+        id="other",
         ids=("other",),
         fingerprint="1234ABCD",
         files={"vae": "00000000", "upscaler": "11111111"},

@@ -136,7 +136,7 @@ def test_the_demo_draws_the_same_from_an_image_as_from_its_encoding(model, signi
     size = {"width": 128, "height": 128, "steps": 4}
     with start_client(state) as client:
         encoded = b64encode(encode(client).content).decode()
-        other = replace(model, model="other", vibe=replace(model.vibe, files={"vibe": "00000000"}))
+        other = replace(model, id="other", vibe=replace(model.vibe, files={"vibe": "00000000"}))
         foreign = b64encode(pack_vibe(EncodedVibe(8, 96, bytes(3072)), other, b"")).decode()
         refused = {"reference_image": IMAGE, "reference_strength": 1e9}, {"reference_image": foreign}
         pixels, messages = [], []

@@ -55,9 +55,7 @@ def load(demo, model):
 
 def build_models(model, pipeline, upscaler=None):
     runner = Runner(pipeline, upscaler)
-    return ResidentModels(
-        [model], lambda _: LoadedRunner(runner, replace(model, model="demo"), pipeline), 1, 1
-    )
+    return ResidentModels([model], lambda _: LoadedRunner(runner, replace(model, id="demo"), pipeline), 1, 1)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def test_the_unet_is_compiled_before_the_first_request_and_not_for_it(model, mon
     assert backend.compilations == 3  # of one, two and three chunks of text
     runs = backend.runs
     for size, passes in ((64, 2), (128, 0)):
-        job: Any = replace(make_job(width=size, height=size, steps=2), model=small.model)
+        job: Any = replace(make_job(width=size, height=size, steps=2), model=small.id)
         run_job(residents, job)
         assert backend.counts == (3, runs + passes)
         runs = backend.runs

@@ -56,7 +56,7 @@ def models(catalog):
 @pytest.fixture(scope="module")
 def expected(models):
     """Pixels of each model, loaded alone."""
-    return {model.model: draw(load_runner(model, Settings()), model.model) for model in models}
+    return {model.id: draw(load_runner(model, Settings()), model.id) for model in models}
 
 
 def ask(model, **changes):
@@ -196,7 +196,7 @@ def test_files_that_cannot_be_served_are_reported(catalog, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     bad = {name: ModelEntry(path=tmp_path / f"{name}.safetensors") for name in ("bad", "gone")}
     others, problems = detect_others(Catalog(default="a", models={**catalog.models, **bad}))
-    assert [model.model for model in others] == ["b"]
+    assert [model.id for model in others] == ["b"]
     assert set(problems) == {"bad", "gone"}
     assert str(tmp_path) not in str(problems)
 

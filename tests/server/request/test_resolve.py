@@ -34,7 +34,7 @@ def served(demo_file):
     """A catalog's first model, also listed as `mine`; its `nai-diffusion-furry-3` is another checkpoint."""
     found = detect_model(single_model_catalog(demo_file))
     listed = {"ids": ("nai-diffusion-3", "mine"), "other_ids": ("nai-diffusion-furry-3",)}
-    return replace(found, model="nai-diffusion-3", profile=PROFILE, **listed)
+    return replace(found, id="nai-diffusion-3", profile=PROFILE, **listed)
 
 
 @pytest.fixture(scope="module")

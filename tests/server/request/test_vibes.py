@@ -200,9 +200,7 @@ def test_any_changed_byte_of_an_encoded_vibe_is_refused(served):
 
 
 def test_a_vibe_of_another_model_is_refused_by_the_names_of_both(served):
-    other = replace(
-        served, model="nai-diffusion-furry-3", vibe=replace(served.vibe, files={"vibe": "00000000"})
-    )
+    other = replace(served, id="nai-diffusion-furry-3", vibe=replace(served.vibe, files={"vibe": "00000000"}))
     data = pack_vibe(TOKENS, other, SECRET)
     assert unpack_vibe(data, "image", other, SECRET) == TOKENS
     with pytest.raises(Rejected) as caught:
