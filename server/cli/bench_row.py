@@ -121,7 +121,10 @@ class DeviceLog:
 
 
 class Clients:
-    """Requests pictures of an engine, a fixed number at a time, each for a client of its own."""
+    """Requests pictures of an engine, a fixed number at a time, each for a client of its own.
+
+    None of them has asked for pictures before, or the engine would let it wait for those that it has had.
+    """
 
     def __init__(self, engine: Engine, resolve: Resolve, write: Write) -> None:
         self._engine, self._resolve, self._write = engine, resolve, write
@@ -147,7 +150,7 @@ class Clients:
             self._write(request, result)
             return Drawn(perf_counter() - started, perf_counter() - finished)
 
-        pool = ThreadPoolExecutor(at_once, thread_name_prefix="client")
+        pool = ThreadPoolExecutor(at_once, thread_name_prefix=f"client from {first}")
         try:
             for future in as_completed([pool.submit(draw_picture, number) for number in range(count)]):
                 yield future.result()

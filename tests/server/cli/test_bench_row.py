@@ -85,6 +85,19 @@ def test_as_many_pictures_are_drawn_at_a_time_as_asked_for(fake_model, log, gate
         assert len(list(pictures)) == 3
 
 
+def test_a_row_is_drawn_for_clients_that_the_engine_has_drawn_nothing_for(fake_model, log, monkeypatch):
+    seen = []
+    with start(fake_model, log) as (clients, engine):
+        submit = engine.submit
+        monkeypatch.setattr(
+            engine, "submit", lambda job, client: seen.append(client) or submit(job, client=client)
+        )
+        first = len(list(clients.draw((64, 64), 4, 2)))
+        list(clients.draw((64, 64), 6, 3))
+    assert len(set(seen[:first])) <= 2
+    assert not set(seen[:first]) & set(seen[first:])
+
+
 def test_an_interrupt_leaves_what_was_measured_and_cancels_the_rest(fake_model, log):
     row = Row((64, 64), 1, 100)
 
