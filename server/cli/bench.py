@@ -19,6 +19,7 @@ from server.cli.bench_row import Clients, DeviceLog, Row, measure_row
 from server.cli.bootstrap import build_metadata_policy, build_request_policy
 from server.cli.generate import run_engine
 from server.cli.output import ReservedFile, check_output, reserve_files
+from server.cli.status import INTERRUPTED
 from server.config.settings import Settings
 from server.config.toml import ConfigError
 from server.engine.engine import State
@@ -36,8 +37,6 @@ DEMO_SIZES = ((256, 256), (512, 768))
 """The demo model is made for these, and is quick at them without a GPU."""
 COLORS = ("red", "blonde", "green", "blue", "purple", "pink", "brown", "black", "white", "orange")
 JSON_BYTES = 1 << 20
-INTERRUPTED = 130
-"""Exit status, as of a shell's command after SIGINT."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from dataclasses import replace
+from logging import ERROR, LogRecord, getLogger
 
 import typer
 from rich.console import Console
@@ -17,10 +18,12 @@ from server.engine.engine import Engine
 from server.engine.events import OnEvent, ignore_event
 from server.engine.model import ServedModel
 from server.engine.ticket import Result, Ticket
+from server.errors import Unavailable
 from server.picture.writer import write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import read_request
 
+log = getLogger("naiad.engine")
 TEXT_BYTES = 1 << 14
 """Room for the metadata of an image file."""
 
@@ -64,10 +67,36 @@ def run_engine(
     engine = build_engine(model, settings, (), on_event, warms_up)
     engine.start()
     try:
-        engine.wait_ready()
+        with _log_news():
+            _wait_ready(engine, settings)
         yield engine
     finally:
         engine.stop()
+
+
+@contextmanager
+def _log_news() -> Generator[None]:
+    """Keep the engine from logging why a model cannot be loaded, which the command's own error says."""
+
+    def is_news(record: LogRecord) -> bool:
+        return record.levelno < ERROR or record.exc_info is not None
+
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
+
+
+def _wait_ready(engine: Engine, settings: Settings) -> None:
+    """Do as `Engine.wait_ready`; that the device is not there is a wrong setup too, as nothing waits for it to come."""
+    try:
+        engine.wait_ready()
+    except Unavailable:
+        from server.engine.device import resolve_device
+
+        resolve_device(settings.device)
+        raise
 
 
 def _print_request(resolved: ResolvedRequest) -> None:

@@ -14,10 +14,11 @@ from pipelines.errors import PipelineError, UnusableSetting, WeightsError
 from server.cli import options, pictures, tls, tokens
 from server.cli.options import option
 from server.cli.output import OutputChoice
+from server.cli.status import INTERRUPTED, WRONG_SETUP
 from server.config.catalog import choose_catalog
 from server.config.settings import load_settings
 from server.config.toml import ConfigError
-from server.errors import ApiError
+from server.errors import ApiError, Rejected
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,28 +28,44 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command. Expected errors are printed in one line; the status is 2 for a wrong setup, else 1."""
+    """Run the command. Expected errors are printed in one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # characters that the terminal's encoding lacks are escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except (ConfigError, UnusableSetting, WeightsError) as error:
-        _fail(str(error), 2)
-    except (PipelineError, ApiError) as error:
-        _fail(str(error), 1)
-    except OSError as error:
-        _fail(f"{error.filename or 'the output cannot be written'}: {error.strerror}", 1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _end_at_once()
+        raise
+    except (ConfigError, PipelineError, ApiError, OSError) as error:
+        typer.echo(f"naiad: {_explain(error)}", err=True)
+        _flush()
+        is_wrong = isinstance(error, ConfigError | UnusableSetting | WeightsError | Rejected)
+        sys.exit(WRONG_SETUP if is_wrong else 1)
 
 
-def _fail(message: str, status: int) -> NoReturn:
-    """Print an error and exit; output that could not be written is dropped, or it would fail again at exit."""
-    typer.echo(f"naiad: {message}", err=True)
+def _explain(error: Exception) -> str:
+    """Return the message of an error for the command line."""
+    if isinstance(error, Rejected):
+        return options.name_option(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the output cannot be written'}: {error.strerror}"
+    return str(error)
+
+
+def _end_at_once() -> NoReturn:
+    """Exit without Python's own end, in which a model that is loaded or drawn with in another thread would crash."""
+    _flush()
+    os._exit(INTERRUPTED)
+
+
+def _flush() -> None:
+    """Write what was printed; what cannot be written is dropped, or it would fail again at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(status)
 
 
 def print_version(asked: bool) -> None:
@@ -126,7 +143,7 @@ def generate(
     force: options.Force = False,
     negative: Annotated[str, typer.Option(help="Negative prompt; if empty, the UC preset is used.")] = "",
     quality: Annotated[bool, typer.Option(help="Add NAI's quality tags.")] = True,
-    uc_preset: Annotated[int, typer.Option(help="Index of the model's UC preset.")] = 0,
+    uc_preset: Annotated[int, typer.Option(help="Index of the model's UC preset; the last is none.")] = 0,
     size: Annotated[str | None, option(help="Width and height, like 832x1216.")] = None,
     steps: Annotated[int | None, option(help="Number of steps.")] = None,
     scale: Annotated[float | None, option(help="Guidance scale.")] = None,

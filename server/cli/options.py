@@ -9,9 +9,23 @@ import typer
 
 from pipelines.types import PredictionType, Size
 from server.config.toml import ConfigError
+from server.errors import Rejected
 
 MOST_CONCURRENT = 64
 """Pictures that `naiad bench` asks for at a time."""
+OPTIONS = {
+    "width": "--size",
+    "height": "--size",
+    "steps": "--steps",
+    "scale": "--scale",
+    "sampler": "--sampler",
+    "noise_schedule": "--schedule",
+    "n_samples": "--samples",
+    "controls": "--control",
+    "strength": "--strength",
+    "noise": "--noise",
+}
+"""The options by which commands set the parameters of a request."""
 option = partial(typer.Option, show_default=False)
 Checkpoint = Annotated[
     Path | None, typer.Argument(help="A safetensors checkpoint or a diffusers folder.", show_default=False)
@@ -95,3 +109,9 @@ def parse_control(text: str) -> dict[str, object]:
     except OSError as error:
         raise ConfigError(f"--control {text!r}: {file}: {error.strerror}") from None
     return {"model": name, "image": image, "strength": strength}
+
+
+def name_option(error: Rejected) -> str:
+    """Return the message of a request that is refused, with the command's option in place of the request's field."""
+    name = re.split(r"[.\[]", error.field.removeprefix("parameters."))[0]
+    return f"{OPTIONS[name]}: {error.reason}" if name in OPTIONS else str(error)

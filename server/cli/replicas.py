@@ -21,7 +21,8 @@ from server.cli.bootstrap import (
 )
 from server.cli.listeners import bind
 from server.cli.logs import configure_logging
-from server.cli.serve import FAILURE_STATUS, announce
+from server.cli.serve import announce
+from server.cli.status import FAILED
 from server.config.settings import Settings, listen_port
 from server.config.toml import ConfigError
 from server.engine.threads import choose_threads
@@ -61,8 +62,8 @@ def run_replicas(service: Service, flags: ReplicaFlags) -> None:
         else:
             _deploy_on(flags.cluster, service, flags)
     except Unavailable as error:
-        log.critical("%s; the server stops with status %d", error, FAILURE_STATUS)
-        raise typer.Exit(FAILURE_STATUS) from None
+        log.critical("%s; the server stops with status %d", error, FAILED)
+        raise typer.Exit(FAILED) from None
 
 
 def _serve_here(service: Service, flags: ReplicaFlags) -> None:

@@ -16,6 +16,7 @@ from server.app import AppState, create_app
 from server.cli.bootstrap import build_app_state
 from server.cli.listeners import bind, format_address
 from server.cli.logs import configure_logging
+from server.cli.status import FAILED, WRONG_SETUP
 from server.config.settings import Settings, listen_port, signing_key_path, tls_folder
 from server.engine.engine import Engine
 from server.engine.model import ServedModel, format_card
@@ -23,10 +24,6 @@ from server.tls.certificates import Certificates
 from server.tls.hosts_file import REDIRECTED
 
 log = logging.getLogger("naiad")
-SETUP_STATUS = 2
-"""Exit status after a setting was why the model could not be loaded; another start would end in the same way."""
-FAILURE_STATUS = 3
-"""Exit status after it could not be loaded for another reason, or the device has failed or hangs."""
 
 
 def run_server(
@@ -78,7 +75,7 @@ def stop_after_failure(server: Server, engine: Engine) -> None:
 
 def find_status(engine: Engine) -> int:
     """Return the exit status of a server whose engine has failed."""
-    return FAILURE_STATUS if engine.wrong_setup is None else SETUP_STATUS
+    return FAILED if engine.wrong_setup is None else WRONG_SETUP
 
 
 def _open_certificate(settings: Settings) -> ssl.SSLContext:

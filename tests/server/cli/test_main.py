@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from command import build_command
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from waiting import PROCESS_LIMIT
+
+from server.cli import main
 
 
 @pytest.fixture
@@ -122,12 +125,16 @@ def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_pa
         (("generate", "a", "--demo", "--size", "wide"), 2, "not like 832x1216"),
         (
             ("generate", "a", "--demo", "--control", f"hed={__file__}:0.5"),
-            1,
-            "controls.0.image: remove the control map",
+            2,
+            "--control: remove the control map",
         ),
         (("generate", "a", "--demo", "-o", "a.jpg"), 2, ".png or .webp"),
-        (("generate", "a", "--demo", "--sampler", "k_eular"), 1, "did you mean 'k_euler'"),
-        (("generate", "a", "--demo", "--steps", 99), 1, "parameters.steps"),
+        (
+            ("generate", "a", "--demo", "--sampler", "k_eular"),
+            2,
+            "--sampler: 'k_eular' is not a sampler (did you mean 'k_euler'",
+        ),
+        (("generate", "a", "--demo", "--steps", 99), 2, "--steps: 99 is not a whole number from 1 to 50"),
         (("bench", "--demo", "--sizes", "64x64,wide"), 2, "--sizes 'wide' is not like 832x1216"),
         (("bench", "--demo", "--sizes", "64x64,65x64"), 2, "--sizes 65x64: 65 is not a whole number"),
         (("bench", "--demo", "--steps", 99), 2, "--steps 99"),
@@ -135,12 +142,13 @@ def test_check_accepts_a_valid_setup_and_creates_no_key(naiad, demo_file, tmp_pa
         (("bench", "--demo", "--json", "."), 2, "--json '.' is a folder"),
         (("bench", "--demo", "--model", "b"), 2, "--model 'b' is not in the catalog"),
         (("bench", "--demo", "--device", "cuda:63"), 2, "device = 'cuda:63' is not available"),
+        (("generate", "a", "--demo", "--device", "cuda:63"), 2, "naiad: device = 'cuda:63' is not available"),
         (("serve", "--demo", "--weights", "weights.toml"), 2, "cannot be combined"),
         (("serve", "--demo", "--config", "none.toml"), 2, "none.toml: no such file"),
         (("serve", "--demo", "--host", "203.0.113.7"), 2, "not an address of this machine"),
         (("inspect", "none.png"), 2, "none.png: No such file"),
         (("variations", "none.png", "--demo"), 2, "none.png: No such file"),
-        (("verify", __file__), 1, "not a PNG, WebP or JPEG"),
+        (("verify", __file__), 2, "not a PNG, WebP or JPEG"),
     ],
 )
 def test_an_expected_error_is_one_line(naiad, arguments, status, message):
@@ -247,6 +255,44 @@ def test_output_that_cannot_be_written_is_one_line(naiad_process, tmp_path):
         1,
         "naiad: the output cannot be written: No space left on device\n",
     )
+
+
+def test_a_setting_that_keeps_the_model_from_being_loaded_is_named_once(naiad_process, tmp_path):
+    (tmp_path / "graphs.toml").write_text('device = "cpu"\n[speed]\ngraphs = "on"\n')
+    done = naiad_process("generate", "a", "--demo", "--config", "graphs.toml")
+    assert done.returncode == 2
+    assert done.stderr.startswith('naiad: speed.graphs = "on": graphs are for GPUs')
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_interrupt_ends_the_process_at_once(monkeypatch):
+    def interrupt():
+        raise SystemExit(130)
+
+    def end(status):
+        raise InterruptedError(status)
+
+    monkeypatch.setattr(main, "app", interrupt)
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(InterruptedError, match="130"):
+        main.main()
+
+
+@pytest.mark.slow
+def test_a_picture_is_interrupted_quietly(tmp_path):
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
+    inherited["NAIAD_SIGNING_KEY"] = str(tmp_path / "signing.pem")
+    options = ["--demo", "--size", "512x512", "--steps", "50"]
+    command = [sys.executable, "-P", "-m", "server", "generate", "1girl", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=inherited) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("negative: "))  # loaded, and about to draw
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(PROCESS_LIMIT) == 130
+    assert "Traceback" not in rest
+    assert "terminate" not in rest
+    assert list(tmp_path.iterdir()) == [tmp_path / "signing.pem"]
 
 
 @pytest.mark.parametrize(
