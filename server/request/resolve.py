@@ -150,16 +150,21 @@ def resolve(
 
 
 def choose_model(name: str, policy: RequestPolicy) -> tuple[RequestPolicy, tuple[str, ...]]:
-    """Return the policy for the requested model, and a warning if another one answers; or refuse."""
+    """Return the policy for the requested model, and a warning if another one answers; or refuse.
+
+    An inpainting model that the catalog does not list is the one that it was made from.
+    """
     loaded = policy.model
-    names = {name, name.removesuffix("-inpainting")}
-    for model in policy.models:
-        if names & set(model.ids):
-            return (policy if model is loaded else replace(policy, model=model)), ()
-    problem = next((policy.problems[other] for other in names if other in policy.problems), None)
-    if problem is not None:
+    served = {listed: model for model in reversed(policy.models) for listed in model.ids}
+    is_listed = name in served or name in policy.problems or name in loaded.other_ids
+    wanted = name if is_listed else name.removesuffix("-inpainting")
+    if wanted in served:
+        model = served[wanted]
+        return (policy if model is loaded else replace(policy, model=model)), ()
+    if wanted in policy.problems:
+        problem = policy.problems[wanted]
         raise Rejected("model", f"{name!r} cannot be served: {problem}; served: {', '.join(policy.ids)}")
-    if names & set(loaded.other_ids):
+    if wanted in loaded.other_ids:
         raise Rejected("model", f"{name!r} is in the catalog but not loaded; loaded is {loaded.id!r}")
     if policy.unknown_models == "refuse":
         near = get_close_matches(name, policy.ids, n=1)

@@ -500,6 +500,20 @@ def test_a_listed_model_that_is_not_loaded_is_refused(refusal, model, kind, sett
     assert refusal(model=model + kind, unknown_models=setting) == message
 
 
+def test_an_inpainting_model_that_is_listed_answers_to_its_own_id(served):
+    id_ = "nai-diffusion-3-inpainting"
+    own = replace(served, id=id_, ids=(id_,))
+    request = read_request({"input": "cat", "model": id_, "parameters": {}})
+    for policy in (
+        RequestPolicy(served, PRESETS, others=(own,)),
+        RequestPolicy(own, PRESETS, others=(served,)),
+    ):
+        assert resolve(request, policy).job.model == id_
+    broken = RequestPolicy(served, PRESETS, problems={id_: "no such file"})
+    with pytest.raises(Rejected, match="cannot be served: no such file"):
+        resolve(request, broken)
+
+
 # refusals and warnings
 
 
