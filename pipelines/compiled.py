@@ -57,6 +57,7 @@ class CompiledShapes:
         """
         self._compiled[key] = None
         started, shapes = perf_counter(), _describe(tensors)
+        log.info("%s is being compiled for %s; that can take minutes", self._name, shapes)
         tensors = [_lay_out(tensor) for tensor in tensors]
         compiled = _compile(function, self._backend)
         try:

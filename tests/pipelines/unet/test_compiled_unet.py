@@ -69,8 +69,9 @@ def check(unet, *inputs):
 def test_passes_of_a_shape_that_was_compiled_run_compiled_and_others_do_not(unet, backend, caplog):
     with caplog.at_level(logging.INFO, "naiad"):
         compile_for(unet, *make_inputs(unet))
-    (message,) = [record.getMessage() for record in caplog.records if record.name == "naiad"]
-    assert message.startswith("the UNet is compiled for 64x64 and 5 tokens, in ")
+    begun, done = [record.getMessage() for record in caplog.records if record.name == "naiad"]
+    assert begun == "the UNet is being compiled for 64x64 and 5 tokens; that can take minutes"
+    assert done.startswith("the UNet is compiled for 64x64 and 5 tokens, in ")
     assert backend.counts == (1, 2)  # compared once
     for other in ({"side": 6}, {"tokens": 6}, {"rows": 1}):
         check(unet, *make_inputs(unet, **other))
