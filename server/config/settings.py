@@ -67,7 +67,7 @@ def _parse_count(value: object) -> object:
     if isinstance(value, str) and value.isdecimal() and len(value) < 5:
         value = int(value)
     if value != "auto" and (type(value) is not int or not 1 <= value <= 1024):
-        raise ValueError("should be auto, or a number from 1 to 1024")
+        raise ValueError("should be auto, or a whole number from 1 to 1024")
     return value
 
 
@@ -105,7 +105,7 @@ class SpeedSettings(StrictModel):
     decoder: Literal["vae", "tiny"] = "vae"
     weights: Literal["full", "int8", "float8"] = "full"
     memory: Count = "auto"
-    step_cache: Annotated[int, Field(ge=1, le=5)] = 1
+    step_cache: Annotated[int, Field(ge=1, le=5, description="1 turns it off")] = 1
 
 
 class ApiSettings(StrictModel):
@@ -234,7 +234,7 @@ def _parse_setting(path: list[str], value: object, label: str) -> dict[str, Any]
     try:
         Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(format_error(error.errors()[0], label)) from None
+        raise ConfigError(format_error(error.errors()[0], path, Settings, label)) from None
     return values
 
 
