@@ -20,6 +20,7 @@ from server.config.toml import ConfigError
 from server.errors import ApiError
 
 app = typer.Typer(
+    cls=options.Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,11 +3,14 @@
 import re
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from pipelines.types import PredictionType, Size
+from server.config.reasons import describe_number
 from server.config.toml import ConfigError
 
 MOST_CONCURRENT = 64
@@ -47,6 +50,27 @@ Controls = Annotated[
 Seed = Annotated[int | None, option(help="Seed; random by default.")]
 PromptOverride = Annotated[str | None, option("--prompt", help="Replaces the image's own prompt.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
+
+
+class Commands(TyperGroup):
+    """Commands that refuse a flag's number as the settings do, because typer shows pydantic's text."""
+
+    def invoke(self, ctx: Any) -> object:  # noqa: ANN401 -- typer's own class for it is private
+        """Run a command; raise `ConfigError` if a number is not one, or out of its range."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if error.param is None or not isinstance(error.__cause__, ValidationError):
+                raise
+            flag, first = error.param.opts[0], error.__cause__.errors()[0]
+            is_whole = not first["type"].startswith("float")
+            limits = {
+                "minimum": getattr(error.param, "min", None),
+                "maximum": getattr(error.param, "max", None),
+            }
+            schema = {name: limit for name, limit in limits.items() if limit is not None}
+            allowed = describe_number({"type": "integer" if is_whole else "number", **schema})
+            raise ConfigError(f"{flag} = {first['input']}: should be {allowed}") from None
 
 
 def parse_size(text: str, flag: str = "--size") -> Size:
