@@ -89,7 +89,7 @@ def check_decoders(models: Iterable[ServedModel], settings: Settings) -> None:
         )
     for model in models:
         if model.entry.preview_decoder is None:
-            advice = "name one in the catalog, or set speed.decoder to vae"
+            advice = "set speed.decoder to vae, or serve a catalog that names one (--weights, not --demo)"
             raise ConfigError(f"speed.decoder = tiny: {model.id} has no preview_decoder; {advice}")
 
 

@@ -100,6 +100,8 @@ def parse_concurrency(text: str) -> tuple[int, ...]:
 
 def parse_format(output: Path) -> str:
     """Return the image format of a file name, "png" or "webp", or raise `ConfigError`."""
+    if output == Path():  # what becomes of an empty text too
+        raise ConfigError("--output names no file; write one that ends in .png or .webp")
     if output.is_dir():
         raise ConfigError(f"--output {str(output)!r} is a folder; name a file in it, ending in .png or .webp")
     suffix = output.suffix.lower().removeprefix(".")
