@@ -308,14 +308,14 @@ def read_upscaler_scale(upscaler: Path) -> int:
     return plan_rrdbnet(read_header(upscaler)).config.scale
 
 
-def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str]:
+def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str | int]:
     """Return the device that a model runs on, torch's build, and what the networks compute in.
 
     Raises `ConfigError` if the device does not exist.
     """
     device = torch.device(resolve_device(settings.device))
     dtype, _ = choose_dtypes(open_checkpoint(model.entry.path), device, DTYPES.get(settings.dtype))
-    facts = {"device": device.type, **describe_device(device)}
+    facts: dict[str, str | int] = {"device": device.type, **describe_device(device)}
     if device.type == "cpu":
-        facts["threads"] = str(choose_threads(settings.threads) or torch.get_num_threads())
+        facts["threads"] = choose_threads(settings.threads) or torch.get_num_threads()
     return facts | {"torch": torch.__version__, "dtype": str(dtype).removeprefix("torch.")}
