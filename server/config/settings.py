@@ -3,6 +3,7 @@
 Nothing is read at import.
 """
 
+import json
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from server.config.toml import ConfigError, StrictModel, format_error, read_toml
 
 SECRET_LIMIT = 1 << 16
 """Bytes that are read of a secret's file; a token is far shorter."""
+LOSSY = {"decoder", "weights", "step_cache"}
+"""Settings of `speed` that change pictures by more than rounding, unless they are the defaults."""
 FILE_VARIABLES = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
 """Variables that hold the path of a file with another variable's value, which is how containers get secrets."""
 
@@ -174,6 +177,18 @@ def tls_folder(settings: Settings) -> Path:
 def listen_port(settings: Settings) -> int:
     """Return the port to listen on: with TLS 443 unless one is set, because clients then have the address built in."""
     return 443 if settings.tls and "port" not in settings.model_fields_set else settings.port
+
+
+def lossy_options(settings: Settings) -> dict[str, object]:
+    """Return the settings of `speed` that are on and change pictures by more than rounding, by name."""
+    return settings.speed.model_dump(include=LOSSY, exclude_defaults=True)
+
+
+def describe_lossy(settings: Settings) -> str | None:
+    """Return a line that names the lossy options that are on; None if none is."""
+    options = (f"speed.{name} = {json.dumps(value)}" for name, value in lossy_options(settings).items())
+    names = ", ".join(options)
+    return f"lossy options change pictures: {names}" if names else None
 
 
 def _read_file(file: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from pipelines.weights.model_plan import ModelPlan, plan_model
 from pipelines.weights.networks import TorchUNet, set_attention
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
-from server.config.settings import Settings
+from server.config.settings import Settings, describe_lossy
 from server.engine.device import check_device, has_own_memory, read_choices, read_memory, resolve_device
 from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
@@ -119,9 +119,11 @@ def load_models(
     device lacks.
     """
     device = resolve_device(settings.device)
-    slow = check_device(device, settings)
-    if slow is not None:
-        log.warning("%s", slow)
+    for remark in check_device(device, settings):
+        log.warning("%s", remark)
+    lossy = describe_lossy(settings)
+    if lossy is not None:
+        log.info("%s", lossy)
     times = times or LoadTimes()
     upscaler = _load_upscaler(models[0], device)
     times.finish("upscaler")
