@@ -1,6 +1,7 @@
 """`naiad bench`: how fast a model draws on this machine, measured through the engine that serves it, without HTTP."""
 
 import json
+import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from server.picture.writer import write_job_picture
 from server.request.resolve import RequestPolicy, ResolvedRequest, resolve
 from server.request.schema import read_request
 
+log = logging.getLogger("naiad")
 COMMON_SIZE = (832, 1216)
 """Measured for every model, so that tables can be compared."""
 DEMO_SIZES = ((256, 256), (512, 768))
@@ -139,20 +141,20 @@ def _measure(
     from server.engine.device import open_stopwatch
     from server.engine.loading import describe_hardware  # takes seconds
 
-    hardware, log = describe_hardware(model, settings), DeviceLog(open_stopwatch(settings))
+    hardware, device_log = describe_hardware(model, settings), DeviceLog(open_stopwatch(settings))
     metadata = build_metadata_policy(model, settings)
 
     def write(request: ResolvedRequest, result: Result) -> bytes:
         return write_job_picture(metadata, request, result, 0)
 
     started = perf_counter()
-    with run_engine(model, settings, log.observe, warms_up=True) as engine:
+    with run_engine(model, settings, device_log.observe, warms_up=True) as engine:
         loaded = engine.model or model  # what it predicts may be known only now
         requests = replace(requests, policy=replace(requests.policy, model=loaded))
         job = requests.resolve(plan.sizes[0], 0).job
         setup = describe_setup(loaded, settings, hardware, job, perf_counter() - started)
         typer.echo(format_header(setup))
-        bench = Bench(Clients(engine, requests.resolve, write), log, settings.device)
+        bench = Bench(Clients(engine, requests.resolve, write), device_log, settings.device)
         rows, status = bench.run(plan, lambda: engine.state is State.READY)
     typer.echo(format_notes(setup))
     if file is not None:
@@ -191,7 +193,7 @@ class Bench:
         reset_peak_memory()
         device.reset_peak_memory(name)
         try:
-            with _show_progress(row) as advance:
+            with _mute_pictures(), _show_progress(row) as advance:
                 measure_row(row, self.clients, self.log, advance)
         except KeyboardInterrupt:
             row.failure = "interrupted"
@@ -204,6 +206,20 @@ class Bench:
         finally:
             row.memory = device.read_peak_memory(name) or read_peak_memory()
         return int(row.failure is not None)
+
+
+@contextmanager
+def _mute_pictures() -> Generator[None]:
+    """Drop what is logged of single pictures, which would stand amid the table's rows."""
+
+    def is_rare(record: logging.LogRecord) -> bool:
+        return not hasattr(record, "repeated")
+
+    log.addFilter(is_rare)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_rare)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from server.app import AppState
 from server.archive.archive import Archive
 from server.cli.listeners import is_unspecified
 from server.config.resources import configs
-from server.config.settings import Settings, signing_key_path
+from server.config.settings import Settings, lossy_options, signing_key_path
 from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.toolbox import Toolbox
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("naiad")
 ACTIVE_IMAGES = {"exact": 4, "shared": 16}
 """Images that have begun and are not finished, by the kind of batching, unless the settings say how many."""
-LOSSY = {"decoder", "weights", "step_cache"}
-"""Settings of `speed` that change pictures by more than rounding, unless they are the defaults."""
 
 
 def build_request_policy(
@@ -73,8 +71,8 @@ def _read_vibe_secret(settings: Settings) -> bytes:
 def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPolicy:
     """Build the policy for the metadata of images; full metadata creates the signing key if it does not exist."""
     key = open_key(signing_key_path(settings)) if settings.metadata == "full" else None
-    lossy = settings.speed.model_dump(include=LOSSY, exclude_defaults=True)
-    policy = MetadataPolicy(model.fingerprint, key, settings.metadata, settings.engine.batching, lossy=lossy)
+    lossy, batching = lossy_options(settings), settings.engine.batching
+    policy = MetadataPolicy(model.fingerprint, key, settings.metadata, batching, lossy=lossy)
     return policy.for_model(model)
 
 
@@ -89,7 +87,7 @@ def check_decoders(models: Iterable[ServedModel], settings: Settings) -> None:
         )
     for model in models:
         if model.entry.preview_decoder is None:
-            advice = "name one in the catalog, or set speed.decoder to vae"
+            advice = "set speed.decoder to vae, or serve a catalog that names one (--weights, not --demo)"
             raise ConfigError(f"speed.decoder = tiny: {model.id} has no preview_decoder; {advice}")
 
 

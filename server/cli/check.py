@@ -11,7 +11,7 @@ from server.cli.bootstrap import check_decoders, check_memory
 from server.config.catalog import Catalog
 from server.config.profiles import load_profiles
 from server.config.resources import configs
-from server.config.settings import Settings, signing_key_path, tls_folder
+from server.config.settings import Settings, describe_lossy, signing_key_path, tls_folder
 from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.recipes import load_recipes
@@ -93,13 +93,14 @@ def _check_weights(catalog: Catalog, settings: Settings) -> Iterator[str]:
 
 
 def _check_torch(settings: Settings) -> Iterator[str]:
-    """Yield lines about torch's build and the GPUs; raise `ConfigError` if the device cannot be used as it is set."""
+    """Yield lines about torch's build, the GPUs and `speed`; raise `ConfigError` if the device cannot be used so."""
     from server.engine.device import check_device, describe_build, resolve_device
 
     yield from describe_build()
-    slow = check_device(resolve_device(settings.device), settings)
-    if slow is not None:
-        yield slow
+    yield from check_device(resolve_device(settings.device), settings)
+    lossy = describe_lossy(settings)
+    if lossy is not None:
+        yield lossy
 
 
 def _probe_models(catalog: Catalog, settings: Settings) -> Iterator[str]:

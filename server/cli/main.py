@@ -21,6 +21,7 @@ from server.config.toml import ConfigError
 from server.errors import ApiError, Rejected
 
 app = typer.Typer(
+    cls=options.Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,11 +3,14 @@
 import re
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from pipelines.types import PredictionType, Size
+from server.config.reasons import describe_number
 from server.config.toml import ConfigError
 from server.errors import Rejected
 
@@ -63,6 +66,27 @@ PromptOverride = Annotated[str | None, option("--prompt", help="Replaces the ima
 Picture = Annotated[Path, typer.Argument(help="A PNG, WebP or JPEG file.", show_default=False)]
 
 
+class Commands(TyperGroup):
+    """Commands that refuse a flag's number as the settings do, because typer shows pydantic's text."""
+
+    def invoke(self, ctx: Any) -> object:  # noqa: ANN401 -- typer's own class for it is private
+        """Run a command; raise `ConfigError` if a number is not one, or out of its range."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if error.param is None or not isinstance(error.__cause__, ValidationError):
+                raise
+            flag, first = error.param.opts[0], error.__cause__.errors()[0]
+            is_whole = not first["type"].startswith("float")
+            limits = {
+                "minimum": getattr(error.param, "min", None),
+                "maximum": getattr(error.param, "max", None),
+            }
+            schema = {name: limit for name, limit in limits.items() if limit is not None}
+            allowed = describe_number({"type": "integer" if is_whole else "number", **schema})
+            raise ConfigError(f"{flag} = {first['input']}: should be {allowed}") from None
+
+
 def parse_size(text: str, flag: str = "--size") -> Size:
     """Return width and height of a text like 832x1216, or raise `ConfigError`."""
     try:
@@ -90,6 +114,8 @@ def parse_concurrency(text: str) -> tuple[int, ...]:
 
 def parse_format(output: Path) -> str:
     """Return the image format of a file name, "png" or "webp", or raise `ConfigError`."""
+    if output == Path():  # what becomes of an empty text too
+        raise ConfigError("--output names no file; write one that ends in .png or .webp")
     if output.is_dir():
         raise ConfigError(f"--output {str(output)!r} is a folder; name a file in it, ending in .png or .webp")
     suffix = output.suffix.lower().removeprefix(".")

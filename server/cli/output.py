@@ -86,6 +86,8 @@ def number_paths(path: Path, number: int) -> list[Path]:
 
 def check_output(path: Path, force: bool, flag: str = FLAG) -> None:
     """Raise `ConfigError` if a path is a folder or a device, or a file that must not be replaced."""
+    if path == Path():  # what becomes of an empty text too
+        raise ConfigError(f"{flag} names no file")
     if path.is_dir():
         raise ConfigError(f"{flag} {str(path)!r} is a folder; name a file in it")
     if _exists(path) and not force:

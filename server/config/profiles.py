@@ -55,7 +55,7 @@ def _parse_infinity(value: object) -> object:
 
 Side = Annotated[int, Field(ge=64, multiple_of=32)]
 Scale = Annotated[float, Field(ge=0, le=50)]
-SigmaMax = Annotated[float, BeforeValidator(_parse_infinity), Field(gt=0)]
+SigmaMax = Annotated[float, Field(gt=0), BeforeValidator(_parse_infinity)]
 """Largest sigma of a noise table. The string "inf" is accepted, because values are validated as JSON."""
 
 

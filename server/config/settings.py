@@ -3,6 +3,7 @@
 Nothing is read at import.
 """
 
+import json
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from server.config.toml import ConfigError, StrictModel, format_error, read_toml
 
 SECRET_LIMIT = 1 << 16
 """Bytes that are read of a secret's file; a token is far shorter."""
+LOSSY = {"decoder", "weights", "step_cache"}
+"""Settings of `speed` that change pictures by more than rounding, unless they are the defaults."""
 FILE_VARIABLES = {"NAIAD_TOKEN_FILE": "NAIAD_TOKEN"}
 """Variables that hold the path of a file with another variable's value, which is how containers get secrets."""
 
@@ -67,7 +70,7 @@ def _parse_count(value: object) -> object:
     if isinstance(value, str) and value.isdecimal() and len(value) < 5:
         value = int(value)
     if value != "auto" and (type(value) is not int or not 1 <= value <= 1024):
-        raise ValueError("should be auto, or a number from 1 to 1024")
+        raise ValueError("should be auto, or a whole number from 1 to 1024")
     return value
 
 
@@ -105,7 +108,7 @@ class SpeedSettings(StrictModel):
     decoder: Literal["vae", "tiny"] = "vae"
     weights: Literal["full", "int8", "float8"] = "full"
     memory: Count = "auto"
-    step_cache: Annotated[int, Field(ge=1, le=5)] = 1
+    step_cache: Annotated[int, Field(ge=1, le=5, description="1 turns it off")] = 1
 
 
 class ApiSettings(StrictModel):
@@ -176,6 +179,18 @@ def listen_port(settings: Settings) -> int:
     return 443 if settings.tls and "port" not in settings.model_fields_set else settings.port
 
 
+def lossy_options(settings: Settings) -> dict[str, object]:
+    """Return the settings of `speed` that are on and change pictures by more than rounding, by name."""
+    return settings.speed.model_dump(include=LOSSY, exclude_defaults=True)
+
+
+def describe_lossy(settings: Settings) -> str | None:
+    """Return a line that names the lossy options that are on; None if none is."""
+    options = (f"speed.{name} = {json.dumps(value)}" for name, value in lossy_options(settings).items())
+    names = ", ".join(options)
+    return f"lossy options change pictures: {names}" if names else None
+
+
 def _read_file(file: Path) -> dict[str, Any]:
     """Return a file's settings, with relative paths resolved against its folder."""
     values = read_toml(file)
@@ -234,7 +249,7 @@ def _parse_setting(path: list[str], value: object, label: str) -> dict[str, Any]
     try:
         Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(format_error(error.errors()[0], label)) from None
+        raise ConfigError(format_error(error.errors()[0], path, Settings, label)) from None
     return values
 
 

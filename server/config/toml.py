@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-SECRETS = {"token", "token_hash", "key"}
-"""Keys whose values are left out of error messages."""
+from server.config.reasons import explain
+from server.config.syntax import SECRETS, explain_syntax
 
 LARGEST_FILE = 1 << 20
 """Bytes of a TOML file; a setting that names a model by mistake would fill the memory."""
@@ -56,7 +56,8 @@ def read_toml(file: Path) -> dict[str, Any]:
         reason, _, position = str(error).partition(" (at ")
         is_numbered = position.startswith("line")
         line = int(position.split()[1].strip(",")) if is_numbered else text.count("\n") + 1
-        raise ConfigError(f"{file}:{line}: {reason}") from None
+        problem = explain_syntax(reason, text.split("\n")[line - 1])
+        raise ConfigError(f"{file}:{line}: {problem}") from None
 
 
 def is_special(file: Path) -> bool:
@@ -101,8 +102,8 @@ def validate(model: type[Model], values: Mapping[str, Any], file: Path | str) ->
         raise ConfigError(f"{file}: no setting takes a date or a time") from None
     except ValidationError as error:
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        first["loc"] = (*_find_key(values, first["loc"]),)
-    raise ConfigError(f"{locate(file, first['loc'])}: {_format_key_error(first, model)}")
+        key = (*_find_key(values, first["loc"]),)
+    raise ConfigError(f"{locate(file, key)}: {_format_key_error(first, key, model)}")
 
 
 def _find_key(document: object, location: Key) -> Iterator[str | int]:
@@ -116,19 +117,18 @@ def _find_key(document: object, location: Key) -> Iterator[str | int]:
                 document = None
 
 
-def _format_key_error(error: ErrorDetails, model: type[BaseModel]) -> str:
-    key = join_key(error["loc"])
+def _format_key_error(error: ErrorDetails, key: Key, model: type[BaseModel]) -> str:
+    name = join_key(key)
     if error["type"] == "extra_forbidden":
-        return f"{key!r} is not a key here{_suggest_key(error['loc'], model)}"
+        return f"{name!r} is not a key here{_suggest_key(key, model)}"
     if error["type"] == "missing":
-        return f"{key} is required"
-    return format_error(error, key)
+        return f"{name} is required"
+    return format_error(error, key, model, name)
 
 
-def format_error(error: ErrorDetails, label: str) -> str:
-    """Return pydantic's error as `label = value: reason`; without the value if it is a secret, a table or an array."""
-    reason = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    value = error["input"]
+def format_error(error: ErrorDetails, key: Key, model: type[BaseModel], label: str) -> str:
+    """Return a model's error as `label = value: reason`; without the value if it is a secret, a table or an array."""
+    reason, value = explain(error, key, model), error["input"]
     if SECRETS & set(error["loc"]) or not isinstance(value, str | int | float):
         return f"{label}: {reason}"
     return f"{label} = {str(value).lower() if isinstance(value, bool) else repr(value)}: {reason}"

@@ -40,8 +40,8 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def check_device(name: str, settings: Settings) -> str | None:
-    """Return what makes a device slower than it could be; None if nothing does.
+def check_device(name: str, settings: Settings) -> tuple[str, ...]:
+    """Return which choices of `speed` gain nothing on a device, and why.
 
     Raises `ConfigError` if torch has no kernels for it, or it lacks a choice of `speed`.
     """
@@ -50,10 +50,14 @@ def check_device(name: str, settings: Settings) -> str | None:
     problem = problem or explain_unusable(device, choices)
     if problem is not None:
         raise ConfigError(problem)
+    remarks: list[str] = []
     unused = explain_unused_kernels(device, choices)
-    if unused is None:
-        return None
-    return f'speed.kernels = "auto": slower operations of torch are used, because {unused}'
+    if unused is not None:
+        remarks.append(f'speed.kernels = "auto": slower operations of torch are used, because {unused}')
+    if settings.speed.memory != "auto" and not has_own_memory(device):
+        reason = f"the plan saves nothing, because the device {name} has no memory of its own"
+        remarks.append(f"speed.memory = {settings.speed.memory}: {reason}")
+    return tuple(remarks)
 
 
 def read_choices(settings: Settings) -> SpeedChoices:

@@ -41,7 +41,7 @@ from pipelines.weights.model_plan import ModelPlan, plan_model
 from pipelines.weights.networks import TorchUNet, set_attention
 from pipelines.weights.probe import check_inpainting_prediction, decide_prediction, probe_unet
 from server.config.catalog import ModelEntry, VibeFiles
-from server.config.settings import Settings
+from server.config.settings import Settings, describe_lossy
 from server.engine.device import check_device, has_own_memory, read_choices, read_memory, resolve_device
 from server.engine.load_times import LoadTimes
 from server.engine.model import ServedModel
@@ -119,9 +119,11 @@ def load_models(
     device lacks.
     """
     device = resolve_device(settings.device)
-    slow = check_device(device, settings)
-    if slow is not None:
-        log.warning("%s", slow)
+    for remark in check_device(device, settings):
+        log.warning("%s", remark)
+    lossy = describe_lossy(settings)
+    if lossy is not None:
+        log.info("%s", lossy)
     times = times or LoadTimes()
     upscaler = _load_upscaler(models[0], device)
     times.finish("upscaler")
@@ -308,14 +310,14 @@ def read_upscaler_scale(upscaler: Path) -> int:
     return plan_rrdbnet(read_header(upscaler)).config.scale
 
 
-def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str]:
+def describe_hardware(model: ServedModel, settings: Settings) -> dict[str, str | int]:
     """Return the device that a model runs on, torch's build, and what the networks compute in.
 
     Raises `ConfigError` if the device does not exist.
     """
     device = torch.device(resolve_device(settings.device))
     dtype, _ = choose_dtypes(open_checkpoint(model.entry.path), device, DTYPES.get(settings.dtype))
-    facts = {"device": device.type, **describe_device(device)}
+    facts: dict[str, str | int] = {"device": device.type, **describe_device(device)}
     if device.type == "cpu":
-        facts["threads"] = str(choose_threads(settings.threads) or torch.get_num_threads())
+        facts["threads"] = choose_threads(settings.threads) or torch.get_num_threads()
     return facts | {"torch": torch.__version__, "dtype": str(dtype).removeprefix("torch.")}

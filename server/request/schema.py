@@ -64,7 +64,7 @@ Side = Annotated[
     int, BeforeValidator(_refuse_boolean), Field(strict=True, ge=64, multiple_of=32, le=LARGEST_AREA // 64)
 ]
 
-A_SIDE = f"a whole number, a multiple of 32, from 64 to {LARGEST_AREA // 64}"
+A_SIDE = f"a multiple of 32 from 64 to {LARGEST_AREA // 64}"
 A_TEXT = f"a text of at most {LONGEST_TEXT} characters"
 A_FLAG = "true or false"
 A_NAME = f"a name of at most {LONGEST_NAME} characters"

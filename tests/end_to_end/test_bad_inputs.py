@@ -87,7 +87,7 @@ def with_text(name, text, status, expected):
     return case(name, json.dumps(GOOD).replace('"seed": 7', text), status, expected)
 
 
-SIDE = "is not a whole number, a multiple of 32, from 64 to 49152"
+SIDE = "is not a multiple of 32 from 64 to 49152"
 PARTS = b'--x\r\nContent-Disposition: form-data; name="p"; filename="p"\r\n\r\n\r\n' * 10_000 + b"--x--\r\n"
 FORM = (
     b'--x\r\nContent-Disposition: form-data; name="request"; filename="blob"\r\nContent-Type: application/json\r\n\r\n'

@@ -38,7 +38,7 @@ def use_fake(monkeypatch):
     return use
 
 
-def test_a_table_and_the_same_facts_as_json(naiad, demo_file, tmp_path):
+def test_a_table_and_the_same_facts_as_json(naiad, demo_file, tmp_path, caplog):
     options = (
         "--sizes",
         "64x64",
@@ -70,7 +70,9 @@ def test_a_table_and_the_same_facts_as_json(naiad, demo_file, tmp_path):
         assert sum(stages.values()) <= row["wall_seconds"]
         assert min(row["picture_seconds"]) <= row["median_seconds"] <= max(row["picture_seconds"])
     assert (facts["hardware"]["device"], facts["settings"]) == ("cpu", {"device": "cpu"})
+    assert type(facts["hardware"]["threads"]) is int
     assert (facts["interrupted"], facts["request"]["steps"]) == (False, 2)
+    assert "too small" not in caplog.text  # 64x64 has no room for metadata, which each picture would say
     assert [file.name for file in tmp_path.iterdir()] == ["out.json"]  # no key was made
     for text in (done.output, (tmp_path / "out.json").read_text()):
         assert str(demo_file.parent) not in text

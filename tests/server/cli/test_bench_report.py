@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.bench_report import format_number, format_row, list_changes
+from server.cli.bench_report import format_number, format_row, format_settings, list_changes
 from server.cli.bench_row import Drawn, Row
 from server.config.settings import EngineSettings, Settings, SpeedSettings
 
@@ -38,6 +38,13 @@ def test_settings_are_shown_if_they_matter_and_never_as_a_path():
     engine = {"engine.batching": "shared", "engine.max_rows": 4}
     assert list_changes(settings) == {"device": "cpu", **engine, "speed.graphs": "off"}
     assert list_changes(Settings()) == {}
+
+
+def test_settings_are_one_line_that_says_which_evaluations_count():
+    settings = Settings(device="cpu", speed=SpeedSettings(step_cache=3))
+    text = "device = cpu, speed.step_cache = 3 (it/s counts cached steps too)"
+    assert format_settings(list_changes(settings)) == text
+    assert format_settings({}) == "defaults"
 
 
 def test_a_row_fits_its_columns():

@@ -90,6 +90,16 @@ def test_an_attention_backend_that_is_missing_is_found(demo_file, monkeypatch):
         list(check_setup(single_model_catalog(demo_file), Settings(device="cpu", attention="xformers")))
 
 
+def test_lossy_options_and_a_plan_that_saves_nothing_are_mentioned(demo_file):
+    settings = Settings.model_validate({"device": "cpu", "speed": {"step_cache": 2, "memory": 8}})
+    lines = list(check_setup(single_model_catalog(demo_file), settings))
+    assert "lossy options change pictures: speed.step_cache = 2" in lines
+    assert (
+        "speed.memory = 8: the plan saves nothing, because the device cpu has no memory of its own" in lines
+    )
+    assert not [line for line in check_setup(single_model_catalog(demo_file), Settings()) if "lossy" in line]
+
+
 def test_kernels_that_are_not_used_are_mentioned(demo_file, monkeypatch):
     monkeypatch.setattr(device, "explain_unused_kernels", lambda *_: "Triton is not installed")
     lines = list(check_setup(single_model_catalog(demo_file), Settings(device="cpu")))

@@ -1,7 +1,10 @@
 """Options of the command line that are more than one value."""
 
+import sys
+
 import pytest
 
+from server.cli import main
 from server.cli.options import parse_concurrency, parse_control, parse_sizes
 from server.config.toml import ConfigError
 
@@ -42,3 +45,24 @@ def test_a_number_of_pictures_at_a_time_is_whole_and_small(text):
 def test_a_size_is_two_numbers(text):
     with pytest.raises(ConfigError, match=r"--sizes '.*' is not like 832x1216"):
         parse_sizes(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench", "--steps", "1.5"), "--steps = 1.5: should be a whole number"),
+        (("bench", "--pictures", "2"), "--pictures = 2: should be a whole number from 3 to 1000"),
+        (("serve", "--port", "many"), "--port = many: should be a whole number"),
+        (("serve", "--replicas", "-1"), "--replicas = -1: should be a whole number, at least 0"),
+        (("generate", "1girl", "--scale", "high"), "--scale = high: should be a number"),
+        (("token", "add", "anna", "--limit", "0"), "--limit = 0: should be a whole number from 1 to "),
+    ],
+)
+def test_a_flags_number_is_refused_in_one_line_as_a_settings_is(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["naiad", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith(f"naiad: {message}")
+    assert error.count("\n") == 1

@@ -115,7 +115,10 @@ def test_a_command_uses_exactly_one_catalog(options, message):
     [
         ('default = "a"\n[models.a]\npath = "a"\npredicton = "v"', "predicton"),
         ('default = "a"\n[models.a]\npath = "a"\nprediction = "flow"', "'flow'.*'eps', 'v' or 'edm_v'"),
-        ('default = "a"\n[models.a]\npath = "a"\nsigma_max = 0', "sigma_max = 0: .*greater than 0"),
+        (
+            'default = "a"\n[models.a]\npath = "a"\nsigma_max = 0',
+            "sigma_max = 0: should be a number, above 0",
+        ),
         ('default = "a"\n[models.a]', r"models\.a\.path.*required"),
         ('default = "b"\n[models.a]\npath = "a"', "default = 'b'.*a"),
     ],

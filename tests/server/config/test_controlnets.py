@@ -42,18 +42,18 @@ def test_a_network_is_a_path_a_table_or_a_list_of_these(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hed = 3", "5: controlnets.hed = 3: should be an object"),
+        ("hed = 3", "5: controlnets.hed = 3: should be a table: write [controlnets.hed] and its keys below"),
         ("hed = []", "5: controlnets.hed: no file; name one, or remove the key"),
         ("hed = {mode = 3}", "5: controlnets.hed.path is required"),
         ('\nhed = {path = "a", mod = 3}', "6: 'controlnets.hed.mod' is not a key here; did you mean 'controlnets.hed.mode'?"),
         ('hed = {path = "a", mode = "cany"}', "5: controlnets.hed.mode = 'cany': is not a control type; use a number or"),
-        ('hed = {path = "a", mode = -1}', "5: controlnets.hed.mode = -1: should be greater than or equal to 0"),
-        ('hed = {path = "a", mode = true}', "5: controlnets.hed.mode = true: should be a valid integer"),
-        ('hed = {path = "a", strength = 0}', "5: controlnets.hed.strength = 0: should be greater than 0"),
-        ('hed = {path = "a", strength = inf}', "5: controlnets.hed.strength = inf: should be a finite number"),
-        ('[controlnets.hed]\npath = "a"\nend = 1.5', "7: controlnets.hed.end = 1.5: should be less than or equal to 1"),
+        ('hed = {path = "a", mode = -1}', "5: controlnets.hed.mode = -1: should be a whole number, at least 0"),
+        ('hed = {path = "a", mode = true}', "5: controlnets.hed.mode = true: should be a whole number, at least 0"),
+        ('hed = {path = "a", strength = 0}', "5: controlnets.hed.strength = 0: should be a number, above 0"),
+        ('hed = {path = "a", strength = inf}', "5: controlnets.hed.strength = inf: should be a finite number, above 0"),
+        ('[controlnets.hed]\npath = "a"\nend = 1.5', "7: controlnets.hed.end = 1.5: should be a number from 0 to 1"),
         ('hed = {path = "a", start = 0.5, end = 0.5}', "5: controlnets.hed: start = 0.5 is not below end = 0.5"),
-        ('hed = [\n"a",\n{path = "b", end = -1},\n]', "5: controlnets.hed.1.end = -1: should be greater than or equal to 0"),
+        ('hed = [\n"a",\n{path = "b", end = -1},\n]', "5: controlnets.hed.1.end = -1: should be a number from 0 to 1"),
     ],
 )  # fmt: skip
 def test_an_invalid_entry_is_refused_with_its_line(tmp_path, text, message):

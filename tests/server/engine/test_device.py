@@ -48,7 +48,7 @@ def test_only_cuda_has_memory_of_its_own(kind, expected):
 
 def test_kernels_are_needed_for_a_gpu_alone(monkeypatch):
     monkeypatch.setattr("server.engine.device.explain_missing_kernels", lambda: "no kernels for sm_120")
-    assert check_device("cpu", make_settings()) is None
+    assert check_device("cpu", make_settings()) == ()
     with pytest.raises(ConfigError, match="no kernels for sm_120"):
         check_device("cuda", make_settings())
     monkeypatch.setattr("server.engine.device.explain_missing_kernels", lambda: None)
@@ -56,9 +56,17 @@ def test_kernels_are_needed_for_a_gpu_alone(monkeypatch):
 
 
 def test_nothing_is_said_where_kernels_run_or_are_not_chosen():
-    assert check_device("cpu", make_settings()) is None
+    assert check_device("cpu", make_settings()) == ()
 
 
 @pytest.mark.parametrize("weights", ["int8", "float8"])
 def test_the_formats_run_on_a_cpu(weights):
-    assert check_device("cpu", make_settings(weights=weights)) is None
+    assert check_device("cpu", make_settings(weights=weights)) == ()
+
+
+def test_memory_to_plan_for_is_mentioned_where_the_device_has_none():
+    (remark,) = check_device("cpu", make_settings(memory=8))
+    assert (
+        remark == "speed.memory = 8: the plan saves nothing, because the device cpu has no memory of its own"
+    )
+    assert check_device("cuda", Settings.model_validate({"speed": {"memory": 8, "kernels": "off"}})) == ()

@@ -33,6 +33,22 @@ def test_a_format_that_the_device_lacks_is_an_error_before_a_model_is_loaded(mod
         load_models([model], make_settings(weights="float8"))
 
 
+@pytest.mark.parametrize(
+    ("speed", "lines"),
+    [
+        ({}, []),
+        (
+            {"step_cache": 3, "weights": "int8"},
+            ['lossy options change pictures: speed.weights = "int8", speed.step_cache = 3'],
+        ),
+    ],
+)
+def test_lossy_options_are_logged_in_one_line(speed, lines, model, caplog):
+    caplog.set_level("INFO", "naiad")
+    load_models([model], make_settings(**speed), warms_up=False)
+    assert [record.message for record in caplog.records if "lossy" in record.message] == lines
+
+
 def test_kernels_that_are_not_used_are_logged_once_with_the_reason(model, monkeypatch, caplog):
     monkeypatch.setattr(device, "explain_unused_kernels", lambda *_: "Triton is not installed")
     load_models([model], make_settings())

@@ -147,7 +147,9 @@ def test_a_decoder_of_pictures_that_a_model_lacks_is_refused(demo_file):
         lambda: build_engine(detect_model(catalog), settings),
         lambda: list(check_setup(catalog, settings)),
     ):
-        with pytest.raises(ConfigError, match=r"speed\.decoder = tiny: a has no preview_decoder"):
+        with pytest.raises(
+            ConfigError, match=r"tiny: a has no preview_decoder; set speed\.decoder to vae, or"
+        ):
             start()
 
 

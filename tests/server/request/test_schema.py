@@ -13,7 +13,7 @@ from server.request.vibes import VibeParameters
 
 WORD = f"a text of at most {LONGEST_TEXT} characters"
 NAME = "a name of at most 200 characters"
-SIDE = "a whole number, a multiple of 32, from 64 to 49152"
+SIDE = "a multiple of 32 from 64 to 49152"
 STEPS = "a whole number from 1 to 50"
 SEED = "a whole number, taken modulo 2^32; 0 means any"
 SAMPLES = "a whole number from 1 to 8, fewer for large pictures"
