@@ -19,7 +19,7 @@ from server.app import AppState
 from server.archive.archive import Archive
 from server.cli.listeners import is_unspecified
 from server.config.resources import configs
-from server.config.settings import Settings, lossy_options, signing_key_path
+from server.config.settings import Settings, read_lossy_options, signing_key_path
 from server.config.toml import ConfigError
 from server.director.network import load_networks
 from server.director.toolbox import Toolbox
@@ -71,7 +71,7 @@ def _read_vibe_secret(settings: Settings) -> bytes:
 def build_metadata_policy(model: ServedModel, settings: Settings) -> MetadataPolicy:
     """Build the policy for the metadata of images; full metadata creates the signing key if it does not exist."""
     key = open_key(signing_key_path(settings)) if settings.metadata == "full" else None
-    lossy, batching = lossy_options(settings), settings.engine.batching
+    lossy, batching = read_lossy_options(settings), settings.engine.batching
     policy = MetadataPolicy(model.fingerprint, key, settings.metadata, batching, lossy=lossy)
     return policy.for_model(model)
 

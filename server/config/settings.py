@@ -179,14 +179,14 @@ def listen_port(settings: Settings) -> int:
     return 443 if settings.tls and "port" not in settings.model_fields_set else settings.port
 
 
-def lossy_options(settings: Settings) -> dict[str, object]:
+def read_lossy_options(settings: Settings) -> dict[str, object]:
     """Return the settings of `speed` that are on and change pictures by more than rounding, by name."""
     return settings.speed.model_dump(include=LOSSY, exclude_defaults=True)
 
 
 def describe_lossy(settings: Settings) -> str | None:
     """Return a line that names the lossy options that are on; None if none is."""
-    options = (f"speed.{name} = {json.dumps(value)}" for name, value in lossy_options(settings).items())
+    options = (f"speed.{name} = {json.dumps(value)}" for name, value in read_lossy_options(settings).items())
     names = ", ".join(options)
     return f"lossy options change pictures: {names}" if names else None
 
