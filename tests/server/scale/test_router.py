@@ -13,13 +13,14 @@ if find_spec("ray") is None:
     pytest.skip("the extra `scale` is not installed", allow_module_level=True)
 
 with catch_warnings(action="ignore"):  # of Ray's own code
-    from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
+    from ray.serve._private.common import DeploymentHandleSource, DeploymentID
+    from ray.serve.request_router import ReplicaID
 
     from server.scale.router import FewestOpen
 
 pytestmark = pytest.mark.scale
 DEPLOYMENT = DeploymentID("Replica", "naiad")
-IDS: dict[str, Any] = {name: ReplicaID(name, DEPLOYMENT) for name in "abc"}
+IDS = {name: ReplicaID(name, DEPLOYMENT) for name in "abc"}
 REPLICAS: Any = [SimpleNamespace(replica_id=replica_id) for replica_id in IDS.values()]
 
 

@@ -1,7 +1,10 @@
 from collections.abc import Sequence
 
+from ray.serve._private.common import DeploymentID
+
 class ReplicaID:
     unique_id: str
+    def __init__(self, unique_id: str, deployment_id: DeploymentID) -> None: ...
 
 class RunningReplica:
     @property

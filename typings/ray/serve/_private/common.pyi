@@ -1,0 +1,5 @@
+class DeploymentID:
+    def __init__(self, name: str, app_name: str) -> None: ...
+
+class DeploymentHandleSource:
+    PROXY: DeploymentHandleSource
