@@ -10,15 +10,19 @@ import httpx
 from waiting import PROCESS_LIMIT, wait_until
 
 
+def build_environment(**settings):
+    """Return the variables of this process, with these settings of the server and no others."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
+    return kept | {f"NAIAD_{name}".upper(): str(value) for name, value in settings.items()}
+
+
 @contextmanager
 def start_process(checkpoint, folder, program=("-m", "server"), **settings):
     """Run a server process with these settings, its signing key and its log in `folder`; yields it and its address.
 
     `program` are the interpreter's arguments.
     """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
-    settings = {"signing_key": folder / "signing.pem", **settings}
-    environment |= {f"NAIAD_{name}".upper(): str(value) for name, value in settings.items()}
+    environment = build_environment(**{"signing_key": folder / "signing.pem", **settings})
     command = [sys.executable, "-P", *program, "serve", str(checkpoint), "--port", "0"]
     log = folder / "log"
     with log.open("wb") as output:

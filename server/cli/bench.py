@@ -1,10 +1,10 @@
 """`naiad bench`: how fast a model draws on this machine, measured through the engine that serves it, without HTTP."""
 
 import json
-import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from logging import LogRecord
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -19,6 +19,7 @@ from server.cli.bench_report import describe_setup, format_header, format_notes,
 from server.cli.bench_row import Clients, DeviceLog, Row, measure_row
 from server.cli.bootstrap import build_metadata_policy, build_request_policy
 from server.cli.generate import run_engine
+from server.cli.logs import keep_records
 from server.cli.output import ReservedFile, check_output, reserve_files
 from server.cli.status import INTERRUPTED
 from server.config.settings import Settings
@@ -32,7 +33,6 @@ from server.picture.writer import write_job_picture
 from server.request.resolve import RequestPolicy, ResolvedRequest, resolve
 from server.request.schema import read_request
 
-log = logging.getLogger("naiad")
 COMMON_SIZE = (832, 1216)
 """Measured for every model, so that tables can be compared."""
 DEMO_SIZES = ((256, 256), (512, 768))
@@ -141,20 +141,20 @@ def _measure(
     from server.engine.device import open_stopwatch
     from server.engine.loading import describe_hardware  # takes seconds
 
-    hardware, device_log = describe_hardware(model, settings), DeviceLog(open_stopwatch(settings))
+    hardware, log = describe_hardware(model, settings), DeviceLog(open_stopwatch(settings))
     metadata = build_metadata_policy(model, settings)
 
     def write(request: ResolvedRequest, result: Result) -> bytes:
         return write_job_picture(metadata, request, result, 0)
 
     started = perf_counter()
-    with run_engine(model, settings, device_log.observe, warms_up=True) as engine:
+    with run_engine(model, settings, log.observe, warms_up=True) as engine:
         loaded = engine.model or model  # what it predicts may be known only now
         requests = replace(requests, policy=replace(requests.policy, model=loaded))
         job = requests.resolve(plan.sizes[0], 0).job
         setup = describe_setup(loaded, settings, hardware, job, perf_counter() - started)
         typer.echo(format_header(setup))
-        bench = Bench(Clients(engine, requests.resolve, write), device_log, settings.device)
+        bench = Bench(Clients(engine, requests.resolve, write), log, settings.device)
         rows, status = bench.run(plan, lambda: engine.state is State.READY)
     typer.echo(format_notes(setup))
     if file is not None:
@@ -193,7 +193,7 @@ class Bench:
         reset_peak_memory()
         device.reset_peak_memory(name)
         try:
-            with _mute_pictures(), _show_progress(row) as advance:
+            with keep_records("naiad", _is_rare), _show_progress(row) as advance:
                 measure_row(row, self.clients, self.log, advance)
         except KeyboardInterrupt:
             row.failure = "interrupted"
@@ -208,18 +208,9 @@ class Bench:
         return int(row.failure is not None)
 
 
-@contextmanager
-def _mute_pictures() -> Generator[None]:
-    """Drop what is logged of single pictures, which would stand amid the table's rows."""
-
-    def is_rare(record: logging.LogRecord) -> bool:
-        return not hasattr(record, "repeated")
-
-    log.addFilter(is_rare)
-    try:
-        yield
-    finally:
-        log.removeFilter(is_rare)
+def _is_rare(record: LogRecord) -> bool:
+    """Return whether a record is not of a single picture; those would stand amid the table's rows."""
+    return not hasattr(record, "repeated")
 
 
 @contextmanager

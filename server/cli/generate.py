@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from dataclasses import replace
-from logging import ERROR, LogRecord, getLogger
+from logging import ERROR, LogRecord
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.job import Prompts
 from server.cli.bootstrap import build_engine, build_metadata_policy, build_request_policy
+from server.cli.logs import keep_records
 from server.cli.output import OutputChoice, reserve_files
 from server.config.settings import Settings
 from server.engine.engine import Engine
@@ -23,7 +24,6 @@ from server.picture.writer import write_job_picture
 from server.request.resolve import ResolvedRequest, resolve
 from server.request.schema import read_request
 
-log = getLogger("naiad.engine")
 TEXT_BYTES = 1 << 14
 """Room for the metadata of an image file."""
 
@@ -67,25 +67,16 @@ def run_engine(
     engine = build_engine(model, settings, (), on_event, warms_up)
     engine.start()
     try:
-        with _log_news():
+        with keep_records("naiad.engine", _is_news):
             _wait_ready(engine, settings)
         yield engine
     finally:
         engine.stop()
 
 
-@contextmanager
-def _log_news() -> Generator[None]:
-    """Keep the engine from logging why a model cannot be loaded, which the command's own error says."""
-
-    def is_news(record: LogRecord) -> bool:
-        return record.levelno < ERROR or record.exc_info is not None
-
-    log.addFilter(is_news)
-    try:
-        yield
-    finally:
-        log.removeFilter(is_news)
+def _is_news(record: LogRecord) -> bool:
+    """Return whether a record is not why the model cannot be loaded, which the command's own error says."""
+    return record.levelno < ERROR or record.exc_info is not None
 
 
 def _wait_ready(engine: Engine, settings: Settings) -> None:

@@ -5,6 +5,8 @@ The same text is written every two seconds at most.
 
 import logging
 import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from time import monotonic
 
 from structlog.contextvars import merge_contextvars
@@ -49,6 +51,17 @@ def configure_logging(log_format: LogFormat = "console") -> None:
     handler.setFormatter(build_formatter(log_format, sys.stderr.isatty()))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+@contextmanager
+def keep_records(name: str, is_kept: Callable[[logging.LogRecord], bool]) -> Generator[None]:
+    """Drop the records of the logger with this name that `is_kept` is false for, until the block ends."""
+    logger = logging.getLogger(name)
+    logger.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_kept)
 
 
 def build_formatter(log_format: LogFormat, is_terminal: bool) -> logging.Formatter:

@@ -1,10 +1,10 @@
 """Environments and habits in which users run the command."""
 
-import os
 import subprocess
 import sys
 
 import pytest
+from server_process import build_environment
 
 from server.config.settings import load_settings
 from server.config.toml import ConfigError
@@ -20,8 +20,7 @@ def test_the_variables_of_a_kubernetes_service_are_no_settings(file):
 
 
 def test_a_report_is_printed_whole_under_a_code_page(file, tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NAIAD_")}
-    environment |= {"PYTHONIOENCODING": "cp1252", "NAIAD_SIGNING_KEY": str(tmp_path / "signing.pem")}
+    environment = build_environment(signing_key=tmp_path / "signing.pem") | {"PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, "-P", "-m", "server", "inspect", str(file("japanese.png"))]
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from server_process import build_environment
 from waiting import PROCESS_LIMIT, wait_until
 
 from server.scale.proxy import LOST, NO_REPLICA
@@ -68,17 +69,14 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replicas")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
     accounts = folder / "tokens.toml"
     accounts.write_text(ACCOUNTS)
-    environment |= {"NAIAD_SIGNING_KEY": str(folder / "signing.pem"), "NAIAD_DRAIN_SECONDS": "120"}
-    environment |= {"NAIAD_TOKENS": str(accounts)}
+    settings = {"signing_key": folder / "signing.pem", "drain_seconds": 120, "tokens": accounts, "threads": 1}
     command = [sys.executable, "-P", "-m", "server", "serve", "--demo", "--port", "0", "--device", "cpu"]
     log = folder / "log"
     with log.open("wb") as output:
-        environment["NAIAD_THREADS"] = "1"
         process = subprocess.Popen(
-            [*command, "--replicas", "2"], stdout=output, stderr=output, env=environment
+            [*command, "--replicas", "2"], stdout=output, stderr=output, env=build_environment(**settings)
         )
 
     def find_address():

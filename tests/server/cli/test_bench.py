@@ -1,7 +1,6 @@
 """`naiad bench`, with the demo model and with one without networks."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import sys
 import pytest
 from command import build_command
 from fake_model import FakeModel
+from server_process import build_environment
 from waiting import PROCESS_LIMIT
 
 from pipelines.errors import OutOfMemory
@@ -81,11 +81,15 @@ def test_a_table_and_the_same_facts_as_json(naiad, demo_file, tmp_path, caplog):
 
 @pytest.mark.slow
 def test_an_interrupt_ends_with_what_was_measured(tmp_path):
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
     options = ["--sizes", "64x64", "--concurrency", "1,64", "--steps", "2", "--json", "out.json"]
     command = [sys.executable, "-P", "-m", "server", "bench", "--demo", *options]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path, env=inherited
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+        env=build_environment(),
     ) as process:
         assert process.stdout is not None
         assert next(line for line in process.stdout if line.startswith("64x64")).split()[1] == "1"

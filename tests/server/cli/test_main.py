@@ -12,6 +12,7 @@ import pytest
 from command import build_command
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from server_process import build_environment
 from waiting import PROCESS_LIMIT
 
 from server.cli import main
@@ -26,8 +27,7 @@ def naiad(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def naiad_process(tmp_path):
     """Do as `naiad` in a process of its own."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
-    inherited["NAIAD_SIGNING_KEY"] = str(tmp_path / "signing.pem")
+    inherited = build_environment(signing_key=tmp_path / "signing.pem")
 
     def run(*arguments, environment=None, stdout=subprocess.PIPE):
         command = [sys.executable, "-P", "-m", "server", *map(str, arguments)]
@@ -286,8 +286,7 @@ def test_an_interrupt_ends_the_process_at_once(monkeypatch):
 
 @pytest.mark.slow
 def test_a_picture_is_interrupted_quietly(tmp_path):
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("NAIAD_")}
-    inherited["NAIAD_SIGNING_KEY"] = str(tmp_path / "signing.pem")
+    inherited = build_environment(signing_key=tmp_path / "signing.pem")
     options = ["--demo", "--size", "512x512", "--steps", "50"]
     command = [sys.executable, "-P", "-m", "server", "generate", "1girl", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=inherited) as process:
